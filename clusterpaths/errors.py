@@ -1,0 +1,76 @@
+"""Every error the library raises on purpose.
+
+    ClusterPathsError
+    ├── InputError             the user can put it right; one paragraph, exit code 2
+    │   ├── ConfigError        options that do not fit together
+    │   ├── ModelError         the ONNX file: missing, unreadable, no image input, no such layer
+    │   ├── DatasetError       the images or their annotations
+    │   │   └── QuotaError     a file host's quota page was saved where data should be
+    │   ├── CacheError         activations on disk that belong to something else, or are in use
+    │   ├── ExtractionError    too many unreadable images, non-finite activations
+    │   └── DiskError          no room, no permission
+    ├── DownloadError          the network; worth a retry
+    ├── DamagedShardError      bytes on disk differ from their checksum; the shard is made again
+    └── Float16OverflowError   a layer needs float32; extraction widens it and goes on
+
+A message says what happened, the actual value, what was expected, and what to do, in one paragraph.
+Anything else that is raised is a bug and may show its traceback.
+"""
+
+from __future__ import annotations
+
+
+class ClusterPathsError(Exception):
+    """Base of all errors that are raised on purpose."""
+
+
+class InputError(ClusterPathsError):
+    """Something that the user can put right."""
+
+
+class ConfigError(InputError):
+    """Options that are out of range or do not fit together."""
+
+
+class ModelError(InputError):
+    """A model file that is missing, unreadable, or not what the run needs."""
+
+
+class DatasetError(InputError):
+    """Images or annotations that are missing or not what they claim to be."""
+
+
+class QuotaError(DatasetError):
+    """A file host answered with its "quota exceeded" page instead of the file."""
+
+
+class CacheError(InputError):
+    """A cache that belongs to another model or data set, or that another run is using."""
+
+
+class ExtractionError(InputError):
+    """Extraction cannot give a usable result."""
+
+
+class DiskError(InputError):
+    """The disk is full or may not be written to."""
+
+
+class DownloadError(ClusterPathsError):
+    """A network failure; trying again can help."""
+
+
+class DamagedShardError(ClusterPathsError):
+    """Activations on disk that do not match their recorded checksum."""
+
+    def __init__(self, message: str, shard: int) -> None:
+        super().__init__(message)
+        self.shard = shard
+
+
+class Float16OverflowError(ClusterPathsError):
+    """A finite activation that float16 cannot hold."""
+
+    def __init__(self, layers: list[str]) -> None:
+        super().__init__(f"values beyond float16's range (65504) in {', '.join(layers)}")
+        self.layers = layers
