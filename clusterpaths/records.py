@@ -44,6 +44,43 @@ class ModelIdentity(Record):
     sha256: str = Field(description="of the ONNX file and its external weights")
 
 
+class DatasetSpec(Record):
+    """Enough to open a data set again, in another process or on another machine with the same folders."""
+
+    name: str = Field(description="registry name, such as celeba; part of a cache's identity")
+    root: str
+
+
+class Tap(Record):
+    """A tensor that a run looks at."""
+
+    layer: str
+    tensor: str = Field(description="its name in the graph")
+    shape: tuple[int, ...] = Field(description="of one example, as the model gives it")
+    operator: str = Field(default="", description="Conv, Gemm …")
+
+
+class ModelRecord(Record):
+    """What `check_model` found out about a model."""
+
+    path: str
+    sha256: str = Field(description="of the ONNX file and its external weights")
+    external: dict[str, str] = Field(description="name in the graph -> file with weights")
+    input: str
+    batch: int | None = Field(description="fixed batch size; None: any")
+    size: tuple[int, int] = Field(description="height and width of the input")
+    logits: str | None = Field(description="output with class scores; None: the model has none")
+    num_classes: int
+    taps: tuple[Tap, ...]
+    preprocessing: Preprocessing | None = Field(description="what the file's own metadata say")
+    class_names: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(tap.layer for tap in self.taps)
+
+
 class ClusterSummary(Record):
     """One layer's clustering in short."""
 
@@ -65,8 +102,8 @@ class StageTime(Record):
 class SetRecord(Record):
     """set.json: what one set is made of. Lies in its folder beside the contract's documents.
 
-    paths.parquet in the same folder has a row for each example, ids ascending, with columns
-    id int64, file string, split string, label int16 (-1: none), prediction int16 (-1: none), one int16 column a layer (its name; the
+    paths.parquet in the same folder has a row for each example, ids ascending, with columns id int64, file string,
+    split string, label int16 (-1: none), prediction int16 (-1: none), for each layer an int16 column of its name (the
     cluster id), and distance.<layer> float32 (to the own centroid: 1 - cosine, or Euclidean).
     """
 
@@ -86,7 +123,9 @@ class SetRecord(Record):
     class_names: tuple[str, ...] = Field(description="names of labels and predictions; empty where unknown")
     attributes: tuple[str, ...] = ()
     clusters: dict[str, ClusterSummary]
-    purity_labels: float | None = Field(default=None, description="weighted-path purity with labels, of labelled examples")
+    purity_labels: float | None = Field(
+        default=None, description="weighted-path purity with labels, of labelled examples"
+    )
     purity_predictions: float | None = None
     stages: tuple[StageTime, ...] = ()
     created: str = Field(description="ISO time, UTC")

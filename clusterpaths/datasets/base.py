@@ -5,6 +5,8 @@ Belongs here: the protocol and its record. A data set itself is one file beside 
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,25 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from clusterpaths.errors import DatasetError
+
+# What Pillow's decoders let through on corrupt bytes besides OSError. DecompressionBombWarning only where warnings
+# are errors.
+_CORRUPT = (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,23 @@ class ExampleTable:
             attributes={name: values[positions] for name, values in self.attributes.items()},
         )
 
+    def choose(self, split: str = "all", subset: int | None = None) -> ExampleTable:
+        """The examples of one split, and of these only the first `subset`.
+
+        Raises:
+            DatasetError: no example is known to be of that split.
+        """
+        positions = np.arange(len(self))
+        if split != "all":
+            positions = np.flatnonzero(np.array(self.splits, dtype=object) == split)
+            if len(positions) == 0:
+                known = ", ".join(sorted(set(self.splits) - {""})) or "none"
+                raise DatasetError(
+                    f"No image is known to be of the split {split!r}; splits that are known: {known}. Expected a partition "
+                    "file (list_eval_partition.txt) that names these images. Add it, or use --split all."
+                )
+        return self.take(positions[:subset])
+
 
 class Dataset(Protocol):
     """A set of images on disk. Opening one is quick; no image is read before `read_image`."""
@@ -86,7 +123,21 @@ class Dataset(Protocol):
 
 
 def open_rgb(path: Path) -> Image.Image:
-    """Open any image Pillow knows (grey, CMYK, a PNG named .jpg) and return it fully decoded as RGB."""
-    with Image.open(path) as image:
-        image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")
+    """Open any image Pillow knows (grey, CMYK, a PNG named .jpg) and return it fully decoded as RGB.
+
+    Raises:
+        OSError: missing, empty, truncated, corrupt, too large to be sane, or no image at all. Pillow reports
+            some corrupt files by SyntaxError, struct.error and the like; those too become OSError here.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode == "P" and "transparency" in image.info:
+                return image.convert("RGBA").convert("RGB")  # straight to RGB would warn
+            return image if image.mode == "RGB" else image.convert("RGB")
+    except UnidentifiedImageError as error:
+        size = path.stat().st_size
+        reason = f"not an image that can be read ({size:,} bytes)" if size else "the file is empty (0 bytes)"
+        raise OSError(reason) from error
+    except _CORRUPT as error:
+        raise OSError(f"corrupt image ({type(error).__name__}: {error})") from error

@@ -1,0 +1,100 @@
+"""examples.parquet: who the examples of a cache are, once, beside their activations.
+
+Belongs here: its columns, a part for each shard, and joining the parts. Columns: id, file, size (bytes), split,
+label, shard, row (null: no activations), error, prediction, logits, and attr_NAME for each attribute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clusterpaths.atomic import partial_sibling
+from clusterpaths.datasets.base import ExampleTable
+from clusterpaths.errors import CacheError
+
+EXAMPLES = "examples.parquet"
+PARTS = "examples"
+ATTRIBUTE = "attr_"
+
+
+def part_path(directory: Path, shard: int) -> Path:
+    """Where what is known of one shard's examples lies."""
+    return directory / PARTS / f"{shard:05d}.parquet"
+
+
+def make_part(
+    table: ExampleTable,
+    shard: int,
+    rows: NDArray[np.int64],
+    errors: list[str | None],
+    logits: NDArray[np.float32] | None,
+) -> pa.Table:
+    """The rows of one shard.
+
+    Args:
+        table: its n examples.
+        shard: its index.
+        rows: (n,) row in the store, -1 where the example has no activations.
+        errors: n reasons, None where there is nothing to say.
+        logits: (n, classes), NaN rows where there are none; None where the model has no class scores.
+    """
+    read = rows >= 0
+    prediction = np.full(len(table), -1, np.int16)
+    if logits is not None and read.any():
+        prediction[read] = logits[read].argmax(axis=1)
+    columns: dict[str, pa.Array] = {
+        "id": pa.array(table.ids, pa.int64()),
+        "file": pa.array(table.files, pa.string()),
+        "size": pa.array(table.sizes, pa.int64()),
+        "split": pa.array(table.splits, pa.string()),
+        "label": pa.array(table.labels, pa.int16()),
+        "shard": pa.array(np.full(len(table), shard), pa.int32()),
+        "row": pa.array(rows, pa.int64(), mask=~read),
+        "error": pa.array(errors, pa.string()),
+        "prediction": pa.array(prediction, pa.int16()),
+        "logits": pa.array([None] * len(table), pa.list_(pa.float32()))
+        if logits is None
+        else pa.array(list(logits), pa.list_(pa.float32()), mask=~read),
+    }
+    columns |= {f"{ATTRIBUTE}{name}": pa.array(values, pa.int8()) for name, values in table.attributes.items()}
+    return pa.table(columns)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Atomically, zstd, without anything that changes from run to run."""
+    with partial_sibling(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def join_parts(directory: Path, shards: list[int]) -> Path:
+    """examples.parquet out of the parts of these shards, ids ascending, one row an id.
+
+    An example that failed and whose file was mended since stands in two parts: the later one counts.
+    """
+    parts = [pq.read_table(part_path(directory, shard)) for shard in shards]
+    # "permissive": attributes may have come to the data folder after the first shards were made
+    table = pa.concat_tables(parts, promote_options="permissive").sort_by([("id", "ascending"), ("shard", "ascending")])
+    ids = table["id"].to_numpy()
+    table = table.filter(pa.array(np.append(ids[1:] != ids[:-1], True)))
+    path = directory / EXAMPLES
+    write_table(path, table)
+    return path
+
+
+def read_examples(directory: Path, columns: list[str] | None = None) -> pa.Table:
+    """Columns of examples.parquet, ids ascending.
+
+    Raises:
+        CacheError: it is missing.
+    """
+    path = directory / EXAMPLES
+    if not path.is_file():
+        raise CacheError(
+            f"{path} is missing: extraction has not finished here. Run the flow again; it goes on from there."
+        )
+    return pq.read_table(path, columns=columns)

@@ -1,0 +1,188 @@
+"""manifest.json: what a cache was made of, and which of its shards are whole.
+
+Belongs here: the record, the comparison of a stored one with what a run requires, and recording shards.
+A shard exists once it is recorded here, not before.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from clusterpaths.atomic import atomic_write
+from clusterpaths.errors import CacheError
+from clusterpaths.records import CacheDtype, CacheFormat, ModelIdentity, Preprocessing, Record
+
+MANIFEST = "manifest.json"
+
+
+class LayerRecord(Record):
+    """One layer of a cache."""
+
+    tensor: str = Field(description="its name in the graph")
+    shape: tuple[int, ...] = Field(description="of one example")
+    dtype: CacheDtype = Field(description="float32 where float16 was wanted but cannot hold the values")
+
+
+class FailedExample(Record):
+    """An example without activations."""
+
+    id: int
+    file: str
+    reason: str
+
+
+class ShardRecord(Record):
+    """A run of consecutive examples. Planned with `rows` None; whole once `rows` is set."""
+
+    index: int
+    ids: str = Field(description="ids it was planned for, as ranges: 0-4 9 11-12")
+    start: int = Field(description="its first row in a zarr array; a multiple of the chunk's rows")
+    rows: int | None = Field(default=None, description="examples with activations, in order of id")
+    failed: tuple[FailedExample, ...] = ()
+    checksums: dict[str, str] = Field(default_factory=dict, description="layer -> xxh3_64 of its rows' bytes, in order")
+
+    def planned_ids(self) -> NDArray[np.int64]:
+        return parse_ids(self.ids)
+
+    def row_ids(self) -> NDArray[np.int64]:
+        """Ids of its rows, in order: the planned ones without the failed."""
+        ids = self.planned_ids()
+        return ids[~np.isin(ids, [failure.id for failure in self.failed])] if self.failed else ids
+
+
+def unmade(shard: ShardRecord) -> ShardRecord:
+    """The shard as it was planned, without what was made of it."""
+    return shard.model_copy(update={"rows": None, "failed": (), "checksums": {}})
+
+
+class CacheIdentity(Record):
+    """What must be the same for activations to be used again."""
+
+    model: ModelIdentity
+    layers: dict[str, LayerRecord]
+    dataset: str
+    preprocessing: Preprocessing
+    dtype: CacheDtype = Field(description="the one asked for; layers say which they have")
+    format: CacheFormat
+
+
+class Manifest(CacheIdentity):
+    """The whole of manifest.json."""
+
+    version: int = 1
+    shards: tuple[ShardRecord, ...] = ()
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a cache, or None where there is none.
+
+    Raises:
+        CacheError: the file is not one of ours, or of a later version.
+    """
+    path = directory / MANIFEST
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CacheError(
+            f"{path} is not understood: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. It was written "
+            "by another version or changed by hand. Use another --name, or --refresh to make the cache again."
+        ) from error
+
+
+def require_manifest(directory: Path) -> Manifest:
+    """The manifest of a cache that must be there by now.
+
+    Raises:
+        CacheError: there is none.
+    """
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise CacheError(
+            f"{directory / MANIFEST} is missing. Expected the cache that this run planned; something removed it "
+            "meanwhile. Run the flow again."
+        )
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Atomically."""
+    atomic_write(directory / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+
+
+_in_process = threading.Lock()  # FileLock objects of one process would not wait for each other's threads in order
+
+
+def update_shards(directory: Path, *records: ShardRecord) -> None:
+    """Put these records in the places of those with their index; safe between threads and processes."""
+    with _in_process, FileLock(directory / ".manifest.lock"):
+        manifest = require_manifest(directory)
+        by_index = {record.index: record for record in records}
+        shards = tuple(by_index.get(shard.index, shard) for shard in manifest.shards)
+        write_manifest(directory, manifest.model_copy(update={"shards": shards}))
+
+
+def require_same(
+    stored: Manifest, required: CacheIdentity, directory: Path, *, format_asked: bool, dtype_asked: bool
+) -> None:
+    """Check that a stored cache is what a run requires.
+
+    Raises:
+        CacheError: it is not; all differences are listed, then what to do.
+    """
+    differences = []
+    if stored.model.sha256 != required.model.sha256:
+        differences.append(
+            f"model: stored {stored.model.file} (sha256 {stored.model.sha256[:12]}), "
+            f"required {required.model.file} ({required.model.sha256[:12]})"
+        )
+    if stored.dataset != required.dataset:
+        differences.append(f"data set: stored {stored.dataset}, required {required.dataset}")
+    for field in ("size", "mean", "std", "scale", "resize"):
+        has, wants = getattr(stored.preprocessing, field), getattr(required.preprocessing, field)
+        if has != wants:
+            differences.append(f"preprocessing {field}: stored {has}, required {wants}")
+    for layer, wanted in required.layers.items():
+        kept = stored.layers.get(layer)
+        if kept is None:
+            differences.append(f"layers: stored {', '.join(stored.layers)}, required also {layer}")
+        elif (kept.tensor, kept.shape) != (wanted.tensor, wanted.shape):
+            differences.append(
+                f"layer {layer}: stored {kept.tensor} {kept.shape}, required {wanted.tensor} {wanted.shape}"
+            )
+    if format_asked and stored.format != required.format:
+        differences.append(f"cache format: stored {stored.format}, required {required.format}")
+    if dtype_asked and stored.dtype != required.dtype:
+        differences.append(f"cache dtype: stored {stored.dtype}, required {required.dtype}")
+    if differences:
+        raise CacheError(
+            f"The activations in {directory} are not those of this run; nothing was changed. They differ in "
+            + "; ".join(differences)
+            + ". Use another --name to keep both, or --refresh to throw the stored activations away."
+        )
+
+
+def format_ids(ids: NDArray[np.int64]) -> str:
+    """Ascending ids as ranges: [0 1 2 3 4 9 11 12] is "0-4 9 11-12"."""
+    if len(ids) == 0:
+        return ""
+    breaks = np.flatnonzero(np.diff(ids) != 1)
+    firsts, lasts = ids[np.r_[0, breaks + 1]], ids[np.r_[breaks, len(ids) - 1]]
+    return " ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def parse_ids(text: str) -> NDArray[np.int64]:
+    """The inverse of `format_ids`; (n,) int64."""
+    ranges = [part.partition("-") for part in text.split()]
+    pieces = [np.arange(int(first), int(last or first) + 1, dtype=np.int64) for first, _, last in ranges]
+    return np.concatenate(pieces) if pieces else np.empty(0, np.int64)

@@ -1,0 +1,188 @@
+"""How activations lie on disk: one .npy an example, or one chunked zarr array a layer.
+
+Belongs here: reading and writing rows of known ids and row numbers. What a row means is the manifest's business.
+A store does not write atomically: a shard counts only once the manifest records it, and its bytes have a checksum there.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from clusterpaths.atomic import disk_errors
+from clusterpaths.cache.manifest import LayerRecord, ShardRecord
+from clusterpaths.records import CacheFormat
+
+CHUNK_ROWS = 64
+_NPY_HEADER = 128
+_BLOCK = 4096  # of common file systems: what a small file really takes
+# The share of their plain size that CelebA's five layers take as float16 with Blosc lz4 (measured; see the README).
+ZARR_RATIO = 0.5
+
+
+class ActivationStore(Protocol):
+    """Rows of all layers of one cache."""
+
+    def reserve(self, rows: int) -> None:
+        """Make room for this many rows (zarr: grow the arrays); what is there stays."""
+
+    def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:
+        """Write (n, *shape) values of these n ids, in zarr at rows row … row + n - 1."""
+
+    def read(self, layer: str, ids: NDArray[np.int64], row: int) -> NDArray[Any]:
+        """(n, values) in the stored dtype: n consecutive rows from `row` on, which belong to these ids."""
+
+    def whole(self, shards: list[ShardRecord]) -> set[int]:
+        """The indexes of those recorded shards whose files are all there with their full size."""
+
+    def remove(self) -> None:
+        """Remove every activation."""
+
+
+def open_store(directory: Path, cache_format: CacheFormat, layers: Mapping[str, LayerRecord]) -> ActivationStore:
+    """The store of a cache, for the layers that its manifest names."""
+    return (NpyStore if cache_format == "npy" else ZarrStore)(directory, layers)
+
+
+def size_on_disk(cache_format: CacheFormat, layers: Mapping[str, LayerRecord], examples: int) -> tuple[int, int]:
+    """Files and bytes that this many examples will take; bytes of zarr are an estimate."""
+    each = [int(np.prod(layer.shape)) * np.dtype(layer.dtype).itemsize for layer in layers.values()]
+    if cache_format == "npy":
+        blocks = [-(-(size + _NPY_HEADER) // _BLOCK) * _BLOCK for size in each]
+        return examples * len(each), examples * sum(blocks)
+    chunks = -(-examples // CHUNK_ROWS)
+    return (chunks + 1) * len(each), int(examples * sum(each) * ZARR_RATIO)
+
+
+class _Store:
+    def __init__(self, directory: Path, layers: Mapping[str, LayerRecord]) -> None:
+        self.directory = directory
+        self.layers = layers
+
+    def remove(self) -> None:
+        for layer in self.layers:
+            shutil.rmtree(self.directory / layer, ignore_errors=True)
+
+
+class NpyStore(_Store):
+    """LAYER/ID.npy, in the shape that the model gives it."""
+
+    def reserve(self, rows: int) -> None:  # noqa: ARG002 - files need no room beforehand
+        for layer in self.layers:
+            with disk_errors(self.directory / layer):
+                (self.directory / layer).mkdir(parents=True, exist_ok=True)
+
+    def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:  # noqa: ARG002
+        folder = self.directory / layer
+        header = _npy_header(values[0])
+        with disk_errors(folder):
+            for example, value in zip(ids.tolist(), values, strict=True):
+                with open(f"{folder}/{example}.npy", "wb", buffering=0) as file:  # noqa: PTH123 - hot: 5 files an image
+                    written = os.writev(file.fileno(), [header, value.data])
+                    if written != len(header) + value.nbytes:  # a full disk shows as a short write first
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def read(self, layer: str, ids: NDArray[np.int64], row: int) -> NDArray[Any]:  # noqa: ARG002
+        record = self.layers[layer]
+        values = np.empty((len(ids), int(np.prod(record.shape))), record.dtype)
+        header = len(_npy_header(np.empty(record.shape, record.dtype)))
+        for example, value in zip(ids.tolist(), values, strict=True):
+            with open(f"{self.directory}/{layer}/{example}.npy", "rb", buffering=0) as file:  # noqa: PTH123 - as above
+                # A file that is too short leaves the row unfilled; the shard's checksum then says so.
+                os.preadv(file.fileno(), [value.data], header)
+        return values
+
+    def whole(self, shards: list[ShardRecord]) -> set[int]:
+        sizes: dict[str, dict[str, int]] = {}
+        expected: dict[str, int] = {}
+        for layer, record in self.layers.items():
+            empty = np.empty(record.shape, record.dtype)
+            expected[layer] = len(_npy_header(empty)) + empty.nbytes
+            folder = self.directory / layer
+            entries: Iterable[os.DirEntry[str]] = os.scandir(folder) if folder.is_dir() else []
+            sizes[layer] = {entry.name: entry.stat().st_size for entry in entries}
+        return {
+            shard.index
+            for shard in shards
+            if all(
+                sizes[layer].get(f"{example}.npy") == expected[layer]
+                for layer in self.layers
+                for example in shard.row_ids().tolist()
+            )
+        }
+
+
+def _npy_header(value: NDArray[Any]) -> bytes:
+    """The bytes before the values of a .npy file; the same for every example of a layer."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(value))
+    return stream.getvalue()
+
+
+class ZarrStore(_Store):
+    """LAYER/ is a zarr array of (rows, *shape) in chunks of 64 examples, Blosc lz4 with byte shuffle."""
+
+    def __init__(self, directory: Path, layers: Mapping[str, LayerRecord]) -> None:
+        super().__init__(directory, layers)
+        # The Rust codecs take the GIL out of the way: zarr's own pipeline is slow in threads.
+        zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    def _array(self, layer: str) -> zarr.Array[Any]:
+        if layer not in self._arrays:
+            self._arrays[layer] = zarr.open_array(self.directory / layer, mode="r+")
+        return self._arrays[layer]
+
+    def reserve(self, rows: int) -> None:
+        for layer, record in self.layers.items():
+            folder = self.directory / layer
+            with disk_errors(folder):
+                if (folder / "zarr.json").is_file():
+                    array = zarr.open_array(folder, mode="r+")
+                    if array.shape[0] < rows:
+                        array.resize((rows, *record.shape))
+                    continue
+                shutil.rmtree(folder, ignore_errors=True)
+                zarr.create_array(
+                    folder,
+                    shape=(rows, *record.shape),
+                    chunks=(CHUNK_ROWS, *record.shape),
+                    dtype=record.dtype,
+                    compressors=BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"),
+                    fill_value=0,
+                    config={"write_empty_chunks": True},  # a chunk of zeros is data (a dead layer), not a missing file
+                )
+        self._arrays.clear()
+
+    def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:
+        with disk_errors(self.directory / layer):
+            self._array(layer)[row : row + len(ids)] = values
+
+    def read(self, layer: str, ids: NDArray[np.int64], row: int) -> NDArray[Any]:
+        return np.asarray(self._array(layer)[row : row + len(ids)]).reshape(len(ids), -1)
+
+    def whole(self, shards: list[ShardRecord]) -> set[int]:
+        names: dict[str, set[str]] = {}
+        for layer in self.layers:
+            folder = self.directory / layer / "c"
+            there = (folder.parent / "zarr.json").is_file() and folder.is_dir()
+            names[layer] = set(os.listdir(folder)) if there else set()  # noqa: PTH208 - names only, of up to 3,000
+        return {
+            shard.index
+            for shard in shards
+            if all(
+                str(chunk) in names[layer]
+                for layer in self.layers
+                for chunk in range(shard.start // CHUNK_ROWS, -(-(shard.start + (shard.rows or 0)) // CHUNK_ROWS))
+            )
+        }

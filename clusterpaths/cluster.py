@@ -1,0 +1,137 @@
+"""Stages cluster and trace: k-means of each layer, then the cluster path of every example.
+
+Belongs here: from a cache to files in clusterings/, each named by the question that it answers, so that an
+interrupted or repeated run finds what is done. The numerics are `kmeans.py`.
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from clusterpaths.atomic import partial_sibling
+from clusterpaths.cache.examples import read_examples, write_table
+from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.cache.rows import LayerRows
+from clusterpaths.errors import CacheError
+from clusterpaths.kmeans import Clustering, cluster_rows
+from clusterpaths.plan import ExtractionRecord
+from clusterpaths.question import Question
+from clusterpaths.records import ClusterSummary, Record
+
+CLUSTERINGS = "clusterings"
+
+
+class ClusteringRecord(Record):
+    """Where one layer's clustering lies, and what it looks like."""
+
+    layer: str
+    path: str
+    summary: ClusterSummary
+    seconds: float
+    found: bool
+
+
+def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) -> ClusteringRecord:
+    """Cluster one layer of a cache; the file holds ids (n,), labels (n,), distances (n,) and centroids (k, width).
+
+    Raises:
+        DamagedShardError: bytes on disk are not those that were extracted.
+    """
+    started = time.perf_counter()
+    directory = Path(extraction.directory)
+    path = directory / CLUSTERINGS / f"{layer}-{question.layer_fingerprint(layer)[:16]}.npz"
+    ids = parse_ids(extraction.ids)
+    clustering = read_clustering(path)
+    found = clustering is not None
+    if clustering is None:
+        rows = LayerRows(directory, layer, ids)
+        clustering = cluster_rows(rows, question.k_per_layer[layer], question.distance, question.seed)
+        _write_clustering(path, clustering)
+    return ClusteringRecord(
+        layer=layer,
+        path=str(path),
+        summary=_summary(clustering),
+        seconds=time.perf_counter() - started,
+        found=found,
+    )
+
+
+def read_clustering(path: Path) -> Clustering | None:
+    """A clustering from its file; None where there is none that can be read."""
+    try:
+        with np.load(path) as file:
+            scalars = file["scalars"].tolist()
+            return Clustering(
+                file["centroids"],
+                file["labels"],
+                file["distances"],
+                inertia=scalars[0],
+                distinct=int(scalars[1]),
+                zero_rows=int(scalars[2]),
+                passes=int(scalars[3]),
+            )
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
+        return None  # written atomically, so a bad one is not ours or was damaged: it is made again
+
+
+def _write_clustering(path: Path, clustering: Clustering) -> None:
+    scalars = [clustering.inertia, clustering.distinct, clustering.zero_rows, clustering.passes]
+    with partial_sibling(path) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            centroids=clustering.centroids,
+            labels=clustering.labels,
+            distances=clustering.distances,
+            scalars=np.array(scalars, np.float64),
+        )
+
+
+def _summary(clustering: Clustering) -> ClusterSummary:
+    sizes = clustering.sizes
+    empty = np.flatnonzero(sizes == 0)
+    notes = []
+    if clustering.zero_rows == len(clustering.labels):
+        notes.append("dead layer: every activation is 0")
+    elif clustering.zero_rows:
+        notes.append(f"{clustering.zero_rows:,} examples have no activation at all (all 0)")
+    if len(empty):
+        why = (
+            f"only {clustering.distinct} distinct activations were found"
+            if clustering.distinct < len(sizes)
+            else "no example is nearest to their centroids"
+        )
+        notes.append(f"{len(empty)} of {len(sizes)} clusters are empty: {why}; a smaller --k for this layer fits")
+    return ClusterSummary(
+        sizes=tuple(sizes.tolist()),
+        empty=tuple(empty.tolist()),
+        inertia=clustering.inertia,
+        iterations=clustering.passes,
+        note="; ".join(notes),
+    )
+
+
+def trace_paths(extraction: ExtractionRecord, question: Question, clusterings: list[ClusteringRecord]) -> Path:
+    """Join the layers to cluster paths: a parquet file with the columns that `SetRecord` describes.
+
+    Raises:
+        CacheError: a layer's clustering is gone, or is not of these examples.
+    """
+    directory = Path(extraction.directory)
+    ids = parse_ids(extraction.ids)
+    examples = read_examples(directory, ["id", "file", "split", "label", "prediction"])
+    examples = examples.filter(pa.array(np.isin(examples["id"].to_numpy(), ids)))
+    by_layer = {record.layer: record for record in clusterings}
+    for layer in question.layers:
+        clustering = read_clustering(Path(by_layer[layer].path))
+        if clustering is None or len(clustering.labels) != len(ids) or len(examples) != len(ids):
+            raise CacheError(f"The clustering {by_layer[layer].path} is not of these {len(ids)} examples. Run again.")
+        examples = examples.append_column(layer, pa.array(clustering.labels, pa.int16()))
+        examples = examples.append_column(f"distance.{layer}", pa.array(clustering.distances, pa.float32()))
+    path = directory / CLUSTERINGS / f"paths-{question.fingerprint()[:16]}.parquet"
+    write_table(path, examples)
+    return path

@@ -1,0 +1,168 @@
+"""What a run can be asked: one frozen model, whose field descriptions are the command line's help and the UI form's text.
+
+Belongs here: names, defaults and checks that need no file. What needs the model or the data is checked by the stages.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from clusterpaths import roots
+from clusterpaths.errors import ConfigError
+from clusterpaths.preprocessing import Preset
+from clusterpaths.records import CacheDtype, CacheFormat, Distance
+
+DEFAULT_K = 5
+SAMPLE_NAME = "SampleFaces"
+SAMPLE_MODEL = "SampleFaces_CNN"
+SAMPLE_SEED = 0  # the committed sample model was trained on another seed's faces
+
+
+def _one_word(_type: Any, tokens: Any) -> Any:
+    """Hand a command line word on as it is: pydantic's validators below read it."""
+    return tokens[0].value
+
+
+_WORD = Parameter(n_tokens=1, converter=_one_word)
+
+
+def _split(value: Any) -> Any:
+    """Let "a,b", ["a,b"] and ["a", "b"] say the same."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value):
+        return [word.strip() for part in value for word in part.split(",") if word.strip()]
+    return value
+
+
+def _size(value: Any) -> Any:
+    """Let "64x64", "64" and [64, 64] say the same."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    parts = str(value).lower().split("x") if isinstance(value, (str, int)) else value
+    return parts * 2 if isinstance(parts, list) and len(parts) == 1 else parts
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split), _WORD]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_split), _WORD]
+Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size), _WORD]
+
+
+def available_cores() -> int:
+    """Cores that this process may use; at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class RunConfig(BaseModel):
+    """Cluster paths of CelebA, or of the embedded sample, through one ONNX model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=False)
+
+    # what the result is
+    subset: int | None = Field(None, ge=1, description="only the first N examples; 5 is the quick check")
+    sample: bool = Field(False, description="run on drawn faces with the committed sample model: no download needed")
+    sample_size: int = Field(2000, ge=1, description="how many faces --sample draws")
+    model: Path | None = Field(
+        None, description="ONNX image classifier [ONNX_models/CelebA_CNN_instrumented.onnx, or CelebA_CNN.onnx]"
+    )
+    data_root: Path | None = Field(
+        None, description="folder that holds celeba/, or celeba's own folder; downloaded into where empty [data]"
+    )
+    cache_root: Path | None = Field(None, description="where results go, a folder a name [activation_cache]")
+    name: str | None = Field(None, description="name of the results' folder [CelebA, or SampleFaces with --sample]")
+    split: Literal["train", "valid", "test", "all"] = Field("all", description="CelebA's own partition")
+    layers: Names | None = Field(
+        None, description="layers to cluster, such as conv3,fc1 [the model's added outputs, else all]"
+    )
+    k: int | str = Field(DEFAULT_K, description="clusters a layer: 5, or conv3=15 (others 5), or 8,conv3=15")
+    distance: Distance = Field("cosine", description="what near means: the angle between activations, or plain k-means")
+    seed: int = Field(0, ge=0, description="the same seed gives the same bytes")
+    preprocessing: Preset | None = Field(
+        None, description="how pixels are scaled [what the model's metadata say, else imagenet]"
+    )
+    mean: Numbers | None = Field(None, description="own normalisation, three numbers of 0..1 pixels; with --std")
+    std: Numbers | None = Field(None, description="own normalisation, three numbers; with --mean")
+    size: Size | None = Field(None, description="HEIGHTxWIDTH, bilinear as Pillow does it [the model's, else 64x64]")
+    cache_dtype: CacheDtype | None = Field(
+        None, description="activations on disk [what the cache has; float16 for a new one]"
+    )
+    # how it is made
+    cache_format: CacheFormat | None = Field(
+        None, description="npy: one file an image; zarr: a quarter of the bytes, few files [what the cache has; npy]"
+    )
+    batch_size: int = Field(32, ge=1, description="images a model run")
+    shard_size: int = Field(512, ge=1, description="examples a task: the unit of retry and resume")
+    workers: int = Field(default_factory=available_cores, ge=1, description="tasks at once [cores of this machine]")
+    max_failures: float = Field(0.01, ge=0, le=1, description="share of unreadable images above which the run fails")
+    wait: float = Field(3600, ge=0, description="seconds to wait for another run on the same results; 0: fail at once")
+    refresh: bool = Field(False, description="throw the cached activations away and make everything again (sets stay)")
+    plan: bool = Field(False, description="only say what the run would do, and what it would take on disk")
+
+    @field_validator("k")
+    @classmethod
+    def _k_is_readable(cls, value: int | str) -> int | str:
+        default, each = parse_k(value)
+        return default if not each else value
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folder_name(cls, value: str | None) -> str | None:
+        if value is not None and (
+            value in ("", ".", "..") or value.startswith(".") or set(value) & set('/\\:*?"<>|\0')
+        ):
+            raise ValueError(f"should be a plain folder name such as CelebA, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        if self.sample and self.data_root is not None:
+            raise ValueError("--sample draws its own images: leave out --data-root, or leave out --sample")
+        return self
+
+    @property
+    def result_name(self) -> str:
+        return self.name or (SAMPLE_NAME if self.sample else "CelebA")
+
+    @property
+    def cache_dir(self) -> Path:
+        return (self.cache_root or roots.cache_root()).expanduser().absolute() / self.result_name
+
+    def k_per_layer(self, layers: tuple[str, ...]) -> dict[str, int]:
+        """Clusters of each layer.
+
+        Raises:
+            ConfigError: --k names a layer that is not clustered.
+        """
+        default, each = parse_k(self.k)
+        unknown = sorted(set(each) - set(layers))
+        if unknown:
+            raise ConfigError(
+                f"--k names {', '.join(unknown)}, which is not clustered in this run. "
+                f"Expected some of {', '.join(layers)}. Mend --k, or add the layer with --layers."
+            )
+        return {layer: each.get(layer, default) for layer in layers}
+
+
+def parse_k(value: int | str) -> tuple[int, dict[str, int]]:
+    """The number for all layers, and those of single layers: "8,conv3=15" is (8, {"conv3": 15}).
+
+    Raises:
+        ValueError: not of that form, or below 1.
+    """
+    default, each = DEFAULT_K, {}
+    for part in str(value).replace(" ", "").split(","):
+        layer, _, number = part.rpartition("=")
+        if not number.lstrip("-").isdigit():
+            raise ValueError(f"should be a number such as 5, or conv3=15, got {part!r}")
+        if int(number) < 1:
+            raise ValueError(f"should be >= 1, got {number} instead")
+        if layer:
+            each[layer] = int(number)
+        else:
+            default = int(number)
+    return default, each

@@ -1,0 +1,32 @@
+"""Stage download: images that are there, or fetched, or drawn; never silently others than were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from clusterpaths import roots
+from clusterpaths.config import SAMPLE_NAME, SAMPLE_SEED, RunConfig
+from clusterpaths.datasets.celeba import celeba_present
+from clusterpaths.datasets.download import download_celeba
+from clusterpaths.datasets.faces import write_faces
+from clusterpaths.records import DatasetSpec
+
+
+def acquire(config: RunConfig, log: Callable[[str], None] = lambda _: None) -> DatasetSpec:
+    """The data set of a run, on disk.
+
+    Raises:
+        DownloadError: the network failed; trying again can help.
+        DatasetError: what is there, or came, is not CelebA.
+    """
+    if config.sample:
+        root = roots.data_root() / f"{SAMPLE_NAME}-{config.sample_size}"
+        log(f"The embedded sample: {config.sample_size:,} drawn faces in {root}")
+        return DatasetSpec(name="celeba", root=str(write_faces(root, config.sample_size, SAMPLE_SEED)))
+    root = (config.data_root or roots.data_root()).expanduser().absolute()
+    if celeba_present(root):
+        log(f"Using the images that are in {root}")
+    else:
+        log(f"No CelebA in {root}: downloading it (1.4 GB) with torchvision")
+        download_celeba(root)
+    return DatasetSpec(name="celeba", root=str(root))

@@ -1,0 +1,299 @@
+"""Getting CelebA's files: from the network by torchvision, and out of their zip.
+
+Belongs here: what may go wrong between a file host and a whole file on disk. Reading the files is celeba.py's;
+trying again after a failure is the task's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.util
+import logging
+import os
+import re
+import shutil
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock
+
+from clusterpaths.errors import ClusterPathsError, DatasetError, DiskError, DownloadError, InputError, QuotaError
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+ALL_IMAGES = 202_599
+ZIP_NAME = "img_align_celeba.zip"
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_QUOTA_SIGNS = re.compile(rb"quota exceeded|too many users have viewed or downloaded", re.IGNORECASE)
+
+
+def download_celeba(root: Path, progress: Progress | None = None) -> Path:
+    """Bring CelebA's zip (1.4 GB) and annotations into the celeba folder of `root`, unpack, and return that folder.
+
+    Files that are there with the right checksum are not fetched again. The zip comes last, so that a folder with a
+    zip is a whole one. A file is fetched into a .partial folder and moved once its checksum is right; one that was
+    there with other content is kept beside it as NAME.replaced. `progress` gets files done of all files, then images
+    unpacked of all images.
+
+    Raises:
+        DownloadError: the network failed, or what came is damaged; trying again can help.
+        QuotaError: the file host has no quota left for a file, or does not give it out.
+        DatasetError: the host answered with some other web page.
+        DiskError: no room, or no permission to write.
+        InputError: gdown is not installed.
+    """
+    folder = celeba_folder(root)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "download.lock"):
+            _torchvision_celeba(folder, progress)
+    except OSError as error:
+        raise disk_error(error, "download CelebA", folder) from error
+    return folder
+
+
+def _torchvision_celeba(folder: Path, progress: Progress | None) -> None:
+    from torchvision.datasets import CelebA  # slow to import (torch), so only here
+
+    class Fetched(CelebA):  # type: ignore[misc]  # torchvision ships no types
+        """torchvision's CelebA, its files and checksums, but nothing half-done is ever left under a final name."""
+
+        def download(self) -> None:
+            files = sorted(self.file_list, key=lambda entry: entry[2] == ZIP_NAME)
+            images_there = has_image(folder / "img_align_celeba")
+            for done, (file_id, md5, name) in enumerate(files, 1):
+                if not (name == ZIP_NAME and images_there):
+                    _fetch(file_id, md5, folder / name)
+                if progress is not None:
+                    progress(done, len(files))
+            if not images_there:
+                unpack_images(folder / ZIP_NAME, progress)
+
+    try:
+        Fetched(str(folder.parent), split="all", target_type=[], download=True)  # its end: torchvision reads them all
+    except RuntimeError as error:
+        raise DownloadError(f"torchvision does not accept the files in {folder}: {error}. Run again.") from error
+
+
+def _fetch(file_id: str, md5: str, path: Path) -> None:
+    """Fetch one file of Google Drive, by torchvision and gdown, unless it is there with this checksum."""
+    from torchvision.datasets import celeba as torchvision_celeba
+
+    if torchvision_celeba.check_integrity(str(path), md5):
+        return
+    if importlib.util.find_spec("gdown") is None:
+        raise InputError("Downloading CelebA needs the package gdown: pip install 'gdown>=5'")
+    folder = path.parent / "download.partial"
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
+    folder.mkdir()
+    log.info("downloading %s", path)
+    try:
+        with _quiet_unless_terminal():
+            torchvision_celeba.download_file_from_google_drive(file_id, str(folder), path.name, md5)
+        _keep_aside(path)
+        (folder / path.name).replace(path)
+    except ClusterPathsError:
+        raise
+    except Exception as error:
+        raise _explained(error, folder / path.name, path) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _explained(error: Exception, came: Path, path: Path) -> ClusterPathsError:
+    """The house's error for what torchvision, gdown, requests or the disk raised; `came` is what was received."""
+    if isinstance(error, OSError) and error.errno in (*_NO_ACCESS, *_NO_ROOM) and not _by_network(error):
+        return disk_error(error, f"download {path.name}", path.parent)
+    if came.is_file():
+        try:
+            refuse_web_page(came, path)
+        except DatasetError as page:
+            return page
+    reason = " ".join(str(error).split()) or type(error).__name__
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if any(base.__name__ == "FileURLRetrievalError" for base in type(error).__mro__) or status in (401, 403, 429):
+        return QuotaError(
+            f"The file host does not give out {path.name} now: {reason[:300]} Most often its download quota is used "
+            f"up. Wait a day and run again; or {_by_hand(path)}."
+        )
+    if not isinstance(error, (OSError, RuntimeError)) and type(error).__module__.partition(".")[0] != "gdown":
+        raise error  # a bug, here or there: let it show its traceback
+    if came.is_file():
+        reason += f" {came.stat().st_size:,} bytes came and their checksum is wrong; they were thrown away."
+    return DownloadError(
+        f"Downloading {path.name} failed: {type(error).__name__}: {reason[:400]} Check the network and run again "
+        f"(files that are whole are kept); or {_by_hand(path)}."
+    )
+
+
+def _by_network(error: OSError) -> bool:
+    return type(error).__module__.partition(".")[0] in ("requests", "urllib", "urllib3", "http", "ssl")
+
+
+def _by_hand(path: Path) -> str:
+    return (
+        f"get {path.name} by hand from the CelebA page or from Kaggle and put it at {path}; "
+        f"`--sample` runs without any download"
+    )
+
+
+def _keep_aside(path: Path) -> None:
+    """Make way for the downloaded file without losing what a person may have put there."""
+    if path.exists():
+        aside = path.with_name(f"{path.name}.replaced")
+        path.replace(aside)
+        log.warning("%s was not CelebA's own file; it is kept as %s", path, aside.name)
+
+
+@contextlib.contextmanager
+def _quiet_unless_terminal() -> Iterator[None]:
+    """gdown draws a bar on stderr and cannot be told not to through torchvision; in a log file it is noise."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123  devnull is no Path
+        yield
+
+
+def celeba_folder(root: Path) -> Path:
+    """Where files put by hand or by the download belong: `root` itself if it is a celeba folder, else root/celeba."""
+    root = Path(root)
+    is_celeba = root.resolve().name == "celeba" and not (root / "celeba").is_dir()
+    return root if is_celeba else root / "celeba"
+
+
+def refuse_web_page(path: Path, place: Path | None = None) -> None:
+    """Raise if `path` holds a web page: QuotaError for a file host's quota page, DatasetError for any other.
+
+    `place` is where the file belongs, if not at `path`.
+    """
+    place = place or path
+    with path.open("rb") as stream:
+        head = stream.read(64 * 1024)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:15].lower()
+    if not start.startswith((b"<!doctype html", b"<html", b"<head")):
+        return
+    again = "delete it" if path == place else "it was thrown away"
+    if _QUOTA_SIGNS.search(head):
+        raise QuotaError(
+            f"{place} is not the data but a web page: the file host says that its download quota for this file is used "
+            f"up; {again}. Wait a day and run again; or {_by_hand(place)}."
+        )
+    title = re.search(rb"<title[^>]*>\s*(.*?)\s*</title>", head, re.IGNORECASE | re.DOTALL)
+    called = f' called "{title[1].decode("utf-8", "replace")[:80]}"' if title else ""
+    raise DatasetError(f"{place} is a web page{called} rather than the file; {again}. Run again; or {_by_hand(place)}.")
+
+
+def unpack_images(archive: Path, progress: Progress | None = None) -> int:
+    """Unpack the images of `archive` into the folder img_align_celeba beside it; return their number.
+
+    All or nothing: the images go to a .partial folder which is renamed at the end; one left by a killed run is
+    thrown away. Only files named by a number are taken, all into one folder.
+
+    Raises:
+        DatasetError: no zip, damaged, no images in it, or member names that lead out of the folder.
+        DiskError: no room, or no permission to write.
+    """
+    target = archive.parent / "img_align_celeba"
+    partial = archive.parent / "img_align_celeba.partial"
+    try:
+        with FileLock(f"{archive}.lock"):
+            if has_image(target):  # another process unpacked it while this one waited
+                return sum(image_number(path.name) is not None for path in target.iterdir())
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                count = _unpack_into(archive, partial, progress)
+                partial.rename(target)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            return count
+    except OSError as error:
+        raise disk_error(error, f"unpack {archive.name}", archive.parent) from error
+
+
+def _unpack_into(archive: Path, partial: Path, progress: Progress | None) -> int:
+    refuse_web_page(archive)
+    again = f"Delete it and run again to download it anew, or put the whole file at {archive}."
+    try:
+        with zipfile.ZipFile(archive) as source:
+            members = image_members(archive, source.infolist())
+            need, free = sum(m.file_size for m in members.values()), shutil.disk_usage(archive.parent).free
+            if need > free:
+                raise DiskError(
+                    f"Unpacking {archive} takes {need / 1e9:.2f} GB and {archive.parent} has {free / 1e9:.2f} GB free. "
+                    f"Make room and run again."
+                )
+            log.info("unpacking %s: %s images, %.1f GB", archive, f"{len(members):,}", need / 1e9)
+            partial.mkdir()
+            for done, (name, member) in enumerate(members.items(), 1):
+                (partial / name).write_bytes(source.read(member))
+                if progress is not None and (done % 500 == 0 or done == len(members)):
+                    progress(done, len(members))
+            return len(members)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        size = archive.stat().st_size
+        raise DatasetError(f"{archive} ({size:,} bytes) is not a whole zip file: {error}. {again}") from error
+
+
+def image_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    """The members that are images, by bare file name.
+
+    Raises:
+        DatasetError: none is, one comes twice, or a name leads out of the folder.
+    """
+    images: dict[str, zipfile.ZipInfo] = {}
+    for member in members:
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", member.filename):
+            raise DatasetError(
+                f"{archive} holds the name {member.filename!r}, which leads out of the folder; CelebA's own zip holds "
+                f"img_align_celeba/000001.jpg and the like. Nothing was unpacked; get the file anew."
+            )
+        if member.is_dir() or image_number(path.name) is None:
+            continue
+        if path.name in images:
+            raise DatasetError(f"{archive} holds {path.name} twice; expected each image once. Get the file anew.")
+        images[path.name] = member
+    if not images:
+        raise DatasetError(f"{archive} holds no images: none of its {len(members):,} names is like 000001.jpg.")
+    return images
+
+
+def image_number(name: str) -> int | None:
+    """The image number in a file name such as 000012.jpg or 12.png; None for any other name."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122  202,599 calls; Path would take a second more
+    digits = stem.isascii() and stem.isdigit() and len(stem) <= 18  # more would not fit int64
+    return int(stem) if digits and suffix.lower() in _SUFFIXES else None
+
+
+def has_image(folder: Path) -> bool:
+    """Whether the folder holds one file named as an image is; stops at the first."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(image_number(entry.name) is not None and entry.is_file() for entry in entries)
+
+
+def disk_error(error: OSError, doing: str, folder: Path) -> DiskError:
+    """The DiskError for an OSError met while `doing` something in `folder`."""
+    if error.errno in _NO_ACCESS:
+        where = f": {error.filename}" if error.filename else ""
+        return DiskError(
+            f"Cannot {doing} in {folder}: the folder is read-only ({error.strerror}{where}). Make it writable, or name "
+            f"a folder that is."
+        )
+    if error.errno in _NO_ROOM:
+        free = shutil.disk_usage(folder).free / 1e9
+        return DiskError(f"Cannot {doing} in {folder}: the disk is full ({free:.1f} GB free). Make room and run again.")
+    return DiskError(f"Cannot {doing} in {folder}: {error}.")

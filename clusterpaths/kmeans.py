@@ -1,0 +1,239 @@
+"""The numerics of clustering: sketch, seeds, streaming pass, assignment.
+
+Belongs here: pure functions on arrays and on anything that yields blocks of rows; all state and randomness is passed in.
+Sources: k-means++ and mini-batch k-means as scikit-learn implements them (Arthur and Vassilvitskii 2007; Sculley 2010);
+random projection keeps distances (Johnson and Lindenstrauss 1984); cosine is spherical k-means (Dhillon and Modha 2001).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
+
+from clusterpaths.records import Distance
+
+SAMPLE_ROWS = 2048
+SKETCH_WIDTH = 256
+RESTARTS = 10
+MAX_PASSES = 3
+
+
+class Rows(Protocol):
+    """Rows of float32 on disk or in memory."""
+
+    width: int
+    block_rows: int
+
+    def __len__(self) -> int: ...
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """All rows in order, (m, width) at a time, each block free to be changed in place."""
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(m, width) rows at ascending positions."""
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """k-means of n rows.
+
+    Attributes:
+        centroids: (k, width) float32; of unit length for cosine.
+        labels: (n,) int16, the nearest centroid of each row.
+        distances: (n,) float32, to it: 1 - cosine, or Euclidean.
+        inertia: sum of squared distances; for cosine between unit rows and unit centroids.
+        distinct: how many different rows the sample holds, at most k of interest.
+        zero_rows: rows of length 0, which have no direction; cosine puts them into cluster 0.
+        passes: streaming passes it took.
+    """
+
+    centroids: NDArray[np.float32]
+    labels: NDArray[np.int16]
+    distances: NDArray[np.float32]
+    inertia: float
+    distinct: int
+    zero_rows: int
+    passes: int
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        return np.bincount(self.labels, minlength=len(self.centroids))
+
+
+def cluster_rows(rows: Rows, k: int, distance: Distance, seed: int) -> Clustering:
+    """Sketch-seeded streaming k-means in memory that does not grow with the number of rows.
+
+    A uniform sample of rows is projected to at most 256 dimensions; the best of 10 k-means++ runs there gives the
+    first centroids, one MiniBatchKMeans pass over all rows the final ones. Clusters that stay empty are seeded again
+    with the rows that lie farthest from their centroids, and the pass is repeated, while that can help.
+    """
+    with one_thread():
+        rng = np.random.default_rng(seed)
+        centroids, distinct = seed_centroids(rows, k, distance, rng)
+        labels = np.empty(len(rows), np.int16)
+        distances = np.empty(len(rows), np.float32)
+        for passes in range(1, MAX_PASSES + 1):
+            centroids = streaming_pass(rows, centroids, distance, seed)
+            inertia, zero_rows = assign(rows, centroids, distance, labels, distances)
+            empty = np.flatnonzero(np.bincount(labels, minlength=k) == 0)
+            far = farthest(distances, labels, len(empty))
+            if len(far) == 0 or passes == MAX_PASSES:
+                break
+            centroids[empty[: len(far)]] = _scaled(rows.take(np.sort(far)), distance)
+    return Clustering(centroids, labels, distances, inertia, distinct, zero_rows, passes)
+
+
+def farthest(distances: NDArray[np.float32], labels: NDArray[np.int16], count: int) -> NDArray[np.int64]:
+    """Up to `count` positions of rows that would make good new seeds: far off, each from another cluster first.
+
+    Rows at (nearly) no distance, and rows of clusters that would lose their only one, are none.
+    """
+    if count == 0:
+        return np.empty(0, np.int64)
+    crowded = np.bincount(labels)[labels] > 1
+    candidates = np.flatnonzero(crowded & (distances > 1e-4 * max(float(distances.max()), 1e-30)) & (distances > 1e-6))
+    order = candidates[np.argsort(-distances[candidates], kind="stable")]
+    _, first_of_cluster = np.unique(labels[order], return_index=True)
+    return order[np.sort(first_of_cluster)][:count]
+
+
+def seed_centroids(rows: Rows, k: int, distance: Distance, rng: np.random.Generator) -> tuple[NDArray[np.float32], int]:
+    """First centroids (k, width) float32 and the number of distinct rows in the sample.
+
+    Where there are fewer distinct rows than k, the last centroids repeat the first ones: honest duplicates.
+    """
+    sample = np.sort(rng.choice(len(rows), min(len(rows), SAMPLE_ROWS), replace=False))
+    pieces = np.array_split(sample, -(-len(sample) // rows.block_rows))
+    projection = None
+    if rows.width > SKETCH_WIDTH:
+        projection = rng.standard_normal((rows.width, SKETCH_WIDTH), np.float32) / np.float32(np.sqrt(SKETCH_WIDTH))
+    sketches = np.empty((len(sample), min(rows.width, SKETCH_WIDTH)), np.float32)
+    at = 0
+    for piece in pieces:
+        values = _scaled(rows.take(piece), distance)  # (m, width)
+        sketches[at : at + len(piece)] = values if projection is None else values @ projection
+        at += len(piece)
+    distinct = count_distinct(sketches)
+    labels = _best_labels(sketches, min(k, distinct), int(rng.integers(2**31)))
+    found = int(labels.max()) + 1
+    sums = np.zeros((found, rows.width), np.float32)
+    at = 0
+    for piece in pieces:
+        member = np.equal.outer(np.arange(found), labels[at : at + len(piece)]).astype(np.float32)  # (found, m)
+        sums += member @ _scaled(rows.take(piece), distance)
+        at += len(piece)
+    centroids = sums / np.bincount(labels, minlength=found)[:, None].astype(np.float32)
+    return np.ascontiguousarray(centroids[np.arange(k) % found], np.float32), distinct
+
+
+def count_distinct(sketches: NDArray[np.float32]) -> int:
+    """How many rows differ by more than rounding."""
+    scale = float(np.abs(sketches).max())
+    if scale == 0:
+        return 1
+    return len(np.unique(np.round(sketches / np.float32(scale), 4), axis=0))
+
+
+def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
+    """Labels 0 … of the best of 10 k-means++ runs; numbered without gaps."""
+    with warnings.catch_warnings():
+        # Fewer distinct points than clusters is no surprise here: the numbering below closes the gap.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        labels = KMeans(k, n_init=RESTARTS, random_state=seed).fit_predict(sketches)
+    _, numbered = np.unique(labels, return_inverse=True)
+    return numbered.astype(np.int64)
+
+
+def streaming_pass(rows: Rows, centroids: NDArray[np.float32], distance: Distance, seed: int) -> NDArray[np.float32]:
+    """One MiniBatchKMeans pass over all rows from these centroids; the new ones, of unit length for cosine."""
+    model = MiniBatchKMeans(
+        len(centroids), init=centroids, n_init=1, reassignment_ratio=0, random_state=seed, compute_labels=False
+    )
+    for _, block in rows.blocks():
+        model.partial_fit(_scaled(block, distance))
+    fitted = np.asarray(model.cluster_centers_, np.float32)
+    return _scaled(fitted, distance)
+
+
+def assign(
+    rows: Rows,
+    centroids: NDArray[np.float32],
+    distance: Distance,
+    labels: NDArray[np.int16],
+    distances: NDArray[np.float32],
+) -> tuple[float, int]:
+    """Fill `labels` and `distances` (both (n,), in place) with each row's nearest centroid; inertia and zero rows."""
+    inertia, zero_rows = 0.0, 0
+    for where, block in rows.blocks():
+        labels[where], squared, zeros = nearest(block, centroids, distance)
+        inertia += float(squared.sum(dtype=np.float64))
+        distances[where] = squared / 2 if distance == "cosine" else np.sqrt(squared)  # |u - c|^2 = 2 (1 - cos)
+        zero_rows += zeros
+    return inertia, zero_rows
+
+
+def nearest(
+    block: NDArray[np.float32], centroids: NDArray[np.float32], distance: Distance
+) -> tuple[NDArray[np.int16], NDArray[np.float32], int]:
+    """Labels (m,), squared distances (m,) to the nearest centroid, and the number of rows of length 0.
+
+    For cosine, distances are between unit rows and the (unit) centroids.
+    """
+    squares = np.einsum("ij,ij->i", block, block)  # (m,)
+    products = block @ centroids.T  # (m, k)
+    lengths = np.einsum("ij,ij->i", centroids, centroids)  # (k,)
+    zeros = int((squares == 0).sum())
+    if distance == "cosine":
+        norms = np.sqrt(squares)
+        products /= np.where(norms > 0, norms, 1)[:, None]
+        squares = np.where(norms > 0, np.float32(1), np.float32(0))
+    gaps = lengths - 2 * products  # (m, k)
+    labels = gaps.argmin(axis=1)
+    squared = np.maximum(gaps[np.arange(len(block)), labels] + squares, 0)
+    return labels.astype(np.int16), squared.astype(np.float32), zeros
+
+
+def _scaled(values: NDArray[np.float32], distance: Distance) -> NDArray[np.float32]:
+    """For cosine, the rows at unit length, in place (rows of zeros stay); for Euclidean as they are."""
+    if distance == "cosine":
+        norms = np.sqrt(np.einsum("ij,ij->i", values, values))
+        values /= np.where(norms > 0, norms, 1)[:, None]
+    return values
+
+
+_lock = threading.Lock()
+_inside = 0
+_blas_limits: threadpool_limits | None = None
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold BLAS and OpenMP to one thread while inside.
+
+    Sums in a fixed order are repeatable to the bit, and clusterings of several layers run side by side. OpenMP's
+    limit belongs to a thread; BLAS's to the process, so it is lifted when the last of several threads leaves
+    (threadpoolctl alone would lift it with the first).
+    """
+    global _inside, _blas_limits
+    with _lock:
+        if _inside == 0:
+            _blas_limits = threadpool_limits(1, user_api="blas")
+        _inside += 1
+    try:
+        with threadpool_limits(1, user_api="openmp"):
+            yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0 and _blas_limits is not None:
+                _blas_limits.restore_original_limits()

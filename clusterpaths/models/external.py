@@ -1,0 +1,84 @@
+"""Weights that an ONNX file keeps in other files beside it.
+
+Belongs here: finding those files, also where the name differs in letter case only (a case-insensitive
+disk hides that, and ONNX Runtime refuses it on others). Running the model is `session.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+
+from clusterpaths.errors import ModelError
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The initializers, subgraphs' included, whose data lie in another file."""
+    for tensor in onnx.external_data_helper._get_all_tensors(model):
+        if onnx.external_data_helper.uses_external_data(tensor):
+            yield tensor
+
+
+def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Where each file lies that the model names, and a warning for each that was found by another letter case.
+
+    Raises:
+        ModelError: a named file is not there (the message gives the nearest names), is too short for its
+            tensors, or lies outside `folder`.
+    """
+    needed: dict[str, int] = {}
+    for tensor in external_tensors(model):
+        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        end = (info.offset or 0) + (info.length or 0)
+        needed[info.location] = max(needed.get(info.location, 0), end)
+    found: dict[str, Path] = {}
+    warnings: list[str] = []
+    for location, end in sorted(needed.items()):
+        path = _find(folder, location, warnings)
+        size = path.stat().st_size
+        if size < end:
+            raise ModelError(
+                f"The weights file {path} is too short: it has {size:,} bytes, the model needs {end:,}. "
+                "It was probably not copied whole; copy it again from where the model came from."
+            )
+        found[location] = path
+    return found, warnings
+
+
+def _find(folder: Path, location: str, warnings: list[str]) -> Path:
+    wanted = folder / location
+    if not wanted.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(
+            f"The model names the weights file {location!r}, which lies outside its own folder {folder}. "
+            "Expected a file beside the model. Save the model again with its weights beside it."
+        )
+    if wanted.is_file():
+        return wanted
+    beside = sorted(p.name for p in wanted.parent.iterdir() if p.is_file()) if wanted.parent.is_dir() else []
+    same = [name for name in beside if name.lower() == wanted.name.lower()]
+    if len(same) == 1:
+        warnings.append(
+            f"The model names its weights file {location!r}; taking {same[0]!r}, which differs in letter case only. "
+            "Rename it to be understood by other programs."
+        )
+        return wanted.parent / same[0]
+    near = difflib.get_close_matches(wanted.name, beside, n=3, cutoff=0.3)
+    raise ModelError(
+        f"The model keeps its weights in {location!r}, and {wanted} does not exist. "
+        + (f"The nearest names there are {', '.join(near)}. " if near else "No file of a like name lies there. ")
+        + "Copy the weights file beside the model under the name that the model gives."
+    )
+
+
+def hash_files(paths: list[Path]) -> str:
+    """SHA-256 over the contents of all files, in this order; 64 hex digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

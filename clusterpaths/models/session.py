@@ -1,0 +1,138 @@
+"""Running a model with its taps: the instrumented graph in an ONNX Runtime session.
+
+Belongs here: adding outputs and casts to the graph in memory, and batches in, activations out. The model file is
+never changed, and weights in external files are mapped, not copied into the graph.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from clusterpaths.errors import ModelError
+from clusterpaths.records import CacheDtype, ModelRecord
+
+_CAST_SUFFIX = "__float16"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a batch of n images gave.
+
+    Attributes:
+        layers: layer -> (n, *shape) of float32 or float16, C-contiguous.
+        logits: (n, classes) float32, or None where the model has no class scores.
+    """
+
+    layers: Mapping[str, NDArray[Any]]
+    logits: NDArray[np.float32] | None
+
+
+class TapSession:
+    """One session; make one a worker thread.
+
+    Args:
+        model: what `check_model` found.
+        dtypes: layer -> "float16" or "float32". float16 is converted by a Cast behind the tap:
+            ONNX Runtime does that at 12 to 15 GB/s where numpy does 0.6.
+        threads: of one run. One, with a session a worker, scales better on few cores than many in one session.
+    """
+
+    def __init__(self, model: ModelRecord, dtypes: Mapping[str, CacheDtype] | None = None, threads: int = 1) -> None:
+        self.model = model
+        dtypes = dtypes or {}
+        graph_bytes, tensors = _instrument(model, dtypes)
+        self._layers = [tap.layer for tap in model.taps]
+        self._names = [tensors[layer] for layer in self._layers] + ([model.logits] if model.logits else [])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._weights = [_map(Path(path)) for path in model.external.values()]  # kept alive as long as the session
+        if model.external:
+            options.add_external_initializers_from_files_in_memory(
+                list(model.external), self._weights, [len(weights) for weights in self._weights]
+            )
+        try:
+            self._session = onnxruntime.InferenceSession(graph_bytes, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {model.path}: {_first_line(error)}. Check it with "
+                "onnx.checker.check_model, or export it again for an opset that this version knows."
+            ) from error
+
+    def run(self, images: NDArray[np.float32]) -> Outputs:
+        """Run (n, 3, height, width) float32; where the model's batch is fixed, in pieces of it, the last one padded."""
+        fixed = self.model.batch
+        if fixed is None or len(images) == fixed:
+            return self._run(images)
+        pieces = []
+        for start in range(0, len(images), fixed):
+            piece = images[start : start + fixed]
+            missing = fixed - len(piece)
+            padded = np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) if missing else piece
+            pieces.append((self._run(np.ascontiguousarray(padded)), len(piece)))
+        return Outputs(
+            {layer: np.concatenate([out.layers[layer][:n] for out, n in pieces]) for layer in self._layers},
+            np.concatenate([out.logits[:n] for out, n in pieces if out.logits is not None])
+            if self.model.logits
+            else None,
+        )
+
+    def run_blank(self) -> Outputs:
+        """One mid-grey batch: shows shapes, and that the model runs at all."""
+        height, width = self.model.size
+        return self.run(np.full((self.model.batch or 1, 3, height, width), 0.5, np.float32))
+
+    def _run(self, images: NDArray[np.float32]) -> Outputs:
+        try:
+            values = self._session.run(self._names, {self.model.input: images})
+        except Exception as error:
+            raise ModelError(
+                f"{self.model.path} cannot be run on a batch of shape {images.shape}: {_first_line(error)}. "
+                "If the model expects another image size, name it with --size HEIGHTxWIDTH."
+            ) from error
+        for layer, value in zip(self._layers, values, strict=False):
+            if value.ndim < 2 or len(value) != len(images):
+                raise ModelError(
+                    f"Layer {layer} of {self.model.path} puts out shape {value.shape} for {len(images)} images. "
+                    "Expected one row an image. Leave it out with --layers."
+                )
+        logits = np.asarray(values[-1], np.float32) if self.model.logits else None
+        return Outputs(dict(zip(self._layers, values, strict=False)), logits)
+
+
+def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[bytes, dict[str, str]]:
+    """The graph with every tap (and its Cast) among its outputs, and each layer's output name."""
+    proto = onnx.load(model.path, load_external_data=False)
+    graph = proto.graph
+    outputs = {output.name for output in graph.output}
+    names: dict[str, str] = {}
+    for tap in model.taps:
+        name = tap.tensor
+        elem_type = onnx.TensorProto.FLOAT
+        if dtypes.get(tap.layer) == "float16":
+            name, elem_type = f"{tap.tensor}{_CAST_SUFFIX}", onnx.TensorProto.FLOAT16
+            graph.node.append(onnx.helper.make_node("Cast", [tap.tensor], [name], to=elem_type))
+        if name not in outputs:
+            graph.output.append(onnx.helper.make_tensor_value_info(name, elem_type, None))
+            outputs.add(name)
+        names[tap.layer] = name
+    return proto.SerializeToString(), names
+
+
+def _map(path: Path) -> Any:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")

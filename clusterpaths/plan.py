@@ -1,0 +1,357 @@
+"""Before and after extraction: which shards are to be made, what they will take, and what came of them.
+
+Belongs here: comparing what a run wants with what a cache has. `plan_extraction` only reads; `begin_extraction`
+makes it so; `finish_extraction` joins the examples and checks the share of failures.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clusterpaths.atomic import disk_errors
+from clusterpaths.cache.examples import EXAMPLES, PARTS, join_parts, part_path, read_examples
+from clusterpaths.cache.manifest import (
+    MANIFEST,
+    CacheIdentity,
+    LayerRecord,
+    Manifest,
+    ShardRecord,
+    format_ids,
+    read_manifest,
+    require_manifest,
+    require_same,
+    unmade,
+    update_shards,
+    write_manifest,
+)
+from clusterpaths.cache.stores import CHUNK_ROWS, open_store, size_on_disk
+from clusterpaths.config import RunConfig
+from clusterpaths.datasets import ExampleTable, read_table
+from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
+from clusterpaths.extract import ExtractionJob, too_many_failures
+from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing, Record
+
+
+class ExtractionPlan(Record):
+    """What a run will do, in numbers."""
+
+    directory: str
+    manifest: Manifest
+    pending: tuple[int, ...]
+    ids: str
+    wanted: int
+    cached: int
+    values: int
+    files: int
+    bytes: int
+    free: int
+    refresh: bool
+
+    def text(self) -> str:
+        """One sentence for log and terminal."""
+        layers = ", ".join(f"{name} {'x'.join(map(str, layer.shape))}" for name, layer in self.manifest.layers.items())
+        new = self.wanted - self.cached
+        size = "about " if self.manifest.format == "zarr" else ""
+        return (
+            f"{self.wanted:,} examples ({self.cached:,} in the cache, {new:,} to extract in {len(self.pending)} shards); "
+            f"{len(self.manifest.layers)} layers ({layers}), {self.values:,} values an example; "
+            f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {self.manifest.dtype} "
+            f"{self.manifest.format} in {self.directory}; {human_bytes(self.free)} free on that disk."
+        )
+
+
+def plan_run(
+    config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
+) -> tuple[ExtractionPlan, ExtractionJob]:
+    """The plan of a run as it was configured, and what its shards' extraction needs to know.
+
+    Raises:
+        ConfigError: fewer examples than clusters.
+        CacheError: as `plan_extraction`.
+    """
+    table = read_table(dataset).choose(config.split, config.subset)
+    require_enough(len(table), config.k_per_layer(model.layers))
+    dtype = config.cache_dtype or "float16"
+    required = CacheIdentity(
+        model=ModelIdentity(file=Path(model.path).name, sha256=model.sha256),
+        layers={tap.layer: LayerRecord(tensor=tap.tensor, shape=tap.shape, dtype=dtype) for tap in model.taps},
+        dataset=dataset.name,
+        preprocessing=preprocessing,
+        dtype=dtype,
+        format=config.cache_format or "npy",
+    )
+    plan = plan_extraction(
+        config.cache_dir,
+        required,
+        table,
+        config.shard_size,
+        refresh=config.refresh,
+        format_asked=config.cache_format is not None,
+        dtype_asked=config.cache_dtype is not None,
+    )
+    if set(plan.manifest.layers) != set(model.layers):  # a cache of more layers is kept complete
+        model = instrument_model(check_model(Path(model.path), tuple(plan.manifest.layers)), preprocessing.size)
+    job = ExtractionJob(
+        directory=plan.directory,
+        model=model,
+        dataset=dataset,
+        preprocessing=preprocessing,
+        batch_size=model.batch or config.batch_size,
+        max_failed=int(config.max_failures * len(table)),
+    )
+    return plan, job
+
+
+def require_enough(examples: int, k_per_layer: dict[str, int]) -> None:
+    """Raises:
+    ConfigError: fewer examples than clusters in some layer.
+    """
+    layer, k = max(k_per_layer.items(), key=lambda item: item[1])
+    if examples < k:
+        raise ConfigError(
+            f"{examples} examples cannot make {k} clusters (layer {layer}): expected at least as many examples as "
+            f"clusters. Take more examples (--subset, --split), or fewer clusters with --k {examples or 1}."
+        )
+
+
+def plan_extraction(
+    directory: Path,
+    required: CacheIdentity,
+    table: ExampleTable,
+    shard_size: int,
+    *,
+    refresh: bool = False,
+    format_asked: bool = True,
+    dtype_asked: bool = True,
+) -> ExtractionPlan:
+    """Compare the examples wanted (`table`) with what the cache in `directory` has. Nothing is written.
+
+    `format_asked` and `dtype_asked` tell whether the user named them; else an existing cache's are taken.
+
+    Raises:
+        CacheError: the cache is of another model, data set or preprocessing, or images changed since.
+    """
+    stored = None if refresh else read_manifest(directory)
+    if stored is None:
+        manifest = Manifest(**dict(required))
+        kept: list[ShardRecord] = []
+        again: set[int] = set()
+        done = np.empty(0, np.int64)
+    else:
+        require_same(stored, required, directory, format_asked=format_asked, dtype_asked=dtype_asked)
+        kept, again, done = _keep(stored, directory, table)
+        manifest = stored
+    planned = np.concatenate([done, *(shard.planned_ids() for shard in kept if shard.rows is None)])
+    missing = table.ids[~np.isin(table.ids, planned)]
+    shards = (*kept, *_new_shards(missing, kept, shard_size))
+    manifest = manifest.model_copy(update={"shards": shards})
+    pending = tuple(
+        shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
+    )
+    to_do = sum(len(shard.planned_ids()) for shard in shards if shard.index in pending and shard.index not in again)
+    files, size = size_on_disk(manifest.format, manifest.layers, to_do)
+    return ExtractionPlan(
+        directory=str(directory),
+        manifest=manifest,
+        pending=pending,
+        ids=format_ids(table.ids),
+        wanted=len(table),
+        cached=int(np.isin(table.ids, done).sum()),
+        values=sum(int(np.prod(layer.shape)) for layer in manifest.layers.values()),
+        files=files,
+        bytes=size,
+        free=_free_bytes(directory),
+        refresh=refresh,
+    )
+
+
+def _keep(
+    stored: Manifest, directory: Path, table: ExampleTable
+) -> tuple[list[ShardRecord], set[int], NDArray[np.int64]]:
+    """Of a stored cache: the shards to keep, which of these must be made again, and the ids that are done."""
+    recorded = [shard for shard in stored.shards if shard.rows is not None]
+    whole = open_store(directory, stored.format, stored.layers).whole(recorded)
+    whole = {index for index in whole if part_path(directory, index).is_file()}
+    again = {shard.index for shard in recorded} - whole
+    done = _check_unchanged(directory, sorted(whole), table)
+    kept = []
+    for shard in stored.shards:
+        if shard.index in again:
+            shard = unmade(shard)
+        # A shard that was planned and not made is kept as it is where this run wants all of it: a resumed run then
+        # makes the very same batches as an uninterrupted one.
+        if shard.rows is not None or np.isin(shard.planned_ids(), table.ids).all():
+            kept.append(shard)
+    return kept, again, done
+
+
+def _check_unchanged(directory: Path, shards: list[int], table: ExampleTable) -> NDArray[np.int64]:
+    """Ids that need no extraction: with rows, or failed and the file still the same.
+
+    Raises:
+        CacheError: files of examples with rows have other names or sizes now.
+    """
+    if not shards:
+        return np.empty(0, np.int64)
+    columns = ["id", "file", "size", "error"]
+    parts = pa.concat_tables([pq.read_table(part_path(directory, shard), columns=columns) for shard in shards])
+    ids = parts["id"].to_numpy()
+    at = np.searchsorted(table.ids, ids)
+    at[at == len(table)] = 0
+    there = table.ids[at] == ids
+    files = np.array(parts["file"].to_pylist(), object)
+    same = ~there | ((np.array(table.files, object)[at] == files) & (table.sizes[at] == parts["size"].to_numpy()))
+    failed = parts["error"].is_valid().to_numpy()
+    changed = files[~same & ~failed]
+    if len(changed):
+        raise CacheError(
+            f"The images are not those that the activations in {directory} were made of; nothing was changed. "
+            f"{len(changed):,} of {int(there.sum()):,} files have another name or size than then, the first are "
+            f"{', '.join(changed[:3])}. Use another --name to keep both, or --refresh to throw the stored activations away."
+        )
+    return np.sort(ids[same])
+
+
+def _new_shards(missing: NDArray[np.int64], kept: list[ShardRecord], shard_size: int) -> list[ShardRecord]:
+    index = max((shard.index for shard in kept), default=-1) + 1
+    start = max((shard.start + _slots(len(shard.planned_ids())) for shard in kept), default=0)
+    shards: list[ShardRecord] = []
+    for at in range(0, len(missing), shard_size):
+        ids = missing[at : at + shard_size]
+        shards.append(ShardRecord(index=index + len(shards), ids=format_ids(ids), start=start))
+        start += _slots(len(ids))
+    return shards
+
+
+def _slots(examples: int) -> int:
+    """Rows that a shard holds in a zarr array: whole chunks, so that no two shards ever write to one chunk."""
+    return -(-examples // CHUNK_ROWS) * CHUNK_ROWS
+
+
+def _free_bytes(directory: Path) -> int:
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def check_room(plan: ExtractionPlan) -> None:
+    """Stop before anything is written where the disk cannot hold it.
+
+    Raises:
+        DiskError: with the smaller format, and what it would take.
+    """
+    if plan.bytes <= plan.free:
+        return
+    smaller = {name: layer.model_copy(update={"dtype": "float16"}) for name, layer in plan.manifest.layers.items()}
+    _, zarr_bytes = size_on_disk("zarr", smaller, plan.wanted - plan.cached)
+    raise DiskError(
+        f"Not enough room: the activations will take {human_bytes(plan.bytes)} in {plan.directory}, and "
+        f"{human_bytes(plan.free)} are free on that disk. Nothing was written. Smaller: --cache-format zarr with "
+        f"--cache-dtype float16 takes about {human_bytes(zarr_bytes)}; --subset N takes the first N examples only; "
+        "--cache-root names another disk."
+    )
+
+
+def begin_extraction(plan: ExtractionPlan) -> None:
+    """Write the planned manifest and make room for the shards' rows; with refresh, remove the old cache first.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    directory = Path(plan.directory)
+    with disk_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    store = open_store(directory, plan.manifest.format, plan.manifest.layers)
+    if plan.refresh:
+        remove_cache(directory)
+    write_manifest(directory, plan.manifest)
+    rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in plan.manifest.shards), default=0)
+    store.reserve(rows)
+
+
+def remove_cache(directory: Path) -> None:
+    """Remove the activations of a cache and all that describes them; its sets stay."""
+    stored = read_manifest(directory)
+    (directory / MANIFEST).unlink(missing_ok=True)  # first: from here on nothing counts as recorded
+    (directory / EXAMPLES).unlink(missing_ok=True)
+    shutil.rmtree(directory / PARTS, ignore_errors=True)
+    if stored is not None:
+        open_store(directory, stored.format, stored.layers).remove()
+
+
+def widen_layers(directory: Path, layers: list[str]) -> tuple[int, ...]:
+    """Keep these layers as float32 from now on; returns the shards that are to be made again, all of them."""
+    manifest = require_manifest(directory)
+    open_store(directory, manifest.format, {name: manifest.layers[name] for name in layers}).remove()
+    wider = {
+        name: layer.model_copy(update={"dtype": "float32"}) if name in layers else layer
+        for name, layer in manifest.layers.items()
+    }
+    shards = tuple(unmade(shard) for shard in manifest.shards)
+    write_manifest(directory, manifest.model_copy(update={"layers": wider, "shards": shards}))
+    rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in shards), default=0)
+    open_store(directory, manifest.format, wider).reserve(rows)
+    return tuple(shard.index for shard in shards)
+
+
+def examples_in(directory: Path, shards: tuple[int, ...]) -> int:
+    """How many examples these shards are planned for."""
+    manifest = read_manifest(directory)
+    return sum(len(s.planned_ids()) for s in (manifest.shards if manifest else ()) if s.index in shards)
+
+
+def forget_shard(directory: Path, index: int) -> None:
+    """Take a shard whose bytes are damaged out of the books: the next plan makes it again."""
+    manifest = read_manifest(directory)
+    for shard in manifest.shards if manifest else ():
+        if shard.index == index:
+            update_shards(directory, unmade(shard))
+
+
+class ExtractionRecord(Record):
+    """What extraction left: the examples of this run, and those of them that could not be read."""
+
+    directory: str
+    num_examples: int
+    failed: tuple[tuple[int, str, str], ...]
+    ids: str
+
+
+def finish_extraction(directory: Path, wanted: NDArray[np.int64], max_failed: int) -> ExtractionRecord:
+    """Join examples.parquet and say which of the wanted examples have activations.
+
+    Raises:
+        ExtractionError: more than `max_failed` of them could not be read, or none is left.
+    """
+    manifest = require_manifest(directory)
+    recorded = [shard for shard in manifest.shards if shard.rows is not None]
+    join_parts(directory, [shard.index for shard in recorded])
+    examples = read_examples(directory, ["id", "row"])
+    ids = examples["id"].to_numpy()
+    with_rows = ids[examples["row"].is_valid().to_numpy()]
+    failures = [failure for shard in recorded for failure in shard.failed]
+    lost = set(wanted[~np.isin(wanted, with_rows)].tolist())
+    failed = {failure.id: failure for failure in failures if failure.id in lost}
+    if len(failed) > max_failed:
+        raise ExtractionError(too_many_failures(len(failed), max_failed, list(failed.values())))
+    usable = wanted[np.isin(wanted, with_rows)]
+    return ExtractionRecord(
+        directory=str(directory),
+        num_examples=len(usable),
+        failed=tuple((failure.id, failure.file, failure.reason) for failure in failed.values()),
+        ids=format_ids(usable),
+    )
+
+
+def human_bytes(count: int) -> str:
+    """1,234,567 is "1.2 MB"."""
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} bytes" if units[0] == "bytes" else f"{size:.1f} {units[0]}"

@@ -1,0 +1,214 @@
+"""Stage publish: a set appears whole, under the next number, or not at all.
+
+Belongs here: the documents that dashboards read (their shape is a contract), their binary twins, and finding the set
+that already answers a question. Existing readers take every folder whose name begins with set_ for a whole set,
+so what is being written carries another name.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from clusterpaths.atomic import atomic_write_json, disk_errors
+from clusterpaths.cluster import CLUSTERINGS, ClusteringRecord, read_clustering
+from clusterpaths.datasets import ExampleTable, read_table
+from clusterpaths.errors import CacheError
+from clusterpaths.extract import ExtractionJob
+from clusterpaths.metrics import weighted_path_purity
+from clusterpaths.plan import ExtractionRecord
+from clusterpaths.question import Question
+from clusterpaths.records import ModelIdentity, ModelRecord, Record, SetRecord, StageTime
+
+_SET = re.compile(r"set_(\d+)")
+
+
+class PublishedSet(Record):
+    """A set on disk."""
+
+    directory: str
+    record: SetRecord
+
+    @property
+    def path(self) -> Path:
+        return Path(self.directory) / self.record.set
+
+
+def list_sets(directory: Path) -> list[str]:
+    """Names of the sets of a cache, by number."""
+    names = [path.name for path in directory.iterdir() if path.is_dir() and _SET.fullmatch(path.name)]
+    return sorted(names, key=lambda name: int(name[4:]))
+
+
+def read_set(directory: Path, name: str) -> PublishedSet:
+    """One set's record.
+
+    Raises:
+        CacheError: the folder holds no record that is understood.
+    """
+    path = directory / name / "set.json"
+    try:
+        return PublishedSet(directory=str(directory), record=SetRecord.model_validate_json(path.read_text()))
+    except (OSError, ValidationError) as error:
+        raise CacheError(
+            f"{path} cannot be read ({error}). Expected the record of a set made by ClusterPaths."
+        ) from error
+
+
+def find_set(directory: Path, fingerprint: str) -> PublishedSet | None:
+    """The newest set that answers this question; folders that are not ours are passed over."""
+    for name in reversed(list_sets(directory)):
+        try:
+            found = read_set(directory, name)
+        except CacheError:
+            continue  # a set of another program under this name
+        if found.record.fingerprint == fingerprint:
+            return found
+    return None
+
+
+def publish_set(
+    job: ExtractionJob,
+    extraction: ExtractionRecord,
+    question: Question,
+    clusterings: list[ClusteringRecord],
+    traced: Path,
+    stages: tuple[StageTime, ...] = (),
+) -> PublishedSet:
+    """Write the next set, then metadata.json beside it; returns its record.
+
+    Raises:
+        DiskError: no room or no permission; nothing half-written stays.
+    """
+    directory = Path(extraction.directory)
+    paths = pq.read_table(traced)
+    layers = tuple(question.layers)
+    table = np.column_stack([paths[layer].to_numpy() for layer in layers])  # (n, layers)
+    sets = list_sets(directory)
+    examples = read_table(job.dataset)
+    record = SetRecord(
+        set=f"set_{int(sets[-1][4:]) + 1 if sets else 1:02d}",
+        fingerprint=question.fingerprint(),
+        model=ModelIdentity(file=Path(job.model.path).name, sha256=job.model.sha256),
+        dataset=job.dataset.name,
+        data_root=job.dataset.root,
+        preprocessing=job.preprocessing,
+        layers=layers,
+        k_per_layer=question.k_per_layer,
+        distance=question.distance,
+        seed=question.seed,
+        num_examples=len(paths),
+        num_failed=len(extraction.failed),
+        class_names=_class_names(job.model, examples),
+        attributes=tuple(examples.attributes),
+        clusters={record.layer: record.summary for record in clusterings},
+        purity_labels=weighted_path_purity(table, paths["label"].to_numpy()),
+        purity_predictions=weighted_path_purity(table, paths["prediction"].to_numpy()),
+        stages=stages,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    centroids = {c.layer: _centroids(Path(c.path)) for c in clusterings}
+    partial = directory / f".{record.set}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        with disk_errors(partial):
+            partial.mkdir()
+            _write(partial / "centroids.json", json.dumps({layer: _rounded(centroids[layer]) for layer in layers}))
+            _write(partial / "paths.json", _paths_json(paths["id"].to_numpy(), table))
+            arrays: dict[str, Any] = {layer: centroids[layer] for layer in layers}
+            np.savez(partial / "centroids.npz", **arrays)
+            shutil.copyfile(traced, partial / "paths.parquet")
+            _write(partial / "set.json", record.model_dump_json(indent=2) + "\n")
+            _sync_folder(partial)
+            partial.rename(directory / record.set)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    published = PublishedSet(directory=str(directory), record=record)
+    describe_newest(published)
+    return published
+
+
+def _class_names(model: ModelRecord, examples: ExampleTable) -> tuple[str, ...]:
+    """The data set's names of labels; else the model's. A model with other classes has names of its own."""
+    if examples.class_names and model.num_classes in (0, len(examples.class_names)):
+        return examples.class_names
+    return model.class_names
+
+
+def describe_newest(published: PublishedSet) -> None:
+    """Write metadata.json for this set, and clear what was only needed on the way to it.
+
+    Safe to repeat: a run that was killed right after its set appeared does it when it comes again.
+    """
+    directory = Path(published.directory)
+    if published.record.set != list_sets(directory)[-1]:
+        return
+    atomic_write_json(directory / "metadata.json", metadata(published.record))
+    shutil.rmtree(directory / CLUSTERINGS, ignore_errors=True)
+    for left in directory.glob(".*.partial"):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def metadata(record: SetRecord) -> dict[str, Any]:
+    """metadata.json: the keys that dashboards read first, then more of the same set."""
+    return {
+        "num_examples": record.num_examples,
+        "layers": list(record.layers),
+        "k": max(
+            record.k_per_layer.values()
+        ),  # one number; where layers differ, the largest, and k_per_layer says each
+        "distance": record.distance,
+        "k_per_layer": record.k_per_layer,
+        "set": record.set,
+        "seed": record.seed,
+        "num_failed": record.num_failed,
+        "model": record.model.model_dump(),
+        "dataset": record.dataset,
+        "preprocessing": record.preprocessing.model_dump(),
+        "class_names": list(record.class_names),
+        "attributes": list(record.attributes),
+        "clusters": {layer: summary.model_dump() for layer, summary in record.clusters.items()},
+        "created": record.created,
+    }
+
+
+def _centroids(path: Path) -> NDArray[np.float32]:
+    clustering = read_clustering(path)
+    if clustering is None:
+        raise CacheError(f"The clustering {path} is gone. Run the flow again; it makes it anew.")
+    return clustering.centroids
+
+
+def _rounded(centroids: NDArray[np.float32]) -> list[list[float]]:
+    """Nine significant digits bring a float32 back to the bit, and halve the file."""
+    return [[float(f"{value:.9g}") for value in row] for row in centroids.tolist()]
+
+
+def _paths_json(ids: NDArray[np.int64], table: NDArray[np.int16]) -> str:
+    rows = (f'"example_{example:04d}": {path}' for example, path in zip(ids.tolist(), table.tolist(), strict=True))
+    return "{" + ",\n".join(rows) + "}\n"
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush the other files too: the rename below must not reach the disk before what it names."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

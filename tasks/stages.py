@@ -1,0 +1,179 @@
+"""The stages as Prefect tasks. Each is a wrapper: what it does is the library's function of the same name.
+
+Cache policy: none, on every task. What a stage made lies on disk under its own record, and the library looks there
+before it works; a stored Prefect result would be no proof that the files still exist. So a retried run goes through
+all stages again and each says in milliseconds that its work is done.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import exponential_backoff
+
+from clusterpaths import cluster, extract, plan, publish
+from clusterpaths import report as report_page
+from clusterpaths.config import SAMPLE_MODEL, RunConfig
+from clusterpaths.datasets import open_dataset
+from clusterpaths.datasets.acquire import acquire
+from clusterpaths.errors import ClusterPathsError, DamagedShardError, DownloadError, Float16OverflowError
+from clusterpaths.models import check
+from clusterpaths.preprocessing import resolve_preprocessing
+from clusterpaths.question import Question, ask
+from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime
+from tasks.progress import tracker
+
+
+async def network_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Retry a download that the network broke, and nothing that a user has to put right."""
+    return isinstance(await state.result(raise_on_failure=False), DownloadError)
+
+
+async def machine_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Retry what the disk or the machine broke; errors raised on purpose come back the same."""
+    return not isinstance(await state.result(raise_on_failure=False), ClusterPathsError)
+
+
+def _on_machine(name: str, run_name: str | None = None) -> dict[str, Any]:
+    """Options of tasks that work on local files."""
+    return {
+        "name": name,
+        "task_run_name": run_name or name,
+        "cache_policy": NO_CACHE,
+        "retries": 2,
+        "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+        "retry_jitter_factor": 0.5,
+        "retry_condition_fn": machine_may_recover,
+    }
+
+
+@task(name="check model", task_run_name="check model", cache_policy=NO_CACHE)
+def check_model(config: RunConfig) -> ModelRecord:
+    """It loads, takes images, and has the layers. Fails here, not after an hour's download."""
+    log = get_run_logger()
+    path = config.model or check.default_model(SAMPLE_MODEL if config.sample else "CelebA_CNN")
+    model = check.check_model(path.expanduser(), config.layers)
+    config.k_per_layer(model.layers)
+    for warning in model.warnings:
+        log.warning(warning)
+    log.info("%s: layers %s; logits %s", path, ", ".join(model.layers), model.logits or "none")
+    return model
+
+
+@task(
+    name="download",
+    task_run_name="download",
+    cache_policy=NO_CACHE,
+    retries=4,
+    retry_delay_seconds=exponential_backoff(backoff_factor=10),  # 10, 20, 40, 80 s
+    retry_jitter_factor=0.5,
+    retry_condition_fn=network_may_recover,
+)
+def download(config: RunConfig) -> DatasetSpec:
+    """Accept what is there, or fetch it, or draw the sample."""
+    log = get_run_logger()
+    spec = acquire(config, log.info)
+    for note in open_dataset(spec).notes:
+        log.info(note)
+    return spec
+
+
+@task(name="instrument", task_run_name="instrument", cache_policy=NO_CACHE)
+def instrument(config: RunConfig, model: ModelRecord) -> tuple[ModelRecord, Preprocessing]:
+    """Tap the layers, and run a blank image through the tapped graph."""
+    log = get_run_logger()
+    preprocessing, source = resolve_preprocessing(model, config.preprocessing, config.mean, config.std, config.size)
+    log.info(source)
+    tapped = check.instrument_model(model, preprocessing.size)
+    log.info("Tapped %s", ", ".join(f"{tap.layer} {'x'.join(map(str, tap.shape))}" for tap in tapped.taps))
+    return tapped, preprocessing
+
+
+@task(**_on_machine("plan"))
+def make_plan(
+    config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
+) -> tuple[plan.ExtractionPlan, extract.ExtractionJob]:
+    """Which shards are to be made and what they will take; stops here where there is no room."""
+    planned, job = plan.plan_run(config, model, dataset, preprocessing)
+    get_run_logger().info(planned.text())
+    plan.check_room(planned)
+    if not config.plan:
+        plan.begin_extraction(planned)
+    return planned, job
+
+
+@task(**_on_machine("extract shard", "extract shard {number}/{total}"))
+def extract_shard(job: extract.ExtractionJob, index: int, number: int, total: int) -> list[str]:  # noqa: ARG001 - names
+    """Extract and record one shard; returns layers that need float32 first (then nothing is recorded)."""
+    progress = tracker(job.directory)
+    try:
+        record = extract.extract_shard(job, index, progress.advance if progress else None)
+    except Float16OverflowError as overflow:
+        return overflow.layers
+    for failure in record.failed:
+        get_run_logger().warning("Left out example %d, %s: %s", failure.id, failure.file, failure.reason)
+    return []
+
+
+@task(**_on_machine("cluster", "cluster {layer}"))
+def cluster_layer(extraction: plan.ExtractionRecord, question: Question, layer: str) -> cluster.ClusteringRecord | int:
+    """Cluster one layer; returns the index of a shard instead where its bytes turn out damaged (it is forgotten)."""
+    log = get_run_logger()
+    try:
+        record = cluster.cluster_layer(extraction, question, layer)
+    except DamagedShardError as damage:
+        log.warning(str(damage))
+        plan.forget_shard(Path(extraction.directory), damage.shard)
+        return damage.shard
+    log.info("%s: %s examples a cluster, inertia %.6g", layer, list(record.summary.sizes), record.summary.inertia)
+    if record.summary.note:
+        log.warning("%s: %s", layer, record.summary.note)
+    return record
+
+
+@task(name="find set", task_run_name="find set", cache_policy=NO_CACHE)
+def find_set(
+    config: RunConfig, model: ModelRecord, extraction: plan.ExtractionRecord
+) -> tuple[Question, publish.PublishedSet | None]:
+    """The question that this run asks, and the set that already answers it."""
+    question = ask(config, model, extraction)
+    found = None if config.refresh else publish.find_set(Path(extraction.directory), question.fingerprint())
+    if found:
+        publish.describe_newest(found)
+        get_run_logger().info("%s already answers this question: same model, images, settings and seed", found.path)
+    return question, found
+
+
+@task(**_on_machine("trace"))
+def trace(extraction: plan.ExtractionRecord, question: Question, clusterings: list[cluster.ClusteringRecord]) -> Path:
+    """Join the layers to cluster paths."""
+    return cluster.trace_paths(extraction, question, clusterings)
+
+
+@task(**_on_machine("publish"))
+def publish_set(
+    job: extract.ExtractionJob,
+    extraction: plan.ExtractionRecord,
+    question: Question,
+    clusterings: list[cluster.ClusteringRecord],
+    traced: Path,
+    stages: tuple[StageTime, ...],
+) -> publish.PublishedSet:
+    """The next set appears, whole."""
+    published = publish.publish_set(job, extraction, question, clusterings, traced, stages)
+    get_run_logger().info("Published %s", published.path)
+    return published
+
+
+@task(**_on_machine("report"))
+def write_report(published: publish.PublishedSet) -> Path:
+    """report.html beside the set's documents, for a browser."""
+    record = published.record
+    dataset = open_dataset(DatasetSpec(name=record.dataset, root=record.data_root))
+    report = report_page.write_report(published.path, dataset.read_image)
+    get_run_logger().info("Report: %s", report)
+    return report

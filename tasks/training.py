@@ -1,0 +1,44 @@
+"""The stages of the `train` flow as Prefect tasks: get the images, train, show what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from clusterpaths.datasets.celeba import open_celeba
+from clusterpaths.datasets.faces import write_faces
+from clusterpaths.train import TrainConfig, TrainRecord, describe, train_classifier
+
+
+@task(task_run_name="draw {config.faces} faces", cache_policy=NO_CACHE)  # a folder that is whole is kept anyway
+def draw_faces(config: TrainConfig) -> Path:
+    """Draw the faces to train on; the folder that holds celeba/."""
+    logger = get_run_logger()
+
+    def progress(done: int, total: int) -> None:
+        if done % 2000 == 0:
+            logger.info("Drew %d of %d faces.", done, total)
+
+    folder = write_faces(config.images_root, config.faces, config.seed, progress)
+    logger.info("%d faces of seed %d in %s.", config.faces, config.seed, folder)
+    return folder.parent
+
+
+@task(task_run_name="train on {config.dataset}", cache_policy=NO_CACHE)  # training again is what was asked for
+def train_model(config: TrainConfig, images_root: Path) -> TrainRecord:
+    """Train, measure and write the ONNX file; what the data set noticed goes to the log."""
+    logger = get_run_logger()
+    dataset = open_celeba(images_root)
+    for note in dataset.notes:
+        logger.info(note)
+    return train_classifier(dataset.examples(), dataset, config, logger.info)
+
+
+@task(cache_policy=NO_CACHE)
+def publish_training(record: TrainRecord) -> None:
+    """Accuracy of each class and the confusion matrix as a page of the run."""
+    key = f"training-{record.dataset}"
+    create_markdown_artifact(describe(record), key=key, description=f"accuracy {record.accuracy:.1%}")
