@@ -18,6 +18,7 @@ from clusterpaths.preprocessing import Preset
 from clusterpaths.records import CacheDtype, CacheFormat, Distance
 
 DEFAULT_K = 5
+MAX_K = 32767  # cluster ids are int16
 SAMPLE_NAME = "SampleFaces"
 SAMPLE_MODEL = "SampleFaces_CNN"
 SAMPLE_SEED = 0  # the committed sample model was trained on another seed's faces
@@ -109,6 +110,13 @@ class RunConfig(BaseModel):
         default, each = parse_k(value)
         return default if not each else value
 
+    @field_validator("layers")
+    @classmethod
+    def _layers_are_some(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value == ():
+            raise ValueError("should name at least one layer, such as conv3,fc1; leave it out to take all")
+        return value
+
     @field_validator("name")
     @classmethod
     def _name_is_a_folder_name(cls, value: str | None) -> str | None:
@@ -161,6 +169,8 @@ def parse_k(value: int | str) -> tuple[int, dict[str, int]]:
             raise ValueError(f"should be a number such as 5, or conv3=15, got {part!r}")
         if int(number) < 1:
             raise ValueError(f"should be >= 1, got {number} instead")
+        if int(number) > MAX_K:
+            raise ValueError(f"should be <= {MAX_K}, got {number} instead")
         if layer:
             each[layer] = int(number)
         else:

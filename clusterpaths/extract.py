@@ -31,6 +31,7 @@ from clusterpaths.records import CacheDtype, DatasetSpec, ModelRecord, Preproces
 _DECODED_AHEAD = 2  # batches; more would only take memory
 # An OSError with one of these numbers is about one file; any other (an I/O error, a lost network disk) is about the
 # machine, and a retry can help. Pillow's errors carry no number.
+MISSING = "missing"  # the reason of an example whose file was listed and then gone
 _ABOUT_ONE_FILE = {None, errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
@@ -148,7 +149,7 @@ def _decode(dataset: Dataset, table: ExampleTable, start: int, stop: int, prepro
         except OSError as error:
             if error.errno not in _ABOUT_ONE_FILE:
                 raise
-            failed.append((position, "missing" if error.errno == errno.ENOENT else str(error)))
+            failed.append((position, MISSING if error.errno == errno.ENOENT else str(error)))
         else:
             read.append(position)
     images = normalise(pixels[: len(read)], preprocessing)

@@ -53,7 +53,8 @@ class Clustering:
         distances: (n,) float32, to it: 1 - cosine, or Euclidean.
         inertia: sum of squared distances; for cosine between unit rows and unit centroids.
         distinct: how many different rows the sample holds, at most k of interest.
-        zero_rows: rows of length 0, which have no direction; cosine puts them into cluster 0.
+        zero_rows: rows of length 0, which have no direction; cosine puts them into cluster 0, at distance 0, and
+            lets them play no part in the centroids (which are 0 only where no row of the sample has a direction).
         passes: streaming passes it took.
     """
 
@@ -79,17 +80,18 @@ def cluster_rows(rows: Rows, k: int, distance: Distance, seed: int) -> Clusterin
     """
     with one_thread():
         rng = np.random.default_rng(seed)
-        centroids, distinct = seed_centroids(rows, k, distance, rng)
+        centroids, weights, distinct = seed_centroids(rows, k, distance, rng)
         labels = np.empty(len(rows), np.int16)
         distances = np.empty(len(rows), np.float32)
         for passes in range(1, MAX_PASSES + 1):
-            centroids = streaming_pass(rows, centroids, distance, seed)
+            centroids = streaming_pass(rows, centroids, weights, distance)
             inertia, zero_rows = assign(rows, centroids, distance, labels, distances)
             empty = np.flatnonzero(np.bincount(labels, minlength=k) == 0)
             far = farthest(distances, labels, len(empty))
             if len(far) == 0 or passes == MAX_PASSES:
                 break
             centroids[empty[: len(far)]] = _scaled(rows.take(np.sort(far)), distance)
+            weights = np.ones(k)
     return Clustering(centroids, labels, distances, inertia, distinct, zero_rows, passes)
 
 
@@ -107,8 +109,10 @@ def farthest(distances: NDArray[np.float32], labels: NDArray[np.int16], count: i
     return order[np.sort(first_of_cluster)][:count]
 
 
-def seed_centroids(rows: Rows, k: int, distance: Distance, rng: np.random.Generator) -> tuple[NDArray[np.float32], int]:
-    """First centroids (k, width) float32 and the number of distinct rows in the sample.
+def seed_centroids(
+    rows: Rows, k: int, distance: Distance, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float64], int]:
+    """First centroids (k, width) float32, how many sample rows each stands for (k,), and the sample's distinct rows.
 
     Where there are fewer distinct rows than k, the last centroids repeat the first ones: honest duplicates.
     """
@@ -123,6 +127,9 @@ def seed_centroids(rows: Rows, k: int, distance: Distance, rng: np.random.Genera
         values = _scaled(rows.take(piece), distance)  # (m, width)
         sketches[at : at + len(piece)] = values if projection is None else values @ projection
         at += len(piece)
+    if distance == "cosine" and not (directed := sketches.any(axis=1)).all() and directed.any():
+        sample, sketches = sample[directed], sketches[directed]
+        pieces = np.array_split(sample, -(-len(sample) // rows.block_rows))
     distinct = count_distinct(sketches)
     labels = _best_labels(sketches, min(k, distinct), int(rng.integers(2**31)))
     found = int(labels.max()) + 1
@@ -132,8 +139,10 @@ def seed_centroids(rows: Rows, k: int, distance: Distance, rng: np.random.Genera
         member = np.equal.outer(np.arange(found), labels[at : at + len(piece)]).astype(np.float32)  # (found, m)
         sums += member @ _scaled(rows.take(piece), distance)
         at += len(piece)
-    centroids = sums / np.bincount(labels, minlength=found)[:, None].astype(np.float32)
-    return np.ascontiguousarray(centroids[np.arange(k) % found], np.float32), distinct
+    weights = np.bincount(labels, minlength=found).astype(np.float64)
+    centroids = sums / weights[:, None].astype(np.float32)
+    repeated = np.arange(k) % found
+    return np.ascontiguousarray(centroids[repeated], np.float32), weights[repeated], distinct
 
 
 def count_distinct(sketches: NDArray[np.float32]) -> int:
@@ -154,15 +163,20 @@ def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np
     return numbered.astype(np.int64)
 
 
-def streaming_pass(rows: Rows, centroids: NDArray[np.float32], distance: Distance, seed: int) -> NDArray[np.float32]:
-    """One MiniBatchKMeans pass over all rows from these centroids; the new ones, of unit length for cosine."""
-    model = MiniBatchKMeans(
-        len(centroids), init=centroids, n_init=1, reassignment_ratio=0, random_state=seed, compute_labels=False
-    )
+def streaming_pass(
+    rows: Rows, centroids: NDArray[np.float32], weights: NDArray[np.float64], distance: Distance
+) -> NDArray[np.float32]:
+    """One MiniBatchKMeans pass over all rows from these centroids; the new ones, of unit length for cosine.
+
+    The first batch is the centroids themselves, each with the weight of the rows that it stands for: else the first
+    few rows would outweigh them, and with many clusters and small blocks inertia comes out up to 5% higher.
+    """
+    model = MiniBatchKMeans(len(centroids), init=centroids, n_init=1, reassignment_ratio=0, random_state=0)
+    model.partial_fit(centroids, sample_weight=weights)
     for _, block in rows.blocks():
-        model.partial_fit(_scaled(block, distance))
-    fitted = np.asarray(model.cluster_centers_, np.float32)
-    return _scaled(fitted, distance)
+        if len(directed := _directed(block, distance)):
+            model.partial_fit(directed)
+    return _scaled(np.asarray(model.cluster_centers_, np.float32), distance)
 
 
 def assign(
@@ -187,7 +201,7 @@ def nearest(
 ) -> tuple[NDArray[np.int16], NDArray[np.float32], int]:
     """Labels (m,), squared distances (m,) to the nearest centroid, and the number of rows of length 0.
 
-    For cosine, distances are between unit rows and the (unit) centroids.
+    For cosine, distances are between unit rows and the (unit) centroids; rows of length 0 get label 0, distance 0.
     """
     squares = np.einsum("ij,ij->i", block, block)  # (m,)
     products = block @ centroids.T  # (m, k)
@@ -200,6 +214,9 @@ def nearest(
     gaps = lengths - 2 * products  # (m, k)
     labels = gaps.argmin(axis=1)
     squared = np.maximum(gaps[np.arange(len(block)), labels] + squares, 0)
+    if zeros and distance == "cosine":
+        labels[norms == 0] = 0
+        squared[norms == 0] = 0
     return labels.astype(np.int16), squared.astype(np.float32), zeros
 
 
@@ -208,6 +225,16 @@ def _scaled(values: NDArray[np.float32], distance: Distance) -> NDArray[np.float
     if distance == "cosine":
         norms = np.sqrt(np.einsum("ij,ij->i", values, values))
         values /= np.where(norms > 0, norms, 1)[:, None]
+    return values
+
+
+def _directed(values: NDArray[np.float32], distance: Distance) -> NDArray[np.float32]:
+    """For cosine, the rows at unit length without those of zeros; for Euclidean as they are. May change `values`."""
+    if distance == "cosine":
+        norms = np.sqrt(np.einsum("ij,ij->i", values, values))
+        if not norms.all():
+            values, norms = values[norms > 0], norms[norms > 0]
+        values /= norms[:, None]
     return values
 
 

@@ -34,7 +34,7 @@ from clusterpaths.cache.stores import CHUNK_ROWS, open_store, size_on_disk
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
-from clusterpaths.extract import ExtractionJob, too_many_failures
+from clusterpaths.extract import MISSING, ExtractionJob, too_many_failures
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing, Record
 
@@ -104,7 +104,7 @@ def plan_run(
         dataset=dataset,
         preprocessing=preprocessing,
         batch_size=model.batch or config.batch_size,
-        max_failed=int(config.max_failures * len(table)),
+        max_failed=int(config.max_failures * len(table) + 1e-9),  # 0.29 * 100 is a hair below 29
     )
     return plan, job
 
@@ -216,7 +216,9 @@ def _check_unchanged(directory: Path, shards: list[int], table: ExampleTable) ->
             f"{len(changed):,} of {int(there.sum()):,} files have another name or size than then, the first are "
             f"{', '.join(changed[:3])}. Use another --name to keep both, or --refresh to throw the stored activations away."
         )
-    return np.sort(ids[same])
+    # One that was missing is listed again, or this run would not want it: it is read again.
+    missing = np.array([error == MISSING for error in parts["error"].to_pylist()], bool)
+    return np.sort(ids[same & ~missing])
 
 
 def _new_shards(missing: NDArray[np.int64], kept: list[ShardRecord], shard_size: int) -> list[ShardRecord]:
@@ -270,6 +272,7 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     store = open_store(directory, plan.manifest.format, plan.manifest.layers)
     if plan.refresh:
         remove_cache(directory)
+        store.remove()  # what a refresh that was killed left, or a cache whose manifest is not understood
     write_manifest(directory, plan.manifest)
     rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in plan.manifest.shards), default=0)
     store.reserve(rows)
@@ -277,7 +280,10 @@ def begin_extraction(plan: ExtractionPlan) -> None:
 
 def remove_cache(directory: Path) -> None:
     """Remove the activations of a cache and all that describes them; its sets stay."""
-    stored = read_manifest(directory)
+    try:
+        stored = read_manifest(directory)
+    except CacheError:  # whose message says to refresh
+        stored = None
     (directory / MANIFEST).unlink(missing_ok=True)  # first: from here on nothing counts as recorded
     (directory / EXAMPLES).unlink(missing_ok=True)
     shutil.rmtree(directory / PARTS, ignore_errors=True)

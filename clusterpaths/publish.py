@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clusterpaths.atomic import atomic_write_json, disk_errors
+from clusterpaths.cache.examples import PARTS
 from clusterpaths.cluster import CLUSTERINGS, ClusteringRecord, read_clustering
 from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.errors import CacheError
@@ -156,7 +157,7 @@ def describe_newest(published: PublishedSet) -> None:
         return
     atomic_write_json(directory / "metadata.json", metadata(published.record))
     shutil.rmtree(directory / CLUSTERINGS, ignore_errors=True)
-    for left in directory.glob(".*.partial"):
+    for left in (*directory.glob(".*.partial"), *(directory / PARTS).glob(".*.partial")):
         shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 

@@ -72,7 +72,8 @@ class TrainConfig(BaseModel):
     def images_root(self) -> Path:
         """The folder in which celeba/ lies or is drawn."""
         drawn = f"faces_{self.faces}_seed_{self.seed}"
-        return self.data_root or (roots.data_root() / drawn if self.dataset == "faces" else roots.data_root())
+        default = roots.data_root() / drawn if self.dataset == "faces" else roots.data_root()
+        return (self.data_root or default).expanduser().absolute()
 
     @property
     def output_path(self) -> Path:

@@ -22,7 +22,7 @@ from clusterpaths.cache.stores import open_store
 from clusterpaths.errors import CacheError, DamagedShardError
 
 # Of float32 values, a block. It depends on the layer alone: never on N, batch or shard size, so that results do not.
-BLOCK_BYTES = 48 << 20
+BLOCK_BYTES = 16 << 20
 MAX_BLOCK_ROWS = 4096
 
 
@@ -81,7 +81,14 @@ class LayerRows:
         # Runs of consecutive rows of one shard are read at once.
         breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shards) != 0)) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):
-            values[start:stop] = self._store.read(self.layer, ids[start:stop], int(rows[start]))
+            try:
+                values[start:stop] = self._store.read(self.layer, ids[start:stop], int(rows[start]))
+            except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc says of damaged bytes
+                raise DamagedShardError(
+                    f"The activations of layer {self.layer} in shard {int(shards[start])} of {self._directory} cannot be "
+                    f"read ({error}). The shard is made again.",
+                    int(shards[start]),
+                ) from error
             if check:
                 self._check(int(shards[start]), int(rows[start]), values[start:stop])
         return to_float32(values)
@@ -118,7 +125,12 @@ def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
     global _cast
     if _cast is None:
         _cast = _cast_session()
-    result: NDArray[np.float32] = _cast.run(None, {"x": values})[0]
+    # Bound to an array of numpy's: ONNX Runtime's own memory would keep the size of the largest block for good.
+    result = np.empty(values.shape, np.float32)
+    binding = _cast.io_binding()
+    binding.bind_input("x", "cpu", 0, np.float16, values.shape, values.ctypes.data)
+    binding.bind_output("y", "cpu", 0, np.float32, result.shape, result.ctypes.data)
+    _cast.run_with_iobinding(binding)
     return result
 
 

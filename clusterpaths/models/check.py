@@ -63,7 +63,7 @@ def check_model(
         num_classes=0,
         taps=tuple(Tap(layer=tap.layer, tensor=tap.tensor, shape=(), operator=tap.operator) for tap in taps),
         preprocessing=_preprocessing(metadata, path),
-        class_names=_class_names(metadata),
+        class_names=_class_names(metadata, path),
         warnings=tuple(warnings),
     )
 
@@ -117,8 +117,18 @@ def _preprocessing(metadata: dict[str, str], path: Path) -> Preprocessing | None
         ) from error
 
 
-def _class_names(metadata: dict[str, str]) -> tuple[str, ...]:
-    return tuple(str(name) for name in json.loads(metadata.get(CLASSES_KEY, "[]")))
+def _class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
+    text = metadata.get(CLASSES_KEY, "[]")
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list):
+        raise ModelError(
+            f"{path} carries the metadata entry {CLASSES_KEY!r}, which is not understood: {text[:80]!r}. "
+            'Expected a JSON list of names, such as ["cat", "dog"]. Export the model again, or remove the entry.'
+        )
+    return tuple(str(name) for name in names)
 
 
 def instrument_model(record: ModelRecord, size: tuple[int, int]) -> ModelRecord:

@@ -79,7 +79,7 @@ def overall_distance(distances: NDArray[np.floating]) -> NDArray[np.float64]:
 
     A layer in which every distance is 0 adds nothing.
     """
-    scale = distances.mean(axis=0, dtype=np.float64)
+    scale = distances.sum(axis=0, dtype=np.float64) / max(len(distances), 1)
     result: NDArray[np.float64] = (distances / np.where(scale > 0, scale, 1.0)).mean(axis=1)
     return result
 

@@ -124,6 +124,7 @@ class Page:
     paths: tuple[PathRow, ...]
     purities: tuple[Purity, ...]
     overview: overview.Overview
+    classes: tuple[ClassRow, ...]
     n: int
     occupied: int
     possible: str
@@ -169,8 +170,9 @@ class _Builder:
         self.record, self.rows, self.files, self.pictures = record, rows, files, pictures
         highest = max(int(rows.labels.max(initial=-1)), int(rows.predictions.max(initial=-1)))
         self.n_classes = max(len(record.class_names), highest + 1)
-        self.all_labels = _shares(np.bincount(rows.labels[rows.labels >= 0], minlength=self.n_classes))
-        self.all_predictions = _shares(np.bincount(rows.predictions[rows.predictions >= 0], minlength=self.n_classes))
+        self.label_counts = np.bincount(rows.labels[rows.labels >= 0], minlength=self.n_classes)
+        self.prediction_counts = np.bincount(rows.predictions[rows.predictions >= 0], minlength=self.n_classes)
+        self.all_labels, self.all_predictions = _shares(self.label_counts), _shares(self.prediction_counts)
 
     def class_name(self, index: int) -> str:
         names = self.record.class_names
@@ -303,6 +305,7 @@ def build(
         ),
         purities=tuple(p for p in purities if p is not None),
         overview=overview.lay_out(sizes, flows),
+        classes=make.class_rows(make.label_counts, make.prediction_counts),
         n=len(rows.ids),
         occupied=len(paths.counts),
         possible=thousands(possible) if possible < 10**9 else f"{float(possible):.1e}",

@@ -1,0 +1,39 @@
+# The same commands for people and for CI. PYTHON names the interpreter to build the environment with.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install sample test lint types benchmark clean
+
+help:
+	@echo "make sample     install, then cluster paths of 2,000 drawn faces; says where the report is"
+	@echo "make test       install, then lint, types and all tests"
+	@echo "make benchmark  time and memory an image, beside a plain one-image-at-a-time baseline"
+	@echo "make clean      remove the environment; data, models and results stay"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+sample: install
+	$(BIN)/python flows/celeba.py --sample
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/python -m pytest
+
+benchmark: install
+	$(BIN)/python benchmarks/celeba.py
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,253 @@
+"""A tiny CNN, a small CelebA folder, and all library stages in a row: what most tests of the library start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.cluster import ClusteringRecord, cluster_layer, trace_paths
+from clusterpaths.config import RunConfig
+from clusterpaths.datasets import open_dataset, read_table
+from clusterpaths.errors import Float16OverflowError
+from clusterpaths.extract import ExtractionJob, extract_shard
+from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.plan import (
+    ExtractionPlan,
+    ExtractionRecord,
+    begin_extraction,
+    finish_extraction,
+    plan_run,
+    widen_layers,
+)
+from clusterpaths.preprocessing import resolve_preprocessing
+from clusterpaths.publish import PublishedSet, publish_set
+from clusterpaths.question import Question, ask
+from clusterpaths.records import DatasetSpec, ModelRecord
+
+NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59
+LAYERS = ("conv1", "conv2", "fc1")
+SIZE = 16
+CLASSES = 5
+
+
+def write_cnn(
+    path: Path,
+    *,
+    batch: int | None = None,
+    external: str | None = None,
+    matmul: bool = False,
+    instrumented: bool = False,
+    dead: bool = False,
+    factor: float = 1.0,
+    seed: int = 0,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    """conv1 (4, 16, 16) → pool → conv2 (6, 8, 8) → fc1 (10,) → five logits, with seeded weights.
+
+    `external` names a weights file; `matmul` says MatMul + Add for Gemm; `dead` silences fc1; `factor` multiplies
+    conv2's weights: 1e6 takes it beyond float16, 3e38 to inf. Biases before fc1 are 0: a black image stays 0.
+    """
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int, scale: float = 1.0) -> NDArray[np.float32]:
+        return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+    weights = {
+        "w1": normal(4, 3, 3, 3, scale=0.4),
+        "b1": np.zeros(4, np.float32),
+        "w2": normal(6, 4, 3, 3, scale=0.3) * np.float32(factor),
+        "b2": np.zeros(6, np.float32),
+        "w3": normal(6 * 8 * 8, 10, scale=0.1),
+        "b3": np.full(10, -1e9, np.float32) if dead else normal(10),
+        "w4": normal(10, CLASSES, scale=0.5),
+        "b4": normal(CLASSES),
+    }
+
+    def dense(x: str, number: int, y: str) -> list[onnx.NodeProto]:
+        if not matmul:
+            return [helper.make_node("Gemm", [x, f"w{number}", f"b{number}"], [y])]
+        return [
+            helper.make_node("MatMul", [x, f"w{number}"], [f"{y}_product"]),
+            helper.make_node("Add", [f"{y}_product", f"b{number}"], [y]),
+        ]
+
+    nodes = [
+        helper.make_node("Conv", ["input", "w1", "b1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["relu"]),
+        helper.make_node("MaxPool", ["relu"], ["pool"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["pool", "w2", "b2"], ["c2"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c2"], ["relu_1"]),
+        helper.make_node("Flatten", ["relu_1"], ["flat"]),
+        *dense("flat", 3, "f1"),
+        helper.make_node("Relu", ["f1"], ["relu_2"]),
+        *dense("relu_2", 4, "logits"),
+    ]
+    first = batch or "batch"
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [first, CLASSES])]
+    if instrumented:
+        shapes = {"relu": [4, 16, 16], "relu_1": [6, 8, 8], "relu_2": [10]}
+        outputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, [first, *s]) for n, s in shapes.items()]
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [first, 3, SIZE, SIZE])]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    return save_model(path, helper.make_graph(nodes, "cnn", inputs, outputs, tensors), external, metadata)
+
+
+def save_model(
+    path: Path, graph: onnx.GraphProto, external: str | None = None, metadata: dict[str, str] | None = None
+) -> Path:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, metadata or {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(path), save_as_external_data=external is not None, location=external, size_threshold=0)
+    return path
+
+
+def write_image(path: Path, seed: int, size: tuple[int, int] = (20, 24)) -> None:
+    """A JPEG of one colour a corner and some noise, drawn from the seed."""
+    rng = np.random.default_rng(seed)
+    corners = Image.fromarray(rng.integers(0, 256, (2, 2, 3), dtype=np.uint8))
+    pixels = np.asarray(corners.resize(size, Image.Resampling.BILINEAR)).astype(int)
+    noisy = (pixels + rng.integers(-20, 21, pixels.shape)).clip(0, 255).astype(np.uint8)
+    Image.fromarray(noisy).save(path, quality=90)
+
+
+def write_celeba(root: Path, numbers: Iterable[int] = NUMBERS, colour: Callable[[int], Any] | None = None) -> Path:
+    """img_align_celeba/000001.jpg …, hair colours by number, a third of each split; `colour` gives plain images."""
+    folder = root / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True, exist_ok=True)
+    hair = ("Bald", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair")
+    rows, splits = [], []
+    for number in numbers:
+        file = f"{number:06d}.jpg"
+        if colour is None:
+            write_image(folder / file, number)
+        else:
+            Image.new("RGB", (SIZE, SIZE), colour(number)).save(folder / file)
+        rows.append(f"{file} " + " ".join("1" if number % 5 == at else "-1" for at in range(5)))
+        splits.append(f"{file} {number % 3}")
+    (root / "celeba" / "list_attr_celeba.txt").write_text("\n".join([str(len(rows)), " ".join(hair), *rows, ""]))
+    (root / "celeba" / "list_eval_partition.txt").write_text("\n".join([*splits, ""]))
+    return root
+
+
+def image_of(root: Path, number: int) -> Path:
+    return root / "celeba" / "img_align_celeba" / f"{number:06d}.jpg"
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What the stages up to the end of extraction left."""
+
+    config: RunConfig
+    model: ModelRecord
+    plan: ExtractionPlan
+    job: ExtractionJob
+    record: ExtractionRecord
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.record.directory)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        return parse_ids(self.record.ids)
+
+
+@dataclass(frozen=True)
+class Finished(Extracted):
+    """What all stages left."""
+
+    question: Question
+    clusterings: list[ClusteringRecord]
+    traced: Path
+    published: PublishedSet
+
+
+def make_plan(config: RunConfig) -> tuple[ModelRecord, ExtractionPlan, ExtractionJob]:
+    """Stages check, download (what is there) and instrument, then the plan. The folder is looked at anew."""
+    open_dataset.cache_clear()
+    read_table.cache_clear()
+    assert config.model is not None
+    assert config.data_root is not None
+    model = check_model(config.model, config.layers)
+    preprocessing, _ = resolve_preprocessing(model, config.preprocessing, config.mean, config.std, config.size)
+    model = instrument_model(model, preprocessing.size)
+    plan, job = plan_run(config, model, DatasetSpec(name="celeba", root=str(config.data_root)), preprocessing)
+    return model, plan, job
+
+
+def run_extraction(config: RunConfig) -> Extracted:
+    model, plan, job = make_plan(config)
+    begin_extraction(plan)
+    return extract_planned(config, model, plan, job)
+
+
+def extract_planned(config: RunConfig, model: ModelRecord, plan: ExtractionPlan, job: ExtractionJob) -> Extracted:
+    pending = plan.pending
+    while pending:
+        try:
+            for index in pending:
+                extract_shard(job, index)
+            break
+        except Float16OverflowError as overflow:
+            pending = widen_layers(Path(job.directory), overflow.layers)
+    record = finish_extraction(Path(job.directory), parse_ids(plan.ids), job.max_failed)
+    return Extracted(config, model, plan, job, record)
+
+
+def run_stages(config: RunConfig) -> Finished:
+    """As the flow does it, without Prefect and without looking for an earlier set."""
+    done = run_extraction(config)
+    question = ask(config, done.model, done.record)
+    clusterings = [cluster_layer(done.record, question, layer) for layer in question.layers]
+    traced = trace_paths(done.record, question, clusterings)
+    published = publish_set(done.job, done.record, question, clusterings, traced)
+    return Finished(**vars(done), question=question, clusterings=clusterings, traced=traced, published=published)
+
+
+@pytest.fixture(scope="session")
+def cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny CNN, any batch; not to be changed."""
+    return write_cnn(tmp_path_factory.mktemp("cnn") / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 drawn images; not to be changed."""
+    return write_celeba(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture
+def own_faces(tmp_path: Path) -> Path:
+    """40 drawn images of one test's own."""
+    return write_celeba(tmp_path / "faces")
+
+
+@pytest.fixture
+def configure(tmp_path: Path, cnn: Path, faces: Path) -> Callable[..., RunConfig]:
+    """A run on the tiny CNN and the 40 images; options by keyword."""
+
+    def make(**options: Any) -> RunConfig:
+        defaults: dict[str, Any] = {
+            "model": cnn,
+            "data_root": faces,
+            "cache_root": tmp_path / "cache",
+            "name": "T",
+            "k": 3,
+            "preprocessing": "unit",
+            "shard_size": 16,
+            "batch_size": 8,
+        }
+        return RunConfig(**defaults | options)
+
+    return make

@@ -1,0 +1,207 @@
+"""What tests of whole runs share: a run of the flow in this process or in one of its own, and what it left.
+
+Belongs here: starting runs and reading back. No expectation.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.config import RunConfig
+from clusterpaths.models.session import Outputs, TapSession
+from clusterpaths.publish import read_set
+
+PROJECT = Path(__file__).resolve().parent.parent
+SAMPLE_MODEL = PROJECT / "ONNX_models" / "SampleFaces_CNN.onnx"
+DOCUMENTS = ("centroids.json", "paths.json", "centroids.npz", "paths.parquet")
+SHAPES = {"conv1": (16, 64, 64), "conv2": (32, 32, 32), "conv3": (64, 16, 16), "fc1": (128,), "fc2": (64,)}
+BLANK = 1  # the instrument stage runs one grey image through the model, in every run
+
+
+@dataclass
+class Run:
+    """A finished run in this process."""
+
+    state: Any
+    path: Path | None = None
+    batches: int = 0  # how often the model was run on images
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def flow_run_id(self) -> Any:
+        return self.state.state_details.flow_run_id
+
+    def task_runs(self) -> list[Any]:
+        """As the server has them, once it has taken in the last of their events."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+        deadline = time.monotonic() + 20
+        with get_client(sync_client=True) as client:
+            while True:
+                runs = client.read_task_runs(
+                    flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[self.flow_run_id])), limit=200
+                )
+                if (runs and all(run.state and run.state.is_final() for run in runs)) or time.monotonic() > deadline:
+                    return runs
+                time.sleep(0.2)
+
+
+def run_celeba(**options: Any) -> Run:
+    """Run the flow in this process; never raises for a run that fails, its state says so."""
+    from flows.celeba import celeba
+
+    run = Run(state=None)
+
+    def counted(session: TapSession, images: NDArray[np.float32]) -> Outputs:
+        run.batches += 1
+        return original(session, images)
+
+    original = TapSession._run
+    with pytest.MonkeyPatch.context() as patch, listening(run.log):
+        patch.setattr(TapSession, "_run", counted)
+        run.state = celeba(RunConfig(**options), return_state=True)
+    run.batches -= BLANK
+    if run.state.is_completed():
+        run.path = run.state.result()
+    return run
+
+
+@contextmanager
+def listening(lines: list[str]) -> Iterator[None]:
+    """Collect what flow and task runs log."""
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(f"{record.levelname} {record.getMessage()}")
+
+    handler = Collect()
+    loggers = [logging.getLogger(name) for name in ("prefect.flow_runs", "prefect.task_runs")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+
+
+def succeed(**options: Any) -> Run:
+    """As `run_celeba`, for a run that is expected to leave a set."""
+    run = run_celeba(**options)
+    assert run.state.is_completed(), run.state.message
+    return run
+
+
+def published(run: Run) -> Any:
+    """The set's record."""
+    assert run.path is not None
+    return read_set(run.path.parent, run.path.name).record
+
+
+def paths_of(folder: Path) -> dict[str, list[int]]:
+    result: dict[str, list[int]] = json.loads((folder / "paths.json").read_text())
+    return result
+
+
+def assert_same_documents(one: Path, other: Path) -> None:
+    """Byte for byte."""
+    differing = [name for name in DOCUMENTS if (one / name).read_bytes() != (other / name).read_bytes()]
+    assert differing == []
+
+
+def assert_contract(folder: Path, examples: int, layers: dict[str, int], k: int) -> None:
+    """centroids.json, paths.json and metadata.json in the shapes that dashboards read; layers: name -> width."""
+    centroids = json.loads((folder / "centroids.json").read_text())
+    assert {layer: np.shape(rows) for layer, rows in centroids.items()} == {n: (k, w) for n, w in layers.items()}
+    paths = paths_of(folder)
+    assert len(paths) == examples
+    assert all(len(path) == len(layers) and 0 <= min(path) and max(path) < k for path in paths.values())
+    assert all(type(cluster) is int for path in paths.values() for cluster in path)
+    metadata = json.loads((folder.parent / "metadata.json").read_text())
+    assert metadata["num_examples"] == examples
+    assert metadata["layers"] == list(centroids) == list(layers)
+    assert metadata["k"] == k
+
+
+def rows_of(cache: Path, layer: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Ids (n,) ascending and activations (n, width) as they lie there, read without the library's reader."""
+    manifest = read_manifest(cache)
+    assert manifest is not None
+    shards = [shard for shard in manifest.shards if shard.rows is not None]
+    ids = np.concatenate([shard.row_ids() for shard in shards])
+    if manifest.format == "npy":
+        rows = np.stack([np.load(cache / layer / f"{i}.npy").ravel() for i in ids])
+    else:
+        import zarr
+
+        array = zarr.open_array(cache / layer, mode="r")
+        rows = np.concatenate([np.asarray(array[s.start : s.start + s.rows]).reshape(s.rows, -1) for s in shards])
+    order = np.argsort(ids)
+    return ids[order], rows[order]
+
+
+def nearest(rows: NDArray[Any], centroids: NDArray[Any]) -> NDArray[np.int64]:
+    """(n,) index of the nearest centroid in Euclidean distance, in float64, in pieces."""
+    exact = np.asarray(centroids, np.float64)
+    lengths = (exact**2).sum(axis=1)
+    pieces = [lengths - 2 * rows[a : a + 100].astype(np.float64) @ exact.T for a in range(0, len(rows), 100)]
+    return np.concatenate(pieces).argmin(axis=1)
+
+
+def hard_link_images(source: Path, target: Path, names: list[str]) -> None:
+    """A data folder of these images of another one."""
+    folder = target / "img_align_celeba"
+    folder.mkdir(parents=True)
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+
+
+def shell_environment(**more: str) -> dict[str, str]:
+    """For a run in a process of its own that reports to this session's server: it starts in half the time."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    assert url, "use the fixture prefect_server"
+    return os.environ | {"PREFECT_API_URL": url, "PYTHONUNBUFFERED": "1"} | more
+
+
+def start_celeba(*options: str, output: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start the flow in a process group of its own, what it says goes to `output`."""
+    command = [sys.executable, str(PROJECT / "flows" / "celeba.py"), *options]
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=output.parent, start_new_session=True
+        )
+
+
+def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], output: Path) -> None:
+    """SIGKILL the whole group as soon as `ready` holds; fails if the run ends before."""
+    wait_until(process, ready, output)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+
+
+def wait_until(process: subprocess.Popen[bytes], ready: Callable[[], bool], output: Path) -> None:
+    deadline = time.monotonic() + 90
+    while not ready():
+        assert process.poll() is None, f"the run ended too early:\n{output.read_text()}"
+        assert time.monotonic() < deadline, f"not ready in time:\n{output.read_text()}"
+        time.sleep(0.005)
