@@ -22,6 +22,7 @@ BATCH = 100
 
 
 def main(model: Path, images: Path, out: Path) -> None:
+    """Leave conv1/0.npy … and paths.json in `out`."""
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     files = sorted(images.glob("*.jpg"))
     for layer in LAYERS:

@@ -77,7 +77,9 @@ def measure(shared: Path, work: Path, sizes: tuple[int, int], repeats: int, memo
     }
     return {
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {cpu_name()}",
-        "versions": {name: version(name) for name in ("prefect", "onnxruntime", "numpy", "scikit-learn", "zarr", "pillow")},
+        "versions": {
+            name: version(name) for name in ("prefect", "onnxruntime", "numpy", "scikit-learn", "zarr", "pillow")
+        },
         "python": platform.python_version(),
         "seconds": seconds,
         "ms_per_image": per_image,
@@ -97,15 +99,18 @@ def repeat_images(images: Path, work: Path, count: int) -> Path:
 
 
 def baseline(model: Path, data: Path, out: Path) -> list[str]:
+    """The command of the plain way."""
     return [sys.executable, str(HERE / "baseline.py"), str(model), str(data / "celeba" / "img_align_celeba"), str(out)]
 
 
 def flow_npy(model: Path, data: Path, out: Path) -> list[str]:
+    """The command of our flow, one .npy an image."""
     options = {"--model": model, "--data-root": data, "--cache-root": out, "--cache-format": "npy"}
     return [sys.executable, str(FLOW), *(str(word) for pair in options.items() for word in pair)]
 
 
 def flow_zarr(model: Path, data: Path, out: Path) -> list[str]:
+    """The command of our flow, zarr."""
     return [*flow_npy(model, data, out)[:-1], "zarr"]
 
 
@@ -126,6 +131,7 @@ def run(command: list[str], work: Path) -> tuple[float, float]:
 
 
 def cpu_name() -> str:
+    """As Linux tells it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
@@ -133,7 +139,11 @@ def cpu_name() -> str:
 def table(result: dict[str, object]) -> str:
     """The result as Markdown."""
     per_image, seconds, memory = result["ms_per_image"], result["seconds"], result["peak_mb"]
-    lines = [f"{result['machine']}; Python {result['python']}", "", "| | ms an image | of the baseline | seconds | peak MB |"]
+    lines = [
+        f"{result['machine']}; Python {result['python']}",
+        "",
+        "| | ms an image | of the baseline | seconds | peak MB |",
+    ]
     lines.append("|---|---|---|---|---|")
     for way in per_image:
         times = ", ".join(f"{count:,}: {statistics.median(values):.1f}" for count, values in seconds[way].items())

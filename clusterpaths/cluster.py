@@ -17,7 +17,7 @@ from clusterpaths.atomic import partial_sibling
 from clusterpaths.cache.examples import read_examples, write_table
 from clusterpaths.cache.manifest import parse_ids
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.errors import CacheError
+from clusterpaths.errors import CacheError, DamagedShardError
 from clusterpaths.kmeans import Clustering, cluster_rows
 from clusterpaths.plan import ExtractionRecord
 from clusterpaths.question import Question
@@ -50,7 +50,14 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
     found = clustering is not None
     if clustering is None:
         rows = LayerRows(directory, layer, ids)
-        clustering = cluster_rows(rows, question.k_per_layer[layer], question.distance, question.seed)
+        try:
+            clustering = cluster_rows(rows, question.k_per_layer[layer], question.distance, question.seed)
+        except DamagedShardError:
+            raise
+        except Exception:
+            for _ in rows.blocks():  # NaN in damaged bytes is met before their checksum is; then this says so
+                pass
+            raise
         _write_clustering(path, clustering)
     return ClusteringRecord(
         layer=layer,

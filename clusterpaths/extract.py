@@ -6,6 +6,7 @@ Belongs here: one shard, from decoding to its record. Which shards there are is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections import deque
@@ -70,18 +71,19 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
     shard = next(shard for shard in manifest.shards if shard.index == index)
     table = _examples_of(job.dataset, shard)
     dtypes = {layer: manifest.layers[layer].dtype for layer in manifest.layers}
-    session = _session(job.model, dtypes)
     rows = _RowWriter(open_store(directory, manifest.format, manifest.layers), manifest, shard, table)
-    for batch in _decode_ahead(open_dataset(job.dataset), table, job):
-        rows.fail(batch.failed)
-        if len(rows.failures) > job.max_failed:
-            raise ExtractionError(too_many_failures(len(rows.failures), job.max_failed, list(rows.failures.values())))
-        if len(batch.positions):
-            outputs = session.run(batch.images)
-            _check_finite(outputs, batch, table, job.model)
-            rows.add(batch.positions, outputs)
-        if progress:
-            progress(len(batch.positions) + len(batch.failed))
+    with _sessions.borrow(job.model, dtypes) as session:
+        for batch in _decode_ahead(open_dataset(job.dataset), table, job):
+            rows.fail(batch.failed)
+            if len(rows.failures) > job.max_failed:
+                failures = list(rows.failures.values())
+                raise ExtractionError(too_many_failures(len(failures), job.max_failed, failures))
+            if len(batch.positions):
+                outputs = session.run(batch.images)
+                _check_finite(outputs, batch, table, job.model)
+                rows.add(batch.positions, outputs)
+            if progress:
+                progress(len(batch.positions) + len(batch.failed))
     record = rows.finish()
     write_table(part_path(directory, index), rows.part())
     update_shards(directory, record)
@@ -108,16 +110,36 @@ def _examples_of(spec: DatasetSpec, shard: ShardRecord) -> ExampleTable:
     return table.take(positions)
 
 
-_local = threading.local()
+class _Sessions:
+    """Sessions that no shard uses at the moment: making one costs more than a small shard does."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[object, TapSession]] = []
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def borrow(self, model: ModelRecord, dtypes: dict[str, CacheDtype]) -> Iterator[TapSession]:
+        key = (model.sha256, model.layers, model.size, tuple(sorted(dtypes.items())))
+        with self._lock:
+            fitting = next((entry for entry in self._idle if entry[0] == key), None)
+            if fitting:
+                self._idle.remove(fitting)
+        session = fitting[1] if fitting else TapSession(model, dtypes)
+        yield session
+        with self._lock:
+            self._idle.append((key, session))
+
+    def clear(self) -> None:
+        with self._lock:
+            self._idle.clear()
 
 
-def _session(model: ModelRecord, dtypes: dict[str, CacheDtype]) -> TapSession:
-    """One session a worker thread, kept from shard to shard."""
-    key = (model.sha256, model.layers, tuple(sorted(dtypes.items())))
-    if getattr(_local, "key", None) != key:
-        _local.session, _local.key = TapSession(model, dtypes), key
-    session: TapSession = _local.session
-    return session
+_sessions = _Sessions()
+
+
+def release_sessions() -> None:
+    """Give the memory of idle sessions back; for the end of an extraction."""
+    _sessions.clear()
 
 
 def _decode_ahead(dataset: Dataset, table: ExampleTable, job: ExtractionJob) -> Iterator[_Batch]:

@@ -188,12 +188,32 @@ def assign(
 ) -> tuple[float, int]:
     """Fill `labels` and `distances` (both (n,), in place) with each row's nearest centroid; inertia and zero rows."""
     inertia, zero_rows = 0.0, 0
+    first = first_alike(centroids)
     for where, block in rows.blocks():
-        labels[where], squared, zeros = nearest(block, centroids, distance)
+        own, squared, zeros = nearest(block, centroids, distance)
+        labels[where] = first[own]
         inertia += float(squared.sum(dtype=np.float64))
         distances[where] = squared / 2 if distance == "cosine" else np.sqrt(squared)  # |u - c|^2 = 2 (1 - cos)
         zero_rows += zeros
     return inertia, zero_rows
+
+
+def first_alike(centroids: NDArray[np.float32]) -> NDArray[np.int16]:
+    """(k,) for each centroid the first one that is the same but for rounding: itself, where none is.
+
+    Of equal centroids, rounding would choose: equal rows would get different labels.
+    """
+    lengths = np.einsum("ij,ij->i", centroids, centroids)
+    longer = np.maximum.outer(lengths, lengths)
+    near = np.add.outer(lengths, lengths) - 2 * (centroids @ centroids.T) <= 1e-4 * longer  # a quick first look
+    first = np.arange(len(centroids), dtype=np.int16)
+    for j in range(1, len(centroids)):
+        for i in np.flatnonzero(near[j, :j]):
+            gap = centroids[i] - centroids[j]
+            if gap @ gap <= 1e-10 * longer[i, j]:
+                first[j] = first[i]
+                break
+    return first
 
 
 def nearest(

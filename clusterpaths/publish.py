@@ -27,7 +27,7 @@ from clusterpaths.cluster import CLUSTERINGS, ClusteringRecord, read_clustering
 from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.errors import CacheError
 from clusterpaths.extract import ExtractionJob
-from clusterpaths.metrics import weighted_path_purity
+from clusterpaths.metrics import count_paths, weighted_purity
 from clusterpaths.plan import ExtractionRecord
 from clusterpaths.question import Question
 from clusterpaths.records import ModelIdentity, ModelRecord, Record, SetRecord, StageTime
@@ -98,6 +98,7 @@ def publish_set(
     table = np.column_stack([paths[layer].to_numpy() for layer in layers])  # (n, layers)
     sets = list_sets(directory)
     examples = read_table(job.dataset)
+    path_of = count_paths(table).of_example
     record = SetRecord(
         set=f"set_{int(sets[-1][4:]) + 1 if sets else 1:02d}",
         fingerprint=question.fingerprint(),
@@ -114,8 +115,8 @@ def publish_set(
         class_names=_class_names(job.model, examples),
         attributes=tuple(examples.attributes),
         clusters={record.layer: record.summary for record in clusterings},
-        purity_labels=weighted_path_purity(table, paths["label"].to_numpy()),
-        purity_predictions=weighted_path_purity(table, paths["prediction"].to_numpy()),
+        purity_labels=weighted_purity(path_of, paths["label"].to_numpy()),
+        purity_predictions=weighted_purity(path_of, paths["prediction"].to_numpy()),
         stages=stages,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

@@ -44,7 +44,8 @@ def celeba(config: RunConfig) -> Path | None:
             report = stages.write_report(published)
 
     artifacts.show_stages(clock.stages)
-    artifacts.show_set(published, str(report))
+    artifacts.show_set(published, report)
+    log.info("%s Report: %s", artifacts.in_one_sentence(published), report)
     return published.path
 
 

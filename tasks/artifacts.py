@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from clusterpaths.metrics import PathCounts, count_paths
 from clusterpaths.publish import PublishedSet
 from clusterpaths.records import StageTime
 
@@ -18,12 +21,12 @@ def show_stages(stages: tuple[StageTime, ...]) -> None:
     create_table_artifact(rows, key="stage-times", description="How long each stage took")
 
 
-def show_set(published: PublishedSet, report: str) -> None:
+def show_set(published: PublishedSet, report: Path) -> None:
     """Markdown artifact: sizes of clusters, the most frequent paths, purity, times."""
     create_markdown_artifact(set_as_markdown(published, report), key="cluster-paths", description=published.record.set)
 
 
-def set_as_markdown(published: PublishedSet, report: str) -> str:
+def set_as_markdown(published: PublishedSet, report: Path) -> str:
     """The page on a set."""
     record = published.record
     lines = [
@@ -54,29 +57,38 @@ def set_as_markdown(published: PublishedSet, report: str) -> str:
     return "\n".join(lines)
 
 
+def _count_paths(published: PublishedSet) -> PathCounts:
+    layers = list(published.record.layers)
+    table = pq.read_table(published.path / "paths.parquet", columns=layers)
+    return count_paths(np.column_stack([table[layer].to_numpy() for layer in layers]))
+
+
 def _frequent_paths(published: PublishedSet) -> list[str]:
     record = published.record
-    table = pq.read_table(published.path / "paths.parquet", columns=list(record.layers))
-    paths, counts = np.unique(
-        np.column_stack([table[layer].to_numpy() for layer in record.layers]), axis=0, return_counts=True
-    )
-    order = np.argsort(-counts, kind="stable")[:TOP_PATHS]
+    found = _count_paths(published)
+    top = list(zip(found.paths.tolist(), found.counts.tolist(), strict=True))[:TOP_PATHS]
     lines = [
-        f"## The {len(order)} most frequent of {len(counts):,} paths",
+        f"## The {len(top)} most frequent of {len(found.counts):,} paths",
         f"| path ({' → '.join(record.layers)}) | examples | share |",
         "|---|---|---|",
     ]
-    lines += [
-        f"| {' → '.join(map(str, paths[i]))} | {counts[i]:,} | {counts[i] / record.num_examples:.1%} |" for i in order
-    ]
+    lines += [f"| {' → '.join(map(str, path))} | {n:,} | {n / record.num_examples:.1%} |" for path, n in top]
     return lines
 
 
 def _purity(published: PublishedSet) -> list[str]:
     record = published.record
-    known = [("labels", record.purity_labels), ("predictions", record.purity_predictions)]
+    known = {"labels": record.purity_labels, "the model's predictions": record.purity_predictions}
     return [
-        f"Weighted path purity with {name}: {value:.3f} (the share of examples in the majority class of their path)."
-        for name, value in known
+        f"Weighted path purity with {name}: {value:.3f} (share of examples in the majority class of their path)."
+        for name, value in known.items()
         if value is not None
     ]
+
+
+def in_one_sentence(published: PublishedSet) -> str:
+    """What a terminal shows last."""
+    record = published.record
+    paths = _count_paths(published).counts
+    purity = "" if record.purity_labels is None else f"; path purity with labels {record.purity_labels:.2f}"
+    return f"{record.set}: {record.num_examples:,} examples on {len(paths):,} paths of {len(record.layers)} layers{purity}."

@@ -16,8 +16,8 @@ from prefect.futures import PrefectFuture, as_completed, wait
 from clusterpaths.cache.manifest import parse_ids
 from clusterpaths.cluster import ClusteringRecord
 from clusterpaths.errors import CacheError
-from clusterpaths.extract import ExtractionJob
-from clusterpaths.plan import ExtractionPlan, ExtractionRecord, finish_extraction, widen_layers
+from clusterpaths.extract import ExtractionJob, release_sessions
+from clusterpaths.plan import ExtractionPlan, ExtractionRecord, finish_extraction, forget_shard, widen_layers
 from clusterpaths.question import Question
 from tasks.progress import tracking
 from tasks.stages import cluster_layer, extract_shard
@@ -59,6 +59,8 @@ def cluster(
                 "Expected the disk to give back what was written. Check it, or use another --cache-root."
             )
         made_again |= damaged
+        for shard in sorted(damaged):  # only now: other layers were reading by the same books
+            forget_shard(Path(job.directory), shard)
         _extract_shards(job, tuple(sorted(damaged)), workers)
     return [records[layer] for layer in question.layers]
 
@@ -73,10 +75,10 @@ def _extract_shards(job: ExtractionJob, shards: tuple[int, ...], workers: int) -
         for number, index in enumerate(shards, start=1)
     ]
     with tracking(job, shards):
-        for wider in _bounded(calls, workers):
-            if wider:
-                return wider
-    return []
+        try:
+            return next((wider for wider in _bounded(calls, workers) if wider), [])
+        finally:
+            release_sessions()
 
 
 def _bounded(calls: list[Callable[[], PrefectFuture[Result]]], workers: int) -> Iterator[Result]:

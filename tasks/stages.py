@@ -121,13 +121,12 @@ def extract_shard(job: extract.ExtractionJob, index: int, number: int, total: in
 
 @task(**_on_machine("cluster", "cluster {layer}"))
 def cluster_layer(extraction: plan.ExtractionRecord, question: Question, layer: str) -> cluster.ClusteringRecord | int:
-    """Cluster one layer; returns the index of a shard instead where its bytes turn out damaged (it is forgotten)."""
+    """Cluster one layer; returns the index of a shard instead where its bytes turn out damaged."""
     log = get_run_logger()
     try:
         record = cluster.cluster_layer(extraction, question, layer)
     except DamagedShardError as damage:
         log.warning(str(damage))
-        plan.forget_shard(Path(extraction.directory), damage.shard)
         return damage.shard
     log.info("%s: %s examples a cluster, inertia %.6g", layer, list(record.summary.sizes), record.summary.inertia)
     if record.summary.note:

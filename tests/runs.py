@@ -32,7 +32,6 @@ PROJECT = Path(__file__).resolve().parent.parent
 SAMPLE_MODEL = PROJECT / "ONNX_models" / "SampleFaces_CNN.onnx"
 DOCUMENTS = ("centroids.json", "paths.json", "centroids.npz", "paths.parquet")
 SHAPES = {"conv1": (16, 64, 64), "conv2": (32, 32, 32), "conv3": (64, 16, 16), "fc1": (128,), "fc2": (64,)}
-BLANK = 1  # the instrument stage runs one grey image through the model, in every run
 
 
 @dataclass
@@ -71,14 +70,13 @@ def run_celeba(**options: Any) -> Run:
     run = Run(state=None)
 
     def counted(session: TapSession, images: NDArray[np.float32]) -> Outputs:
-        run.batches += 1
+        run.batches += not (images == 0.5).all()  # a blank image shows that the model runs; it is none of the data
         return original(session, images)
 
     original = TapSession._run
     with pytest.MonkeyPatch.context() as patch, listening(run.log):
         patch.setattr(TapSession, "_run", counted)
         run.state = celeba(RunConfig(**options), return_state=True)
-    run.batches -= BLANK
     if run.state.is_completed():
         run.path = run.state.result()
     return run
@@ -133,7 +131,7 @@ def assert_contract(folder: Path, examples: int, layers: dict[str, int], k: int)
     assert {layer: np.shape(rows) for layer, rows in centroids.items()} == {n: (k, w) for n, w in layers.items()}
     paths = paths_of(folder)
     assert len(paths) == examples
-    assert all(len(path) == len(layers) and 0 <= min(path) and max(path) < k for path in paths.values())
+    assert all(len(path) == len(layers) and min(path) >= 0 and max(path) < k for path in paths.values())
     assert all(type(cluster) is int for path in paths.values() for cluster in path)
     metadata = json.loads((folder.parent / "metadata.json").read_text())
     assert metadata["num_examples"] == examples

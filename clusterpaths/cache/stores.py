@@ -61,7 +61,7 @@ def size_on_disk(cache_format: CacheFormat, layers: Mapping[str, LayerRecord], e
         blocks = [-(-(size + _NPY_HEADER) // _BLOCK) * _BLOCK for size in each]
         return examples * len(each), examples * sum(blocks)
     chunks = -(-examples // CHUNK_ROWS)
-    return (chunks + 1) * len(each), int(examples * sum(each) * ZARR_RATIO)
+    return (chunks + 1) * len(each) if chunks else 0, int(examples * sum(each) * ZARR_RATIO)
 
 
 class _Store:
@@ -160,8 +160,8 @@ class ZarrStore(_Store):
                     chunks=(CHUNK_ROWS, *record.shape),
                     dtype=record.dtype,
                     compressors=BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"),
-                    fill_value=0,
-                    config={"write_empty_chunks": True},  # a chunk of zeros is data (a dead layer), not a missing file
+                    # Codecs leave a chunk of nothing but the fill value unwritten; zeros are data (a dead layer).
+                    fill_value=float("nan"),
                 )
         self._arrays.clear()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from clusterpaths import roots
 from clusterpaths.config import SAMPLE_NAME, SAMPLE_SEED, RunConfig
+from clusterpaths.datasets import look_anew
 from clusterpaths.datasets.celeba import celeba_present
 from clusterpaths.datasets.download import download_celeba
 from clusterpaths.datasets.faces import write_faces
@@ -19,6 +20,7 @@ def acquire(config: RunConfig, log: Callable[[str], None] = lambda _: None) -> D
         DownloadError: the network failed; trying again can help.
         DatasetError: what is there, or came, is not CelebA.
     """
+    look_anew()
     if config.sample:
         root = roots.data_root() / f"{SAMPLE_NAME}-{config.sample_size}"
         log(f"The embedded sample: {config.sample_size:,} drawn faces in {root}")

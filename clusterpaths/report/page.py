@@ -24,9 +24,10 @@ from PIL import Image
 
 from clusterpaths.atomic import atomic_write
 from clusterpaths.errors import CacheError, ConfigError
+from clusterpaths.metrics import count_paths
 from clusterpaths.records import SetRecord
 from clusterpaths.report import view
-from clusterpaths.report.tables import count_paths, nearest, overall_distance
+from clusterpaths.report.tables import nearest, overall_distance
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
 
 

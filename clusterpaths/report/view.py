@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterpaths import metrics
 from clusterpaths.records import SetRecord
 from clusterpaths.report import overview, tables
 from clusterpaths.report.thumbnails import Thumbnail
@@ -228,11 +229,11 @@ class _Builder:
                     ),
                 )
             )
-        agreement = tables.weighted_purity(own, self.rows.predictions)
+        agreement = metrics.weighted_purity(own, self.rows.predictions)
         return LayerSection(
             name=name,
             cards=tuple(cards),
-            agreement=agreement if agreement is not None else tables.weighted_purity(own, self.rows.labels),
+            agreement=agreement if agreement is not None else metrics.weighted_purity(own, self.rows.labels),
             inertia=summary.inertia if summary else float("nan"),
             iterations=summary.iterations if summary else 0,
             note=summary.note if summary else "",
@@ -242,7 +243,7 @@ class _Builder:
     def path(self, members: NDArray[np.integer], path: NDArray[np.int64], examples: NDArray[np.integer]) -> PathRow:
         majorities = []
         for source, classes in (("predictions", self.rows.predictions), ("labels", self.rows.labels)):
-            best = tables.largest_class(classes[members])
+            best = metrics.largest_class(classes[members])
             if best:
                 of = int((classes[members] >= 0).sum())
                 majorities.append(Majority(source, self.class_name(best[0]), best[1], of))
@@ -254,9 +255,9 @@ class _Builder:
             examples=tuple(self.example(row, "") for row in examples.tolist()),
         )
 
-    def purity(self, source: str, paths: tables.PathCounts, recorded: float | None) -> Purity | None:
+    def purity(self, source: str, paths: metrics.PathCounts, recorded: float | None) -> Purity | None:
         classes = self.rows.labels if source == "labels" else self.rows.predictions
-        value, largest = tables.weighted_purity(paths.of_example, classes), tables.largest_class(classes)
+        value, largest = metrics.weighted_purity(paths.of_example, classes), metrics.largest_class(classes)
         if value is None or largest is None:
             return None
         return Purity(
@@ -265,14 +266,14 @@ class _Builder:
             largest[1],
             self.class_name(largest[0]),
             int((classes >= 0).sum()),
-            tables.alone(paths.of_example, classes),
+            metrics.alone(paths.of_example, classes),
         )
 
 
 def build(
     record: SetRecord,
     rows: Columns,
-    paths: tables.PathCounts,
+    paths: metrics.PathCounts,
     by_cluster: Sequence[Sequence[NDArray[np.integer]]],
     by_path: Sequence[NDArray[np.integer]],
     files: Mapping[int, str],

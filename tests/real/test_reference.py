@@ -188,7 +188,7 @@ def test_the_unit_centroid_nearest_to_the_raw_activation_is_the_published_cluste
     assert default.path is not None
     ids, rows = rows_of(default.path.parent, layer)
     centroids = np.array(json.loads((default.path / "centroids.json").read_text())[layer])
-    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, rtol=1e-5)  # float32 sums
     assert ids.tolist() == columns["id"].to_pylist()
     assert (nearest(rows, centroids) != columns[layer].to_numpy()).sum() == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clusterpaths import metrics
 from clusterpaths.report import tables
 from clusterpaths.report.overview import HEIGHT, lay_out
 from clusterpaths.report.view import percent, seconds
@@ -13,26 +14,26 @@ PATHS = np.array([[0, 1], [1, 0], [0, 1], [0, 0], [1, 0], [0, 1]], dtype=np.int1
 
 
 def test_paths_come_most_frequent_first():
-    found = tables.count_paths(PATHS)
+    found = metrics.count_paths(PATHS)
     assert found.paths.tolist() == [[0, 1], [1, 0], [0, 0]]
     assert found.counts.tolist() == [3, 2, 1]
     assert found.of_example.tolist() == [0, 1, 0, 2, 1, 0]
 
 
 def test_equally_frequent_paths_come_in_ascending_order():
-    assert tables.count_paths(np.array([[2, 0], [0, 9], [0, 3]])).paths.tolist() == [[0, 3], [0, 9], [2, 0]]
+    assert metrics.count_paths(np.array([[2, 0], [0, 9], [0, 3]])).paths.tolist() == [[0, 3], [0, 9], [2, 0]]
 
 
 def test_forty_layers_of_thirty_clusters_do_not_overflow():
     clusters = np.random.default_rng(0).integers(0, 30, (50, 40))
     clusters[7] = clusters[3]
-    found = tables.count_paths(clusters)
+    found = metrics.count_paths(clusters)
     assert found.counts.tolist() == [2] + [1] * 48
     assert (found.paths[found.of_example] == clusters).all()
 
 
 def test_no_examples_have_no_paths():
-    assert tables.count_paths(np.empty((0, 3), dtype=np.int16)).paths.shape == (0, 3)
+    assert metrics.count_paths(np.empty((0, 3), dtype=np.int16)).paths.shape == (0, 3)
 
 
 def test_class_counts_leave_out_the_unknown():
@@ -55,15 +56,15 @@ def test_overall_distance_weighs_layers_alike():
 
 def test_weighted_purity_by_hand():
     groups, classes = np.array([0, 0, 0, 1, 1, 2]), np.array([4, 4, 1, 0, -1, -1])
-    assert tables.weighted_purity(groups, classes) == pytest.approx(3 / 4)  # (2 + 1) of 4 known
-    assert tables.weighted_purity(groups, np.full(6, -1)) is None
-    assert tables.alone(groups, classes) == 1
-    assert tables.alone(groups, np.full(6, -1)) == 0
+    assert metrics.weighted_purity(groups, classes) == pytest.approx(3 / 4)  # (2 + 1) of 4 known
+    assert metrics.weighted_purity(groups, np.full(6, -1)) is None
+    assert metrics.alone(groups, classes) == 1
+    assert metrics.alone(groups, np.full(6, -1)) == 0
 
 
 def test_largest_class_ignores_the_unknown_and_takes_the_lower_on_a_tie():
-    assert tables.largest_class(np.array([-1, -1, -1, 2, 0])) == (0, 0.5)
-    assert tables.largest_class(np.array([-1])) is None
+    assert metrics.largest_class(np.array([-1, -1, -1, 2, 0])) == (0, 0.5)
+    assert metrics.largest_class(np.array([-1])) is None
 
 
 def test_bars_fill_the_height_and_bands_end_at_blocks():

@@ -1,0 +1,34 @@
+"""The installed command: `clusterpaths celeba …` is `python flows/celeba.py …`, and so for every flow."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated
+
+import cyclopts
+
+COMMANDS = {
+    "celeba": "cluster paths of CelebA, or of the embedded sample with --sample",
+    "train": "train a small hair-colour classifier and write it as an ONNX file",
+}
+
+app = cyclopts.App(
+    name="clusterpaths", help="Which route each image takes through the layers of a model.", version_flags=[]
+)
+
+
+def _command(name: str, text: str) -> None:
+    # The flow's own parser reads the rest, --help included; its module is imported only then (Prefect takes a second).
+    def command(*rest: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]) -> None:
+        importlib.import_module(f"flows.{name}").main(list(rest))
+
+    app.command(command, name=name, help=text, help_flags=[], version_flags=[])
+
+
+for _name, _text in COMMANDS.items():
+    _command(_name, _text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the console command."""
+    app(argv)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clusterpaths.cache import rows as rows_module
+from clusterpaths.cache.examples import read_examples
+from clusterpaths.cache.manifest import require_manifest
+from clusterpaths.cache.rows import LayerRows, to_float32
+from clusterpaths.config import RunConfig
+from clusterpaths.errors import CacheError, DamagedShardError
+from tests.clusterpaths.conftest import LAYERS, NUMBERS, Extracted, run_extraction, write_celeba
+
+Configure = Callable[..., RunConfig]
+
+
+@pytest.fixture(params=["npy", "zarr"])
+def extracted(request: pytest.FixtureRequest, configure: Configure) -> Extracted:
+    return run_extraction(configure(cache_format=request.param, shard_size=7))
+
+
+def all_rows(extracted: Extracted, layer: str, ids: np.ndarray | None = None) -> np.ndarray:
+    rows = LayerRows(extracted.directory, layer, extracted.ids if ids is None else ids)
+    result = np.full((len(rows), rows.width), np.nan, np.float32)
+    for where, block in rows.blocks():
+        assert np.isnan(result[where]).all()
+        result[where] = block
+    return result
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_blocks_are_what_take_gives_and_what_was_written(
+    extracted: Extracted, layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = all_rows(extracted, layer)
+    monkeypatch.setattr(rows_module, "MAX_BLOCK_ROWS", 3)
+    np.testing.assert_array_equal(all_rows(extracted, layer), whole)
+    rows = LayerRows(extracted.directory, layer, extracted.ids)
+    assert [len(block) for _, block in rows.blocks()] == [3] * 13 + [1]
+    np.testing.assert_array_equal(rows.take(np.arange(40)), whole)
+    some = np.array([0, 6, 7, 8, 30, 39])
+    np.testing.assert_array_equal(rows.take(some), whole[some])
+    if (file := extracted.directory / layer / "3.npy").exists():
+        np.testing.assert_array_equal(np.load(file).ravel().astype(np.float32), whole[extracted.ids.tolist().index(3)])
+
+
+def test_blocks_may_be_changed_in_place_without_harm(extracted: Extracted) -> None:
+    before = all_rows(extracted, "conv1")
+    rows = LayerRows(extracted.directory, "conv1", extracted.ids)
+    for _, block in rows.blocks():
+        block *= 0
+    np.testing.assert_array_equal(all_rows(extracted, "conv1"), before)
+
+
+def test_some_ids_give_their_rows_and_no_checksum_alarm(extracted: Extracted) -> None:
+    whole = all_rows(extracted, "conv2")
+    np.testing.assert_array_equal(all_rows(extracted, "conv2", extracted.ids[5:23:3]), whole[5:23:3])
+
+
+def chunk_or_file(extracted: Extracted, layer: str, shard: int, example: int) -> Path:
+    file = extracted.directory / layer / f"{example}.npy"
+    return file if file.exists() else extracted.directory / layer / "c" / str(shard) / "0" / "0" / "0"
+
+
+@pytest.mark.parametrize("at", [-1.0, 0.0, 0.5])
+def test_flipped_byte_is_found_and_its_shard_named(extracted: Extracted, at: float) -> None:
+    example = int(extracted.ids[17])  # of shard 2: 14 … 20
+    path = chunk_or_file(extracted, "conv1", 2, example)
+    content = bytearray(path.read_bytes())
+    npy = path.suffix == ".npy"
+    place = 128 + int((len(content) - 129) * abs(at)) if npy else [4, len(content) // 2][at > 0]
+    content[place] ^= 0x55
+    path.write_bytes(content)
+    with pytest.raises(DamagedShardError, match="layer conv1 in shard 2 of .*The shard is made again") as caught:
+        all_rows(extracted, "conv1")
+    assert caught.value.shard == 2
+    assert len(all_rows(extracted, "fc1")) == 40
+
+
+@pytest.mark.parametrize("harm", ["gone", "short"])
+def test_lost_bytes_are_damage_and_not_a_crash(extracted: Extracted, harm: str) -> None:
+    path = chunk_or_file(extracted, "conv1", 2, int(extracted.ids[17]))
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DamagedShardError):
+        all_rows(extracted, "conv1")
+
+
+@pytest.mark.parametrize("cache_format", ["npy", "zarr"])
+def test_grown_cache_is_still_read_in_order_of_id(configure: Configure, tmp_path: Path, cache_format: str) -> None:
+    data = write_celeba(tmp_path / "faces", NUMBERS[::2])
+    run_extraction(configure(cache_format=cache_format, data_root=data))
+    write_celeba(data, NUMBERS)
+    grown = run_extraction(configure(cache_format=cache_format, data_root=data))
+    assert grown.ids.tolist() == [number - 1 for number in NUMBERS]
+    shards = read_examples(grown.directory, ["shard"])["shard"].to_pylist()
+    assert shards != sorted(shards)
+    fresh = run_extraction(configure(cache_format=cache_format, data_root=data, name="fresh"))
+    for layer in LAYERS:
+        np.testing.assert_allclose(all_rows(grown, layer), all_rows(fresh, layer), rtol=2e-3, atol=1e-3)
+
+
+def test_layer_that_the_cache_lacks_is_told(extracted: Extracted) -> None:
+    with pytest.raises(CacheError, match="has no layer 'fc9'"):
+        LayerRows(extracted.directory, "fc9", extracted.ids)
+
+
+def test_every_float16_becomes_exactly_its_float32() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)].reshape(-1, 16)  # subnormals and both zeros among them
+    np.testing.assert_array_equal(
+        to_float32(every).view(np.uint32), every.astype(np.float32).view(np.uint32), strict=True
+    )
+
+
+def test_float32_comes_back_as_it_is() -> None:
+    values = np.array([[1e-40, 3e38]], np.float32)
+    assert to_float32(values) is values
+
+
+def test_rows_of_float32_caches_are_not_rounded(configure: Configure) -> None:
+    wide = run_extraction(configure(cache_dtype="float32", name="wide"))
+    narrow = run_extraction(configure(name="narrow"))
+    for layer in LAYERS:
+        exact = all_rows(wide, layer)
+        assert not np.array_equal(exact, all_rows(narrow, layer))
+        np.testing.assert_array_equal(exact.astype(np.float16), all_rows(narrow, layer))
+    assert {layer.dtype for layer in require_manifest(wide.directory).layers.values()} == {"float32"}
