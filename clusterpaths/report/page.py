@@ -84,6 +84,7 @@ def write_report(
     html = _template().render(
         page=content,
         record=record,
+        name=set_dir.resolve().parent.name,
         thumbnails=list(thumbnails.values()),
         ratio=f"{usual_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file

@@ -1,0 +1,55 @@
+"""Write the options of the flows into README.md, between its markers: `python docs/update_readme.py`.
+
+A test fails while README.md and the options differ.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from clusterpaths.config import RunConfig
+from clusterpaths.train import TrainConfig
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+TABLES: dict[str, type[BaseModel]] = {"celeba": RunConfig, "train": TrainConfig}
+
+
+def options(model: type[BaseModel]) -> str:
+    """A Markdown table with a row for each field."""
+    lines = ["| option | default | what it is |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        lines.append(f"| `--{name.replace('_', '-')}`{_choices(field)} | {_default(field)} | {field.description} |")
+    return "\n".join(lines)
+
+
+def _choices(field: FieldInfo) -> str:
+    for annotation in (field.annotation, *get_args(field.annotation)):
+        if get_origin(annotation) is Literal:
+            return " " + " \\| ".join(map(str, get_args(annotation)))
+    return ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None or field.default is None:
+        return ""
+    return "off" if field.default is False else str(field.default)
+
+
+def updated(text: str) -> str:
+    """README.md's text with the tables as the code says."""
+    for name, model in TABLES.items():
+        start, end = f"<!-- options of {name} -->\n", f"\n<!-- end of options of {name} -->"
+        before, found, rest = text.partition(start)
+        _, also_found, after = rest.partition(end)
+        if not (found and also_found):
+            raise SystemExit(f"error: README.md has no markers for the options of {name}")
+        text = before + start + options(model) + end + after
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(updated(README.read_text()))
