@@ -22,7 +22,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn "no space left" and "permission denied" under `path` into one paragraph.
 
     Raises:
-        DiskError: for ENOSPC, EDQUOT, EACCES, EPERM and EROFS; other OSErrors pass unchanged.
+        DiskError: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, and a file where a folder is needed; other OSErrors pass unchanged.
     """
     try:
         yield
@@ -33,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "Free some room (or use --cache-format zarr, a quarter of the bytes, or another --cache-root) "
                 "and run the same command again; it goes on where it stopped."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DiskError(
                 f"{path} cannot be written ({error.strerror}). Expected a folder that this user may write to. "
                 "Change its permissions, or name another folder with --cache-root."

@@ -11,6 +11,7 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -142,7 +143,8 @@ def seed_centroids(
     weights = np.bincount(labels, minlength=found).astype(np.float64)
     centroids = sums / weights[:, None].astype(np.float32)
     repeated = np.arange(k) % found
-    return np.ascontiguousarray(centroids[repeated], np.float32), weights[repeated], distinct
+    weights = np.where(np.arange(k) < found, weights[repeated], 0)  # a duplicate stands for no row
+    return np.ascontiguousarray(centroids[repeated], np.float32), weights, distinct
 
 
 def count_distinct(sketches: NDArray[np.float32]) -> int:
@@ -260,7 +262,9 @@ def _directed(values: NDArray[np.float32], distance: Distance) -> NDArray[np.flo
 
 _lock = threading.Lock()
 _inside = 0
-_blas_limits: threadpool_limits | None = None
+_blas_limit = contextlib.ExitStack()
+# threadpoolctl >= 3.7 ignores, silently, every thread but the one that set BLAS's limit last: one thread does it all.
+_keeper = ThreadPoolExecutor(1, thread_name_prefix="blas-limit")
 
 
 @contextlib.contextmanager
@@ -271,10 +275,10 @@ def one_thread() -> Iterator[None]:
     limit belongs to a thread; BLAS's to the process, so it is lifted when the last of several threads leaves
     (threadpoolctl alone would lift it with the first).
     """
-    global _inside, _blas_limits
+    global _inside, _blas_limit
     with _lock:
         if _inside == 0:
-            _blas_limits = threadpool_limits(1, user_api="blas")
+            _blas_limit = _keeper.submit(_limit_blas).result()
         _inside += 1
     try:
         with threadpool_limits(1, user_api="openmp"):
@@ -282,5 +286,11 @@ def one_thread() -> Iterator[None]:
     finally:
         with _lock:
             _inside -= 1
-            if _inside == 0 and _blas_limits is not None:
-                _blas_limits.restore_original_limits()
+            if _inside == 0:
+                _keeper.submit(_blas_limit.close).result()
+
+
+def _limit_blas() -> contextlib.ExitStack:
+    limit = contextlib.ExitStack()
+    limit.enter_context(threadpool_limits(1, user_api="blas"))
+    return limit

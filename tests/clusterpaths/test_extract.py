@@ -156,7 +156,9 @@ def test_images_that_went_after_planning_are_told(configure: Configure, own_face
     begin_extraction(plan)
     image_of(own_faces, NUMBERS[-1]).unlink()
     make_plan(configure(data_root=own_faces, name="other"))  # looks anew
-    with pytest.raises(ExtractionError, match="Shard 2 was planned for images that are no longer in .*Run the flow again"):
+    with pytest.raises(
+        ExtractionError, match=r"Shard 2 was planned for images that are no longer in .*Run the flow again"
+    ):
         extract_shard(job, 2)
 
 
@@ -200,7 +202,9 @@ def test_values_that_are_not_finite_are_told_with_layer_and_example(
     configure: Configure, tmp_path: Path, dtype: str
 ) -> None:
     data = write_celeba(tmp_path / "faces", colour=lambda number: (255,) * 3 if number == 8 else (0, 0, 0))
-    config = configure(data_root=data, model=write_cnn(tmp_path / "m.onnx", factor=3e38), cache_dtype=dtype, batch_size=4)
+    config = configure(
+        data_root=data, model=write_cnn(tmp_path / "m.onnx", factor=3e38), cache_dtype=dtype, batch_size=4
+    )
     _, plan, job = make_plan(config)
     begin_extraction(plan)
     with pytest.raises(ExtractionError, match=r"Layer conv2 .* not finite .* example 7 \(000008\.jpg\).*--layers"):

@@ -226,7 +226,9 @@ def test_changed_images_are_refused_by_name_and_nothing_is_changed(configure: Co
     before = contents(done.directory)
     for number in (5, 7):
         write_image(image_of(own_faces, number), 99, (80, 90))
-    with pytest.raises(CacheError, match=r"2 of 40 files .* first are 000005.jpg, 000007.jpg\. Use another --name .*--ref"):
+    with pytest.raises(
+        CacheError, match=r"2 of 40 files .* first are 000005.jpg, 000007.jpg\. Use another --name .*--ref"
+    ):
         make_plan(config)
     assert contents(done.directory) == before
     assert make_plan(configure(data_root=own_faces, refresh=True))[1].pending == (0, 1, 2)
@@ -358,7 +360,7 @@ def test_too_little_room_is_told_with_the_smaller_format_before_anything_is_writ
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda path: usage(0, 0, 491_519))
+    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: usage(0, 0, 491_519))
     config = configure()
     plan = make_plan(config)[1]
     assert plan.bytes == 491_520  # 40 examples, 3 layers, a block of 4096 each
@@ -390,7 +392,9 @@ def test_failures_above_the_share_of_the_whole_run_are_refused_at_the_end(
 ) -> None:
     for number in (1, 28, 58):  # one a shard
         image_of(own_faces, number).write_bytes(b"no image")
-    with pytest.raises(ExtractionError, match=r"3 images cannot be read, and at most 2 may fail: 000001.jpg \(.*--max-fail"):
+    with pytest.raises(
+        ExtractionError, match=r"3 images cannot be read, and at most 2 may fail: 000001.jpg \(.*--max-fail"
+    ):
         run_extraction(configure(data_root=own_faces, max_failures=0.05))
     done = run_extraction(configure(data_root=own_faces, max_failures=0.075))  # 3 of 40 are not above 7.5%
     assert len(done.record.failed) == 3
@@ -426,7 +430,14 @@ def test_attributes_that_came_later_are_no_obstacle(configure: Configure, own_fa
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (75 * 10**9, "75.0 GB"), (10**16, "10000.0 TB")],
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (1_234_567, "1.2 MB"),
+        (75 * 10**9, "75.0 GB"),
+        (10**16, "10000.0 TB"),
+    ],
 )
 def test_bytes_read_well(count: int, text: str) -> None:
     assert human_bytes(count) == text

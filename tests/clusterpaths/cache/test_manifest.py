@@ -42,7 +42,8 @@ def identity(**changes: Any) -> dict[str, Any]:
 
 def manifest_of(shards: int) -> Manifest:
     return Manifest(
-        **identity(), shards=tuple(ShardRecord(index=i, ids=f"{4 * i}-{4 * i + 3}", start=64 * i) for i in range(shards))
+        **identity(),
+        shards=tuple(ShardRecord(index=i, ids=f"{4 * i}-{4 * i + 3}", start=64 * i) for i in range(shards)),
     )
 
 
@@ -78,11 +79,19 @@ def test_rows_of_a_shard_are_its_planned_ids_without_the_failed() -> None:
 
 
 DIFFERENT = [
-    ({"model": ModelIdentity(file="b.onnx", sha256="b" * 64)}, [r"model: stored a.onnx \(sha256 a{12}\), required b.onnx"]),
+    (
+        {"model": ModelIdentity(file="b.onnx", sha256="b" * 64)},
+        [r"model: stored a.onnx \(sha256 a{12}\), required b.onnx"],
+    ),
     ({"dataset": "faces"}, ["data set: stored celeba, required faces"]),
     (
         {"preprocessing": Preprocessing(name="x", size=(8, 16), mean=(1, 0, 0), std=(1, 1, 2), scale=1)},
-        [r"size: stored \(16, 16\), required \(8, 16\)", "preprocessing mean", "preprocessing std", "preprocessing scale"],
+        [
+            r"size: stored \(16, 16\), required \(8, 16\)",
+            "preprocessing mean",
+            "preprocessing std",
+            "preprocessing scale",
+        ],
     ),
     (
         {"layers": {"conv1": LayerRecord(tensor="r", shape=(4, 8, 8), dtype="float16")}},
@@ -100,7 +109,11 @@ DIFFERENT = [
 def refused(tmp_path: Path, changes: dict[str, Any], asked: bool = True) -> str:
     with pytest.raises(CacheError) as caught:
         require_same(
-            Manifest(**identity()), CacheIdentity(**identity(**changes)), tmp_path, format_asked=asked, dtype_asked=asked
+            Manifest(**identity()),
+            CacheIdentity(**identity(**changes)),
+            tmp_path,
+            format_asked=asked,
+            dtype_asked=asked,
         )
     return str(caught.value)
 
@@ -147,7 +160,7 @@ def test_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "<html>", '{"version": 1, "more": 2}'])
 def test_manifest_that_is_not_understood_says_what_to_do(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(CacheError, match="is not understood: .* Use another --name, or --refresh"):
+    with pytest.raises(CacheError, match=r"is not understood: .* Use another --name, or --refresh"):
         read_manifest(tmp_path)
 
 

@@ -74,7 +74,7 @@ def test_flipped_byte_is_found_and_its_shard_named(extracted: Extracted, at: flo
     place = 128 + int((len(content) - 129) * abs(at)) if npy else [4, len(content) // 2][at > 0]
     content[place] ^= 0x55
     path.write_bytes(content)
-    with pytest.raises(DamagedShardError, match="layer conv1 in shard 2 of .*The shard is made again") as caught:
+    with pytest.raises(DamagedShardError, match=r"layer conv1 in shard 2 of .*The shard is made again") as caught:
         all_rows(extracted, "conv1")
     assert caught.value.shard == 2
     assert len(all_rows(extracted, "fc1")) == 40

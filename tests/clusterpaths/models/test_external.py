@@ -58,7 +58,9 @@ def test_missing_weights_are_named_with_the_nearest_names(tmp_path: Path) -> Non
     path = write(tmp_path)
     (tmp_path / NAME).rename(tmp_path / "tiny_cnn.data")
     (tmp_path / "holiday.txt").write_text("")
-    with pytest.raises(ModelError, match=rf"keeps its weights in '{NAME}'.*does not exist\. The nearest names .*tiny_cnn\.data"):
+    with pytest.raises(
+        ModelError, match=rf"keeps its weights in '{NAME}'.*does not exist\. The nearest names .*tiny_cnn\.data"
+    ):
         check_model(path)
 
 
@@ -66,7 +68,9 @@ def test_weights_file_that_was_not_copied_whole_is_told_with_both_sizes(tmp_path
     path = write(tmp_path)
     whole = (tmp_path / NAME).read_bytes()
     (tmp_path / NAME).write_bytes(whole[:-1])
-    with pytest.raises(ModelError, match=rf"too short: it has {len(whole) - 1:,} bytes, the model needs {len(whole):,}"):
+    with pytest.raises(
+        ModelError, match=rf"too short: it has {len(whole) - 1:,} bytes, the model needs {len(whole):,}"
+    ):
         check_model(path)
 
 
