@@ -15,15 +15,13 @@ import pyarrow as pa
 
 from clusterpaths.atomic import partial_sibling
 from clusterpaths.cache.examples import read_examples, write_table
-from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.errors import CacheError, DamagedShardError
 from clusterpaths.kmeans import Clustering, cluster_rows
 from clusterpaths.plan import ExtractionRecord
 from clusterpaths.question import Question
 from clusterpaths.records import ClusterSummary, Record
-
-CLUSTERINGS = "clusterings"
 
 
 class ClusteringRecord(Record):

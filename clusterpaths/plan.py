@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clusterpaths.atomic import disk_errors
 from clusterpaths.cache.examples import EXAMPLES, PARTS, join_parts, part_path, read_examples
 from clusterpaths.cache.manifest import (
+    CLUSTERINGS,
     MANIFEST,
     CacheIdentity,
     LayerRecord,
@@ -142,11 +143,10 @@ def plan_extraction(
     if stored is None:
         manifest = Manifest(**dict(required))
         kept: list[ShardRecord] = []
-        again: set[int] = set()
         done = np.empty(0, np.int64)
     else:
         require_same(stored, required, directory, format_asked=format_asked, dtype_asked=dtype_asked)
-        kept, again, done = _keep(stored, directory, table)
+        kept, done = _keep(stored, directory, table)
         manifest = stored
     planned = np.concatenate([done, *(shard.planned_ids() for shard in kept if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
@@ -155,7 +155,7 @@ def plan_extraction(
     pending = tuple(
         shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
     )
-    to_do = sum(len(shard.planned_ids()) for shard in shards if shard.index in pending and shard.index not in again)
+    to_do = sum(len(shard.planned_ids()) for shard in shards if shard.index in pending)
     files, size = size_on_disk(manifest.format, manifest.layers, to_do)
     return ExtractionPlan(
         directory=str(directory),
@@ -172,24 +172,21 @@ def plan_extraction(
     )
 
 
-def _keep(
-    stored: Manifest, directory: Path, table: ExampleTable
-) -> tuple[list[ShardRecord], set[int], NDArray[np.int64]]:
-    """Of a stored cache: the shards to keep, which of these must be made again, and the ids that are done."""
+def _keep(stored: Manifest, directory: Path, table: ExampleTable) -> tuple[list[ShardRecord], NDArray[np.int64]]:
+    """Of a stored cache: the shards to keep (unmade where files of theirs are gone), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
     whole = open_store(directory, stored.format, stored.layers).whole(recorded)
     whole = {index for index in whole if part_path(directory, index).is_file()}
-    again = {shard.index for shard in recorded} - whole
     done = _check_unchanged(directory, sorted(whole), table)
     kept = []
     for shard in stored.shards:
-        if shard.index in again:
+        if shard.rows is not None and shard.index not in whole:
             shard = unmade(shard)
         # A shard that was planned and not made is kept as it is where this run wants all of it: a resumed run then
         # makes the very same batches as an uninterrupted one.
         if shard.rows is not None or np.isin(shard.planned_ids(), table.ids).all():
             kept.append(shard)
-    return kept, again, done
+    return kept, done
 
 
 def _check_unchanged(directory: Path, shards: list[int], table: ExampleTable) -> NDArray[np.int64]:
@@ -286,7 +283,8 @@ def remove_cache(directory: Path) -> None:
         stored = None
     (directory / MANIFEST).unlink(missing_ok=True)  # first: from here on nothing counts as recorded
     (directory / EXAMPLES).unlink(missing_ok=True)
-    shutil.rmtree(directory / PARTS, ignore_errors=True)
+    for made_of_them in (PARTS, CLUSTERINGS):
+        shutil.rmtree(directory / made_of_them, ignore_errors=True)
     if stored is not None:
         open_store(directory, stored.format, stored.layers).remove()
 
@@ -347,6 +345,8 @@ def finish_extraction(directory: Path, wanted: NDArray[np.int64], max_failed: in
     if len(failed) > max_failed:
         raise ExtractionError(too_many_failures(len(failed), max_failed, list(failed.values())))
     usable = wanted[np.isin(wanted, with_rows)]
+    if len(usable) == 0:
+        raise ExtractionError(too_many_failures(len(failed), len(failed) - 1, list(failed.values())))
     return ExtractionRecord(
         directory=str(directory),
         num_examples=len(usable),

@@ -23,7 +23,8 @@ from pydantic import ValidationError
 
 from clusterpaths.atomic import atomic_write_json, disk_errors
 from clusterpaths.cache.examples import PARTS
-from clusterpaths.cluster import CLUSTERINGS, ClusteringRecord, read_clustering
+from clusterpaths.cache.manifest import CLUSTERINGS
+from clusterpaths.cluster import ClusteringRecord, read_clustering
 from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.errors import CacheError
 from clusterpaths.extract import ExtractionJob

@@ -19,6 +19,7 @@ from clusterpaths.errors import CacheError
 from clusterpaths.records import CacheDtype, CacheFormat, ModelIdentity, Preprocessing, Record
 
 MANIFEST = "manifest.json"
+CLUSTERINGS = "clusterings"  # what is made of the activations on the way to a set
 
 
 class LayerRecord(Record):

@@ -167,6 +167,8 @@ class ZarrStore(_Store):
 
     def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:
         with disk_errors(self.directory / layer):
+            if len(ids) % CHUNK_ROWS:  # else zarr reads the chunk to fill it up, and a killed run may have left half of one
+                shutil.rmtree(self.directory / layer / "c" / str(row // CHUNK_ROWS), ignore_errors=True)
             self._array(layer)[row : row + len(ids)] = values
 
     def read(self, layer: str, ids: NDArray[np.int64], row: int) -> NDArray[Any]:
