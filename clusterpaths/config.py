@@ -102,6 +102,12 @@ class RunConfig(BaseModel):
     max_failures: float = Field(0.01, ge=0, le=1, description="share of unreadable images above which the run fails")
     wait: float = Field(3600, ge=0, description="seconds to wait for another run on the same results; 0: fail at once")
     refresh: bool = Field(False, description="throw the cached activations away and make everything again (sets stay)")
+    compare: bool = Field(
+        False, description="compare a new set with the one before, or with an earlier model's on the same images"
+    )
+    alert_below: float = Field(
+        0.8, ge=0, le=1, description="path agreement under which a comparison raises the event cluster-paths.diverged"
+    )
     plan: bool = Field(False, description="only say what the run would do, and what it would take on disk")
 
     @field_validator("k")

@@ -25,6 +25,7 @@ from clusterpaths.atomic import atomic_write_json, disk_errors
 from clusterpaths.cache.examples import PARTS
 from clusterpaths.cache.manifest import CLUSTERINGS
 from clusterpaths.cluster import ClusteringRecord, read_clustering
+from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.errors import CacheError
 from clusterpaths.extract import ExtractionJob
@@ -68,6 +69,28 @@ def read_set(directory: Path, name: str) -> PublishedSet:
         ) from error
 
 
+def newest_config(directory: Path) -> dict[str, Any]:
+    """How the newest set of a cache was asked for, as `RunConfig` takes it.
+
+    Raises:
+        CacheError: there is no set, or it does not say.
+    """
+    sets = list_sets(directory) if directory.is_dir() else []
+    if not sets:
+        known = sorted(path.name for path in directory.parent.glob("*/") if list_sets(path))
+        raise CacheError(
+            f"There is no set in {directory}. Expected results of an earlier run; names with results there: "
+            f"{', '.join(known) or 'none'}. Name one of them, or run flows/celeba.py first."
+        )
+    config = read_set(directory, sets[-1]).record.config
+    if not config:
+        raise CacheError(
+            f"{directory / sets[-1]} does not say how it was asked for (an older version made it). "
+            "Run flows/celeba.py once with the settings that you want; recluster then goes by that set."
+        )
+    return config
+
+
 def find_set(directory: Path, fingerprint: str) -> PublishedSet | None:
     """The newest set that answers this question; folders that are not ours are passed over."""
     for name in reversed(list_sets(directory)):
@@ -81,6 +104,7 @@ def find_set(directory: Path, fingerprint: str) -> PublishedSet | None:
 
 
 def publish_set(
+    config: RunConfig,
     job: ExtractionJob,
     extraction: ExtractionRecord,
     question: Question,
@@ -119,6 +143,7 @@ def publish_set(
         purity_labels=weighted_purity(path_of, paths["label"].to_numpy()),
         purity_predictions=weighted_purity(path_of, paths["prediction"].to_numpy()),
         stages=stages,
+        config=_to_repeat(config, job),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     centroids = {c.layer: _centroids(Path(c.path)) for c in clusterings}
@@ -140,6 +165,13 @@ def publish_set(
     published = PublishedSet(directory=str(directory), record=record)
     describe_newest(published)
     return published
+
+
+def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
+    """The options that were given, with the folders and the model as they were found: a later run takes them up."""
+    given = config.model_dump(mode="json", exclude_unset=True)
+    given |= {"model": job.model.path, "cache_root": str(Path(job.directory).parent), "name": Path(job.directory).name}
+    return given if config.sample else given | {"data_root": job.dataset.root}
 
 
 def _class_names(model: ModelRecord, examples: ExampleTable) -> tuple[str, ...]:

@@ -128,6 +128,7 @@ class SetRecord(Record):
     )
     purity_predictions: float | None = None
     stages: tuple[StageTime, ...] = ()
+    config: dict[str, Any] = Field(default_factory=dict, description="the options that were given, to repeat the run")
     created: str = Field(description="ISO time, UTC")
 
 

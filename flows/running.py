@@ -5,29 +5,42 @@ Belongs here: what every flow's `main` needs. Nothing of what a flow does.
 
 # No "from __future__ import annotations" here: `start` below is annotated with a class that only its caller knows.
 
+import datetime
+import json
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import cyclopts
 from prefect.events.worker import EventsWorker
+from prefect.runtime import flow_run
 from pydantic import BaseModel, ValidationError
 
+from clusterpaths.atomic import disk_errors
+from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
 
+LOG_FILE_VARIABLE = "CLUSTERPATHS_LOG_FILE"
 USER_ERROR = 2
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def run(flow: Callable[[Config], Any], model: type[Config], argv: list[str] | None = None) -> None:
-    """Parse the command line into `model`, run `flow` with it, and exit with 0, 2 (a user's mistake) or 1."""
+def run(flow: Callable[..., Any], model: type[Config], argv: list[str] | None = None, *, flat: bool = False) -> None:
+    """Parse the command line into `model`, run `flow` with it, and exit with 0, 2 (a user's mistake) or 1.
+
+    A flow takes the model as its one parameter `config`, or, where it is `flat`, the model's fields as its parameters.
+    """
     app = cyclopts.App(
         name=flow.__name__, help=flow.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
     )
 
     def start(*, config: Annotated[model, cyclopts.Parameter(name="*")] = None) -> None:  # type: ignore[valid-type, assignment]
-        _run(flow, config if config is not None else model())
+        given = config if config is not None else model()
+        _run(flow, {name: getattr(given, name) for name in model.model_fields} if flat else {"config": given})
 
     app.default(start)
     try:
@@ -36,10 +49,10 @@ def run(flow: Callable[[Config], Any], model: type[Config], argv: list[str] | No
         _fail(_option_message(error), USER_ERROR)
 
 
-def _run(flow: Callable[[Config], Any], config: Config) -> None:
-    speak_plainly()
+def _run(flow: Callable[..., Any], parameters: dict[str, Any]) -> None:
+    set_up_logging()
     try:
-        flow(config)
+        flow(**parameters)
     except ClusterPathsError as error:
         _settle()
         _fail(str(error), USER_ERROR)
@@ -57,10 +70,17 @@ def _option_message(error: cyclopts.CycloptsError) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, ValidationError):
         return "; ".join(
-            f"--{'-'.join(str(part) for part in entry['loc'][:1]).replace('_', '-')} {entry['msg']}".removeprefix("-- ")
+            f"--{'-'.join(str(part) for part in entry['loc'][:1]).replace('_', '-')} {entry['msg']}{_got(entry)}".removeprefix(
+                "-- "
+            )
             for entry in cause.errors()
         ).replace("Value error, ", "")
     return f"{error} Try --help."
+
+
+def _got(error: Any) -> str:
+    """The value, where the message is pydantic's own and does not say it."""
+    return "" if error["type"] == "value_error" else f", got {error['input']!r}"
 
 
 def _settle() -> None:
@@ -83,9 +103,49 @@ class _OneParagraph(logging.Filter):
         return True
 
 
-def speak_plainly() -> None:
-    """Make Prefect's run loggers tell errors raised on purpose in one paragraph."""
+def set_up_logging() -> None:
+    """Make Prefect's run loggers tell errors raised on purpose in one paragraph, and write JSON lines if asked for.
+
+    With CLUSTERPATHS_LOG_FILE set, every line of a run goes to that file too, as JSON with the run's id and name.
+    Safe to repeat: a run that a worker starts does not come through `run`.
+    """
+    target = os.environ.get(LOG_FILE_VARIABLE)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
         if not any(isinstance(present, _OneParagraph) for present in logger.filters):
             logger.addFilter(_OneParagraph())
+        if target and not any(isinstance(present, _JsonLines) for present in logger.handlers):
+            logger.addHandler(_JsonLines(target))
+
+
+class _JsonLines(logging.FileHandler):
+    """One JSON object a line: time, level, logger, message, flow_run_id, flow_run_name, task_run_name."""
+
+    def __init__(self, target: str) -> None:
+        path = Path(target).expanduser().absolute()
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            super().__init__(path, encoding="utf-8", delay=False)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name in ("flow_run_id", "flow_run_name", "task_run_id", "task_run_name"):
+            if (value := getattr(record, name, None)) is not None:
+                line[name] = str(value)
+        if record.exc_info:
+            line["traceback"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return json.dumps(line, ensure_ascii=False)
+
+
+def run_name() -> str:
+    """What a run is called in the UI: results, model and data, such as "CelebA: CelebA_CNN_v2 on celeba, first 5"."""
+    config = flow_run.parameters["config"]
+    config = config if isinstance(config, RunConfig) else RunConfig.model_validate(config)
+    model = config.model.stem if config.model else ("SampleFaces_CNN" if config.sample else "CelebA_CNN")
+    data = f"{config.sample_size:,} drawn faces" if config.sample else "celeba"
+    return f"{config.result_name}: {model} on {data}" + (f", first {config.subset:,}" if config.subset else "")

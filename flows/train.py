@@ -10,7 +10,7 @@ from prefect import flow
 
 from clusterpaths.train import TrainConfig, TrainRecord
 from flows.running import run
-from tasks.training import draw_faces, publish_training, train_model
+from tasks.training import announce_model, draw_faces, publish_training, train_model
 
 
 @flow(name="train", flow_run_name="train on {config.dataset}")
@@ -19,6 +19,7 @@ def train(config: TrainConfig) -> TrainRecord:
     images_root = draw_faces(config) if config.dataset == "faces" else config.images_root
     record = train_model(config, images_root)
     publish_training(record)
+    announce_model(record)
     return record
 
 

@@ -8,16 +8,30 @@ import numpy as np
 import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from clusterpaths.cache.stores import activations_on_disk
 from clusterpaths.metrics import PathCounts, count_paths
+from clusterpaths.plan import human_bytes
 from clusterpaths.publish import PublishedSet
 from clusterpaths.records import StageTime
+from clusterpaths.report import EXEMPLARS
 
 TOP_PATHS = 10
+PER_IMAGE = {"cluster", "trace"}
 
 
-def show_stages(stages: tuple[StageTime, ...]) -> None:
-    """Table artifact: seconds a stage, in order."""
-    rows = [{"stage": stage.stage, "seconds": round(stage.seconds, 2), "what": stage.detail} for stage in stages]
+def show_stages(stages: tuple[StageTime, ...], examples: int, extracted: int, results: Path) -> None:
+    """Table artifact: seconds and images a second of each stage, in order, and the cache's size in the end."""
+    rows = []
+    for stage in stages:
+        images = extracted if stage.stage == "extract" else examples if stage.stage in PER_IMAGE else None
+        rate = f"{images / stage.seconds:,.0f}" if images and stage.seconds else ""
+        rows.append(
+            {"stage": stage.stage, "seconds": round(stage.seconds, 2), "images a second": rate, "what": stage.detail}
+        )
+    files, size = activations_on_disk(results)
+    rows.append(
+        {"stage": "cache", "seconds": "", "images a second": "", "what": f"{human_bytes(size)} in {files:,} files"}
+    )
     create_table_artifact(rows, key="stage-times", description="How long each stage took")
 
 
@@ -36,13 +50,15 @@ def set_as_markdown(published: PublishedSet, report: Path) -> str:
         f"Report with pictures: `{report}`",
         "",
         "## Sizes of clusters",
-        "| layer | k | examples a cluster | inertia | note |",
-        "|---|---|---|---|---|",
+        "| layer | k | examples a cluster | exemplars in the report | inertia | note |",
+        "|---|---|---|---|---|---|",
     ]
     for layer in record.layers:
         summary = record.clusters[layer]
         sizes = " ".join(map(str, summary.sizes))
-        lines.append(f"| {layer} | {len(summary.sizes)} | {sizes} | {summary.inertia:.6g} | {summary.note} |")
+        exemplars = " ".join(str(min(size, EXEMPLARS)) for size in summary.sizes)
+        numbers = f"{len(summary.sizes)} | {sizes} | {exemplars} | {summary.inertia:.6g}"
+        lines.append(f"| {layer} | {numbers} | {summary.note} |")
     lines += [
         "",
         *_frequent_paths(published),

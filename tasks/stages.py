@@ -30,12 +30,12 @@ from tasks.progress import tracker
 
 async def network_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
     """Retry a download that the network broke, and nothing that a user has to put right."""
-    return isinstance(await state.result(raise_on_failure=False), DownloadError)
+    return isinstance(await state.aresult(raise_on_failure=False), DownloadError)
 
 
 async def machine_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
     """Retry what the disk or the machine broke; errors raised on purpose come back the same."""
-    return not isinstance(await state.result(raise_on_failure=False), ClusterPathsError)
+    return not isinstance(await state.aresult(raise_on_failure=False), ClusterPathsError)
 
 
 def _on_machine(name: str, run_name: str | None = None) -> dict[str, Any]:
@@ -155,6 +155,7 @@ def trace(extraction: plan.ExtractionRecord, question: Question, clusterings: li
 
 @task(**_on_machine("publish"))
 def publish_set(
+    config: RunConfig,
     job: extract.ExtractionJob,
     extraction: plan.ExtractionRecord,
     question: Question,
@@ -163,7 +164,7 @@ def publish_set(
     stages: tuple[StageTime, ...],
 ) -> publish.PublishedSet:
     """The next set appears, whole."""
-    published = publish.publish_set(job, extraction, question, clusterings, traced, stages)
+    published = publish.publish_set(config, job, extraction, question, clusterings, traced, stages)
     get_run_logger().info("Published %s", published.path)
     return published
 

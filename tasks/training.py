@@ -1,4 +1,4 @@
-"""The stages of the `train` flow as Prefect tasks: get the images, train, show what came out."""
+"""The stages of the `train` flow as Prefect tasks: get the images, train, show what came out, announce it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from prefect.cache_policies import NO_CACHE
 
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.datasets.faces import write_faces
+from clusterpaths.errors import ClusterPathsError
+from clusterpaths.models.arrivals import STATE_FILE, Arrival, Known, examine
 from clusterpaths.train import TrainConfig, TrainRecord, describe, train_classifier
+from tasks.announcing import announce, server_url
 
 
 @task(task_run_name="draw {config.faces} faces", cache_policy=NO_CACHE)  # a folder that is whole is kept anyway
@@ -42,3 +45,19 @@ def publish_training(record: TrainRecord) -> None:
     """Accuracy of each class and the confusion matrix as a page of the run."""
     key = f"training-{record.dataset}"
     create_markdown_artifact(describe(record), key=key, description=f"accuracy {record.accuracy:.1%}")
+
+
+@task(cache_policy=NO_CACHE)
+def announce_model(record: TrainRecord) -> None:
+    """Tell the server that a model has arrived, where one is configured; a model that is trained stays so if that fails."""
+    logger = get_run_logger()
+    if server_url() is None:
+        return
+    outcome = examine(Path(record.path), patient=False)
+    known = Known(Path(record.path).parent / STATE_FILE)
+    try:
+        sent = isinstance(outcome, Arrival) and announce([outcome], known)
+    except ClusterPathsError as error:
+        logger.warning("The model was not announced. %s", error)
+    else:
+        logger.info("Announced %s." if sent else "%s is known already: not announced.", record.path)

@@ -82,15 +82,7 @@ class LayerRows:
         breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shards) != 0)) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):
             try:
-                try:
                 values[start:stop] = self._store.read(self.layer, ids[start:stop], int(rows[start]))
-            except (RuntimeError, FileNotFoundError) as error:  # a chunk that its codec refuses, a file that is gone
-                shard = int(shards[start])
-                raise DamagedShardError(
-                    f"The activations of layer {self.layer} in shard {shard} of {self._directory} cannot be read "
-                    f"({error}). The shard is made again.",
-                    shard,
-                ) from error
             except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc says of damaged bytes
                 raise DamagedShardError(
                     f"The activations of layer {self.layer} in shard {int(shards[start])} of {self._directory} cannot be "

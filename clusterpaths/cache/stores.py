@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from clusterpaths.atomic import disk_errors
-from clusterpaths.cache.manifest import LayerRecord, ShardRecord
+from clusterpaths.cache.manifest import LayerRecord, ShardRecord, require_manifest
 from clusterpaths.records import CacheFormat
 
 CHUNK_ROWS = 64
@@ -62,6 +63,18 @@ def size_on_disk(cache_format: CacheFormat, layers: Mapping[str, LayerRecord], e
         return examples * len(each), examples * sum(blocks)
     chunks = -(-examples // CHUNK_ROWS)
     return (chunks + 1) * len(each) if chunks else 0, int(examples * sum(each) * ZARR_RATIO)
+
+
+def activations_on_disk(directory: Path) -> tuple[int, int]:
+    """Files and bytes that the layers' folders of a cache hold now."""
+    manifest = require_manifest(directory)
+    sizes = [
+        os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - a million files: no Path for each
+        for layer in manifest.layers
+        for folder, _, names in os.walk(directory / layer)
+        for name in names
+    ]
+    return len(sizes), sum(sizes)
 
 
 class _Store:
@@ -167,9 +180,14 @@ class ZarrStore(_Store):
 
     def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:
         with disk_errors(self.directory / layer):
-            if len(ids) % CHUNK_ROWS:  # else zarr reads the chunk to fill it up, and a killed run may have left half of one
+            if len(ids) % CHUNK_ROWS:  # zarr would fill up what is there, and a killed run may have left half a chunk
                 shutil.rmtree(self.directory / layer / "c" / str(row // CHUNK_ROWS), ignore_errors=True)
-            self._array(layer)[row : row + len(ids)] = values
+            try:
+                self._array(layer)[row : row + len(ids)] = values
+            except RuntimeError as error:  # the Rust codecs' way to say an OSError
+                if number := re.search(r"\(os error (\d+)\)", str(error)):
+                    raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+                raise
 
     def read(self, layer: str, ids: NDArray[np.int64], row: int) -> NDArray[Any]:
         return np.asarray(self._array(layer)[row : row + len(ids)]).reshape(len(ids), -1)

@@ -30,6 +30,8 @@ from clusterpaths.report import view
 from clusterpaths.report.tables import nearest, overall_distance
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
 
+EXEMPLARS = 8  # pictures of a cluster
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -44,7 +46,7 @@ class Rows:
 
 
 def write_report(
-    set_dir: Path, read_image: Callable[[str], Image.Image], *, exemplars: int = 8, top_paths: int = 12
+    set_dir: Path, read_image: Callable[[str], Image.Image], *, exemplars: int = EXEMPLARS, top_paths: int = 12
 ) -> Path:
     """Write set_dir/report.html from the set's record and paths, whole or not at all.
 

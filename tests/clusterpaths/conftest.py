@@ -211,7 +211,7 @@ def run_stages(config: RunConfig) -> Finished:
     question = ask(config, done.model, done.record)
     clusterings = [cluster_layer(done.record, question, layer) for layer in question.layers]
     traced = trace_paths(done.record, question, clusterings)
-    published = publish_set(done.job, done.record, question, clusterings, traced)
+    published = publish_set(config, done.job, done.record, question, clusterings, traced)
     return Finished(**vars(done), question=question, clusterings=clusterings, traced=traced, published=published)
 
 

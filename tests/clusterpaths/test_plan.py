@@ -51,7 +51,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     for path in sorted(path for path in directory.rglob("*") if path.is_file() and ".lock" not in path.name):
         content = path.read_bytes()
         if path.name in ("set.json", "metadata.json"):
-            content = json.dumps({**json.loads(content), "created": None}).encode()
+            content = json.dumps({**json.loads(content), "created": None, "config": None}).encode()
         found[str(path.relative_to(directory))] = content
     return found
 

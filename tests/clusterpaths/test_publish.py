@@ -95,7 +95,7 @@ def test_full_disk_in_the_middle_leaves_nothing_half_written(
 
     monkeypatch.setattr(publish, "_write", full)
     with pytest.raises(DiskError, match="The disk is full"):
-        publish_set(done.job, done.record, done.question, done.clusterings, traced)
+        publish_set(done.config, done.job, done.record, done.question, done.clusterings, traced)
     assert sorted(path.name for path in done.directory.iterdir()) == before
 
 

@@ -145,16 +145,16 @@ def test_another_question_makes_the_next_set_without_running_the_model(
 def test_k_of_each_layer_is_kept_and_said(asked: dict[str, Any]) -> None:
     run = succeed(**asked, k="3,conv3=7")
     expected = {layer: 7 if layer == "conv3" else 3 for layer in SHAPES}
-    assert {layer: len(rows) for layer, rows in json.loads((folder_of(run) / "centroids.json").read_text()).items()} == (
-        expected
-    )
+    assert {
+        layer: len(rows) for layer, rows in json.loads((folder_of(run) / "centroids.json").read_text()).items()
+    } == (expected)
     assert json.loads((folder_of(run).parent / "metadata.json").read_text())["k_per_layer"] == expected
 
 
 def test_another_preprocessing_under_the_same_name_is_refused_with_all_differences(asked: dict[str, Any]) -> None:
     manifest = asked["cache_root"] / "CelebA" / "manifest.json"
     before = manifest.read_bytes()
-    run = run_celeba(**asked, preprocessing="raw", size=(48, 48), cache_format="zarr", cache_dtype="float32")
+    run = run_celeba(**asked, preprocessing="raw", cache_format="zarr", cache_dtype="float32")
     assert run.state.is_failed()
     for expected in (
         "preprocessing mean: stored (0.485, 0.456, 0.406), required (0.0, 0.0, 0.0)",
@@ -222,7 +222,7 @@ def test_progress_a_table_and_a_page_are_left_as_artifacts(clean: Run) -> None:
     assert stages == ["check", "download", "instrument", "extract", "cluster", "trace", "publish", "report"]
     page = str(by_type["markdown"].data)
     record = published(clean)
-    for expected in ("Sizes of clusters", "most frequent of", "Times", "exemplar", "report.html"):
+    for expected in ("Sizes of clusters", "most frequent of", "Times", "report.html"):
         assert expected.lower() in page.lower(), expected
     for layer in SHAPES:
         assert f"| {layer} | 5 | {' '.join(map(str, record.clusters[layer].sizes))} |" in page
@@ -283,7 +283,7 @@ def test_a_shard_whose_bytes_were_damaged_is_made_again(
     assert any("shard 2" in line and "checksum" in line for line in run.log)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied"])
+@pytest.mark.parametrize("damage", ["flipped", "refused", "cut", "emptied"])
 def test_a_damaged_zarr_chunk_is_made_again(clean: Run, faces: Path, tmp_path: Path, damage: str) -> None:
     options = on(faces, tmp_path, cache_format="zarr", subset=128)
     first = succeed(**options)
@@ -294,7 +294,9 @@ def test_a_damaged_zarr_chunk_is_made_again(clean: Run, faces: Path, tmp_path: P
     content = bytearray(chunk.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 0xFF
-    chunk.write_bytes(content[: {"flipped": len(content), "cut": len(content) // 2, "emptied": 0}[damage]])
+    if damage == "refused":
+        content[:8] = b"\xff" * 8  # no Blosc header
+    chunk.write_bytes(content[: {"cut": len(content) // 2, "emptied": 0}.get(damage, len(content))])
     run = succeed(**options)
     assert run.batches == 2
     assert_same_documents(kept, folder_of(run))
@@ -326,11 +328,6 @@ def test_every_path_belongs_to_its_image_where_files_in_the_middle_are_gone_or_c
     image(copy, empty).write_bytes(b"")
     image(copy, text).write_text("not an image")
 
-    class Goes:  # one file vanishes after the run has looked at the folder
-        pass
-
-    run = succeed(**on(copy, tmp_path, cache_format=cache_format, subset=150, max_failures=0.05, name="first"))
-    assert published(run).num_failed == 1
     image(copy, missing).unlink()
     run = succeed(**on(copy, tmp_path, cache_format=cache_format, max_failures=0.05))
     record = published(run)
@@ -350,7 +347,9 @@ def test_every_path_belongs_to_its_image_where_files_in_the_middle_are_gone_or_c
     table = pq.read_table(folder_of(run) / "paths.parquet")
     gone = {missing - 1, corrupt - 1, empty - 1, text - 1}
     assert table["id"].to_pylist() == [i for i in range(300) if i not in gone]
-    assert all(file == f"{i + 1:06d}.jpg" for i, file in zip(table["id"].to_pylist(), table["file"].to_pylist(), strict=True))
+    assert all(
+        file == f"{i + 1:06d}.jpg" for i, file in zip(table["id"].to_pylist(), table["file"].to_pylist(), strict=True)
+    )
     assert list(paths_of(folder_of(run))) == [f"example_{i:04d}" for i in table["id"].to_pylist()]
     centroids = json.loads((folder_of(run) / "centroids.json").read_text())
     for layer in SHAPES:
@@ -381,8 +380,8 @@ def test_too_many_unreadable_images_stop_the_run_and_are_named(copy: Path, tmp_p
     assert "--max-failures" in run.state.message
     assert not list(tmp_path.rglob("set_*"))
     shutil.rmtree(tmp_path / "CelebA")
-    image(copy, 280).unlink()
-    assert succeed(**on(copy, tmp_path, subset=299, max_failures=0.011)).path
+    shutil.copyfile(image(copy, 279), image(copy, 280))
+    assert published(succeed(**on(copy, tmp_path))).num_failed == 3
 
 
 @pytest.mark.parametrize("kind", ["PNG named .jpg", "grey JPEG", "CMYK JPEG"])

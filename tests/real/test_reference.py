@@ -232,8 +232,12 @@ def test_inertia_is_within_1_percent_of_kmeans_with_ten_starts(default: Run, euc
         told = published(run).clusters[layer].inertia
         ratio = told / inertia_of(gram, labels, unit_centroids=spherical)
         around_means = inertia_of(gram, ours, unit_centroids=False) / inertia_of(gram, labels, unit_centroids=False)
-        print(f"{layer} {published(run).distance}: published {ratio:.4f}, our labels around their means {around_means:.4f}")
-        assert told == pytest.approx(inertia_of(gram, ours, unit_centroids=spherical), rel=0.005)  # not a made-up figure
+        print(
+            f"{layer} {published(run).distance}: published {ratio:.4f}, our labels around their means {around_means:.4f}"
+        )
+        assert told == pytest.approx(
+            inertia_of(gram, ours, unit_centroids=spherical), rel=0.005
+        )  # not a made-up figure
         assert ratio <= 1.01
         assert around_means <= 1.01
 

@@ -84,7 +84,7 @@ class Host:
 
     def download(self, id: str, output: str, quiet: bool, user_agent: str) -> str:  # noqa: A002, ARG002  gdown's names
         self.asked.append(id)
-        print("From: a host", file=sys.stderr)  # noqa: T201  as gdown does
+        print("From: a host", file=sys.stderr)
         if fault := self.faults.get(id):
             fault(Path(output))
         else:

@@ -1,0 +1,127 @@
+"""comparison_with_….json: what changed from one set to another.
+
+Belongs here: the record and its parts. `compare.py` makes it, `report/comparison.py` writes and shows it.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from clusterpaths.records import Distance, ModelIdentity, Record
+
+Interval = tuple[float, float]
+
+
+class Side(Record):
+    """One of the two sets."""
+
+    name: str = Field(description="NAME/set_NN")
+    model: ModelIdentity
+    k_per_layer: dict[str, int]
+    distance: Distance
+    seed: int
+    num_examples: int
+    created: str
+
+
+class ClusterMatch(Record):
+    """A cluster of the first set and the one of the second that corresponds to it; None: there is none."""
+
+    first: int | None
+    second: int | None
+    shared: int = Field(description="common examples in both; 0 where one is None")
+    size_first: int = Field(description="common examples")
+    size_second: int
+
+
+class LayerComparison(Record):
+    """One layer."""
+
+    layer: str
+    adjusted_rand: float = Field(description="needs no matching; 1: the same up to names, 0: as by chance")
+    agreement: float = Field(description="share of examples that keep their cluster after matching")
+    agreement_interval: Interval = Field(description="95%, Wilson")
+    matches: tuple[ClusterMatch, ...] = Field(
+        description="clusters of the first by id, then unmatched ones of the second"
+    )
+
+
+class ExampleChange(Record):
+    """One example on both sides."""
+
+    id: int
+    file: str
+    layers_changed: int
+    path_first: tuple[int, ...]
+    path_second: tuple[int, ...]
+    path_renamed: tuple[int, ...] = Field(description="path_second in the first's names; -1: no counterpart")
+    label: int = Field(description="index into class_names; -1: none")
+    prediction_first: int
+    prediction_second: int
+
+
+class DecisionCount(Record):
+    """Examples that the first model gives one class and the second another, or the same."""
+
+    first: int
+    second: int
+    count: int
+    examples: tuple[ExampleChange, ...] = Field(default=(), description="of changed decisions, the lowest ids")
+
+
+class Decisions(Record):
+    """What became of the predictions; of examples with a prediction on both sides."""
+
+    num_examples: int
+    changed: int
+    changed_interval: Interval = Field(description="of the share, 95%, Wilson")
+    num_labelled: int
+    right_first: int = Field(description="of the labelled")
+    right_second: int
+    counts: tuple[DecisionCount, ...] = Field(description="pairs that occur, changed ones first, most frequent first")
+
+
+class PathCount(Record):
+    """One of the largest paths of a side."""
+
+    path: tuple[int, ...] = Field(description="in the side's own ids")
+    renamed: tuple[int, ...] = Field(description="in the first's names; -1: no counterpart")
+    count: int
+
+
+class Migration(Record):
+    """Examples between the largest paths of both sides; the last row and column are all other paths."""
+
+    first: tuple[PathCount, ...]
+    second: tuple[PathCount, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+class Comparison(Record):
+    """What changed from `first` to `second`, over the examples and layers that both have.
+
+    Intervals take the examples as a random sample and both clusterings as given: they do not say how much another seed
+    would change.
+    """
+
+    version: int = 1
+    first: Side
+    second: Side
+    same_model: bool
+    num_examples: int = Field(description="in both")
+    only_first: int
+    only_second: int
+    layers: tuple[LayerComparison, ...] = Field(description="in both, in the first's order")
+    layers_only_first: tuple[str, ...]
+    layers_only_second: tuple[str, ...]
+    path_agreement: float = Field(description="share of examples whose whole path is kept after matching")
+    path_agreement_interval: Interval = Field(description="95%, Wilson")
+    paths_kept: int = Field(description="examples")
+    layers_kept: float = Field(description="mean share of an example's layers that are kept")
+    changed_layers: tuple[int, ...] = Field(description="examples with 0, 1, … all layers changed")
+    path_adjusted_rand: float = Field(description="of whole paths as one partition; needs no matching")
+    moved: tuple[ExampleChange, ...] = Field(description="most layers changed first, then nearest to their centroids")
+    class_names: tuple[str, ...]
+    decisions: Decisions | None = Field(description="None where a side has no predictions")
+    migration: Migration
+    created: str = Field(description="ISO time, UTC")

@@ -1,0 +1,332 @@
+"""comparison_with_….html: one page on what changed from one set to another, and the same as JSON.
+
+Belongs here: from a `Comparison` to sentences, chips and files. Its numbers are `compare.py`'s, its looks
+`comparison.html`, `comparison_section.html` and `report.css`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from clusterpaths.agreement import NO_MATCH
+from clusterpaths.atomic import atomic_write, atomic_write_json
+from clusterpaths.comparison import Comparison, DecisionCount, ExampleChange, LayerComparison, PathCount, Side
+from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, usual_ratio
+from clusterpaths.report.view import COLOURS, Example, percent, thousands
+
+FEW_CLASSES = 12  # up to here the page shows all pairs of classes as a table
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One stop of a path; `colour` None: no counterpart in the first set; `kept`: the same on both sides."""
+
+    text: str
+    colour: int | None
+    title: str
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class MatchRow:
+    """A cluster and its counterpart; `share` of the first's examples that went along."""
+
+    first: Chip | None
+    second: Chip | None
+    shared: int
+    size: int
+    share: float
+
+
+@dataclass(frozen=True)
+class LayerCard:
+    """One layer's numbers and who became whom."""
+
+    numbers: LayerComparison
+    rows: tuple[MatchRow, ...]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One example that changed, with both paths."""
+
+    example: Example
+    file: str
+    before: tuple[Chip, ...]
+    after: tuple[Chip, ...]
+    layers_changed: int
+    label: str | None
+    decision: str | None
+    decision_changed: bool
+
+
+@dataclass(frozen=True)
+class DecisionRow:
+    """Examples whose class changed in the same way."""
+
+    first: str
+    second: str
+    count: int
+    share: float
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table of counts; `share` of its row, `same`: the row and the column mean the same."""
+
+    count: int
+    share: float
+    same: bool
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of counts; None as a row or column head: all others."""
+
+    rows: tuple[Any, ...]
+    columns: tuple[Any, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+    totals: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one property reads on both sides."""
+
+    name: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything on the page but the record."""
+
+    headline: str
+    second_short: str
+    layers: tuple[LayerCard, ...]
+    moves: tuple[Move, ...]
+    decisions: tuple[DecisionRow, ...]
+    confusion: Grid | None
+    migration: Grid
+    made: tuple[Difference, ...]
+    missing_pictures: int
+    pictures: int
+
+
+def write_comparison(
+    comparison: Comparison, folder: Path, read_image: Callable[[str], Image.Image]
+) -> tuple[Path, Path]:
+    """Write comparison_with_<NAME>_<set>.json and .html into `folder`, each whole or not at all.
+
+    Args:
+        comparison: what to write; NAME and set are its first set's.
+        folder: the second set's folder; programs that read sets look for names of their own there.
+        read_image: called with names of the `file` column; may raise OSError for an image that is gone, which
+            then has a placeholder.
+
+    Raises:
+        DiskError: no room or no permission.
+    """
+    stem = f"comparison_with_{comparison.first.name.replace('/', '_')}"
+    document, target = folder / f"{stem}.json", folder / f"{stem}.html"
+    changed = comparison.decisions.counts if comparison.decisions else ()
+    shown = [*comparison.moved, *(example for pair in changed for example in pair.examples)]
+    thumbnails = make_thumbnails((example.file for example in shown), read_image)
+    html = _render(
+        "comparison.html",
+        comparison,
+        thumbnails,
+        thumbnails=list(thumbnails.values()),
+        ratio=f"{usual_ratio(thumbnails.values()):.3f}",
+        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
+    )
+    atomic_write_json(document, comparison.model_dump(mode="json"))
+    atomic_write(target, html.encode("utf-8", errors="replace"))
+    return document, target
+
+
+def comparison_section(comparison: Comparison) -> Markup:
+    """The key figures and the layers, without pictures: two sections for a page that carries report.css."""
+    return Markup(_render("comparison_section.html", comparison, {}))  # escaped by the template
+
+
+def headline(comparison: Comparison) -> str:
+    """What changed, in one sentence."""
+    first, second = comparison.first.name, _short(comparison)
+    n, examples = thousands(comparison.num_examples), "example" if comparison.num_examples == 1 else "examples"
+    keep = "keeps its path" if comparison.num_examples == 1 else "keep their path"
+    return f"What changed from {first} to {second}: {percent(comparison.path_agreement)} of {n} {examples} {keep}"
+
+
+def class_name(comparison: Comparison, index: int) -> str:
+    """The name of a class, or its number."""
+    names = comparison.class_names
+    return names[index] if 0 <= index < len(names) else f"class {index}"
+
+
+def _short(comparison: Comparison) -> str:
+    """The second set's name, without the part that it shares with the first's."""
+    name, _, own = comparison.second.name.rpartition("/")
+    return own if name == comparison.first.name.rpartition("/")[0] else comparison.second.name
+
+
+def _render(template: str, comparison: Comparison, pictures: Mapping[str, Thumbnail], **more: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("clusterpaths", "report"),
+        autoescape=True,  # file names, class names and layer names come from elsewhere
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"thousands": thousands, "percent": percent}
+    page = _Builder(comparison, pictures).page()
+    return environment.get_template(template).render(page=page, c=comparison, **more)
+
+
+class _Builder:
+    def __init__(self, comparison: Comparison, pictures: Mapping[str, Thumbnail]) -> None:
+        self.comparison, self.pictures = comparison, pictures
+        self.names = [layer.layer for layer in comparison.layers]
+
+    def page(self) -> Page:
+        c = self.comparison
+        pairs = [pair for pair in (c.decisions.counts if c.decisions else ()) if pair.first != pair.second]
+        files = {x.file for x in (*c.moved, *(example for pair in pairs for example in pair.examples))}
+        return Page(
+            headline=headline(c),
+            second_short=_short(c),
+            layers=tuple(self.layer(layer) for layer in c.layers),
+            moves=tuple(self.move(example) for example in c.moved),
+            decisions=tuple(self.decision(pair) for pair in pairs if pair.examples),
+            confusion=self.confusion(),
+            migration=self.migration(),
+            made=_made(c.first, c.second),
+            missing_pictures=sum(file not in self.pictures for file in files),
+            pictures=len(files),
+        )
+
+    def layer(self, numbers: LayerComparison) -> LayerCard:
+        rows = []
+        for match in numbers.matches:
+            first = second = None
+            if match.first is not None:
+                first = _chip(match.first, match.first, f"{numbers.layer}, cluster {match.first} of the first set")
+            if match.second is not None:
+                named = NO_MATCH if match.first is None else match.first
+                second = _chip(match.second, named, f"{numbers.layer}, cluster {match.second} of the second set")
+            size = match.size_first if match.first is not None else match.size_second
+            rows.append(MatchRow(first, second, match.shared, size, match.shared / max(size, 1)))
+        return LayerCard(numbers, tuple(rows))
+
+    def chips(self, own: Sequence[int], renamed: Sequence[int], other: Sequence[int] | None = None) -> tuple[Chip, ...]:
+        """A path in the first's names; `other` is the path to compare with."""
+        chips = []
+        for i, (cluster, name) in enumerate(zip(own, renamed, strict=True)):
+            title = f"{self.names[i]}, cluster {cluster}" + ("" if cluster == name else _called(name))
+            kept = other is None or other[i] == name
+            chips.append(_chip(cluster if name == NO_MATCH else name, name, title, kept))
+        return tuple(chips)
+
+    def example(self, change: ExampleChange) -> Example:
+        parts = [f"example {change.id}", change.file, self.decided(change) or ""]
+        parts += [f"label {class_name(self.comparison, change.label)}"] if change.label >= 0 else []
+        return Example(change.id, " · ".join(part for part in parts if part), self.pictures.get(change.file))
+
+    def decided(self, change: ExampleChange) -> str | None:
+        classes = (change.prediction_first, change.prediction_second)
+        if min(classes) < 0:
+            return None
+        return " → ".join(dict.fromkeys(class_name(self.comparison, one) for one in classes))
+
+    def move(self, change: ExampleChange) -> Move:
+        decided = self.decided(change)
+        return Move(
+            example=self.example(change),
+            file=change.file,
+            before=self.chips(change.path_first, change.path_first, change.path_renamed),
+            after=self.chips(change.path_second, change.path_renamed, change.path_first),
+            layers_changed=change.layers_changed,
+            label=class_name(self.comparison, change.label) if change.label >= 0 else None,
+            decision=decided,
+            decision_changed=decided is not None and change.prediction_first != change.prediction_second,
+        )
+
+    def decision(self, pair: DecisionCount) -> DecisionRow:
+        changed = max(self.comparison.decisions.changed if self.comparison.decisions else 0, 1)
+        return DecisionRow(
+            class_name(self.comparison, pair.first),
+            class_name(self.comparison, pair.second),
+            pair.count,
+            pair.count / changed,
+            tuple(self.example(example) for example in pair.examples),
+        )
+
+    def confusion(self) -> Grid | None:
+        decisions = self.comparison.decisions
+        if decisions is None:
+            return None
+        counts = {(pair.first, pair.second): pair.count for pair in decisions.counts}
+        classes = sorted({one for pair in counts for one in pair})
+        if len(classes) > FEW_CLASSES:
+            return None
+        names = tuple(class_name(self.comparison, one) for one in classes)
+        table = [[counts.get((a, b), 0) for b in classes] for a in classes]
+        return _grid(names, names, table, [[a == b for b in classes] for a in classes])
+
+    def migration(self) -> Grid:
+        found = self.comparison.migration
+        first, second = [self.heading(path) for path in found.first], [self.heading(path) for path in found.second]
+        same = [[a.path == b.renamed for b in found.second] + [False] for a in found.first]
+        same.append([False] * (len(second) + 1))
+        return _grid((*first, None), (*second, None), found.counts, same)
+
+    def heading(self, path: PathCount) -> tuple[Chip, ...]:
+        return self.chips(path.path, path.renamed)
+
+
+def _chip(number: int, name: int, title: str, kept: bool = True) -> Chip:
+    return Chip(str(number), None if name == NO_MATCH else name % COLOURS, title, kept)
+
+
+def _called(name: int) -> str:
+    return (
+        " of the second set, without a counterpart" if name == NO_MATCH else f" of the second set, here called {name}"
+    )
+
+
+def _grid(
+    rows: tuple[Any, ...], columns: tuple[Any, ...], counts: Sequence[Sequence[int]], same: Sequence[Sequence[bool]]
+) -> Grid:
+    cells = tuple(
+        tuple(Cell(count, count / max(sum(row), 1), is_same) for count, is_same in zip(row, marks, strict=True))
+        for row, marks in zip(counts, same, strict=True)
+    )
+    return Grid(rows, columns, cells, tuple(sum(row) for row in counts))
+
+
+def _made(first: Side, second: Side) -> tuple[Difference, ...]:
+    def told(side: Side) -> dict[str, str]:
+        ks = side.k_per_layer
+        one = len(set(ks.values())) == 1
+        return {
+            "Model": side.model.file,
+            "SHA-256": side.model.sha256[:12],
+            "Clusters": f"k = {next(iter(ks.values()))}" if one else ", ".join(f"{k} ({x})" for x, k in ks.items()),
+            "Distance": side.distance,
+            "Seed": str(side.seed),
+            "Examples": thousands(side.num_examples),
+            "Created": side.created.replace("T", " ", 1).replace("Z", " UTC").replace("+00:00", " UTC"),
+        }
+
+    one, other = told(first), told(second)
+    return tuple(Difference(name, one[name], other[name]) for name in one)

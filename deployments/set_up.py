@@ -1,0 +1,89 @@
+"""Make a server ready: work pool, deployments, automations. Safe to run again: what is there is renewed.
+
+    python deployments/set_up.py                                    pool, deployments, crashed-run automation
+    python deployments/set_up.py --webhook https://example.org/in   also a message there when a run fails, or when a
+                                                                    comparison finds path agreement under its threshold
+
+PREFECT_API_URL names the server.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+import yaml
+from prefect.automations import Automation
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+
+ROOT = Path(__file__).resolve().parent.parent
+AUTOMATIONS = Path(__file__).with_name("automations.yaml")
+POOL = "clusterpaths"
+WEBHOOK_BLOCK = "clusterpaths-webhook"
+FAILED = "Flow run {{ flow_run.name }} of {{ flow.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
+DIVERGED = (
+    "Only {{ event.payload.path_agreement }} of examples keep their path from {{ event.payload.first }} to "
+    "{{ event.payload.second }}"
+)
+
+
+def main(webhook: Annotated[str | None, cyclopts.Parameter(help="URL that gets a POST for each alarm")] = None) -> None:
+    """Make the work pool, deploy everything in prefect.yaml, and make the automations."""
+    if not os.environ.get("PREFECT_API_URL"):
+        sys.exit("error: PREFECT_API_URL is not set. It should name a server, such as http://127.0.0.1:4200/api.")
+    with get_client(sync_client=True) as client:
+        make_pool(client)
+        subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=ROOT, check=True)
+        for entry in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
+            make_automation(client, Automation.model_validate(entry))
+        if webhook:
+            for automation in alarms(webhook):
+                make_automation(client, automation)
+
+
+def make_pool(client: SyncPrefectClient) -> None:
+    """A process work pool; one that is there stays as it is."""
+    try:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+    except ObjectAlreadyExists:
+        print(f"Work pool {POOL!r} is there")
+    else:
+        print(f"Made work pool {POOL!r}")
+
+
+def make_automation(client: SyncPrefectClient, automation: Automation) -> None:
+    """Create it, or put it in the place of the one with its name."""
+    for present in client.read_automations_by_name(automation.name):
+        client.delete_automation(present.id)
+    client.create_automation(automation)
+    print(f"Automation {automation.name!r}")
+
+
+def alarms(url: str) -> list[Automation]:
+    """Two automations that post to a webhook: a run that failed or crashed, and paths that moved."""
+    block = Webhook(method="POST", url=url, allow_private_urls=True)
+    block_id = block.save(WEBHOOK_BLOCK, overwrite=True)
+    states = ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"]
+    return [
+        _alarm("clusterpaths-run-failed", block_id, FAILED, states, "prefect.flow-run.*"),
+        _alarm("clusterpaths-paths-diverged", block_id, DIVERGED, ["cluster-paths.diverged"], "cluster-paths.*"),
+    ]
+
+
+def _alarm(name: str, block: Any, text: str, expect: list[str], resource: str) -> Automation:
+    trigger = {"type": "event", "posture": "Reactive", "match": {"prefect.resource.id": resource}, "threshold": 1}
+    action = {"type": "call-webhook", "block_document_id": str(block), "payload": {"text": text}}
+    return Automation.model_validate(
+        {"name": name, "trigger": {**trigger, "expect": expect, "within": 0}, "actions": [action]}
+    )
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

@@ -1,0 +1,221 @@
+"""Watch a folder for model files and announce each to the Prefect server once it is whole and loads.
+
+    PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/watch_models.py
+
+A model is announced as `onnx-model.arrived`, a file that is none as `onnx-model.rejected`. What was announced is known by
+its content, also after a restart. At the very first start in a folder, what lies there counts as known, so that
+starting the watcher starts no run by itself; `--first-start announce` announces it.
+
+Runs until it is stopped. Where the file system tells nothing of changes (network drives), it sees them at the next
+rescan.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import cyclopts
+from pydantic import BaseModel, ConfigDict, Field
+from watchfiles import watch
+
+from clusterpaths import roots
+from clusterpaths.errors import ClusterPathsError, ConfigError
+from clusterpaths.models.arrivals import STATE_FILE, Arrival, Known, ModelFolder, Outcome
+from flows.running import USER_ERROR, _option_message
+from tasks.announcing import announce, server_url
+
+_TICK = 0.25  # seconds; how often waits look at the clock
+_LONGEST_DELAY = 60.0
+
+logger = logging.getLogger("watch_models")
+
+
+class WatchConfig(BaseModel):
+    """Watch a folder for model files and announce each once it is whole and loads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path | None = Field(default=None, description="where models are put [ONNX_models]; not its subfolders")
+    settle: float = Field(
+        default=2.0, gt=0, description="seconds in which a file, and its weights beside it, must not change"
+    )
+    patience: float = Field(
+        default=60.0, ge=0, description="seconds to wait for the rest of a file, or for its missing weights"
+    )
+    rescan: float = Field(default=30.0, gt=0, description="seconds after which the folder is looked at in any case")
+    first_start: Literal["known", "announce"] = Field(
+        default="known", description="what models that lie there at the very first start are: known, or to announce"
+    )
+    state: Path | None = Field(default=None, description=f"file that remembers what was announced [{STATE_FILE} there]")
+
+    @property
+    def models(self) -> Path:
+        """The folder."""
+        return (self.folder or roots.models_root()).expanduser().absolute()
+
+    @property
+    def state_path(self) -> Path:
+        """The file that remembers."""
+        return (self.state or self.models / STATE_FILE).expanduser().absolute()
+
+
+class Announcer:
+    """Announces what was found, at growing intervals while the server is away."""
+
+    def __init__(self, folder: ModelFolder, known: Known) -> None:
+        self._folder, self._known = folder, known
+        self._pending: dict[str, Outcome] = {}  # path -> the latest of it
+        self._delay = 0.0
+        self._next = 0.0
+
+    @property
+    def due(self) -> bool:
+        return bool(self._pending) and time.monotonic() >= self._next
+
+    def look(self) -> None:
+        for outcome in self._folder.look(time.monotonic()):
+            self._pending[outcome.path] = outcome
+
+    def try_now(self) -> None:
+        """Announce all that still lie there as they were looked at; the others come again when they have settled."""
+        self._pending = {path: one for path, one in self._pending.items() if self._folder.is_current(one)}
+        if not self._pending:
+            return
+        try:
+            sent = announce(list(self._pending.values()), self._known)
+        except ClusterPathsError as error:  # the server, or the disk that the state lies on
+            self._delay = min(max(1.0, 2 * self._delay), _LONGEST_DELAY)
+            self._next = time.monotonic() + self._delay
+            count = len(self._pending)
+            logger.warning("%s Trying again in %.0f s; %d waiting.", error, self._delay, count)
+            return
+        self._pending, self._delay, self._next = {}, 0.0, 0.0
+        for outcome in sent:
+            if isinstance(outcome, Arrival):
+                logger.info("%s arrived (sha256 %s): announced.", outcome.path, outcome.sha256[:12])
+            else:
+                logger.warning("%s was rejected: announced. %s", outcome.path, outcome.reason)
+
+
+def watch_models(config: WatchConfig) -> NoReturn:
+    """Look, announce, wait for a change; for ever.
+
+    Raises:
+        ConfigError: no server is configured, or the state is damaged.
+        DiskError: the folder or the state cannot be written.
+    """
+    if server_url() is None:
+        raise ConfigError(
+            "No Prefect server is configured, so there is nobody to announce models to. "
+            "Set PREFECT_API_URL, such as PREFECT_API_URL=http://127.0.0.1:4200/api."
+        )
+    known = Known(config.state_path)
+    config.models.mkdir(parents=True, exist_ok=True)
+    folder = ModelFolder(config.models, known, config.settle, config.patience, logger.info)
+    _begin(config, known, folder)
+    announcer = Announcer(folder, known)
+    logger.info("Watching %s for models; announcing to %s.", config.models, server_url())
+    changes, looked = _changes(config), 0.0
+    while True:
+        changed = next(changes)
+        now = time.monotonic()
+        if changed or folder.busy or now - looked >= config.rescan:
+            looked = now
+            _guarded(announcer.look)
+        if announcer.due:
+            _guarded(announcer.try_now)
+
+
+def _begin(config: WatchConfig, known: Known, folder: ModelFolder) -> None:
+    with known.locked():
+        if known.read().watched:
+            return
+        there = known.unknown(folder.survey()) if config.first_start == "known" else []
+        known.add(there, announced=False, watched=True)
+    for outcome in there:
+        if isinstance(outcome, Arrival):
+            logger.info(
+                "%s lay there before this first start: taken for known. `clusterpaths announce %s --again` announces it.",
+                Path(outcome.path).name,
+                outcome.path,
+            )
+        else:
+            logger.info("%s lay there before this first start, and is no whole model.", Path(outcome.path).name)
+
+
+def _guarded(step: Callable[[], None]) -> None:
+    """Whatever goes wrong with one look is told, and the next look comes: an unattended watcher goes on."""
+    try:
+        step()
+    except Exception:
+        logger.exception("This look at the folder failed; the next one comes.")
+        time.sleep(1)
+
+
+def _changes(config: WatchConfig) -> Iterator[bool]:
+    """Every quarter of a second whether something changed in the folder; without news from the system, no."""
+    while True:
+        try:
+            yield True
+            for changed in watch(
+                config.models,
+                watch_filter=None,
+                debounce=500,
+                rust_timeout=int(_TICK * 1000),
+                yield_on_timeout=True,
+                recursive=False,
+            ):
+                yield any(not Path(path).name.startswith(STATE_FILE) for _, path in changed)
+                if not config.models.is_dir():
+                    break
+        except (OSError, RuntimeError) as error:
+            logger.warning("No news of changes in %s (%s); looking every %.0f s.", config.models, error, config.rescan)
+        for _ in range(max(1, int(config.rescan / _TICK))):
+            time.sleep(_TICK)
+            yield False
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from a shell, until SIGTERM or Ctrl-C: exit code 0; 2 for a user's mistake."""
+    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    logger.setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _stop)  # and Ctrl-C does the same by itself
+    app = cyclopts.App(
+        name="watch_models",
+        help=WatchConfig.__doc__,
+        version_flags=[],
+        default_parameter=cyclopts.Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
+    )
+
+    @app.default
+    def _start(*, config: Annotated[WatchConfig | None, cyclopts.Parameter(name="*")] = None) -> None:
+        watch_models(config or WatchConfig())
+
+    try:
+        app(argv, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        _fail(_option_message(error))
+    except ClusterPathsError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        logger.info("Stopped.")
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"\nerror: {message}\n")
+    raise SystemExit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Announce a model file to the Prefect server, as the watcher of the model folder does.
+
+python flows/announce.py ONNX_models/CelebA_CNN.onnx
+
+No flow: it starts those that wait for a model. For a training pipeline, or where no watcher runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+
+from clusterpaths.errors import ClusterPathsError, ModelError
+from clusterpaths.models.arrivals import STATE_FILE, Arrival, Known, examine
+from flows.running import USER_ERROR
+from tasks.announcing import ARRIVED, announce
+
+
+def announce_model(
+    path: Annotated[Path, cyclopts.Parameter(help="ONNX file")],
+    *,
+    again: Annotated[bool, cyclopts.Parameter(help="also where it was announced before", negative=())] = False,
+) -> None:
+    """Announce a model file to the Prefect server; deployments that wait for a new model start."""
+    outcome = examine(path.expanduser().absolute(), patient=False)
+    if not isinstance(outcome, Arrival):
+        raise ModelError(outcome.reason)
+    known = Known(Path(outcome.path).parent / STATE_FILE)
+    if announce([outcome], known, again=again):
+        said = f"Announced {outcome.path} as {ARRIVED}: name {outcome.name}, sha256 {outcome.sha256}."
+    else:
+        said = f"{outcome.path} was announced before (sha256 {outcome.sha256}); --again announces it once more."
+    sys.stdout.write(said + "\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from a shell: exit code 0, or 2 with one paragraph."""
+    app = cyclopts.App(name="announce", help=announce_model.__doc__, version_flags=[])
+    app.default(announce_model)
+    try:
+        app(argv, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        _fail(f"{error} Try --help.")
+    except ClusterPathsError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"\nerror: {message}\n")
+    raise SystemExit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

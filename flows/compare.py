@@ -1,0 +1,37 @@
+"""What changed from one set to another: `python flows/compare.py --first CelebA/set_01 --second CelebA/set_02`.
+
+Two sets of one model, or of two models on the same images. NAME alone is its newest set.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from prefect import flow
+
+from clusterpaths.compare import CompareConfig
+from flows.running import run, set_up_logging
+from tasks import comparing
+
+
+@flow(name="compare", flow_run_name="{config.first} and {config.second}")
+def compare(config: CompareConfig) -> Path:
+    """What changed from one set to another: kept paths, matched clusters, changed decisions, moved examples."""
+    set_up_logging()
+    first, second = comparing.find_sets(config)
+    comparison = comparing.compare_sets(first, second, config.top)
+    page = comparing.write_comparison(comparison, second, config.data_root)
+    comparing.show_comparison(comparison, page)
+    comparing.announce_comparison(comparison, config.alert_below)
+    return page
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from a shell; without options, show the help."""
+    words = sys.argv[1:] if argv is None else argv
+    run(compare, CompareConfig, words or ["--help"])
+
+
+if __name__ == "__main__":
+    main()

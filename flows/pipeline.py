@@ -1,0 +1,79 @@
+"""The chain from a model and images to a published set: what every flow of this folder runs.
+
+Belongs here: the stages in their order, once. What a flow is called and what it can be asked is the flow's own file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import get_run_logger
+
+from clusterpaths.cache.lock import locked_cache
+from clusterpaths.config import RunConfig
+from clusterpaths.publish import PublishedSet
+from flows.running import set_up_logging
+from tasks import artifacts, many, stages
+from tasks.clock import StageClock
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        published: the set that answers the question; None for a plan only.
+        new: whether this run made it; else it was there.
+    """
+
+    published: PublishedSet | None
+    new: bool
+
+
+def cluster_paths(config: RunConfig) -> Outcome:
+    """Run all stages; to be called inside a flow."""
+    set_up_logging()
+    results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
+    log, clock = get_run_logger(), StageClock()
+
+    with clock("check"):
+        model = stages.check_model(config)
+    with clock("download"):
+        dataset = stages.download(config)
+    with clock("instrument"):
+        model, preprocessing = stages.instrument(config, model)
+
+    with locked_cache(results, config.wait, log.warning):
+        plan, job = stages.make_plan(config, model, dataset, preprocessing)
+        if config.plan:
+            return Outcome(None, new=False)
+        with clock("extract") as note:
+            extraction = many.extract(job, plan, config.workers)
+            note.append(f"{plan.wanted - plan.cached:,} of {plan.wanted:,} examples")
+        question, published = stages.find_set(config, model, extraction)
+        new = published is None
+        if published is None:
+            with clock("cluster"):
+                clusterings = many.cluster(job, extraction, question, config.workers)
+            with clock("trace"):
+                traced = stages.trace(extraction, question, clusterings)
+            with clock("publish"):
+                published = stages.publish_set(config, job, extraction, question, clusterings, traced, clock.stages)
+        with clock("report"):
+            report = stages.write_report(published)
+        if config.compare and new:
+            with clock("compare"):
+                from tasks import comparing
+
+                comparing.compare_with_predecessor(config, published)
+
+    artifacts.show_stages(clock.stages, plan.wanted, plan.wanted - plan.cached, results)
+    artifacts.show_set(published, report)
+    log.info("%s Report: %s", artifacts.in_one_sentence(published), report)
+    return Outcome(published, new)
+
+
+def path_of(outcome: Outcome) -> Path | None:
+    """The set's folder: what a flow returns."""
+    return outcome.published.path if outcome.published else None

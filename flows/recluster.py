@@ -1,0 +1,80 @@
+"""Cluster again what is cached: `python flows/recluster.py --name CelebA --k 7`.
+
+Extracts only what is new in the data folder, publishes the next set and compares it with the one before. Where
+nothing is new and nothing was changed, it says so and makes no set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+from pydantic import BaseModel, ConfigDict, Field
+
+from clusterpaths import roots
+from clusterpaths.config import RunConfig
+from clusterpaths.publish import newest_config
+from clusterpaths.records import Distance
+from flows.pipeline import cluster_paths, path_of
+from flows.running import run
+
+
+class ReclusterConfig(BaseModel):
+    """Cluster again what is cached under a name, with the last set's settings or changed ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("CelebA", description="results' folder in the cache root")
+    k: int | str | None = Field(None, description="clusters a layer: 7, or conv3=15, or 8,conv3=15 [the last set's]")
+    distance: Distance | None = Field(None, description="cosine or euclidean [the last set's]")
+    seed: int | None = Field(None, ge=0, description="another seed, another start [the last set's]")
+    layers: str | None = Field(None, description="layers to cluster, such as conv3,fc1 [the last set's]")
+    subset: int | None = Field(None, ge=1, description="only the first N examples [the last set's]")
+    workers: int | None = Field(None, ge=1, description="tasks at once [the last run's]")
+    cache_root: Path | None = Field(None, description="where results are [activation_cache]")
+
+
+@flow(name="recluster", flow_run_name="recluster {name}")
+def recluster(
+    name: str = "CelebA",
+    k: int | str | None = None,
+    distance: Distance | None = None,
+    seed: int | None = None,
+    layers: str | None = None,
+    subset: int | None = None,
+    workers: int | None = None,
+    cache_root: Path | None = None,
+) -> Path | None:
+    """Cluster again what is cached under a name, with the last set's settings or changed ones.
+
+    Args:
+        name: results' folder in the cache root
+        k: clusters a layer: 7, or conv3=15, or 8,conv3=15 [the last set's]
+        distance: cosine or euclidean [the last set's]
+        seed: another seed, another start [the last set's]
+        layers: layers to cluster, such as conv3,fc1 [the last set's]
+        subset: only the first N examples [the last set's]
+        workers: tasks at once [the last run's]
+        cache_root: where results are [activation_cache]
+    """
+    asked = {"k": k, "distance": distance, "seed": seed, "layers": layers, "subset": subset, "workers": workers}
+    changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
+    config = newest_config((cache_root or roots.cache_root()).expanduser().absolute() / name)
+    config = RunConfig(**{**config, **changes, "compare": True, "refresh": False, "plan": False})
+
+    outcome = cluster_paths(config)
+    if not outcome.new and outcome.published:
+        get_run_logger().info(
+            "Nothing new in the data folder and nothing changed since %s: no set was made", outcome.published.record.set
+        )
+    return path_of(outcome)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from a shell."""
+    run(recluster, ReclusterConfig, argv, flat=True)
+
+
+if __name__ == "__main__":
+    main()
