@@ -17,21 +17,21 @@ from typing import Annotated, Any
 
 import cyclopts
 import yaml
-from prefect.automations import Automation
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.events import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists
 
 ROOT = Path(__file__).resolve().parent.parent
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 POOL = "clusterpaths"
 WEBHOOK_BLOCK = "clusterpaths-webhook"
-FAILED = "Flow run {{ flow_run.name }} of {{ flow.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"
-DIVERGED = (
-    "Only {{ event.payload.path_agreement }} of examples keep their path from {{ event.payload.first }} to "
-    "{{ event.payload.second }}"
-)
+# Bodies of the POST, JSON: Prefect fills in what stands in double braces when the alarm goes off.
+FAILED = """{"event": {{ event.event | tojson }}, "flow_run": {{ flow_run.name | tojson }},
+"message": {{ flow_run.state.message | tojson }}, "url": {{ flow_run | ui_url | tojson }}}"""
+DIVERGED = """{"event": {{ event.event | tojson }}, "path_agreement": {{ event.payload.path_agreement }},
+"first": {{ event.payload.first | tojson }}, "second": {{ event.payload.second | tojson }}}"""
 
 
 def main(webhook: Annotated[str | None, cyclopts.Parameter(help="URL that gets a POST for each alarm")] = None) -> None:
@@ -42,7 +42,7 @@ def main(webhook: Annotated[str | None, cyclopts.Parameter(help="URL that gets a
         make_pool(client)
         subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=ROOT, check=True)
         for entry in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
-            make_automation(client, Automation.model_validate(entry))
+            make_automation(client, AutomationCore.model_validate(entry))
         if webhook:
             for automation in alarms(webhook):
                 make_automation(client, automation)
@@ -58,7 +58,7 @@ def make_pool(client: SyncPrefectClient) -> None:
         print(f"Made work pool {POOL!r}")
 
 
-def make_automation(client: SyncPrefectClient, automation: Automation) -> None:
+def make_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
     """Create it, or put it in the place of the one with its name."""
     for present in client.read_automations_by_name(automation.name):
         client.delete_automation(present.id)
@@ -66,7 +66,7 @@ def make_automation(client: SyncPrefectClient, automation: Automation) -> None:
     print(f"Automation {automation.name!r}")
 
 
-def alarms(url: str) -> list[Automation]:
+def alarms(url: str) -> list[AutomationCore]:
     """Two automations that post to a webhook: a run that failed or crashed, and paths that moved."""
     block = Webhook(method="POST", url=url, allow_private_urls=True)
     block_id = block.save(WEBHOOK_BLOCK, overwrite=True)
@@ -77,10 +77,10 @@ def alarms(url: str) -> list[Automation]:
     ]
 
 
-def _alarm(name: str, block: Any, text: str, expect: list[str], resource: str) -> Automation:
+def _alarm(name: str, block: Any, body: str, expect: list[str], resource: str) -> AutomationCore:
     trigger = {"type": "event", "posture": "Reactive", "match": {"prefect.resource.id": resource}, "threshold": 1}
-    action = {"type": "call-webhook", "block_document_id": str(block), "payload": {"text": text}}
-    return Automation.model_validate(
+    action = {"type": "call-webhook", "block_document_id": str(block), "payload": body}
+    return AutomationCore.model_validate(
         {"name": name, "trigger": {**trigger, "expect": expect, "within": 0}, "actions": [action]}
     )
 

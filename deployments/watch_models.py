@@ -26,12 +26,14 @@ from watchfiles import watch
 
 from clusterpaths import roots
 from clusterpaths.errors import ClusterPathsError, ConfigError
-from clusterpaths.models.arrivals import STATE_FILE, Arrival, Known, ModelFolder, Outcome
+from clusterpaths.models.arrivals import Arrival, Outcome
+from clusterpaths.models.folder import ModelFolder
+from clusterpaths.models.known import STATE_FILE, Known
 from flows.running import USER_ERROR, _option_message
 from tasks.announcing import announce, server_url
 
 _TICK = 0.25  # seconds; how often waits look at the clock
-_LONGEST_DELAY = 60.0
+_LONGEST_DELAY = 30.0
 
 logger = logging.getLogger("watch_models")
 
@@ -89,11 +91,14 @@ class Announcer:
             return
         try:
             sent = announce(list(self._pending.values()), self._known)
-        except ClusterPathsError as error:  # the server, or the disk that the state lies on
+        except Exception as error:
             self._delay = min(max(1.0, 2 * self._delay), _LONGEST_DELAY)
             self._next = time.monotonic() + self._delay
-            count = len(self._pending)
-            logger.warning("%s Trying again in %.0f s; %d waiting.", error, self._delay, count)
+            if not isinstance(
+                error, ClusterPathsError
+            ):  # neither the server nor the disk that the state lies on: a bug
+                logger.exception("Announcing failed.")
+            logger.warning("%s Trying again in %.0f s; %d waiting.", error, self._delay, len(self._pending))
             return
         self._pending, self._delay, self._next = {}, 0.0, 0.0
         for outcome in sent:
@@ -116,7 +121,12 @@ def watch_models(config: WatchConfig) -> NoReturn:
             "Set PREFECT_API_URL, such as PREFECT_API_URL=http://127.0.0.1:4200/api."
         )
     known = Known(config.state_path)
-    config.models.mkdir(parents=True, exist_ok=True)
+    try:
+        config.models.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--folder {config.models} is no folder and cannot be made one ({error.strerror}). Name a folder for models."
+        ) from error
     folder = ModelFolder(config.models, known, config.settle, config.patience, logger.info)
     _begin(config, known, folder)
     announcer = Announcer(folder, known)
@@ -162,16 +172,18 @@ def _changes(config: WatchConfig) -> Iterator[bool]:
     """Every quarter of a second whether something changed in the folder; without news from the system, no."""
     while True:
         try:
-            yield True
-            for changed in watch(
-                config.models,
-                watch_filter=None,
-                debounce=500,
-                rust_timeout=int(_TICK * 1000),
-                yield_on_timeout=True,
-                recursive=False,
+            for tick, changed in enumerate(
+                watch(
+                    config.models,
+                    watch_filter=None,
+                    debounce=500,
+                    rust_timeout=int(_TICK * 1000),
+                    yield_on_timeout=True,
+                    recursive=False,
+                )
             ):
-                yield any(not Path(path).name.startswith(STATE_FILE) for _, path in changed)
+                # what came before the system began to tell is seen on the first tick
+                yield tick == 0 or any(not Path(path).name.startswith(STATE_FILE) for _, path in changed)
                 if not config.models.is_dir():
                     break
         except (OSError, RuntimeError) as error:

@@ -11,11 +11,18 @@ from typing import Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from clusterpaths.compare import CompareConfig
 from clusterpaths.config import RunConfig
 from clusterpaths.train import TrainConfig
+from flows.recluster import ReclusterConfig
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-TABLES: dict[str, type[BaseModel]] = {"celeba": RunConfig, "train": TrainConfig}
+TABLES: dict[str, type[BaseModel]] = {
+    "celeba": RunConfig,
+    "recluster": ReclusterConfig,
+    "compare": CompareConfig,
+    "train": TrainConfig,
+}
 
 
 def options(model: type[BaseModel]) -> str:

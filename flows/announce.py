@@ -14,7 +14,8 @@ from typing import Annotated
 import cyclopts
 
 from clusterpaths.errors import ClusterPathsError, ModelError
-from clusterpaths.models.arrivals import STATE_FILE, Arrival, Known, examine
+from clusterpaths.models.arrivals import Arrival, examine
+from clusterpaths.models.known import STATE_FILE, Known
 from flows.running import USER_ERROR
 from tasks.announcing import ARRIVED, announce
 

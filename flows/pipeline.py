@@ -14,7 +14,7 @@ from clusterpaths.cache.lock import locked_cache
 from clusterpaths.config import RunConfig
 from clusterpaths.publish import PublishedSet
 from flows.running import set_up_logging
-from tasks import artifacts, many, stages
+from tasks import artifacts, comparing, many, stages
 from tasks.clock import StageClock
 
 
@@ -64,8 +64,6 @@ def cluster_paths(config: RunConfig) -> Outcome:
             report = stages.write_report(published)
         if config.compare and new:
             with clock("compare"):
-                from tasks import comparing
-
                 comparing.compare_with_predecessor(config, published)
 
     artifacts.show_stages(clock.stages, plan.wanted, plan.wanted - plan.cached, results)

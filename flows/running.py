@@ -98,7 +98,7 @@ class _OneParagraph(logging.Filter):
             record.msg = "Stopped by the error above." if told else str(error)
             record.args, record.exc_info, record.exc_text = (), None, None
             error.told = True  # type: ignore[attr-defined]
-        elif record.levelno >= logging.ERROR and str(record.msg).startswith("Finished in state Failed("):
+        elif str(record.msg).startswith("Finished in state Failed("):
             record.msg = "Finished in state Failed()"  # the message stands above, and in the run's state
         return True
 

@@ -19,7 +19,8 @@ from prefect.events import Event
 from prefect.settings import PREFECT_API_URL
 
 from clusterpaths.errors import ClusterPathsError, ConfigError
-from clusterpaths.models.arrivals import Arrival, Known, Outcome
+from clusterpaths.models.arrivals import Arrival, Outcome
+from clusterpaths.models.known import Known
 
 ARRIVED = "onnx-model.arrived"
 REJECTED = "onnx-model.rejected"

@@ -29,6 +29,7 @@ DIVERGED = "cluster-paths.diverged"
 @task(name="find sets", task_run_name="find sets", cache_policy=NO_CACHE)
 def find_sets(config: compare.CompareConfig) -> tuple[Path, Path]:
     """The folders of both sets, looked up by name in the cache root."""
+    look_anew()
     root = (config.cache_root or roots.cache_root()).expanduser().absolute()
     return compare.find_set_folder(root, config.first), compare.find_set_folder(root, config.second)
 
@@ -52,7 +53,6 @@ def write_comparison(comparison: Comparison, second: Path, data_root: Path | Non
 def image_reader(second: Path, data_root: Path | None) -> Callable[[str], Image.Image]:
     """Reads images of the folder that was named, which must be there, or of the one that the set remembers, if it still is."""
     record = read_record(second)
-    look_anew()
     try:
         root = data_root.expanduser().absolute() if data_root else record.data_root
         return open_dataset(DatasetSpec(name=record.dataset, root=str(root))).read_image

@@ -11,7 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.datasets.faces import write_faces
 from clusterpaths.errors import ClusterPathsError
-from clusterpaths.models.arrivals import STATE_FILE, Arrival, Known, examine
+from clusterpaths.models.arrivals import Arrival, examine
+from clusterpaths.models.known import STATE_FILE, Known
 from clusterpaths.train import TrainConfig, TrainRecord, describe, train_classifier
 from tasks.announcing import announce, server_url
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,13 +19,14 @@ from typing import Any
 
 import pytest
 
+from clusterpaths.models.arrivals import Arrival
 from clusterpaths.models.check import check_model
+from clusterpaths.models.known import Known
 from tests.clusterpaths.conftest import write_cnn
 from tests.deployments.conftest import (
     end_group,
     free_port,
     model_events,
-    running_server,
     server_environment,
 )
 from tests.runs import PROJECT, SAMPLE_MODEL
@@ -242,7 +246,49 @@ def test_what_came_while_no_watcher_ran_is_announced_when_one_starts_and_nothing
     assert max(own_watcher.stopped) < 2
 
 
-def test_models_that_come_while_the_server_is_away_are_announced_once_it_is_back(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def relay(port: int, url: str) -> Iterator[None]:
+    """The server answers on this port as well while inside; before and after, connections are refused."""
+    listener = socket.create_server(("127.0.0.1", port))
+    threads: list[threading.Thread] = []
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def connect(client: socket.socket) -> None:
+        host, _, upstream_port = url.removeprefix("http://").removesuffix("/api").partition(":")
+        with client, socket.create_connection((host, int(upstream_port))) as upstream:
+            back = threading.Thread(target=pump, args=(upstream, client))
+            back.start()
+            pump(client, upstream)
+            back.join()
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threads.append(threading.Thread(target=connect, args=(listener.accept()[0],)))
+                threads[-1].start()
+
+    threads.append(threading.Thread(target=accept))
+    threads[0].start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for thread in threads:
+            thread.join(timeout=10)
+
+
+def test_models_that_come_while_the_server_is_away_are_announced_once_it_is_back(
+    live_server: str, tmp_path: Path
+) -> None:
     port = free_port()
     folder = tmp_path / "models"
     folder.mkdir()
@@ -255,7 +301,7 @@ def test_models_that_come_while_the_server_is_away_are_announced_once_it_is_back
         write_cnn(folder / "deleted.onnx", seed=11)
         wait_until(lambda: "3 waiting" in watcher.output, lambda: watcher.output)
         (folder / "deleted.onnx").unlink()
-        with running_server(tmp_path / "server", port):
+        with relay(port, live_server):
             watcher.wait_for("first.onnx", "arrived")
             watcher.wait_for("second.onnx", "arrived")
             watcher.let_pass()
@@ -268,7 +314,24 @@ def test_models_that_come_while_the_server_is_away_are_announced_once_it_is_back
     assert "Traceback" not in watcher.output
 
 
-def announce(url: str | None, home: Path, *argv: str | Path) -> subprocess.CompletedProcess[str]:
+def test_an_announcement_that_the_server_took_in_before_a_crash_is_not_sent_again(
+    live_server: str, tmp_path: Path
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.announcing import announce
+
+    one = Arrival(path=str(tmp_path / "crash.onnx"), name="crash", sha256="1" * 64)
+    known = Known(tmp_path / ".announced.json")
+    with temporary_settings({PREFECT_API_URL: live_server}):
+        assert announce([one], known) == [one]
+        known.write(known.read().model_copy(update={"models": {}}))  # as if it had died before it wrote this down
+        announce([one], known)
+    assert known.knows(Path(one.path), one.sha256)
+    assert [kind for kind, _ in model_events(live_server, tmp_path)] == ["arrived"]
+
+
+def run_announce(url: str | None, home: Path, *argv: str | Path) -> subprocess.CompletedProcess[str]:
     environment = server_environment(url or "", home)
     if url is None:
         del environment["PREFECT_API_URL"]
@@ -280,14 +343,14 @@ def test_announcing_by_hand_does_the_same_and_the_watcher_knows(watcher: Watcher
     made = write_cnn(tmp_path / "hand.onnx", seed=12)
     file = watcher.folder / made.name
     shutil.copy(made, file)
-    done = announce(watcher.url, tmp_path, file)  # who of both is first does not matter
+    done = run_announce(watcher.url, tmp_path, file)  # who of both is first does not matter
     assert done.returncode == 0, done.stderr
     told = watcher.wait_for(file.name, "arrived")
     assert told["sha256"] in done.stdout
     watcher.let_pass()
     assert watcher.kinds(file.name) == ["arrived"]
-    assert "announced before" in announce(watcher.url, tmp_path, file).stdout
-    assert announce(watcher.url, tmp_path, file, "--again").returncode == 0
+    assert "announced before" in run_announce(watcher.url, tmp_path, file).stdout
+    assert run_announce(watcher.url, tmp_path, file, "--again").returncode == 0
     watcher.wait_for(file.name, "arrived", "arrived")
 
 
@@ -308,7 +371,7 @@ def test_announcing_by_hand_says_what_is_wrong_in_one_paragraph(
         write_cnn(file)
     elif content == "text":
         file.write_text("hello")
-    done = announce(server, tmp_path, file)
+    done = run_announce(server, tmp_path, file)
     assert done.returncode == 2
     assert done.stderr.startswith("\nerror: ")
     assert expected in done.stderr

@@ -201,7 +201,7 @@ def test_one_worker_and_two_npy_and_zarr_give_the_same_bytes(clean: Run, faces: 
 
 def test_task_runs_have_names_that_tell(clean: Run) -> None:
     names = sorted(run.name for run in clean.task_runs())
-    expected = ["check model", "download", "instrument", "plan", "find set", "trace", "publish", "report"]
+    expected = ["check model", "download", "instrument", "plan", "find set", "trace", "publish", "report", "cache"]
     expected += [f"extract shard {i}/5" for i in range(1, 6)] + [f"cluster {layer}" for layer in SHAPES]
     assert names == sorted(expected)
 
@@ -219,8 +219,9 @@ def test_progress_a_table_and_a_page_are_left_as_artifacts(clean: Run) -> None:
     assert float(by_type["progress"].data) == 100
     table = by_type["table"].data
     stages = [row["stage"] for row in (json.loads(table) if isinstance(table, str) else table)]
-    assert stages == ["check", "download", "instrument", "extract", "cluster", "trace", "publish", "report"]
+    assert stages == ["check", "download", "instrument", "extract", "cluster", "trace", "publish", "report", "cache"]
     page = str(by_type["markdown"].data)
+    assert "exemplars in the report" in page
     record = published(clean)
     for expected in ("Sizes of clusters", "most frequent of", "Times", "report.html"):
         assert expected.lower() in page.lower(), expected

@@ -13,8 +13,6 @@ from clusterpaths.errors import ConfigError, DiskError
 from clusterpaths.models import arrivals
 from clusterpaths.models.arrivals import (
     Arrival,
-    Known,
-    ModelFolder,
     NotYet,
     Outcome,
     Rejected,
@@ -23,6 +21,8 @@ from clusterpaths.models.arrivals import (
     model_name,
 )
 from clusterpaths.models.check import check_model
+from clusterpaths.models.folder import ModelFolder
+from clusterpaths.models.known import Known
 from tests.clusterpaths.conftest import save_model, write_cnn
 
 

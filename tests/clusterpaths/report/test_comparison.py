@@ -1,0 +1,159 @@
+"""The page on two sets, made from small sets of drawn images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from clusterpaths.compare import compare_sets
+from clusterpaths.comparison import Comparison
+from clusterpaths.records import ModelIdentity
+from clusterpaths.report.comparison import comparison_section, headline, write_comparison
+from tests.clusterpaths.report.test_report import HOSTILE, Page, draw, make_set
+
+NEW_MODEL = ModelIdentity(file="new.onnx", sha256="f" * 64)
+
+
+def two_sets(root: Path, **more: Any) -> tuple[Path, Path]:
+    """Old/set_01 and New/set_01: five of six examples keep their path, two decisions change."""
+    for name in ("Old", "New"):
+        (root / name).mkdir()
+    first = make_set(
+        root / "Old" / "set_01",
+        {"conv": [0, 0, 0, 1, 1, 1], "fc": [0, 0, 1, 1, 0, 1]},
+        predictions=[0, 0, 0, 1, 1, 1],
+        labels=[0, 0, 0, 1, 1, 1],
+        **more,
+    )
+    second = make_set(
+        root / "New" / "set_01",
+        {"conv": [1, 1, 2, 0, 0, 0], "fc": [1, 1, 0, 0, 1, 0]},
+        k=3,
+        predictions=[0, 0, 1, 1, 1, 0],
+        labels=[0, 0, 0, 1, 1, 1],
+        **({"model": NEW_MODEL} | more),
+    )
+    return first, second
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> tuple[Path, Path]:
+    return two_sets(tmp_path)
+
+
+def words(page: Page) -> str:
+    return " ".join(page.text.split())
+
+
+def test_the_page_says_what_changed(sets: tuple[Path, Path]) -> None:
+    comparison = compare_sets(*sets)
+    document, path = write_comparison(comparison, sets[1], draw)
+    assert (document, path) == tuple(sets[1] / f"comparison_with_Old_set_01.{kind}" for kind in ("json", "html"))
+    assert Comparison.model_validate_json(document.read_text()) == comparison
+    page = Page(path)
+    assert {"changed", "layers", "decisions", "moved", "migration", "made", "words"} <= page.ids
+    told = words(page)
+    for expected in (
+        "What changed from Old/set_01 to New/set_01: 83% of 6 examples keep their path",
+        "Two models on the same images, model.onnx before and new.onnx after",
+        "5 of 6 examples keep their cluster in every one of the 2 layers (95% interval",
+        "33.3% of 6 examples with a prediction on both sides",
+        "Right on the 6 labelled: 100.0% before, 66.7% after.",
+        "2 of 6 examples are given another class",
+        "Cat → became Dog",
+        "Dog → became Cat",
+        "1 of 2 layers",
+        "2.jpg",
+    ):
+        assert expected in told
+    assert [len(page.having("article", **{"aria-label": layer})) for layer in ("conv", "fc")] == [1, 1]
+
+
+def test_both_paths_of_a_moved_example_are_in_the_first_set_s_names(sets: tuple[Path, Path]) -> None:
+    page = Page(write_comparison(compare_sets(*sets), sets[1], draw)[1])
+    stops = page.having("span", **{"class": "stop"})
+    assert len(stops) == 2 * 2  # one example, before and after, two layers
+    assert [("kept" in (s["class"] or "")) for s in stops] == [False, True, False, True]
+    dashed = page.having("span", **{"class": "chip new"})
+    assert any("without a counterpart" in (chip["title"] or "") for chip in dashed)
+    assert page.having("span", title="fc, cluster 0 of the second set, here called 1")
+
+
+def test_what_is_of_one_model_has_no_changed_decision(sets: tuple[Path, Path]) -> None:
+    comparison = compare_sets(sets[0], sets[0])
+    told = words(Page(write_comparison(comparison, sets[0], draw)[1]))
+    assert headline(comparison) == "What changed from Old/set_01 to set_01: 100% of 6 examples keep their path"
+    assert "only the clusters differ" in told
+    assert "None: every example keeps its path." in told
+    assert "None: both sets are of the same model." in told
+
+
+def test_without_predictions_there_is_no_section_on_decisions(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set_01", {"fc": [0]})
+    comparison = compare_sets(folder, folder)
+    page = Page(write_comparison(comparison, folder, draw)[1])
+    assert "decisions" not in page.ids
+    assert "At least one side has no predictions." in page.text
+    assert headline(comparison).endswith("100% of 1 example keeps its path")
+
+
+def test_the_page_is_whole_by_itself_and_each_image_is_in_it_once(sets: tuple[Path, Path]) -> None:
+    page = Page(write_comparison(compare_sets(*sets), sets[1], draw)[1])
+    assert len(page.having("image", href="data:image/jpeg;base64,")) == 2  # 2.jpg and 5.jpg
+    targets = [a[key] or "" for _, a in page.tags for key in ("src", "href", "action", "srcset") if key in a]
+    assert all(t.startswith("data:image/jpeg;") or (t[0] == "#" and t[1:] in page.ids) for t in targets)
+    assert "url(" not in page.css
+    assert not page.having("script")
+    assert page.having("meta", content="default-src 'none'")
+
+
+def test_names_from_elsewhere_are_escaped(tmp_path: Path) -> None:
+    files = [HOSTILE.replace("<", f"{i}<") for i in range(6)]
+    first, second = two_sets(tmp_path, files=files, class_names=("<img src=x onerror=alert(1)>", "</style>"))
+    page = Page(write_comparison(compare_sets(first, second), second, draw)[1])
+    assert not any(page.having(tag) for tag in ("script", "img"))
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert "<img src=x onerror=alert(1)>" in page.text
+    assert files[2] in page.text
+
+
+def test_images_that_are_gone_have_a_placeholder(sets: tuple[Path, Path]) -> None:
+    def gone(file: str) -> Image.Image:
+        raise FileNotFoundError(file)
+
+    page = Page(write_comparison(compare_sets(*sets), sets[1], gone)[1])
+    assert page.having("span", **{"class": "gone", "aria-label": "example 102: image not available"})
+    assert "2 of the 2 images shown here were not available" in words(page)
+
+
+def test_many_classes_have_no_table_but_their_changes(tmp_path: Path) -> None:
+    n = 20
+    sides = []
+    for name, predictions in (("A", list(range(n))), ("B", [1, 0, *range(2, n)])):
+        (tmp_path / name).mkdir()
+        sides.append(make_set(tmp_path / name / "set_01", {"fc": [0, 1] * 10}, predictions=predictions, class_names=()))
+    told = words(Page(write_comparison(compare_sets(*sides), sides[1], draw)[1]))
+    assert "class 0 → became class 1" in told
+    assert "The table has the class" not in told
+
+
+def test_the_section_stands_alone_and_has_no_pictures(sets: tuple[Path, Path], tmp_path: Path) -> None:
+    section = comparison_section(compare_sets(*sets))
+    (tmp_path / "section.html").write_text(section)
+    page = Page(tmp_path / "section.html")
+    assert {"changed", "layers"} <= page.ids
+    assert not page.having("image")
+    assert "not available" not in page.text
+
+
+def test_readers_of_the_set_find_what_they_found_before(sets: tuple[Path, Path]) -> None:
+    before = {path.name: path.read_bytes() for path in sets[1].iterdir()}
+    write_comparison(compare_sets(*sets), sets[1], draw)
+    after = {path.name: path.read_bytes() for path in sets[1].iterdir()}
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {f"comparison_with_Old_set_01.{kind}" for kind in ("json", "html")}
+    assert json.loads(after["comparison_with_Old_set_01.json"])["version"] == 1
