@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import cyclopts
 import yaml
 from prefect import serve
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import construct_schedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
@@ -39,7 +40,13 @@ def _deployment(entry: dict[str, Any], root: Path) -> RunnerDeployment:
         tags=entry["tags"],
         schedules=[construct_schedule(**schedule) for schedule in entry.get("schedules", [])],
         triggers=[DeploymentEventTrigger(**_trigger(trigger)) for trigger in entry.get("triggers", [])],
+        concurrency_limit=_limit(entry),
     )
+
+
+def _limit(entry: dict[str, Any]) -> ConcurrencyLimitConfig | None:
+    limit = entry.get("concurrency_limit")
+    return ConcurrencyLimitConfig(**limit) if limit else None
 
 
 def _trigger(entry: dict[str, Any]) -> dict[str, Any]:
