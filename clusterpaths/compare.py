@@ -33,8 +33,8 @@ from clusterpaths.errors import CacheError, ConfigError, DatasetError
 from clusterpaths.metrics import Ints, PathCounts, count_paths
 from clusterpaths.publish import list_sets, read_set
 from clusterpaths.records import Record, SetRecord
-from clusterpaths.report.page import Rows, read_record, read_rows
 from clusterpaths.report.tables import overall_distance
+from clusterpaths.set_files import Rows, read_record, read_rows
 
 __all__ = [
     "CompareConfig",

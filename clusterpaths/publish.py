@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from clusterpaths.atomic import atomic_write_json, disk_errors
 from clusterpaths.cache.examples import PARTS
@@ -33,6 +32,7 @@ from clusterpaths.metrics import count_paths, weighted_purity
 from clusterpaths.plan import ExtractionRecord
 from clusterpaths.question import Question
 from clusterpaths.records import ModelIdentity, ModelRecord, Record, SetRecord, StageTime
+from clusterpaths.set_files import read_record
 
 _SET = re.compile(r"set_(\d+)")
 
@@ -60,13 +60,7 @@ def read_set(directory: Path, name: str) -> PublishedSet:
     Raises:
         CacheError: the folder holds no record that is understood.
     """
-    path = directory / name / "set.json"
-    try:
-        return PublishedSet(directory=str(directory), record=SetRecord.model_validate_json(path.read_text()))
-    except (OSError, ValidationError) as error:
-        raise CacheError(
-            f"{path} cannot be read ({error}). Expected the record of a set made by ClusterPaths."
-        ) from error
+    return PublishedSet(directory=str(directory), record=read_record(directory / name))
 
 
 def newest_config(directory: Path) -> dict[str, Any]:

@@ -60,11 +60,11 @@ def cluster_paths(config: RunConfig) -> Outcome:
                 traced = stages.trace(extraction, question, clusterings)
             with clock("publish"):
                 published = stages.publish_set(config, job, extraction, question, clusterings, traced, clock.stages)
-        with clock("report"):
-            report = stages.write_report(published)
         if config.compare and new:
             with clock("compare"):
                 comparing.compare_with_predecessor(config, published)
+        with clock("report"):
+            report = stages.write_report(published)
 
     artifacts.show_stages(clock.stages, plan.wanted, plan.wanted - plan.cached, results)
     artifacts.show_set(published, report)

@@ -20,7 +20,7 @@ from clusterpaths.publish import PublishedSet
 from clusterpaths.records import DatasetSpec
 from clusterpaths.report.comparison import class_name, headline
 from clusterpaths.report.comparison import write_comparison as write_files
-from clusterpaths.report.page import read_record
+from clusterpaths.set_files import read_record
 
 COMPARED = "cluster-paths.compared"
 DIVERGED = "cluster-paths.diverged"

@@ -160,6 +160,27 @@ def comparison_section(comparison: Comparison) -> Markup:
     return Markup(_render("comparison_section.html", comparison, {}))  # escaped by the template
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A comparison that lies in a set's folder, for the set's own page; `page` is the file name of the whole of it."""
+
+    headline: str
+    section: Markup
+    page: str
+
+
+def read_comparisons(folder: Path) -> list[Shown]:
+    """The comparisons that were written into a set's folder, by name; one that is not understood is passed over."""
+    found = []
+    for path in sorted(folder.glob("comparison_with_*.json")):
+        try:
+            comparison = Comparison.model_validate_json(path.read_bytes())
+        except ValueError:
+            continue  # of another version: its own page still says what it said
+        found.append(Shown(headline(comparison), comparison_section(comparison), path.with_suffix(".html").name))
+    return found
+
+
 def headline(comparison: Comparison) -> str:
     """What changed, in one sentence."""
     first, second = comparison.first.name, _short(comparison)

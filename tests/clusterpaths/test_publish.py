@@ -69,7 +69,7 @@ def test_numbers_go_on_behind_the_largest_also_of_folders_that_are_not_ours(conf
     (done.directory / "set_300").write_text("a file")
     assert list_sets(done.directory) == ["set_01", "set_9", "set_100"]
     assert find_set(done.directory, done.question.fingerprint()) == done.published
-    with pytest.raises(CacheError, match=r"set_100.set\.json cannot be read"):
+    with pytest.raises(CacheError, match=r"set_100.set\.json does not exist"):
         read_set(done.directory, "set_100")
     assert run_stages(configure(seed=1)).published.record.set == "set_101"
 

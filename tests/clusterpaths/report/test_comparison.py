@@ -12,6 +12,7 @@ from PIL import Image
 from clusterpaths.compare import compare_sets
 from clusterpaths.comparison import Comparison
 from clusterpaths.records import ModelIdentity
+from clusterpaths.report import write_report
 from clusterpaths.report.comparison import comparison_section, headline, write_comparison
 from tests.clusterpaths.report.test_report import HOSTILE, Page, draw, make_set
 
@@ -157,3 +158,13 @@ def test_readers_of_the_set_find_what_they_found_before(sets: tuple[Path, Path])
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {f"comparison_with_Old_set_01.{kind}" for kind in ("json", "html")}
     assert json.loads(after["comparison_with_Old_set_01.json"])["version"] == 1
+
+
+def test_the_set_s_own_page_has_the_section_and_leads_to_the_whole(sets: tuple[Path, Path]) -> None:
+    comparison = compare_sets(*sets)
+    _, whole = write_comparison(comparison, sets[1], draw)
+    (sets[1] / "comparison_with_Broken_set_01.json").write_text("{}")  # of another version: passed over
+    page = Page(write_report(sets[1], draw))
+    assert headline(comparison) in page.text
+    assert {"compared", "changed", "layers"} <= page.ids
+    assert page.having("a", href=whole.name)
