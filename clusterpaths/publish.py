@@ -63,23 +63,16 @@ def read_set(directory: Path, name: str) -> PublishedSet:
     return PublishedSet(directory=str(directory), record=read_record(directory / name))
 
 
-def newest_config(directory: Path) -> dict[str, Any]:
-    """How the newest set of a cache was asked for, as `RunConfig` takes it.
+def set_config(folder: Path) -> dict[str, Any]:
+    """How a set was asked for, as `RunConfig` takes it.
 
     Raises:
-        CacheError: there is no set, or it does not say.
+        CacheError: it does not say.
     """
-    sets = list_sets(directory) if directory.is_dir() else []
-    if not sets:
-        known = sorted(path.name for path in directory.parent.glob("*/") if list_sets(path))
-        raise CacheError(
-            f"There is no set in {directory}. Expected results of an earlier run; names with results there: "
-            f"{', '.join(known) or 'none'}. Name one of them, or run flows/celeba.py first."
-        )
-    config = read_set(directory, sets[-1]).record.config
+    config = read_record(folder).config
     if not config:
         raise CacheError(
-            f"{directory / sets[-1]} does not say how it was asked for (an older version made it). "
+            f"{folder} does not say how it was asked for (an older version made it). "
             "Run flows/celeba.py once with the settings that you want; recluster then goes by that set."
         )
     return config

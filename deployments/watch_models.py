@@ -29,7 +29,7 @@ from clusterpaths.errors import ClusterPathsError, ConfigError
 from clusterpaths.models.arrivals import Arrival, Outcome
 from clusterpaths.models.folder import ModelFolder
 from clusterpaths.models.known import STATE_FILE, Known
-from flows.running import USER_ERROR, _option_message
+from flows.running import USER_ERROR, option_message
 from tasks.announcing import announce, server_url
 
 _TICK = 0.25  # seconds; how often waits look at the clock
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         app(argv, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        _fail(_option_message(error))
+        _fail(option_message(error))
     except ClusterPathsError as error:
         _fail(str(error))
     except KeyboardInterrupt:

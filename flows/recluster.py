@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clusterpaths import roots
+from clusterpaths.compare import find_set_folder
 from clusterpaths.config import RunConfig
-from clusterpaths.publish import newest_config
+from clusterpaths.errors import ConfigError
+from clusterpaths.publish import set_config
 from clusterpaths.records import Distance
 from flows.pipeline import cluster_paths, path_of
-from flows.running import run
+from flows.running import invalid, run
 
 
 class ReclusterConfig(BaseModel):
@@ -25,7 +27,9 @@ class ReclusterConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("CelebA", description="results' folder in the cache root")
+    name: str = Field(
+        "CelebA", description="results' folder in the cache root; NAME/set_NN: by that set, not the newest"
+    )
     k: int | str | None = Field(None, description="clusters a layer: 7, or conv3=15, or 8,conv3=15 [the last set's]")
     distance: Distance | None = Field(None, description="cosine or euclidean [the last set's]")
     seed: int | None = Field(None, ge=0, description="another seed, another start [the last set's]")
@@ -49,7 +53,7 @@ def recluster(
     """Cluster again what is cached under a name, with the last set's settings or changed ones.
 
     Args:
-        name: results' folder in the cache root
+        name: results' folder in the cache root; NAME/set_NN: by that set, not the newest
         k: clusters a layer: 7, or conv3=15, or 8,conv3=15 [the last set's]
         distance: cosine or euclidean [the last set's]
         seed: another seed, another start [the last set's]
@@ -60,8 +64,12 @@ def recluster(
     """
     asked = {"k": k, "distance": distance, "seed": seed, "layers": layers, "subset": subset, "workers": workers}
     changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
-    config = newest_config((cache_root or roots.cache_root()).expanduser().absolute() / name)
-    config = RunConfig(**{**config, **changes, "compare": True, "refresh": False, "plan": False})
+    results = (cache_root or roots.cache_root()).expanduser().absolute()
+    config = set_config(find_set_folder(results, name))
+    try:
+        config = RunConfig(**{**config, **changes, "compare": True, "refresh": False, "plan": False})
+    except ValidationError as error:
+        raise ConfigError(f"These settings cannot be run: {invalid(error)}.") from error
 
     outcome = cluster_paths(config)
     if not outcome.new and outcome.published:

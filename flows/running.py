@@ -46,7 +46,7 @@ def run(flow: Callable[..., Any], model: type[Config], argv: list[str] | None = 
     try:
         app(argv, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        _fail(_option_message(error), USER_ERROR)
+        _fail(option_message(error), USER_ERROR)
 
 
 def _run(flow: Callable[..., Any], parameters: dict[str, Any]) -> None:
@@ -66,16 +66,19 @@ def _fail(message: str, code: int) -> None:
     raise SystemExit(code)
 
 
-def _option_message(error: cyclopts.CycloptsError) -> str:
+def option_message(error: cyclopts.CycloptsError) -> str:
+    """What is wrong with a command line, and what was given."""
     cause = error.__cause__ or error
-    if isinstance(cause, ValidationError):
-        return "; ".join(
-            f"--{'-'.join(str(part) for part in entry['loc'][:1]).replace('_', '-')} {entry['msg']}{_got(entry)}".removeprefix(
-                "-- "
-            )
-            for entry in cause.errors()
-        ).replace("Value error, ", "")
-    return f"{error} Try --help."
+    return invalid(cause) if isinstance(cause, ValidationError) else f"{error} Try --help."
+
+
+def invalid(error: ValidationError) -> str:
+    """What is wrong with options, each by its name on the command line."""
+    told = []
+    for entry in error.errors():
+        option = "--" + str(entry["loc"][0]).replace("_", "-") + " " if entry["loc"] else ""
+        told.append(f"{option}{entry['msg'].removeprefix('Value error, ')}{_got(entry)}")
+    return "; ".join(told)
 
 
 def _got(error: Any) -> str:
