@@ -201,7 +201,7 @@ def test_one_worker_and_two_npy_and_zarr_give_the_same_bytes(clean: Run, faces: 
 
 def test_task_runs_have_names_that_tell(clean: Run) -> None:
     names = sorted(run.name for run in clean.task_runs())
-    expected = ["check model", "download", "instrument", "plan", "find set", "trace", "publish", "report", "cache"]
+    expected = ["check model", "download", "instrument", "plan", "find set", "trace", "publish", "report"]
     expected += [f"extract shard {i}/5" for i in range(1, 6)] + [f"cluster {layer}" for layer in SHAPES]
     assert names == sorted(expected)
 
