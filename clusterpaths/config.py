@@ -71,6 +71,9 @@ class RunConfig(BaseModel):
     model: Path | None = Field(
         None, description="ONNX image classifier [ONNX_models/CelebA_CNN_instrumented.onnx, or CelebA_CNN.onnx]"
     )
+    model_sha256: str | None = Field(
+        None, description="run only if the model is still this one; for runs that an arrived model has started"
+    )
     data_root: Path | None = Field(
         None, description="folder that holds celeba/, or celeba's own folder; downloaded into where empty [data]"
     )

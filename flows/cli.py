@@ -9,6 +9,7 @@ import cyclopts
 
 COMMANDS = {
     "celeba": "cluster paths of CelebA, or of the embedded sample with --sample",
+    "recluster": "cluster again what is cached: new images, other settings; compared with the set before",
     "announce": "tell the Prefect server of a model file, so that what waits for one starts",
     "compare": "what changed from one set to another, of one model or of two",
     "train": "train a small hair-colour classifier and write it as an ONNX file",

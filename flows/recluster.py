@@ -19,7 +19,7 @@ from clusterpaths.errors import ConfigError
 from clusterpaths.publish import set_config
 from clusterpaths.records import Distance
 from flows.pipeline import cluster_paths, path_of
-from flows.running import invalid, run
+from flows.running import invalid, run, set_up_logging
 
 
 class ReclusterConfig(BaseModel):
@@ -62,6 +62,7 @@ def recluster(
         workers: tasks at once [the last run's]
         cache_root: where results are [activation_cache]
     """
+    set_up_logging()  # before anything can fail
     asked = {"k": k, "distance": distance, "seed": seed, "layers": layers, "subset": subset, "workers": workers}
     changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
     results = (cache_root or roots.cache_root()).expanduser().absolute()

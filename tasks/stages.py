@@ -20,7 +20,7 @@ from clusterpaths import report as report_page
 from clusterpaths.config import SAMPLE_MODEL, RunConfig
 from clusterpaths.datasets import open_dataset
 from clusterpaths.datasets.acquire import acquire
-from clusterpaths.errors import ClusterPathsError, DamagedShardError, DownloadError, Float16OverflowError
+from clusterpaths.errors import ClusterPathsError, DamagedShardError, DownloadError, Float16OverflowError, ModelError
 from clusterpaths.models import check
 from clusterpaths.preprocessing import resolve_preprocessing
 from clusterpaths.question import Question, ask
@@ -57,6 +57,11 @@ def check_model(config: RunConfig) -> ModelRecord:
     log = get_run_logger()
     path = config.model or check.default_model(SAMPLE_MODEL if config.sample else "CelebA_CNN")
     model = check.check_model(path.expanduser(), config.layers)
+    if config.model_sha256 not in (None, model.sha256):
+        raise ModelError(
+            f"{path} is another model now: its sha256 is {model.sha256}, expected {config.model_sha256}. It was replaced "
+            "after it had been announced; the new one is announced by itself and has its own run."
+        )
     config.k_per_layer(model.layers)
     for warning in model.warnings:
         log.warning(warning)

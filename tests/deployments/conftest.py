@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+
+if TYPE_CHECKING:
+    from tests.deployments.site import Site
 
 
 def free_port() -> int:
@@ -38,8 +41,8 @@ def server_environment(api_url: str, home: Path, **more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_server(home: Path, port: int, timeout: float = 120.0) -> Iterator[str]:
-    """The API's address of a server that runs while inside; the database is kept in `home`."""
+def running_server(home: Path, port: int, timeout: float = 120.0, **more: str) -> Iterator[str]:
+    """The API's address of a server that runs while inside; the database is kept in `home`, `more` is its environment."""
     url = f"http://127.0.0.1:{port}/api"
     home.mkdir(parents=True, exist_ok=True)
     log = home / "server.log"
@@ -48,6 +51,7 @@ def running_server(home: Path, port: int, timeout: float = 120.0) -> Iterator[st
         home,
         PREFECT_SERVER_UI_ENABLED="false",
         PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL="0.2",  # events are seen soon after they are sent
+        **more,
     )
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("ab") as file:
@@ -90,6 +94,29 @@ def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API's address of a server for the whole session, with its own PREFECT_HOME and database."""
     with running_server(tmp_path_factory.mktemp("live-server"), free_port()) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A server of its own with all deployments, their automations and a worker; events of other tests start no runs here."""
+    from tests.deployments.postgres import running_postgres
+    from tests.deployments.site import furnished
+
+    home = tmp_path_factory.mktemp("site")
+    quick = {
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
+        "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
+    }
+    with running_postgres(free_port()) as database:
+        more = quick | {"PREFECT_API_DATABASE_CONNECTION_URL": database}
+        with running_server(home / "server", free_port(), **more) as url, furnished(url, home / "home") as site:
+            yield site
+
+
+@pytest.fixture(scope="session")
+def faces(site: Site) -> Path:
+    """A folder that holds celeba/ with 300 drawn faces; never to be written to."""
+    return site.draw("faces", 300)
 
 
 def model_events(url: str, folder: Path) -> list[tuple[str, dict[str, Any]]]:

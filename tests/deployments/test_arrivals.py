@@ -1,0 +1,109 @@
+"""A model arrives: the watcher announces it, a worker runs it, in a cache of its own, compared with the one before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from clusterpaths.models.external import hash_files
+from clusterpaths.publish import list_sets, read_set
+from tests.deployments.conftest import end_group
+from tests.deployments.site import Site, wait_until
+from tests.runs import PROJECT, SAMPLE_MODEL
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module")
+def watcher(site: Site) -> Iterator[None]:
+    """The watcher of the site's model folder; what lies there when it starts is known."""
+    command = [sys.executable, str(PROJECT / "deployments" / "watch_models.py"), "--settle", "1"]
+    with (site.home / "watcher.log").open("ab") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=site.environment, cwd=site.home, start_new_session=True
+        )
+    try:
+        wait_until((site.home / "ONNX_models" / ".announced.json").is_file, 30)
+        yield
+    finally:
+        end_group(process)
+
+
+def version(number: int) -> bytes:
+    """The sample model as another file: the same layers and weights, another sha256."""
+    model = onnx.load(str(SAMPLE_MODEL))
+    onnx.helper.set_model_props(model, {p.key: p.value for p in model.metadata_props} | {"version": str(number)})
+    return bytes(model.SerializeToString())
+
+
+def arrive(site: Site, name: str, content: bytes, pieces: int = 1) -> str:
+    """Write a model into the watched folder, slowly where in pieces; the name that its results get."""
+    path = site.home / "ONNX_models" / name
+    step = -(-len(content) // pieces)
+    with path.open("wb") as file:
+        for start in range(0, len(content), step):
+            file.write(content[start : start + step])
+            file.flush()
+            time.sleep(0.6 if pieces > 1 else 0)
+    return f"{path.stem}-{hash_files([path])[:8]}"
+
+
+def arrivals(site: Site) -> list[dict[str, Any]]:
+    return site.runs_of("celeba/on-new-model")
+
+
+def completed(site: Site, count: int) -> list[dict[str, Any]]:
+    """The runs for arrived models, once there are so many and all have completed."""
+
+    def done() -> list[dict[str, Any]] | None:
+        runs = arrivals(site)
+        assert not [run for run in runs if run["state"]["type"] in ("FAILED", "CRASHED")], site.log
+        return runs if len(runs) == count and {run["state"]["type"] for run in runs} == {"COMPLETED"} else None
+
+    runs: list[dict[str, Any]] = wait_until(done, 150, lambda: f"{[r['state'] for r in arrivals(site)]}\n{site.log}")
+    return runs
+
+
+def test_arrived_models_get_a_run_each_one_at_a_time_a_cache_of_their_own_and_a_comparison(
+    site: Site, watcher: None
+) -> None:
+    sample = str(site.home / "ONNX_models" / SAMPLE_MODEL.name)
+    before = {"name": "Before", "model": sample, "data_root": str(site.home / "data")}
+    site.complete(site.start("celeba/full", config=before))
+
+    first = arrive(site, "Hair.onnx", version(1), pieces=3)
+    wait_until(lambda: len(arrivals(site)) == 1, 60, lambda: (site.home / "watcher.log").read_text())
+    second = arrive(site, "Hair.onnx", version(2)) if completed(site, 1) else ""
+    third = arrive(site, "Other.onnx", version(3))
+    (site.home / "ONNX_models" / "notes.onnx").write_text("no model")
+    runs = completed(site, 3)
+
+    config = runs[0]["parameters"]["config"]
+    assert config["name"] == first
+    assert Path(config["model"]) == site.home / "ONNX_models" / "Hair.onnx"
+    assert {run["parameters"]["config"]["name"] for run in runs} == {first, second, third}
+    late = sorted(runs, key=lambda run: str(run["start_time"]))[1:]
+    assert late[0]["end_time"] <= late[1]["start_time"]  # the later arrival waited
+    for name in (first, second, third):
+        assert list_sets(site.caches / name) == ["set_01"]
+        assert read_set(site.caches / name, "set_01").record.num_examples == 40
+    assert list((site.caches / first / "set_01").glob("comparison_with_*.json")) != []
+    assert ("comparison", "markdown") in site.artifacts(runs[0]["id"])
+    time.sleep(3)
+    assert len(arrivals(site)) == 3  # the text file, and models that were announced, start none
+
+
+def test_a_run_for_a_model_that_was_replaced_meanwhile_says_so(site: Site) -> None:
+    sample = str(site.home / "ONNX_models" / SAMPLE_MODEL.name)
+    id_ = site.start("celeba/on-new-model", config={"model": sample, "name": "Late", "model_sha256": "0" * 64})
+    failed = site.end_of(id_)
+    assert failed["state"]["type"] == "FAILED"
+    assert "is another model now" in failed["state"]["message"]
+    assert not (site.caches / "Late").exists()
