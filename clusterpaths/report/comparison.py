@@ -12,13 +12,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from PIL import Image
 
 from clusterpaths.agreement import NO_MATCH
 from clusterpaths.atomic import atomic_write, atomic_write_json
 from clusterpaths.comparison import Comparison, DecisionCount, ExampleChange, LayerComparison, PathCount, Side
+from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, usual_ratio
 from clusterpaths.report.view import COLOURS, Example, percent, thousands
 
@@ -202,16 +202,8 @@ def _short(comparison: Comparison) -> str:
 
 
 def _render(template: str, comparison: Comparison, pictures: Mapping[str, Thumbnail], **more: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clusterpaths", "report"),
-        autoescape=True,  # file names, class names and layer names come from elsewhere
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"thousands": thousands, "percent": percent}
     page = _Builder(comparison, pictures).page()
-    return environment.get_template(template).render(page=page, c=comparison, **more)
+    return render(template, page=page, c=comparison, **more)
 
 
 class _Builder:

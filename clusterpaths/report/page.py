@@ -10,7 +10,6 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
@@ -22,6 +21,7 @@ from clusterpaths.metrics import count_paths
 from clusterpaths.report import view
 from clusterpaths.report.comparison import read_comparisons
 from clusterpaths.report.tables import nearest, overall_distance
+from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
 from clusterpaths.set_files import read_record, read_rows
 
@@ -66,7 +66,8 @@ def write_report(
     files = dict(zip(wanted.tolist(), rows.files.take(pa.array(wanted)).to_pylist(), strict=True))
     thumbnails = make_thumbnails(files.values(), read_image)
     content = view.build(record, rows, paths, by_cluster, by_path, files, thumbnails)
-    html = _template().render(
+    html = render(
+        "report.html",
         page=content,
         record=record,
         name=set_dir.resolve().parent.name,
@@ -79,15 +80,3 @@ def write_report(
     # File names need not be valid Unicode (a surrogate stands for a stray byte): show, do not fail.
     atomic_write(target, html.encode("utf-8", errors="replace"))
     return target
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clusterpaths", "report"),
-        autoescape=True,  # file names, class names and layer names come from elsewhere
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"thousands": view.thousands, "percent": view.percent, "seconds": view.seconds}
-    return environment.get_template("report.html")

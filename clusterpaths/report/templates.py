@@ -1,0 +1,22 @@
+"""The pages' templates: one environment for all, so that escaping is never forgotten in one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+
+from clusterpaths.report.view import percent, seconds, thousands
+
+
+def render(template: str, **values: Any) -> str:
+    """One template of this folder, filled in; everything in `values` but `Markup` is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("clusterpaths", "report"),
+        autoescape=True,  # file names, class names and layer names come from elsewhere
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"thousands": thousands, "percent": percent, "seconds": seconds}
+    return environment.get_template(template).render(**values)
