@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,10 +71,12 @@ def run_celeba(**options: Any) -> Run:
     run = Run(state=None)
 
     def counted(session: TapSession, images: NDArray[np.float32]) -> Outputs:
-        run.batches += not (images == 0.5).all()  # a blank image shows that the model runs; it is none of the data
+        blank = bool((images == 0.5).all())  # it shows that the model runs; it is none of the data
+        with lock:  # sessions run in several threads
+            run.batches += not blank
         return original(session, images)
 
-    original = TapSession._run
+    original, lock = TapSession._run, threading.Lock()
     with pytest.MonkeyPatch.context() as patch, listening(run.log):
         patch.setattr(TapSession, "_run", counted)
         run.state = celeba(RunConfig(**options), return_state=True)
