@@ -10,11 +10,16 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 Distance = Literal["cosine", "euclidean"]
 CacheFormat = Literal["npy", "zarr"]
 CacheDtype = Literal["float16", "float32"]
+Channels = Literal["RGB", "BGR"]
+Layout = Literal["NCHW", "NHWC"]
+InputType = Literal["float32", "float16", "uint8"]
+Reduce = Literal["none", "mean", "max", "gap", "cls", "tokens-mean"]
+Resize = Literal["bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"]
 
 
 class Record(BaseModel):
@@ -24,17 +29,43 @@ class Record(BaseModel):
 
 
 class Preprocessing(Record):
-    """How an image becomes the model's input: RGB, resized, divided by 255, (x - mean) / std.
+    """How an image becomes the model's input: resized, divided by 255, (x - mean) / std, then the channels in order.
 
-    Part of a cache's identity.
+    Part of a cache's identity. Later fields are not written out where they have their default: records and fingerprints
+    from before them stay as they are.
     """
 
     name: str = Field(description="preset, or custom")
     size: tuple[int, int] = Field(description="height and width in pixels")
-    mean: tuple[float, ...] = Field(description="of each channel, in the range after scale")
+    mean: tuple[float, ...] = Field(
+        description="of red, green, blue (whatever channels says), in the range after scale"
+    )
     std: tuple[float, ...]
     scale: float = Field(default=1 / 255, description="the factor that pixels 0..255 are multiplied with first")
-    resize: Literal["bilinear"] = Field(default="bilinear", description="as Pillow's Image.resize does it")
+    resize: Resize = Field(default="bilinear", description="as Pillow's Image.resize does it")
+    channels: Channels = Field(default="RGB", description="the order in which the model takes them")
+    shorter: int | None = Field(
+        default=None,
+        ge=1,
+        description="the shorter side becomes this, then the centre is cut out; None: to the exact size",
+    )
+    antialias: bool = Field(default=True, description="False: as torch's interpolate does it without")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Preprocessing:
+        if self.shorter is not None and self.shorter < max(self.size):
+            raise ValueError(
+                f"a shorter side of {self.shorter} is too small to cut {self.size[0]}x{self.size[1]} from it"
+            )
+        if not self.antialias and self.resize != "bilinear":  # Pillow's bicubic has another kernel than torch's
+            raise ValueError(f"{self.resize} without antialiasing cannot be done as torch does it; bilinear can")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = dump(self)
+        later = {"channels": "RGB", "shorter": None, "antialias": True}
+        return {key: value for key, value in written.items() if key not in later or value != later[key]}
 
 
 class ModelIdentity(Record):
@@ -49,6 +80,7 @@ class DatasetSpec(Record):
 
     name: str = Field(description="registry name, such as celeba; part of a cache's identity")
     root: str
+    labels: str = Field(default="", description="CSV file with labels of a folder's images; empty: none")
 
 
 class Tap(Record):
@@ -56,8 +88,16 @@ class Tap(Record):
 
     layer: str
     tensor: str = Field(description="its name in the graph")
-    shape: tuple[int, ...] = Field(description="of one example, as the model gives it")
+    shape: tuple[int, ...] = Field(description="of one example, as a run puts it out")
     operator: str = Field(default="", description="Conv, Gemm …")
+    reduce: Reduce = Field(default="none", description="what is put out of the tensor instead of all of it")
+    full_shape: tuple[int, ...] = Field(default=(), description="of one example before it is reduced")
+    dtype: str = Field(default="", description="of the tensor in the graph, as numpy calls it; empty: not known yet")
+
+    @property
+    def identity(self) -> str:
+        """What tells a cache's layer from another: the tensor, and how it is reduced."""
+        return self.tensor if self.reduce == "none" else f"{self.tensor}|{self.reduce}"
 
 
 class ModelRecord(Record):
@@ -69,10 +109,14 @@ class ModelRecord(Record):
     input: str
     batch: int | None = Field(description="fixed batch size; None: any")
     size: tuple[int, int] = Field(description="height and width of the input")
+    layout: Layout = "NCHW"
+    input_type: InputType = "float32"
+    providers: tuple[str, ...] = Field(default=("CPUExecutionProvider",), description="in order of preference")
     logits: str | None = Field(description="output with class scores; None: the model has none")
     num_classes: int
     taps: tuple[Tap, ...]
-    preprocessing: Preprocessing | None = Field(description="what the file's own metadata say")
+    preprocessing: Preprocessing | None = Field(description="what the file's own metadata or a file beside it say")
+    preprocessing_source: str = Field(default="", description="which of them, for people")
     class_names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -127,6 +171,7 @@ class SetRecord(Record):
         default=None, description="weighted-path purity with labels, of labelled examples"
     )
     purity_predictions: float | None = None
+    choice: str = Field(default="", description="how k or the distance was chosen; choice.json has the whole sweep")
     stages: tuple[StageTime, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict, description="the options that were given, to repeat the run")
     created: str = Field(description="ISO time, UTC")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 from clusterpaths.datasets.base import Dataset, ExampleTable
-from clusterpaths.errors import DatasetError
+from clusterpaths.datasets.registry import open_source
 from clusterpaths.records import DatasetSpec
 
 __all__ = ["Dataset", "ExampleTable", "look_anew", "open_dataset", "read_table"]
@@ -19,11 +18,7 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
     Raises:
         DatasetError: no data set of that name, or its folder is not usable.
     """
-    if spec.name == "celeba":
-        from clusterpaths.datasets.celeba import open_celeba
-
-        return open_celeba(Path(spec.root))
-    raise DatasetError(f"There is no data set called {spec.name!r}. Expected one of: celeba.")
+    return open_source(spec)
 
 
 @functools.lru_cache(maxsize=4)

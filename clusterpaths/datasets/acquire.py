@@ -7,9 +7,8 @@ from collections.abc import Callable
 from clusterpaths import roots
 from clusterpaths.config import SAMPLE_NAME, SAMPLE_SEED, RunConfig
 from clusterpaths.datasets import look_anew
-from clusterpaths.datasets.celeba import celeba_present
-from clusterpaths.datasets.download import download_celeba
 from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.registry import fetch
 from clusterpaths.records import DatasetSpec
 
 
@@ -18,7 +17,7 @@ def acquire(config: RunConfig, log: Callable[[str], None] = lambda _: None) -> D
 
     Raises:
         DownloadError: the network failed; trying again can help.
-        DatasetError: what is there, or came, is not CelebA.
+        DatasetError: what is there, or came, is not that data set.
     """
     look_anew()
     if config.sample:
@@ -26,9 +25,6 @@ def acquire(config: RunConfig, log: Callable[[str], None] = lambda _: None) -> D
         log(f"The embedded sample: {config.sample_size:,} drawn faces in {root}")
         return DatasetSpec(name="celeba", root=str(write_faces(root, config.sample_size, SAMPLE_SEED)))
     root = (config.data_root or roots.data_root()).expanduser().absolute()
-    if celeba_present(root):
-        log(f"Using the images that are in {root}")
-    else:
-        log(f"No CelebA in {root}: downloading it (1.4 GB) with torchvision")
-        download_celeba(root)
-    return DatasetSpec(name="celeba", root=str(root))
+    spec = DatasetSpec(name="celeba", root=str(root))
+    fetch(spec, log)
+    return spec

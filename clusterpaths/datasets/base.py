@@ -5,16 +5,19 @@ Belongs here: the protocol and its record. A data set itself is one file beside 
 
 from __future__ import annotations
 
+import difflib
+import errno
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clusterpaths.errors import DatasetError
 
@@ -47,6 +50,7 @@ class ExampleTable:
         labels: (n,) int16, index into class_names, -1 where an example has no (single) label.
         class_names: names of the labels; may be empty.
         attributes: name -> (n,) int8 of 1, -1, or 0 where unknown; may be empty.
+        mtimes: (n,) int64, when each file was last written, nanoseconds since 1970; None where files have no times.
     """
 
     ids: NDArray[np.int64]
@@ -56,6 +60,7 @@ class ExampleTable:
     labels: NDArray[np.int16]
     class_names: tuple[str, ...] = ()
     attributes: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+    mtimes: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -70,6 +75,7 @@ class ExampleTable:
             labels=self.labels[positions],
             class_names=self.class_names,
             attributes={name: values[positions] for name, values in self.attributes.items()},
+            mtimes=None if self.mtimes is None else self.mtimes[positions],
         )
 
     def choose(self, split: str = "all", subset: int | None = None) -> ExampleTable:
@@ -85,7 +91,8 @@ class ExampleTable:
                 known = ", ".join(sorted(set(self.splits) - {""})) or "none"
                 raise DatasetError(
                     f"No image is known to be of the split {split!r}; splits that are known: {known}. Expected a partition "
-                    "file (list_eval_partition.txt) that names these images. Add it, or use --split all."
+                    "file (list_eval_partition.txt) that names these images, or what docs/datasets.md says of splits in "
+                    "this data set. Add it, or use --split all."
                 )
         return self.take(positions[:subset])
 
@@ -121,9 +128,60 @@ class Dataset(Protocol):
         """
         ...
 
+    def digest(self, file: str) -> int:
+        """xxh3_64 of one example's stored bytes (its file, or its row of an array), undecoded where that can be.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        ...
+
+
+def path_in(folder: Path, file: str) -> Path:
+    """The path of an example's file, `file` being its name below `folder`, parts joined by "/".
+
+    Raises:
+        OSError: a name that leads out of the folder.
+    """
+    if not file or "\0" in file or ".." in PurePosixPath(file).parts or PurePosixPath(file).is_absolute():
+        raise OSError(errno.EINVAL, f"not the name of a file in {folder}", file)
+    return folder / file
+
+
+def file_digest(path: Path) -> int:
+    """xxh3_64 of a file's bytes, read a MiB at a time.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    hasher = xxhash.xxh3_64()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            hasher.update(block)
+    return hasher.intdigest()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ " Nearest: A, B." (at most three, letter case aside), or "" where nothing is near."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=3)
+    return f" Nearest: {', '.join(folded[match] for match in near)}." if near else ""
+
+
+def open_upright(path: Path) -> Image.Image:
+    """`open_rgb`, turned as the EXIF orientation says: cameras store a portrait lying on its side."""
+    image = open_rgb(path)
+    try:
+        return ImageOps.exif_transpose(image)
+    except _CORRUPT:  # a broken EXIF block in a sound image: shown as stored, as browsers show it
+        return image
+
 
 def open_rgb(path: Path) -> Image.Image:
     """Open any image Pillow knows (grey, CMYK, a PNG named .jpg) and return it fully decoded as RGB.
+
+    Of transparent images the colours are taken and the transparency dropped, as torchvision does. 16-bit grey is
+    brought to 8 bits by its upper byte.
 
     Raises:
         OSError: missing, empty, truncated, corrupt, too large to be sane, or no image at all. Pillow reports
@@ -132,12 +190,22 @@ def open_rgb(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            if image.mode == "P" and "transparency" in image.info:
-                return image.convert("RGBA").convert("RGB")  # straight to RGB would warn
-            return image if image.mode == "RGB" else image.convert("RGB")
+            return as_rgb(image)
     except UnidentifiedImageError as error:
         size = path.stat().st_size
         reason = f"not an image that can be read ({size:,} bytes)" if size else "the file is empty (0 bytes)"
         raise OSError(reason) from error
     except _CORRUPT as error:
         raise OSError(f"corrupt image ({type(error).__name__}: {error})") from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB, whatever its mode."""
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")  # straight to RGB would warn
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        upper = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own convert cuts off at 255: white all over
+        grey = Image.fromarray(upper)
+        grey.info = image.info
+        return grey.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

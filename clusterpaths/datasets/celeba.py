@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clusterpaths.datasets.base import ExampleTable, open_rgb
+from clusterpaths.datasets.base import ExampleTable, file_digest, open_rgb
 from clusterpaths.datasets.download import (
     ALL_IMAGES,
     ZIP_NAME,
@@ -59,9 +59,16 @@ class CelebA:
 
     def read_image(self, file: str) -> Image.Image:
         """Decode an image of the folder; names that lead out of it are refused, as OSError like all else."""
+        return open_rgb(self._path(file))
+
+    def digest(self, file: str) -> int:
+        """xxh3_64 of an image file's bytes; names as in `read_image`."""
+        return file_digest(self._path(file))
+
+    def _path(self, file: str) -> Path:
         if Path(file).name != file or file == "..":
             raise OSError(errno.EINVAL, f"not the name of a file in {self.images}", file)
-        return open_rgb(self.images / file)
+        return self.images / file
 
 
 def open_celeba(root: Path, progress: Progress | None = None) -> CelebA:
@@ -108,7 +115,7 @@ def _open(root: Path, progress: Progress | None) -> CelebA:
         unpacked = [f"{archive.name} was unpacked: {count:,} images in {archive.parent / 'img_align_celeba'}."]
         found = archive.parent, archive.parent / "img_align_celeba"
     base, images = found
-    numbers, files, sizes, notes = _scan(images)
+    numbers, files, sizes, mtimes, notes = _scan(images)
     notes = unpacked + notes
     archive = next((base / place for place in _ZIP_PLACES if (base / place).is_file()), None)
     if archive is not None and not unpacked and len(files) < ALL_IMAGES:
@@ -123,6 +130,7 @@ def _open(root: Path, progress: Progress | None) -> CelebA:
         labels=_hair_colour(attributes, len(files), notes),
         class_names=tuple(HAIR),
         attributes=attributes,
+        mtimes=mtimes,
     )
     return CelebA(root=root, images=images, notes=tuple(notes), table=table)
 
@@ -172,9 +180,11 @@ def _nothing_there(root: Path) -> str:
     )
 
 
-def _scan(images: Path) -> tuple[NDArray[np.int64], tuple[str, ...], NDArray[np.int64], list[str]]:
-    """Numbers (n,) ascending, file names, sizes (n,) of the images in the folder; notes on what else is there."""
-    found: list[tuple[int, str, int]] = []
+def _scan(
+    images: Path,
+) -> tuple[NDArray[np.int64], tuple[str, ...], NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """Numbers (n,) ascending, file names, sizes (n,), mtimes (n,) of the folder's images; notes on what else is there."""
+    found: list[tuple[int, str, int, int]] = []
     others: list[str] = []
     with os.scandir(images) as entries:
         for entry in entries:
@@ -182,21 +192,22 @@ def _scan(images: Path) -> tuple[NDArray[np.int64], tuple[str, ...], NDArray[np.
             if number is None or not entry.is_file():
                 others.append(entry.name)
             else:
-                found.append((number, entry.name, entry.stat().st_size))
+                state = entry.stat()
+                found.append((number, entry.name, state.st_size, state.st_mtime_ns))
     found.sort()
     if found and found[0][0] == 0:
         raise DatasetError(
             f"{images / found[0][1]} has the number 0; CelebA's images are numbered from 1 (000001.jpg). Annotations "
             f"go by number, so this may be another numbering: rename the files, or remove this one."
         )
-    for (number, name, _), (after, other, _) in itertools.pairwise(found):
+    for (number, name, *_), (after, other, *_) in itertools.pairwise(found):
         if number == after:
             raise DatasetError(f"{images} holds {name} and {other}, both number {number}; remove one of them.")
     notes = []
     if others:
         notes.append(f"{_some(sorted(others))} in {images} {_is(len(others))} not named by a number and ignored.")
-    numbers, sizes = (np.array([row[i] for row in found], dtype=np.int64) for i in (0, 2))
-    return numbers, tuple(row[1] for row in found), sizes, notes
+    numbers, sizes, mtimes = (np.array([row[i] for row in found], dtype=np.int64) for i in (0, 2, 3))
+    return numbers, tuple(row[1] for row in found), sizes, mtimes, notes
 
 
 def _some(names: Sequence[str]) -> str:

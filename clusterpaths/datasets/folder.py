@@ -1,0 +1,195 @@
+"""A folder of images: flat, one folder a class, split into train, valid and test, or with a CSV file of labels.
+
+Belongs here: finding the images and what their folders say. What a CSV file says is folder_labels.py's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clusterpaths.datasets.base import ExampleTable, file_digest, open_upright, path_in
+from clusterpaths.datasets.folder_labels import SPLITS, apply_labels, too_many_classes
+from clusterpaths.errors import DatasetError, DiskError
+from clusterpaths.records import DatasetSpec
+
+LABELS = "labels.csv"
+"""Taken for the labels where it lies beside the images and no other file is named."""
+
+_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows the names and cannot read the pixels by itself
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder as found on disk; see `Dataset` for the members."""
+
+    root: Path
+    notes: tuple[str, ...]
+    table: ExampleTable
+    name: str = "folder"
+
+    def examples(self) -> ExampleTable:
+        """All images in and below the folder, by name."""
+        return self.table
+
+    def read_image(self, file: str) -> Image.Image:
+        """Decode an image, turned as its EXIF orientation says; names that lead out of the folder are refused."""
+        return open_upright(path_in(self.root, file))
+
+    def digest(self, file: str) -> int:
+        """xxh3_64 of the file's bytes."""
+        return file_digest(path_in(self.root, file))
+
+
+def open_folder(spec: DatasetSpec) -> Folder:
+    """Scan a folder for images of any format that Pillow opens, nested or not, and label them.
+
+    Labels come from the CSV file that the record names, or labels.csv in the folder; else, where all images lie in two
+    folders or more, from the name of each one's first folder (classes sorted as torchvision's ImageFolder sorts them). Where
+    the first folders are called train, val, valid, validation and test, they are splits, and the folders in them
+    classes. Hidden files and others that are no images are left out, and a note tells of them. ids count the sorted names.
+
+    Raises:
+        DatasetError: no such folder, no image in it, names that differ only in letter case, or labels that do not fit.
+        DiskError: a folder may not be read.
+    """
+    root = Path(spec.root)
+    if not spec.root or not root.is_dir():
+        state = "is a file, not a folder" if spec.root and root.exists() else "does not exist"
+        raise DatasetError(f"The image folder {spec.root!r} {state}. Name a folder that holds images with --data-root.")
+    labels = _labels_file(root, spec.labels)
+    try:
+        found, ignored = _scan(root)
+    except PermissionError as error:
+        raise DiskError(f"{error.filename} may not be read ({error.strerror}). Allow it, or name another.") from error
+    if labels is not None:
+        ignored = [name for name in ignored if (root / name).resolve() != labels.resolve()]
+    if not found:
+        raise DatasetError(
+            f"There is no image in {root}: {_counted(ignored)}. Expected files that Pillow opens, such as .jpg, .png, "
+            ".webp or .tif, in it or in folders below it. Name their folder with --data-root."
+        )
+    found.sort()
+    files = tuple(name for name, _, _ in found)
+    _refuse_twins(root, files)
+    notes = [f"In {root} {_counted(ignored)} left out: hidden, or no image."] if ignored else []
+    splits, classes, note = _from_folders(files)
+    if note and (labels is None or any(splits)):
+        notes.append(note)
+    class_names = tuple(sorted(set(classes) - {""}))
+    too_many_classes(class_names, str(root))
+    index = {name: number for number, name in enumerate(class_names)} | {"": -1}
+    table = ExampleTable(
+        ids=np.arange(len(files), dtype=np.int64),
+        files=files,
+        sizes=np.array([size for _, size, _ in found], dtype=np.int64),
+        splits=splits,
+        labels=np.array([index[name] for name in classes], dtype=np.int16),
+        class_names=class_names,
+        mtimes=np.array([mtime for _, _, mtime in found], dtype=np.int64),
+    )
+    if labels is not None:
+        table = apply_labels(table, labels, notes)
+    return Folder(root=root, notes=tuple(notes), table=table)
+
+
+def _labels_file(root: Path, named: str) -> Path | None:
+    """The CSV file that is meant: as named, from here or from the image folder, or labels.csv in that folder."""
+    if not named:
+        return root / LABELS if (root / LABELS).is_file() else None
+    return root / named if not Path(named).exists() and (root / named).exists() else Path(named)
+
+
+def image_suffixes() -> frozenset[str]:
+    """Lower-case endings, with the dot, of files that Pillow decodes here."""
+    known = Image.registered_extensions()
+    return frozenset(end.lower() for end, kind in known.items() if kind in Image.OPEN and kind not in _NOT_DECODED)
+
+
+def _scan(root: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
+    """(name below root, bytes, mtime in ns) of each image, unsorted; and names of what else is there."""
+    suffixes = image_suffixes()
+    found: list[tuple[str, int, int]] = []
+    ignored: list[str] = []
+    for entry, name in _walk(root, "", (), ignored):
+        if os.path.splitext(name)[1].lower() in suffixes and _is_text(name):  # noqa: PTH122  200,000 calls
+            state = entry.stat()
+            found.append((name, state.st_size, state.st_mtime_ns))
+        else:
+            ignored.append(name)
+    return found, sorted(ignored)
+
+
+def _walk(
+    folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...], ignored: list[str]
+) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Files in and below a folder. Links to folders are followed, but not back into a folder that we are in."""
+    state = os.stat(folder)  # noqa: PTH116  folder may be a string: Path objects cost more than the scan
+    here = (*above, (state.st_dev, state.st_ino))
+    if here[-1] in above:
+        ignored.append(prefix)
+        return
+    below = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.name.startswith("."):
+                ignored.append(name)
+            elif entry.is_dir():
+                below.append((entry.path, f"{name}/"))
+            elif entry.is_file():
+                yield entry, name
+            else:
+                ignored.append(name)  # a link to nothing, a socket
+    for path, name in below:
+        yield from _walk(path, name, here, ignored)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8, which tables and reports are."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_twins(root: Path, files: Sequence[str]) -> None:
+    seen: dict[str, str] = {}
+    for file in files:
+        if (twin := seen.setdefault(file.casefold(), file)) != file:
+            raise DatasetError(
+                f"{root} holds {twin} and {file}, names that differ only in letter case. Expected names that stay "
+                "different on every system: a Mac or Windows keeps one of the two when the folder is copied. Rename one."
+            )
+
+
+def _from_folders(files: Sequence[str]) -> tuple[tuple[str, ...], list[str], str]:
+    """The split and the class name ("" where none) that each name's folders tell; and a note on them, or ""."""
+    parts = [file.split("/") for file in files]
+    tops = sorted({names[0] for names in parts if len(names) > 1})
+    none, loose = ("",) * len(files), sum(len(names) == 1 for names in parts)
+    if not tops:
+        return none, [""] * len(files), ""
+    if loose:
+        note = f"{loose:,} images lie in no folder, so folders are not taken for classes: no labels."
+        return none, [""] * len(files), note
+    if all(top.lower() in SPLITS for top in tops):
+        splits = tuple(SPLITS[names[0].lower()] for names in parts)
+        classes = [names[1] if len(names) > 2 else "" for names in parts]
+        return splits, classes, f"The folders {', '.join(tops)} are taken for splits."
+    if len(tops) == 1:
+        return none, [""] * len(files), f"All images lie in {tops[0]}; one folder alone is not taken for a class."
+    return none, [names[0] for names in parts], ""
+
+
+def _counted(names: Sequence[str]) -> str:
+    if not names:
+        return "it is empty"
+    printable = [name.encode("utf-8", "backslashreplace").decode() for name in names[:3]]
+    return f"{len(names):,} other {'entry' if len(names) == 1 else 'entries'} ({', '.join(printable)}{', …' * (len(names) > 3)})"

@@ -1,0 +1,181 @@
+"""A CSV file that labels the images of a folder.
+
+Belongs here: the file's columns, and its rows against the images that are there. Finding images is folder.py's.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.datasets.base import ExampleTable, nearest
+from clusterpaths.errors import DatasetError
+
+SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
+"""What people call the splits -> what we do."""
+
+MOST_CLASSES = 32_767  # labels are int16
+
+_COMPARED = 10_000  # names that a misspelt one is compared with: a second
+
+_CODES = {"1": 1, "-1": -1, "0": 0}
+
+
+def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTable:
+    """The table with what the CSV file says in place of labels that folders gave.
+
+    Columns `file` and `label`, in any order; `split` if it is there; any other column that holds only 1, -1 and 0
+    becomes an attribute. Without a line of names: two columns, file and label. Separated by commas, semicolons or
+    tabs. Labels that are all whole numbers from 0 are class numbers; any others are names, sorted. An empty one is
+    no label, and so is an image without a row.
+
+    Raises:
+        DatasetError: no such file, no text, a column missing, or a row that names an image unknown or named before.
+    """
+    columns, rows = _read(path)
+    at = {name: column for column, name in enumerate(columns)}
+    position = {file: row for row, file in enumerate(table.files)}
+    line_of: dict[str, int] = {}
+    positions = np.empty(len(rows), np.int64)
+    for number, (line, cells) in enumerate(rows):
+        if len(cells) != len(columns):
+            raise _malformed(path, line, f"has {len(cells)} values; expected {len(columns)}, one a column")
+        file = cells[at["file"]].removeprefix("./")
+        if file not in position:
+            raise _malformed(path, line, f"names {file!r}, which is not in the folder.{_near(file, table.files)}")
+        if line_of.setdefault(file, line) != line:
+            raise _malformed(path, line, f"names {file!r} again; expected it once (line {line_of[file]})")
+        positions[number] = position[file]
+    if bare := len(table) - len(rows):
+        notes.append(f"{path.name} has no row for {bare:,} of {len(table):,} images; they have no label.")
+    labels, class_names = _labels(path, [cells[at["label"]] for _, cells in rows], [line for line, _ in rows])
+    splits = list(table.splits)
+    if "split" in at:
+        for (line, cells), row in zip(rows, positions, strict=True):
+            splits[row] = _split(path, line, cells[at["split"]])
+    attributes: dict[str, NDArray[np.int8]] = {}
+    for name in columns:
+        if name not in ("file", "label", "split"):
+            _add_attribute(attributes, name, [cells[at[name]] for _, cells in rows], positions, len(table), path, notes)
+    all_labels = np.full(len(table), -1, np.int16)
+    all_labels[positions] = labels
+    return dataclasses.replace(
+        table, labels=all_labels, class_names=class_names, splits=tuple(splits), attributes=attributes
+    )
+
+
+def too_many_classes(class_names: Sequence[str], where: str) -> None:
+    """Raises:
+    DatasetError: more classes than labels can count.
+    """
+    if len(class_names) > MOST_CLASSES:
+        raise DatasetError(
+            f"{where} has {len(class_names):,} classes; expected at most {MOST_CLASSES:,}. If each image has a folder or "
+            "label of its own, these are no classes: put the images into one folder, or leave the labels out."
+        )
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Column names in lower case for file, label and split; and (line number from 1, stripped cells) of each row."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not text: byte {error.start} is no UTF-8. Save it as CSV in UTF-8.") from error
+    except OSError as error:
+        raise DatasetError(
+            f"The file of labels {path} cannot be read ({error.strerror}). Name another with --labels."
+        ) from error
+    rows = list(_rows(path, text))
+    if not rows:
+        raise DatasetError(f"{path} is empty; expected the columns file and label, and one line an image.")
+    names = [cell.lower() if cell.lower() in ("file", "label", "split") else cell for cell in rows[0][1]]
+    if "file" in names and "label" in names:
+        if len(set(names)) < len(names):
+            raise DatasetError(f"{path} has the columns {', '.join(names)}; expected each name once.")
+        return names, rows[1:]
+    if "file" in names or "label" in names or not any(PurePosixPath(cell).suffix for cell in names):
+        missing = " and ".join(name for name in ("file", "label") if name not in names)
+        raise DatasetError(
+            f"{path} has the columns {', '.join(names)}: {missing} is missing. Expected file and label, in any order; "
+            "split and columns of 1, -1 and 0 may follow. Name the columns so in its first line."
+        )
+    if len(names) != 2:
+        raise DatasetError(
+            f"{path} has {len(names)} columns and no line of names; expected file,label alone, or a first line that names "
+            "the columns. Add it."
+        )
+    return ["file", "label"], rows
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    first = text.partition("\n")[0]
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise _malformed(path, reader.line_num, f"is no CSV: {error}") from error
+
+
+def _malformed(path: Path, line: int, got: str) -> DatasetError:
+    return DatasetError(f"{path}, line {line}, {got.rstrip('.')}. Mend the line, or name another file with --labels.")
+
+
+def _near(file: str, files: Sequence[str]) -> str:
+    """The nearest names: the same file in another folder or with another ending first, then others of its folder."""
+    wanted = PurePosixPath(file)
+    same = [other for other in files if PurePosixPath(other).stem.casefold() == wanted.stem.casefold()][:3]
+    if same:
+        return f" Nearest: {', '.join(same)}."
+    beside = [other for other in files if other.rpartition("/")[0] == file.rpartition("/")[0]] or files
+    alike = [other for other in beside if abs(len(other) - len(file)) <= 3]
+    return nearest(file, alike[:_COMPARED])
+
+
+def _labels(path: Path, texts: list[str], lines: list[int]) -> tuple[NDArray[np.int16], tuple[str, ...]]:
+    given = set(texts) - {""}
+    if given and all(text.isascii() and text.isdigit() for text in given):
+        values = [int(text) if text else -1 for text in texts]
+        highest = max(values)
+        if highest >= MOST_CLASSES:
+            line = lines[values.index(highest)]
+            raise _malformed(path, line, f"has the label {highest:,}; expected class numbers below {MOST_CLASSES:,}")
+        return np.array(values, np.int16), tuple(map(str, range(highest + 1)))
+    class_names = tuple(sorted(given))
+    too_many_classes(class_names, str(path))
+    index = {name: number for number, name in enumerate(class_names)} | {"": -1}
+    return np.array([index[text] for text in texts], np.int16), class_names
+
+
+def _split(path: Path, line: int, text: str) -> str:
+    if text and text.lower() not in SPLITS:
+        raise _malformed(path, line, f"has the split {text!r}; expected train, valid or test, or nothing")
+    return SPLITS[text.lower()] if text else ""
+
+
+def _add_attribute(
+    attributes: dict[str, NDArray[np.int8]],
+    name: str,
+    texts: list[str],
+    positions: NDArray[np.int64],
+    count: int,
+    path: Path,
+    notes: list[str],
+) -> None:
+    odd = next((text for text in texts if text not in _CODES), None)
+    if not name or odd is not None:
+        notes.append(
+            f"{path.name}: the column {name!r} is not used; it holds {odd!r}, and an attribute only 1, -1 and 0."
+        )
+        return
+    values = np.zeros(count, np.int8)
+    values[positions] = [_CODES[text] for text in texts]
+    attributes[name] = values

@@ -1,0 +1,166 @@
+"""Which data sets there are: the built-in ones, and those of other installed packages.
+
+Belongs here: names, and how to get from a name to an open data set or its download. A package adds a data set by an
+entry point in the group `clusterpaths.datasets`; what may go wrong in one is plugin.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from clusterpaths.datasets import plugin
+from clusterpaths.datasets.base import Dataset, nearest
+from clusterpaths.errors import DatasetError
+from clusterpaths.records import DatasetSpec
+
+Log = Callable[[str], None]
+
+_TORCHVISION = "torchvision"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of data set.
+
+    Attributes:
+        name: what the user writes; "torchvision" stands for torchvision:NAME.
+        open: gives the data set that is on disk. Quick, and never downloads.
+        description: one line for help and documentation.
+        needs_root: the user must say where it lies; else a folder below the data root serves.
+        preprocessing: preset for models that do not say what they want; None: the data set knows none.
+        fetch: brings it to disk where it is not there yet; None: it can only be put there by a person.
+    """
+
+    name: str
+    open: Callable[[DatasetSpec], Dataset]
+    description: str
+    needs_root: bool = True
+    preprocessing: str | None = None
+    fetch: Callable[[DatasetSpec, Log], None] | None = None
+
+
+def _open_celeba(spec: DatasetSpec) -> Dataset:
+    from pathlib import Path
+
+    from clusterpaths.datasets.celeba import open_celeba
+
+    return open_celeba(Path(spec.root))
+
+
+def _fetch_celeba(spec: DatasetSpec, log: Log) -> None:
+    from pathlib import Path
+
+    from clusterpaths.datasets.celeba import celeba_present
+    from clusterpaths.datasets.download import download_celeba
+
+    root = Path(spec.root)
+    if celeba_present(root):
+        log(f"Using the images that are in {root}")
+    else:
+        log(f"No CelebA in {root}: downloading it (1.4 GB) with torchvision")
+        download_celeba(root)
+
+
+def _open_faces(spec: DatasetSpec) -> Dataset:
+    from clusterpaths.datasets.faces_set import open_faces
+
+    return open_faces(spec)
+
+
+def _fetch_faces(spec: DatasetSpec, log: Log) -> None:
+    from clusterpaths.datasets.faces_set import fetch_faces
+
+    fetch_faces(spec, log)
+
+
+def _open_folder(spec: DatasetSpec) -> Dataset:
+    from clusterpaths.datasets.folder import open_folder
+
+    return open_folder(spec)
+
+
+def _open_arrays(spec: DatasetSpec) -> Dataset:
+    from clusterpaths.datasets.arrays import open_arrays
+
+    return open_arrays(spec)
+
+
+def _open_torchvision(spec: DatasetSpec) -> Dataset:
+    from clusterpaths.datasets.torchvision_sets import open_torchvision
+
+    return open_torchvision(spec)
+
+
+def _fetch_torchvision(spec: DatasetSpec, log: Log) -> None:
+    from clusterpaths.datasets.torchvision_sets import fetch_torchvision
+
+    fetch_torchvision(spec, log)
+
+
+SOURCES: tuple[Source, ...] = (
+    Source("celeba", _open_celeba, "CelebA, downloaded or as it lies there", False, "imagenet", _fetch_celeba),
+    Source("folder", _open_folder, "a folder of images: flat, one folder a class, or with a CSV file of labels"),
+    Source(
+        _TORCHVISION,
+        _open_torchvision,
+        "torchvision:NAME, such as torchvision:CIFAR10, downloaded by torchvision",
+        needs_root=False,
+        fetch=_fetch_torchvision,
+    ),
+    Source("arrays", _open_arrays, "a .npy or .npz file of uint8 images (N, H, W, 3) and their labels"),
+    Source("faces", _open_faces, "the drawn sample of faces", False, "imagenet", _fetch_faces),
+)
+"""The built-in data sets; a package's own of the same name is not looked at."""
+
+
+def find_source(name: str) -> Source:
+    """The source that a data set's name means; its `open` and `fetch` take the record with that full name.
+
+    Raises:
+        DatasetError: no such data set, or a name that two packages offer.
+    """
+    kind, _, which = name.partition(":")
+    if kind == _TORCHVISION and not which:
+        raise DatasetError(
+            f"{name!r} does not say which of torchvision's data sets. Expected torchvision:NAME, such as torchvision:CIFAR10."
+        )
+    wanted = kind if kind == _TORCHVISION else name
+    for source in SOURCES:
+        if source.name == wanted:
+            return source
+    found = plugin.find(name)
+    if found is not None:
+        return Source(name, lambda spec: plugin.open_plugin(found, spec), f"from {plugin.package_of(found)}")
+    known = known_names()
+    raise DatasetError(
+        f"There is no data set called {name!r}. Expected one of: {', '.join(known)}.{nearest(name, known)} A folder of "
+        "images is --dataset folder --data-root FOLDER; a package can add its own (docs/datasets.md)."
+    )
+
+
+def known_names() -> tuple[str, ...]:
+    """What --dataset takes: the built-in names, then those of other packages."""
+    builtin = tuple(f"{_TORCHVISION}:NAME" if source.name == _TORCHVISION else source.name for source in SOURCES)
+    return builtin + tuple(name for name in plugin.names() if name not in builtin)
+
+
+def open_source(spec: DatasetSpec) -> Dataset:
+    """The data set that a record names, found and opened.
+
+    Raises:
+        DatasetError: no data set of that name, or its folder is not usable.
+    """
+    return find_source(spec.name).open(spec)
+
+
+def fetch(spec: DatasetSpec, log: Log = lambda _: None) -> None:
+    """Bring a data set to disk where it is not there and can be got; `log` is told what is done.
+
+    Raises:
+        DownloadError: the network failed; trying again can help.
+        DatasetError: no such data set, or what came is not it.
+    """
+    source = find_source(spec.name)
+    if source.fetch is not None:
+        source.fetch(spec, log)
