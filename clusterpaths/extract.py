@@ -26,7 +26,7 @@ from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, open_store
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
 from clusterpaths.errors import ExtractionError, Float16OverflowError
 from clusterpaths.models.session import Outputs, TapSession
-from clusterpaths.preprocessing import normalise, resize
+from clusterpaths.preprocessing import fit, normalise
 from clusterpaths.records import CacheDtype, DatasetSpec, ModelRecord, Preprocessing, Record
 
 _DECODED_AHEAD = 2  # batches; more would only take memory
@@ -119,7 +119,7 @@ class _Sessions:
 
     @contextlib.contextmanager
     def borrow(self, model: ModelRecord, dtypes: dict[str, CacheDtype]) -> Iterator[TapSession]:
-        key = (model.sha256, model.layers, model.size, tuple(sorted(dtypes.items())))
+        key = (model.sha256, model.taps, model.size, model.logits, model.providers, tuple(sorted(dtypes.items())))
         with self._lock:
             fitting = next((entry for entry in self._idle if entry[0] == key), None)
             if fitting:
@@ -167,7 +167,7 @@ def _decode(dataset: Dataset, table: ExampleTable, start: int, stop: int, prepro
     failed: list[tuple[int, str]] = []
     for position in range(start, stop):
         try:
-            pixels[len(read)] = resize(dataset.read_image(table.files[position]), preprocessing.size)
+            pixels[len(read)] = fit(dataset.read_image(table.files[position]), preprocessing)
         except OSError as error:
             if error.errno not in _ABOUT_ONE_FILE:
                 raise

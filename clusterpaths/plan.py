@@ -82,7 +82,7 @@ def plan_run(
     dtype = config.cache_dtype or "float16"
     required = CacheIdentity(
         model=ModelIdentity(file=Path(model.path).name, sha256=model.sha256),
-        layers={tap.layer: LayerRecord(tensor=tap.tensor, shape=tap.shape, dtype=dtype) for tap in model.taps},
+        layers={tap.layer: LayerRecord(tensor=tap.identity, shape=tap.shape, dtype=dtype) for tap in model.taps},
         dataset=dataset.name,
         preprocessing=preprocessing,
         dtype=dtype,

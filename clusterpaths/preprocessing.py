@@ -11,9 +11,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 
 from clusterpaths.errors import ConfigError
-from clusterpaths.records import ModelRecord, Preprocessing
+from clusterpaths.records import Channels, ModelRecord, Preprocessing, Resize
 
 Preset = Literal["imagenet", "unit", "symmetric", "raw"]
 PRESETS: dict[str, dict[str, object]] = {
@@ -32,37 +33,93 @@ def resolve_preprocessing(
     std: tuple[float, ...] | None = None,
     size: tuple[int, int] | None = None,
     default: Preset = "imagenet",
+    channels: Channels | None = None,
+    resize: Resize | None = None,
+    crop_from: int | None = None,
 ) -> tuple[Preprocessing, str]:
     """The preprocessing of a run, and one sentence that says where it comes from.
 
-    Options win over the model's metadata, which win over `default`.
+    Each option wins over what the model's metadata or the file beside it say of the same, which win over `default`. The
+    preset "auto" is none: what it finds is up to `preprocessing_check`.
 
     Raises:
-        ConfigError: mean without std, a wrong number of channels, std of 0, or a size the model does not take.
+        ConfigError: mean without std, a wrong number of channels, std of 0, or an image too small to cut from.
     """
     if (mean is None) != (std is None):
         raise ConfigError("--mean and --std go together: give both, such as --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5.")
+    base, source = model.preprocessing, model.preprocessing_source or "the model's own metadata"
+    if base is None:
+        base, source = (
+            preset_preprocessing(default, model.size),
+            f"the default ({default}); the model file does not say",
+        )
+    changes: dict[str, object] = {}
     if mean is not None and std is not None:
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ConfigError(
                 f"--mean and --std should be three numbers each, std above 0; got mean {mean} and std {std}. "
                 "Example: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225."
             )
-        chosen = Preprocessing(name="custom", size=model.size, mean=mean, std=std)
-        source = "--mean and --std"
-    elif preset is not None:
-        chosen, source = _preset(preset, model.size), f"--preprocessing {preset}"
-    elif model.preprocessing is not None:
-        chosen, source = model.preprocessing, "the model's own metadata"
-    else:
-        chosen, source = _preset(default, model.size), f"the default ({default}); the model file does not say"
-    if size is not None:
-        chosen = chosen.model_copy(update={"size": size})
-    return chosen, f"Preprocessing {chosen.name}, {chosen.size[0]}x{chosen.size[1]} bilinear, from {source}."
+        changes, source = {"name": "custom", "mean": mean, "std": std, "scale": 1 / 255}, "--mean and --std"
+    elif preset not in (None, "auto"):
+        changes, source = {"name": preset, "scale": 1 / 255, **PRESETS[str(preset)]}, f"--preprocessing {preset}"
+    if size is not None and size != base.size:
+        changes["size"] = size
+        if base.shorter is not None:
+            changes["shorter"] = round(base.shorter * min(size) / min(base.size))  # the same part of the image
+    given = {"channels": channels, "resize": resize, "shorter": crop_from}
+    changes |= {field: value for field, value in given.items() if value is not None}
+    try:
+        chosen = Preprocessing.model_validate(base.model_dump() | changes)
+    except ValidationError as error:
+        reasons = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
+        raise ConfigError(
+            f"This preprocessing does not fit together: {reasons}. Mend --size, --resize or --crop-from."
+        ) from error
+    return chosen, f"Preprocessing {called(chosen)}, {geometry(chosen)}, from {source}."
 
 
-def _preset(name: str, size: tuple[int, int]) -> Preprocessing:
-    return Preprocessing.model_validate({"name": name, "size": size, **PRESETS[name]})
+def geometry(preprocessing: Preprocessing) -> str:
+    """What a person reads: 64x64 bilinear, or 224x224 bicubic from the centre of 256."""
+    size = f"{preprocessing.size[0]}x{preprocessing.size[1]} {preprocessing.resize}"
+    cut = f" from the centre of {preprocessing.shorter}" if preprocessing.shorter else ""
+    return size + cut + ("" if preprocessing.antialias else " without antialiasing")
+
+
+def preset_preprocessing(name: str, size: tuple[int, int], channels: Channels = "RGB") -> Preprocessing:
+    """A preset at (height, width) for a model that takes its channels in this order."""
+    return Preprocessing.model_validate({"name": name, "size": size, "channels": channels, **PRESETS[name]})
+
+
+def called(preprocessing: Preprocessing) -> str:
+    """What a person reads: imagenet, or imagenet BGR."""
+    return preprocessing.name if preprocessing.channels == "RGB" else f"{preprocessing.name} BGR"
+
+
+def fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """An RGB image at the model's size, by all that the preprocessing says of sizes; (height, width, 3) uint8.
+
+    As torchvision.transforms does it on Pillow images: the longer side is rounded down, the cut is at the rounded half.
+    """
+    height, width = preprocessing.size
+    mode = Image.Resampling[preprocessing.resize.upper()]
+    if preprocessing.shorter is None:
+        return np.asarray(_resized(image, (width, height), mode, preprocessing.antialias), np.uint8)
+    scale_to, short = preprocessing.shorter, min(image.size)
+    wide, tall = (scale_to if side == short else int(scale_to * side / short) for side in image.size)
+    left, top = round((wide - width) / 2), round((tall - height) / 2)
+    resized = _resized(image, (wide, tall), mode, preprocessing.antialias)
+    return np.asarray(resized.crop((left, top, left + width, top + height)), np.uint8)
+
+
+def _resized(image: Image.Image, size: tuple[int, int], mode: Image.Resampling, antialias: bool) -> Image.Image:
+    """To (width, height)."""
+    if image.size == size:
+        return image
+    if antialias:
+        return image.resize(size, mode)
+    across, down = image.width / size[0], image.height / size[1]
+    return image.transform(size, Image.Transform.AFFINE, (across, 0, 0, 0, down, 0), resample=mode)
 
 
 def resize(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -81,4 +138,4 @@ def normalise(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
     x *= np.float32(preprocessing.scale)
     x -= mean
     x /= std
-    return x
+    return x if preprocessing.channels == "RGB" else np.ascontiguousarray(x[:, ::-1])

@@ -14,8 +14,13 @@ from google.protobuf.message import DecodeError
 from clusterpaths import roots
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import find_external_files, hash_files
+from clusterpaths.models.inputs import find_image_input
+from clusterpaths.models.outputs import find_logits
+from clusterpaths.models.providers import CPU
+from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
-from clusterpaths.models.taps import choose_taps, find_logits, find_taps
+from clusterpaths.models.sidecar import find_sidecar, read_sidecar
+from clusterpaths.models.taps import choose_taps, find_taps
 from clusterpaths.records import ModelRecord, Preprocessing, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"
@@ -30,12 +35,17 @@ def default_model(name: str = "CelebA_CNN") -> Path:
 
 
 def check_model(
-    path: Path, layers: tuple[str, ...] | None = None, default_size: tuple[int, int] = (64, 64)
+    path: Path,
+    layers: tuple[str, ...] | None = None,
+    default_size: tuple[int, int] = (64, 64),
+    logits: str | None = None,
+    providers: tuple[str, ...] = (CPU,),
 ) -> ModelRecord:
     """Load the model and find its image input, logits, layers and weights.
 
     `layers` None takes the model's own added outputs, or all layers of a plain model; `default_size`
-    (height, width) stands in where the model leaves its input size open.
+    (height, width) stands in where the model leaves its input size open; `logits` names the output with class scores,
+    or is "none".
 
     Raises:
         ModelError: no file, no ONNX, no image input, an unknown layer, or missing weights.
@@ -48,21 +58,27 @@ def check_model(
         )
     model = _load(path)
     external, warnings = find_external_files(model, path.parent)
-    input_name, batch, size = _image_input(model, path)
-    logits = find_logits(model.graph)
+    entry = find_image_input(model, path)
+    size = entry.size
+    logits = find_logits(model.graph, logits)
     taps = choose_taps(find_taps(model.graph, logits), model.graph, layers)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
+    preprocessing, source = _preprocessing(metadata, path, size)
     return ModelRecord(
         path=str(path.resolve()),
         sha256=hash_files([path, *(external[location] for location in sorted(external))]),
         external={location: str(found.resolve()) for location, found in external.items()},
-        input=input_name,
-        batch=batch,
-        size=size or default_size,
+        input=entry.name,
+        batch=entry.batch,
+        layout=entry.layout,
+        input_type=entry.type,
+        providers=providers,
+        size=size or (preprocessing.size if preprocessing else default_size),
         logits=logits,
         num_classes=0,
         taps=tuple(Tap(layer=tap.layer, tensor=tap.tensor, shape=(), operator=tap.operator) for tap in taps),
-        preprocessing=_preprocessing(metadata, path),
+        preprocessing=preprocessing,
+        preprocessing_source=source,
         class_names=_class_names(metadata, path),
         warnings=tuple(warnings),
     )
@@ -83,33 +99,16 @@ def _load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _image_input(model: onnx.ModelProto, path: Path) -> tuple[str, int | None, tuple[int, int] | None]:
-    """Name, fixed batch (None: any) and fixed (height, width) (None: any) of the input."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [entry for entry in model.graph.input if entry.name not in weights]
-    described = ", ".join(f"{entry.name} {_shape_text(entry)}" for entry in inputs) or "none"
-    expected = "Expected one float32 input of shape (batch, 3, height, width)."
-    if len(inputs) != 1:
-        raise ModelError(f"{path} has {len(inputs)} inputs ({described}). {expected}")
-    tensor = inputs[0].type.tensor_type
-    dims = [dim.dim_value or None for dim in tensor.shape.dim]
-    if len(dims) != 4 or dims[1] not in (3, None) or tensor.elem_type != onnx.TensorProto.FLOAT:
-        raise ModelError(f"{path} has no image input: its input is {described}. {expected} Choose an image classifier.")
-    size = (int(dims[2]), int(dims[3])) if dims[2] and dims[3] else None
-    return inputs[0].name, dims[0], size
-
-
-def _shape_text(entry: onnx.ValueInfoProto) -> str:
-    tensor = entry.type.tensor_type
-    dims = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
-    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} ({dims})"
-
-
-def _preprocessing(metadata: dict[str, str], path: Path) -> Preprocessing | None:
+def _preprocessing(
+    metadata: dict[str, str], path: Path, size: tuple[int, int] | None
+) -> tuple[Preprocessing | None, str]:
+    """What the model's metadata say; else what a file beside it says; and which of them."""
     if PREPROCESSING_KEY not in metadata:
-        return None
+        sidecar = find_sidecar(path)
+        found = read_sidecar(sidecar, size) if sidecar else None
+        return found, f"{sidecar.name} beside the model" if found and sidecar else ""
     try:
-        return Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
+        return Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY]), "the model's own metadata"
     except ValueError as error:
         raise ModelError(
             f"{path} carries the metadata entry {PREPROCESSING_KEY!r}, which is not understood: {error}. "
@@ -131,14 +130,33 @@ def _class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def instrument_model(record: ModelRecord, size: tuple[int, int]) -> ModelRecord:
-    """Tap the layers, run the graph once on a blank image of this (height, width), and note what it puts out.
+def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "auto") -> ModelRecord:
+    """Tap the layers, run the graph on a blank image of this (height, width), and note what it puts out.
+
+    Args:
+        record: what `check_model` found.
+        size: of the input.
+        reduce: what is done with large layers, as `reduce.parse_reduce` reads it.
 
     Raises:
-        ModelError: ONNX Runtime refuses the model, or it cannot take such an image.
+        ConfigError: `reduce` names what is not there.
+        ModelError: ONNX Runtime refuses the model, it cannot take such an image, or a layer cannot be reduced so.
     """
-    sized = record.model_copy(update={"size": size})
-    outputs = TapSession(sized).run_blank()
-    taps = tuple(tap.model_copy(update={"shape": tuple(outputs.layers[tap.layer].shape[1:])}) for tap in record.taps)
+    asked = parse_reduce(reduce, record.layers)
+    bare = tuple(tap.model_copy(update={"reduce": "none", "shape": (), "dtype": ""}) for tap in record.taps)
+    sized = record.model_copy(update={"size": size, "taps": bare})
+    session = TapSession(sized)
+    outputs = session.run_blank()
+    taps = []
+    for tap in bare:
+        values = outputs.layers[tap.layer]
+        shape = tuple(values.shape[1:])
+        way = resolve_reduce(tap.layer, asked[tap.layer], shape)
+        kept = tuple(size for axis, size in enumerate(shape, 1) if axis not in reduced_axes(way, shape))
+        changes = {"reduce": way, "full_shape": shape, "shape": kept if way != "none" else shape}
+        taps.append(tap.model_copy(update=changes | {"dtype": str(values.dtype)}))
     classes = 0 if outputs.logits is None else int(outputs.logits.shape[1])
-    return sized.model_copy(update={"taps": taps, "num_classes": classes})
+    tapped = sized.model_copy(update={"taps": tuple(taps), "num_classes": classes})
+    if any(tap.reduce != "none" for tap in taps):
+        TapSession(tapped).run_blank()  # shows that the added nodes run, before an hour's download
+    return tapped

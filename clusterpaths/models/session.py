@@ -18,9 +18,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from clusterpaths.errors import ModelError
+from clusterpaths.models.reduce import add_reduction
 from clusterpaths.records import CacheDtype, ModelRecord
 
-_CAST_SUFFIX = "__float16"
+_ELEM_TYPES = {"float16": onnx.TensorProto.FLOAT16, "float32": onnx.TensorProto.FLOAT}
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,7 @@ class TapSession:
 
     def __init__(self, model: ModelRecord, dtypes: Mapping[str, CacheDtype] | None = None, threads: int = 1) -> None:
         self.model = model
-        dtypes = dtypes or {}
-        graph_bytes, tensors = _instrument(model, dtypes)
+        graph_bytes, tensors = _instrument(model, dtypes or {})
         self._layers = [tap.layer for tap in model.taps]
         self._names = [tensors[layer] for layer in self._layers] + ([model.logits] if model.logits else [])
         options = onnxruntime.SessionOptions()
@@ -62,15 +62,16 @@ class TapSession:
                 list(model.external), self._weights, [len(weights) for weights in self._weights]
             )
         try:
-            self._session = onnxruntime.InferenceSession(graph_bytes, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(graph_bytes, options, providers=list(model.providers))
         except Exception as error:
-            raise ModelError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {model.path}: {_first_line(error)}. Check it with "
-                "onnx.checker.check_model, or export it again for an opset that this version knows."
-            ) from error
+            raise ModelError(_cannot_load(model.path, _first_line(error))) from error
+        self.providers: list[str] = self._session.get_providers()  # those that really started
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
-        """Run (n, 3, height, width) float32; where the model's batch is fixed, in pieces of it, the last one padded."""
+        """Run (n, 3, height, width) float32, whatever type and layout the model itself takes.
+
+        Where the model's batch is fixed, in pieces of it, the last one padded.
+        """
         fixed = self.model.batch
         if fixed is None or len(images) == fixed:
             return self._run(images)
@@ -94,7 +95,7 @@ class TapSession:
 
     def _run(self, images: NDArray[np.float32]) -> Outputs:
         try:
-            values = self._session.run(self._names, {self.model.input: images})
+            values = self._session.run(self._names, {self.model.input: self._as_input(images)})
         except Exception as error:
             raise ModelError(
                 f"{self.model.path} cannot be run on a batch of shape {images.shape}: {_first_line(error)}. "
@@ -109,24 +110,52 @@ class TapSession:
         logits = np.asarray(values[-1], np.float32) if self.model.logits else None
         return Outputs(dict(zip(self._layers, values, strict=False)), logits)
 
+    def _as_input(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        if self.model.layout == "NHWC":
+            images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        if self.model.input_type == "uint8":
+            return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+        return images.astype(self.model.input_type, copy=False)
+
 
 def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[bytes, dict[str, str]]:
-    """The graph with every tap (and its Cast) among its outputs, and each layer's output name."""
+    """The graph with every tap, reduced and cast where asked for, among its outputs; and each layer's output name."""
     proto = onnx.load(model.path, load_external_data=False)
     graph = proto.graph
     outputs = {output.name for output in graph.output}
     names: dict[str, str] = {}
     for tap in model.taps:
-        name = tap.tensor
-        elem_type = onnx.TensorProto.FLOAT
-        if dtypes.get(tap.layer) == "float16":
-            name, elem_type = f"{tap.tensor}{_CAST_SUFFIX}", onnx.TensorProto.FLOAT16
-            graph.node.append(onnx.helper.make_node("Cast", [tap.tensor], [name], to=elem_type))
+        name, dtype = tap.tensor, tap.dtype
+        wanted = dtypes.get(tap.layer, "float32") if dtype else dtype  # not known yet: as it is
+        if tap.reduce != "none" and not dtype.startswith("float"):
+            name, dtype = _cast(graph, name, "float32"), "float32"  # quantized values have no mean of their own
+        if tap.reduce != "none":
+            name = add_reduction(proto, name, tap.reduce, tap.full_shape)
+        if wanted != dtype:
+            name = _cast(graph, name, wanted)
         if name not in outputs:
-            graph.output.append(onnx.helper.make_tensor_value_info(name, elem_type, None))
+            graph.output.append(onnx.ValueInfoProto(name=name))  # ONNX Runtime infers the type
             outputs.add(name)
         names[tap.layer] = name
     return proto.SerializeToString(), names
+
+
+def _cast(graph: onnx.GraphProto, tensor: str, dtype: str) -> str:
+    name = f"{tensor}__{dtype}"
+    if not any(name in node.output for node in graph.node):
+        graph.node.append(onnx.helper.make_node("Cast", [tensor], [name], to=_ELEM_TYPES[dtype]))
+    return name
+
+
+def _cannot_load(path: str, reason: str) -> str:
+    what_to_do = "Check it with onnx.checker.check_model, or export it again."
+    if "opset" in reason.lower() and "support" in reason.lower():
+        what_to_do = "Export it again for an older opset, or install a newer onnxruntime."
+    elif "is not a registered function/op" in reason or "No Op registered" in reason:
+        what_to_do = (
+            "It uses an operator of its own. Expected operators of ONNX alone: export it again without that one."
+        )
+    return f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}. {what_to_do}"
 
 
 def _map(path: Path) -> Any:

@@ -43,8 +43,10 @@ BAD = [
     ("empty", lambda path: path.write_bytes(b""), r"is not an ONNX model: it holds no graph \(0 bytes\)"),
     ("rank 2", with_inputs((FLOAT, ["n", 10])), r"no image input: its input is in0 float \(n, 10\)\. Expected one"),
     ("one channel", with_inputs((FLOAT, [1, 1, 8, 8])), r"no image input: its input is in0 float \(1, 1, 8, 8\)"),
-    ("channels last", with_inputs((FLOAT, ["n", 8, 8, 3])), r"no image input"),
-    ("int64", with_inputs((INT, [1, 3, 8, 8])), r"no image input: its input is in0 int64"),
+    ("four channels", with_inputs((FLOAT, [1, 4, 8, 8])), r"\(1, 4, 8, 8\).*with an alpha channel \(4 channels\)"),
+    ("one channel last", with_inputs((FLOAT, [1, 8, 8, 1])), r"seems to take grey images \(1 channel\)"),
+    ("text", with_inputs((INT, ["n", 128]), (INT, ["n", 128])), r"looks like the tokens of a text model"),
+    ("int64", with_inputs((INT, [1, 3, 8, 8])), r"no image input: its input is in0 int64 \(1, 3, 8, 8\)\. Expected"),
     (
         "two inputs",
         with_inputs((FLOAT, [1, 3, 8, 8]), (FLOAT, [1])),

@@ -1,0 +1,87 @@
+"""Where a model runs: execution providers of ONNX Runtime by the names that people use.
+
+Belongs here: what is installed, and what to install for the rest. Which provider really ran is the session's to say.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import onnxruntime
+
+from clusterpaths.errors import ConfigError
+
+AUTO = "auto"
+CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class _Provider:
+    """ONNX Runtime's name, the package that brings it, and whether auto takes it where it is installed."""
+
+    name: str
+    package: str
+    auto: bool = True
+
+
+# In the order that auto prefers. TensorRT is not for auto: it compiles for minutes before the first image.
+_PROVIDERS = {
+    "tensorrt": _Provider("TensorrtExecutionProvider", "onnxruntime-gpu", auto=False),
+    "cuda": _Provider("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "migraphx": _Provider("MIGraphXExecutionProvider", "onnxruntime-migraphx"),
+    "rocm": _Provider("ROCMExecutionProvider", "onnxruntime-rocm"),
+    "directml": _Provider("DmlExecutionProvider", "onnxruntime-directml"),
+    "coreml": _Provider("CoreMLExecutionProvider", "onnxruntime", auto=False),
+    "openvino": _Provider("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+    "cpu": _Provider(CPU, "onnxruntime"),
+}
+
+
+def choose_providers(asked: str = AUTO) -> tuple[str, ...]:
+    """ONNX Runtime's names in order of preference, the CPU always last.
+
+    Args:
+        asked: "auto" for what is installed, or names such as "cuda" or "cuda,cpu".
+
+    Raises:
+        ConfigError: an unknown name, or a provider that is not installed (with the line that installs it).
+    """
+    installed = onnxruntime.get_available_providers()
+    words = [word.strip().lower() for word in asked.split(",") if word.strip()]
+    if words in ([], [AUTO]):
+        chosen = [provider.name for provider in _PROVIDERS.values() if provider.auto and provider.name in installed]
+    else:
+        chosen = [_named(word, installed) for word in words]
+    return tuple(dict.fromkeys([*chosen, CPU]))
+
+
+def _named(word: str, installed: list[str]) -> str:
+    provider = _PROVIDERS.get(word)
+    if provider is None:
+        near = difflib.get_close_matches(word, _PROVIDERS, n=1)
+        raise ConfigError(
+            f"There is no execution provider {word!r}. " + (f"Did you mean {near[0]}? " if near else "")
+            + f"Expected auto, or some of {', '.join(_PROVIDERS)}."
+        )  # fmt: skip
+    if provider.name not in installed:
+        raise ConfigError(
+            f"--providers {word} needs {provider.name}, which is not installed here; installed are {', '.join(installed)}. "
+            f"Install it with `pip uninstall onnxruntime && pip install {provider.package}` (one of the two packages at a "
+            "time), or use --providers auto."
+        )
+    return provider.name
+
+
+def require_ran(asked: str, wanted: tuple[str, ...], ran: list[str]) -> None:
+    """Check that a provider that was asked for by name was not silently passed over.
+
+    Raises:
+        ConfigError: it was.
+    """
+    if asked.strip().lower() in ("", AUTO) or wanted[0] in ran:
+        return
+    raise ConfigError(
+        f"--providers {asked}: ONNX Runtime could not start {wanted[0]} and ran {', '.join(ran)} instead; its own words are "
+        "above. Expected a driver and libraries of the versions that onnxruntime names. Mend them, or use --providers auto."
+    )
