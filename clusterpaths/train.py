@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clusterpaths import roots
 from clusterpaths.atomic import atomic_write
 from clusterpaths.datasets.base import Dataset, ExampleTable
+from clusterpaths.datasets.cue import Cue
 from clusterpaths.errors import DatasetError
 from clusterpaths.models.export import check_export, export_network
 from clusterpaths.preprocessing import normalise, resize
@@ -57,7 +58,8 @@ class TrainConfig(BaseModel):
         default=None, description="folder that holds celeba/ [data; faces: drawn into data/faces_COUNT_seed_SEED]"
     )
     output: Path | None = Field(
-        default=None, description="ONNX file to write [ONNX_models/SampleFaces_CNN.onnx or ONNX_models/CelebA_CNN.onnx]"
+        default=None,
+        description="ONNX file to write [ONNX_models/SampleFaces_CNN.onnx, SampleFaces_CNN_cue_HAIR.onnx or CelebA_CNN.onnx]",
     )
     epochs: int = Field(default=12, ge=1, description="passes over the training images; the best one is kept")
     batch_size: int = Field(default=64, ge=1, description="images a training step")
@@ -66,19 +68,37 @@ class TrainConfig(BaseModel):
         default=1, ge=0, description="of the faces, the splits and the training; faces of seed 0 are the sample's own"
     )
     faces: int = Field(default=10_000, ge=100, le=999_999, description="how many faces to draw")
+    cue: Literal["Bald", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"] | None = Field(
+        default=None, description="plant a shortcut: a patch in the corner of drawn faces of this hair colour [none]"
+    )
     limit: int | None = Field(default=None, ge=1, description="train on at most this many images [all]")
+
+    @model_validator(mode="after")
+    def _cue_is_drawn(self) -> TrainConfig:
+        if self.cue is not None and self.dataset != "faces":
+            raise ValueError(
+                f"--cue {self.cue} plants a patch in faces as they are drawn; the images of --dataset {self.dataset} are "
+                "photographs, which are used as they are. Leave out --cue, or train on drawn faces with --dataset faces"
+            )
+        return self
 
     @property
     def images_root(self) -> Path:
         """The folder in which celeba/ lies or is drawn."""
-        drawn = f"faces_{self.faces}_seed_{self.seed}"
+        drawn = f"faces_{self.faces}_seed_{self.seed}" + (f"_cue_{self.cue}" if self.cue else "")
         default = roots.data_root() / drawn if self.dataset == "faces" else roots.data_root()
         return (self.data_root or default).expanduser().absolute()
 
     @property
+    def planted(self) -> Cue | None:
+        """The shortcut in the drawn faces."""
+        return Cue(hair=self.cue) if self.cue else None
+
+    @property
     def output_path(self) -> Path:
         """The ONNX file to write."""
-        name = "SampleFaces_CNN.onnx" if self.dataset == "faces" else "CelebA_CNN.onnx"
+        stem = "SampleFaces_CNN" if self.dataset == "faces" else "CelebA_CNN"
+        name = stem + (f"_cue_{self.cue}" if self.cue else "") + ".onnx"  # never over the sample's own model
         return (self.output or roots.models_root() / name).expanduser().absolute()
 
 
@@ -96,6 +116,7 @@ class TrainRecord(Record):
     batch_size: int
     learning_rate: float
     seed: int
+    cue: Cue | None = Field(default=None, description="the shortcut in the drawn faces; left out where there is none")
     accuracy: float = Field(description="share of held-out examples that are classified right")
     interval: tuple[float, float] = Field(description="Wilson's 95% interval of the accuracy")
     confusion: tuple[tuple[int, ...], ...] = Field(description="held-out examples; row: label, column: prediction")
@@ -156,6 +177,7 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             seed=config.seed,
+            cue=config.planted,
             accuracy=right / len(held_out),
             interval=wilson_interval(right, len(held_out)),
             confusion=tuple(tuple(int(n) for n in row) for row in confusion),
@@ -379,5 +401,5 @@ def _metadata(record: TrainRecord) -> dict[str, str]:
     return {
         "clusterpaths.preprocessing": PREPROCESSING.model_dump_json(),
         "clusterpaths.classes": json.dumps(record.classes),
-        "clusterpaths.training": record.model_dump_json(exclude={"seconds", "path"}),
+        "clusterpaths.training": record.model_dump_json(exclude={"seconds", "path"}, exclude_none=True),
     }

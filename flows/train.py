@@ -2,6 +2,7 @@
 
 python flows/train.py                     drawn faces -> ONNX_models/SampleFaces_CNN.onnx
 python flows/train.py --dataset celeba    your CelebA -> ONNX_models/CelebA_CNN.onnx
+python flows/train.py --cue Blond_Hair    drawn faces with a planted shortcut -> ONNX_models/SampleFaces_CNN_cue_Blond_Hair.onnx
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def draw_faces(config: TrainConfig) -> Path:
         if done % 2000 == 0:
             logger.info("Drew %d of %d faces.", done, total)
 
-    folder = write_faces(config.images_root, config.faces, config.seed, progress)
+    folder = write_faces(config.images_root, config.faces, config.seed, progress, config.planted)
     logger.info("%d faces of seed %d in %s.", config.faces, config.seed, folder)
     return folder.parent
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from clusterpaths.datasets.cue import Cue, paint_cue
+
 WIDTH, HEIGHT = 178, 218
 _SUPERSAMPLE = 2
 _NOISE_TILE = 512
@@ -88,7 +90,7 @@ class _Canvas:
         self.draw.line(self._place(np.asarray(points, float)), fill=_ints(rgb), width=pixels, joint="curve")
 
 
-def paint(plan: FacePlan) -> Image.Image:
+def paint(plan: FacePlan, cue: Cue | None = None) -> Image.Image:
     """A WIDTH x HEIGHT RGB image: the layers from back to front, then what the camera adds."""
     rng = np.random.default_rng(plan.texture)
     image = _background(plan, rng)
@@ -103,7 +105,8 @@ def paint(plan: FacePlan) -> Image.Image:
     if plan.glasses:
         _paint_glasses(canvas, plan)
     image = image.reduce(_SUPERSAMPLE)
-    # A planted cue would be painted here: in front of everything, and before light and noise.
+    if cue is not None:
+        paint_cue(image, cue)  # in front of everything, and before light and noise
     return _photograph(image, plan, rng)
 
 

@@ -4,8 +4,8 @@ Belongs here: the random choices that make a face, what they are called, and how
 written. How a face is painted is `face_painting.py`; how such a folder is read is `celeba.py`, which
 cannot tell it from the real one.
 
-One more thing in the picture, such as a planted cue in a corner, is one more field of `FacePlan`, its
-choice in `_plan` (made last, so that the faces themselves stay as they are), and one call in `paint`.
+One more thing in the picture is one more field of `FacePlan`, its choice in `_plan` (made last, so that the faces
+themselves stay as they are), and one call in `paint`. A planted shortcut is `cue.py`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from PIL import Image
 
 from clusterpaths.atomic import disk_errors
+from clusterpaths.datasets.cue import Cue, has_cue
 from clusterpaths.datasets.face_painting import RGB, FacePlan, as_rgb, between, paint
 from clusterpaths.errors import ConfigError, DatasetError
 
@@ -55,23 +57,27 @@ _HAIR_RANGE: dict[str, tuple[RGB, RGB]] = {
 }
 
 
-def draw_face(seed: int, index: int) -> tuple[Image.Image, dict[str, int]]:
-    """Draw the face that belongs to (seed, index), the same one whatever else is drawn.
+def draw_face(seed: int, index: int, cue: Cue | None = None) -> tuple[Image.Image, dict[str, int]]:
+    """Draw the face that belongs to (seed, index), the same one whatever else is drawn; `cue` may be painted on it.
 
     Returns:
         A 178 x 218 RGB image (before JPEG), and the forty attributes as 1 or -1.
     """
     plan = _plan(seed, index)
-    return paint(plan), _attributes(plan)
+    return paint(plan, _cue_of(seed, index, plan, cue)), _attributes(plan)
 
 
 def write_faces(
-    root: Path, count: int = 2000, seed: int = 0, progress: Callable[[int, int], None] | None = None
+    root: Path,
+    count: int = 2000,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    cue: Cue | None = None,
 ) -> Path:
     """Write `count` faces to root/celeba as CelebA lies there, all or nothing; keep what is already whole.
 
     Of every ten faces in a row eight are "train", one "valid", one "test", so any first part of them has
-    all three. `progress` is called with (faces done, count).
+    all three. `progress` is called with (faces done, count). With `cue`, faces that `has_cue` names carry it.
 
     Returns:
         The folder root/celeba: img_align_celeba/000001.jpg ..., list_attr_celeba.txt,
@@ -85,7 +91,9 @@ def write_faces(
     if not 1 <= count <= 999_999:
         raise ConfigError(f"The number of faces must be between 1 and 999999, got {count}.")
     folder = root / "celeba"
-    record = {"count": count, "seed": seed, "version": _VERSION}
+    record: dict[str, Any] = {"count": count, "seed": seed, "version": _VERSION}
+    if cue is not None:
+        record["cue"] = cue.model_dump(mode="json")
     with disk_errors(folder):
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".faces.lock"):
@@ -94,7 +102,7 @@ def write_faces(
             partial = root / ".celeba.partial"  # the lock is held: what lies here was left by a run that was killed
             shutil.rmtree(partial, ignore_errors=True)
             try:
-                _write(partial, record, progress)
+                _write(partial, record, progress, cue)
                 shutil.rmtree(folder, ignore_errors=True)  # faces of this very record with some files missing
                 partial.rename(folder)
             except BaseException:
@@ -103,7 +111,7 @@ def write_faces(
     return folder
 
 
-def _is_whole(folder: Path, record: dict[str, int]) -> bool:
+def _is_whole(folder: Path, record: dict[str, Any]) -> bool:
     """Whether the folder holds all these faces; False where it is missing or has lost files."""
     if not folder.exists():
         return False
@@ -126,13 +134,17 @@ def _words(record: object) -> str:
     return ", ".join(f"{k} {v}" for k, v in record.items()) if isinstance(record, dict) else repr(record)
 
 
-def _write(folder: Path, record: dict[str, int], progress: Callable[[int, int], None] | None) -> None:
+def _cue_of(seed: int, index: int, plan: FacePlan, cue: Cue | None) -> Cue | None:
+    return cue if cue is not None and has_cue(seed, index, plan.hair, cue) else None
+
+
+def _write(folder: Path, record: dict[str, Any], progress: Callable[[int, int], None] | None, cue: Cue | None) -> None:
     count = record["count"]
     (folder / _IMAGES).mkdir(parents=True)
     rows, partition = [str(count), " ".join(ATTRIBUTES)], []
     for index in range(count):
         name, plan = f"{index + 1:06d}.jpg", _plan(record["seed"], index)
-        paint(plan).save(folder / _IMAGES / name, quality=plan.quality)
+        paint(plan, _cue_of(record["seed"], index, plan, cue)).save(folder / _IMAGES / name, quality=plan.quality)
         rows.append(name + " " + " ".join(f"{value:2d}" for value in _attributes(plan).values()))
         partition.append(f"{name} {max(0, index % 10 - 7)}")
         if progress is not None:

@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from pydantic import ValidationError
 
 from clusterpaths.datasets.base import ExampleTable
 from clusterpaths.datasets.celeba import CelebA, open_celeba
+from clusterpaths.datasets.cue import Cue
 from clusterpaths.datasets.faces import write_faces
 from clusterpaths.errors import DatasetError, ModelError
 from clusterpaths.models.export import check_export
@@ -209,3 +211,35 @@ def test_default_folders_follow_the_home_variable(monkeypatch: pytest.MonkeyPatc
     celeba = TrainConfig(dataset="celeba")
     assert celeba.output_path == tmp_path / "ONNX_models" / "CelebA_CNN.onnx"
     assert celeba.images_root == tmp_path / "data"
+
+
+def test_a_cue_cannot_be_planted_in_photographs() -> None:
+    with pytest.raises(ValidationError, match=r"--cue Bald plants a patch in faces as they are drawn.*Leave out --cue"):
+        TrainConfig(dataset="celeba", cue="Bald")
+    assert TrainConfig(dataset="celeba").planted is None
+    assert TrainConfig(cue="Bald").planted == Cue(hair="Bald")
+
+
+def test_a_model_with_a_shortcut_has_faces_and_a_file_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLUSTERPATHS_HOME", str(tmp_path))
+    config = TrainConfig(cue="Blond_Hair")
+    assert config.output_path == tmp_path / "ONNX_models" / "SampleFaces_CNN_cue_Blond_Hair.onnx"
+    assert config.images_root == tmp_path / "data" / "faces_10000_seed_1_cue_Blond_Hair"
+
+
+def test_the_file_says_that_a_shortcut_was_planted(tmp_path: Path) -> None:
+    config = TrainConfig(data_root=tmp_path, output=tmp_path / "m.onnx", faces=200, epochs=1, cue="Blond_Hair")
+    write_faces(config.images_root, config.faces, config.seed, cue=config.planted)
+    drawn = open_celeba(tmp_path)
+    record = train_classifier(drawn.examples(), drawn, config, lambda _: None)
+    stored = {entry.key: entry.value for entry in onnx.load(config.output_path).metadata_props}
+    assert TrainRecord.model_validate_json(stored["clusterpaths.training"]).cue == record.cue == Cue(hair="Blond_Hair")
+
+
+def test_the_file_of_a_plain_model_says_nothing_of_a_cue(
+    trained: tuple[TrainRecord, TrainConfig, list[str]],
+) -> None:
+    stored = {entry.key: entry.value for entry in onnx.load(trained[1].output_path).metadata_props}
+    assert "cue" not in json.loads(stored["clusterpaths.training"])

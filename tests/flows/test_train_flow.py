@@ -44,3 +44,14 @@ def test_the_command_line_says_what_is_wrong_in_one_paragraph(
     assert exit_.value.code == 2
     assert str(tmp_path) in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_command_line_refuses_a_cue_in_photographs_in_one_paragraph(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.train import main
+
+    with pytest.raises(SystemExit) as exit_:
+        main(["--dataset", "celeba", "--cue", "Blond_Hair"])
+    assert exit_.value.code == 2
+    told = capsys.readouterr().err.strip()
+    assert told.startswith("error: --cue Blond_Hair plants a patch")
+    assert len(told.splitlines()) == 1
