@@ -1,0 +1,95 @@
+"""What `evaluate.py` finds, as metrics.json holds it.
+
+Belongs here: the records, and when a stored one still counts. A measure without a value is left out, and a note says why.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from clusterpaths.records import Record
+
+VERSION = 1  # raised when a definition changes
+METRICS = "metrics.json"
+
+
+class Measure(Record):
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int = Field(description="examples it is measured on")
+
+
+class Complexity(Record):
+    """How many paths the set has; of all its examples, so nothing is estimated."""
+
+    occupied: int
+    covering: int = Field(description="of the most frequent paths, those that hold 95% of the examples")
+    entropy: float = Field(description="bits")
+
+
+class Alignment(Record):
+    """Decision-alignment faithfulness on examples that neither clustering nor majorities saw."""
+
+    daf: Measure
+    coverage: Measure = Field(description="share on a path that was seen in fit")
+    daf_seen: Measure | None = Field(description="of those alone")
+    paths: int = Field(description="occupied paths of the fit examples")
+    majority: Measure = Field(description="baseline: always the most frequent class")
+    deep_knn: Measure = Field(description="baseline: the nearest neighbours in the last layer")
+
+
+class Perturbed(Record):
+    """What a change of the pixels leaves."""
+
+    name: str
+    paths: Measure = Field(description="share that keep the whole path")
+    layers: Measure = Field(description="mean share of layers kept")
+    predictions: Measure | None
+
+
+class Detection(Record):
+    """How one score tells other images from the set's own."""
+
+    score: str
+    auroc: Measure
+    fpr95: Measure = Field(description="share of other images that pass where 95% of own examples do")
+
+
+class Strangers(Record):
+    """Other images, and the scores on them."""
+
+    name: str
+    num_images: int
+    scores: tuple[Detection, ...]
+
+
+class Evaluation(Record):
+    """metrics.json."""
+
+    version: int = VERSION
+    set: str
+    fingerprint: str = Field(description="the set's")
+    seed: int
+    num_fit: int
+    num_eval: int
+    num_images: int = Field(description="eval examples whose images were perturbed and compared with other images")
+    complexity: Complexity
+    purity_labels: Measure | None
+    purity_predictions: Measure | None
+    alignment: Alignment | None = None
+    perturbations: tuple[Perturbed, ...] = ()
+    strangers: tuple[Strangers, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_evaluation(set_dir: Path) -> Evaluation | None:
+    """metrics.json of a set's folder; None where there is none that is understood."""
+    try:
+        return Evaluation.model_validate_json((set_dir / METRICS).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -1,0 +1,76 @@
+"""What paths of 2,000 real images are worth, where CLUSTERPATHS_SHARED points to them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from clusterpaths.config import RunConfig
+from clusterpaths.evaluate import evaluate_set
+from clusterpaths.evaluation import METRICS, Evaluation
+from tests.evaluating import publish
+
+SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))
+pytestmark = pytest.mark.skipif("CLUSTERPATHS_SHARED" not in os.environ, reason="CLUSTERPATHS_SHARED is not set")
+
+
+def evaluated(cache_root: Path, **options: object) -> Evaluation:
+    config = RunConfig(
+        model=SHARED / "models" / "CelebA_CNN_instrumented.onnx",
+        data_root=SHARED,
+        cache_root=cache_root,
+        workers=1,
+        **options,
+    )
+    set_dir, job = publish(config)
+    started = time.perf_counter()
+    evaluation = evaluate_set(set_dir, job)
+    print(f"\n{time.perf_counter() - started:.1f} s for {options}")
+    print(evaluation.model_dump_json(indent=1))
+    assert (set_dir / METRICS).is_file()
+    return evaluation
+
+
+@pytest.fixture(scope="module")
+def last_layers(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    return evaluated(tmp_path_factory.mktemp("last"), layers=("fc1", "fc2"))
+
+
+@pytest.fixture(scope="module")
+def all_layers(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    return evaluated(tmp_path_factory.mktemp("all"))
+
+
+def test_few_paths_tell_the_decision(last_layers: Evaluation) -> None:
+    alignment = last_layers.alignment
+    assert alignment is not None
+    assert alignment.daf.value >= 0.92
+    assert alignment.paths <= 25
+    assert alignment.daf.low > alignment.majority.high
+
+
+def test_euclidean_clusters_tell_it_less_often(last_layers: Evaluation, tmp_path: Path) -> None:
+    classical = evaluated(tmp_path, layers=("fc1", "fc2"), distance="euclidean").alignment
+    assert classical is not None
+    assert last_layers.alignment is not None
+    print(f"DAF {last_layers.alignment.daf.value:.3f}, with Euclidean distance {classical.daf.value:.3f}")
+    assert classical.daf.high < last_layers.alignment.daf.low
+
+
+def test_light_noise_leaves_the_whole_path(last_layers: Evaluation) -> None:
+    noise = next(one for one in last_layers.perturbations if one.name == "noise 0.02")
+    assert noise.paths.value >= 0.93
+
+
+def test_paths_of_all_layers_tell_strangers_apart(all_layers: Evaluation) -> None:
+    """Better than the model's own scores and than neighbours; on uniform noise energy is as good (.969 to .967)."""
+    for strangers in all_layers.strangers:
+        area = {one.score: one.auroc for one in strangers.scores}
+        assert area["paths"].value > max(area["max softmax"].value, area["deep k-NN"].value), strangers.name
+        if strangers.name == "uniform noise":
+            assert area["paths"].high > area["energy"].value
+        else:
+            assert area["paths"].value > area["energy"].value, strangers.name
