@@ -117,26 +117,16 @@ def seed_centroids(
 
     Where there are fewer distinct rows than k, the last centroids repeat the first ones: honest duplicates.
     """
-    sample = np.sort(rng.choice(len(rows), min(len(rows), SAMPLE_ROWS), replace=False))
-    pieces = np.array_split(sample, -(-len(sample) // rows.block_rows))
-    projection = None
-    if rows.width > SKETCH_WIDTH:
-        projection = rng.standard_normal((rows.width, SKETCH_WIDTH), np.float32) / np.float32(np.sqrt(SKETCH_WIDTH))
-    sketches = np.empty((len(sample), min(rows.width, SKETCH_WIDTH)), np.float32)
-    at = 0
-    for piece in pieces:
-        values = _scaled(rows.take(piece), distance)  # (m, width)
-        sketches[at : at + len(piece)] = values if projection is None else values @ projection
-        at += len(piece)
+    sample = draw_sample(len(rows), rng)
+    sketches = sketch_rows(rows, sample, distance, rng)
     if distance == "cosine" and not (directed := sketches.any(axis=1)).all() and directed.any():
         sample, sketches = sample[directed], sketches[directed]
-        pieces = np.array_split(sample, -(-len(sample) // rows.block_rows))
     distinct = count_distinct(sketches)
     labels = _best_labels(sketches, min(k, distinct), int(rng.integers(2**31)))
     found = int(labels.max()) + 1
     sums = np.zeros((found, rows.width), np.float32)
     at = 0
-    for piece in pieces:
+    for piece in _pieces(rows, sample):
         member = np.equal.outer(np.arange(found), labels[at : at + len(piece)]).astype(np.float32)  # (found, m)
         sums += member @ _scaled(rows.take(piece), distance)
         at += len(piece)
@@ -145,6 +135,34 @@ def seed_centroids(
     repeated = np.arange(k) % found
     weights = np.where(np.arange(k) < found, weights[repeated], 0)  # a duplicate stands for no row
     return np.ascontiguousarray(centroids[repeated], np.float32), weights, distinct
+
+
+def draw_sample(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Ascending positions of at most SAMPLE_ROWS of n rows; with one seed the same ones for every layer."""
+    return np.sort(rng.choice(n, min(n, SAMPLE_ROWS), replace=False))
+
+
+def sketch_rows(
+    rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Rows at the positions `sample` (s,), projected at random to at most SKETCH_WIDTH dimensions, read in pieces.
+
+    For cosine they have unit length before they are projected, and rows of zeros stay zeros.
+    """
+    projection = None
+    if rows.width > SKETCH_WIDTH:
+        projection = rng.standard_normal((rows.width, SKETCH_WIDTH), np.float32) / np.float32(np.sqrt(SKETCH_WIDTH))
+    sketches = np.empty((len(sample), min(rows.width, SKETCH_WIDTH)), np.float32)
+    at = 0
+    for piece in _pieces(rows, sample):
+        values = _scaled(rows.take(piece), distance)  # (m, width)
+        sketches[at : at + len(piece)] = values if projection is None else values @ projection
+        at += len(piece)
+    return sketches
+
+
+def _pieces(rows: Rows, sample: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return np.array_split(sample, -(-len(sample) // rows.block_rows))
 
 
 def count_distinct(sketches: NDArray[np.float32]) -> int:

@@ -15,7 +15,11 @@ from pydantic import Field
 
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import LayerRecord, parse_ids, require_manifest
+from clusterpaths.cache.rows import LayerRows
+from clusterpaths.choice import Choice
+from clusterpaths.choose import choose
 from clusterpaths.config import RunConfig
+from clusterpaths.errors import ClusterPathsError, ConfigError
 from clusterpaths.plan import ExtractionRecord, require_enough
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
 
@@ -47,12 +51,51 @@ class Question(Record):
         return self.model_copy(update=one).fingerprint()
 
 
+class _CheckedRows(LayerRows):
+    """Rows whose shards are checked in single rows too, where all of a shard's are taken in order."""
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As `LayerRows.take`, or DamagedShardError."""
+        return self._read(positions, True)
+
+
+def choose_settings(
+    config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
+) -> tuple[RunConfig, Choice | None]:
+    """The run with numbers for every "auto", and how they were chosen; None where all was given.
+
+    Raises:
+        ConfigError: too few examples to choose by.
+        DamagedShardError: bytes on disk cannot be read, or, of shards that are read whole, are not those that were
+            written. The sample of a large data set has but single rows of a shard; clustering then finds the damage.
+    """
+    if not config.chooses:
+        return config, None
+    directory, ids = Path(extraction.directory), parse_ids(extraction.ids)
+    examples = read_examples(directory, ["id", "prediction"])
+    predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
+    rows = {layer: _CheckedRows(directory, layer, ids) for layer in model.layers}
+    try:
+        choice = choose(rows, predictions, k=config.asked_k(model.layers), distance=config.distance, seed=config.seed)
+    except ClusterPathsError:
+        raise
+    except Exception:
+        for each in rows.values():
+            for _ in each.blocks():  # NaN in damaged bytes is met before their checksum is; then this says so
+                pass
+        raise
+    k = ",".join(f"{layer}={number}" for layer, number in choice.k_per_layer.items())
+    return config.model_copy(update={"k": k, "distance": choice.distance}), choice
+
+
 def ask(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord) -> Question:
     """The question that a run asks of a finished extraction.
 
     Raises:
-        ConfigError: fewer examples than clusters.
+        ConfigError: fewer examples than clusters, or settings that are still to be chosen.
     """
+    if config.distance == "auto" or config.chooses:
+        raise ConfigError("k or distance is still auto. Call choose_settings first, and ask with what it returns.")
     directory = Path(extraction.directory)
     manifest = require_manifest(directory)
     k_per_layer = config.k_per_layer(model.layers)

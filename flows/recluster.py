@@ -7,7 +7,7 @@ nothing is new and nothing was changed, it says so and makes no set.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, get_run_logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,8 +30,12 @@ class ReclusterConfig(BaseModel):
     name: str = Field(
         "CelebA", description="results' folder in the cache root; NAME/set_NN: by that set, not the newest"
     )
-    k: int | str | None = Field(None, description="clusters a layer: 7, or conv3=15, or 8,conv3=15 [the last set's]")
-    distance: Distance | None = Field(None, description="cosine or euclidean [the last set's]")
+    k: int | str | None = Field(
+        None, description="clusters a layer: 7, or conv3=15, or 8,conv3=15, or auto: chosen again [the last set's]"
+    )
+    distance: Distance | Literal["auto"] | None = Field(
+        None, description="cosine or euclidean, or auto: what fits better [the last set's]"
+    )
     seed: int | None = Field(None, ge=0, description="another seed, another start [the last set's]")
     layers: str | None = Field(None, description="layers to cluster, such as conv3,fc1 [the last set's]")
     subset: int | None = Field(None, ge=1, description="only the first N examples [the last set's]")
@@ -43,7 +47,7 @@ class ReclusterConfig(BaseModel):
 def recluster(
     name: str = "CelebA",
     k: int | str | None = None,
-    distance: Distance | None = None,
+    distance: Distance | Literal["auto"] | None = None,
     seed: int | None = None,
     layers: str | None = None,
     subset: int | None = None,
@@ -54,8 +58,8 @@ def recluster(
 
     Args:
         name: results' folder in the cache root; NAME/set_NN: by that set, not the newest
-        k: clusters a layer: 7, or conv3=15, or 8,conv3=15 [the last set's]
-        distance: cosine or euclidean [the last set's]
+        k: clusters a layer: 7, or conv3=15, or 8,conv3=15, or auto: chosen again [the last set's]
+        distance: cosine or euclidean, or auto: what fits better [the last set's]
         seed: another seed, another start [the last set's]
         layers: layers to cluster, such as conv3,fc1 [the last set's]
         subset: only the first N examples [the last set's]
