@@ -12,6 +12,8 @@ COMMANDS = {
     "recluster": "cluster again what is cached: new images, other settings; compared with the set before",
     "announce": "tell the Prefect server of a model file, so that what waits for one starts",
     "compare": "what changed from one set to another, of one model or of two",
+    "export": "write a set's path model: one ONNX file that gives class scores, cluster path and OOD score",
+    "explain": "how the model came to its decision about one image, as text and as a page",
     "train": "train a small hair-colour classifier and write it as an ONNX file",
 }
 

@@ -1,0 +1,278 @@
+"""Explain one: how the model came to its decision about one image, beside the examples of a set.
+
+Belongs here: one image through the model, its cluster path, and what the set knows of that path; as a record. Sentences
+and the page are `report/explanation.py`. The image is turned as its EXIF entry says, which extraction does not do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from clusterpaths.datasets.base import open_rgb
+from clusterpaths.errors import CacheError, DatasetError
+from clusterpaths.kmeans import first_alike, nearest
+from clusterpaths.metrics import PathCounts, count_paths, largest_class
+from clusterpaths.models.path_model import check_set_model, read_centroids, scale_distances, stored_dtypes
+from clusterpaths.models.session import Outputs, TapSession
+from clusterpaths.preprocessing import fit, normalise
+from clusterpaths.records import ModelIdentity, Record, SetRecord
+from clusterpaths.report import tables
+from clusterpaths.set_files import Rows, read_record, read_rows
+
+EXEMPLARS = 8
+
+
+class ClassScore(Record):
+    """A class and the probability that the model gives it (softmax of the class scores)."""
+
+    index: int
+    name: str
+    probability: float
+
+
+class MajorityClass(Record):
+    """The most frequent class on a path, and its share of those examples there whose class is known."""
+
+    index: int
+    name: str
+    share: float
+    of: int
+
+
+class ExampleNote(Record):
+    """One example of the set; classes by name, None where not known."""
+
+    id: int
+    file: str
+    label: str | None
+    prediction: str | None
+
+
+class LayerExplanation(Record):
+    """Where the image went in one layer."""
+
+    layer: str
+    cluster: int
+    distance: float = Field(description="to the cluster's centroid, as in paths.parquet")
+    standardised: float = Field(description="spreads above the mean of the cluster's examples")
+    cluster_count: int = Field(description="examples of the set in this cluster")
+    exemplars: tuple[ExampleNote, ...] = Field(description="nearest to the centroid first")
+
+
+class PathNote(Record):
+    """One path that examples of the set took."""
+
+    path: tuple[int, ...]
+    hamming: int = Field(description="layers in which it differs from the image's path")
+    count: int
+    majority_predictions: MajorityClass | None
+    majority_labels: MajorityClass | None
+    exemplars: tuple[ExampleNote, ...]
+
+
+class Explanation(Record):
+    """What a set knows of one image."""
+
+    image: str
+    set: str = Field(description="NAME/set_NN")
+    model: ModelIdentity
+    num_examples: int
+    prediction: ClassScore | None = Field(description="None: the model has no class scores")
+    classes: tuple[ClassScore, ...] = Field(description="most probable first")
+    path: tuple[int, ...]
+    layers: tuple[LayerExplanation, ...]
+    count: int = Field(description="examples of the set on the same path")
+    share: float
+    rank: int | None = Field(description="1: no path is more frequent; None: no example took it")
+    occupied: int = Field(description="different paths in the set")
+    own: PathNote | None = Field(description="the path's examples; None: there are none")
+    similar: PathNote | None = Field(description="where there are none: the most similar path, then the most frequent")
+    ood_score: float = Field(description="mean over layers of the standardised distance")
+    ood_percentile: float = Field(description="percent of the set's own examples with a lower score")
+    other: PathNote | None = Field(description="the most similar path that leads to another decision")
+    warnings: tuple[str, ...] = ()
+
+
+def explain_image(image: Path, set_dir: Path, model_path: Path, *, exemplars: int = EXEMPLARS) -> Explanation:
+    """Run the set's model on one image and look its path up among the set's examples.
+
+    Raises:
+        DatasetError: no image that can be read.
+        ModelError: another model than the set's.
+        CacheError: the set's files are missing or do not fit together.
+    """
+    record = read_record(set_dir)
+    rows = read_rows(set_dir, record)
+    if not len(rows.ids):
+        raise CacheError(f"{set_dir} has no examples. Expected a set with at least one; take another.")
+    model = check_set_model(record, model_path)
+    pixels = fit(read_upright(image), record.preprocessing)
+    dtypes, warnings = stored_dtypes(set_dir, record)
+    outputs = TapSession(model, dtypes).run(normalise(pixels[None], record.preprocessing))
+    path, distances = trace_one(outputs, record, read_centroids(set_dir, record))
+    logits = None if outputs.logits is None else outputs.logits[0]
+    name = f"{set_dir.resolve().parent.name}/{record.set}"
+    explanation = look_up(record, rows, path, distances, logits, image=str(image), name=name, exemplars=exemplars)
+    return explanation.model_copy(update={"warnings": (*model.warnings, *warnings)})
+
+
+def read_upright(image: Path) -> Image.Image:
+    """Any image that Pillow knows as RGB, turned as its EXIF entry says.
+
+    Raises:
+        DatasetError: it is missing or cannot be read.
+    """
+    try:
+        return ImageOps.exif_transpose(open_rgb(image))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DatasetError(
+            f"The image {image} cannot be read: {reason}. Expected a picture file such as a JPEG or PNG."
+        ) from error
+
+
+def trace_one(
+    outputs: Outputs, record: SetRecord, centroids: dict[str, NDArray[np.float32]]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Path (1, layers) and distances (1, layers) of the one image in `outputs`, as `kmeans.assign` gives them."""
+    path, distances = [], []
+    for layer in record.layers:
+        row = outputs.layers[layer].reshape(1, -1).astype(np.float32)
+        label, squared, _ = nearest(row, centroids[layer], record.distance)
+        path.append(int(first_alike(centroids[layer])[label[0]]))
+        distances.append(squared[0] / 2 if record.distance == "cosine" else np.sqrt(squared[0]))
+    return np.array([path], np.int64), np.array([distances], np.float32)
+
+
+def look_up(
+    record: SetRecord,
+    rows: Rows,
+    path: NDArray[np.int64],
+    distances: NDArray[np.float32],
+    logits: NDArray[np.float32] | None,
+    *,
+    image: str,
+    name: str,
+    exemplars: int = EXEMPLARS,
+) -> Explanation:
+    """What the set's rows say of one image's path (1, layers), distances (1, layers) and class scores (classes,)."""
+    make = _Builder(record, rows, path[0], exemplars)
+    k = [record.k_per_layer[layer] for layer in record.layers]
+    scale = scale_distances(rows.clusters, rows.distances, k)
+    score = float(scale.score(path, distances)[0])
+    standardised = scale.standardise(path, distances)[0]
+    classes = () if logits is None else make.class_scores(logits)
+    own = int(make.own[0]) if len(make.own) else None
+    rank = None if own is None else 1 + int((make.paths.counts > make.paths.counts[own]).sum())
+    own_note = None if own is None else make.note(own)
+    everywhere: NDArray[np.int64] = np.arange(len(make.paths.counts))
+    return Explanation(
+        image=image,
+        set=name,
+        model=record.model,
+        num_examples=len(rows.ids),
+        prediction=classes[0] if classes else None,
+        classes=classes,
+        path=tuple(path[0].tolist()),
+        layers=tuple(make.layer(i, float(distances[0, i]), float(standardised[i])) for i in range(len(record.layers))),
+        count=own_note.count if own_note else 0,
+        share=(own_note.count if own_note else 0) / len(rows.ids),
+        rank=rank,
+        occupied=len(make.paths.counts),
+        own=own_note,
+        similar=None if own_note else make.most_similar(everywhere),
+        ood_score=score,
+        ood_percentile=100 * float((scale.score(rows.clusters, rows.distances) < score).mean()),
+        other=make.most_similar(make.deciding_otherwise(classes[0].index if classes else None)),
+    )
+
+
+class _Builder:
+    """The set's rows beside one path, (layers,)."""
+
+    def __init__(self, record: SetRecord, rows: Rows, path: NDArray[np.int64], exemplars: int) -> None:
+        self.record, self.rows, self.path, self.exemplars = record, rows, path, exemplars
+        self.paths: PathCounts = count_paths(rows.clusters)
+        self.hamming: NDArray[np.int64] = (self.paths.paths != path).sum(axis=1)  # (p,)
+        self.own = np.flatnonzero(self.hamming == 0)  # one, or none
+
+    def class_name(self, index: int) -> str:
+        names = self.record.class_names
+        return names[index] if index < len(names) else f"class {index}"
+
+    def class_scores(self, logits: NDArray[np.float32]) -> tuple[ClassScore, ...]:
+        powers = np.exp(logits.astype(np.float64) - logits.max())
+        shares = powers / powers.sum()
+        order = np.argsort(-logits, kind="stable").tolist()
+        return tuple(ClassScore(index=i, name=self.class_name(i), probability=float(shares[i])) for i in order)
+
+    def examples(self, at: NDArray[np.integer]) -> tuple[ExampleNote, ...]:
+        files = self.rows.files.take(pa.array(at)).to_pylist()
+        known = ((int(self.rows.labels[row]), int(self.rows.predictions[row])) for row in at)
+        return tuple(
+            ExampleNote(
+                id=int(self.rows.ids[row]),
+                file=file or "",
+                label=self.class_name(label) if label >= 0 else None,
+                prediction=self.class_name(prediction) if prediction >= 0 else None,
+            )
+            for row, file, (label, prediction) in zip(at.tolist(), files, known, strict=True)
+        )
+
+    def layer(self, i: int, distance: float, standardised: float) -> LayerExplanation:
+        cluster = int(self.path[i])
+        members = np.flatnonzero(self.rows.clusters[:, i] == cluster)
+        order = np.lexsort((self.rows.ids[members], self.rows.distances[members, i]))
+        return LayerExplanation(
+            layer=self.record.layers[i],
+            cluster=cluster,
+            distance=distance,
+            standardised=standardised,
+            cluster_count=len(members),
+            exemplars=self.examples(members[order[: self.exemplars]]),
+        )
+
+    def note(self, at: int) -> PathNote:
+        members = np.flatnonzero(self.paths.of_example == at)
+        overall = tables.overall_distance(self.rows.distances)[members]
+        order = np.lexsort((self.rows.ids[members], overall))
+        return PathNote(
+            path=tuple(self.paths.paths[at].tolist()),
+            hamming=int(self.hamming[at]),
+            count=len(members),
+            majority_predictions=self.majority(self.rows.predictions[members]),
+            majority_labels=self.majority(self.rows.labels[members]),
+            exemplars=self.examples(members[order[: self.exemplars]]),
+        )
+
+    def majority(self, classes: NDArray[np.int16]) -> MajorityClass | None:
+        found = largest_class(classes)
+        if found is None:
+            return None
+        index, share = found
+        return MajorityClass(index=index, name=self.class_name(index), share=share, of=int((classes >= 0).sum()))
+
+    def deciding_otherwise(self, decision: int | None) -> NDArray[np.int64]:
+        """Indices of the paths with another majority decision; by labels where the model decides nothing."""
+        classes = self.rows.labels if decision is None else self.rows.predictions
+        by_path: NDArray[np.int64] = tables.class_counts(
+            self.paths.of_example, classes, len(self.paths.counts), max(int(classes.max()) + 1, 1)
+        )
+        majority = np.where(by_path.any(axis=1), by_path.argmax(axis=1), -1)  # (p,)
+        if decision is None:
+            if not len(self.own):
+                return np.empty(0, np.int64)
+            decision = int(majority[self.own[0]])
+        return np.flatnonzero((majority >= 0) & (majority != decision)) if decision >= 0 else np.empty(0, np.int64)
+
+    def most_similar(self, among: NDArray[np.int64]) -> PathNote | None:
+        """The one of these paths that differs in the fewest layers; of several the most frequent."""
+        if not len(among):
+            return None
+        return self.note(int(among[np.argmin(self.hamming[among])]))  # paths are sorted by count: the first wins

@@ -1,0 +1,289 @@
+"""The path model: a classifier and its cluster paths as one ONNX file, so that a service gets both in one call.
+
+Belongs here: which set, model, centroids and distances go together into the file, and its metadata. The nodes are
+`path_graph.py`'s.
+
+Input: the classifier's own, float32 (n, 3, height, width), preprocessed as the metadata say. Outputs: the class scores
+under their own name (where the model has them), `path` int64 (n, layers), `distances` float32 (n, layers), to the own
+centroid as in paths.parquet, and `ood_score` float32 (n,). Metadata: clusterpaths.preprocessing and
+clusterpaths.classes as in `check.py`, and clusterpaths.path_model, the JSON of `PathModelNote`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from pydantic import Field
+
+from clusterpaths.atomic import atomic_write
+from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.errors import CacheError, ModelError
+from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY, check_model, instrument_model
+from clusterpaths.models.external import external_tensors
+from clusterpaths.models.path_graph import GraphBuilder, LayerCentroids, add_nearest, add_score
+from clusterpaths.records import CacheDtype, Distance, ModelIdentity, ModelRecord, Record, SetRecord
+from clusterpaths.set_files import read_record, read_rows
+
+PATH_MODEL_KEY = "clusterpaths.path_model"
+PATH, DISTANCES, OOD_SCORE = "path", "distances", "ood_score"
+LARGEST_FILE = (1 << 31) - 1  # what protobuf can hold
+SPREAD_FLOOR = 0.1  # of the layer's pooled spread: a cluster of near-twins must not make every newcomer a stranger
+TINIEST_SPREAD = 1e-6  # a layer without any spread
+
+
+class PathModelNote(Record):
+    """What the file says of itself, under clusterpaths.path_model in its metadata."""
+
+    version: int = 1
+    set: str = Field(description="NAME/set_NN")
+    fingerprint: str = Field(description="of the set")
+    model: ModelIdentity
+    dataset: str
+    num_examples: int
+    layers: tuple[str, ...] = Field(description="the columns of path and distances")
+    k_per_layer: dict[str, int]
+    distance: Distance
+    rounded: tuple[str, ...] = Field(description="layers whose activations are rounded to float16, as the cache's were")
+    outputs: dict[str, str] = Field(
+        description="logits (where there are), path, distances, ood_score -> name in the graph"
+    )
+    created: str = Field(description="when the set was made; ISO time, UTC")
+
+
+class ExportRecord(Record):
+    """A path model on disk."""
+
+    path: str
+    size: int = Field(description="bytes")
+    input: str
+    batch: int | None = Field(description="fixed batch size; None: any")
+    note: PathModelNote
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DistanceScale:
+    """How far examples of each cluster usually lie from its centroid: for each layer (k,) float64 mean and spread."""
+
+    means: tuple[NDArray[np.float64], ...]
+    spreads: tuple[NDArray[np.float64], ...]
+
+    def score(self, clusters: NDArray[np.integer], distances: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(n,) OOD score: mean over layers of the distance, standardised within its own cluster; both are (n, layers)."""
+        scores: NDArray[np.float64] = self.standardise(clusters, distances).mean(axis=1)
+        return scores
+
+    def standardise(self, clusters: NDArray[np.integer], distances: NDArray[np.floating]) -> NDArray[np.float64]:
+        """(n, layers): how many spreads each distance lies above the mean of its cluster."""
+        columns = [
+            (distances[:, i].astype(np.float64) - self.means[i][clusters[:, i]]) / self.spreads[i][clusters[:, i]]
+            for i in range(clusters.shape[1])
+        ]
+        return np.stack(columns, axis=1)
+
+
+def scale_distances(clusters: NDArray[np.integer], distances: NDArray[np.floating], k: Sequence[int]) -> DistanceScale:
+    """Mean and standard deviation of the distances in each cluster of each layer; inputs are (n, layers), n > 0.
+
+    A spread is at least a tenth of the layer's pooled one (root of the mean squared deviation from the own cluster's
+    mean). A cluster with one example has no spread of its own and takes the pooled one; an empty cluster takes the
+    layer's mean, too.
+    """
+    means, spreads = [], []
+    for i, clusters_here in enumerate(k):
+        own, values = clusters[:, i], distances[:, i].astype(np.float64)
+        sizes = np.bincount(own, minlength=clusters_here)  # (k,)
+        mean = np.bincount(own, values, clusters_here) / np.maximum(sizes, 1)
+        squares = np.bincount(own, (values - mean[own]) ** 2, clusters_here)
+        pooled = float(np.sqrt(squares.sum() / len(own)))
+        spread = np.where(sizes > 1, np.sqrt(squares / np.maximum(sizes, 1)), pooled)
+        means.append(np.where(sizes > 0, mean, values.mean()))
+        spreads.append(np.maximum(spread, max(SPREAD_FLOOR * pooled, TINIEST_SPREAD)))
+    return DistanceScale(tuple(means), tuple(spreads))
+
+
+def export_path_model(set_dir: Path, model_path: Path, output: Path) -> ExportRecord:
+    """Write one ONNX file that computes what tracing gave for the set's own examples, and gives it for any image.
+
+    Args:
+        set_dir: a published set, in its cache's folder: whose manifest says which layers were stored as float16.
+        model_path: the classifier that the set was made with; external weights are taken into the new file.
+        output: the file to write, whole or not at all.
+
+    Raises:
+        ModelError: another model than the set's, an opset before 9, or more than 2 GB.
+        CacheError: the set's files are missing or do not fit together.
+        DiskError: no room or no permission.
+    """
+    record = read_record(set_dir)
+    rows = read_rows(set_dir, record)
+    model = check_set_model(record, model_path)
+    if output.resolve() in {Path(model.path), *(Path(path) for path in model.external.values())}:
+        raise ModelError(f"{output} is the classifier itself, or its weights. Name another file with --output.")
+    dtypes, warnings = stored_dtypes(set_dir, record)
+    k = [record.k_per_layer[layer] for layer in record.layers]
+    proto = load_whole(model)
+    graph = GraphBuilder(proto)
+    note = PathModelNote(
+        set=f"{set_dir.resolve().parent.name}/{record.set}",
+        fingerprint=record.fingerprint,
+        model=record.model,
+        dataset=record.dataset,
+        num_examples=record.num_examples,
+        layers=record.layers,
+        k_per_layer=record.k_per_layer,
+        distance=record.distance,
+        rounded=tuple(layer for layer in record.layers if dtypes[layer] == "float16"),
+        outputs=({"logits": model.logits} if model.logits else {})
+        | {name: graph.free_name(name) for name in (PATH, DISTANCES, OOD_SCORE)},
+        created=record.created,
+    )
+    centroids = read_centroids(set_dir, record)
+    taps = {tap.layer: tap for tap in instrument_model(model, record.preprocessing.size).taps}
+    layers = [
+        LayerCentroids(
+            tensor=taps[layer].tensor,
+            centroids=centroids[layer],
+            rounded=layer in note.rounded,
+            shape=taps[layer].shape if taps[layer].operator == "Conv" else (),
+        )
+        for layer in record.layers
+    ]
+    add_nearest(graph, layers, record.distance, model.input, model.batch, (note.outputs[PATH], note.outputs[DISTANCES]))
+    scale = scale_distances(rows.clusters, rows.distances, k)
+    add_score(graph, scale.means, scale.spreads, note.outputs)
+    _replace_outputs(proto, note.outputs, len(layers))
+    _describe(proto, record, note, model)
+    content = _serialise(proto, model)
+    atomic_write(output, content)
+    return ExportRecord(
+        path=str(output.resolve()),
+        size=len(content),
+        input=model.input,
+        batch=model.batch,
+        note=note,
+        warnings=(*model.warnings, *warnings),
+    )
+
+
+def check_set_model(record: SetRecord, model_path: Path) -> ModelRecord:
+    """The model of a set, with the set's layers as its taps and the set's image size.
+
+    Raises:
+        ModelError: it is another model.
+    """
+    model = check_model(model_path)
+    if model.sha256 != record.model.sha256:
+        raise ModelError(
+            f"{model_path} is not the model of this set: its sha256 (with its weights) is {model.sha256}, the set was made "
+            f"with {record.model.file}, sha256 {record.model.sha256}. Name that model with --model, or run the flow "
+            "with this one and take the set that it publishes."
+        )
+    return check_model(model_path, record.layers).model_copy(update={"size": record.preprocessing.size})
+
+
+def stored_dtypes(set_dir: Path, record: SetRecord) -> tuple[dict[str, CacheDtype], list[str]]:
+    """How the set's cache stored each layer, and a warning where that is no longer known (then: float32)."""
+    manifest = read_manifest(set_dir.resolve().parent)
+    if manifest is None or manifest.model.sha256 != record.model.sha256 or set(record.layers) - set(manifest.layers):
+        return dict.fromkeys(record.layers, "float32"), [
+            f"The cache that {record.set} was made of is no longer beside it, so activations are not rounded as it stored "
+            "them: an image that lies between two centroids may get the other one."
+        ]
+    return {layer: manifest.layers[layer].dtype for layer in record.layers}, []
+
+
+def read_centroids(set_dir: Path, record: SetRecord) -> dict[str, NDArray[np.float32]]:
+    """Layer -> (k, width) float32 of centroids.npz.
+
+    Raises:
+        CacheError: the file cannot be read, or is not the record's.
+    """
+    path = set_dir / "centroids.npz"
+    try:
+        with np.load(path) as file:
+            found = {layer: np.asarray(file[layer], np.float32) for layer in record.layers}
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise CacheError(
+            f"{path} cannot be read: {error}. Expected the set's centroids; publish the set again."
+        ) from error
+    for layer, rows in found.items():
+        if rows.ndim != 2 or len(rows) != record.k_per_layer[layer]:
+            raise CacheError(
+                f"{path} has centroids of shape {rows.shape} in layer {layer}; set.json says k="
+                f"{record.k_per_layer[layer]}. They do not belong together; publish the set again."
+            )
+    return found
+
+
+def load_whole(model: ModelRecord) -> onnx.ModelProto:
+    """The model with its external weights inside.
+
+    Raises:
+        ModelError: together they exceed what one ONNX file can hold.
+    """
+    proto = onnx.load(model.path, load_external_data=False)
+    _require_small(sum(Path(path).stat().st_size for path in (model.path, *model.external.values())), model)
+    files = {location: Path(path).read_bytes() for location, path in model.external.items()}
+    for tensor in external_tensors(proto):
+        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        start = info.offset or 0
+        content = files[info.location]
+        tensor.raw_data = content[start : start + info.length if info.length else len(content)]
+        tensor.ClearField("external_data")
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    return proto
+
+
+def _require_small(size: int, model: ModelRecord) -> None:
+    if size > LARGEST_FILE:
+        raise ModelError(
+            f"{model.path} with all weights and centroids takes {size:,} bytes; one ONNX file can hold {LARGEST_FILE:,}. "
+            "A path model is one file; use a smaller model, or fewer layers or clusters."
+        )
+
+
+def _replace_outputs(proto: onnx.ModelProto, names: Mapping[str, str], layers: int) -> None:
+    """Make the logits and the path model's own the only outputs."""
+    graph = proto.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    image = next(entry for entry in graph.input if entry.name not in weights)
+    batch = image.type.tensor_type.shape.dim[0]
+    n = batch.dim_value or batch.dim_param or "batch"
+    kept = [output for output in graph.output if output.name == names.get("logits")]
+    kept += [
+        onnx.helper.make_tensor_value_info(names[PATH], onnx.TensorProto.INT64, [n, layers]),
+        onnx.helper.make_tensor_value_info(names[DISTANCES], onnx.TensorProto.FLOAT, [n, layers]),
+        onnx.helper.make_tensor_value_info(names[OOD_SCORE], onnx.TensorProto.FLOAT, [n]),
+    ]
+    del graph.output[:]
+    graph.output.extend(kept)
+
+
+def _describe(proto: onnx.ModelProto, record: SetRecord, note: PathModelNote, model: ModelRecord) -> None:
+    """Metadata: the model's own, with the set's preprocessing and class names, and the note."""
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata[PREPROCESSING_KEY] = record.preprocessing.model_dump_json()
+    if names := record.class_names or model.class_names:
+        metadata[CLASSES_KEY] = json.dumps(list(names), ensure_ascii=False)
+    metadata[PATH_MODEL_KEY] = note.model_dump_json()
+    onnx.helper.set_model_props(proto, metadata)
+
+
+def _serialise(proto: onnx.ModelProto, model: ModelRecord) -> bytes:
+    _require_small(proto.ByteSize(), model)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(
+            f"The path model of {model.path} does not pass ONNX's checker: {str(error).splitlines()[0]}. Nothing was "
+            "written. Check whether the classifier itself passes onnx.checker.check_model."
+        ) from error
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content

@@ -1,0 +1,202 @@
+"""explanation_<image>.html and a readable text: an `Explanation` for people.
+
+Belongs here: from the record to sentences, chips and the page. Its numbers are `explain.py`'s, its looks
+`explanation.html` and `report.css`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from clusterpaths.atomic import atomic_write
+from clusterpaths.explain import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
+from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
+from clusterpaths.report.view import COLOURS, percent, thousands
+
+PICTURE = 320  # pixels of the image's longer side on the page
+LISTED = 6  # classes
+UNUSUAL = 95  # percentile of the OOD score from which an image is called unusual
+
+
+def write_explanation(
+    explanation: Explanation, image: Image.Image, target: Path, read_image: Callable[[str], Image.Image]
+) -> Path:
+    """Write the page, whole or not at all.
+
+    Args:
+        explanation: what it says.
+        image: the picture that is explained.
+        target: the HTML file.
+        read_image: called with names of the set's files; may raise OSError for one that is gone, which then has a
+            placeholder.
+
+    Raises:
+        DiskError: no room or no permission.
+    """
+    thumbnails = make_thumbnails((example.file for example in _shown(explanation)), read_image)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("clusterpaths", "report"),
+        autoescape=True,  # file names, class names and layer names come from elsewhere
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"thousands": thousands, "percent": percent}
+    html = environment.get_template("explanation.html").render(
+        e=explanation,
+        name=Path(explanation.image).name,  # a page is sent on: where the file lay is nobody's business
+        headline=headline(explanation),
+        common=common(explanation),
+        strange=strange(explanation),
+        other=other(explanation),
+        title=example_title,
+        decided=decided,
+        colours=COLOURS,
+        listed=LISTED,
+        picture=_encode(image),
+        thumbnails=thumbnails,
+        ratio=f"{usual_ratio(thumbnails.values()):.3f}",
+        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
+    )
+    atomic_write(target, html.encode("utf-8", errors="replace"))
+    return target
+
+
+def headline(e: Explanation) -> str:
+    """The decision in one sentence."""
+    name = Path(e.image).name
+    if e.prediction is None:
+        return f"{name} takes the path {path_text(e.path)}"
+    return f"{name} is {e.prediction.name}, says the model ({percent(e.prediction.probability, 1)})"
+
+
+def common(e: Explanation) -> str:
+    """How common the path is, and what its examples are, in sentences."""
+    if e.own is None:
+        text = f"None of the {thousands(e.num_examples)} examples took this path."
+        if e.similar is None:
+            return text
+        return (
+            f"{text} The most similar one that was taken, {path_text(e.similar.path)}, differs in "
+            f"{_layers(e.similar.hamming)}; {_examples(e.similar.count)} took it.{decided(e.similar)}"
+        )
+    return (
+        f"{_examples(e.count)} of {thousands(e.num_examples)} ({percent(e.share, 1)}) took this path; by frequency it is "
+        f"number {e.rank} of {thousands(e.occupied)}.{decided(e.own)}"
+    )
+
+
+def decided(note: PathNote) -> str:
+    """What the examples of a path are, with a space before; empty where nothing is known."""
+    parts = [
+        _majority(note.majority_predictions, "predictions"),
+        _majority(note.majority_labels, "labels"),
+    ]
+    told = " and ".join(part for part in parts if part)
+    return f" Most frequent there: {told}." if told else ""
+
+
+def _majority(majority: MajorityClass | None, source: str) -> str:
+    return f"{majority.name} among {source} ({percent(majority.share)} of {thousands(majority.of)})" if majority else ""
+
+
+def strange(e: Explanation) -> str:
+    """What the OOD score says."""
+    where = f"{e.ood_percentile:.0f}% of the set's own examples have a lower one"
+    verdict = "unusual for this set" if e.ood_percentile >= UNUSUAL else "usual for this set"
+    return f"{e.ood_score:.2f}: {where}; {verdict}."
+
+
+def other(e: Explanation) -> str:
+    """The most similar path that leads to another decision."""
+    if e.other is None:
+        return "No path of the set leads to another decision."
+    changed = [
+        f"{layer.layer} {layer.cluster} → {cluster}"
+        for layer, cluster in zip(e.layers, e.other.path, strict=True)
+        if layer.cluster != cluster
+    ]
+    if not changed:
+        return f"The path's own {_examples(e.other.count)} are decided otherwise.{decided(e.other)}"
+    return (
+        f"{path_text(e.other.path)}, {_examples(e.other.count)}, differs in {_layers(e.other.hamming)}: "
+        f"{', '.join(changed)}.{decided(e.other)}"
+    )
+
+
+def path_text(path: tuple[int, ...]) -> str:
+    """1-0-4."""
+    return "-".join(map(str, path))
+
+
+def example_title(example: ExampleNote) -> str:
+    """What hovering over an example shows."""
+    parts = [f"example {example.id}", example.file]
+    parts += [f"label {example.label}"] if example.label else []
+    parts += [f"prediction {example.prediction}"] if example.prediction else []
+    return " · ".join(parts)
+
+
+def print_explanation(e: Explanation, file: Any = None) -> None:
+    """The same as readable text on a terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(file=file, highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(headline(e))}[/bold]")
+    if e.classes:
+        likely = [f"{score.name} {percent(score.probability, 1)}" for score in e.classes[:LISTED]]
+        console.print(f"Classes      {escape(', '.join(likely))}")
+    console.print(f"Path         {path_text(e.path)}, in {escape(e.set)} of {escape(e.model.file)}")
+    console.print(f"How common   {escape(common(e))}")
+    console.print(f"OOD score    {strange(e)}")
+    console.print(f"Otherwise    {escape(other(e))}")
+    table = Table("layer", "cluster", "examples in it", "distance", "in spreads", "nearest exemplars", box=None)
+    for layer in e.layers:
+        table.add_row(*map(escape, _row(layer)))
+    console.print(table)
+
+
+def _row(layer: LayerExplanation) -> tuple[str, ...]:
+    files = ", ".join(example.file for example in layer.exemplars[:3])
+    return (
+        layer.layer,
+        str(layer.cluster),
+        thousands(layer.cluster_count),
+        f"{layer.distance:.4g}",
+        f"{layer.standardised:+.1f}",
+        files or "none",
+    )
+
+
+def _shown(e: Explanation) -> Iterator[ExampleNote]:
+    for layer in e.layers:
+        yield from layer.exemplars
+    for note in (e.own, e.similar, e.other):
+        yield from note.exemplars if note else ()
+
+
+def _examples(count: int) -> str:
+    return f"{thousands(count)} example{'' if count == 1 else 's'}"
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'' if count == 1 else 's'}"
+
+
+def _encode(image: Image.Image) -> str:
+    small = image.convert("RGB")
+    small.thumbnail((PICTURE, PICTURE), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
