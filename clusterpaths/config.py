@@ -15,9 +15,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from clusterpaths import roots
 from clusterpaths.errors import ConfigError
 from clusterpaths.preprocessing import Preset
-from clusterpaths.records import CacheDtype, CacheFormat, Distance
+from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, Resize
 
 DEFAULT_K = 5
+AUTO = "auto"
+FEWEST_K = 2  # what --k auto takes at least; checks that come before the choice go by it
 MAX_K = 32767  # cluster ids are int16
 SAMPLE_NAME = "SampleFaces"
 SAMPLE_MODEL = "SampleFaces_CNN"
@@ -83,15 +85,31 @@ class RunConfig(BaseModel):
     layers: Names | None = Field(
         None, description="layers to cluster, such as conv3,fc1 [the model's added outputs, else all]"
     )
-    k: int | str = Field(DEFAULT_K, description="clusters a layer: 5, or conv3=15 (others 5), or 8,conv3=15")
-    distance: Distance = Field("cosine", description="what near means: the angle between activations, or plain k-means")
+    k: int | str = Field(
+        DEFAULT_K,
+        description="clusters a layer: 5, or conv3=15 (others 5), or 8,conv3=15, or auto: chosen by decision alignment",
+    )
+    distance: Distance | Literal["auto"] = Field(
+        "cosine", description="what near means: the angle between activations, or plain k-means; auto: what fits better"
+    )
     seed: int = Field(0, ge=0, description="the same seed gives the same bytes")
-    preprocessing: Preset | None = Field(
-        None, description="how pixels are scaled [what the model's metadata say, else imagenet]"
+    preprocessing: Preset | Literal["auto"] | None = Field(
+        None,
+        description="how pixels are scaled; auto: the preset that is clearly best on labelled images, where one is "
+        "[what the model's metadata say, else imagenet]",
+    )
+    channels: Channels | None = Field(
+        None, description="order in which the model takes its colours [what its metadata say, else RGB]"
     )
     mean: Numbers | None = Field(None, description="own normalisation, three numbers of 0..1 pixels; with --std")
     std: Numbers | None = Field(None, description="own normalisation, three numbers; with --mean")
-    size: Size | None = Field(None, description="HEIGHTxWIDTH, bilinear as Pillow does it [the model's, else 64x64]")
+    size: Size | None = Field(None, description="HEIGHTxWIDTH that the model is fed [the model's, else 64x64]")
+    resize: Resize | None = Field(
+        None, description="how images are resized, as Pillow does it [what the model's metadata say, else bilinear]"
+    )
+    crop_from: int | None = Field(
+        None, ge=1, description="resize the shorter side to this, then cut the centre out [to the exact size]"
+    )
     cache_dtype: CacheDtype | None = Field(
         None, description="activations on disk [what the cache has; float16 for a new one]"
     )
@@ -105,6 +123,10 @@ class RunConfig(BaseModel):
     max_failures: float = Field(0.01, ge=0, le=1, description="share of unreadable images above which the run fails")
     wait: float = Field(3600, ge=0, description="seconds to wait for another run on the same results; 0: fail at once")
     refresh: bool = Field(False, description="throw the cached activations away and make everything again (sets stay)")
+    check_preprocessing: bool = Field(
+        True, description="warn where another known preprocessing is clearly better on labelled images"
+    )
+    evaluate: bool = Field(True, description="measure what the paths are worth: metrics.json and a part of the report")
     compare: bool = Field(
         False, description="compare a new set with the one before, or with an earlier model's on the same images"
     )
@@ -117,7 +139,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _k_is_readable(cls, value: int | str) -> int | str:
         default, each = parse_k(value)
-        return default if not each else value
+        return value if each or default is None else default
 
     @field_validator("layers")
     @classmethod
@@ -139,6 +161,8 @@ class RunConfig(BaseModel):
     def _fits_together(self) -> RunConfig:
         if self.sample and self.data_root is not None:
             raise ValueError("--sample draws its own images: leave out --data-root, or leave out --sample")
+        if self.preprocessing == AUTO and not self.check_preprocessing:
+            raise ValueError("--preprocessing auto goes by the check of the preprocessing: leave it on")
         return self
 
     @property
@@ -149,8 +173,22 @@ class RunConfig(BaseModel):
     def cache_dir(self) -> Path:
         return (self.cache_root or roots.cache_root()).expanduser().absolute() / self.result_name
 
+    @property
+    def chooses(self) -> bool:
+        """Whether k or the distance is still to be chosen."""
+        default, each = parse_k(self.k)
+        return self.distance == AUTO or None in (default, *each.values())
+
     def k_per_layer(self, layers: tuple[str, ...]) -> dict[str, int]:
-        """Clusters of each layer.
+        """Clusters of each layer; the fewest where they are still to be chosen.
+
+        Raises:
+            ConfigError: as `asked_k`.
+        """
+        return {layer: k or FEWEST_K for layer, k in self.asked_k(layers).items()}
+
+    def asked_k(self, layers: tuple[str, ...]) -> dict[str, int | None]:
+        """Clusters of each layer; None where they are to be chosen.
 
         Raises:
             ConfigError: --k names a layer that is not clustered.
@@ -165,23 +203,27 @@ class RunConfig(BaseModel):
         return {layer: each.get(layer, default) for layer in layers}
 
 
-def parse_k(value: int | str) -> tuple[int, dict[str, int]]:
+def parse_k(value: int | str) -> tuple[int | None, dict[str, int | None]]:
     """The number for all layers, and those of single layers: "8,conv3=15" is (8, {"conv3": 15}).
+
+    "auto" is None: to be chosen.
 
     Raises:
         ValueError: not of that form, or below 1.
     """
-    default, each = DEFAULT_K, {}
+    default: int | None = DEFAULT_K
+    each: dict[str, int | None] = {}
     for part in str(value).replace(" ", "").split(","):
         layer, _, number = part.rpartition("=")
-        if not number.lstrip("-").isdigit():
+        if number != AUTO and not number.lstrip("-").isdigit():
             raise ValueError(f"should be a number such as 5, or conv3=15, got {part!r}")
-        if int(number) < 1:
+        k = None if number == AUTO else int(number)
+        if k is not None and k < 1:
             raise ValueError(f"should be >= 1, got {number} instead")
-        if int(number) > MAX_K:
+        if k is not None and k > MAX_K:
             raise ValueError(f"should be <= {MAX_K}, got {number} instead")
         if layer:
-            each[layer] = int(number)
+            each[layer] = k
         else:
-            default = int(number)
+            default = k
     return default, each

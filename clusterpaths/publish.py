@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from clusterpaths.atomic import atomic_write_json, disk_errors
 from clusterpaths.cache.examples import PARTS
 from clusterpaths.cache.manifest import CLUSTERINGS
+from clusterpaths.choice import Choice
 from clusterpaths.cluster import ClusteringRecord, read_clustering
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable, read_table
@@ -30,6 +31,7 @@ from clusterpaths.errors import CacheError
 from clusterpaths.extract import ExtractionJob
 from clusterpaths.metrics import count_paths, weighted_purity
 from clusterpaths.plan import ExtractionRecord
+from clusterpaths.preprocessing_check import CHECK, PreprocessingCheck
 from clusterpaths.question import Question
 from clusterpaths.records import ModelIdentity, ModelRecord, Record, SetRecord, StageTime
 from clusterpaths.set_files import read_record
@@ -98,6 +100,8 @@ def publish_set(
     clusterings: list[ClusteringRecord],
     traced: Path,
     stages: tuple[StageTime, ...] = (),
+    choice: Choice | None = None,
+    check: PreprocessingCheck | None = None,
 ) -> PublishedSet:
     """Write the next set, then metadata.json beside it; returns its record.
 
@@ -129,6 +133,7 @@ def publish_set(
         clusters={record.layer: record.summary for record in clusterings},
         purity_labels=weighted_purity(path_of, paths["label"].to_numpy()),
         purity_predictions=weighted_purity(path_of, paths["prediction"].to_numpy()),
+        choice=choice.sentence if choice else "",
         stages=stages,
         config=_to_repeat(config, job),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -143,6 +148,10 @@ def publish_set(
             arrays: dict[str, Any] = {layer: centroids[layer] for layer in layers}
             np.savez(partial / "centroids.npz", **arrays)
             shutil.copyfile(traced, partial / "paths.parquet")
+            if choice:
+                _write(partial / "choice.json", choice.model_dump_json(indent=1) + "\n")
+            if check:
+                _write(partial / CHECK, check.model_dump_json(indent=1) + "\n")
             _write(partial / "set.json", record.model_dump_json(indent=2) + "\n")
             _sync_folder(partial)
             partial.rename(directory / record.set)

@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 from clusterpaths.compare import CompareConfig
 from clusterpaths.config import RunConfig
 from clusterpaths.train import TrainConfig
+from flows.explain import ExplainConfig
+from flows.export import ExportConfig
 from flows.recluster import ReclusterConfig
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -21,6 +23,8 @@ TABLES: dict[str, type[BaseModel]] = {
     "celeba": RunConfig,
     "recluster": ReclusterConfig,
     "compare": CompareConfig,
+    "explain": ExplainConfig,
+    "export": ExportConfig,
     "train": TrainConfig,
 }
 
@@ -34,16 +38,19 @@ def options(model: type[BaseModel]) -> str:
 
 
 def _choices(field: FieldInfo) -> str:
+    words: list[str] = []
     for annotation in (field.annotation, *get_args(field.annotation)):
         if get_origin(annotation) is Literal:
-            return " " + " \\| ".join(map(str, get_args(annotation)))
-    return ""
+            words += map(str, get_args(annotation))
+    return " " + " \\| ".join(words) if words else ""
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
     if field.default_factory is not None or field.default is None:
         return ""
-    return "off" if field.default is False else str(field.default)
+    return {True: "on", False: "off"}[field.default] if isinstance(field.default, bool) else str(field.default)
 
 
 def updated(text: str) -> str:

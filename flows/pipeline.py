@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import get_run_logger
 
 from clusterpaths.cache.lock import locked_cache
-from clusterpaths.config import RunConfig
+from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.publish import PublishedSet
 from flows.running import set_up_logging
 from tasks import artifacts, comparing, many, stages
@@ -45,13 +45,21 @@ def cluster_paths(config: RunConfig) -> Outcome:
         model, preprocessing = stages.instrument(config, model)
 
     with locked_cache(results, config.wait, log.warning):
+        check = None
+        if config.check_preprocessing and (config.preprocessing == AUTO or not config.plan):
+            with clock("check preprocessing"):
+                preprocessing, check = stages.check_preprocessing(config, model, dataset, preprocessing)
         plan, job = stages.make_plan(config, model, dataset, preprocessing)
         if config.plan:
             return Outcome(None, new=False)
         with clock("extract") as note:
             extraction = many.extract(job, plan, config.workers)
             note.append(f"{plan.wanted - plan.cached:,} of {plan.wanted:,} examples")
-        question, published = stages.find_set(config, model, extraction)
+        settings, choice = config, None
+        if config.chooses:
+            with clock("choose"):
+                settings, choice = many.choose(job, config, model, extraction)
+        question, published = stages.find_set(settings, model, extraction)
         new = published is None
         if published is None:
             with clock("cluster"):
@@ -59,7 +67,12 @@ def cluster_paths(config: RunConfig) -> Outcome:
             with clock("trace"):
                 traced = stages.trace(extraction, question, clusterings)
             with clock("publish"):
-                published = stages.publish_set(config, job, extraction, question, clusterings, traced, clock.stages)
+                published = stages.publish_set(
+                    config, job, extraction, question, clusterings, traced, clock.stages, choice, check
+                )
+        if config.evaluate:
+            with clock("evaluate"):
+                many.evaluate(job, published, config.workers)
         if config.compare and new:
             with clock("compare"):
                 comparing.compare_with_predecessor(config, published)
@@ -68,6 +81,10 @@ def cluster_paths(config: RunConfig) -> Outcome:
 
     artifacts.show_stages(clock.stages, plan.wanted, plan.wanted - plan.cached, results)
     artifacts.show_set(published, report)
+    if choice:
+        artifacts.show_choice(choice)
+    if check:
+        artifacts.show_preprocessing(check, preprocessing)
     log.info("%s Report: %s", artifacts.in_one_sentence(published), report)
     return Outcome(published, new)
 

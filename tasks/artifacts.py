@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from clusterpaths.cache.stores import activations_on_disk
+from clusterpaths.choice import Choice
 from clusterpaths.metrics import PathCounts, count_paths
 from clusterpaths.plan import human_bytes
+from clusterpaths.preprocessing_check import PreprocessingCheck
 from clusterpaths.publish import PublishedSet
-from clusterpaths.records import StageTime
+from clusterpaths.records import Preprocessing, StageTime
 from clusterpaths.report import EXEMPLARS
 
 TOP_PATHS = 10
@@ -33,6 +35,31 @@ def show_stages(stages: tuple[StageTime, ...], examples: int, extracted: int, re
         {"stage": "cache", "seconds": "", "images a second": "", "what": f"{human_bytes(size)} in {files:,} files"}
     )
     create_table_artifact(rows, key="stage-times", description="How long each stage took")
+
+
+def show_choice(choice: Choice) -> None:
+    """Table artifact: every layer, distance and k that was tried."""
+    rows = [
+        {
+            "layer": point.layer,
+            "distance": point.distance,
+            "k": point.k,
+            "decision alignment": "" if point.daf is None else round(point.daf, 3),
+            "95%": "" if point.interval is None else "{:.3f} to {:.3f}".format(*point.interval),
+            "stability": round(point.stability, 2),
+            "chosen": "yes" if point.chosen else "",
+        }
+        for point in choice.points
+    ]
+    create_table_artifact(rows, key="choice", description=f"{choice.sentence} {choice.advice}".strip())
+
+
+def show_preprocessing(check: PreprocessingCheck, used: Preprocessing) -> None:
+    """Markdown artifact: the verdict, and how each known preprocessing does."""
+    title = "# The preprocessing is most likely wrong" if check.speaks_against(used) else "# Preprocessing"
+    create_markdown_artifact(
+        f"{title}\n\n{check.sentence}\n\n{check.table}", key="preprocessing", description=check.verdict
+    )
 
 
 def show_set(published: PublishedSet, report: Path) -> None:

@@ -14,13 +14,19 @@ from prefect import get_run_logger
 from prefect.futures import PrefectFuture, as_completed, wait
 
 from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.choice import Choice
 from clusterpaths.cluster import ClusteringRecord
+from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError
+from clusterpaths.evaluation import Evaluation
 from clusterpaths.extract import ExtractionJob, release_sessions
 from clusterpaths.plan import ExtractionPlan, ExtractionRecord, finish_extraction, forget_shard, widen_layers
+from clusterpaths.publish import PublishedSet
 from clusterpaths.question import Question
+from clusterpaths.records import ModelRecord
+from tasks.evaluating import evaluate_set
 from tasks.progress import tracking
-from tasks.stages import cluster_layer, extract_shard
+from tasks.stages import choose_settings, cluster_layer, extract_shard
 
 Result = TypeVar("Result")
 
@@ -47,22 +53,61 @@ def cluster(
         CacheError: a shard is damaged again right after it was made: the disk cannot be trusted.
     """
     records: dict[str, ClusteringRecord] = {}
-    made_again: set[int] = set()
+    mender = _Mender(job, workers)
     while missing := [layer for layer in question.layers if layer not in records]:
         calls = [lambda layer=layer: cluster_layer.submit(extraction, question, layer) for layer in missing]
         results = list(_bounded(calls, workers))
         records |= {result.layer: result for result in results if isinstance(result, ClusteringRecord)}
-        damaged = {result for result in results if isinstance(result, int)}
-        if damaged & made_again:
-            raise CacheError(
-                f"Shard {min(damaged & made_again)} of {job.directory} was damaged, made again, and is damaged again. "
-                "Expected the disk to give back what was written. Check it, or use another --cache-root."
-            )
-        made_again |= damaged
-        for shard in sorted(damaged):  # only now: other layers were reading by the same books
-            forget_shard(Path(job.directory), shard)
-        _extract_shards(job, tuple(sorted(damaged)), workers)
+        mender.mend({result for result in results if isinstance(result, int)})  # now that no layer reads the cache
     return [records[layer] for layer in question.layers]
+
+
+def choose(
+    job: ExtractionJob, config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
+) -> tuple[RunConfig, Choice | None]:
+    """Numbers for every "auto" of the configuration; a damaged shard is extracted again first.
+
+    Raises:
+        CacheError: as `cluster`.
+    """
+    return _Mender(job, config.workers).until_whole(lambda: choose_settings(config, model, extraction))
+
+
+def evaluate(job: ExtractionJob, published: PublishedSet, workers: int) -> Evaluation:
+    """What the paths of a set are worth; a damaged shard is extracted again first.
+
+    Raises:
+        CacheError: as `cluster`.
+    """
+    return _Mender(job, workers).until_whole(lambda: evaluate_set(published, job))
+
+
+class _Mender:
+    """Makes shards again whose bytes turned out damaged, each once."""
+
+    def __init__(self, job: ExtractionJob, workers: int) -> None:
+        self._job, self._workers = job, workers
+        self._made_again: set[int] = set()
+
+    def mend(self, damaged: set[int]) -> None:
+        """Raises:
+        CacheError: a shard is damaged again right after it was made: the disk cannot be trusted.
+        """
+        if damaged & self._made_again:
+            raise CacheError(
+                f"Shard {min(damaged & self._made_again)} of {self._job.directory} was damaged, made again, and is "
+                "damaged again. Expected the disk to give back what was written. Check it, or use another --cache-root."
+            )
+        self._made_again |= damaged
+        for shard in sorted(damaged):
+            forget_shard(Path(self._job.directory), shard)
+        _extract_shards(self._job, tuple(sorted(damaged)), self._workers)
+
+    def until_whole(self, work: Callable[[], Result | int]) -> Result:
+        """What `work` returns once it finds no damaged shard; it returns a shard's index where it does."""
+        while isinstance(result := work(), int):
+            self.mend({result})
+        return result
 
 
 def _extract_shards(job: ExtractionJob, shards: tuple[int, ...], workers: int) -> list[str]:

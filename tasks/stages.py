@@ -17,13 +17,16 @@ from prefect.tasks import exponential_backoff
 
 from clusterpaths import cluster, extract, plan, publish
 from clusterpaths import report as report_page
-from clusterpaths.config import SAMPLE_MODEL, RunConfig
-from clusterpaths.datasets import open_dataset
+from clusterpaths.choice import Choice
+from clusterpaths.config import AUTO, SAMPLE_MODEL, RunConfig
+from clusterpaths.datasets import open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.errors import ClusterPathsError, DamagedShardError, DownloadError, Float16OverflowError, ModelError
 from clusterpaths.models import check
 from clusterpaths.preprocessing import resolve_preprocessing
+from clusterpaths.preprocessing_check import PreprocessingCheck, check_once
 from clusterpaths.question import Question, ask
+from clusterpaths.question import choose_settings as choose_for
 from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime
 from tasks.progress import tracker
 
@@ -91,11 +94,41 @@ def download(config: RunConfig) -> DatasetSpec:
 def instrument(config: RunConfig, model: ModelRecord) -> tuple[ModelRecord, Preprocessing]:
     """Tap the layers, and run a blank image through the tapped graph."""
     log = get_run_logger()
-    preprocessing, source = resolve_preprocessing(model, config.preprocessing, config.mean, config.std, config.size)
+    preprocessing, source = resolve_preprocessing(
+        model,
+        config.preprocessing,
+        config.mean,
+        config.std,
+        config.size,
+        channels=config.channels,
+        resize=config.resize,
+        crop_from=config.crop_from,
+    )
     log.info(source)
     tapped = check.instrument_model(model, preprocessing.size)
     log.info("Tapped %s", ", ".join(f"{tap.layer} {'x'.join(map(str, tap.shape))}" for tap in tapped.taps))
     return tapped, preprocessing
+
+
+@task(**_on_machine("check preprocessing"))
+def check_preprocessing(
+    config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
+) -> tuple[Preprocessing, PreprocessingCheck | None]:
+    """What the run goes on with, and what the check found; warns where another preset is clearly better."""
+    log = get_run_logger()
+    table = read_table(dataset).choose(config.split, config.subset)
+    check = check_once(config.cache_dir, model, open_dataset(dataset), table, preprocessing, keep=not config.plan)
+    if check is None:
+        log.info("Preprocessing is not checked: %d examples are too few.", len(table))
+        return preprocessing, None
+    if not check.alarming:
+        log.info(check.sentence)
+        return preprocessing, check
+    if config.preprocessing == AUTO:
+        log.info("%s Taken, for --preprocessing auto.", check.sentence)
+        return check.best, check
+    log.warning(check.sentence)
+    return preprocessing, check
 
 
 @task(**_on_machine("plan"))
@@ -139,6 +172,24 @@ def cluster_layer(extraction: plan.ExtractionRecord, question: Question, layer: 
     return record
 
 
+@task(**_on_machine("choose"))
+def choose_settings(
+    config: RunConfig, model: ModelRecord, extraction: plan.ExtractionRecord
+) -> tuple[RunConfig, Choice | None] | int:
+    """Numbers for --k auto and --distance auto; returns the index of a shard instead where its bytes are damaged."""
+    log = get_run_logger()
+    try:
+        resolved, choice = choose_for(config, model, extraction)
+    except DamagedShardError as damage:
+        log.warning(str(damage))
+        return damage.shard
+    if choice:
+        log.info(choice.sentence)
+        if choice.advice:
+            log.info(choice.advice)
+    return resolved, choice
+
+
 @task(name="find set", task_run_name="find set", cache_policy=NO_CACHE)
 def find_set(
     config: RunConfig, model: ModelRecord, extraction: plan.ExtractionRecord
@@ -167,9 +218,11 @@ def publish_set(
     clusterings: list[cluster.ClusteringRecord],
     traced: Path,
     stages: tuple[StageTime, ...],
+    choice: Choice | None = None,
+    check: PreprocessingCheck | None = None,
 ) -> publish.PublishedSet:
     """The next set appears, whole."""
-    published = publish.publish_set(config, job, extraction, question, clusterings, traced, stages)
+    published = publish.publish_set(config, job, extraction, question, clusterings, traced, stages, choice, check)
     get_run_logger().info("Published %s", published.path)
     return published
 

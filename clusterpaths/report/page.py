@@ -17,9 +17,13 @@ from PIL import Image
 
 from clusterpaths.atomic import atomic_write
 from clusterpaths.errors import ConfigError
+from clusterpaths.evaluation import read_evaluation
 from clusterpaths.metrics import count_paths
+from clusterpaths.preprocessing_check import read_check
 from clusterpaths.report import view
+from clusterpaths.report.choice import read_choice
 from clusterpaths.report.comparison import read_comparisons
+from clusterpaths.report.evaluation import evaluation_rows
 from clusterpaths.report.tables import nearest, overall_distance
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
@@ -66,12 +70,17 @@ def write_report(
     files = dict(zip(wanted.tolist(), rows.files.take(pa.array(wanted)).to_pylist(), strict=True))
     thumbnails = make_thumbnails(files.values(), read_image)
     content = view.build(record, rows, paths, by_cluster, by_path, files, thumbnails)
+    evaluation = read_evaluation(set_dir)
     html = render(
         "report.html",
         page=content,
         record=record,
         name=set_dir.resolve().parent.name,
         comparisons=read_comparisons(set_dir),
+        chosen=read_choice(set_dir),
+        check=read_check(set_dir),
+        evaluation=evaluation,
+        evaluation_groups=evaluation_rows(evaluation) if evaluation else (),
         thumbnails=list(thumbnails.values()),
         ratio=f"{usual_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file

@@ -16,10 +16,13 @@ from clusterpaths.errors import ConfigError
         ("8", (8, {})),
         ("conv3=15", (5, {"conv3": 15})),
         ("8,conv3=15", (8, {"conv3": 15})),
+        ("auto", (None, {})),
+        ("auto,conv3=15", (None, {"conv3": 15})),
+        ("8,conv3=auto", (8, {"conv3": None})),
         (" 8 , conv3 = 15, fc1=2", (8, {"conv3": 15, "fc1": 2})),
     ],
 )
-def test_k_is_one_number_or_one_a_layer(text: int | str, parsed: tuple[int, dict[str, int]]) -> None:
+def test_k_is_one_number_or_one_a_layer(text: int | str, parsed: tuple[int | None, dict[str, int | None]]) -> None:
     assert parse_k(text) == parsed
 
 
