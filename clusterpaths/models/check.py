@@ -15,12 +15,13 @@ from clusterpaths import roots
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.inputs import find_image_input
+from clusterpaths.models.layers import choose_layers, find_layers
 from clusterpaths.models.outputs import find_logits
 from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
+from clusterpaths.models.shapes import inferred_shapes
 from clusterpaths.models.sidecar import find_sidecar, read_sidecar
-from clusterpaths.models.taps import choose_taps, find_taps
 from clusterpaths.records import ModelRecord, Preprocessing, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"
@@ -43,7 +44,7 @@ def check_model(
 ) -> ModelRecord:
     """Load the model and find its image input, logits, layers and weights.
 
-    `layers` None takes the model's own added outputs, or all layers of a plain model; `default_size`
+    `layers` None takes the model's own added outputs, else auto (at most 6 over the depth); `default_size`
     (height, width) stands in where the model leaves its input size open; `logits` names the output with class scores,
     or is "none".
 
@@ -56,14 +57,17 @@ def check_model(
             f"with --model PATH; or train one on your own CelebA with `python flows/train.py --dataset celeba`; "
             "or run with --sample, which needs no model and no download."
         )
-    model = _load(path)
+    model = load_graph(path)
     external, warnings = find_external_files(model, path.parent)
     entry = find_image_input(model, path)
     size = entry.size
     logits = find_logits(model.graph, logits)
-    taps = choose_taps(find_taps(model.graph, logits), model.graph, layers)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    preprocessing, source = _preprocessing(metadata, path, size)
+    preprocessing, source = read_preprocessing(metadata, path, size)
+    used = size or (preprocessing.size if preprocessing else default_size)
+    found = find_layers(model, logits)
+    shapes = inferred_shapes(model, path, [layer.tensor for layer in found], used)
+    taps = choose_layers(found, model, layers, shapes)
     return ModelRecord(
         path=str(path.resolve()),
         sha256=hash_files([path, *(external[location] for location in sorted(external))]),
@@ -73,18 +77,23 @@ def check_model(
         layout=entry.layout,
         input_type=entry.type,
         providers=providers,
-        size=size or (preprocessing.size if preprocessing else default_size),
+        size=used,
         logits=logits,
         num_classes=0,
-        taps=tuple(Tap(layer=tap.layer, tensor=tap.tensor, shape=(), operator=tap.operator) for tap in taps),
+        taps=tuple(Tap(layer=tap.name, tensor=tap.tensor, shape=(), operator=tap.operator) for tap in taps),
         preprocessing=preprocessing,
         preprocessing_source=source,
-        class_names=_class_names(metadata, path),
+        class_names=read_class_names(metadata, path),
         warnings=tuple(warnings),
     )
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_graph(path: Path) -> onnx.ModelProto:
+    """The model without the weights that lie in other files.
+
+    Raises:
+        ModelError: it is not ONNX, or not whole.
+    """
     what_to_do = "Name an ONNX file with --model, such as torch.onnx.export writes."
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -99,7 +108,7 @@ def _load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _preprocessing(
+def read_preprocessing(
     metadata: dict[str, str], path: Path, size: tuple[int, int] | None
 ) -> tuple[Preprocessing | None, str]:
     """What the model's metadata say; else what a file beside it says; and which of them."""
@@ -116,7 +125,12 @@ def _preprocessing(
         ) from error
 
 
-def _class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
+def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
+    """Names of the classes as the model's metadata say them; empty where they do not.
+
+    Raises:
+        ModelError: the entry is not understood.
+    """
     text = metadata.get(CLASSES_KEY, "[]")
     try:
         names = json.loads(text)
@@ -156,7 +170,8 @@ def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "
         changes = {"reduce": way, "full_shape": shape, "shape": kept if way != "none" else shape}
         taps.append(tap.model_copy(update=changes | {"dtype": str(values.dtype)}))
     classes = 0 if outputs.logits is None else int(outputs.logits.shape[1])
-    tapped = sized.model_copy(update={"taps": tuple(taps), "num_classes": classes})
+    ran = tuple(session.providers)
+    tapped = sized.model_copy(update={"taps": tuple(taps), "num_classes": classes, "providers": ran})
     if any(tap.reduce != "none" for tap in taps):
         TapSession(tapped).run_blank()  # shows that the added nodes run, before an hour's download
     return tapped

@@ -73,15 +73,18 @@ def _named(word: str, installed: list[str]) -> str:
     return provider.name
 
 
-def require_ran(asked: str, wanted: tuple[str, ...], ran: list[str]) -> None:
+def require_ran(asked: str, ran: tuple[str, ...]) -> None:
     """Check that a provider that was asked for by name was not silently passed over.
 
     Raises:
         ConfigError: it was.
     """
-    if asked.strip().lower() in ("", AUTO) or wanted[0] in ran:
+    if asked.strip().lower() in ("", AUTO):
+        return
+    wanted = choose_providers(asked)[0]
+    if wanted in ran:
         return
     raise ConfigError(
-        f"--providers {asked}: ONNX Runtime could not start {wanted[0]} and ran {', '.join(ran)} instead; its own words are "
+        f"--providers {asked}: ONNX Runtime could not start {wanted} and ran {', '.join(ran)} instead; its own words are "
         "above. Expected a driver and libraries of the versions that onnxruntime names. Mend them, or use --providers auto."
     )

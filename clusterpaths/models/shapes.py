@@ -1,0 +1,129 @@
+"""What shape a layer has: read off the graph and, where that ends in unknowns, off one run on a blank image.
+
+Belongs here: shapes of one example. The runs of a whole data set are `session.py`.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from clusterpaths.errors import ModelError
+from clusterpaths.models.external import find_external_files
+from clusterpaths.models.inputs import ImageInput, find_image_input
+
+Shape = tuple[int, ...]
+_BATCH = 2  # where it is free: 1 would also fit what is no batch at all
+_LARGE = 4096  # bytes beyond which an initializer is weights: no shape is computed from it
+
+
+def batch_shape(image: ImageInput, size: tuple[int, int], batch: int = _BATCH) -> Shape:
+    """The shape of a batch of images, `size` (height, width) and `batch` where the model leaves them open."""
+    first, spatial = image.batch or batch, image.size or size
+    return (first, 3, *spatial) if image.layout == "NCHW" else (first, *spatial, 3)
+
+
+def layer_shapes(
+    model: onnx.ModelProto, path: Path, tensors: Sequence[str], size: tuple[int, int] = (64, 64)
+) -> dict[str, Shape | None]:
+    """The shape of one example of each tensor; None for a tensor that has not one row an image.
+
+    Args:
+        model: as loaded from `path`; weights in other files need not be loaded.
+        path: beside which those files lie.
+        tensors: names in the graph.
+        size: (height, width) where the model leaves them open.
+
+    Raises:
+        ModelError: no image input; or the graph does not say a shape, and ONNX Runtime cannot run the model.
+    """
+    image = find_image_input(model, path)
+    batch = batch_shape(image, size)
+    known = _inferred(model, image.name, batch)
+    missing = [name for name in dict.fromkeys(tensors) if name not in known]
+    if missing:
+        known |= _seen(model, path, image, batch, missing)
+    return {name: _of_one(known[name], batch) for name in tensors}
+
+
+def inferred_shapes(
+    model: onnx.ModelProto, path: Path, tensors: Sequence[str], size: tuple[int, int] = (64, 64)
+) -> dict[str, Shape | None]:
+    """As `layer_shapes`, without a run: what the graph does not say is not in it.
+
+    Raises:
+        ModelError: no image input.
+    """
+    image = find_image_input(model, path)
+    batch = batch_shape(image, size)
+    known = _inferred(model, image.name, batch)
+    return {name: _of_one(known[name], batch) for name in tensors if name in known}
+
+
+def _of_one(shape: Shape, batch: Shape) -> Shape | None:
+    return shape[1:] if len(shape) > 1 and shape[0] == batch[0] else None
+
+
+def _inferred(model: onnx.ModelProto, name: str, batch: Shape) -> dict[str, Shape]:
+    """Whole shapes, those that shape inference knows in full, of a graph without its weights."""
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = bare.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    for entry in model.graph.input:
+        if entry.name == name:
+            graph.input.append(onnx.helper.make_tensor_value_info(name, entry.type.tensor_type.elem_type, batch))
+        else:
+            graph.input.append(entry)
+    for output in model.graph.output:  # their own shapes have symbols for what is a number now
+        graph.output.append(onnx.helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, None))
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= _LARGE and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        else:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    try:
+        graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except onnx.shape_inference.InferenceError:
+        return {}  # the run on a blank image says what is wrong, or that nothing is
+    shapes = {}
+    for value in (*graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            shapes[value.name] = tuple(int(dim.dim_value) for dim in tensor.shape.dim)
+    return shapes
+
+
+def _seen(
+    model: onnx.ModelProto, path: Path, image: ImageInput, batch: Shape, tensors: Sequence[str]
+) -> dict[str, Shape]:
+    """Whole shapes of what a blank batch gives, the weights in other files mapped."""
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    put_out = {output.name for output in tapped.graph.output}
+    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in put_out)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    external, _ = find_external_files(model, path.parent)
+    weights = []
+    for found in external.values():
+        with found.open("rb") as file:
+            weights.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if external:
+        options.add_external_initializers_from_files_in_memory(list(external), weights, [len(each) for each in weights])
+    value = np.full(batch, 0.5).astype(image.type)
+    try:
+        session = onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        outputs = session.run(list(tensors), {image.name: value})
+    except Exception as error:
+        raise ModelError(
+            f"{path} cannot be run on a blank batch of shape {batch}: {str(error).strip().splitlines()[0].rstrip('.')}. "
+            "If the model expects another image size, name it with --size HEIGHTxWIDTH; else check the file with "
+            "onnx.checker.check_model."
+        ) from error
+    return {name: tuple(output.shape) for name, output in zip(tensors, outputs, strict=True)}
