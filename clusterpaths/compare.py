@@ -30,7 +30,8 @@ from clusterpaths.comparison import (
     Side,
 )
 from clusterpaths.errors import CacheError, ConfigError, DatasetError
-from clusterpaths.metrics import Ints, PathCounts, count_paths
+from clusterpaths.joint_classes import join_classes
+from clusterpaths.metrics import PathCounts, count_paths
 from clusterpaths.publish import list_sets, read_set
 from clusterpaths.records import Record, SetRecord
 from clusterpaths.report.tables import overall_distance
@@ -155,15 +156,6 @@ def _sizes(side: _Opened, ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return found
 
 
-def _classes(a: SetRecord, b: SetRecord) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """Names for the classes of both, and the second's indices among them; None: indices mean the same."""
-    names, others = a.class_names, b.class_names
-    if not names or not others or len(set(names)) < len(names) or len(set(others)) < len(others):
-        return names or others, None
-    joint = names + tuple(name for name in others if name not in names)
-    return joint, np.array([joint.index(name) for name in others], np.int64)
-
-
 class _Comparing:
     """The common examples and layers of two sets; n examples, L layers."""
 
@@ -182,10 +174,13 @@ class _Comparing:
             match_clusters(self.paths_a[:, i], self.paths_b[:, i], self.k_a[i], self.k_b[i]) for i in range(len(layers))
         ]
         self.kept, self.renamed = agreement.kept_layers(self.paths_a, self.paths_b, self.matches)
-        self.class_names, index = _classes(a.record, b.record)
-        self.predictions_a = a.rows.predictions[at_a]
-        self.predictions_b = _mapped(b.rows.predictions[at_b], index)
-        self.labels = _mapped(b.rows.labels[at_b], index)  # the later set knows more labels, if anything
+        self.classes = join_classes(
+            a.record,
+            b.record,
+            a.rows.predictions[at_a],
+            b.rows.predictions[at_b],
+            b.rows.labels[at_b],  # the later set knows more labels, if anything
+        )
 
     def comparison(self, top: int) -> Comparison:
         n, n_layers = self.kept.shape
@@ -211,7 +206,8 @@ class _Comparing:
                 count_paths(self.paths_a).of_example, count_paths(self.paths_b).of_example
             ),
             moved=self.examples(agreement.most_moved(changed, self.distances, ids, top)),
-            class_names=self.class_names,
+            class_names=self.classes.names,
+            label_names=self.classes.label_names,
             decisions=self.decisions(top),
             migration=self.migration(top),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -252,15 +248,15 @@ class _Comparing:
                 path_first=tuple(self.paths_a[row].tolist()),
                 path_second=tuple(self.paths_b[row].tolist()),
                 path_renamed=tuple(self.renamed[row].tolist()),
-                label=int(self.labels[row]),
-                prediction_first=int(self.predictions_a[row]),
-                prediction_second=int(self.predictions_b[row]),
+                label=int(self.classes.labels[row]),
+                prediction_first=int(self.classes.first[row]),
+                prediction_second=int(self.classes.second[row]),
             )
             for row, file in zip(rows.tolist(), files, strict=True)
         )
 
     def decisions(self, top: int) -> Decisions | None:
-        x, y = self.predictions_a, self.predictions_b
+        x, y, labels = self.classes.first, self.classes.second, self.classes.labels
         known = (x >= 0) & (y >= 0)
         n = int(known.sum())
         if not n:
@@ -273,14 +269,15 @@ class _Comparing:
             shown = np.flatnonzero((x == first) & (y == second))[:EXAMPLES_OF_A_CHANGE] if place < top else ()
             examples = self.examples(np.asarray(shown, np.int64)) if first != second else ()
             listed.append(DecisionCount(first=first, second=second, count=int(counts[at]), examples=examples))
-        changed, labelled = int((x != y)[known].sum()), known & (self.labels >= 0)
+        changed = int((x != y)[known].sum())
+        labelled = known & (labels >= 0) & (not self.classes.label_names)  # no index means the same in other classes
         return Decisions(
             num_examples=n,
             changed=changed,
             changed_interval=agreement.wilson(changed, n),
             num_labelled=int(labelled.sum()),
-            right_first=int((x == self.labels)[labelled].sum()),
-            right_second=int((y == self.labels)[labelled].sum()),
+            right_first=int((x == labels)[labelled].sum()),
+            right_second=int((y == labels)[labelled].sum()),
             counts=tuple(listed),
         )
 
@@ -291,13 +288,6 @@ class _Comparing:
             second=_largest(found.second, top, self.matches),
             counts=tuple(tuple(row) for row in found.counts.tolist()),
         )
-
-
-def _mapped(classes: Ints, index: NDArray[np.int64] | None) -> Ints:
-    """Class indices in the joint names; what no name is known of stays as it is."""
-    if index is None or not len(index):
-        return classes
-    return np.where((classes >= 0) & (classes < len(index)), index[classes.clip(0, len(index) - 1)], classes)
 
 
 def _largest(paths: PathCounts, top: int, matches: list[NDArray[np.int64]] | None) -> tuple[PathCount, ...]:

@@ -55,7 +55,7 @@ class ExampleChange(Record):
     path_first: tuple[int, ...]
     path_second: tuple[int, ...]
     path_renamed: tuple[int, ...] = Field(description="path_second in the first's names; -1: no counterpart")
-    label: int = Field(description="index into class_names; -1: none")
+    label: int = Field(description="index into label_names, or into class_names where that is empty; -1: none")
     prediction_first: int
     prediction_second: int
 
@@ -75,7 +75,7 @@ class Decisions(Record):
     num_examples: int
     changed: int
     changed_interval: Interval = Field(description="of the share, 95%, Wilson")
-    num_labelled: int
+    num_labelled: int = Field(description="0 where labels are other classes than predictions: then nothing is right")
     right_first: int = Field(description="of the labelled")
     right_second: int
     counts: tuple[DecisionCount, ...] = Field(description="pairs that occur, changed ones first, most frequent first")
@@ -122,6 +122,9 @@ class Comparison(Record):
     path_adjusted_rand: float = Field(description="of whole paths as one partition; needs no matching")
     moved: tuple[ExampleChange, ...] = Field(description="most layers changed first, then nearest to their centroids")
     class_names: tuple[str, ...]
+    label_names: tuple[str, ...] = Field(
+        default=(), description="names of labels where they are other classes than a side's predictions"
+    )
     decisions: Decisions | None = Field(description="None where a side has no predictions")
     migration: Migration
     created: str = Field(description="ISO time, UTC")

@@ -6,6 +6,7 @@ and the page are `report/explanation.py`. The image is turned as its EXIF entry 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -202,15 +203,11 @@ class _Builder:
         self.hamming: NDArray[np.int64] = (self.paths.paths != path).sum(axis=1)  # (p,)
         self.own = np.flatnonzero(self.hamming == 0)  # one, or none
 
-    def class_name(self, index: int) -> str:
-        names = self.record.class_names
-        return names[index] if index < len(names) else f"class {index}"
-
     def class_scores(self, logits: NDArray[np.float32]) -> tuple[ClassScore, ...]:
         powers = np.exp(logits.astype(np.float64) - logits.max())
         shares = powers / powers.sum()
         order = np.argsort(-logits, kind="stable").tolist()
-        return tuple(ClassScore(index=i, name=self.class_name(i), probability=float(shares[i])) for i in order)
+        return tuple(ClassScore(index=i, name=self.record.class_name(i), probability=float(shares[i])) for i in order)
 
     def examples(self, at: NDArray[np.integer]) -> tuple[ExampleNote, ...]:
         files = self.rows.files.take(pa.array(at)).to_pylist()
@@ -219,8 +216,8 @@ class _Builder:
             ExampleNote(
                 id=int(self.rows.ids[row]),
                 file=file or "",
-                label=self.class_name(label) if label >= 0 else None,
-                prediction=self.class_name(prediction) if prediction >= 0 else None,
+                label=self.record.label_name(label) if label >= 0 else None,
+                prediction=self.record.class_name(prediction) if prediction >= 0 else None,
             )
             for row, file, (label, prediction) in zip(at.tolist(), files, known, strict=True)
         )
@@ -246,17 +243,10 @@ class _Builder:
             path=tuple(self.paths.paths[at].tolist()),
             hamming=int(self.hamming[at]),
             count=len(members),
-            majority_predictions=self.majority(self.rows.predictions[members]),
-            majority_labels=self.majority(self.rows.labels[members]),
+            majority_predictions=_majority(self.rows.predictions[members], self.record.class_name),
+            majority_labels=_majority(self.rows.labels[members], self.record.label_name),
             exemplars=self.examples(members[order[: self.exemplars]]),
         )
-
-    def majority(self, classes: NDArray[np.int16]) -> MajorityClass | None:
-        found = largest_class(classes)
-        if found is None:
-            return None
-        index, share = found
-        return MajorityClass(index=index, name=self.class_name(index), share=share, of=int((classes >= 0).sum()))
 
     def deciding_otherwise(self, decision: int | None) -> NDArray[np.int64]:
         """Indices of the paths with another majority decision; by labels where the model decides nothing."""
@@ -276,3 +266,11 @@ class _Builder:
         if not len(among):
             return None
         return self.note(int(among[np.argmin(self.hamming[among])]))  # paths are sorted by count: the first wins
+
+
+def _majority(classes: NDArray[np.int16], name: Callable[[int], str]) -> MajorityClass | None:
+    found = largest_class(classes)
+    if found is None:
+        return None
+    index, share = found
+    return MajorityClass(index=index, name=name(index), share=share, of=int((classes >= 0).sum()))

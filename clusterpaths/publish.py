@@ -30,6 +30,7 @@ from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.errors import CacheError
 from clusterpaths.extract import ExtractionJob
 from clusterpaths.metrics import count_paths, weighted_purity
+from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.plan import ExtractionRecord
 from clusterpaths.preprocessing_check import CHECK, PreprocessingCheck
 from clusterpaths.question import Question
@@ -115,20 +116,25 @@ def publish_set(
     sets = list_sets(directory)
     examples = read_table(job.dataset)
     path_of = count_paths(table).of_example
+    class_names, label_names = _class_names(job.model, examples)
     record = SetRecord(
         set=f"set_{int(sets[-1][4:]) + 1 if sets else 1:02d}",
         fingerprint=question.fingerprint(),
         model=ModelIdentity(file=Path(job.model.path).name, sha256=job.model.sha256),
         dataset=job.dataset.name,
         data_root=job.dataset.root,
+        dataset_fingerprint=job.dataset_fingerprint,
         preprocessing=job.preprocessing,
         layers=layers,
+        tensors={layer: question.layers[layer].tensor for layer in layers},
+        logits=job.model.logits or NO_LOGITS,
         k_per_layer=question.k_per_layer,
         distance=question.distance,
         seed=question.seed,
         num_examples=len(paths),
         num_failed=len(extraction.failed),
-        class_names=_class_names(job.model, examples),
+        class_names=class_names,
+        label_names=label_names,
         attributes=tuple(examples.attributes),
         clusters={record.layer: record.summary for record in clusterings},
         purity_labels=weighted_purity(path_of, paths["label"].to_numpy()),
@@ -167,14 +173,28 @@ def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
     """The options that were given, with the folders and the model as they were found: a later run takes them up."""
     given = config.model_dump(mode="json", exclude_unset=True)
     given |= {"model": job.model.path, "cache_root": str(Path(job.directory).parent), "name": Path(job.directory).name}
-    return given if config.sample else given | {"data_root": job.dataset.root}
+    return given if config.sample else given | {"dataset": job.dataset.name, "data_root": job.dataset.root}
 
 
-def _class_names(model: ModelRecord, examples: ExampleTable) -> tuple[str, ...]:
-    """The data set's names of labels; else the model's. A model with other classes has names of its own."""
-    if examples.class_names and model.num_classes in (0, len(examples.class_names)):
-        return examples.class_names
-    return model.class_names
+def _class_names(model: ModelRecord, examples: ExampleTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of predictions, and of labels where they are other classes; () for these: the same classes.
+
+    Classes are the same where there are as many and the names, if both have some, agree. Case and punctuation don't count,
+    nor do the numbers that stand for names in a data set without any.
+    """
+    own, given = model.class_names, examples.class_names
+    if not given:
+        return own, ()
+    if not model.num_classes:
+        return given, ()  # no predictions
+    numbers = tuple(map(str, range(len(given))))
+    agree = not own or given == numbers or list(map(_bare, own)) == list(map(_bare, given))
+    return (given, ()) if agree and len(given) == model.num_classes else (own, given)
+
+
+def _bare(name: str) -> str:
+    """Only the letters and digits; all of a name that has none."""
+    return "".join(filter(str.isalnum, name.casefold())) or name
 
 
 def describe_newest(published: PublishedSet) -> None:
@@ -208,6 +228,7 @@ def metadata(record: SetRecord) -> dict[str, Any]:
         "dataset": record.dataset,
         "preprocessing": record.preprocessing.model_dump(),
         "class_names": list(record.class_names),
+        **({} if record.same_classes else {"label_names": list(record.label_names)}),
         "attributes": list(record.attributes),
         "clusters": {layer: summary.model_dump() for layer, summary in record.clusters.items()},
         "created": record.created,

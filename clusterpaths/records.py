@@ -157,14 +157,23 @@ class SetRecord(Record):
     model: ModelIdentity
     dataset: str
     data_root: str = Field(description="where the images were; for people and for drawing them")
+    dataset_fingerprint: str = Field(default="", description="of all its images; changes when one of them does")
     preprocessing: Preprocessing
     layers: tuple[str, ...]
+    tensors: dict[str, str] = Field(
+        default_factory=dict, description="layer -> its tensor in the graph, with |WAY where it was reduced"
+    )
+    logits: str | None = Field(default=None, description="the output with class scores; none: there is none")
     k_per_layer: dict[str, int]
     distance: Distance
     seed: int
     num_examples: int
     num_failed: int
-    class_names: tuple[str, ...] = Field(description="names of labels and predictions; empty where unknown")
+    class_names: tuple[str, ...] = Field(description="names of predictions, and of labels; empty where unknown")
+    label_names: tuple[str, ...] = Field(
+        default=(),
+        description="names of labels where they are other classes than the predictions'; empty: the same as class_names",
+    )
     attributes: tuple[str, ...] = ()
     clusters: dict[str, ClusterSummary]
     purity_labels: float | None = Field(
@@ -175,6 +184,24 @@ class SetRecord(Record):
     stages: tuple[StageTime, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict, description="the options that were given, to repeat the run")
     created: str = Field(description="ISO time, UTC")
+
+    @property
+    def same_classes(self) -> bool:
+        """Whether a label and a prediction with the same index are the same class; else they cannot be compared."""
+        return not self.label_names
+
+    def class_name(self, index: int) -> str:
+        """A prediction's class, or its number where it has no name."""
+        return name_of(self.class_names, index)
+
+    def label_name(self, index: int) -> str:
+        """A label's class, or its number where it has no name."""
+        return name_of(self.label_names or self.class_names, index)
+
+
+def name_of(names: tuple[str, ...], index: int) -> str:
+    """The name of a class, or its number where it has none."""
+    return names[index] if 0 <= index < len(names) else f"class {index}"
 
 
 def fingerprint(question: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 from clusterpaths.agreement import NO_MATCH
 from clusterpaths.atomic import atomic_write, atomic_write_json
 from clusterpaths.comparison import Comparison, DecisionCount, ExampleChange, LayerComparison, PathCount, Side
+from clusterpaths.records import name_of
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, usual_ratio
 from clusterpaths.report.view import COLOURS, Example, percent, thousands
@@ -190,9 +191,13 @@ def headline(comparison: Comparison) -> str:
 
 
 def class_name(comparison: Comparison, index: int) -> str:
-    """The name of a class, or its number."""
-    names = comparison.class_names
-    return names[index] if 0 <= index < len(names) else f"class {index}"
+    """The name of a prediction's class, or its number."""
+    return name_of(comparison.class_names, index)
+
+
+def label_name(comparison: Comparison, index: int) -> str:
+    """The name of a label's class, or its number."""
+    return name_of(comparison.label_names or comparison.class_names, index)
 
 
 def _short(comparison: Comparison) -> str:
@@ -252,7 +257,7 @@ class _Builder:
 
     def example(self, change: ExampleChange) -> Example:
         parts = [f"example {change.id}", change.file, self.decided(change) or ""]
-        parts += [f"label {class_name(self.comparison, change.label)}"] if change.label >= 0 else []
+        parts += [f"label {label_name(self.comparison, change.label)}"] if change.label >= 0 else []
         return Example(change.id, " · ".join(part for part in parts if part), self.pictures.get(change.file))
 
     def decided(self, change: ExampleChange) -> str | None:
@@ -269,7 +274,7 @@ class _Builder:
             before=self.chips(change.path_first, change.path_first, change.path_renamed),
             after=self.chips(change.path_second, change.path_renamed, change.path_first),
             layers_changed=change.layers_changed,
-            label=class_name(self.comparison, change.label) if change.label >= 0 else None,
+            label=label_name(self.comparison, change.label) if change.label >= 0 else None,
             decision=decided,
             decision_changed=decided is not None and change.prediction_first != change.prediction_second,
         )

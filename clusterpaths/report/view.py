@@ -48,7 +48,10 @@ class Example:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class in a card; shares among those with a known class, None where none is known."""
+    """One class in a card; shares among those with a known class.
+
+    None where none is known, and where labels are other classes than predictions: a row is then of one of both.
+    """
 
     name: str
     prediction: float | None
@@ -59,14 +62,16 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ClusterCard:
-    """One cluster of a layer."""
+    """One cluster of a layer; `label_classes` has rows of its own where labels are other classes than predictions."""
 
     number: int
     colour: int
     count: int
     share: float
     classes: tuple[ClassRow, ...]
+    label_classes: tuple[ClassRow, ...]
     other_classes: int
+    other_label_classes: int
     labelled: int
     examples: tuple[Example, ...]
 
@@ -126,6 +131,7 @@ class Page:
     purities: tuple[Purity, ...]
     overview: overview.Overview
     classes: tuple[ClassRow, ...]
+    label_classes: tuple[ClassRow, ...]
     n: int
     occupied: int
     possible: str
@@ -169,51 +175,65 @@ class _Builder:
         self, record: SetRecord, rows: Columns, files: Mapping[int, str], pictures: Mapping[str, Thumbnail]
     ) -> None:
         self.record, self.rows, self.files, self.pictures = record, rows, files, pictures
-        highest = max(int(rows.labels.max(initial=-1)), int(rows.predictions.max(initial=-1)))
-        self.n_classes = max(len(record.class_names), highest + 1)
-        self.label_counts = np.bincount(rows.labels[rows.labels >= 0], minlength=self.n_classes)
-        self.prediction_counts = np.bincount(rows.predictions[rows.predictions >= 0], minlength=self.n_classes)
+        self.n_labels, self.n_predictions = (
+            max(len(names), int(classes.max(initial=-1)) + 1)
+            for names, classes in (
+                (record.label_names or record.class_names, rows.labels),
+                (record.class_names, rows.predictions),
+            )
+        )
+        if record.same_classes:
+            self.n_labels = self.n_predictions = max(self.n_labels, self.n_predictions)
+        self.label_counts = np.bincount(rows.labels[rows.labels >= 0], minlength=self.n_labels)
+        self.prediction_counts = np.bincount(rows.predictions[rows.predictions >= 0], minlength=self.n_predictions)
         self.all_labels, self.all_predictions = _shares(self.label_counts), _shares(self.prediction_counts)
-
-    def class_name(self, index: int) -> str:
-        names = self.record.class_names
-        return names[index] if index < len(names) else f"class {index}"
 
     def example(self, row: int, distance: str) -> Example:
         label, prediction, file = int(self.rows.labels[row]), int(self.rows.predictions[row]), self.files[row]
         parts = [f"example {self.rows.ids[row]}", file, distance]
-        parts += [f"label {self.class_name(label)}"] if label >= 0 else []
-        parts += [f"prediction {self.class_name(prediction)}"] if prediction >= 0 else []
+        parts += [f"label {self.record.label_name(label)}"] if label >= 0 else []
+        parts += [f"prediction {self.record.class_name(prediction)}"] if prediction >= 0 else []
         return Example(int(self.rows.ids[row]), " · ".join(p for p in parts if p), self.pictures.get(file))
 
-    def class_rows(self, labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> tuple[ClassRow, ...]:
+    def class_rows(
+        self, labels: NDArray[np.int64], predictions: NDArray[np.int64]
+    ) -> tuple[tuple[ClassRow, ...], tuple[ClassRow, ...]]:
+        """Rows of predictions and labels together, and none; where they are other classes, rows of each."""
         label_shares, prediction_shares = _shares(labels), _shares(predictions)
-        indices = range(self.n_classes)
-        if self.n_classes > FEW_CLASSES:
+        if self.record.same_classes:
             weight = prediction_shares + label_shares / 1e6 if predictions.any() else label_shares
-            indices = [i for i in np.argsort(-weight, kind="stable")[:LISTED].tolist() if weight[i] > 0]  # type: ignore[assignment]
-        return tuple(
-            ClassRow(
-                self.class_name(i),
-                float(prediction_shares[i]) if predictions.any() else None,
-                float(label_shares[i]) if labels.any() else None,
-                float(self.all_predictions[i]),
-                float(self.all_labels[i]),
+            rows = tuple(
+                ClassRow(
+                    self.record.class_name(i),
+                    float(prediction_shares[i]) if predictions.any() else None,
+                    float(label_shares[i]) if labels.any() else None,
+                    float(self.all_predictions[i]),
+                    float(self.all_labels[i]),
+                )
+                for i in _listed(weight)
             )
-            for i in indices
+            return rows, ()
+        of_predictions = tuple(
+            ClassRow(self.record.class_name(i), float(prediction_shares[i]), None, float(self.all_predictions[i]), 0.0)
+            for i in (_listed(prediction_shares) if predictions.any() else ())
         )
+        of_labels = tuple(
+            ClassRow(self.record.label_name(i), None, float(label_shares[i]), 0.0, float(self.all_labels[i]))
+            for i in (_listed(label_shares) if labels.any() else ())
+        )
+        return of_predictions, of_labels
 
     def layer(self, index: int, exemplars: Sequence[NDArray[np.integer]]) -> LayerSection:
         name = self.record.layers[index]
         k, summary = self.record.k_per_layer[name], self.record.clusters.get(name)
         own = self.rows.clusters[:, index]
         sizes = np.bincount(own, minlength=k)
-        labels = tables.class_counts(own, self.rows.labels, k, self.n_classes)
-        predictions = tables.class_counts(own, self.rows.predictions, k, self.n_classes)
+        labels = tables.class_counts(own, self.rows.labels, k, self.n_labels)
+        predictions = tables.class_counts(own, self.rows.predictions, k, self.n_predictions)
         cards = []
         for c in range(k):
-            classes = self.class_rows(labels[c], predictions[c]) if sizes[c] else ()
-            present = int(((labels[c] + predictions[c]) > 0).sum())
+            classes, label_classes = self.class_rows(labels[c], predictions[c]) if sizes[c] else ((), ())
+            counted = labels[c] + predictions[c] if self.record.same_classes else predictions[c]
             cards.append(
                 ClusterCard(
                     number=c,
@@ -221,7 +241,9 @@ class _Builder:
                     count=int(sizes[c]),
                     share=int(sizes[c]) / max(len(own), 1),
                     classes=classes,
-                    other_classes=max(present - len(classes), 0),
+                    label_classes=label_classes,
+                    other_classes=_unlisted(counted, classes),
+                    other_label_classes=_unlisted(labels[c], label_classes) if label_classes else 0,
                     labelled=int(labels[c].sum()),
                     examples=tuple(
                         self.example(row, f"distance {self.rows.distances[row, index]:.3g}")
@@ -242,11 +264,14 @@ class _Builder:
 
     def path(self, members: NDArray[np.integer], path: NDArray[np.int64], examples: NDArray[np.integer]) -> PathRow:
         majorities = []
-        for source, classes in (("predictions", self.rows.predictions), ("labels", self.rows.labels)):
+        for source, classes, name in (
+            ("predictions", self.rows.predictions, self.record.class_name),
+            ("labels", self.rows.labels, self.record.label_name),
+        ):
             best = metrics.largest_class(classes[members])
             if best:
                 of = int((classes[members] >= 0).sum())
-                majorities.append(Majority(source, self.class_name(best[0]), best[1], of))
+                majorities.append(Majority(source, name(best[0]), best[1], of))
         return PathRow(
             chips=tuple((c, c % COLOURS) for c in path.tolist()),
             count=len(members),
@@ -256,7 +281,11 @@ class _Builder:
         )
 
     def purity(self, source: str, paths: metrics.PathCounts, recorded: float | None) -> Purity | None:
-        classes = self.rows.labels if source == "labels" else self.rows.predictions
+        classes, name = (
+            (self.rows.labels, self.record.label_name)
+            if source == "labels"
+            else (self.rows.predictions, self.record.class_name)
+        )
         value, largest = metrics.weighted_purity(paths.of_example, classes), metrics.largest_class(classes)
         if value is None or largest is None:
             return None
@@ -264,7 +293,7 @@ class _Builder:
             source,
             value if recorded is None else recorded,
             largest[1],
-            self.class_name(largest[0]),
+            name(largest[0]),
             int((classes >= 0).sum()),
             metrics.alone(paths.of_example, classes),
         )
@@ -296,6 +325,7 @@ def build(
         make.purity("predictions", paths, record.purity_predictions),
         make.purity("labels", paths, record.purity_labels),
     )
+    classes, label_classes = make.class_rows(make.label_counts, make.prediction_counts)
     possible = int(np.prod(np.array(k, dtype=object)))
     distinct = set(files.values())
     return Page(
@@ -306,7 +336,8 @@ def build(
         ),
         purities=tuple(p for p in purities if p is not None),
         overview=overview.lay_out(sizes, flows),
-        classes=make.class_rows(make.label_counts, make.prediction_counts),
+        classes=classes,
+        label_classes=label_classes,
         n=len(rows.ids),
         occupied=len(paths.counts),
         possible=thousands(possible) if possible < 10**9 else f"{float(possible):.1e}",
@@ -322,3 +353,15 @@ def build(
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return counts / max(int(counts.sum()), 1)
+
+
+def _listed(weight: NDArray[np.float64]) -> list[int]:
+    """Indices of the classes to show: all of a few, in their order; of many those of most weight that occur."""
+    if len(weight) <= FEW_CLASSES:
+        return list(range(len(weight)))
+    return [i for i in np.argsort(-weight, kind="stable")[:LISTED].tolist() if weight[i] > 0]
+
+
+def _unlisted(counts: NDArray[np.int64], listed: Sequence[ClassRow]) -> int:
+    """Classes that occur and have no row."""
+    return max(int(np.count_nonzero(counts)) - len(listed), 0)
