@@ -70,6 +70,11 @@ class RunConfig(BaseModel):
     subset: int | None = Field(None, ge=1, description="only the first N examples; 5 is the quick check")
     sample: bool = Field(False, description="run on drawn faces with the committed sample model: no download needed")
     sample_size: int = Field(2000, ge=1, description="how many faces --sample draws")
+    dataset: str = Field(
+        "celeba",
+        description="celeba, folder, torchvision:NAME (such as torchvision:CIFAR10), arrays, faces, or a package's own",
+    )
+    labels: Path | None = Field(None, description="labels of --dataset folder (CSV: file,label) or arrays (.npy)")
     model: Path | None = Field(
         None, description="ONNX image classifier [ONNX_models/CelebA_CNN_instrumented.onnx, or CelebA_CNN.onnx]"
     )
@@ -77,14 +82,24 @@ class RunConfig(BaseModel):
         None, description="run only if the model is still this one; for runs that an arrived model has started"
     )
     data_root: Path | None = Field(
-        None, description="folder that holds celeba/, or celeba's own folder; downloaded into where empty [data]"
+        None, description="folder of the images; celeba's is downloaded into where empty [data]"
     )
     cache_root: Path | None = Field(None, description="where results go, a folder a name [activation_cache]")
-    name: str | None = Field(None, description="name of the results' folder [CelebA, or SampleFaces with --sample]")
-    split: Literal["train", "valid", "test", "all"] = Field("all", description="CelebA's own partition")
-    layers: Names | None = Field(
-        None, description="layers to cluster, such as conv3,fc1 [the model's added outputs, else all]"
+    name: str | None = Field(
+        None, description="name of the results' folder [CelebA; SampleFaces with --sample; else MODEL-DATA]"
     )
+    split: Literal["train", "valid", "test", "all"] = Field("all", description="the data set's own partition")
+    layers: Names | None = Field(
+        None,
+        description="layers to cluster: names such as conv3,fc1, patterns such as conv*, tensors, auto, or auto:N "
+        "[the model's added outputs, else auto: at most 6 over the depth]",
+    )
+    reduce: str = Field(
+        "auto",
+        description="what is kept of a layer: none, mean, max, gap, cls, tokens-mean, or each its own: layer1=gap,layer2=none; "
+        "auto averages over space or tokens from 262,144 values on",
+    )
+    logits: str | None = Field(None, description="the output with class scores, or none [found by name and shape]")
     k: int | str = Field(
         DEFAULT_K,
         description="clusters a layer: 5, or conv3=15 (others 5), or 8,conv3=15, or auto: chosen by decision alignment",
@@ -114,6 +129,10 @@ class RunConfig(BaseModel):
         None, description="activations on disk [what the cache has; float16 for a new one]"
     )
     # how it is made
+    providers: str = Field("auto", description="where the model runs: auto (what is installed), cpu, cuda, …")
+    fingerprint: Literal["quick", "full"] = Field(
+        "quick", description="full: tell by every image's bytes whether images changed, not by their times"
+    )
     cache_format: CacheFormat | None = Field(
         None, description="npy: one file an image; zarr: a quarter of the bytes, few files [what the cache has; npy]"
     )
@@ -123,10 +142,12 @@ class RunConfig(BaseModel):
     max_failures: float = Field(0.01, ge=0, le=1, description="share of unreadable images above which the run fails")
     wait: float = Field(3600, ge=0, description="seconds to wait for another run on the same results; 0: fail at once")
     refresh: bool = Field(False, description="throw the cached activations away and make everything again (sets stay)")
-    check_preprocessing: bool = Field(
+    check_preprocessing: Annotated[bool, Parameter(negative="--no-check-preprocessing")] = Field(
         True, description="warn where another known preprocessing is clearly better on labelled images"
     )
-    evaluate: bool = Field(True, description="measure what the paths are worth: metrics.json and a part of the report")
+    evaluate: Annotated[bool, Parameter(negative="--no-evaluate")] = Field(
+        True, description="measure what the paths are worth: metrics.json and a part of the report"
+    )
     compare: bool = Field(
         False, description="compare a new set with the one before, or with an earlier model's on the same images"
     )
@@ -161,13 +182,26 @@ class RunConfig(BaseModel):
     def _fits_together(self) -> RunConfig:
         if self.sample and self.data_root is not None:
             raise ValueError("--sample draws its own images: leave out --data-root, or leave out --sample")
+        if self.dataset != "celeba" and self.sample:
+            raise ValueError("--sample is a data set of its own: leave out --dataset, or leave out --sample")
+        if self.dataset not in ("celeba", "faces") and self.model is None:
+            raise ValueError(f"--dataset {self.dataset} needs a model: name an ONNX image classifier with --model")
         if self.preprocessing == AUTO and not self.check_preprocessing:
             raise ValueError("--preprocessing auto goes by the check of the preprocessing: leave it on")
         return self
 
     @property
     def result_name(self) -> str:
-        return self.name or (SAMPLE_NAME if self.sample else "CelebA")
+        if self.name or self.sample or self.dataset == "celeba":
+            return self.name or (SAMPLE_NAME if self.sample else "CelebA")
+        data = self.data_root.expanduser().absolute().name if self.data_root else ""
+        named = data if self.dataset in ("folder", "arrays") else self.dataset.rpartition(":")[2]
+        return f"{self.model.stem if self.model else 'model'}-{named or self.dataset}"
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width for a model that leaves them open."""
+        return (64, 64) if self.sample or self.dataset in ("celeba", "faces") else (224, 224)
 
     @property
     def cache_dir(self) -> Path:

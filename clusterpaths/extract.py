@@ -45,6 +45,7 @@ class ExtractionJob(Record):
     preprocessing: Preprocessing
     batch_size: int
     max_failed: int
+    dataset_fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class _Batch:
     """Decoded examples of one model run: m of them could be read."""
 
     positions: NDArray[np.int64]  # (m,) within the shard
+    digests: NDArray[np.uint64]  # (m,)
     images: NDArray[np.float32]  # (m, 3, height, width)
     failed: list[tuple[int, str]]  # position within the shard, reason
 
@@ -81,7 +83,7 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
             if len(batch.positions):
                 outputs = session.run(batch.images)
                 _check_finite(outputs, batch, table, job.model)
-                rows.add(batch.positions, outputs)
+                rows.add(batch.positions, batch.digests, outputs)
             if progress:
                 progress(len(batch.positions) + len(batch.failed))
     record = rows.finish()
@@ -164,9 +166,13 @@ def _decode(dataset: Dataset, table: ExampleTable, start: int, stop: int, prepro
     height, width = preprocessing.size
     pixels = np.empty((stop - start, height, width, 3), np.uint8)
     read: list[int] = []
+    digests: list[int] = []
     failed: list[tuple[int, str]] = []
     for position in range(start, stop):
         try:
+            digest = dataset.digest(
+                table.files[position]
+            )  # first: what is replaced in between is noticed the next time
             pixels[len(read)] = fit(dataset.read_image(table.files[position]), preprocessing)
         except OSError as error:
             if error.errno not in _ABOUT_ONE_FILE:
@@ -174,8 +180,9 @@ def _decode(dataset: Dataset, table: ExampleTable, start: int, stop: int, prepro
             failed.append((position, MISSING if error.errno == errno.ENOENT else str(error)))
         else:
             read.append(position)
+            digests.append(digest)
     images = normalise(pixels[: len(read)], preprocessing)
-    return _Batch(np.array(read, np.int64), images, failed)
+    return _Batch(np.array(read, np.int64), np.array(digests, np.uint64), images, failed)
 
 
 def _check_finite(outputs: Outputs, batch: _Batch, table: ExampleTable, model: ModelRecord) -> None:
@@ -218,6 +225,7 @@ class _RowWriter:
         self._written = 0
         self._pending: list[int] = []  # positions whose rows are in the buffers
         self._rows = np.full(len(table), -1, np.int64)
+        self._digests = np.zeros(len(table), np.uint64)
         self._logits: NDArray[np.float32] | None = None
         self.failures: dict[int, FailedExample] = {}
 
@@ -226,7 +234,8 @@ class _RowWriter:
             example, file = int(self._table.ids[position]), self._table.files[position]
             self.failures[position] = FailedExample(id=example, file=file, reason=reason)
 
-    def add(self, positions: NDArray[np.int64], outputs: Outputs) -> None:
+    def add(self, positions: NDArray[np.int64], digests: NDArray[np.uint64], outputs: Outputs) -> None:
+        self._digests[positions] = digests
         if outputs.logits is not None:
             if self._logits is None:
                 self._logits = np.full((len(self._table), outputs.logits.shape[1]), np.nan, np.float32)
@@ -261,4 +270,4 @@ class _RowWriter:
 
     def part(self) -> Any:
         errors = [self.failures[p].reason if p in self.failures else None for p in range(len(self._table))]
-        return make_part(self._table, self._shard.index, self._rows, errors, self._logits)
+        return make_part(self._table, self._shard.index, self._rows, errors, self._logits, self._digests)

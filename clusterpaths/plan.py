@@ -33,10 +33,11 @@ from clusterpaths.cache.manifest import (
 )
 from clusterpaths.cache.stores import CHUNK_ROWS, open_store, size_on_disk
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets import ExampleTable, read_table
+from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
+from clusterpaths.datasets.fingerprint import fingerprint
 from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
 from clusterpaths.extract import MISSING, ExtractionJob, too_many_failures
-from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.models.check import tap_again
 from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing, Record
 
 
@@ -77,7 +78,9 @@ def plan_run(
         ConfigError: fewer examples than clusters.
         CacheError: as `plan_extraction`.
     """
-    table = read_table(dataset).choose(config.split, config.subset)
+    opened, every = open_dataset(dataset), read_table(dataset)
+    by_content = config.fingerprint == "full"
+    table = every.choose(config.split, config.subset)
     require_enough(len(table), config.k_per_layer(model.layers))
     dtype = config.cache_dtype or "float16"
     required = CacheIdentity(
@@ -96,9 +99,12 @@ def plan_run(
         refresh=config.refresh,
         format_asked=config.cache_format is not None,
         dtype_asked=config.cache_dtype is not None,
+        dataset=opened,
+        by_content=by_content,
     )
     if set(plan.manifest.layers) != set(model.layers):  # a cache of more layers is kept complete
-        model = instrument_model(check_model(Path(model.path), tuple(plan.manifest.layers)), preprocessing.size)
+        tensors = {layer: record.tensor for layer, record in plan.manifest.layers.items()}
+        model = tap_again(model, tensors, preprocessing.size)
     job = ExtractionJob(
         directory=plan.directory,
         model=model,
@@ -106,6 +112,7 @@ def plan_run(
         preprocessing=preprocessing,
         batch_size=model.batch or config.batch_size,
         max_failed=int(config.max_failures * len(table) + 1e-9),  # 0.29 * 100 is a hair below 29
+        dataset_fingerprint=fingerprint(opened, every, full=by_content),
     )
     return plan, job
 
@@ -131,10 +138,14 @@ def plan_extraction(
     refresh: bool = False,
     format_asked: bool = True,
     dtype_asked: bool = True,
+    dataset: Dataset | None = None,
+    by_content: bool = False,
 ) -> ExtractionPlan:
     """Compare the examples wanted (`table`) with what the cache in `directory` has. Nothing is written.
 
-    `format_asked` and `dtype_asked` tell whether the user named them; else an existing cache's are taken.
+    `format_asked` and `dtype_asked` tell whether the user named them; else an existing cache's are taken. Images whose
+    times are not those of then are read again and compared by their digests where `dataset` is given; `by_content` does
+    it with all of them.
 
     Raises:
         CacheError: the cache is of another model, data set or preprocessing, or images changed since.
@@ -146,7 +157,7 @@ def plan_extraction(
         done = np.empty(0, np.int64)
     else:
         require_same(stored, required, directory, format_asked=format_asked, dtype_asked=dtype_asked)
-        kept, done = _keep(stored, directory, table)
+        kept, done = _keep(stored, directory, table, dataset, by_content)
         manifest = stored
     planned = np.concatenate([done, *(shard.planned_ids() for shard in kept if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
@@ -172,12 +183,14 @@ def plan_extraction(
     )
 
 
-def _keep(stored: Manifest, directory: Path, table: ExampleTable) -> tuple[list[ShardRecord], NDArray[np.int64]]:
+def _keep(
+    stored: Manifest, directory: Path, table: ExampleTable, dataset: Dataset | None, by_content: bool
+) -> tuple[list[ShardRecord], NDArray[np.int64]]:
     """Of a stored cache: the shards to keep (unmade where files of theirs are gone), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
     whole = open_store(directory, stored.format, stored.layers).whole(recorded)
     whole = {index for index in whole if part_path(directory, index).is_file()}
-    done = _check_unchanged(directory, sorted(whole), table)
+    done = _check_unchanged(directory, sorted(whole), table, dataset, by_content)
     kept = []
     for shard in stored.shards:
         if shard.rows is not None and shard.index not in whole:
@@ -189,16 +202,17 @@ def _keep(stored: Manifest, directory: Path, table: ExampleTable) -> tuple[list[
     return kept, done
 
 
-def _check_unchanged(directory: Path, shards: list[int], table: ExampleTable) -> NDArray[np.int64]:
+def _check_unchanged(
+    directory: Path, shards: list[int], table: ExampleTable, dataset: Dataset | None, by_content: bool
+) -> NDArray[np.int64]:
     """Ids that need no extraction: with rows, or failed and the file still the same.
 
     Raises:
-        CacheError: files of examples with rows have other names or sizes now.
+        CacheError: files of examples with rows have other names, sizes or contents now.
     """
     if not shards:
         return np.empty(0, np.int64)
-    columns = ["id", "file", "size", "error"]
-    parts = pa.concat_tables([pq.read_table(part_path(directory, shard), columns=columns) for shard in shards])
+    parts = pa.concat_tables([_read_identity(part_path(directory, shard)) for shard in shards])
     ids = parts["id"].to_numpy()
     at = np.searchsorted(table.ids, ids)
     at[at == len(table)] = 0
@@ -206,16 +220,38 @@ def _check_unchanged(directory: Path, shards: list[int], table: ExampleTable) ->
     files = np.array(parts["file"].to_pylist(), object)
     same = ~there | ((np.array(table.files, object)[at] == files) & (table.sizes[at] == parts["size"].to_numpy()))
     failed = parts["error"].is_valid().to_numpy()
+    if dataset is not None:
+        touched = np.full(len(ids), by_content)
+        if table.mtimes is not None:
+            touched |= parts["mtime"].fill_null(0).to_numpy() != table.mtimes[at]
+        for row in np.flatnonzero(there & same & touched & parts["digest"].is_valid().to_numpy()):
+            same[row] = _digest(dataset, str(files[row])) == parts["digest"][int(row)].as_py()
     changed = files[~same & ~failed]
     if len(changed):
         raise CacheError(
             f"The images are not those that the activations in {directory} were made of; nothing was changed. "
-            f"{len(changed):,} of {int(there.sum()):,} files have another name or size than then, the first are "
+            f"{len(changed):,} of {int(there.sum()):,} files have another name, size or content than then, the first are "
             f"{', '.join(changed[:3])}. Use another --name to keep both, or --refresh to throw the stored activations away."
         )
     # One that was missing is listed again, or this run would not want it: it is read again.
     missing = np.array([error == MISSING for error in parts["error"].to_pylist()], bool)
     return np.sort(ids[same & ~missing])
+
+
+def _read_identity(path: Path) -> pa.Table:
+    """What tells whether images changed; parts from before mtime and digest have nulls there."""
+    table = pq.read_table(path)
+    for name, kind in (("mtime", pa.int64()), ("digest", pa.uint64())):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), kind))
+    return table.select(["id", "file", "size", "error", "mtime", "digest"])
+
+
+def _digest(dataset: Dataset, file: str) -> int | None:
+    try:
+        return dataset.digest(file)
+    except OSError:
+        return None  # gone, or not to be read: not what was read then
 
 
 def _new_shards(missing: NDArray[np.int64], kept: list[ShardRecord], shard_size: int) -> list[ShardRecord]:

@@ -79,6 +79,13 @@ def resolve_preprocessing(
     return chosen, f"Preprocessing {called(chosen)}, {geometry(chosen)}, from {source}."
 
 
+def default_preset(model: ModelRecord, of_data: str | None) -> Preset:
+    """For a model that does not say: bytes go in as they are; else what the data set's models usually take."""
+    if model.input_type == "uint8":
+        return "raw"
+    return of_data if of_data in PRESETS else "imagenet"  # type: ignore[return-value]  # its keys are the presets
+
+
 def geometry(preprocessing: Preprocessing) -> str:
     """What a person reads: 64x64 bilinear, or 224x224 bicubic from the centre of 256."""
     size = f"{preprocessing.size[0]}x{preprocessing.size[1]} {preprocessing.resize}"

@@ -19,7 +19,7 @@ from clusterpaths.atomic import atomic_write_json
 from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing import PRESETS, called, fit, normalise
-from clusterpaths.records import Channels, ModelRecord, Preprocessing, Record, fingerprint
+from clusterpaths.records import Channels, InputType, ModelRecord, Preprocessing, Record, fingerprint
 
 CHECK = "preprocessing_check.json"
 VERSION = 1  # raised when the verdict changes
@@ -78,7 +78,7 @@ class PreprocessingCheck(Record):
         return "\n".join(lines) + "\n"
 
 
-class _Kept(Record):
+class KeptCheck(Record):
     """preprocessing_check.json of a cache: a check, and the fingerprint of all that it depends on."""
 
     question: str
@@ -93,15 +93,13 @@ def check_once(
     configured: Preprocessing,
     *,
     seed: int = 0,
-    keep: bool = True,
-) -> PreprocessingCheck | None:
+) -> KeptCheck | None:
     """The check of a run whose results go to `directory`: the one that lies there if it is of the same input, else made.
+
+    Nothing is written: `keep_check` does it once the run has made room for its results.
 
     An eighth of the examples is tried, but 100 at least and 300 at most: with 800 examples or more, the eight presets
     cost no more model runs than the extraction itself. None for a table so small that nothing can be said.
-
-    Raises:
-        DiskError: no room or no permission.
     """
     if len(table) < MIN_LABELLED:
         return None
@@ -114,16 +112,22 @@ def check_once(
         }
     )  # fmt: skip
     try:
-        found = _Kept.model_validate_json((directory / CHECK).read_bytes())
+        found = KeptCheck.model_validate_json((directory / CHECK).read_bytes())
     except (FileNotFoundError, ValidationError):
         found = None
     if found and found.question == question:
-        return found.check
+        return found
     check = check_preprocessing(model, dataset, table, configured, examples=examples, seed=seed)
-    if keep:
-        directory.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(directory / CHECK, _Kept(question=question, check=check).model_dump(mode="json"))
-    return check
+    return KeptCheck(question=question, check=check)
+
+
+def keep_check(directory: Path, kept: KeptCheck) -> None:
+    """Write it beside a cache, for the next run.
+
+    Raises:
+        DiskError: no room or no permission.
+    """
+    atomic_write_json(directory / CHECK, kept.model_dump(mode="json"))
 
 
 def read_check(set_dir: Path) -> PreprocessingCheck | None:
@@ -162,18 +166,19 @@ def check_preprocessing(
     if len(positions) > examples:
         positions = np.sort(rng.choice(positions, examples, replace=False))
     images, read = _decode(dataset, table, positions, configured)
-    candidates = [configured, *(preset for preset in _presets(configured) if not _same(preset, configured))]
+    known = _presets(configured, model.input_type)
+    candidates = [configured, *(preset for preset in known if not _same(preset, configured))]
     if not judged or len(read) < MIN_LABELLED:
         return _hint(model, images, candidates)
     return _judge(model, images, table.labels[read].astype(np.int64), table.class_names, candidates, rng)
 
 
-def _presets(configured: Preprocessing) -> list[Preprocessing]:
-    """The known ones, at the configured one's size and resizing."""
+def _presets(configured: Preprocessing, input_type: InputType) -> list[Preprocessing]:
+    """The known ones, at the configured one's size and resizing; a model that takes bytes takes them as they are."""
     return [
         configured.model_copy(update={"name": name, "channels": order, "scale": 1 / 255, **PRESETS[name]})
         for order in get_args(Channels)
-        for name in PRESETS
+        for name in (["raw"] if input_type == "uint8" else PRESETS)
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+from cyclopts import Parameter
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -33,8 +34,17 @@ def options(model: type[BaseModel]) -> str:
     """A Markdown table with a row for each field."""
     lines = ["| option | default | what it is |", "|---|---|---|"]
     for name, field in model.model_fields.items():
-        lines.append(f"| `--{name.replace('_', '-')}`{_choices(field)} | {_default(field)} | {field.description} |")
+        if any(isinstance(entry, Parameter) and entry.show is False for entry in field.metadata):
+            continue
+        lines.append(f"| {_spelling(name, field)}{_choices(field)} | {_default(field)} | {field.description} |")
     return "\n".join(lines)
+
+
+def _spelling(name: str, field: FieldInfo) -> str:
+    """As the command line has it: a name of its own, and what turns it off."""
+    own = next((entry for entry in field.metadata if isinstance(entry, Parameter)), Parameter())
+    names = [*(own.name or [f"--{name.replace('_', '-')}"]), *(own.negative or [])]
+    return " ".join(f"`{one}`" for one in names)
 
 
 def _choices(field: FieldInfo) -> str:

@@ -9,6 +9,8 @@ import cyclopts
 
 COMMANDS = {
     "celeba": "cluster paths of CelebA, or of the embedded sample with --sample",
+    "images": "cluster paths of any images through any model: a folder, arrays, torchvision's data sets",
+    "inspect": "what a model takes and puts out, and which of its layers a run looks at",
     "recluster": "cluster again what is cached: new images, other settings; compared with the set before",
     "announce": "tell the Prefect server of a model file, so that what waits for one starts",
     "compare": "what changed from one set to another, of one model or of two",
@@ -16,6 +18,8 @@ COMMANDS = {
     "explain": "how the model came to its decision about one image, as text and as a page",
     "train": "train a small hair-colour classifier and write it as an ONNX file",
 }
+
+MODULES = {"inspect": "inspect_model"}  # flows/inspect.py would hide Python's own module from the flows beside it
 
 app = cyclopts.App(
     name="clusterpaths", help="Which route each image takes through the layers of a model.", version_flags=[]
@@ -25,7 +29,7 @@ app = cyclopts.App(
 def _command(name: str, text: str) -> None:
     # The flow's own parser reads the rest, --help included; its module is imported only then (Prefect takes a second).
     def command(*rest: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]) -> None:
-        importlib.import_module(f"flows.{name}").main(list(rest))
+        importlib.import_module(f"flows.{MODULES.get(name, name)}").main(list(rest))
 
     app.command(command, name=name, help=text, help_flags=[], version_flags=[])
 

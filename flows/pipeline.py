@@ -45,11 +45,12 @@ def cluster_paths(config: RunConfig) -> Outcome:
         model, preprocessing = stages.instrument(config, model)
 
     with locked_cache(results, config.wait, log.warning):
-        check = None
+        kept = None
         if config.check_preprocessing and (config.preprocessing == AUTO or not config.plan):
             with clock("check preprocessing"):
-                preprocessing, check = stages.check_preprocessing(config, model, dataset, preprocessing)
-        plan, job = stages.make_plan(config, model, dataset, preprocessing)
+                preprocessing, kept = stages.check_preprocessing(config, model, dataset, preprocessing)
+        plan, job = stages.make_plan(config, model, dataset, preprocessing, kept)
+        check = kept.check if kept else None
         if config.plan:
             return Outcome(None, new=False)
         with clock("extract") as note:

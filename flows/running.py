@@ -150,5 +150,5 @@ def run_name() -> str:
     config = flow_run.parameters["config"]
     config = config if isinstance(config, RunConfig) else RunConfig.model_validate(config)
     model = config.model.stem if config.model else ("SampleFaces_CNN" if config.sample else "CelebA_CNN")
-    data = f"{config.sample_size:,} drawn faces" if config.sample else "celeba"
+    data = f"{config.sample_size:,} drawn faces" if config.sample else config.dataset
     return f"{config.result_name}: {model} on {data}" + (f", first {config.subset:,}" if config.subset else "")

@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from clusterpaths.cache.stores import activations_on_disk
 from clusterpaths.choice import Choice
 from clusterpaths.metrics import PathCounts, count_paths
+from clusterpaths.models.inspect import Inspection
 from clusterpaths.plan import human_bytes
 from clusterpaths.preprocessing_check import PreprocessingCheck
 from clusterpaths.publish import PublishedSet
@@ -35,6 +36,11 @@ def show_stages(stages: tuple[StageTime, ...], examples: int, extracted: int, re
         {"stage": "cache", "seconds": "", "images a second": "", "what": f"{human_bytes(size)} in {files:,} files"}
     )
     create_table_artifact(rows, key="stage-times", description="How long each stage took")
+
+
+def show_model(inspection: Inspection) -> None:
+    """Markdown artifact: what `clusterpaths inspect` says of the model."""
+    create_markdown_artifact(f"```\n{inspection.text()}```\n", key="model", description=Path(inspection.file).name)
 
 
 def show_choice(choice: Choice) -> None:

@@ -7,6 +7,7 @@ all stages again and each says in milliseconds that its work is done.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,17 @@ from clusterpaths.choice import Choice
 from clusterpaths.config import AUTO, SAMPLE_MODEL, RunConfig
 from clusterpaths.datasets import open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
+from clusterpaths.datasets.registry import find_source
 from clusterpaths.errors import ClusterPathsError, DamagedShardError, DownloadError, Float16OverflowError, ModelError
 from clusterpaths.models import check
-from clusterpaths.preprocessing import resolve_preprocessing
-from clusterpaths.preprocessing_check import PreprocessingCheck, check_once
+from clusterpaths.models.inspect import inspect_model
+from clusterpaths.models.providers import choose_providers, require_ran
+from clusterpaths.preprocessing import default_preset, resolve_preprocessing
+from clusterpaths.preprocessing_check import KeptCheck, PreprocessingCheck, check_once, keep_check
 from clusterpaths.question import Question, ask
 from clusterpaths.question import choose_settings as choose_for
-from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime
+from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
+from tasks.artifacts import show_model
 from tasks.progress import tracker
 
 
@@ -58,8 +63,15 @@ def _on_machine(name: str, run_name: str | None = None) -> dict[str, Any]:
 def check_model(config: RunConfig) -> ModelRecord:
     """It loads, takes images, and has the layers. Fails here, not after an hour's download."""
     log = get_run_logger()
-    path = config.model or check.default_model(SAMPLE_MODEL if config.sample else "CelebA_CNN")
-    model = check.check_model(path.expanduser(), config.layers)
+    drawn = config.sample or config.dataset == "faces"
+    path = config.model or check.default_model(SAMPLE_MODEL if drawn else "CelebA_CNN")
+    model = check.check_model(
+        path.expanduser(),
+        config.layers,
+        config.default_size,
+        config.logits,
+        choose_providers(config.providers),
+    )
     if config.model_sha256 not in (None, model.sha256):
         raise ModelError(
             f"{path} is another model now: its sha256 is {model.sha256}, expected {config.model_sha256}. It was replaced "
@@ -69,6 +81,8 @@ def check_model(config: RunConfig) -> ModelRecord:
     for warning in model.warnings:
         log.warning(warning)
     log.info("%s: layers %s; logits %s", path, ", ".join(model.layers), model.logits or "none")
+    size = config.size or (None if model.preprocessing else config.default_size)
+    show_model(inspect_model(Path(model.path), config.layers, config.logits, size, model.sha256))
     return model
 
 
@@ -100,40 +114,57 @@ def instrument(config: RunConfig, model: ModelRecord) -> tuple[ModelRecord, Prep
         config.mean,
         config.std,
         config.size,
+        default=default_preset(model, find_source(config.dataset).preprocessing),
         channels=config.channels,
         resize=config.resize,
         crop_from=config.crop_from,
     )
-    log.info(source)
-    tapped = check.instrument_model(model, preprocessing.size)
-    log.info("Tapped %s", ", ".join(f"{tap.layer} {'x'.join(map(str, tap.shape))}" for tap in tapped.taps))
+    said = model.preprocessing or config.preprocessing or config.mean
+    log.log(logging.INFO if said else logging.WARNING, source)
+    tapped = check.instrument_model(model, preprocessing.size, config.reduce)
+    require_ran(config.providers, tapped.providers)
+    log.info("Tapped %s; runs on %s", ", ".join(map(_described, tapped.taps)), tapped.providers[0])
     return tapped, preprocessing
+
+
+def _described(tap: Tap) -> str:
+    shape = "x".join(map(str, tap.shape))
+    return (
+        f"{tap.layer} {shape}"
+        if tap.reduce == "none"
+        else f"{tap.layer} {shape} ({tap.reduce} of {'x'.join(map(str, tap.full_shape))})"
+    )
 
 
 @task(**_on_machine("check preprocessing"))
 def check_preprocessing(
     config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
-) -> tuple[Preprocessing, PreprocessingCheck | None]:
+) -> tuple[Preprocessing, KeptCheck | None]:
     """What the run goes on with, and what the check found; warns where another preset is clearly better."""
     log = get_run_logger()
     table = read_table(dataset).choose(config.split, config.subset)
-    check = check_once(config.cache_dir, model, open_dataset(dataset), table, preprocessing, keep=not config.plan)
-    if check is None:
+    kept = check_once(config.cache_dir, model, open_dataset(dataset), table, preprocessing)
+    if kept is None:
         log.info("Preprocessing is not checked: %d examples are too few.", len(table))
         return preprocessing, None
+    check = kept.check
     if not check.alarming:
         log.info(check.sentence)
-        return preprocessing, check
+        return preprocessing, kept
     if config.preprocessing == AUTO:
         log.info("%s Taken, for --preprocessing auto.", check.sentence)
-        return check.best, check
+        return check.best, kept
     log.warning(check.sentence)
-    return preprocessing, check
+    return preprocessing, kept
 
 
 @task(**_on_machine("plan"))
 def make_plan(
-    config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
+    config: RunConfig,
+    model: ModelRecord,
+    dataset: DatasetSpec,
+    preprocessing: Preprocessing,
+    check: KeptCheck | None,
 ) -> tuple[plan.ExtractionPlan, extract.ExtractionJob]:
     """Which shards are to be made and what they will take; stops here where there is no room."""
     planned, job = plan.plan_run(config, model, dataset, preprocessing)
@@ -141,6 +172,8 @@ def make_plan(
     plan.check_room(planned)
     if not config.plan:
         plan.begin_extraction(planned)
+        if check:
+            keep_check(config.cache_dir, check)
     return planned, job
 
 

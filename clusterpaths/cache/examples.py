@@ -1,7 +1,8 @@
 """examples.parquet: who the examples of a cache are, once, beside their activations.
 
 Belongs here: its columns, a part for each shard, and joining the parts. Columns: id, file, size (bytes), split,
-label, shard, row (null: no activations), error, prediction, logits, and attr_NAME for each attribute.
+label, shard, row (null: no activations), error, prediction, logits, mtime (ns since the epoch) and digest (xxh3 of the
+bytes) of the file that was read, and attr_NAME for each attribute.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def make_part(
     rows: NDArray[np.int64],
     errors: list[str | None],
     logits: NDArray[np.float32] | None,
+    digests: NDArray[np.uint64],
 ) -> pa.Table:
     """The rows of one shard.
 
@@ -42,6 +44,7 @@ def make_part(
         rows: (n,) row in the store, -1 where the example has no activations.
         errors: n reasons, None where there is nothing to say.
         logits: (n, classes), NaN rows where there are none; None where the model has no class scores.
+        digests: (n,) of what was read; of no account where the example has no activations.
     """
     read = rows >= 0
     prediction = np.full(len(table), -1, np.int16)
@@ -61,6 +64,8 @@ def make_part(
         if logits is None
         else pa.array(list(logits), pa.list_(pa.float32()), mask=~read),
     }
+    columns["mtime"] = pa.nulls(len(table), pa.int64()) if table.mtimes is None else pa.array(table.mtimes, pa.int64())
+    columns["digest"] = pa.array(digests, pa.uint64(), mask=~read)
     columns |= {f"{ATTRIBUTE}{name}": pa.array(values, pa.int8()) for name, values in table.attributes.items()}
     return pa.table(columns)
 

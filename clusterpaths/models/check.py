@@ -6,7 +6,9 @@ Belongs here: file in, `ModelRecord` out. Nothing is written: the tapped graph l
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -22,7 +24,7 @@ from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduc
 from clusterpaths.models.session import TapSession
 from clusterpaths.models.shapes import inferred_shapes
 from clusterpaths.models.sidecar import find_sidecar, read_sidecar
-from clusterpaths.records import ModelRecord, Preprocessing, Tap
+from clusterpaths.records import ModelRecord, Preprocessing, Reduce, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"
 CLASSES_KEY = "clusterpaths.classes"
@@ -142,6 +144,23 @@ def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
             'Expected a JSON list of names, such as ["cat", "dog"]. Export the model again, or remove the entry.'
         )
     return tuple(str(name) for name in names)
+
+
+def tap_again(record: ModelRecord, tensors: Mapping[str, str], size: tuple[int, int]) -> ModelRecord:
+    """As `instrument_model`, with the taps of a cache or set: layer -> `Tap.identity`.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model, or it has no such tensor.
+    """
+    known = {tap.tensor: tap.operator for tap in record.taps}
+    taps, ways = [], []
+    for layer, identity in tensors.items():
+        tensor, _, way = identity.rpartition("|")
+        if way not in get_args(Reduce):
+            tensor, way = identity, "none"
+        taps.append(Tap(layer=layer, tensor=tensor, shape=(), operator=known.get(tensor, "")))
+        ways.append(f"{layer}={way}")
+    return instrument_model(record.model_copy(update={"taps": tuple(taps)}), size, ",".join(ways))
 
 
 def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "auto") -> ModelRecord:

@@ -24,9 +24,10 @@ from pydantic import Field
 from clusterpaths.atomic import atomic_write
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.errors import CacheError, ModelError
-from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY, check_model, instrument_model
+from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY, check_model, instrument_model, tap_again
 from clusterpaths.models.external import external_tensors
 from clusterpaths.models.path_graph import GraphBuilder, LayerCentroids, add_nearest, add_score
+from clusterpaths.models.session import add_tap
 from clusterpaths.records import CacheDtype, Distance, ModelIdentity, ModelRecord, Record, SetRecord
 from clusterpaths.set_files import read_record, read_rows
 
@@ -145,13 +146,13 @@ def export_path_model(set_dir: Path, model_path: Path, output: Path) -> ExportRe
         created=record.created,
     )
     centroids = read_centroids(set_dir, record)
-    taps = {tap.layer: tap for tap in instrument_model(model, record.preprocessing.size).taps}
+    taps = {tap.layer: tap for tap in model.taps}
     layers = [
         LayerCentroids(
-            tensor=taps[layer].tensor,
+            tensor=add_tap(proto, taps[layer], "float32"),
             centroids=centroids[layer],
             rounded=layer in note.rounded,
-            shape=taps[layer].shape if taps[layer].operator == "Conv" else (),
+            shape=taps[layer].shape if taps[layer].operator == "Conv" and len(taps[layer].shape) == 3 else (),
         )
         for layer in record.layers
     ]
@@ -178,14 +179,17 @@ def check_set_model(record: SetRecord, model_path: Path) -> ModelRecord:
     Raises:
         ModelError: it is another model.
     """
-    model = check_model(model_path)
+    model = check_model(model_path, logits=record.logits)
     if model.sha256 != record.model.sha256:
         raise ModelError(
             f"{model_path} is not the model of this set: its sha256 (with its weights) is {model.sha256}, the set was made "
             f"with {record.model.file}, sha256 {record.model.sha256}. Name that model with --model, or run the flow "
             "with this one and take the set that it publishes."
         )
-    return check_model(model_path, record.layers).model_copy(update={"size": record.preprocessing.size})
+    if not record.tensors:  # a set from before they were recorded
+        model = check_model(model_path, record.layers)
+        return instrument_model(model, record.preprocessing.size)
+    return tap_again(model, record.tensors, record.preprocessing.size)
 
 
 def stored_dtypes(set_dir: Path, record: SetRecord) -> tuple[dict[str, CacheDtype], list[str]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.reduce import add_reduction
-from clusterpaths.records import CacheDtype, ModelRecord
+from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
 _ELEM_TYPES = {"float16": onnx.TensorProto.FLOAT16, "float32": onnx.TensorProto.FLOAT}
 
@@ -125,19 +125,27 @@ def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[b
     outputs = {output.name for output in graph.output}
     names: dict[str, str] = {}
     for tap in model.taps:
-        name, dtype = tap.tensor, tap.dtype
-        wanted = dtypes.get(tap.layer, "float32") if dtype else dtype  # not known yet: as it is
-        if tap.reduce != "none" and not dtype.startswith("float"):
-            name, dtype = _cast(graph, name, "float32"), "float32"  # quantized values have no mean of their own
-        if tap.reduce != "none":
-            name = add_reduction(proto, name, tap.reduce, tap.full_shape)
-        if wanted != dtype:
-            name = _cast(graph, name, wanted)
+        name = add_tap(proto, tap, dtypes.get(tap.layer, "float32"))
         if name not in outputs:
             graph.output.append(onnx.ValueInfoProto(name=name))  # ONNX Runtime infers the type
             outputs.add(name)
         names[tap.layer] = name
     return proto.SerializeToString(), names
+
+
+def add_tap(model: onnx.ModelProto, tap: Tap, dtype: str) -> str:
+    """Append the nodes that reduce a tap's tensor and give it this type; returns what the result is called.
+
+    A tap that was never run is left as it is: its type is not known.
+    """
+    name, has = tap.tensor, tap.dtype
+    if not has:
+        return name
+    if tap.reduce != "none":
+        if not has.startswith("float"):
+            name, has = _cast(model.graph, name, "float32"), "float32"  # quantized values have no mean of their own
+        name = add_reduction(model, name, tap.reduce, tap.full_shape)
+    return name if has == dtype else _cast(model.graph, name, dtype)
 
 
 def _cast(graph: onnx.GraphProto, tensor: str, dtype: str) -> str:

@@ -12,7 +12,14 @@ from tests.deployments.site import Site, wait_until, written
 from tests.runs import PROJECT
 
 pytestmark = pytest.mark.server
-DEPLOYMENTS = ["celeba/full", "celeba/quick", "celeba/sample", "celeba/on-new-model", "recluster/nightly"]
+DEPLOYMENTS = [
+    "celeba/full",
+    "celeba/quick",
+    "celeba/sample",
+    "celeba/on-new-model",
+    "images/folder",
+    "recluster/nightly",
+]
 
 
 def test_setting_up_again_asks_nothing_and_renews_what_is_there(site: Site) -> None:

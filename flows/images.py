@@ -1,0 +1,42 @@
+"""Cluster paths of any images through any model: `python flows/images.py --model resnet18.onnx --data-root photos`.
+
+The same stages as flows/celeba.py, which is this with CelebA's defaults. What a model offers is said by
+`clusterpaths inspect MODEL`; which data sets there are, by docs/datasets.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from prefect import flow
+from pydantic import Field
+
+from clusterpaths.config import RunConfig
+from flows.pipeline import cluster_paths, path_of
+from flows.running import run, run_name
+
+
+class ImagesConfig(RunConfig):
+    """Cluster paths of a folder of images, or of another data set, through one ONNX model."""
+
+    dataset: str = Field("folder", description=RunConfig.model_fields["dataset"].description)
+    model: Path | None = Field(None, description="ONNX image classifier (required but for --dataset faces)")
+    sample: Annotated[bool, Parameter(show=False)] = Field(False, description="the embedded sample")
+    sample_size: Annotated[int, Parameter(show=False)] = Field(2000, ge=1, description="how many faces --sample draws")
+
+
+@flow(name="images", flow_run_name=run_name)
+def images(config: ImagesConfig) -> Path | None:
+    """Cluster paths of any images: which route each takes through a model's layers."""
+    return path_of(cluster_paths(config))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from a shell."""
+    run(images, ImagesConfig, argv)
+
+
+if __name__ == "__main__":
+    main()
