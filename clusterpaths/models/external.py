@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
+import onnxruntime
 
 from clusterpaths.errors import ModelError
 
@@ -72,6 +74,26 @@ def _find(folder: Path, location: str, warnings: list[str]) -> Path:
         + (f"The nearest names there are {', '.join(near)}. " if near else "No file of a like name lies there. ")
         + "Copy the weights file beside the model under the name that the model gives."
     )
+
+
+def reference_files(model: onnx.ModelProto, external: Mapping[str, str], options: onnxruntime.SessionOptions) -> None:
+    """Let a session of `model` in memory map its weights where they lie; the graph then names the files as they are called.
+
+    ONNX Runtime's other way, to be handed the files' content, copies it: 1.8 times the weights at the peak instead of 0.8.
+
+    Args:
+        model: without its weights; changed in place.
+        external: location in the model -> absolute path.
+        options: of the session; changed in place.
+    """
+    if not external:
+        return
+    folder = os.path.commonpath([Path(file).parent for file in external.values()])
+    for tensor in external_tensors(model):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value in external:
+                entry.value = Path(external[entry.value]).relative_to(folder).as_posix()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
 
 
 def hash_files(paths: list[Path]) -> str:

@@ -6,10 +6,8 @@ never changed, and weights in external files are mapped, not copied into the gra
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from clusterpaths.errors import ModelError
+from clusterpaths.models.external import reference_files
 from clusterpaths.models.reduce import add_reduction
 from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
@@ -49,20 +48,18 @@ class TapSession:
 
     def __init__(self, model: ModelRecord, dtypes: Mapping[str, CacheDtype] | None = None, threads: int = 1) -> None:
         self.model = model
-        graph_bytes, tensors = _instrument(model, dtypes or {})
+        graph, tensors = _instrument(model, dtypes or {})
         self._layers = [tap.layer for tap in model.taps]
         self._names = [tensors[layer] for layer in self._layers] + ([model.logits] if model.logits else [])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._weights = [_map(Path(path)) for path in model.external.values()]  # kept alive as long as the session
-        if model.external:
-            options.add_external_initializers_from_files_in_memory(
-                list(model.external), self._weights, [len(weights) for weights in self._weights]
-            )
+        reference_files(graph, model.external, options)
         try:
-            self._session = onnxruntime.InferenceSession(graph_bytes, options, providers=list(model.providers))
+            self._session = onnxruntime.InferenceSession(
+                graph.SerializeToString(), options, providers=list(model.providers)
+            )
         except Exception as error:
             raise ModelError(_cannot_load(model.path, _first_line(error))) from error
         self.providers: list[str] = self._session.get_providers()  # those that really started
@@ -118,7 +115,7 @@ class TapSession:
         return images.astype(self.model.input_type, copy=False)
 
 
-def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[bytes, dict[str, str]]:
+def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The graph with every tap, reduced and cast where asked for, among its outputs; and each layer's output name."""
     proto = onnx.load(model.path, load_external_data=False)
     graph = proto.graph
@@ -130,7 +127,7 @@ def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[b
             graph.output.append(onnx.ValueInfoProto(name=name))  # ONNX Runtime infers the type
             outputs.add(name)
         names[tap.layer] = name
-    return proto.SerializeToString(), names
+    return proto, names
 
 
 def add_tap(model: onnx.ModelProto, tap: Tap, dtype: str) -> str:
@@ -164,11 +161,6 @@ def _cannot_load(path: str, reason: str) -> str:
             "It uses an operator of its own. Expected operators of ONNX alone: export it again without that one."
         )
     return f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}. {what_to_do}"
-
-
-def _map(path: Path) -> Any:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,6 @@ Belongs here: shapes of one example. The runs of a whole data set are `session.p
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import onnx
 import onnxruntime
 
 from clusterpaths.errors import ModelError
-from clusterpaths.models.external import find_external_files
+from clusterpaths.models.external import find_external_files, reference_files
 from clusterpaths.models.inputs import ImageInput, find_image_input
 
 Shape = tuple[int, ...]
@@ -110,12 +109,7 @@ def _seen(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     external, _ = find_external_files(model, path.parent)
-    weights = []
-    for found in external.values():
-        with found.open("rb") as file:
-            weights.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    if external:
-        options.add_external_initializers_from_files_in_memory(list(external), weights, [len(each) for each in weights])
+    reference_files(tapped, {location: str(found.resolve()) for location, found in external.items()}, options)
     value = np.full(batch, 0.5).astype(image.type)
     try:
         session = onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
