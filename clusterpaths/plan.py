@@ -90,6 +90,7 @@ def plan_run(
         preprocessing=preprocessing,
         dtype=dtype,
         format=config.cache_format or "npy",
+        providers=model.providers,
     )
     plan = plan_extraction(
         config.cache_dir,
@@ -158,7 +159,7 @@ def plan_extraction(
     else:
         require_same(stored, required, directory, format_asked=format_asked, dtype_asked=dtype_asked)
         kept, done = _keep(stored, directory, table, dataset, by_content)
-        manifest = stored
+        manifest = stored.model_copy(update={"providers": required.providers})
     planned = np.concatenate([done, *(shard.planned_ids() for shard in kept if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
     shards = (*kept, *_new_shards(missing, kept, shard_size))

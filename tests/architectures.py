@@ -63,7 +63,7 @@ def exported(name: str, exporter: str) -> Exported:
 
 @functools.cache
 def build(name: str) -> Any:
-    """The network in evaluation mode; its batch norms have seen noise, so that no activation vanishes or explodes."""
+    """The network in evaluation mode; its batch norms have seen noise and soft shapes: no activation vanishes or explodes."""
     import torch
 
     torch.manual_seed(0)
@@ -74,10 +74,13 @@ def build(name: str) -> Any:
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the mean of all batches: MobileNet's 0.01 would take hundreds of them
+            module.eps = 0.01  # less would blow up channels that hardly vary, and on photos their rounding errors
     network.train()
     with torch.no_grad():
         for _ in range(3):
-            network(torch.randn(8, 3, SIZES[name], SIZES[name]))
+            noise = torch.randn(8, 3, SIZES[name], SIZES[name])
+            shapes = torch.nn.functional.interpolate(torch.randn(8, 3, 6, 6), SIZES[name], mode="bilinear")
+            network(torch.cat([noise, shapes]))
     return network.eval()
 
 
@@ -98,9 +101,10 @@ def _linear(inputs: int, outputs: int) -> Any:
 
 
 def _vit() -> Any:
+    import torch
     from torchvision.models import VisionTransformer
 
-    return VisionTransformer(
+    network = VisionTransformer(
         image_size=SIZES["vit"],
         patch_size=16,
         num_layers=12,
@@ -109,6 +113,8 @@ def _vit() -> Any:
         mlp_dim=96,
         num_classes=CLASSES,
     )
+    torch.nn.init.normal_(network.heads.head.weight)  # it starts at 0: all logits would be 0
+    return network
 
 
 def _convnext() -> Any:

@@ -71,6 +71,9 @@ class CacheIdentity(Record):
     preprocessing: Preprocessing
     dtype: CacheDtype = Field(description="the one asked for; layers say which they have")
     format: CacheFormat
+    providers: tuple[str, ...] = Field(
+        default=(), description="ONNX Runtime's execution providers of the last run; no part of the identity"
+    )
 
 
 class Manifest(CacheIdentity):

@@ -18,6 +18,7 @@ from clusterpaths.cache.manifest import parse_ids
 from clusterpaths.cluster import ClusteringRecord, cluster_layer, trace_paths
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import open_dataset, read_table
+from clusterpaths.datasets.faces import write_faces
 from clusterpaths.errors import Float16OverflowError
 from clusterpaths.extract import ExtractionJob, extract_shard
 from clusterpaths.models.check import check_model, instrument_model
@@ -179,10 +180,10 @@ def make_plan(config: RunConfig) -> tuple[ModelRecord, ExtractionPlan, Extractio
     read_table.cache_clear()
     assert config.model is not None
     assert config.data_root is not None
-    model = check_model(config.model, config.layers)
+    model = check_model(config.model, config.layers, config.default_size, config.logits)
     preprocessing, _ = resolve_preprocessing(model, config.preprocessing, config.mean, config.std, config.size)
-    model = instrument_model(model, preprocessing.size)
-    plan, job = plan_run(config, model, DatasetSpec(name="celeba", root=str(config.data_root)), preprocessing)
+    model = instrument_model(model, preprocessing.size, config.reduce)
+    plan, job = plan_run(config, model, DatasetSpec(name=config.dataset, root=str(config.data_root)), preprocessing)
     return model, plan, job
 
 
@@ -225,6 +226,12 @@ def cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 drawn images; not to be changed."""
     return write_celeba(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain folder of 203 drawn faces of 178 x 218, 000001.jpg and so on; not to be changed."""
+    return write_faces(tmp_path_factory.mktemp("photos"), 203, seed=5) / "img_align_celeba"
 
 
 @pytest.fixture

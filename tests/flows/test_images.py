@@ -119,6 +119,7 @@ def test_reduced_layers_are_part_of_what_a_cache_is(by_class: Path, tmp_path: Pa
     manifest = read_manifest(path.parent)
     assert manifest is not None
     assert manifest.layers["conv3"].shape == (64,)
+    assert manifest.providers == ("CPUExecutionProvider",)
     assert any("conv3 64 (gap of 64x16x16)" in line for line in log)
     state, _ = run_images(**options, reduce="conv3=max")
     assert state.is_failed()

@@ -1,0 +1,92 @@
+"""Memory of a whole run on a small ViT, in a process of its own. ViT-B/16 takes more and is not measured here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clusterpaths.cache.manifest import require_manifest
+from tests.runs import PROJECT, shell_environment
+
+LIMIT = 1.5e9  # bytes
+IMAGES = 200
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ViT-Ti/16 at 224 x 224 with seeded random weights: 12 blocks, 197 tokens of 192 values each."""
+    import torch
+    from torchvision.models import VisionTransformer
+
+    torch.manual_seed(0)
+    network = VisionTransformer(
+        image_size=224, patch_size=16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768, num_classes=10
+    ).eval()
+    path = tmp_path_factory.mktemp("vit") / "vit.onnx"
+    axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        torch.onnx.export(
+            network,
+            (torch.randn(2, 3, 224, 224),),
+            str(path),
+            dynamo=False,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes=axes,
+        )
+    return path
+
+
+def peak_of_tree(process: subprocess.Popen[bytes]) -> float:
+    """Bytes that a process and its children held at most, shared pages counted once; waits for its end."""
+    root, peak = psutil.Process(process.pid), 0.0
+    while process.poll() is None:
+        peak = max(peak, sum(_held(each) for each in (root, *root.children(recursive=True))))
+        time.sleep(0.1)
+    return peak
+
+
+def _held(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return 0.0  # it has just ended
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_vit_ti_of_12_blocks_stays_under_one_and_a_half_gigabytes(vit: Path, photos: Path, tmp_path: Path) -> None:
+    options = {
+        "model": vit,
+        "data-root": photos,
+        "cache-root": tmp_path / "cache",
+        "name": "ViT",
+        "k": 3,
+        "subset": IMAGES,
+        "shard-size": IMAGES // 2,
+        "workers": 2,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    output = tmp_path / "output.txt"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "flows" / "images.py"), *words, "--no-evaluate", "--no-check-preprocessing"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=shell_environment(),
+            cwd=tmp_path,
+        )
+        peak = peak_of_tree(process)
+    assert process.returncode == 0, output.read_text()
+    print(f"{peak / 1e6:.0f} MB")
+    manifest = require_manifest(tmp_path / "cache" / "ViT")
+    shapes = [layer.shape for layer in manifest.layers.values()]
+    assert shapes == [(197, 192)] * 5 + [(192,)]  # far below 262,144 values: auto keeps every token
+    assert sum(shard.rows or 0 for shard in manifest.shards) == IMAGES
+    assert 100e6 < peak < LIMIT
