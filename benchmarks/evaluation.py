@@ -28,18 +28,10 @@ import cyclopts
 import numpy as np
 from PIL import Image
 
-from clusterpaths.cache.manifest import parse_ids
-from clusterpaths.cluster import cluster_layer, trace_paths
+from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets.acquire import acquire
 from clusterpaths.evaluate import MAX_STRANGERS, evaluate_set
-from clusterpaths.extract import ExtractionJob, extract_shard
-from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.perturb import Images, crops
-from clusterpaths.plan import begin_extraction, finish_extraction, plan_run
-from clusterpaths.preprocessing import resolve_preprocessing
-from clusterpaths.publish import publish_set
-from clusterpaths.question import ask
 
 HERE = Path(__file__).resolve().parent
 LAYERS = {"fc1+fc2": ("fc1", "fc2"), "all five": ("conv1", "conv2", "conv3", "fc1", "fc2")}
@@ -83,9 +75,9 @@ def main(limit: int | None = None) -> None:
                     subset=limit,
                     workers=1,
                 )
-                set_dir, job = publish(config)
+                published, job = run_stages(config)
                 begun = time.perf_counter()
-                found = evaluate_set(set_dir, job, more=scikit_image_crops(job.preprocessing.size, seed))
+                found = evaluate_set(published.path, job, more=scikit_image_crops(job.preprocessing.size, seed))
                 row = {"layers": name, "distance": distance, "seed": seed}
                 row |= {"seconds": round(time.perf_counter() - begun, 1)}
                 rows.append(row | found.model_dump(mode="json", exclude={"fingerprint", "set", "version"}))
@@ -110,23 +102,6 @@ def compact(result: dict[str, Any]) -> str:
     head = json.dumps({key: value for key, value in result.items() if key != "rows"}, indent=1)
     rows = ",\n  ".join(json.dumps(row) for row in result["rows"])
     return f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n'
-
-
-def publish(config: RunConfig) -> tuple[Path, ExtractionJob]:
-    """All stages up to the set, without Prefect: its folder, and the job that filled its cache."""
-    assert config.model is not None
-    model = check_model(config.model, config.layers)
-    preprocessing, _ = resolve_preprocessing(model, config.preprocessing)
-    model = instrument_model(model, preprocessing.size)
-    plan, job = plan_run(config, model, acquire(config), preprocessing)
-    begin_extraction(plan)
-    for index in plan.pending:
-        extract_shard(job, index)
-    extraction = finish_extraction(Path(job.directory), parse_ids(plan.ids), job.max_failed)
-    question = ask(config, model, extraction)
-    clusterings = [cluster_layer(extraction, question, layer) for layer in question.layers]
-    traced = trace_paths(extraction, question, clusterings)
-    return publish_set(config, job, extraction, question, clusterings, traced).path, job
 
 
 def scikit_image_crops(size: tuple[int, int], seed: int) -> dict[str, Images]:

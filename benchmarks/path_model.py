@@ -26,18 +26,13 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from clusterpaths.cache.manifest import parse_ids
-from clusterpaths.cluster import cluster_layer, trace_paths
+from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.extract import extract_shard
-from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.models.check import check_model
 from clusterpaths.models.path_model import PATH, export_path_model, load_whole
-from clusterpaths.plan import begin_extraction, finish_extraction, plan_run
-from clusterpaths.preprocessing import fit, normalise, resolve_preprocessing
-from clusterpaths.publish import publish_set
-from clusterpaths.question import ask
-from clusterpaths.records import DatasetSpec, Distance
+from clusterpaths.preprocessing import fit, normalise
+from clusterpaths.records import Distance
 from clusterpaths.set_files import read_record, read_rows
 
 HERE = Path(__file__).resolve().parent
@@ -122,19 +117,9 @@ def publish(
         distance=distance,
         k=K,
         subset=subset,
+        preprocessing="imagenet",
     )
-    checked = check_model(model_path, layers)
-    preprocessing, _ = resolve_preprocessing(checked, "imagenet")
-    model = instrument_model(checked, preprocessing.size)
-    plan, job = plan_run(config, model, DatasetSpec(name="celeba", root=str(shared)), preprocessing)
-    begin_extraction(plan)
-    for shard in plan.pending:
-        extract_shard(job, shard)
-    extraction = finish_extraction(Path(job.directory), parse_ids(plan.ids), job.max_failed)
-    question = ask(config, model, extraction)
-    clusterings = [cluster_layer(extraction, question, layer) for layer in question.layers]
-    traced = trace_paths(extraction, question, clusterings)
-    return publish_set(config, job, extraction, question, clusterings, traced).path
+    return run_stages(config)[0].path
 
 
 def read_images(shared: Path, set_dir: Path) -> NDArray[np.float32]:

@@ -31,21 +31,14 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import t as student
 from sklearn.metrics import adjusted_mutual_info_score
 
-from clusterpaths.cache.manifest import parse_ids
-from clusterpaths.cluster import cluster_layer, trace_paths
+from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.datasets.cue import Cue
 from clusterpaths.datasets.faces import draw_face, write_faces
-from clusterpaths.extract import extract_shard
 from clusterpaths.metrics import count_paths, largest_class, weighted_purity
-from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.path_model import PATH, export_path_model
-from clusterpaths.plan import begin_extraction, finish_extraction, plan_run
 from clusterpaths.preprocessing import normalise, resize
-from clusterpaths.publish import publish_set
-from clusterpaths.question import ask
-from clusterpaths.records import DatasetSpec
 from clusterpaths.train import PREPROCESSING, SIZE, TrainConfig, train_classifier
 
 HERE = Path(__file__).resolve().parent
@@ -231,16 +224,7 @@ def pure(groups: NDArray[np.int64], cue: NDArray[np.int64]) -> float:
 def cluster(root: Path, model_path: Path, data: Path) -> Path:
     """The folder of the set that all stages in a row publish, as the flow runs them; five clusters a layer."""
     config = RunConfig(model=model_path, data_root=data, cache_root=root / "cache", name="shortcut", layers=LAYERS)
-    model = instrument_model(check_model(model_path, LAYERS), SIZE)
-    plan, job = plan_run(config, model, DatasetSpec(name="celeba", root=str(data)), PREPROCESSING)
-    begin_extraction(plan)
-    for shard in plan.pending:
-        extract_shard(job, shard)
-    extraction = finish_extraction(Path(job.directory), parse_ids(plan.ids), job.max_failed)
-    question = ask(config, model, extraction)
-    clusterings = [cluster_layer(extraction, question, layer) for layer in question.layers]
-    traced = trace_paths(extraction, question, clusterings)
-    return publish_set(config, job, extraction, question, clusterings, traced).path
+    return run_stages(config)[0].path
 
 
 def follow(path_model: Path, data: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

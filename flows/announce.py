@@ -13,10 +13,10 @@ from typing import Annotated
 
 import cyclopts
 
-from clusterpaths.errors import ClusterPathsError, ModelError
+from clusterpaths.errors import ModelError
 from clusterpaths.models.arrivals import Arrival, examine
 from clusterpaths.models.known import STATE_FILE, Known
-from flows.running import USER_ERROR
+from flows.running import run_command
 from tasks.announcing import ARRIVED, announce
 
 
@@ -41,17 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run from a shell: exit code 0, or 2 with one paragraph."""
     app = cyclopts.App(name="announce", help=announce_model.__doc__, version_flags=[])
     app.default(announce_model)
-    try:
-        app(argv, exit_on_error=False, print_error=False)
-    except cyclopts.CycloptsError as error:
-        _fail(f"{error} Try --help.")
-    except ClusterPathsError as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> None:
-    sys.stderr.write(f"\nerror: {message}\n")
-    raise SystemExit(USER_ERROR)
+    run_command(app, argv)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from clusterpaths.explain import explain_image, read_upright
 from clusterpaths.records import DatasetSpec, Record
 from clusterpaths.report.explanation import print_explanation, write_explanation
 from clusterpaths.set_files import read_record
-from flows.export import find_model, find_set, run_command
+from flows.export import find_model, find_set
+from flows.running import run_command
 
 
 class ExplainConfig(Record):

@@ -14,11 +14,11 @@ from pydantic import Field
 
 from clusterpaths import roots
 from clusterpaths.compare import find_set_folder
-from clusterpaths.errors import ClusterPathsError, ConfigError
+from clusterpaths.errors import ConfigError
 from clusterpaths.models.path_model import export_path_model
 from clusterpaths.records import Record
 from clusterpaths.set_files import read_record
-from flows.running import USER_ERROR
+from flows.running import run_command
 
 
 class ExportConfig(Record):
@@ -62,21 +62,6 @@ def export(
         sys.stderr.write(f"warning: {warning}\n")
     outputs = ", ".join(record.note.outputs.values())
     sys.stdout.write(f"Wrote {record.path} ({record.size:,} bytes): {record.input} in, {outputs} out.\n")
-
-
-def run_command(app: cyclopts.App, argv: list[str] | None) -> None:
-    """Run a plain command from a shell: exit code 0, or 2 with one paragraph."""
-    try:
-        app(argv, exit_on_error=False, print_error=False)
-    except cyclopts.CycloptsError as error:
-        _fail(f"{error} Try --help.")
-    except ClusterPathsError as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> None:
-    sys.stderr.write(f"\nerror: {' '.join(message.split())}\n")
-    raise SystemExit(USER_ERROR)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -61,6 +61,16 @@ def _run(flow: Callable[..., Any], parameters: dict[str, Any]) -> None:
     _settle()
 
 
+def run_command(app: cyclopts.App, argv: list[str] | None) -> None:
+    """Run a plain command from a shell: exit code 0, or 2 with one paragraph."""
+    try:
+        app(argv, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        _fail(f"{error} Try --help.", USER_ERROR)
+    except ClusterPathsError as error:
+        _fail(str(error), USER_ERROR)
+
+
 def _fail(message: str, code: int) -> None:
     print(f"\nerror: {message}", file=sys.stderr)
     raise SystemExit(code)

@@ -16,18 +16,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from clusterpaths import cluster, extract, plan, publish
+from clusterpaths import chain, cluster, extract, plan, publish
 from clusterpaths import report as report_page
 from clusterpaths.choice import Choice
-from clusterpaths.config import AUTO, SAMPLE_MODEL, RunConfig
+from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.datasets import open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
-from clusterpaths.datasets.registry import find_source
 from clusterpaths.errors import ClusterPathsError, DamagedShardError, DownloadError, Float16OverflowError, ModelError
-from clusterpaths.models import check
 from clusterpaths.models.inspect import inspect_model
-from clusterpaths.models.providers import choose_providers, require_ran
-from clusterpaths.preprocessing import default_preset, resolve_preprocessing
 from clusterpaths.preprocessing_check import KeptCheck, PreprocessingCheck, check_once, keep_check
 from clusterpaths.question import Question, ask
 from clusterpaths.question import choose_settings as choose_for
@@ -63,24 +59,15 @@ def _on_machine(name: str, run_name: str | None = None) -> dict[str, Any]:
 def check_model(config: RunConfig) -> ModelRecord:
     """It loads, takes images, and has the layers. Fails here, not after an hour's download."""
     log = get_run_logger()
-    drawn = config.sample or config.dataset == "faces"
-    path = config.model or check.default_model(SAMPLE_MODEL if drawn else "CelebA_CNN")
-    model = check.check_model(
-        path.expanduser(),
-        config.layers,
-        config.default_size,
-        config.logits,
-        choose_providers(config.providers),
-    )
+    model = chain.check_model(config)
     if config.model_sha256 not in (None, model.sha256):
         raise ModelError(
-            f"{path} is another model now: its sha256 is {model.sha256}, expected {config.model_sha256}. It was replaced "
+            f"{model.path} is another model now: its sha256 is {model.sha256}, expected {config.model_sha256}. It was replaced "
             "after it had been announced; the new one is announced by itself and has its own run."
         )
-    config.k_per_layer(model.layers)
     for warning in model.warnings:
         log.warning(warning)
-    log.info("%s: layers %s; logits %s", path, ", ".join(model.layers), model.logits or "none")
+    log.info("%s: layers %s; logits %s", model.path, ", ".join(model.layers), model.logits or "none")
     size = config.size or (None if model.preprocessing else config.default_size)
     show_model(inspect_model(Path(model.path), config.layers, config.logits, size, model.sha256))
     return model
@@ -108,21 +95,9 @@ def download(config: RunConfig) -> DatasetSpec:
 def instrument(config: RunConfig, model: ModelRecord) -> tuple[ModelRecord, Preprocessing]:
     """Tap the layers, and run a blank image through the tapped graph."""
     log = get_run_logger()
-    preprocessing, source = resolve_preprocessing(
-        model,
-        config.preprocessing,
-        config.mean,
-        config.std,
-        config.size,
-        default=default_preset(model, find_source(config.dataset).preprocessing),
-        channels=config.channels,
-        resize=config.resize,
-        crop_from=config.crop_from,
-    )
+    tapped, preprocessing, source = chain.instrument(config, model)
     said = model.preprocessing or config.preprocessing or config.mean
     log.log(logging.INFO if said else logging.WARNING, source)
-    tapped = check.instrument_model(model, preprocessing.size, config.reduce)
-    require_ran(config.providers, tapped.providers)
     log.info("Tapped %s; runs on %s", ", ".join(map(_described, tapped.taps)), tapped.providers[0])
     return tapped, preprocessing
 

@@ -13,12 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 from PIL import Image
 
 from clusterpaths.atomic import atomic_write
 from clusterpaths.explain import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
+from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
 from clusterpaths.report.view import COLOURS, percent, thousands
 
@@ -43,15 +43,8 @@ def write_explanation(
         DiskError: no room or no permission.
     """
     thumbnails = make_thumbnails((example.file for example in _shown(explanation)), read_image)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("clusterpaths", "report"),
-        autoescape=True,  # file names, class names and layer names come from elsewhere
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"thousands": thousands, "percent": percent}
-    html = environment.get_template("explanation.html").render(
+    html = render(
+        "explanation.html",
         e=explanation,
         name=Path(explanation.image).name,  # a page is sent on: where the file lay is nobody's business
         headline=headline(explanation),
