@@ -267,8 +267,9 @@ def test_the_plain_model_runs_whole_and_says_which_weight_file_it_took(real: dic
     assert run.path is not None
     assert other.path is not None
     assert_same_documents(run.path, other.path)
-    [warning] = [line for line in run.log if line.startswith("WARNING")]
-    assert re.search(r"celeba_cnn\.onnx\.data.*CelebA_CNN\.onnx\.data", warning)
+    weights, preprocessing = [line for line in run.log if line.startswith("WARNING")]
+    assert re.search(r"celeba_cnn\.onnx\.data.*CelebA_CNN\.onnx\.data", weights)
+    assert "imagenet, 64x64 bilinear, from the default" in preprocessing
 
 
 def test_a_model_with_a_fixed_batch_of_one_runs_and_clusters(real: dict[str, Any]) -> None:
