@@ -30,7 +30,8 @@ types: install
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/clusterpaths
+	$(BIN)/python -m pytest --ignore=tests/clusterpaths
 
 benchmark: install
 	$(BIN)/python benchmarks/celeba.py
