@@ -223,7 +223,7 @@ def _judge(
     _, assigned = best_assignment(predicted[at], labels, shape)
     identity = all(label in (output, -1) for output, label in enumerate(assigned))
     own, best = scores[0], scores[at]
-    clear = best.interval is not None and own.interval is not None and best.interval[0] > max(own.interval[1], chance)
+    clear = clearly_better(best, own, chance)
     order = tuple("" if label < 0 else _class_name(class_names, label) for label in assigned)
     text = (
         f"Preprocessing {called(own.preprocessing)} is right on {_with_interval(own)} of {len(labels)} labelled "
@@ -247,6 +247,11 @@ def _judge(
         sentence=text, best=best.preprocessing, scores=tuple(scores), labelled=len(labels), chance=chance,
         order=order, identity=identity,
     )  # fmt: skip
+
+
+def clearly_better(best: PresetScore, own: PresetScore, chance: float) -> bool:
+    """Whether the interval of `best` lies above that of the configured one, and above what shuffled labels reach."""
+    return best.interval is not None and own.interval is not None and best.interval[0] > max(own.interval[1], chance)
 
 
 def best_assignment(

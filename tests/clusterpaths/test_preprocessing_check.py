@@ -11,7 +11,13 @@ from clusterpaths.datasets.celeba import CelebA, open_celeba
 from clusterpaths.datasets.faces import write_faces
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.preprocessing import PRESETS, called, preset_preprocessing
-from clusterpaths.preprocessing_check import PreprocessingCheck, best_assignment, check_preprocessing
+from clusterpaths.preprocessing_check import (
+    PreprocessingCheck,
+    PresetScore,
+    best_assignment,
+    check_preprocessing,
+    clearly_better,
+)
 from clusterpaths.records import Channels, Preprocessing
 from tests.wrapped_model import wrap
 
@@ -98,6 +104,21 @@ def test_without_enough_labels_there_is_a_hint_and_no_warning(known: int, drawn:
         assert score.accuracy is None
         assert 0.2 <= (score.confidence or 0) <= 1
         assert 0 <= (score.dead or 0) < 1
+
+
+@pytest.mark.parametrize(
+    ("best", "own", "chance", "clear"),
+    [
+        ((0.50, 0.60), (0.20, 0.30), 0.40, True),
+        ((0.35, 0.45), (0.20, 0.30), 0.40, False),  # no better than shuffled labels
+        ((0.25, 0.60), (0.20, 0.30), 0.10, False),  # the intervals overlap
+    ],
+)
+def test_better_beyond_both_intervals_and_beyond_chance(
+    best: tuple[float, float], own: tuple[float, float], chance: float, clear: bool
+) -> None:
+    scores = [PresetScore(preprocessing=preset_preprocessing("unit", SIZE), interval=one) for one in (best, own)]
+    assert clearly_better(scores[0], scores[1], chance) is clear
 
 
 def test_best_assignment_by_hand() -> None:

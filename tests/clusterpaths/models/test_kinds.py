@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from clusterpaths.errors import ConfigError, ModelError
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.outputs import find_logits
+from clusterpaths.models.reduce import reduced_axes
 from clusterpaths.models.session import Outputs, TapSession
 from tests.clusterpaths.conftest import LAYERS, save_model, write_cnn
 
@@ -229,6 +230,14 @@ def test_tokens_are_reduced_in_the_graph(tmp_path: Path) -> None:
     for way, by_hand in {"cls": whole[:, 0], "tokens-mean": whole.mean(axis=1), "max": whole.max(axis=1)}.items():
         record = instrument_model(check_model(path, (name,)), SIZE, way)
         np.testing.assert_allclose(TapSession(record).run(pixels()).layers[name], by_hand, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((3, 8, 8), [2, 3]), ((8, 8, 3), [1, 2]), ((8, 8, 8), [2, 3]), ((3, 8, 9), [2, 3]), ((5, 8), [1])],
+)
+def test_channels_stay_wherever_they_are(shape: tuple[int, ...], axes: list[int]) -> None:
+    assert reduced_axes("mean", shape) == axes
 
 
 def test_auto_averages_what_is_large_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
