@@ -1,155 +1,186 @@
-"""Time and memory an image: our flow beside a plain one-image-at-a-time baseline, in one paired run.
+"""End to end: time, memory and bytes an image, our flow beside a plain one-image-at-a-time baseline, in one paired run.
 
-Both run as processes of their own, in turns, on the same files; the cost of an image is the slope between two sizes,
-so that start-up does not hide it. Needs CLUSTERPATHS_SHARED (a folder with celeba/ and models/).
+Every run is a process of its own, in turns, on the same files. The cost of an image is the slope over the numbers of
+images, so that start-up does not hide it. suite.py runs this among other parts; by itself it makes the same numbers.
 
-    python benchmarks/celeba.py                 500 and 2,000 images three times; memory also at 10,000
-    python benchmarks/celeba.py --quick         a check that it works: 40 and 80 images, once
+    python benchmarks/celeba.py --sizes 500,2000 --formats zarr
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, get_args
 
 import cyclopts
+import numpy as np
+from machine import (
+    PROJECT,
+    RESULTS,
+    Material,
+    cache_size,
+    describe_machine,
+    environment_of,
+    flow_command,
+    head,
+    median,
+    prepare,
+    size_of,
+    watch,
+)
 
-HERE = Path(__file__).resolve().parent
-FLOW = HERE.parent / "flows" / "celeba.py"
+from clusterpaths.records import CacheFormat
+from clusterpaths.set_files import read_record
+
+BASELINE = "baseline"
+SIZES = (500, 2000, 5000, 20_000, 50_000)
+FORMATS: tuple[str, ...] = get_args(CacheFormat)
+PLAIN = ("--no-evaluate", "--no-check-preprocessing")  # what the baseline does not do either
+WHOLE = "zarr, whole"  # with all that a run does by default
+LEVEL_FROM = 5000  # from here on neither time nor memory may grow with the number of images
+SAME = 1.1
 
 
-def main(sizes: tuple[int, int] = (500, 2000), repeats: int = 3, memory_at: int = 10_000, quick: bool = False) -> None:
-    """Measure, print a Markdown table, and write benchmarks/results/celeba.json.
+def listed(_type: Any, tokens: Sequence[cyclopts.Token]) -> Any:
+    """Read 500,2000 as (500, 2000), and npy,zarr as ("npy", "zarr")."""
+    words = [word for token in tokens for word in token.value.split(",") if word]
+    return tuple(int(word) if word.isdigit() else word for word in words)
+
+
+Sizes = Annotated[tuple[int, ...], cyclopts.Parameter(n_tokens=1, converter=listed)]
+Words = Annotated[tuple[str, ...], cyclopts.Parameter(n_tokens=1, converter=listed)]
+
+
+def main(
+    sizes: Sizes = SIZES, formats: Words = FORMATS, repeats: int = 3, baseline_most: int = 5000, out: Path = RESULTS
+) -> None:
+    """Measure, print a Markdown table, and write celeba.json.
 
     Parameters
     ----------
     sizes
-        the two numbers of images whose difference gives the cost of an image
+        numbers of images, such as 500,2000
+    formats
+        cache formats of our flow
     repeats
-        runs of each; medians are reported
-    memory_at
-        number of images at which our peak memory is measured once more
-    quick
-        40 and 80 images, once; nothing is written
+        turns; medians are reported
+    baseline_most
+        the baseline is run up to so many images: it writes half a megabyte an image
+    out
+        folder of the results
     """
-    if quick:
-        sizes, repeats, memory_at = (40, 80), 1, 120
-    shared = os.environ.get("CLUSTERPATHS_SHARED")
-    if not shared:
-        sys.exit("error: CLUSTERPATHS_SHARED is not set. It should name a folder that holds celeba/ and models/.")
     with tempfile.TemporaryDirectory(prefix="clusterpaths-benchmark-") as folder:
-        result = measure(Path(shared), Path(folder), sizes, repeats, memory_at)
-    print(table(result))
-    if not quick:
-        target = HERE / "results" / "celeba.json"
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(json.dumps(result, indent=2) + "\n")
+        material = prepare(Path(folder), max(sizes))
+        result = {"data": material.data, **describe_machine()}
+        result["end_to_end"] = measure(material, sizes, formats, repeats, baseline_most)
+    print("\n\n".join([head(result), table(result["end_to_end"])]))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "celeba.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def measure(shared: Path, work: Path, sizes: tuple[int, int], repeats: int, memory_at: int) -> dict[str, object]:
-    """Seconds and peak memory of each way at each size."""
-    model = shared / "models" / "CelebA_CNN_instrumented.onnx"
-    data = {count: repeat_images(shared / "celeba" / "img_align_celeba", work, count) for count in (*sizes, memory_at)}
-    ways = {"baseline": baseline, "npy": flow_npy, "zarr": flow_zarr}
-    seconds: dict[str, dict[int, list[float]]] = {way: {count: [] for count in sizes} for way in ways}
-    memory: dict[str, dict[int, float]] = {way: {} for way in ways}
-    for _ in range(repeats):
+def measure(
+    material: Material,
+    sizes: Sequence[int],
+    formats: Sequence[str],
+    repeats: int,
+    baseline_most: int,
+    whole: bool = True,
+) -> dict[str, Any]:
+    """All runs of every way (the baseline, each format, and with `whole` a run with nothing left out), and what they say."""
+    ways: dict[str, tuple[str, Sequence[str]] | None] = {BASELINE: None, **{name: (name, PLAIN) for name in formats}}
+    if whole:
+        ways[WHOLE] = ("zarr", ())
+    turns: list[dict[str, Any]] = []
+    if repeats > 1:  # the first run of all makes Prefect's database, and is not counted
+        measure_run(material, min(sizes), ways[formats[0]])
+    for turn in range(repeats):
         for count in sizes:
-            for way, command in ways.items():  # in turns: what else the machine does falls on all alike
-                took, peak = run(command(model, data[count], work / "out"), work)
-                seconds[way][count].append(took)
-                memory[way][count] = max(peak, memory[way].get(count, 0))
-    for way in ("npy", "zarr"):
-        _, memory[way][memory_at] = run(ways[way](model, data[memory_at], work / "out"), work)
-    few, many = sizes
-    per_image = {
-        way: 1000 * (statistics.median(times[many]) - statistics.median(times[few])) / (many - few)
-        for way, times in seconds.items()
-    }
+            for way in list(ways) if turn % 2 else reversed(ways):  # in turns: what else runs falls on all alike
+                if way == BASELINE and count > max(baseline_most, sorted(sizes)[min(1, len(sizes) - 1)]):
+                    continue
+                turns.append({"way": way, "turn": turn, "images": count, **measure_run(material, count, ways[way])})
+                print(f"turn {turn + 1}, {count:,} images, {way}: {turns[-1]['seconds']:.1f} s", file=sys.stderr)
+    return {"sizes": list(sizes), "runs": turns, "ways": {way: summary(turns, way) for way in ways}}
+
+
+def measure_run(material: Material, count: int, way: tuple[str, Sequence[str]] | None) -> dict[str, Any]:
+    """One run in a process of its own (None: the baseline); its results are measured and removed."""
+    root, out = material.images(count), material.work / "out"
+    if way is None:
+        program, images = PROJECT / "benchmarks" / "baseline.py", root / "celeba" / "img_align_celeba"
+        command = [sys.executable, str(program), str(material.tapped), str(images), str(out)]
+    else:
+        command = flow_command(material, root, out, way[0], *way[1])
+    told: dict[str, Any] = watch(command, environment_of(material.work), material.work / "errors.txt")
+    if way is None:
+        told["cache_bytes"] = size_of(out)
+    else:
+        told["cache_bytes"] = cache_size(out / "R")
+        told["stages"] = {stage.stage: stage.seconds for stage in read_record(out / "R" / "set_01").stages}
+    shutil.rmtree(out)
+    return told
+
+
+def summary(runs: list[dict[str, Any]], way: str) -> dict[str, Any]:
+    """Of one way: ms an image from the slope of each turn, its share of the baseline's in the same turn, and medians."""
+    ours, baseline = slopes(runs, way), slopes(runs, BASELINE)
+    shared = {run["images"] for run in runs if run["way"] == BASELINE}
+    paired = slopes([run for run in runs if run["images"] in shared], way)
+    own = [run for run in runs if run["way"] == way]
+    sizes = sorted({run["images"] for run in own})
+    at = {count: [run for run in own if run["images"] == count] for count in sizes}
+    seconds = {count: median(run["seconds"] for run in at[count]) for count in sizes}
+    fixed = seconds[sizes[0]] - sizes[0] * median(ours) / 1000
     return {
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {cpu_name()}",
-        "versions": {
-            name: version(name) for name in ("prefect", "onnxruntime", "numpy", "scikit-learn", "zarr", "pillow")
-        },
-        "python": platform.python_version(),
+        "ms_per_image": median(ours),
+        "share": median(a / b for a, b in zip(ours, baseline, strict=True)),
+        "share_same_sizes": median(a / b for a, b in zip(paired, baseline, strict=True)),
+        "fixed_seconds": fixed,
         "seconds": seconds,
-        "ms_per_image": per_image,
-        "peak_mb": memory,
+        "ms_each": {count: 1000 * (seconds[count] - fixed) / count for count in sizes},
+        "cpu_seconds": {count: median(run["cpu_seconds"] for run in at[count]) for count in sizes},
+        "peak_mb": {count: max(run["peak_mb"] for run in at[count]) for count in sizes},
+        "peak_tree_mb": {count: max(run["peak_tree_mb"] for run in at[count]) for count in sizes},
+        "cache_bytes_per_image": at[sizes[-1]][0]["cache_bytes"] / sizes[-1],
     }
 
 
-def repeat_images(images: Path, work: Path, count: int) -> Path:
-    """A CelebA folder of `count` distinct files, the given images repeated."""
-    root = work / f"data-{count}"
-    target = root / "celeba" / "img_align_celeba"
-    target.mkdir(parents=True)
-    files = sorted(images.glob("*.jpg"))
-    for index in range(count):
-        shutil.copyfile(files[index % len(files)], target / f"{index + 1:06d}.jpg")
-    return root
+def slopes(runs: list[dict[str, Any]], way: str) -> list[float]:
+    """ms an image of each turn: the line of least squares through its runs' seconds over the numbers of images."""
+    found = []
+    for turn in sorted({run["turn"] for run in runs}):
+        own = [run for run in runs if (run["way"], run["turn"]) == (way, turn)]
+        counts = np.array([run["images"] for run in own], float)
+        seconds = np.array([run["seconds"] for run in own])
+        found.append(float(1000 * np.polyfit(counts, seconds, 1)[0]))
+    return found
 
 
-def baseline(model: Path, data: Path, out: Path) -> list[str]:
-    """The command of the plain way."""
-    return [sys.executable, str(HERE / "baseline.py"), str(model), str(data / "celeba" / "img_align_celeba"), str(out)]
+def level(values: dict[int, float]) -> float | None:
+    """The value at the largest number of images as a share of that at LEVEL_FROM; None where it was not measured."""
+    return values[max(values)] / values[LEVEL_FROM] if LEVEL_FROM in values and max(values) > LEVEL_FROM else None
 
 
-def flow_npy(model: Path, data: Path, out: Path) -> list[str]:
-    """The command of our flow, one .npy an image."""
-    options = {"--model": model, "--data-root": data, "--cache-root": out, "--cache-format": "npy"}
-    return [sys.executable, str(FLOW), *(str(word) for pair in options.items() for word in pair)]
-
-
-def flow_zarr(model: Path, data: Path, out: Path) -> list[str]:
-    """The command of our flow, zarr."""
-    return [*flow_npy(model, data, out)[:-1], "zarr"]
-
-
-def run(command: list[str], work: Path) -> tuple[float, float]:
-    """Seconds and peak memory (MB, of the process itself) of one command; its output folder is removed after."""
-    environment = {**os.environ, "PREFECT_HOME": str(work / "prefect"), "PREFECT_LOGGING_LEVEL": "WARNING"}
-    started = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    took = time.perf_counter() - started
-    if process.returncode:
-        sys.exit(f"error: {' '.join(command)} ended with {process.returncode}:\n{errors.decode()}")
-    shutil.rmtree(work / "out")
-    return took, usage.ru_maxrss / 1000  # Linux counts kilobytes
-
-
-def cpu_name() -> str:
-    """As Linux tells it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
-
-
-def table(result: dict[str, object]) -> str:
-    """The result as Markdown."""
-    per_image, seconds, memory = result["ms_per_image"], result["seconds"], result["peak_mb"]
+def table(result: dict[str, Any]) -> str:
+    """As Markdown."""
+    sizes = result["sizes"]
     lines = [
-        f"{result['machine']}; Python {result['python']}",
-        "",
-        "| | ms an image | of the baseline | seconds | peak MB |",
+        f"| | ms an image | of the baseline | fixed, s | {' | '.join(f's at {count:,}' for count in sizes)} "
+        "| peak MB, process: least to most | with its server | cache, KB an image |",
+        "|---" * (len(sizes) + 7) + "|",
     ]
-    lines.append("|---|---|---|---|---|")
-    for way in per_image:
-        times = ", ".join(f"{count:,}: {statistics.median(values):.1f}" for count, values in seconds[way].items())
-        peaks = ", ".join(f"{count:,}: {value:.0f}" for count, value in memory[way].items())
-        share = per_image[way] / per_image["baseline"]
-        lines.append(f"| {way} | {per_image[way]:.2f} | {share:.2f} | {times} | {peaks} |")
+    for way, each in result["ways"].items():
+        seconds = [f"{each['seconds'][count]:.1f}" if count in each["seconds"] else "–" for count in sizes]
+        memory = [each[key].values() for key in ("peak_mb", "peak_tree_mb")]
+        peaks = " | ".join(f"{min(values):.0f} to {max(values):.0f}" for values in memory)
+        lines.append(
+            f"| {way} | {each['ms_per_image']:.2f} | {each['share']:.2f} | {each['fixed_seconds']:.1f} | {' | '.join(seconds)} "
+            f"| {peaks} | {each['cache_bytes_per_image'] / 1000:.0f} |"
+        )
     return "\n".join(lines)
 
 

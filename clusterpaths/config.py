@@ -134,11 +134,24 @@ class RunConfig(BaseModel):
         "quick", description="full: tell by every image's bytes whether images changed, not by their times"
     )
     cache_format: CacheFormat | None = Field(
-        None, description="npy: one file an image; zarr: a quarter of the bytes, few files [what the cache has; npy]"
+        None,
+        description="npy: one file an image; zarr: a quarter of the bytes, few files; none: only the resized images, and "
+        "the model runs again for every layer [what the cache has; npy]",
     )
     batch_size: int = Field(32, ge=1, description="images a model run")
     shard_size: int = Field(512, ge=1, description="examples a task: the unit of retry and resume")
-    workers: int = Field(default_factory=available_cores, ge=1, description="tasks at once [cores of this machine]")
+    workers: int = Field(
+        default_factory=available_cores,
+        ge=1,
+        description="tasks at once [cores of this machine; threads of the cluster with --dask-address]",
+    )
+    engine: Literal["threads", "dask"] = Field(
+        "threads", description="where shards and layers run: threads of this process, or Dask workers (extra [dask])"
+    )
+    dask_address: str | None = Field(
+        None,
+        description="scheduler of an existing Dask cluster, such as tcp://10.0.0.5:8786 [a cluster on this machine]",
+    )
     max_failures: float = Field(0.01, ge=0, le=1, description="share of unreadable images above which the run fails")
     wait: float = Field(3600, ge=0, description="seconds to wait for another run on the same results; 0: fail at once")
     refresh: bool = Field(False, description="throw the cached activations away and make everything again (sets stay)")
@@ -186,6 +199,10 @@ class RunConfig(BaseModel):
             raise ValueError("--sample is a data set of its own: leave out --dataset, or leave out --sample")
         if self.dataset not in ("celeba", "faces") and self.model is None:
             raise ValueError(f"--dataset {self.dataset} needs a model: name an ONNX image classifier with --model")
+        if self.dask_address is not None and self.engine != "dask":
+            raise ValueError("--dask-address goes with --engine dask: add that, or leave the address out")
+        if self.cache_format == "none" and self.cache_dtype == "float16":
+            raise ValueError("--cache-format none keeps no activations to round: leave out --cache-dtype float16")
         if self.preprocessing == AUTO and not self.check_preprocessing:
             raise ValueError("--preprocessing auto goes by the check of the preprocessing: leave it on")
         return self

@@ -1,4 +1,4 @@
-"""Stage extract: images in, activations of every layer out, one shard at a time.
+"""Stage extract: images in, activations of every layer out (or, without a cache of them, the pixels), a shard at a time.
 
 Belongs here: one shard, from decoding to its record. Which shards there are is `plan.py`; how rows lie on disk is
 `cache/stores.py`. A thread decodes, resizes and normalises the next batches while ONNX Runtime runs this one.
@@ -10,7 +10,7 @@ import contextlib
 import errno
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import make_part, part_path, write_table
-from clusterpaths.cache.manifest import FailedExample, Manifest, ShardRecord, require_manifest, update_shards
+from clusterpaths.cache.manifest import PIXELS, FailedExample, Manifest, ShardRecord, require_manifest, update_shards
+from clusterpaths.cache.pixels import PixelStore, ShardPixels
 from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, open_store
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
 from clusterpaths.errors import ExtractionError, Float16OverflowError
@@ -54,12 +55,15 @@ class _Batch:
 
     positions: NDArray[np.int64]  # (m,) within the shard
     digests: NDArray[np.uint64]  # (m,)
+    pixels: NDArray[np.uint8]  # (m, height, width, 3)
     images: NDArray[np.float32]  # (m, 3, height, width)
     failed: list[tuple[int, str]]  # position within the shard, reason
 
 
 def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None] | None = None) -> ShardRecord:
     """Extract one planned shard, write its rows, then record it in the manifest; returns that record.
+
+    Rows are the activations, or the pixels where the cache's format is "none"; the model runs for the predictions then.
 
     `progress` is called with the number of examples that were done since its last call.
 
@@ -73,7 +77,8 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
     shard = next(shard for shard in manifest.shards if shard.index == index)
     table = _examples_of(job.dataset, shard)
     dtypes = {layer: manifest.layers[layer].dtype for layer in manifest.layers}
-    rows = _RowWriter(open_store(directory, manifest.format, manifest.layers), manifest, shard, table)
+    keeps_pixels = manifest.format == "none"
+    rows = _row_writer(directory, manifest, shard, table)
     with _sessions.borrow(job.model, dtypes) as session:
         for batch in _decode_ahead(open_dataset(job.dataset), table, job):
             rows.fail(batch.failed)
@@ -83,10 +88,13 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
             if len(batch.positions):
                 outputs = session.run(batch.images)
                 _check_finite(outputs, batch, table, job.model)
-                rows.add(batch.positions, batch.digests, outputs)
+                kept = {PIXELS: batch.pixels} if keeps_pixels else outputs.layers
+                rows.add(batch.positions, batch.digests, kept, outputs.logits)
             if progress:
                 progress(len(batch.positions) + len(batch.failed))
     record = rows.finish()
+    if keeps_pixels:
+        record = record.model_copy(update={"batch": job.batch_size})
     write_table(part_path(directory, index), rows.part())
     update_shards(directory, record)
     return record
@@ -181,8 +189,9 @@ def _decode(dataset: Dataset, table: ExampleTable, start: int, stop: int, prepro
         else:
             read.append(position)
             digests.append(digest)
-    images = normalise(pixels[: len(read)], preprocessing)
-    return _Batch(np.array(read, np.int64), np.array(digests, np.uint64), images, failed)
+    pixels = pixels[: len(read)]
+    images = normalise(pixels, preprocessing)
+    return _Batch(np.array(read, np.int64), np.array(digests, np.uint64), pixels, images, failed)
 
 
 def _check_finite(outputs: Outputs, batch: _Batch, table: ExampleTable, model: ModelRecord) -> None:
@@ -213,15 +222,35 @@ def has_non_finite(values: NDArray[Any]) -> bool:
     return bool(values.view(signed).max() >= infinity or values.view(unsigned).max() >= negative)
 
 
-class _RowWriter:
-    """Collects rows to whole chunks, writes them, and keeps the shard's books."""
+def _row_writer(directory: Path, manifest: Manifest, shard: ShardRecord, table: ExampleTable) -> _RowWriter:
+    if manifest.format == "none":
+        size = manifest.preprocessing.size
+        buffers: dict[str, NDArray[Any]] = {PIXELS: np.empty((CHUNK_ROWS, *size, 3), np.uint8)}
+        return _RowWriter(PixelStore(directory, size).shard(shard), buffers, shard, table)
+    buffers = {layer: np.empty((CHUNK_ROWS, *record.shape), record.dtype) for layer, record in manifest.layers.items()}
+    return _RowWriter(open_store(directory, manifest.format, manifest.layers), buffers, shard, table)
 
-    def __init__(self, store: ActivationStore, manifest: Manifest, shard: ShardRecord, table: ExampleTable) -> None:
+
+class _RowWriter:
+    """Collects rows to whole chunks, writes them, and keeps the shard's books.
+
+    Args:
+        store: takes the rows.
+        buffers: by what is kept (layer, or pixels), a chunk of rows each.
+        shard: as planned.
+        table: its examples.
+    """
+
+    def __init__(
+        self,
+        store: ActivationStore | ShardPixels,
+        buffers: dict[str, NDArray[Any]],
+        shard: ShardRecord,
+        table: ExampleTable,
+    ) -> None:
         self._store, self._shard, self._table = store, shard, table
-        self._buffers = {
-            layer: np.empty((CHUNK_ROWS, *record.shape), record.dtype) for layer, record in manifest.layers.items()
-        }
-        self._hashes = {layer: xxhash.xxh3_64() for layer in manifest.layers}
+        self._buffers = buffers
+        self._hashes = {kept: xxhash.xxh3_64() for kept in buffers}
         self._written = 0
         self._pending: list[int] = []  # positions whose rows are in the buffers
         self._rows = np.full(len(table), -1, np.int64)
@@ -234,18 +263,24 @@ class _RowWriter:
             example, file = int(self._table.ids[position]), self._table.files[position]
             self.failures[position] = FailedExample(id=example, file=file, reason=reason)
 
-    def add(self, positions: NDArray[np.int64], digests: NDArray[np.uint64], outputs: Outputs) -> None:
+    def add(
+        self,
+        positions: NDArray[np.int64],
+        digests: NDArray[np.uint64],
+        rows: Mapping[str, NDArray[Any]],
+        logits: NDArray[np.float32] | None,
+    ) -> None:
         self._digests[positions] = digests
-        if outputs.logits is not None:
+        if logits is not None:
             if self._logits is None:
-                self._logits = np.full((len(self._table), outputs.logits.shape[1]), np.nan, np.float32)
-            self._logits[positions] = outputs.logits
+                self._logits = np.full((len(self._table), logits.shape[1]), np.nan, np.float32)
+            self._logits[positions] = logits
         done = 0
         while done < len(positions):
             at = len(self._pending)
             take = min(len(positions) - done, CHUNK_ROWS - at)
             for layer, buffer in self._buffers.items():
-                buffer[at : at + take] = outputs.layers[layer][done : done + take]
+                buffer[at : at + take] = rows[layer][done : done + take]
             self._pending += positions[done : done + take].tolist()
             done += take
             if len(self._pending) == CHUNK_ROWS:

@@ -87,13 +87,25 @@ def cluster_rows(rows: Rows, k: int, distance: Distance, seed: int) -> Clusterin
         for passes in range(1, MAX_PASSES + 1):
             centroids = streaming_pass(rows, centroids, weights, distance)
             inertia, zero_rows = assign(rows, centroids, distance, labels, distances)
-            empty = np.flatnonzero(np.bincount(labels, minlength=k) == 0)
-            far = farthest(distances, labels, len(empty))
-            if len(far) == 0 or passes == MAX_PASSES:
+            if passes == MAX_PASSES or not seed_empty_again(rows, centroids, distance, labels, distances):
                 break
-            centroids[empty[: len(far)]] = _scaled(rows.take(np.sort(far)), distance)
             weights = np.ones(k)
     return Clustering(centroids, labels, distances, inertia, distinct, zero_rows, passes)
+
+
+def seed_empty_again(
+    rows: Rows,
+    centroids: NDArray[np.float32],
+    distance: Distance,
+    labels: NDArray[np.int16],
+    distances: NDArray[np.float32],
+) -> int:
+    """Move centroids of clusters without a row onto rows that lie far off, in place; how many could be moved."""
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
+    far = farthest(distances, labels, len(empty))
+    if len(far):
+        centroids[empty[: len(far)]] = scaled(rows.take(np.sort(far)), distance)
+    return len(far)
 
 
 def farthest(distances: NDArray[np.float32], labels: NDArray[np.int16], count: int) -> NDArray[np.int64]:
@@ -128,7 +140,7 @@ def seed_centroids(
     at = 0
     for piece in _pieces(rows, sample):
         member = np.equal.outer(np.arange(found), labels[at : at + len(piece)]).astype(np.float32)  # (found, m)
-        sums += member @ _scaled(rows.take(piece), distance)
+        sums += member @ scaled(rows.take(piece), distance)
         at += len(piece)
     weights = np.bincount(labels, minlength=found).astype(np.float64)
     centroids = sums / weights[:, None].astype(np.float32)
@@ -155,7 +167,7 @@ def sketch_rows(
     sketches = np.empty((len(sample), min(rows.width, SKETCH_WIDTH)), np.float32)
     at = 0
     for piece in _pieces(rows, sample):
-        values = _scaled(rows.take(piece), distance)  # (m, width)
+        values = scaled(rows.take(piece), distance)  # (m, width)
         sketches[at : at + len(piece)] = values if projection is None else values @ projection
         at += len(piece)
     return sketches
@@ -196,7 +208,7 @@ def streaming_pass(
     for _, block in rows.blocks():
         if len(directed := _directed(block, distance)):
             model.partial_fit(directed)
-    return _scaled(np.asarray(model.cluster_centers_, np.float32), distance)
+    return scaled(np.asarray(model.cluster_centers_, np.float32), distance)
 
 
 def assign(
@@ -216,6 +228,55 @@ def assign(
         distances[where] = squared / 2 if distance == "cosine" else np.sqrt(squared)  # |u - c|^2 = 2 (1 - cos)
         zero_rows += zeros
     return inertia, zero_rows
+
+
+@dataclass(frozen=True)
+class LloydPart:
+    """What one part of the rows, m of them, says of k centroids: enough for a step of Lloyd's when added up.
+
+    Attributes:
+        sums: (k, width) float64, of the rows nearest to each centroid; of unit rows for cosine.
+        counts: (k,) int64, how many those are; for cosine without rows of zeros.
+        labels: (m,) int16, nearest centroids.
+        distances: (m,) float32, to them, as in `Clustering`.
+        inertia: sum of squared distances.
+        zero_rows: rows of length 0.
+    """
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    labels: NDArray[np.int16]
+    distances: NDArray[np.float32]
+    inertia: float
+    zero_rows: int
+
+
+def lloyd_part(rows: Rows, centroids: NDArray[np.float32], distance: Distance) -> LloydPart:
+    """Assign this part's rows to the centroids (k, width), and add them up, in one reading."""
+    k = len(centroids)
+    sums, counts = np.zeros(centroids.shape, np.float64), np.zeros(k, np.int64)
+    labels, distances = np.empty(len(rows), np.int16), np.empty(len(rows), np.float32)
+    inertia, zero_rows, first = 0.0, 0, first_alike(centroids)
+    for where, block in rows.blocks():
+        own, squared, zeros = nearest(block, centroids, distance)
+        labels[where] = first[own]
+        distances[where] = squared / 2 if distance == "cosine" else np.sqrt(squared)
+        inertia += float(squared.sum(dtype=np.float64))
+        zero_rows += zeros
+        counted = labels[where][block.any(axis=1)] if distance == "cosine" else labels[where]
+        counts += np.bincount(counted, minlength=k)
+        member = np.equal.outer(np.arange(k), labels[where]).astype(np.float32)  # (k, m)
+        sums += member @ scaled(block, distance)
+    return LloydPart(sums, counts, labels, distances, inertia, zero_rows)
+
+
+def lloyd_step(
+    sums: NDArray[np.float64], counts: NDArray[np.int64], centroids: NDArray[np.float32], distance: Distance
+) -> NDArray[np.float32]:
+    """The next centroids (k, width) from the sums and counts of all parts; one without rows stays where it is."""
+    means = sums / np.maximum(counts, 1)[:, None]
+    moved = np.where((counts > 0)[:, None], means, centroids).astype(np.float32)
+    return scaled(moved, distance)
 
 
 def first_alike(centroids: NDArray[np.float32]) -> NDArray[np.int16]:
@@ -260,7 +321,7 @@ def nearest(
     return labels.astype(np.int16), squared.astype(np.float32), zeros
 
 
-def _scaled(values: NDArray[np.float32], distance: Distance) -> NDArray[np.float32]:
+def scaled(values: NDArray[np.float32], distance: Distance) -> NDArray[np.float32]:
     """For cosine, the rows at unit length, in place (rows of zeros stay); for Euclidean as they are."""
     if distance == "cosine":
         norms = np.sqrt(np.einsum("ij,ij->i", values, values))

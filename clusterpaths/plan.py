@@ -19,6 +19,7 @@ from clusterpaths.cache.examples import EXAMPLES, PARTS, join_parts, part_path, 
 from clusterpaths.cache.manifest import (
     CLUSTERINGS,
     MANIFEST,
+    PIXELS,
     CacheIdentity,
     LayerRecord,
     Manifest,
@@ -31,6 +32,7 @@ from clusterpaths.cache.manifest import (
     update_shards,
     write_manifest,
 )
+from clusterpaths.cache.pixels import kept_size, open_kept
 from clusterpaths.cache.stores import CHUNK_ROWS, open_store, size_on_disk
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
@@ -61,11 +63,14 @@ class ExtractionPlan(Record):
         layers = ", ".join(f"{name} {'x'.join(map(str, layer.shape))}" for name, layer in self.manifest.layers.items())
         new = self.wanted - self.cached
         size = "about " if self.manifest.format == "zarr" else ""
+        kept = f"{self.manifest.dtype} {self.manifest.format}"
+        if self.manifest.format == "none":
+            kept = "images, without activations,"
         return (
             f"{self.wanted:,} examples ({self.cached:,} in the cache, {new:,} to extract in {len(self.pending)} shards); "
             f"{len(self.manifest.layers)} layers ({layers}), {self.values:,} values an example; "
-            f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {self.manifest.dtype} "
-            f"{self.manifest.format} in {self.directory}; {human_bytes(self.free)} free on that disk."
+            f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {kept} "
+            f"in {self.directory}; {human_bytes(self.free)} free on that disk."
         )
 
 
@@ -82,7 +87,7 @@ def plan_run(
     by_content = config.fingerprint == "full"
     table = every.choose(config.split, config.subset)
     require_enough(len(table), config.k_per_layer(model.layers))
-    dtype = config.cache_dtype or "float16"
+    dtype = config.cache_dtype or ("float32" if config.cache_format == "none" else "float16")
     required = CacheIdentity(
         model=ModelIdentity(file=Path(model.path).name, sha256=model.sha256),
         layers={tap.layer: LayerRecord(tensor=tap.identity, shape=tap.shape, dtype=dtype) for tap in model.taps},
@@ -115,6 +120,8 @@ def plan_run(
         max_failed=int(config.max_failures * len(table) + 1e-9),  # 0.29 * 100 is a hair below 29
         dataset_fingerprint=fingerprint(opened, every, full=by_content),
     )
+    if plan.manifest.format == "none":
+        plan = plan.model_copy(update={"manifest": plan.manifest.model_copy(update={"runner": model})})
     return plan, job
 
 
@@ -167,8 +174,7 @@ def plan_extraction(
     pending = tuple(
         shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
     )
-    to_do = sum(len(shard.planned_ids()) for shard in shards if shard.index in pending)
-    files, size = size_on_disk(manifest.format, manifest.layers, to_do)
+    files, size = kept_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
     return ExtractionPlan(
         directory=str(directory),
         manifest=manifest,
@@ -189,7 +195,7 @@ def _keep(
 ) -> tuple[list[ShardRecord], NDArray[np.int64]]:
     """Of a stored cache: the shards to keep (unmade where files of theirs are gone), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
-    whole = open_store(directory, stored.format, stored.layers).whole(recorded)
+    whole = open_kept(directory, stored).whole(recorded)
     whole = {index for index in whole if part_path(directory, index).is_file()}
     done = _check_unchanged(directory, sorted(whole), table, dataset, by_content)
     kept = []
@@ -286,10 +292,17 @@ def check_room(plan: ExtractionPlan) -> None:
         return
     smaller = {name: layer.model_copy(update={"dtype": "float16"}) for name, layer in plan.manifest.layers.items()}
     _, zarr_bytes = size_on_disk("zarr", smaller, plan.wanted - plan.cached)
+    without = plan.manifest.model_copy(update={"format": "none"})
+    _, pixel_bytes = kept_size(without, [plan.wanted - plan.cached])
+    ways = (
+        f"--cache-format zarr with --cache-dtype float16 takes about {human_bytes(zarr_bytes)}; --cache-format none, which "
+        f"runs the model again, {human_bytes(pixel_bytes)}; "
+    )
+    kept = "images" if plan.manifest.format == "none" else "activations"
     raise DiskError(
-        f"Not enough room: the activations will take {human_bytes(plan.bytes)} in {plan.directory}, and "
-        f"{human_bytes(plan.free)} are free on that disk. Nothing was written. Smaller: --cache-format zarr with "
-        f"--cache-dtype float16 takes about {human_bytes(zarr_bytes)}; --subset N takes the first N examples only; "
+        f"Not enough room: the {kept} will take {human_bytes(plan.bytes)} in {plan.directory}, and "
+        f"{human_bytes(plan.free)} are free on that disk. Nothing was written. Smaller: "
+        f"{'' if plan.manifest.format == 'none' else ways}--subset N takes the first N examples only; "
         "--cache-root names another disk."
     )
 
@@ -303,17 +316,19 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     directory = Path(plan.directory)
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    store = open_store(directory, plan.manifest.format, plan.manifest.layers)
+    store = open_kept(directory, plan.manifest)
     if plan.refresh:
         remove_cache(directory)
-        store.remove()  # what a refresh that was killed left, or a cache whose manifest is not understood
+        # what a refresh that was killed left, or a cache whose manifest is not understood
+        for kept in (PIXELS, *plan.manifest.layers):
+            shutil.rmtree(directory / kept, ignore_errors=True)
     write_manifest(directory, plan.manifest)
     rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in plan.manifest.shards), default=0)
     store.reserve(rows)
 
 
 def remove_cache(directory: Path) -> None:
-    """Remove the activations of a cache and all that describes them; its sets stay."""
+    """Remove the activations (or pixels) of a cache and all that describes them; its sets stay."""
     try:
         stored = read_manifest(directory)
     except CacheError:  # whose message says to refresh
@@ -323,7 +338,7 @@ def remove_cache(directory: Path) -> None:
     for made_of_them in (PARTS, CLUSTERINGS):
         shutil.rmtree(directory / made_of_them, ignore_errors=True)
     if stored is not None:
-        open_store(directory, stored.format, stored.layers).remove()
+        open_kept(directory, stored).remove()
 
 
 def widen_layers(directory: Path, layers: list[str]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 Distance = Literal["cosine", "euclidean"]
-CacheFormat = Literal["npy", "zarr"]
+CacheFormat = Literal["npy", "zarr", "none"]
 CacheDtype = Literal["float16", "float32"]
 Channels = Literal["RGB", "BGR"]
 Layout = Literal["NCHW", "NHWC"]

@@ -5,6 +5,7 @@ Belongs here: the stages in their order, once. What a flow is called and what it
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from clusterpaths.publish import PublishedSet
 from flows.running import set_up_logging
 from tasks import artifacts, comparing, many, stages
 from tasks.clock import StageClock
+from tasks.engine import engine
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def cluster_paths(config: RunConfig) -> Outcome:
     with clock("instrument"):
         model, preprocessing = stages.instrument(config, model)
 
-    with locked_cache(results, config.wait, log.warning):
+    with locked_cache(results, config.wait, log.warning), ExitStack() as until_done:
         kept = None
         if config.check_preprocessing and (config.preprocessing == AUTO or not config.plan):
             with clock("check preprocessing"):
@@ -53,18 +55,19 @@ def cluster_paths(config: RunConfig) -> Outcome:
         check = kept.check if kept else None
         if config.plan:
             return Outcome(None, new=False)
+        workers = until_done.enter_context(engine(config, set_up_logging))  # threads, or Dask workers
         with clock("extract") as note:
-            extraction = many.extract(job, plan, config.workers)
+            extraction = many.extract(job, plan, workers)
             note.append(f"{plan.wanted - plan.cached:,} of {plan.wanted:,} examples")
         settings, choice = config, None
         if config.chooses:
             with clock("choose"):
-                settings, choice = many.choose(job, config, model, extraction)
+                settings, choice = many.choose(job, config, model, extraction, workers)
         question, published = stages.find_set(settings, model, extraction)
         new = published is None
         if published is None:
             with clock("cluster"):
-                clusterings = many.cluster(job, extraction, question, config.workers)
+                clusterings = many.cluster(job, extraction, question, workers)
             with clock("trace"):
                 traced = stages.trace(extraction, question, clusterings)
             with clock("publish"):
@@ -73,7 +76,7 @@ def cluster_paths(config: RunConfig) -> Outcome:
                 )
         if config.evaluate:
             with clock("evaluate"):
-                many.evaluate(job, published, config.workers)
+                many.evaluate(job, published, workers)
         if config.compare and new:
             with clock("compare"):
                 comparing.compare_with_predecessor(config, published)

@@ -40,6 +40,8 @@ class ReclusterConfig(BaseModel):
     layers: str | None = Field(None, description="layers to cluster, such as conv3,fc1 [the last set's]")
     subset: int | None = Field(None, ge=1, description="only the first N examples [the last set's]")
     workers: int | None = Field(None, ge=1, description="tasks at once [the last run's]")
+    engine: Literal["threads", "dask"] = Field("threads", description=RunConfig.model_fields["engine"].description)
+    dask_address: str | None = Field(None, description=RunConfig.model_fields["dask_address"].description)
     cache_root: Path | None = Field(None, description="where results are [activation_cache]")
 
 
@@ -52,6 +54,8 @@ def recluster(
     layers: str | None = None,
     subset: int | None = None,
     workers: int | None = None,
+    engine: Literal["threads", "dask"] = "threads",
+    dask_address: str | None = None,
     cache_root: Path | None = None,
 ) -> Path | None:
     """Cluster again what is cached under a name, with the last set's settings or changed ones.
@@ -64,11 +68,14 @@ def recluster(
         layers: layers to cluster, such as conv3,fc1 [the last set's]
         subset: only the first N examples [the last set's]
         workers: tasks at once [the last run's]
+        engine: where shards and layers run: threads of this process, or Dask workers (extra [dask])
+        dask_address: scheduler of an existing Dask cluster, such as tcp://10.0.0.5:8786 [a cluster on this machine]
         cache_root: where results are [activation_cache]
     """
     set_up_logging()  # before anything can fail
     asked = {"k": k, "distance": distance, "seed": seed, "layers": layers, "subset": subset, "workers": workers}
     changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
+    changes |= {"engine": engine, "dask_address": dask_address}  # where the last run was is no reason for this one's
     results = (cache_root or roots.cache_root()).expanduser().absolute()
     config = set_config(find_set_folder(results, name))
     try:

@@ -19,14 +19,16 @@ from clusterpaths.cluster import ClusteringRecord
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError
 from clusterpaths.evaluation import Evaluation
-from clusterpaths.extract import ExtractionJob, release_sessions
+from clusterpaths.extract import ExtractionJob
+from clusterpaths.parallel_fit import fits_in_parts
 from clusterpaths.plan import ExtractionPlan, ExtractionRecord, finish_extraction, forget_shard, widen_layers
 from clusterpaths.publish import PublishedSet
 from clusterpaths.question import Question
 from clusterpaths.records import ModelRecord
+from tasks.engine import release_everywhere
 from tasks.evaluating import evaluate_set
 from tasks.progress import tracking
-from tasks.stages import choose_settings, cluster_layer, extract_shard
+from tasks.stages import advance_fit, begin_fit, choose_settings, cluster_layer, extract_shard, fit_part
 
 Result = TypeVar("Result")
 
@@ -49,11 +51,16 @@ def cluster(
 ) -> list[ClusteringRecord]:
     """Cluster every layer; a shard whose bytes turn out damaged is extracted again first.
 
+    Of very many examples, each layer is fitted in parts by all workers; of fewer, each layer by one.
+
     Raises:
         CacheError: a shard is damaged again right after it was made: the disk cannot be trusted.
     """
     records: dict[str, ClusteringRecord] = {}
     mender = _Mender(job, workers)
+    if fits_in_parts(extraction):
+        for layer in question.layers:
+            _fit_in_parts(mender, extraction, question, layer, workers)
     while missing := [layer for layer in question.layers if layer not in records]:
         calls = [lambda layer=layer: cluster_layer.submit(extraction, question, layer) for layer in missing]
         results = list(_bounded(calls, workers))
@@ -62,15 +69,29 @@ def cluster(
     return [records[layer] for layer in question.layers]
 
 
+def _fit_in_parts(mender: _Mender, extraction: ExtractionRecord, question: Question, layer: str, workers: int) -> None:
+    """Leaves the layer's clustering where `cluster_layer` finds it."""
+    fit = mender.until_whole(lambda: begin_fit(extraction, question, layer))
+    while not fit.done:
+        calls = [
+            lambda fit=fit, part=part: fit_part.submit(extraction, question, fit, part) for part in range(fit.parts)
+        ]
+        damaged = {shard for shard in _bounded(calls, workers) if shard is not None}
+        if damaged:
+            mender.mend(damaged)  # and this pass again: parts that are done are kept
+        else:
+            fit = advance_fit(extraction, question, fit)
+
+
 def choose(
-    job: ExtractionJob, config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
+    job: ExtractionJob, config: RunConfig, model: ModelRecord, extraction: ExtractionRecord, workers: int
 ) -> tuple[RunConfig, Choice | None]:
     """Numbers for every "auto" of the configuration; a damaged shard is extracted again first.
 
     Raises:
         CacheError: as `cluster`.
     """
-    return _Mender(job, config.workers).until_whole(lambda: choose_settings(config, model, extraction))
+    return _Mender(job, workers).until_whole(lambda: choose_settings(config, model, extraction))
 
 
 def evaluate(job: ExtractionJob, published: PublishedSet, workers: int) -> Evaluation:
@@ -119,11 +140,15 @@ def _extract_shards(job: ExtractionJob, shards: tuple[int, ...], workers: int) -
         lambda number=number, index=index: extract_shard.submit(job, index, number, total)
         for number, index in enumerate(shards, start=1)
     ]
-    with tracking(job, shards):
+    with tracking(job, shards) as progress:
         try:
-            return next((wider for wider in _bounded(calls, workers) if wider), [])
+            for done, wider in enumerate(_bounded(calls, workers), start=1):
+                if wider:
+                    return wider
+                progress.at_least(done / total)
+            return []
         finally:
-            release_sessions()
+            release_everywhere()
 
 
 def _bounded(calls: list[Callable[[], PrefectFuture[Result]]], workers: int) -> Iterator[Result]:

@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -38,8 +38,15 @@ class Tracker:
 
     def advance(self, examples: int) -> None:
         """Add to the count; the artifact follows every two seconds."""
+        self._count(lambda: self.done + examples)
+
+    def at_least(self, share: float) -> None:
+        """This share of the examples is done, and perhaps more: for shards on machines that do not count here."""
+        self._count(lambda: max(self.done, int(share * self.total)))
+
+    def _count(self, counted: Callable[[], int]) -> None:
         with self._lock:
-            self.done += examples
+            self.done = counted()
             now = time.monotonic()
             due = now - self._updated >= UPDATE_SECONDS
             if due:

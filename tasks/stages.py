@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from clusterpaths import chain, cluster, extract, plan, publish
+from clusterpaths import chain, cluster, extract, parallel_fit, plan, publish
 from clusterpaths import report as report_page
 from clusterpaths.choice import Choice
 from clusterpaths.config import AUTO, RunConfig
@@ -178,6 +178,36 @@ def cluster_layer(extraction: plan.ExtractionRecord, question: Question, layer: 
     if record.summary.note:
         log.warning("%s: %s", layer, record.summary.note)
     return record
+
+
+@task(**_on_machine("begin fit", "begin fit of {layer}"))
+def begin_fit(extraction: plan.ExtractionRecord, question: Question, layer: str) -> parallel_fit.LayerFit | int:
+    """First centroids of a layer that is fitted in parts; returns the index of a shard instead where it is damaged."""
+    try:
+        return parallel_fit.begin_fit(extraction, question, layer)
+    except DamagedShardError as damage:
+        get_run_logger().warning(str(damage))
+        return damage.shard
+
+
+@task(**_on_machine("fit part", "fit {fit.layer} pass {fit.iteration} part {part}"))
+def fit_part(
+    extraction: plan.ExtractionRecord, question: Question, fit: parallel_fit.LayerFit, part: int
+) -> int | None:
+    """Assign and add up one part of a layer's rows; returns the index of a shard instead where it is damaged."""
+    try:
+        return parallel_fit.fit_part(extraction, question, fit, part)
+    except DamagedShardError as damage:
+        get_run_logger().warning(str(damage))
+        return damage.shard
+
+
+@task(**_on_machine("join parts", "join parts of {fit.layer} pass {fit.iteration}"))
+def advance_fit(
+    extraction: plan.ExtractionRecord, question: Question, fit: parallel_fit.LayerFit
+) -> parallel_fit.LayerFit:
+    """Centroids for the next pass, or the layer's clustering."""
+    return parallel_fit.advance_fit(extraction, question, fit)
 
 
 @task(**_on_machine("choose"))

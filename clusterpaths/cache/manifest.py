@@ -16,9 +16,10 @@ from pydantic import Field, ValidationError
 
 from clusterpaths.atomic import atomic_write
 from clusterpaths.errors import CacheError
-from clusterpaths.records import CacheDtype, CacheFormat, ModelIdentity, Preprocessing, Record
+from clusterpaths.records import CacheDtype, CacheFormat, ModelIdentity, ModelRecord, Preprocessing, Record
 
 MANIFEST = "manifest.json"
+PIXELS = "pixels"  # of a cache without activations
 CLUSTERINGS = "clusterings"  # what is made of the activations on the way to a set
 
 
@@ -47,6 +48,9 @@ class ShardRecord(Record):
     rows: int | None = Field(default=None, description="examples with activations, in order of id")
     failed: tuple[FailedExample, ...] = ()
     checksums: dict[str, str] = Field(default_factory=dict, description="layer -> xxh3_64 of its rows' bytes, in order")
+    batch: int | None = Field(
+        default=None, description="planned examples a model run took; format none alone, to make the same runs again"
+    )
 
     def planned_ids(self) -> NDArray[np.int64]:
         return parse_ids(self.ids)
@@ -59,7 +63,7 @@ class ShardRecord(Record):
 
 def unmade(shard: ShardRecord) -> ShardRecord:
     """The shard as it was planned, without what was made of it."""
-    return shard.model_copy(update={"rows": None, "failed": (), "checksums": {}})
+    return shard.model_copy(update={"rows": None, "failed": (), "checksums": {}, "batch": None})
 
 
 class CacheIdentity(Record):
@@ -73,6 +77,9 @@ class CacheIdentity(Record):
     format: CacheFormat
     providers: tuple[str, ...] = Field(
         default=(), description="ONNX Runtime's execution providers of the last run; no part of the identity"
+    )
+    runner: ModelRecord | None = Field(
+        default=None, description="how the last run ran the model; format none alone; no part of the identity"
     )
 
 

@@ -1,6 +1,7 @@
 """Reading activations back: the rows of one layer, as float32, in order of id.
 
 Belongs here: blocks for a streaming pass, single rows for a sample, and the check of each shard's checksum on the way.
+Where a cache keeps images and no activations, they are computed again (`recomputed.py`); readers see no difference.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
-from clusterpaths.cache.stores import open_store
+from clusterpaths.cache.recomputed import RecomputedRows
+from clusterpaths.cache.stores import ActivationStore, open_store
 from clusterpaths.errors import CacheError, DamagedShardError
 
 # Of float32 values, a block. It depends on the layer alone: never on N, batch or shard size, so that results do not.
@@ -43,7 +45,11 @@ class LayerRows:
         self.width = int(np.prod(manifest.layers[layer].shape))
         self.block_rows = int(np.clip(BLOCK_BYTES // (self.width * 4), 1, MAX_BLOCK_ROWS))
         self._directory = directory
-        self._store = open_store(directory, manifest.format, manifest.layers)
+        self._source: RecomputedRows | ActivationStore = (
+            RecomputedRows(directory, manifest, layer)
+            if manifest.format == "none"
+            else open_store(directory, manifest.format, manifest.layers)
+        )
         self._dtype = manifest.layers[layer].dtype
         self._records = {shard.index: shard for shard in manifest.shards if shard.rows is not None}
         examples = read_examples(directory, ["id", "shard", "row"])
@@ -62,6 +68,8 @@ class LayerRows:
             DamagedShardError: bytes of a shard are not those that were written.
         """
         self._checks.clear()
+        if isinstance(self._source, RecomputedRows):
+            self._source.forget()
         slices = [slice(a, min(a + self.block_rows, len(self))) for a in range(0, len(self), self.block_rows)]
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
             following = reader.submit(self._read, slices[0], True)
@@ -81,17 +89,25 @@ class LayerRows:
         # Runs of consecutive rows of one shard are read at once.
         breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shards) != 0)) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):
-            try:
-                values[start:stop] = self._store.read(self.layer, ids[start:stop], int(rows[start]))
-            except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc says of damaged bytes
-                raise DamagedShardError(
-                    f"The activations of layer {self.layer} in shard {int(shards[start])} of {self._directory} cannot be "
-                    f"read ({error}). The shard is made again.",
-                    int(shards[start]),
-                ) from error
-            if check:
-                self._check(int(shards[start]), int(rows[start]), values[start:stop])
+            self._read_run(values[start:stop], int(shards[start]), ids[start:stop], int(rows[start]), check)
         return to_float32(values)
+
+    def _read_run(self, values: NDArray[Any], shard: int, ids: NDArray[np.int64], row: int, check: bool) -> None:
+        """Fill `values` (n, width) with consecutive rows of one shard from `row` on, those of these n ids."""
+        if isinstance(self._source, RecomputedRows):
+            start = row - self._records[shard].start
+            values[:] = self._source.read(self._records[shard], start, start + len(ids))
+            return
+        try:
+            values[:] = self._source.read(self.layer, ids, row)
+        except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc says of damaged bytes
+            raise DamagedShardError(
+                f"The activations of layer {self.layer} in shard {shard} of {self._directory} cannot be read ({error}). "
+                "The shard is made again.",
+                shard,
+            ) from error
+        if check:
+            self._check(shard, row, values)
 
     def _check(self, shard: int, row: int, values: NDArray[Any]) -> None:
         """Follow a shard's rows with its checksum; a shard that is not read whole and in order is not checked."""

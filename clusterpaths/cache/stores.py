@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from clusterpaths.atomic import disk_errors
-from clusterpaths.cache.manifest import LayerRecord, ShardRecord, require_manifest
+from clusterpaths.cache.manifest import PIXELS, LayerRecord, ShardRecord, require_manifest
 from clusterpaths.records import CacheFormat
 
 CHUNK_ROWS = 64
@@ -51,12 +51,18 @@ class ActivationStore(Protocol):
 
 
 def open_store(directory: Path, cache_format: CacheFormat, layers: Mapping[str, LayerRecord]) -> ActivationStore:
-    """The store of a cache, for the layers that its manifest names."""
+    """The store of a cache, for the layers that its manifest names.
+
+    Raises:
+        ValueError: a cache of the format "none" has none (`pixels.open_kept`).
+    """
+    if cache_format == "none":
+        raise ValueError("should be npy or zarr, got none: such a cache keeps images, no activations.")
     return (NpyStore if cache_format == "npy" else ZarrStore)(directory, layers)
 
 
 def size_on_disk(cache_format: CacheFormat, layers: Mapping[str, LayerRecord], examples: int) -> tuple[int, int]:
-    """Files and bytes that this many examples will take; bytes of zarr are an estimate."""
+    """Files and bytes that the activations of this many examples will take; bytes of zarr are an estimate."""
     each = [int(np.prod(layer.shape)) * np.dtype(layer.dtype).itemsize for layer in layers.values()]
     if cache_format == "npy":
         blocks = [-(-(size + _NPY_HEADER) // _BLOCK) * _BLOCK for size in each]
@@ -66,12 +72,13 @@ def size_on_disk(cache_format: CacheFormat, layers: Mapping[str, LayerRecord], e
 
 
 def activations_on_disk(directory: Path) -> tuple[int, int]:
-    """Files and bytes that the layers' folders of a cache hold now."""
+    """Files and bytes that the layers' folders of a cache hold now; without activations, its images'."""
     manifest = require_manifest(directory)
+    folders = (PIXELS,) if manifest.format == "none" else manifest.layers
     sizes = [
         os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - a million files: no Path for each
-        for layer in manifest.layers
-        for folder, _, names in os.walk(directory / layer)
+        for kept in folders
+        for folder, _, names in os.walk(directory / kept)
         for name in names
     ]
     return len(sizes), sum(sizes)

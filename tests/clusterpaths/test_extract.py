@@ -69,12 +69,12 @@ def done_size(done: Extracted, example: int) -> int:
     return image_of(Path(done.job.dataset.root), example + 1).stat().st_size
 
 
-@pytest.mark.parametrize("cache_format", ["npy", "zarr"])
+@pytest.mark.parametrize("cache_format", ["npy", "zarr", "none"])
 def test_every_row_belongs_to_its_image(configure: Configure, cache_format: str) -> None:
     check_every_row(run_extraction(configure(cache_format=cache_format)))
 
 
-@pytest.mark.parametrize("cache_format", ["npy", "zarr"])
+@pytest.mark.parametrize("cache_format", ["npy", "zarr", "none"])
 def test_corrupt_and_missing_images_in_the_middle_shift_nothing(
     configure: Configure, own_faces: Path, cache_format: str
 ) -> None:
@@ -122,7 +122,7 @@ def test_published_paths_of_the_remaining_images_belong_to_them(configure: Confi
 def test_a_shard_of_nothing_but_failures_is_whole(configure: Configure, own_faces: Path) -> None:
     for number in NUMBERS[16:32]:
         image_of(own_faces, number).write_bytes(b"no image")
-    for cache_format in ("npy", "zarr"):
+    for cache_format in ("npy", "zarr", "none"):
         config = configure(data_root=own_faces, max_failures=0.5, cache_format=cache_format, name=cache_format)
         done = run_extraction(config)
         assert done.ids.tolist() == IDS[:16] + IDS[32:]

@@ -41,7 +41,7 @@ from tests.clusterpaths.conftest import (
 )
 
 Configure = Callable[..., RunConfig]
-FORMATS = ("npy", "zarr")
+FORMATS = ("npy", "zarr", "none")
 IDS = [number - 1 for number in NUMBERS]
 
 
@@ -57,7 +57,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def times(directory: Path) -> dict[str, int]:
-    folders = [directory / layer for layer in LAYERS] + [directory / "examples"]
+    folders = [directory / name for name in (*LAYERS, "pixels", "examples")]
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json")
     return {str(path): path.stat().st_mtime_ns for path in files}
 
@@ -164,6 +164,9 @@ def test_deleted_files_make_just_that_shard_again(configure: Configure, cache_fo
     elif cache_format == "npy":
         for layer in layers:
             (done.directory / layer / f"{example}.npy").unlink()
+    elif cache_format == "none":
+        pixels = done.directory / "pixels" / "00001.rgb"
+        pixels.unlink() if layers == LAYERS else pixels.write_bytes(pixels.read_bytes()[:-1])
     else:
         for layer in layers:
             shutil.rmtree(done.directory / layer / "c" / "1")
@@ -172,7 +175,7 @@ def test_deleted_files_make_just_that_shard_again(configure: Configure, cache_fo
     assert contents(done.directory) == whole
     in_shard = [f"{i}.npy" for i in again.plan.manifest.shards[1].row_ids()]
     for path, time in times(done.directory).items():
-        of_shard = Path(path).name in [*in_shard, "00001.parquet"] or "/c/1/" in path
+        of_shard = Path(path).name in [*in_shard, "00001.parquet", "00001.rgb"] or "/c/1/" in path
         assert (time != before[path]) == of_shard, path
 
 
@@ -302,7 +305,9 @@ def test_existing_cache_decides_what_the_user_left_open(configure: Configure) ->
     assert (plan.manifest.format, plan.manifest.dtype, plan.pending) == ("zarr", "float32", ())
 
 
-@pytest.mark.parametrize(("was", "becomes"), [("npy", "zarr"), ("zarr", "npy"), ("zarr", "zarr")])
+@pytest.mark.parametrize(
+    ("was", "becomes"), [("npy", "zarr"), ("zarr", "npy"), ("zarr", "zarr"), ("zarr", "none"), ("none", "npy")]
+)
 def test_refresh_throws_the_old_cache_away_and_keeps_the_sets(
     configure: Configure, tmp_path: Path, was: str, becomes: str
 ) -> None:

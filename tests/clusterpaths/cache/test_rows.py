@@ -17,7 +17,7 @@ from tests.clusterpaths.conftest import LAYERS, NUMBERS, Extracted, run_extracti
 Configure = Callable[..., RunConfig]
 
 
-@pytest.fixture(params=["npy", "zarr"])
+@pytest.fixture(params=["npy", "zarr", "none"])
 def extracted(request: pytest.FixtureRequest, configure: Configure) -> Extracted:
     return run_extraction(configure(cache_format=request.param, shard_size=7))
 
@@ -61,7 +61,9 @@ def test_some_ids_give_their_rows_and_no_checksum_alarm(extracted: Extracted) ->
 
 
 def chunk_or_file(extracted: Extracted, layer: str, shard: int, example: int) -> Path:
-    file = extracted.directory / layer / f"{example}.npy"
+    file, pixels = extracted.directory / layer / f"{example}.npy", extracted.directory / "pixels" / f"{shard:05d}.rgb"
+    if pixels.exists():
+        return pixels
     return file if file.exists() else extracted.directory / layer / "c" / str(shard) / "0" / "0" / "0"
 
 
@@ -70,14 +72,17 @@ def test_flipped_byte_is_found_and_its_shard_named(extracted: Extracted, at: flo
     example = int(extracted.ids[17])  # of shard 2: 14 … 20
     path = chunk_or_file(extracted, "conv1", 2, example)
     content = bytearray(path.read_bytes())
-    npy = path.suffix == ".npy"
-    place = 128 + int((len(content) - 129) * abs(at)) if npy else [4, len(content) // 2][at > 0]
+    header = {".npy": 128, ".rgb": 0}.get(path.suffix)
+    chunk = [4, len(content) // 2][at > 0]
+    place = chunk if header is None else header + int((len(content) - header - 1) * abs(at))
     content[place] ^= 0x55
     path.write_bytes(content)
-    with pytest.raises(DamagedShardError, match=r"layer conv1 in shard 2 of .*The shard is made again") as caught:
+    what = "layer conv1 in" if path.suffix != ".rgb" else "images of"
+    with pytest.raises(DamagedShardError, match=rf"{what} shard 2 .*The shard is made again") as caught:
         all_rows(extracted, "conv1")
     assert caught.value.shard == 2
-    assert len(all_rows(extracted, "fc1")) == 40
+    if path.suffix != ".rgb":
+        assert len(all_rows(extracted, "fc1")) == 40
 
 
 @pytest.mark.parametrize("harm", ["gone", "short"])
@@ -91,7 +96,7 @@ def test_lost_bytes_are_damage_and_not_a_crash(extracted: Extracted, harm: str) 
         all_rows(extracted, "conv1")
 
 
-@pytest.mark.parametrize("cache_format", ["npy", "zarr"])
+@pytest.mark.parametrize("cache_format", ["npy", "zarr", "none"])
 def test_grown_cache_is_still_read_in_order_of_id(configure: Configure, tmp_path: Path, cache_format: str) -> None:
     data = write_celeba(tmp_path / "faces", NUMBERS[::2])
     run_extraction(configure(cache_format=cache_format, data_root=data))

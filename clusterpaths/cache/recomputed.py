@@ -1,0 +1,166 @@
+"""Activations that are not kept: computed again from the kept pixels, to the bit as they were at extraction.
+
+Belongs here: the rows of one layer out of a cache of the format "none". `rows.LayerRows` reads through it. ONNX Runtime's
+results may depend on which images share a run (its size chooses kernels; dynamic quantization looks at all of it), so
+the very runs of the extraction are made again: the same session options, outputs, and images in each run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.cache.manifest import Manifest, ShardRecord
+from clusterpaths.cache.pixels import PixelStore, ShardPixels
+from clusterpaths.errors import CacheError, ModelError
+from clusterpaths.models.external import hash_files
+from clusterpaths.models.session import TapSession
+from clusterpaths.preprocessing import normalise
+from clusterpaths.records import ModelRecord
+
+
+class RecomputedRows:
+    """Rows of one layer of a cache without activations; for one thread at a time.
+
+    Memory: one run of the model, and of what it put out this layer's rows.
+
+    Args:
+        directory: the cache.
+        manifest: its manifest, of the format "none".
+        layer: its name.
+
+    Raises:
+        CacheError: the manifest does not say how the model is run.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, layer: str) -> None:
+        if manifest.runner is None:
+            raise CacheError(
+                f"The manifest in {directory} does not say how the model is run, which a cache without activations needs. "
+                "Run the flow on it once more, or with --refresh."
+            )
+        self._layer, self._preprocessing = layer, manifest.preprocessing
+        self._store = PixelStore(directory, manifest.preprocessing.size)
+        self._sessions = _sessions_of(manifest.runner)
+        self.forget()
+
+    def forget(self) -> None:
+        """Check the checksum of every shard again from here on, and let go of what was computed."""
+        self._shard: _Shard | None = None
+        self._span, self._rows = (0, 0), np.empty((0, 0), np.float32)
+
+    def read(self, record: ShardRecord, start: int, stop: int) -> NDArray[np.float32]:
+        """(n, width) float32 rows start … stop - 1 of a recorded shard, counted from 0.
+
+        The checksum of the shard's pixels is checked whenever it is another shard than the last time.
+
+        Raises:
+            DamagedShardError: its pixels are not those that were written.
+            ModelError: the model file is gone, or another one now.
+        """
+        if self._shard is None or self._shard.record != record:
+            self.forget()
+            self._shard = _Shard(record, self._store.shard(record))
+        pieces = []
+        for first, last in self._shard.runs(start, stop):
+            if self._span != (first, last):
+                images = normalise(self._shard.pixels.read(first, last), self._preprocessing)
+                with self._sessions.borrow() as session:
+                    self._rows = session.run(images).layers[self._layer].reshape(last - first, -1)
+                self._span = (first, last)
+            pieces.append(self._rows[max(start - first, 0) : stop - first])
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+class _Shard:
+    """A shard whose pixels are as they were written, and where the model's runs began and ended."""
+
+    def __init__(self, record: ShardRecord, pixels: ShardPixels) -> None:
+        pixels.check()
+        self.record, self.pixels = record, pixels
+        self._edges = run_edges(record)
+
+    def runs(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """First row and the one after the last of each run that holds some of rows start … stop - 1."""
+        at = int(np.searchsorted(self._edges, start, side="right")) - 1
+        until = int(np.searchsorted(self._edges, stop, side="left"))
+        edges = self._edges[at : until + 1].tolist()
+        return list(pairwise(edges))
+
+
+def run_edges(record: ShardRecord) -> NDArray[np.int64]:
+    """Where the runs of a shard's extraction began and ended, in its rows: [0, 8, 15, 16] for runs of 8, 7 and 1 image.
+
+    A run took `record.batch` planned examples, without those that could not be read.
+    """
+    if record.batch is None:
+        raise CacheError(f"Shard {record.index} does not say how its images were batched. Run the flow with --refresh.")
+    ids = record.planned_ids()
+    readable = ~np.isin(ids, [failure.id for failure in record.failed])
+    counts = np.add.reduceat(readable, np.arange(0, len(ids), record.batch), dtype=np.int64)
+    return np.concatenate([[0], np.cumsum(counts[counts > 0])])
+
+
+class _Sessions:
+    """Sessions of one model, shared by all layers that are read at a time; a run has one for itself."""
+
+    def __init__(self, model: ModelRecord) -> None:
+        self._model = model
+        self._idle: list[TapSession] = []
+        self._lock = threading.Lock()
+        self._checked = False
+
+    @contextlib.contextmanager
+    def borrow(self) -> Iterator[TapSession]:
+        with self._lock:
+            session = self._idle.pop() if self._idle else None
+            if not self._checked:
+                require_unchanged(self._model)
+                self._checked = True
+        # With the outputs that extraction had: which there are decides what ONNX Runtime fuses, and so the last bits.
+        session = session or TapSession(self._model)
+        yield session
+        with self._lock:
+            self._idle.append(session)
+
+
+def require_unchanged(model: ModelRecord) -> None:
+    """Check that the model's file and weights are those of the record.
+
+    Raises:
+        ModelError: they are gone, or others.
+    """
+    files = [Path(model.path), *(Path(model.external[location]) for location in sorted(model.external))]
+    try:
+        found = hash_files(files)
+    except OSError as error:
+        raise ModelError(
+            f"{model.path} cannot be read ({error.strerror}), and without activations in the cache the model has to run "
+            "again. Put it back, or run the flow with --model and its new place."
+        ) from error
+    if found != model.sha256:
+        raise ModelError(
+            f"{model.path} is another model now: its sha256 is {found}, expected {model.sha256}. Without activations in the "
+            "cache it has to run again. Put the old one back, or use another --name."
+        )
+
+
+# Dropped with the last rows that use them: sessions of a large model are not to outlive a stage.
+_shared: weakref.WeakValueDictionary[str, _Sessions] = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+def _sessions_of(model: ModelRecord) -> _Sessions:
+    with _sharing:
+        key = model.model_dump_json()
+        sessions = _shared.get(key)
+        if sessions is None:
+            _shared[key] = sessions = _Sessions(model)
+        return sessions

@@ -1,0 +1,155 @@
+"""Where submitted tasks run: in threads of this process, or on Dask workers.
+
+Belongs here: starting and ending a Dask task runner inside a flow run, and what its workers need for their logs. The
+tasks are the same on either; what they do is the library's.
+
+The runner is put in place inside the flow, not at its decorator: so a run's own configuration chooses it, from a
+shell and from a deployment alike. Dask workers need this package, the folders of the run under the same paths, and,
+on other machines, PREFECT_API_URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
+from prefect.logging.configuration import ensure_logging_setup
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from clusterpaths.config import RunConfig
+from clusterpaths.errors import ConfigError
+from clusterpaths.extract import release_sessions
+
+WORKERS_WITHIN = 30.0  # seconds for an address to answer, and for the first worker behind it
+
+
+@contextlib.contextmanager
+def engine(config: RunConfig, set_up_worker: Callable[[], None] | None = None) -> Iterator[int]:
+    """Run the tasks that are submitted inside where `config.engine` says; yields how many to submit at once.
+
+    Args:
+        config: `engine`, `dask_address`, and `workers`: by default, the threads of an existing cluster.
+        set_up_worker: called in every worker process before its first task; must be importable there.
+
+    Raises:
+        ConfigError: Dask is not installed, or nobody answers at its address.
+    """
+    if config.engine == "threads":
+        yield config.workers
+        return
+    _require_dask()
+    flow_run = FlowRunContext.get()
+    if flow_run is None:
+        raise RuntimeError("engine() was called outside a flow run.")
+    with contextlib.ExitStack() as stack:
+        if PREFECT_API_URL.value() is None:  # a temporary server: local workers use it instead of starting their own
+            stack.enter_context(temporary_settings({PREFECT_API_URL: str(flow_run.client.api_url)}))
+            stack.callback(_wait_for_events)
+        runner, threads = _start(config, stack, set_up_worker)
+        stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
+        yield config.workers if "workers" in config.model_fields_set or not config.dask_address else threads
+
+
+def release_everywhere() -> None:
+    """Give back the memory of idle model sessions, here and on Dask workers; for the end of an extraction."""
+    release_sessions()
+    flow_run = FlowRunContext.get()
+    if flow_run and (client := getattr(flow_run.task_runner, "client", None)):
+        client.run(release_sessions, on_error="ignore")  # a worker that is gone holds no memory
+
+
+def _require_dask() -> None:
+    missing = [name for name in ("prefect_dask", "distributed") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"--engine dask needs the package {missing[0]}, which is not installed. "
+            'Install it with `pip install "clusterpaths[dask]"`, or `pip install -e ".[dask]"` in a checkout, '
+            "here and where the workers run; or leave out --engine."
+        )
+
+
+def _start(config: RunConfig, stack: contextlib.ExitStack, set_up: Callable[[], None] | None) -> tuple[Any, int]:
+    """A started runner that has workers, and how many threads they have."""
+    from prefect_dask import DaskTaskRunner
+
+    local = {"n_workers": config.workers, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
+    where = {"address": config.dask_address} if config.dask_address else {"cluster_kwargs": local}
+    runner = stack.enter_context(DaskTaskRunner(client_kwargs={"timeout": WORKERS_WITHIN}, **where))
+    at = f"The Dask scheduler at {config.dask_address}" if config.dask_address else "The local Dask cluster"
+    own = config.dask_address is None
+    if own:
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # workers inherit it
+        _quiet(logging.WARNING)
+    try:
+        client = runner.client
+    except (OSError, ValueError) as error:  # no connection; not an address
+        raise ConfigError(
+            f"{at} does not answer ({type(error).__name__}: {error}). Expected a scheduler such as tcp://10.0.0.5:8786: "
+            "start one with `dask scheduler`, mend --dask-address, or leave it out for workers on this machine."
+        ) from error
+    try:
+        client.wait_for_workers(1, timeout=WORKERS_WITHIN)
+    except TimeoutError as error:
+        raise ConfigError(
+            f"{at} has no workers, and had none within {WORKERS_WITHIN:.0f} s. Start some with "
+            f"`dask worker {config.dask_address}`, in an environment with this package."
+        ) from error
+    client.register_plugin(_plugin(set_up, own), name="clusterpaths")
+    stack.callback(lambda: client.run(_finish_worker, own, on_error="ignore"))
+    if own:
+        stack.callback(_quiet, logging.CRITICAL)  # as workers are stopped, some complain that the scheduler is gone
+    workers = client.nthreads()
+    stack.callback(lambda: _warn_of_lost(workers, client.nthreads()))
+    get_run_logger().info("%s: %d workers with %d threads", at, len(workers), sum(workers.values()))
+    return runner, sum(workers.values())
+
+
+def _plugin(set_up: Callable[[], None] | None, own: bool) -> Any:
+    """A Dask worker plugin: prepares logging in each worker process, also in those that join later."""
+    from distributed import WorkerPlugin
+
+    class Setup(WorkerPlugin):
+        def setup(self, worker: Any) -> None:  # noqa: ARG002 - the plugin's interface
+            ensure_logging_setup()
+            if own:
+                _quiet(logging.WARNING)
+            if set_up:
+                set_up()
+
+    return Setup()
+
+
+def _wait_for_events() -> None:
+    EventsWorker.instance().wait_until_empty()
+
+
+async def _finish_worker(own: bool) -> None:
+    """In a worker: states and log lines of its tasks reach the server before the process may end."""
+    await asyncio.to_thread(EventsWorker.drain_all)
+    await asyncio.to_thread(APILogHandler().flush)
+    if own:
+        _quiet(logging.CRITICAL)
+
+
+def _warn_of_lost(before: dict[str, int], after: dict[str, int]) -> None:
+    if lost := sorted(set(before) - set(after)):
+        get_run_logger().warning(
+            "%d of %d Dask workers are gone (%s): what they had not finished was run again elsewhere",
+            len(lost), len(before), ", ".join(lost),
+        )  # fmt: skip
+
+
+def _quiet(level: int) -> None:
+    """Let Dask log from this level on: who has a cluster of the run's own did not ask for its diary."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(level)

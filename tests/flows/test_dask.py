@@ -1,0 +1,225 @@
+"""The engine dask: the same paths from Dask workers as from threads, also when one of them is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("prefect_dask", reason="needs the extra [dask]")
+
+from clusterpaths import parallel_fit
+from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.config import RunConfig
+from clusterpaths.errors import ConfigError, DamagedShardError, ExtractionError, Float16OverflowError
+from tasks import engine as engine_module
+from tests.runs import SAMPLE_MODEL, Run, assert_same_documents, published, run_celeba, succeed
+
+SHARD = 10
+needs_server = pytest.mark.usefixtures("prefect_server")
+
+
+class Cluster:
+    """A scheduler and two workers, each a process of its own with a folder and a Prefect home of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.processes = folder, dict[str, subprocess.Popen[bytes]]()
+        file = folder / "scheduler.json"
+        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file), "--no-dashboard")
+        self._until(file.is_file)
+        self.address = json.loads(file.read_text())["address"]
+        for name in ("one", "two"):
+            self._start(name, self.address, "--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+        from distributed import Client
+
+        with Client(self.address, timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+
+    def _start(self, name: str, *options: str) -> None:
+        own = self.folder / name
+        own.mkdir()
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "CLUSTERPATHS"))}
+        command = "scheduler" if name == "scheduler" else "worker"
+        with (own / "output.txt").open("wb") as output:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "dask", command, *options],
+                cwd=own, env=kept | {"PREFECT_HOME": str(own), "TMPDIR": str(own)},
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not ready():
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
+
+    def output(self) -> str:
+        return "\n".join(path.read_text() for path in self.folder.glob("*/output.txt"))
+
+    def kill(self, name: str) -> None:
+        os.killpg(self.processes[name].pid, signal.SIGKILL)
+        self.processes[name].wait(30)
+
+    def stop(self) -> None:
+        for name, process in self.processes.items():
+            if process.poll() is None:
+                self.kill(name)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    started = Cluster(folder)
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def by_threads(prefect_server: None, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("threads")
+    return succeed(model=SAMPLE_MODEL, data_root=faces.parent, cache_root=root, shard_size=SHARD)
+
+
+def made(cache: Path) -> int:
+    manifest = read_manifest(cache)
+    return sum(shard.rows is not None for shard in manifest.shards) if manifest else 0
+
+
+@needs_server
+def test_two_workers_of_their_own_one_killed_in_the_middle_give_the_same_paths(
+    by_threads: Run, cluster: Cluster, faces: Path, tmp_path: Path
+) -> None:
+    killed_at: list[int] = []
+
+    def kill_in_the_middle() -> None:
+        while (done := made(tmp_path / "CelebA")) < 4 and not ended.wait(0.005):
+            pass
+        killed_at.append(done)
+        cluster.kill("one")
+
+    ended = threading.Event()
+    killer = threading.Thread(target=kill_in_the_middle)
+    killer.start()
+    try:
+        run = run_celeba(
+            model=SAMPLE_MODEL, data_root=faces.parent, cache_root=tmp_path, shard_size=SHARD,
+            engine="dask", dask_address=cluster.address,
+        )  # fmt: skip
+    finally:
+        ended.set()
+        killer.join()
+    assert run.state.is_completed(), f"{run.state.message}\n{cluster.output()}"
+    assert 4 <= killed_at[0] < 30  # of 30 shards
+    assert run.batches == 0  # the model ran in other processes than this one
+    assert run.path is not None
+    assert by_threads.path is not None
+    assert_same_documents(by_threads.path, run.path)
+    assert any("1 of 2 Dask workers are gone" in line for line in run.log), run.log
+    states = {task.name: task.state.name for task in run.task_runs()}
+    assert {name for name, state in states.items() if state != "Completed"} == set()
+    assert len([name for name in states if name.startswith("extract shard")]) == 30
+
+
+@needs_server
+def test_an_error_of_a_worker_is_the_same_error_here(cluster: Cluster, faces: Path, tmp_path: Path) -> None:
+    images = tmp_path / "data" / "celeba"
+    shutil.copytree(faces, images)
+    for number in range(1, 6):
+        (images / "img_align_celeba" / f"{number:06d}.jpg").write_bytes(b"no picture")
+    run = run_celeba(
+        model=SAMPLE_MODEL, data_root=images.parent, cache_root=tmp_path, subset=20, shard_size=SHARD, max_failures=0,
+        engine="dask", dask_address=cluster.address,
+    )  # fmt: skip
+    assert run.state.is_failed()
+    with pytest.raises(ExtractionError, match="images cannot be read, and at most 0 may fail"):
+        run.state.result()
+
+
+@needs_server
+def test_a_cluster_of_its_own_gives_the_same_paths(by_threads: Run, faces: Path, tmp_path: Path) -> None:
+    run = succeed(
+        model=SAMPLE_MODEL, data_root=faces.parent, cache_root=tmp_path, shard_size=100, engine="dask", workers=2
+    )
+    assert run.batches == 0
+    assert published(run).num_examples == 300
+    assert by_threads.path is not None
+    assert run.path is not None
+    assert_same_documents(by_threads.path, run.path)
+
+
+@needs_server
+def test_fitted_in_parts_workers_and_threads_find_the_same_and_damage_is_mended(
+    cluster: Cluster, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel_fit, "PARALLEL_FROM", 300)  # all of these are very many
+    monkeypatch.setattr(parallel_fit, "PART_ROWS", 128)
+    common = {"model": SAMPLE_MODEL, "data_root": faces.parent, "layers": ("conv3", "fc1")}
+    threads = succeed(**common, cache_root=tmp_path / "threads", shard_size=50, seed=1)
+    dask = {"engine": "dask", "dask_address": cluster.address}
+    first = succeed(**common, cache_root=tmp_path / "dask", shard_size=64, seed=0, **dask)
+    assert first.path is not None
+    damaged = first.path.parent / "fc1" / "131.npy"  # of shard 2, in the second of three parts
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    second = succeed(**common, cache_root=tmp_path / "dask", seed=1, **dask)
+    assert second.path is not None
+    assert threads.path is not None
+    assert_same_documents(threads.path, second.path)
+    names = [task.name for task in second.task_runs()]
+    assert {f"fit fc1 pass 0 part {part}" for part in range(3)} <= set(names)
+    assert names.count("extract shard 1/1") == 1  # the damaged one, and no other
+
+
+@needs_server
+def test_an_address_that_does_not_answer_is_told_in_one_paragraph(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "WORKERS_WITHIN", 1.0)
+    run = run_celeba(
+        model=SAMPLE_MODEL, data_root=faces.parent, cache_root=tmp_path, subset=5,
+        engine="dask", dask_address="tcp://127.0.0.1:9",
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"tcp://127\.0\.0\.1:9 does not answer"):
+        run.state.result()
+
+
+def test_without_the_extra_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prefect_dask", None)
+    with (
+        pytest.raises(ConfigError, match=r'prefect_dask, which is not installed.*pip install "clusterpaths\[dask\]"'),
+        engine_module.engine(RunConfig(engine="dask")),
+    ):
+        pass
+
+
+def test_threads_need_no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prefect_dask", None)
+    with engine_module.engine(RunConfig(workers=3)) as workers:
+        assert workers == 3
+
+
+def test_an_address_without_the_engine_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="--dask-address goes with --engine dask"):
+        RunConfig(dask_address="tcp://127.0.0.1:8786")
+
+
+def test_errors_with_more_than_a_message_cross_between_processes() -> None:
+    damaged = pickle.loads(pickle.dumps(DamagedShardError("shard 7 is damaged", 7)))
+    assert (str(damaged), damaged.shard) == ("shard 7 is damaged", 7)
+    overflow = pickle.loads(pickle.dumps(Float16OverflowError(["conv1", "fc1"])))
+    assert overflow.layers == ["conv1", "fc1"]
+    assert str(overflow) == "values beyond float16's range (65504) in conv1, fc1"
