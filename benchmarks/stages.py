@@ -27,10 +27,12 @@ from clusterpaths import chain, cluster, evaluate, extract, kmeans, plan, publis
 from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
 from clusterpaths.cache.stores import CHUNK_ROWS, open_store
+from clusterpaths.cache.together import RowsTogether
 from clusterpaths.config import RunConfig, available_cores
 from clusterpaths.datasets import open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.models.session import Outputs, TapSession
+from clusterpaths.one_thread import one_thread
 from clusterpaths.preprocessing import fit, normalise
 from clusterpaths.records import CacheFormat
 
@@ -128,18 +130,17 @@ class HeldRows:
         self._values = values
         self.width = values.shape[1]
         self.block_rows = int(np.clip(BLOCK_BYTES // (self.width * 4), 1, MAX_BLOCK_ROWS))
+        self.fit: NDArray[np.int64] | None = None
         self.meter: Meter | None = None
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        for start in range(0, len(self), self.block_rows):
-            where = slice(start, min(start + self.block_rows, len(self)))
+    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[kmeans.Where, NDArray[np.float32]]]:
+        places = np.arange(len(self)) if positions is None else positions
+        for start in range(0, len(places), self.block_rows):
+            where = places[start : start + self.block_rows]
             yield where, self._converted(where)
-
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._converted(positions)
 
     def _converted(self, positions: Any) -> NDArray[np.float32]:
         if self.meter is None:
@@ -155,15 +156,17 @@ def measure_clustering(held: dict[str, NDArray[np.float16]]) -> list[dict[str, A
     meters = {step: Meter() for step in ("seeds", "fit", "assign")}
     count = len(next(iter(held.values())))
     labels, distances = np.empty(count, np.int16), np.empty(count, np.float32)
-    with kmeans.one_thread():
+    with one_thread():
         for values in held.values():
             rows = HeldRows(values)
             with meters["seeds"] as rows.meter:
-                seeds, weights, _ = kmeans.seed_centroids(rows, 5, "cosine", np.random.default_rng(0))
+                seeds, weights, _ = kmeans.run(kmeans.seeding(rows, 5, "cosine", np.random.default_rng(0)), rows)
             with meters["fit"] as rows.meter:
-                centroids = kmeans.streaming_pass(rows, seeds, weights, "cosine")
+                batches = kmeans.MiniBatches(seeds, weights, "cosine")
+                for where, block in rows.blocks():
+                    batches.add(where, block)
             with meters["assign"] as rows.meter:
-                kmeans.assign(rows, centroids, "cosine", labels, distances)
+                kmeans.assign(rows, batches.centroids(), "cosine", labels, distances)
     notes = {"seeds": f"of at most {kmeans.SAMPLE_ROWS:,} rows a layer: no cost an image beyond them"}
     return [meter.result(step, count, notes.get(step, "")) for step, meter in meters.items()]
 
@@ -175,14 +178,16 @@ class Counts:
     images: int = 0
     batches: int = 0
     rows: dict[str, int] = field(default_factory=dict)
-    seed_seconds: float = 0.0  # of all layers: bounded, however many images there are
+    seed_seconds: float = 0.0  # while any layer was given first centroids: bounded, however many images there are
 
 
 @contextmanager
 def counting() -> Iterator[Counts]:
     """Count model runs and rows read through `LayerRows`, in this process; format none computes what it reads again."""
     counts, lock = Counts(), threading.Lock()
-    run, blocks, take, seed = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.seed_centroids
+    seeding, began = 0, 0.0  # layers at it, since when
+    run, blocks, take, seed = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.seeding
+    together = RowsTogether._blocks
 
     def counted_run(session: TapSession, images: NDArray[np.float32], *more: Any) -> Outputs:
         if not (images == 0.5).all():  # a blank one shows that the model runs; it is none of the data
@@ -195,27 +200,37 @@ def counting() -> Iterator[Counts]:
         with lock:
             counts.rows[layer] = counts.rows.get(layer, 0) + number
 
-    def counted_blocks(rows: LayerRows) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        for where, block in blocks(rows):
+    def counted_blocks(rows: LayerRows, *positions: Any) -> Iterator[tuple[kmeans.Where, NDArray[np.float32]]]:
+        for where, block in blocks(rows, *positions):
             count_rows(rows.layer, len(block))
             yield where, block
+
+    def counted_together(rows: RowsTogether, *wanted: Any) -> Iterator[tuple[str, kmeans.Where, NDArray[np.float32]]]:
+        for layer, where, block in together(rows, *wanted):
+            count_rows(layer, len(block))
+            yield layer, where, block
 
     def counted_take(rows: LayerRows, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         count_rows(rows.layer, len(positions))
         return take(rows, positions)
 
     def timed_seeds(*arguments: Any) -> Any:
-        started = time.perf_counter()
-        result = seed(*arguments)
+        nonlocal seeding, began
         with lock:
-            counts.seed_seconds += time.perf_counter() - started
+            seeding, began = seeding + 1, began if seeding else time.perf_counter()
+        result = yield from seed(*arguments)
+        with lock:
+            seeding -= 1
+            if not seeding:
+                counts.seed_seconds += time.perf_counter() - began
         return result
 
     with (
-        mock.patch.object(kmeans, "seed_centroids", timed_seeds),
+        mock.patch.object(kmeans, "seeding", timed_seeds),
         mock.patch.object(TapSession, "run", counted_run),
         mock.patch.object(LayerRows, "blocks", counted_blocks),
         mock.patch.object(LayerRows, "take", counted_take),
+        mock.patch.object(RowsTogether, "_blocks", counted_together),
     ):
         yield counts
 
@@ -244,6 +259,11 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
         extract.extract_shard(job, shard)
         return time.perf_counter() - started
 
+    def cluster_all() -> list[cluster.ClusteringRecord]:
+        if cluster.shares_readings(done):
+            return cluster.cluster_layers(done, asked, list(asked.layers), workers)
+        return in_threads(lambda layer: cluster.cluster_layer(done, asked, layer), asked.layers)
+
     model, preprocessing, _ = chain.instrument(config, chain.check_model(config))
     planned, job = plan.plan_run(config, model, acquire(config), preprocessing)
     total, together = planned.wanted, f"{workers} threads"
@@ -254,11 +274,7 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
         done = plan.finish_extraction(Path(job.directory), parse_ids(planned.ids), job.max_failed)
         settings, choice = question.choose_settings(config, model, done)
         asked = question.ask(settings, model, done)
-        layers = measured(
-            "cluster",
-            lambda: in_threads(lambda layer: cluster.cluster_layer(done, asked, layer), asked.layers),
-            together,
-        )
+        layers = measured("cluster", cluster_all, together)
     if rest:
         how = "the model runs for each" if cache_format == WITHOUT_CACHE else "checksums with it"
         measured("read", lambda: read_all(done), f"all layers once, one after the other, to float32; {how}")

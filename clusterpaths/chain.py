@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clusterpaths.cache.manifest import parse_ids
-from clusterpaths.cluster import cluster_layer, trace_paths
+from clusterpaths.cluster import cluster_layer, cluster_layers, shares_readings, trace_paths
 from clusterpaths.config import SAMPLE_MODEL, RunConfig
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.datasets.registry import find_source
@@ -42,7 +42,10 @@ def run_stages(config: RunConfig) -> tuple[PublishedSet, ExtractionJob]:
     found = None if config.refresh else find_set(Path(job.directory), question.fingerprint())
     if found:
         return found, job
-    clusterings = [cluster_layer(extraction, question, layer) for layer in question.layers]
+    if shares_readings(extraction):
+        clusterings = cluster_layers(extraction, question, list(question.layers))
+    else:
+        clusterings = [cluster_layer(extraction, question, layer) for layer in question.layers]
     traced = trace_paths(extraction, question, clusterings)
     return publish_set(config, job, extraction, question, clusterings, traced, choice=choice), job
 

@@ -28,8 +28,9 @@ from clusterpaths.agreement import adjusted_rand, wilson
 from clusterpaths.choice import Choice, Interval, LayerSet, SweepPoint, advice, sentence
 from clusterpaths.errors import ConfigError
 from clusterpaths.faithfulness import decision_alignment
-from clusterpaths.kmeans import Rows, count_distinct, draw_sample, one_thread, sketch_rows
+from clusterpaths.kmeans import Rows, count_distinct, draw_sample, run, sketching
 from clusterpaths.metrics import Ints, count_paths, largest_class
+from clusterpaths.one_thread import one_thread
 from clusterpaths.records import Distance
 
 GRID = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30)
@@ -124,7 +125,7 @@ def choose(
         of = "none" if predictions is None else f"{len(predictions)}"
         raise ConfigError(f"Every layer should have a row for each prediction, got {lengths} and {of} predictions.")
     asked = dict(k) if isinstance(k, Mapping) else dict.fromkeys(rows_by_layer, None if k == "auto" else k)
-    sample = draw_sample(n, np.random.default_rng(seed))
+    sample = draw_sample(next(iter(rows_by_layer.values())), np.random.default_rng(seed))
     judge = _Judge(sample, predictions, np.random.default_rng([seed, 1]))
     baseline, baseline_interval = judge.baseline()
 
@@ -132,7 +133,7 @@ def choose(
     points: list[SweepPoint] = []
     with one_thread():
         for at, (layer, rows) in enumerate(rows_by_layer.items()):
-            sketches = sketch_rows(rows, sample, "euclidean", np.random.default_rng([seed, 2, at]))
+            sketches = run(sketching(rows, sample, "euclidean", np.random.default_rng([seed, 2, at])), rows)
             for name in DISTANCES if distance == "auto" else (distance,):
                 scaled = _unit(sketches) if name == "cosine" else sketches
                 directed = np.asarray(scaled.any(axis=1)) | (name != "cosine")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ import pyarrow as pa
 
 from clusterpaths.atomic import partial_sibling
 from clusterpaths.cache.examples import read_examples, write_table
-from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids
+from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids, require_manifest
 from clusterpaths.cache.rows import LayerRows
+from clusterpaths.cache.together import RowsTogether
 from clusterpaths.errors import CacheError, DamagedShardError
-from clusterpaths.kmeans import Clustering, cluster_rows
+from clusterpaths.kmeans import Clustering, cluster_rows, clustering
 from clusterpaths.plan import ExtractionRecord
 from clusterpaths.question import Question
 from clusterpaths.records import ClusterSummary, Record
@@ -42,7 +44,7 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
     """
     started = time.perf_counter()
     directory = Path(extraction.directory)
-    path = directory / CLUSTERINGS / f"{layer}-{question.layer_fingerprint(layer)[:16]}.npz"
+    path = clustering_path(extraction, question, layer)
     ids = parse_ids(extraction.ids)
     clustering = read_clustering(path)
     found = clustering is not None
@@ -56,14 +58,54 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
             for _ in rows.blocks():  # NaN in damaged bytes is met before their checksum is; then this says so
                 pass
             raise
-        _write_clustering(path, clustering)
-    return ClusteringRecord(
-        layer=layer,
-        path=str(path),
-        summary=_summary(clustering),
-        seconds=time.perf_counter() - started,
-        found=found,
-    )
+        write_clustering(path, clustering)
+    return _record(layer, path, clustering, time.perf_counter() - started, found)
+
+
+def cluster_layers(
+    extraction: ExtractionRecord, question: Question, layers: Sequence[str], workers: int = 1
+) -> list[ClusteringRecord]:
+    """As `cluster_layer` of each, to the bit, for a cache without activations: its model runs once for all of them.
+
+    Args:
+        extraction: of a cache of the format "none".
+        question: what is asked of it.
+        layers: some or all of the question's.
+        workers: runs of the model at a time.
+
+    Raises:
+        DamagedShardError: bytes on disk are not those that were extracted.
+        ModelError: the model file is gone, or another one now.
+    """
+    started = time.perf_counter()
+    directory = Path(extraction.directory)
+    paths = {layer: clustering_path(extraction, question, layer) for layer in layers}
+    found = {layer: one for layer, path in paths.items() if (one := read_clustering(path)) is not None}
+    if missing := tuple(layer for layer in layers if layer not in found):
+        made = RowsTogether(directory, missing, parse_ids(extraction.ids), workers).run(
+            lambda layer, rows: clustering(rows, question.k_per_layer[layer], question.distance, question.seed)
+        )
+        for layer in missing:
+            write_clustering(paths[layer], made[layer])
+        found_or_made = found | made
+    else:
+        found_or_made = found
+    seconds = (time.perf_counter() - started) / max(len(missing), 1)
+    return [_record(layer, paths[layer], found_or_made[layer], seconds, layer in found) for layer in layers]
+
+
+def shares_readings(extraction: ExtractionRecord) -> bool:
+    """Whether all layers of this cache are best clustered by one `cluster_layers`: where every reading runs the model."""
+    return require_manifest(Path(extraction.directory)).format == "none"
+
+
+def clustering_path(extraction: ExtractionRecord, question: Question, layer: str) -> Path:
+    """Where a layer's clustering lies."""
+    return Path(extraction.directory) / CLUSTERINGS / f"{layer}-{question.layer_fingerprint(layer)[:16]}.npz"
+
+
+def _record(layer: str, path: Path, clustering: Clustering, seconds: float, found: bool) -> ClusteringRecord:
+    return ClusteringRecord(layer=layer, path=str(path), summary=_summary(clustering), seconds=seconds, found=found)
 
 
 def read_clustering(path: Path) -> Clustering | None:
@@ -84,7 +126,8 @@ def read_clustering(path: Path) -> Clustering | None:
         return None  # written atomically, so a bad one is not ours or was damaged: it is made again
 
 
-def _write_clustering(path: Path, clustering: Clustering) -> None:
+def write_clustering(path: Path, clustering: Clustering) -> None:
+    """Atomically."""
     scalars = [clustering.inertia, clustering.distinct, clustering.zero_rows, clustering.passes]
     with partial_sibling(path) as partial, partial.open("wb") as file:
         np.savez(

@@ -38,9 +38,10 @@ from clusterpaths.evaluation import (
     read_evaluation,
 )
 from clusterpaths.extract import ExtractionJob
-from clusterpaths.kmeans import assign, cluster_rows, first_alike, nearest, one_thread
+from clusterpaths.kmeans import Where, assign, cluster_rows, first_alike, nearest
 from clusterpaths.metrics import count_paths
 from clusterpaths.models.session import TapSession
+from clusterpaths.one_thread import one_thread
 from clusterpaths.preprocessing import fit, normalise
 from clusterpaths.records import SetRecord
 from clusterpaths.set_files import Rows as SetRows
@@ -185,21 +186,22 @@ def _row_limit(directory: Path, record: SetRecord) -> int:
 class _Members:
     """Some rows of a layer, read in the order and the runs of all of them (`kmeans.Rows`)."""
 
+    fit: NDArray[np.int64] | None = None
+
     def __init__(self, rows: LayerRows, members: NDArray[np.int64]) -> None:
         self._rows, self._members = rows, members
-        self.width, self.block_rows = rows.width, rows.block_rows
+        self.width = rows.width
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, NDArray[np.float32]]]:
+        place = np.full(len(self._rows), -1, np.int64)  # of each row among the members that are wanted
+        wanted = np.arange(len(self)) if positions is None else positions
+        place[self._members[wanted]] = wanted
         for where, block in self._rows.blocks():
-            a, b = np.searchsorted(self._members, [where.start, where.stop])
-            if b > a:
-                yield slice(int(a), int(b)), block[self._members[a:b] - where.start]
-
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._rows.take(self._members[positions])
+            if (own := place[where] >= 0).any():
+                yield place[where][own], block[own]
 
 
 def _cluster_again(
@@ -336,9 +338,9 @@ class _Probe:
     def _nearest(
         self, block: NDArray[np.float32], table: dict[str, NDArray[np.float32]], layer: str
     ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-        labels, squared, _ = nearest(block, table[layer], self._record.distance)
-        far = squared / 2 if self._record.distance == "cosine" else np.sqrt(squared)
-        return self._first[id(table)][layer][labels], far.astype(np.float32)
+        found = nearest(block, table[layer], self._record.distance)
+        far = found.squared / 2 if self._record.distance == "cosine" else np.sqrt(found.squared)
+        return self._first[id(table)][layer][found.labels], far.astype(np.float32)
 
     def perturbed(self, images: perturb.Images) -> tuple[Perturbed, ...]:
         clean, found = self.run(images), []

@@ -145,9 +145,9 @@ def trace_one(
     path, distances = [], []
     for layer in record.layers:
         row = outputs.layers[layer].reshape(1, -1).astype(np.float32)
-        label, squared, _ = nearest(row, centroids[layer], record.distance)
-        path.append(int(first_alike(centroids[layer])[label[0]]))
-        distances.append(squared[0] / 2 if record.distance == "cosine" else np.sqrt(squared[0]))
+        found = nearest(row, centroids[layer], record.distance)
+        path.append(int(first_alike(centroids[layer])[found.labels[0]]))
+        distances.append(found.squared[0] / 2 if record.distance == "cosine" else np.sqrt(found.squared[0]))
     return np.array([path], np.int64), np.array([distances], np.float32)
 
 

@@ -7,41 +7,64 @@ random projection keeps distances (Johnson and Lindenstrauss 1984); cosine is sp
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
+from clusterpaths.one_thread import one_thread
 from clusterpaths.records import Distance
+
+Result = TypeVar("Result")
+Where = slice | NDArray[np.int64]  # positions of a block's rows within all rows
 
 SAMPLE_ROWS = 2048
 SKETCH_WIDTH = 256
 RESTARTS = 10
 MAX_PASSES = 3
+LEAST_FIT_ROWS = 100  # a cluster: with fewer, centroids of a part of the rows are not those of all of them
 
 
 class Rows(Protocol):
-    """Rows of float32 on disk or in memory."""
+    """Rows of float32 on disk or in memory.
+
+    Attributes:
+        width: values a row.
+        fit: (m,) ascending positions of a uniform sample that is enough to fit few clusters; None: fit on all rows.
+    """
 
     width: int
-    block_rows: int
+    fit: NDArray[np.int64] | None
 
     def __len__(self) -> int: ...
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """All rows in order, (m, width) at a time, each block free to be changed in place."""
+    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, NDArray[np.float32]]]:
+        """Rows at these ascending positions, or all, each once: where they are and (m, width) values, free to be changed.
 
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(m, width) rows at ascending positions."""
+        In whatever order and blocks are quickest, the same ones every time.
+        """
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A reading of rows that a clustering asks for before it can go on.
+
+    Attributes:
+        positions: (m,) ascending, or None for all rows.
+        add: takes each block as `Rows.blocks` yields it.
+    """
+
+    positions: NDArray[np.int64] | None
+    add: Callable[[Where, NDArray[np.float32]], object]
+
+
+# The steps of a clustering say what they need read, and not where from: so several layers can share one reading.
+Steps = Generator[Pass, None, Result]
 
 
 @dataclass(frozen=True)
@@ -73,38 +96,59 @@ class Clustering:
 
 
 def cluster_rows(rows: Rows, k: int, distance: Distance, seed: int) -> Clustering:
+    """`clustering` of rows that nothing else reads at the same time."""
+    return run(clustering(rows, k, distance, seed), rows)
+
+
+def run(steps: Steps[Result], rows: Rows) -> Result:
+    """Go through the steps, reading what they ask for."""
+    with one_thread():
+        try:
+            while True:
+                asked = next(steps)
+                for where, block in rows.blocks(asked.positions):
+                    asked.add(where, block)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+def clustering(rows: Rows, k: int, distance: Distance, seed: int) -> Steps[Clustering]:
     """Sketch-seeded streaming k-means in memory that does not grow with the number of rows.
 
     A uniform sample of rows is projected to at most 256 dimensions; the best of 10 k-means++ runs there gives the
-    first centroids, one MiniBatchKMeans pass over all rows the final ones. Clusters that stay empty are seeded again
-    with the rows that lie farthest from their centroids, and the pass is repeated, while that can help.
+    first centroids, one mini-batch pass over all rows (or over `rows.fit`, where that holds at least 100 rows a cluster)
+    the final ones. Clusters that stay empty are seeded again with the rows that lie farthest from their centroids, and
+    the pass is made over all rows, while that can help.
     """
-    with one_thread():
-        rng = np.random.default_rng(seed)
-        centroids, weights, distinct = seed_centroids(rows, k, distance, rng)
-        labels = np.empty(len(rows), np.int16)
-        distances = np.empty(len(rows), np.float32)
-        for passes in range(1, MAX_PASSES + 1):
-            centroids = streaming_pass(rows, centroids, weights, distance)
-            inertia, zero_rows = assign(rows, centroids, distance, labels, distances)
-            if passes == MAX_PASSES or not seed_empty_again(rows, centroids, distance, labels, distances):
-                break
-            weights = np.ones(k)
-    return Clustering(centroids, labels, distances, inertia, distinct, zero_rows, passes)
+    centroids, weights, distinct = yield from seeding(rows, k, distance, np.random.default_rng(seed))
+    labels = np.empty(len(rows), np.int16)
+    distances = np.empty(len(rows), np.float32)
+    enough = rows.fit is not None and len(rows.fit) >= LEAST_FIT_ROWS * k
+    for passes in range(1, MAX_PASSES + 1):
+        batches = MiniBatches(centroids, weights, distance)
+        yield Pass(rows.fit if enough and passes == 1 else None, batches.add)
+        centroids = batches.centroids()
+        assigned = Assignment(centroids, distance, labels, distances)
+        yield Pass(None, assigned.add)
+        if passes == MAX_PASSES or not (yield from seeding_again(centroids, distance, labels, distances)):
+            break
+        weights = np.ones(k)
+    return Clustering(centroids, labels, distances, assigned.inertia, distinct, assigned.zero_rows, passes)
 
 
-def seed_empty_again(
-    rows: Rows,
-    centroids: NDArray[np.float32],
-    distance: Distance,
-    labels: NDArray[np.int16],
-    distances: NDArray[np.float32],
-) -> int:
+def seeding_again(
+    centroids: NDArray[np.float32], distance: Distance, labels: NDArray[np.int16], distances: NDArray[np.float32]
+) -> Steps[int]:
     """Move centroids of clusters without a row onto rows that lie far off, in place; how many could be moved."""
     empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
-    far = farthest(distances, labels, len(empty))
+    far = np.sort(farthest(distances, labels, len(empty)))
+
+    def add(where: Where, block: NDArray[np.float32]) -> None:
+        centroids[empty[_places(far, where)]] = scaled(block, distance)
+
     if len(far):
-        centroids[empty[: len(far)]] = scaled(rows.take(np.sort(far)), distance)
+        yield Pass(far, add)
     return len(far)
 
 
@@ -122,42 +166,51 @@ def farthest(distances: NDArray[np.float32], labels: NDArray[np.int16], count: i
     return order[np.sort(first_of_cluster)][:count]
 
 
-def seed_centroids(
+def seeding(
     rows: Rows, k: int, distance: Distance, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float64], int]:
+) -> Steps[tuple[NDArray[np.float32], NDArray[np.float64], int]]:
     """First centroids (k, width) float32, how many sample rows each stands for (k,), and the sample's distinct rows.
 
     Where there are fewer distinct rows than k, the last centroids repeat the first ones: honest duplicates.
     """
-    sample = draw_sample(len(rows), rng)
-    sketches = sketch_rows(rows, sample, distance, rng)
-    if distance == "cosine" and not (directed := sketches.any(axis=1)).all() and directed.any():
-        sample, sketches = sample[directed], sketches[directed]
-    distinct = count_distinct(sketches)
-    labels = _best_labels(sketches, min(k, distinct), int(rng.integers(2**31)))
+    sample = draw_sample(rows, rng)
+    sketches = yield from sketching(rows, sample, distance, rng)
+    directed = np.asarray(sketches.any(axis=1))
+    if distance == "euclidean" or not directed.any():
+        directed = np.ones(len(sample), bool)
+    distinct = count_distinct(sketches[directed])
+    labels = np.full(len(sample), -1, np.int64)  # -1: has no direction
+    labels[directed] = _best_labels(sketches[directed], min(k, distinct), int(rng.integers(2**31)))
     found = int(labels.max()) + 1
     sums = np.zeros((found, rows.width), np.float32)
-    at = 0
-    for piece in _pieces(rows, sample):
-        member = np.equal.outer(np.arange(found), labels[at : at + len(piece)]).astype(np.float32)  # (found, m)
-        sums += member @ scaled(rows.take(piece), distance)
-        at += len(piece)
-    weights = np.bincount(labels, minlength=found).astype(np.float64)
+
+    def add(where: Where, block: NDArray[np.float32]) -> None:
+        own = labels[_places(sample, where)]
+        member = np.equal.outer(np.arange(found), own).astype(np.float32)  # (found, m)
+        np.add(sums, member @ scaled(block, distance), out=sums)
+
+    yield Pass(sample, add)
+    weights = np.bincount(labels[directed], minlength=found).astype(np.float64)
     centroids = sums / weights[:, None].astype(np.float32)
     repeated = np.arange(k) % found
     weights = np.where(np.arange(k) < found, weights[repeated], 0)  # a duplicate stands for no row
     return np.ascontiguousarray(centroids[repeated], np.float32), weights, distinct
 
 
-def draw_sample(n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Ascending positions of at most SAMPLE_ROWS of n rows; with one seed the same ones for every layer."""
-    return np.sort(rng.choice(n, min(n, SAMPLE_ROWS), replace=False))
+def draw_sample(rows: Rows, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Ascending positions of at most SAMPLE_ROWS rows; with one seed the same ones for every layer.
+
+    Of `rows.fit`, where there is one: a uniform sample of a uniform sample.
+    """
+    n = len(rows) if rows.fit is None else len(rows.fit)
+    drawn = np.sort(rng.choice(n, min(n, SAMPLE_ROWS), replace=False))
+    return drawn if rows.fit is None else rows.fit[drawn]
 
 
-def sketch_rows(
+def sketching(
     rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Rows at the positions `sample` (s,), projected at random to at most SKETCH_WIDTH dimensions, read in pieces.
+) -> Steps[NDArray[np.float32]]:
+    """Rows at the positions `sample` (s,), projected at random to (s, at most SKETCH_WIDTH) float32.
 
     For cosine they have unit length before they are projected, and rows of zeros stay zeros.
     """
@@ -165,16 +218,18 @@ def sketch_rows(
     if rows.width > SKETCH_WIDTH:
         projection = rng.standard_normal((rows.width, SKETCH_WIDTH), np.float32) / np.float32(np.sqrt(SKETCH_WIDTH))
     sketches = np.empty((len(sample), min(rows.width, SKETCH_WIDTH)), np.float32)
-    at = 0
-    for piece in _pieces(rows, sample):
-        values = scaled(rows.take(piece), distance)  # (m, width)
-        sketches[at : at + len(piece)] = values if projection is None else values @ projection
-        at += len(piece)
+
+    def add(where: Where, block: NDArray[np.float32]) -> None:
+        values = scaled(block, distance)  # (m, width)
+        sketches[_places(sample, where)] = values if projection is None else values @ projection
+
+    yield Pass(sample, add)
     return sketches
 
 
-def _pieces(rows: Rows, sample: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return np.array_split(sample, -(-len(sample) // rows.block_rows))
+def _places(sample: NDArray[np.int64], where: Where) -> NDArray[np.int64]:
+    """Where a block's rows are within the sample (s,)."""
+    return np.searchsorted(sample, np.arange(where.start, where.stop) if isinstance(where, slice) else where)
 
 
 def count_distinct(sketches: NDArray[np.float32]) -> int:
@@ -195,20 +250,77 @@ def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np
     return numbered.astype(np.int64)
 
 
-def streaming_pass(
-    rows: Rows, centroids: NDArray[np.float32], weights: NDArray[np.float64], distance: Distance
-) -> NDArray[np.float32]:
-    """One MiniBatchKMeans pass over all rows from these centroids; the new ones, of unit length for cosine.
+class MiniBatches:
+    """Mini-batch k-means from given centroids, a block of rows at a time: MiniBatchKMeans.partial_fit by two products.
 
-    The first batch is the centroids themselves, each with the weight of the rows that it stands for: else the first
-    few rows would outweigh them, and with many clusters and small blocks inertia comes out up to 5% higher.
+    Rows may have any length: for cosine, what is divided by it is their product with the centroids, and their share
+    in a sum, never the rows themselves. Clusters are not reassigned, and nothing is drawn at random.
+
+    Args:
+        centroids: (k, width) first centroids.
+        weights: (k,) how many rows each stands for; else the first few rows would outweigh them, and with many
+            clusters and small blocks inertia comes out up to 5% higher.
+        distance: for cosine, rows without direction are passed over.
     """
-    model = MiniBatchKMeans(len(centroids), init=centroids, n_init=1, reassignment_ratio=0, random_state=0)
-    model.partial_fit(centroids, sample_weight=weights)
-    for _, block in rows.blocks():
-        if len(directed := _directed(block, distance)):
-            model.partial_fit(directed)
-    return scaled(np.asarray(model.cluster_centers_, np.float32), distance)
+
+    def __init__(self, centroids: NDArray[np.float32], weights: NDArray[np.float64], distance: Distance) -> None:
+        self._means, self._counts, self._distance = centroids.copy(), weights.astype(np.float64), distance
+
+    def add(self, where: Where, block: NDArray[np.float32]) -> None:  # noqa: ARG002 - the order of rows is all it needs
+        found = nearest(block, self._means, self._distance)
+        sums, added = sums_of(block, found, len(self._means))
+        counts = self._counts + added
+        moved = added > 0
+        self._means[moved] *= (self._counts[moved] / counts[moved]).astype(np.float32)[:, None]
+        self._means[moved] += sums[moved] / counts[moved].astype(np.float32)[:, None]
+        self._counts = counts
+
+    def centroids(self) -> NDArray[np.float32]:
+        """(k, width) float32 as of now, of unit length for cosine."""
+        return scaled(self._means.copy(), self._distance)
+
+
+def sums_of(block: NDArray[np.float32], found: Nearest, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Of the rows nearest to each of k centroids: their sum (k, width), for cosine of unit rows, and their number (k,)."""
+    member = np.zeros((k, len(block)), np.float32)
+    member[found.labels, np.arange(len(block))] = found.shares
+    return member @ block, np.bincount(found.labels[found.shares > 0], minlength=k)
+
+
+class Assignment:
+    """Each row's nearest centroid, a block of rows at a time.
+
+    Args:
+        centroids: (k, width).
+        distance: between them and rows.
+        labels: (n,) to be filled in place; equal centroids count as the first of them.
+        distances: (n,) the same.
+
+    Attributes:
+        inertia: sum of squared distances.
+        zero_rows: rows of length 0.
+    """
+
+    def __init__(
+        self,
+        centroids: NDArray[np.float32],
+        distance: Distance,
+        labels: NDArray[np.int16],
+        distances: NDArray[np.float32],
+    ) -> None:
+        self._centroids, self._distance = centroids, distance
+        self._labels, self._distances = labels, distances
+        self._first = first_alike(centroids)
+        self.inertia, self.zero_rows = 0.0, 0
+
+    def add(self, where: Where, block: NDArray[np.float32]) -> Nearest:
+        found = nearest(block, self._centroids, self._distance)
+        self._labels[where] = self._first[found.labels]
+        self.inertia += float(found.squared.sum(dtype=np.float64))
+        # |u - c|^2 = 2 (1 - cos)
+        self._distances[where] = found.squared / 2 if self._distance == "cosine" else np.sqrt(found.squared)
+        self.zero_rows += found.zeros
+        return found
 
 
 def assign(
@@ -219,64 +331,10 @@ def assign(
     distances: NDArray[np.float32],
 ) -> tuple[float, int]:
     """Fill `labels` and `distances` (both (n,), in place) with each row's nearest centroid; inertia and zero rows."""
-    inertia, zero_rows = 0.0, 0
-    first = first_alike(centroids)
+    assigned = Assignment(centroids, distance, labels, distances)
     for where, block in rows.blocks():
-        own, squared, zeros = nearest(block, centroids, distance)
-        labels[where] = first[own]
-        inertia += float(squared.sum(dtype=np.float64))
-        distances[where] = squared / 2 if distance == "cosine" else np.sqrt(squared)  # |u - c|^2 = 2 (1 - cos)
-        zero_rows += zeros
-    return inertia, zero_rows
-
-
-@dataclass(frozen=True)
-class LloydPart:
-    """What one part of the rows, m of them, says of k centroids: enough for a step of Lloyd's when added up.
-
-    Attributes:
-        sums: (k, width) float64, of the rows nearest to each centroid; of unit rows for cosine.
-        counts: (k,) int64, how many those are; for cosine without rows of zeros.
-        labels: (m,) int16, nearest centroids.
-        distances: (m,) float32, to them, as in `Clustering`.
-        inertia: sum of squared distances.
-        zero_rows: rows of length 0.
-    """
-
-    sums: NDArray[np.float64]
-    counts: NDArray[np.int64]
-    labels: NDArray[np.int16]
-    distances: NDArray[np.float32]
-    inertia: float
-    zero_rows: int
-
-
-def lloyd_part(rows: Rows, centroids: NDArray[np.float32], distance: Distance) -> LloydPart:
-    """Assign this part's rows to the centroids (k, width), and add them up, in one reading."""
-    k = len(centroids)
-    sums, counts = np.zeros(centroids.shape, np.float64), np.zeros(k, np.int64)
-    labels, distances = np.empty(len(rows), np.int16), np.empty(len(rows), np.float32)
-    inertia, zero_rows, first = 0.0, 0, first_alike(centroids)
-    for where, block in rows.blocks():
-        own, squared, zeros = nearest(block, centroids, distance)
-        labels[where] = first[own]
-        distances[where] = squared / 2 if distance == "cosine" else np.sqrt(squared)
-        inertia += float(squared.sum(dtype=np.float64))
-        zero_rows += zeros
-        counted = labels[where][block.any(axis=1)] if distance == "cosine" else labels[where]
-        counts += np.bincount(counted, minlength=k)
-        member = np.equal.outer(np.arange(k), labels[where]).astype(np.float32)  # (k, m)
-        sums += member @ scaled(block, distance)
-    return LloydPart(sums, counts, labels, distances, inertia, zero_rows)
-
-
-def lloyd_step(
-    sums: NDArray[np.float64], counts: NDArray[np.int64], centroids: NDArray[np.float32], distance: Distance
-) -> NDArray[np.float32]:
-    """The next centroids (k, width) from the sums and counts of all parts; one without rows stays where it is."""
-    means = sums / np.maximum(counts, 1)[:, None]
-    moved = np.where((counts > 0)[:, None], means, centroids).astype(np.float32)
-    return scaled(moved, distance)
+        assigned.add(where, block)
+    return assigned.inertia, assigned.zero_rows
 
 
 def first_alike(centroids: NDArray[np.float32]) -> NDArray[np.int16]:
@@ -297,28 +355,41 @@ def first_alike(centroids: NDArray[np.float32]) -> NDArray[np.int16]:
     return first
 
 
-def nearest(
-    block: NDArray[np.float32], centroids: NDArray[np.float32], distance: Distance
-) -> tuple[NDArray[np.int16], NDArray[np.float32], int]:
-    """Labels (m,), squared distances (m,) to the nearest centroid, and the number of rows of length 0.
+@dataclass(frozen=True)
+class Nearest:
+    """What m rows find among k centroids.
 
-    For cosine, distances are between unit rows and the (unit) centroids; rows of length 0 get label 0, distance 0.
+    Attributes:
+        labels: (m,) int16, the nearest, the first of equals; 0 for cosine's rows of length 0.
+        squared: (m,) float32, squared distance to it; 0 for cosine's rows of length 0.
+        shares: (m,) float32, what a row counts for in its cluster's sum: 1, or for cosine 1 / its length, or 0.
+        zeros: rows of length 0.
     """
-    squares = np.einsum("ij,ij->i", block, block)  # (m,)
+
+    labels: NDArray[np.int16]
+    squared: NDArray[np.float32]
+    shares: NDArray[np.float32]
+    zeros: int
+
+
+def nearest(block: NDArray[np.float32], centroids: NDArray[np.float32], distance: Distance) -> Nearest:
+    """The nearest of the centroids (k, width) for each row (m, width); for cosine between unit rows and the centroids."""
+    squares: NDArray[np.float32] = np.einsum("ij,ij->i", block, block)  # (m,)
     products = block @ centroids.T  # (m, k)
     lengths = np.einsum("ij,ij->i", centroids, centroids)  # (k,)
-    zeros = int((squares == 0).sum())
+    zero = squares == 0
+    shares = np.ones(len(block), np.float32)
     if distance == "cosine":
-        norms = np.sqrt(squares)
-        products /= np.where(norms > 0, norms, 1)[:, None]
-        squares = np.where(norms > 0, np.float32(1), np.float32(0))
+        norms = np.where(zero, 1, np.sqrt(squares)).astype(np.float32)
+        products /= norms[:, None]
+        squares = (~zero).astype(np.float32)
+        shares = squares / norms
     gaps = lengths - 2 * products  # (m, k)
     labels = gaps.argmin(axis=1)
     squared = np.maximum(gaps[np.arange(len(block)), labels] + squares, 0)
-    if zeros and distance == "cosine":
-        labels[norms == 0] = 0
-        squared[norms == 0] = 0
-    return labels.astype(np.int16), squared.astype(np.float32), zeros
+    if distance == "cosine":
+        labels[zero], squared[zero] = 0, 0
+    return Nearest(labels.astype(np.int16), squared.astype(np.float32), shares, int(zero.sum()))
 
 
 def scaled(values: NDArray[np.float32], distance: Distance) -> NDArray[np.float32]:
@@ -327,49 +398,3 @@ def scaled(values: NDArray[np.float32], distance: Distance) -> NDArray[np.float3
         norms = np.sqrt(np.einsum("ij,ij->i", values, values))
         values /= np.where(norms > 0, norms, 1)[:, None]
     return values
-
-
-def _directed(values: NDArray[np.float32], distance: Distance) -> NDArray[np.float32]:
-    """For cosine, the rows at unit length without those of zeros; for Euclidean as they are. May change `values`."""
-    if distance == "cosine":
-        norms = np.sqrt(np.einsum("ij,ij->i", values, values))
-        if not norms.all():
-            values, norms = values[norms > 0], norms[norms > 0]
-        values /= norms[:, None]
-    return values
-
-
-_lock = threading.Lock()
-_inside = 0
-_blas_limit = contextlib.ExitStack()
-# threadpoolctl >= 3.7 ignores, silently, every thread but the one that set BLAS's limit last: one thread does it all.
-_keeper = ThreadPoolExecutor(1, thread_name_prefix="blas-limit")
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Hold BLAS and OpenMP to one thread while inside.
-
-    Sums in a fixed order are repeatable to the bit, and clusterings of several layers run side by side. OpenMP's
-    limit belongs to a thread; BLAS's to the process, so it is lifted when the last of several threads leaves
-    (threadpoolctl alone would lift it with the first).
-    """
-    global _inside, _blas_limit
-    with _lock:
-        if _inside == 0:
-            _blas_limit = _keeper.submit(_limit_blas).result()
-        _inside += 1
-    try:
-        with threadpool_limits(1, user_api="openmp"):
-            yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _keeper.submit(_blas_limit.close).result()
-
-
-def _limit_blas() -> contextlib.ExitStack:
-    limit = contextlib.ExitStack()
-    limit.enter_context(threadpool_limits(1, user_api="blas"))
-    return limit

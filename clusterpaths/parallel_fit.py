@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +22,26 @@ from numpy.typing import NDArray
 
 from clusterpaths.atomic import partial_sibling
 from clusterpaths.cache.examples import read_examples
-from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids
+from clusterpaths.cache.manifest import parse_ids
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.cluster import _write_clustering, read_clustering
+from clusterpaths.cluster import clustering_path, read_clustering, write_clustering
 from clusterpaths.errors import CacheError
 from clusterpaths.kmeans import (
     MAX_PASSES,
+    Assignment,
     Clustering,
-    LloydPart,
-    lloyd_part,
-    lloyd_step,
-    one_thread,
+    Rows,
+    first_alike,
+    run,
     scaled,
-    seed_centroids,
-    seed_empty_again,
+    seeding,
+    seeding_again,
+    sums_of,
 )
+from clusterpaths.one_thread import one_thread
 from clusterpaths.plan import ExtractionRecord
 from clusterpaths.question import Question
-from clusterpaths.records import Record
+from clusterpaths.records import Distance, Record
 
 PARALLEL_FROM = 1_000_000  # examples; below, the one stream of `kmeans.cluster_rows` is quick enough, and reads less
 PART_ROWS = 1 << 16  # a multiple of the usual shard size: few shards lie across two parts
@@ -72,6 +75,51 @@ class LayerFit(Record):
     done: bool = False
 
 
+@dataclass(frozen=True)
+class LloydPart:
+    """What one part of the rows, m of them, says of k centroids: enough for a step of Lloyd's when added up.
+
+    Attributes:
+        sums: (k, width) float64, of the rows nearest to each centroid; of unit rows for cosine.
+        counts: (k,) int64, how many those are; for cosine without rows of zeros.
+        labels: (m,) int16, nearest centroids.
+        distances: (m,) float32, to them, as in `Clustering`.
+        inertia: sum of squared distances.
+        zero_rows: rows of length 0.
+    """
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    labels: NDArray[np.int16]
+    distances: NDArray[np.float32]
+    inertia: float
+    zero_rows: int
+
+
+def lloyd_part(rows: Rows, centroids: NDArray[np.float32], distance: Distance) -> LloydPart:
+    """Assign this part's rows to the centroids (k, width), and add them up, in one reading."""
+    k = len(centroids)
+    sums, counts = np.zeros(centroids.shape, np.float64), np.zeros(k, np.int64)
+    labels, distances = np.empty(len(rows), np.int16), np.empty(len(rows), np.float32)
+    assigned = Assignment(centroids, distance, labels, distances)
+    first = first_alike(centroids)
+    for where, block in rows.blocks():
+        found = assigned.add(where, block)
+        more, added = sums_of(block, replace(found, labels=first[found.labels]), k)
+        sums += more
+        counts += added
+    return LloydPart(sums, counts, labels, distances, assigned.inertia, assigned.zero_rows)
+
+
+def lloyd_step(
+    sums: NDArray[np.float64], counts: NDArray[np.int64], centroids: NDArray[np.float32], distance: Distance
+) -> NDArray[np.float32]:
+    """The next centroids (k, width) from the sums and counts of all parts; one without rows stays where it is."""
+    means = sums / np.maximum(counts, 1)[:, None]
+    moved = np.where((counts > 0)[:, None], means, centroids).astype(np.float32)
+    return scaled(moved, distance)
+
+
 def fits_in_parts(extraction: ExtractionRecord) -> bool:
     """Whether layers of this cache are fitted in parts: by the number of examples alone."""
     return len(parse_ids(extraction.ids)) >= PARALLEL_FROM
@@ -84,16 +132,14 @@ def begin_fit(extraction: ExtractionRecord, question: Question, layer: str) -> L
         DamagedShardError: bytes on disk cannot be read.
     """
     ids = parse_ids(extraction.ids)
-    result = _result(extraction, question, layer)
+    result = clustering_path(extraction, question, layer)
     parts = -(-len(ids) // PART_ROWS)
     fit = LayerFit(layer=layer, folder=str(result.with_suffix(".fit")), part_rows=PART_ROWS, parts=parts)
     if read_clustering(result) is not None:
         return fit.model_copy(update={"done": True})
     rows = LayerRows(Path(extraction.directory), layer, ids)
-    with one_thread():
-        centroids, _, distinct = seed_centroids(
-            rows, question.k_per_layer[layer], question.distance, np.random.default_rng(question.seed)
-        )
+    rng = np.random.default_rng(question.seed)
+    centroids, _, distinct = run(seeding(rows, question.k_per_layer[layer], question.distance, rng), rows)
     Path(fit.folder).mkdir(parents=True, exist_ok=True)
     _write_centroids(fit, scaled(centroids, question.distance))
     return fit.model_copy(update={"distinct": distinct})
@@ -151,9 +197,9 @@ def advance_fit(extraction: ExtractionRecord, question: Question, fit: LayerFit)
         rows_of_layer = LayerRows(Path(extraction.directory), fit.layer, ids)
         moved = centroids.copy()
         seeds_left = fit.seeded_again + 1 < MAX_PASSES
-        if not seeds_left or not seed_empty_again(rows_of_layer, moved, question.distance, labels, distances):
+        if not seeds_left or not run(seeding_again(moved, question.distance, labels, distances), rows_of_layer):
             clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
-            _write_clustering(_result(extraction, question, fit.layer), clustering)
+            write_clustering(clustering_path(extraction, question, fit.layer), clustering)
             shutil.rmtree(fit.folder)
             return following.model_copy(update={"done": True})
         following = following.model_copy(update={"inertia": None, "seeded_again": fit.seeded_again + 1})
@@ -174,10 +220,6 @@ def _ids_across(directory: Path, ids: NDArray[np.int64], start: int, stop: int) 
     shards = examples["shard"].to_numpy()[np.searchsorted(examples["id"].to_numpy(), ids)]
     across = np.setdiff1d(np.intersect1d(shards[start:stop], shards[stop:]), shards[:start])
     return ids[np.isin(shards, across)]
-
-
-def _result(extraction: ExtractionRecord, question: Question, layer: str) -> Path:
-    return Path(extraction.directory) / CLUSTERINGS / f"{layer}-{question.layer_fingerprint(layer)[:16]}.npz"
 
 
 def _centroids_path(fit: LayerFit) -> Path:

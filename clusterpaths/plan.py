@@ -32,6 +32,7 @@ from clusterpaths.cache.manifest import (
     update_shards,
     write_manifest,
 )
+from clusterpaths.cache.order import fit_positions
 from clusterpaths.cache.pixels import kept_size, open_kept
 from clusterpaths.cache.stores import CHUNK_ROWS, open_store, size_on_disk
 from clusterpaths.config import RunConfig
@@ -169,7 +170,7 @@ def plan_extraction(
         manifest = stored.model_copy(update={"providers": required.providers})
     planned = np.concatenate([done, *(shard.planned_ids() for shard in kept if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
-    shards = (*kept, *_new_shards(missing, kept, shard_size))
+    shards = (*kept, *_new_shards(missing, table.ids, kept, shard_size))
     manifest = manifest.model_copy(update={"shards": shards})
     pending = tuple(
         shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
@@ -261,14 +262,20 @@ def _digest(dataset: Dataset, file: str) -> int | None:
         return None  # gone, or not to be read: not what was read then
 
 
-def _new_shards(missing: NDArray[np.int64], kept: list[ShardRecord], shard_size: int) -> list[ShardRecord]:
+def _new_shards(
+    missing: NDArray[np.int64], wanted: NDArray[np.int64], kept: list[ShardRecord], shard_size: int
+) -> list[ShardRecord]:
+    """Shards of the missing ids in order; those that a clustering is fitted on have shards of their own, the first."""
     index = max((shard.index for shard in kept), default=-1) + 1
     start = max((shard.start + _slots(len(shard.planned_ids())) for shard in kept), default=0)
     shards: list[ShardRecord] = []
-    for at in range(0, len(missing), shard_size):
-        ids = missing[at : at + shard_size]
-        shards.append(ShardRecord(index=index + len(shards), ids=format_ids(ids), start=start))
-        start += _slots(len(ids))
+    fit = fit_positions(wanted)
+    fitted = np.isin(missing, wanted[fit]) if fit is not None else np.zeros(len(missing), bool)
+    for group in (missing[fitted], missing[~fitted]):
+        for at in range(0, len(group), shard_size):
+            ids = group[at : at + shard_size]
+            shards.append(ShardRecord(index=index + len(shards), ids=format_ids(ids), start=start))
+            start += _slots(len(ids))
     return shards
 
 

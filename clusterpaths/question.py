@@ -51,14 +51,6 @@ class Question(Record):
         return self.model_copy(update=one).fingerprint()
 
 
-class _CheckedRows(LayerRows):
-    """Rows whose shards are checked in single rows too, where all of a shard's are taken in order."""
-
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """As `LayerRows.take`, or DamagedShardError."""
-        return self._read(positions, True)
-
-
 def choose_settings(
     config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
 ) -> tuple[RunConfig, Choice | None]:
@@ -74,7 +66,7 @@ def choose_settings(
     directory, ids = Path(extraction.directory), parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "prediction"])
     predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
-    rows = {layer: _CheckedRows(directory, layer, ids) for layer in model.layers}
+    rows = {layer: LayerRows(directory, layer, ids) for layer in model.layers}
     try:
         choice = choose(rows, predictions, k=config.asked_k(model.layers), distance=config.distance, seed=config.seed)
     except ClusterPathsError:

@@ -15,7 +15,7 @@ from prefect.futures import PrefectFuture, as_completed, wait
 
 from clusterpaths.cache.manifest import parse_ids
 from clusterpaths.choice import Choice
-from clusterpaths.cluster import ClusteringRecord
+from clusterpaths.cluster import ClusteringRecord, shares_readings
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError
 from clusterpaths.evaluation import Evaluation
@@ -28,7 +28,7 @@ from clusterpaths.records import ModelRecord
 from tasks.engine import release_everywhere
 from tasks.evaluating import evaluate_set
 from tasks.progress import tracking
-from tasks.stages import advance_fit, begin_fit, choose_settings, cluster_layer, extract_shard, fit_part
+from tasks.stages import advance_fit, begin_fit, choose_settings, cluster_layer, cluster_layers, extract_shard, fit_part
 
 Result = TypeVar("Result")
 
@@ -51,7 +51,8 @@ def cluster(
 ) -> list[ClusteringRecord]:
     """Cluster every layer; a shard whose bytes turn out damaged is extracted again first.
 
-    Of very many examples, each layer is fitted in parts by all workers; of fewer, each layer by one.
+    Of very many examples, each layer is fitted in parts by all workers; of fewer, each layer by one, or all by one where
+    every reading runs the model.
 
     Raises:
         CacheError: a shard is damaged again right after it was made: the disk cannot be trusted.
@@ -61,6 +62,9 @@ def cluster(
     if fits_in_parts(extraction):
         for layer in question.layers:
             _fit_in_parts(mender, extraction, question, layer, workers)
+    elif shares_readings(extraction):
+        every = tuple(question.layers)
+        return mender.until_whole(lambda: cluster_layers.submit(extraction, question, every, workers).result())
     while missing := [layer for layer in question.layers if layer not in records]:
         calls = [lambda layer=layer: cluster_layer.submit(extraction, question, layer) for layer in missing]
         results = list(_bounded(calls, workers))

@@ -174,10 +174,30 @@ def cluster_layer(extraction: plan.ExtractionRecord, question: Question, layer: 
     except DamagedShardError as damage:
         log.warning(str(damage))
         return damage.shard
-    log.info("%s: %s examples a cluster, inertia %.6g", layer, list(record.summary.sizes), record.summary.inertia)
-    if record.summary.note:
-        log.warning("%s: %s", layer, record.summary.note)
+    _tell(record)
     return record
+
+
+@task(**_on_machine("cluster", "cluster {layers}"))
+def cluster_layers(
+    extraction: plan.ExtractionRecord, question: Question, layers: tuple[str, ...], workers: int
+) -> list[cluster.ClusteringRecord] | int:
+    """Cluster layers whose every reading runs the model, together; returns the index of a shard that is damaged."""
+    try:
+        records = cluster.cluster_layers(extraction, question, layers, workers)
+    except DamagedShardError as damage:
+        get_run_logger().warning(str(damage))
+        return damage.shard
+    for record in records:
+        _tell(record)
+    return records
+
+
+def _tell(record: cluster.ClusteringRecord) -> None:
+    log, sizes = get_run_logger(), list(record.summary.sizes)
+    log.info("%s: %s examples a cluster, inertia %.6g", record.layer, sizes, record.summary.inertia)
+    if record.summary.note:
+        log.warning("%s: %s", record.layer, record.summary.note)
 
 
 @task(**_on_machine("begin fit", "begin fit of {layer}"))

@@ -1,6 +1,6 @@
 """Activations that are not kept: computed again from the kept pixels, to the bit as they were at extraction.
 
-Belongs here: the rows of one layer out of a cache of the format "none". `rows.LayerRows` reads through it. ONNX Runtime's
+Belongs here: the rows of layers out of a cache of the format "none". `rows.LayerRows` reads through it. ONNX Runtime's
 results may depend on which images share a run (its size chooses kernels; dynamic quantization looks at all of it), so
 the very runs of the extraction are made again: the same session options, outputs, and images in each run.
 """
@@ -27,37 +27,37 @@ from clusterpaths.records import ModelRecord
 
 
 class RecomputedRows:
-    """Rows of one layer of a cache without activations; for one thread at a time.
+    """Rows of some layers of a cache without activations; for one thread at a time.
 
-    Memory: one run of the model, and of what it put out this layer's rows.
+    Memory: one run of the model, and of what it put out these layers' rows.
 
     Args:
         directory: the cache.
         manifest: its manifest, of the format "none".
-        layer: its name.
+        layers: their names.
 
     Raises:
         CacheError: the manifest does not say how the model is run.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, layer: str) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, layers: tuple[str, ...]) -> None:
         if manifest.runner is None:
             raise CacheError(
                 f"The manifest in {directory} does not say how the model is run, which a cache without activations needs. "
                 "Run the flow on it once more, or with --refresh."
             )
-        self._layer, self._preprocessing = layer, manifest.preprocessing
+        self._layers, self._preprocessing = layers, manifest.preprocessing
         self._store = PixelStore(directory, manifest.preprocessing.size)
         self._sessions = _sessions_of(manifest.runner)
         self.forget()
 
     def forget(self) -> None:
         """Check the checksum of every shard again from here on, and let go of what was computed."""
-        self._shard: _Shard | None = None
-        self._span, self._rows = (0, 0), np.empty((0, 0), np.float32)
+        self._shard: Shard | None = None
+        self._span, self._rows = (0, 0), dict[str, NDArray[np.float32]]()
 
-    def read(self, record: ShardRecord, start: int, stop: int) -> NDArray[np.float32]:
-        """(n, width) float32 rows start … stop - 1 of a recorded shard, counted from 0.
+    def read(self, record: ShardRecord, start: int, stop: int) -> dict[str, NDArray[np.float32]]:
+        """Layer -> (n, width) float32 rows start … stop - 1 of a recorded shard, counted from 0.
 
         The checksum of the shard's pixels is checked whenever it is another shard than the last time.
 
@@ -65,33 +65,44 @@ class RecomputedRows:
             DamagedShardError: its pixels are not those that were written.
             ModelError: the model file is gone, or another one now.
         """
+        shard = self.shard(record)
+        pieces = []
+        for first, last in shard.runs(start, stop):
+            if self._span != (first, last):
+                self._span, self._rows = (first, last), self.compute(shard, first, last)
+            pieces.append({layer: rows[max(start - first, 0) : stop - first] for layer, rows in self._rows.items()})
+        if len(pieces) == 1:
+            return pieces[0]
+        return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in self._layers}
+
+    def shard(self, record: ShardRecord) -> Shard:
+        """A shard whose pixels are as they were written."""
         if self._shard is None or self._shard.record != record:
             self.forget()
-            self._shard = _Shard(record, self._store.shard(record))
-        pieces = []
-        for first, last in self._shard.runs(start, stop):
-            if self._span != (first, last):
-                images = normalise(self._shard.pixels.read(first, last), self._preprocessing)
-                with self._sessions.borrow() as session:
-                    self._rows = session.run(images).layers[self._layer].reshape(last - first, -1)
-                self._span = (first, last)
-            pieces.append(self._rows[max(start - first, 0) : stop - first])
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            self._shard = Shard(record, self._store.shard(record))
+        return self._shard
+
+    def compute(self, shard: Shard, first: int, last: int) -> dict[str, NDArray[np.float32]]:
+        """Layer -> (n, width) float32 rows of one of a shard's runs; from as many threads at a time as one likes."""
+        images = normalise(shard.pixels.read(first, last), self._preprocessing)
+        with self._sessions.borrow() as session:
+            found = session.run(images).layers
+        return {layer: found[layer].reshape(last - first, -1) for layer in self._layers}
 
 
-class _Shard:
+class Shard:
     """A shard whose pixels are as they were written, and where the model's runs began and ended."""
 
     def __init__(self, record: ShardRecord, pixels: ShardPixels) -> None:
         pixels.check()
         self.record, self.pixels = record, pixels
-        self._edges = run_edges(record)
+        self.edges = run_edges(record)
 
     def runs(self, start: int, stop: int) -> list[tuple[int, int]]:
         """First row and the one after the last of each run that holds some of rows start … stop - 1."""
-        at = int(np.searchsorted(self._edges, start, side="right")) - 1
-        until = int(np.searchsorted(self._edges, stop, side="left"))
-        edges = self._edges[at : until + 1].tolist()
+        at = int(np.searchsorted(self.edges, start, side="right")) - 1
+        until = int(np.searchsorted(self.edges, stop, side="left"))
+        edges = self.edges[at : until + 1].tolist()
         return list(pairwise(edges))
 
 

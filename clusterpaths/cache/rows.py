@@ -7,7 +7,7 @@ Where a cache keeps images and no activations, they are computed again (`recompu
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import read_examples
-from clusterpaths.cache.manifest import require_manifest
+from clusterpaths.cache.manifest import ShardRecord, require_manifest
+from clusterpaths.cache.order import fit_positions
 from clusterpaths.cache.recomputed import RecomputedRows
-from clusterpaths.cache.stores import ActivationStore, open_store
+from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, ZarrStore, open_store
 from clusterpaths.errors import CacheError, DamagedShardError
 
 # Of float32 values, a block. It depends on the layer alone: never on N, batch or shard size, so that results do not.
@@ -35,6 +36,11 @@ class LayerRows:
         directory: the cache.
         layer: its name.
         ids: (n,) ascending; every one must have a row.
+
+    Attributes:
+        width: values a row.
+        block_rows: at most so many rows a block.
+        fit: (m,) ascending positions to fit on, or None for all (`order.fit_positions`).
     """
 
     def __init__(self, directory: Path, layer: str, ids: NDArray[np.int64]) -> None:
@@ -42,11 +48,12 @@ class LayerRows:
         if layer not in manifest.layers:
             raise CacheError(f"The cache in {directory} has no layer {layer!r}. Run the flow with --layers {layer}.")
         self.layer, self.ids = layer, ids
+        self.fit = fit_positions(ids)
         self.width = int(np.prod(manifest.layers[layer].shape))
         self.block_rows = int(np.clip(BLOCK_BYTES // (self.width * 4), 1, MAX_BLOCK_ROWS))
         self._directory = directory
         self._source: RecomputedRows | ActivationStore = (
-            RecomputedRows(directory, manifest, layer)
+            RecomputedRows(directory, manifest, (layer,))
             if manifest.format == "none"
             else open_store(directory, manifest.format, manifest.layers)
         )
@@ -61,8 +68,12 @@ class LayerRows:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """All rows in order of id, (m, width) float32 at a time; the next block is read while this one is used.
+    def blocks(
+        self, positions: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[slice | NDArray[np.int64], NDArray[np.float32]]]:
+        """Rows at these ascending positions of `ids`, or all: where they are and (m, width) float32.
+
+        All rows come in order of id, but those of `fit` first. The next block is read while this one is used.
 
         Raises:
             DamagedShardError: bytes of a shard are not those that were written.
@@ -70,36 +81,64 @@ class LayerRows:
         self._checks.clear()
         if isinstance(self._source, RecomputedRows):
             self._source.forget()
-        slices = [slice(a, min(a + self.block_rows, len(self))) for a in range(0, len(self), self.block_rows)]
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-            following = reader.submit(self._read, slices[0], True)
-            for current, after in zip(slices, [*slices[1:], None], strict=True):
-                block = following.result()
-                if after is not None:
-                    following = reader.submit(self._read, after, True)
-                yield current, block
+            waiting: Future[NDArray[np.float32]] | None = None
+            current: slice | NDArray[np.int64] = slice(0, 0)
+            for following in self.parts(positions):
+                submitted = reader.submit(self._read, following, True)
+                if waiting is not None:
+                    yield current, waiting.result()
+                waiting, current = submitted, following
+            if waiting is not None:
+                yield current, waiting.result()
+
+    def parts(self, positions: NDArray[np.int64] | None = None) -> Iterator[slice | NDArray[np.int64]]:
+        """Where the rows of each block are, as `blocks` yields them."""
+        count, ordered = len(self) if positions is None else len(positions), self.in_order(positions)
+        for start in range(0, count, self.block_rows):
+            stop = min(start + self.block_rows, count)
+            yield slice(start, stop) if ordered is None else ordered[start:stop]
+
+    def in_order(self, positions: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        """These positions, or all, in the order in which they are read; None where that is 0, 1, 2 …"""
+        if positions is not None or self.fit is None:
+            return positions
+        return np.concatenate([self.fit, np.setdiff1d(np.arange(len(self)), self.fit, assume_unique=True)])
+
+    def places(self, positions: slice | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shard and row of the cache, (m,) each, of these positions."""
+        return self._shards[positions], self._rows[positions]
+
+    def record(self, shard: int) -> ShardRecord:
+        """What the manifest says of a shard."""
+        return self._records[shard]
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(m, width) float32 rows at these ascending positions of `ids`."""
+        """(m, width) float32 rows at these ascending positions of `ids`; their checksums are not compared."""
         return self._read(positions, False)
 
     def _read(self, positions: slice | NDArray[np.int64], check: bool) -> NDArray[np.float32]:
         ids, shards, rows = self.ids[positions], self._shards[positions], self._rows[positions]
         values = np.empty((len(ids), self.width), self._dtype)
-        # Runs of consecutive rows of one shard are read at once.
-        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shards) != 0)) + 1
+        # Consecutive rows of one shard are read at once, and so are rows of one chunk: it is decompressed as a whole.
+        ends = (np.diff(rows) != 1) | (np.diff(shards) != 0)
+        if isinstance(self._source, ZarrStore):
+            ends &= np.diff(rows // CHUNK_ROWS) != 0
+        breaks = np.flatnonzero(ends) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):
-            self._read_run(values[start:stop], int(shards[start]), ids[start:stop], int(rows[start]), check)
+            self._read_run(values[start:stop], int(shards[start]), ids[start:stop], rows[start:stop], check)
         return to_float32(values)
 
-    def _read_run(self, values: NDArray[Any], shard: int, ids: NDArray[np.int64], row: int, check: bool) -> None:
-        """Fill `values` (n, width) with consecutive rows of one shard from `row` on, those of these n ids."""
+    def _read_run(
+        self, values: NDArray[Any], shard: int, ids: NDArray[np.int64], rows: NDArray[np.int64], check: bool
+    ) -> None:
+        """Fill `values` (n, width) with these rows (n,) of one shard: consecutive ones, or all in one chunk."""
         if isinstance(self._source, RecomputedRows):
-            start = row - self._records[shard].start
-            values[:] = self._source.read(self._records[shard], start, start + len(ids))
+            start = int(rows[0]) - self._records[shard].start
+            values[:] = self._source.read(self._records[shard], start, start + len(ids))[self.layer]
             return
         try:
-            values[:] = self._source.read(self.layer, ids, row)
+            values[:] = self._source.read(self.layer, ids, rows)
         except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc says of damaged bytes
             raise DamagedShardError(
                 f"The activations of layer {self.layer} in shard {shard} of {self._directory} cannot be read ({error}). "
@@ -107,13 +146,13 @@ class LayerRows:
                 shard,
             ) from error
         if check:
-            self._check(shard, row, values)
+            self._check(shard, rows, values)
 
-    def _check(self, shard: int, row: int, values: NDArray[Any]) -> None:
+    def _check(self, shard: int, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Follow a shard's rows with its checksum; a shard that is not read whole and in order is not checked."""
         record = self._records[shard]
         check = self._checks.setdefault(shard, _Check(record.start))
-        if row != check.next_row:
+        if rows[0] != check.next_row or rows[-1] - rows[0] >= len(rows):
             return
         check.digest.update(values.data)
         check.next_row += len(values)

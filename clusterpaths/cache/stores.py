@@ -40,8 +40,8 @@ class ActivationStore(Protocol):
     def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:
         """Write (n, *shape) values of these n ids, in zarr at rows row … row + n - 1."""
 
-    def read(self, layer: str, ids: NDArray[np.int64], row: int) -> NDArray[Any]:
-        """(n, values) in the stored dtype: n consecutive rows from `row` on, which belong to these ids."""
+    def read(self, layer: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
+        """(n, values) in the stored dtype: these ascending rows (n,), which belong to these ids; zarr reads all between."""
 
     def whole(self, shards: list[ShardRecord]) -> set[int]:
         """The indexes of those recorded shards whose files are all there with their full size."""
@@ -112,7 +112,7 @@ class NpyStore(_Store):
                     if written != len(header) + value.nbytes:  # a full disk shows as a short write first
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def read(self, layer: str, ids: NDArray[np.int64], row: int) -> NDArray[Any]:  # noqa: ARG002
+    def read(self, layer: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:  # noqa: ARG002
         record = self.layers[layer]
         values = np.empty((len(ids), int(np.prod(record.shape))), record.dtype)
         header = len(_npy_header(np.empty(record.shape, record.dtype)))
@@ -196,8 +196,10 @@ class ZarrStore(_Store):
                     raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
                 raise
 
-    def read(self, layer: str, ids: NDArray[np.int64], row: int) -> NDArray[Any]:
-        return np.asarray(self._array(layer)[row : row + len(ids)]).reshape(len(ids), -1)
+    def read(self, layer: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
+        first, last = int(rows[0]), int(rows[-1])
+        between = np.asarray(self._array(layer)[first : last + 1])
+        return (between if len(between) == len(ids) else between[rows - first]).reshape(len(ids), -1)
 
     def whole(self, shards: list[ShardRecord]) -> set[int]:
         if not all((self.directory / layer / "zarr.json").is_file() for layer in self.layers):

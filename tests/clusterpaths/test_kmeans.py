@@ -7,29 +7,37 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_info
 
 from clusterpaths.kmeans import (
     SAMPLE_ROWS,
     Clustering,
+    MiniBatches,
+    Where,
     assign,
     cluster_rows,
     count_distinct,
     farthest,
     first_alike,
     nearest,
-    one_thread,
 )
+from clusterpaths.one_thread import one_thread
 from clusterpaths.records import Distance
 
 DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")
 
 
 class ArrayRows:
-    """Rows in memory; blocks and takes are copies, as those from disk are."""
+    """Rows in memory; blocks are copies, as those from disk are."""
 
-    def __init__(self, values: NDArray[np.floating] | list[list[float]], block_rows: int = 64) -> None:
+    def __init__(
+        self,
+        values: NDArray[np.floating] | list[list[float]],
+        block_rows: int = 64,
+        fit: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.fit = fit
         self.values = np.array(values, np.float32)
         self.width = self.values.shape[1]
         self.block_rows = block_rows
@@ -37,14 +45,14 @@ class ArrayRows:
     def __len__(self) -> int:
         return len(self.values)
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        for start in range(0, len(self), self.block_rows):
-            where = slice(start, min(start + self.block_rows, len(self)))
+    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, NDArray[np.float32]]]:
+        if positions is not None:
+            assert (np.diff(positions) > 0).all()
+        for start in range(0, len(self) if positions is None else len(positions), self.block_rows):
+            where: Where = slice(start, min(start + self.block_rows, len(self)))
+            if positions is not None:
+                where = positions[start : start + self.block_rows]
             yield where, self.values[where].copy()
-
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        assert (np.diff(positions) > 0).all()
-        return self.values[positions].copy()
 
 
 def blobs(count: int, k: int, width: int, spread: float = 0.3, seed: int = 0) -> NDArray[np.float32]:
@@ -258,12 +266,53 @@ def test_nearest_unit_centroid_to_the_raw_row_is_the_label() -> None:
 def test_nearest_by_hand() -> None:
     block = np.array([[3, 0], [0, 5], [0, 0]], np.float32)
     centroids = np.array([[0.6, 0.8], [1, 0]], np.float32)
-    labels, squared, zeros = nearest(block.copy(), centroids, "cosine")
-    assert (labels.tolist(), zeros) == ([1, 0, 0], 1)
-    np.testing.assert_allclose(squared, [0, 2 * (1 - 0.8), 0], atol=1e-6)
-    labels, squared, zeros = nearest(block.copy(), centroids, "euclidean")
-    assert (labels.tolist(), zeros) == ([1, 0, 0], 1)  # the zero row: both lie at 1, the first counts
-    np.testing.assert_allclose(squared, [4, 0.36 + 4.2**2, 1], atol=1e-5)
+    found = nearest(block.copy(), centroids, "cosine")
+    assert (found.labels.tolist(), found.zeros) == ([1, 0, 0], 1)
+    np.testing.assert_allclose(found.squared, [0, 2 * (1 - 0.8), 0], atol=1e-6)
+    np.testing.assert_allclose(found.shares, [1 / 3, 1 / 5, 0], atol=1e-6)
+    found = nearest(block.copy(), centroids, "euclidean")
+    assert (found.labels.tolist(), found.zeros) == ([1, 0, 0], 1)  # the zero row: both lie at 1, the first counts
+    assert found.shares.tolist() == [1, 1, 1]
+    np.testing.assert_allclose(found.squared, [4, 0.36 + 4.2**2, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_mini_batches_go_where_scikit_learns_go(distance: Distance) -> None:
+    rows = blobs(600, 6, 20, spread=2.0)
+    rows[::50] = 0
+    first, weights = rows[1:7].copy(), np.array([30.0, 1, 0, 5, 5, 5])
+    if distance == "cosine":
+        first = unit(first).astype(np.float32)
+    own = MiniBatches(first, weights, distance)
+    theirs = MiniBatchKMeans(6, init=first, n_init=1, reassignment_ratio=0, random_state=0)
+    theirs.partial_fit(first, sample_weight=weights)
+    for start in range(0, 600, 60):
+        block = rows[start : start + 60]
+        own.add(slice(start, start + 60), block.copy())
+        theirs.partial_fit(unit(block[block.any(axis=1)]).astype(np.float32) if distance == "cosine" else block)
+    expected = theirs.cluster_centers_
+    np.testing.assert_allclose(
+        own.centroids(), unit(expected) if distance == "cosine" else expected, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_few_clusters_are_fitted_on_the_sample_given_and_many_on_all_rows(distance: Distance) -> None:
+    rows = blobs(5000, 4, 12)
+    asked: list[int | None] = []
+
+    class Watched(ArrayRows):
+        def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, NDArray[np.float32]]]:
+            asked.append(None if positions is None else len(positions))
+            return super().blocks(positions)
+
+    fit = np.sort(np.random.default_rng(1).permutation(5000)[:1000])
+    found = cluster_rows(Watched(rows, 256, fit), 4, distance, 0)
+    assert asked == [1000, 1000, 1000, None]  # sketches, first centroids, fit; then labels of all
+    assert found.inertia == pytest.approx(cluster_rows(ArrayRows(rows, 256), 4, distance, 0).inertia, rel=0.01)
+    asked.clear()
+    cluster_rows(Watched(rows, 256, fit), 11, distance, 0)
+    assert asked[:4] == [1000, 1000, None, None]
 
 
 def test_assign_fills_every_row_once() -> None:

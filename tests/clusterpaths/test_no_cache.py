@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,16 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from clusterpaths import kmeans
+from clusterpaths.cache import order
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
-from clusterpaths.cluster import cluster_layer
+from clusterpaths.cluster import cluster_layer, cluster_layers
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, DamagedShardError
 from clusterpaths.evaluate import evaluate_set
 from clusterpaths.extract import extract_shard
+from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.plan import begin_extraction, forget_shard
 from clusterpaths.question import choose_settings
 from tests.clusterpaths.conftest import Finished, make_plan, run_extraction, run_stages, write_cnn
@@ -143,6 +149,37 @@ def test_a_model_that_was_moved_runs_from_its_new_place(configure: Configure, tm
     assert moved.plan.pending == ()
     kept = run_stages(configure(model=tmp_path / "new.onnx", name="kept", cache_format="npy", cache_dtype="float32"))
     assert_same_set(kept, moved)
+
+
+@pytest.mark.parametrize("fit_rows", [8192, 60])
+def test_layers_together_are_clustered_as_each_alone_with_fewer_runs_of_the_model(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit_rows: int
+) -> None:
+    """Also where centroids are fitted on a sample, which then has shards of its own."""
+    monkeypatch.setattr(order, "FIT_ROWS", fit_rows)
+    monkeypatch.setattr(kmeans, "LEAST_FIT_ROWS", 10)
+    kept = run_stages(sample(photos, tmp_path, name="kept", cache_format="zarr", cache_dtype="float32"))
+    none = run_stages(sample(photos, tmp_path))
+    assert_same_set(kept, none)
+
+    seen: list[int] = []
+    run = TapSession.run
+
+    def counted(session: TapSession, images: NDArray[np.float32]) -> Outputs:
+        seen.append(len(images))
+        return run(session, images)
+
+    monkeypatch.setattr(TapSession, "run", counted)
+    together = cluster_layers(none.record, none.question, list(none.question.layers), workers=2)
+    found = {record.layer: Path(record.path).read_bytes() for record in together}
+    # The sample for sketches and again for first centroids, the rows to fit on, and all of them to assign.
+    assert sum(seen) == (3 * 60 + 203 if fit_rows == 60 else 4 * 203)
+    again = cluster_layers(none.record, none.question, list(none.question.layers))
+    assert [record.found for record in again] == [True] * len(together)
+    shutil.rmtree(none.directory / "clusterings")
+    for layer in none.question.layers:
+        alone = cluster_layer(none.record, none.question, layer)
+        assert Path(alone.path).read_bytes() == found[layer]
 
 
 def test_what_does_not_fit_together_is_told(configure: Configure) -> None:

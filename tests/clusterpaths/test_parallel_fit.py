@@ -15,8 +15,8 @@ from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cluster import ClusteringRecord, cluster_layer, read_clustering
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, DamagedShardError
-from clusterpaths.kmeans import Clustering, lloyd_part, lloyd_step, nearest, scaled, seed_centroids
-from clusterpaths.parallel_fit import LayerFit, advance_fit, begin_fit, fit_part, fits_in_parts
+from clusterpaths.kmeans import Clustering, nearest, run, scaled, seeding
+from clusterpaths.parallel_fit import LayerFit, advance_fit, begin_fit, fit_part, fits_in_parts, lloyd_part, lloyd_step
 from clusterpaths.question import Question, ask
 from clusterpaths.records import Distance
 from tests.clusterpaths.conftest import Extracted, run_extraction
@@ -48,7 +48,7 @@ def test_parts_added_up_are_lloyd_on_the_whole(steps: int) -> None:
         whole.fit(values)
     centroids = lloyd_in_parts(values, start, "euclidean", steps, part_rows=130)
     np.testing.assert_allclose(centroids, whole.cluster_centers_, rtol=1e-4, atol=1e-5)
-    labels, _, _ = nearest(values, centroids, "euclidean")
+    labels = nearest(values, centroids, "euclidean").labels
     if steps == 40:
         np.testing.assert_array_equal(labels, whole.labels_)
         assert len(set(labels.tolist())) == 6
@@ -124,11 +124,11 @@ def test_from_the_cache_it_settles_where_lloyd_does_from_the_same_seeds(
     clustering, _ = fitted(done, question, "conv2")
 
     rows = LayerRows(done.directory, "conv2", done.ids)
-    seeds, _, _ = seed_centroids(rows, 3, distance, np.random.default_rng(question.seed))
+    seeds, _, _ = run(seeding(rows, 3, distance, np.random.default_rng(question.seed)), rows)
     values = rows.take(np.arange(40))
     expected = lloyd_in_parts(values, scaled(seeds, distance), distance, 40, part_rows=40)
     np.testing.assert_allclose(clustering.centroids, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(clustering.labels, nearest(values, expected, distance)[0])
+    np.testing.assert_array_equal(clustering.labels, nearest(values, expected, distance).labels)
     assert len(set(clustering.labels.tolist())) == 3
 
 

@@ -170,8 +170,8 @@ def test_wide_layers_and_different_k_give_what_our_own_assignment_gives(opset: i
     expected = [nearest(taps[layer.tensor].reshape(n, -1), layer.centroids, distance) for layer in layers]
     for batch in (None, n):
         path, distances = build_layers(layers, distance, shapes, opset, batch).run(None, taps)
-        np.testing.assert_array_equal(path, np.stack([labels for labels, _, _ in expected], axis=1))
-        squared = np.stack([values for _, values, _ in expected], axis=1)
+        np.testing.assert_array_equal(path, np.stack([found.labels for found in expected], axis=1))
+        squared = np.stack([found.squared for found in expected], axis=1)
         own = squared / 2 if distance == "cosine" else np.sqrt(squared)
         np.testing.assert_allclose(distances, own, rtol=1e-4, atol=1e-5)
 

@@ -1,0 +1,45 @@
+"""Holding BLAS and OpenMP to one thread: sums in a fixed order are repeatable to the bit, and layers run side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from threadpoolctl import threadpool_limits
+
+_lock = threading.Lock()
+_inside = 0
+_blas_limit = contextlib.ExitStack()
+# threadpoolctl >= 3.7 ignores, silently, every thread but the one that set BLAS's limit last: one thread does it all.
+_keeper = ThreadPoolExecutor(1, thread_name_prefix="blas-limit")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold BLAS and OpenMP to one thread while inside.
+
+    Sums in a fixed order are repeatable to the bit, and clusterings of several layers run side by side. OpenMP's
+    limit belongs to a thread; BLAS's to the process, so it is lifted when the last of several threads leaves
+    (threadpoolctl alone would lift it with the first).
+    """
+    global _inside, _blas_limit
+    with _lock:
+        if _inside == 0:
+            _blas_limit = _keeper.submit(_limit_blas).result()
+        _inside += 1
+    try:
+        with threadpool_limits(1, user_api="openmp"):
+            yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _keeper.submit(_blas_limit.close).result()
+
+
+def _limit_blas() -> contextlib.ExitStack:
+    limit = contextlib.ExitStack()
+    limit.enter_context(threadpool_limits(1, user_api="blas"))
+    return limit
