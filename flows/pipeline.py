@@ -13,6 +13,7 @@ from prefect import get_run_logger
 
 from clusterpaths.cache.lock import locked_cache
 from clusterpaths.config import AUTO, RunConfig
+from clusterpaths.memory import share_arenas
 from clusterpaths.publish import PublishedSet
 from flows.running import set_up_logging
 from tasks import artifacts, comparing, many, stages
@@ -36,6 +37,7 @@ class Outcome:
 def cluster_paths(config: RunConfig) -> Outcome:
     """Run all stages; to be called inside a flow."""
     set_up_logging()
+    share_arenas()
     results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
     log, clock = get_run_logger(), StageClock()
 

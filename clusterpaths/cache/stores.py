@@ -27,8 +27,10 @@ from clusterpaths.records import CacheFormat
 CHUNK_ROWS = 64
 _NPY_HEADER = 128
 _BLOCK = 4096  # of common file systems: what a small file really takes
-# The share of their plain size that CelebA's five layers take as float16 with Blosc lz4 (measured; see the README).
-ZARR_RATIO = 0.5
+# The share of their plain size that CelebA's five layers take as float16 with Blosc (measured; see the README).
+ZARR_RATIO = 0.45
+_WIDE = 100_000  # bytes a row
+_BLOSC_BLOCK = 1 << 18  # a larger block than Blosc's own choice: zstd gets quicker and smaller by it
 
 
 class ActivationStore(Protocol):
@@ -150,7 +152,7 @@ def _npy_header(value: NDArray[Any]) -> bytes:
 
 
 class ZarrStore(_Store):
-    """LAYER/ is a zarr array of (rows, *shape) in chunks of 64 examples, Blosc lz4 with byte shuffle."""
+    """LAYER/ is a zarr array of (rows, *shape) in chunks of 64 examples, Blosc with byte shuffle."""
 
     def __init__(self, directory: Path, layers: Mapping[str, LayerRecord]) -> None:
         super().__init__(directory, layers)
@@ -179,7 +181,7 @@ class ZarrStore(_Store):
                     shape=(rows, *record.shape),
                     chunks=(CHUNK_ROWS, *record.shape),
                     dtype=record.dtype,
-                    compressors=BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"),
+                    compressors=_codec(record),
                     # Codecs leave a chunk of nothing but the fill value unwritten; zeros are data (a dead layer).
                     fill_value=float("nan"),
                 )
@@ -214,6 +216,17 @@ class ZarrStore(_Store):
                 for chunk in range(shard.start // CHUNK_ROWS, -(-(shard.start + (shard.rows or 0)) // CHUNK_ROWS))
             )
         }
+
+
+def _codec(layer: LayerRecord) -> BloscCodec:
+    """lz4 for wide layers, where most of the time would go, zstd for the others, where bytes cost little time.
+
+    CelebA's five layers, measured: 103 KB an image, where lz4 alone gives 115 and zstd alone 87 at twice the time.
+    """
+    wide = int(np.prod(layer.shape)) * np.dtype(layer.dtype).itemsize >= _WIDE
+    if wide:
+        return BloscCodec(cname="lz4", clevel=9, shuffle="shuffle", blocksize=_BLOSC_BLOCK)
+    return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", blocksize=_BLOSC_BLOCK)
 
 
 def _whole_chunk(path: str) -> bool:

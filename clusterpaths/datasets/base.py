@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
+import simplejpeg
 import xxhash
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -36,6 +38,8 @@ _CORRUPT = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+_PLAIN_JPEG_BYTES = 64 << 20
+_HEAD = 64 << 10  # bytes in which an EXIF block begins
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,8 @@ def open_rgb(path: Path) -> Image.Image:
         OSError: missing, empty, truncated, corrupt, too large to be sane, or no image at all. Pillow reports
             some corrupt files by SyntaxError, struct.error and the like; those too become OSError here.
     """
+    if (plain := _open_plain_jpeg(path)) is not None:
+        return plain
     try:
         with Image.open(path) as image:
             image.load()
@@ -197,6 +203,28 @@ def open_rgb(path: Path) -> Image.Image:
         raise OSError(reason) from error
     except _CORRUPT as error:
         raise OSError(f"corrupt image ({type(error).__name__}: {error})") from error
+
+
+def _open_plain_jpeg(path: Path) -> Image.Image | None:
+    """A sound JPEG of colours or greys without EXIF, in half of Pillow's time and with the same pixels; None of others.
+
+    Both decode with libjpeg-turbo. What Pillow does otherwise (CMYK, EXIF, a limit of size), and what it says of files
+    that are damaged, is left to it.
+    """
+    with path.open("rb") as file:
+        start = file.read(3)
+        if start != b"\xff\xd8\xff" or os.fstat(file.fileno()).st_size > _PLAIN_JPEG_BYTES:
+            return None
+        content = start + file.read()
+    if b"Exif\0" in content[:_HEAD]:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray") or height * width > (Image.MAX_IMAGE_PIXELS or 0):
+            return None
+        return Image.fromarray(simplejpeg.decode_jpeg(content, "RGB"))
+    except ValueError:
+        return None
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,3 +105,40 @@ def test_take_keeps_times_and_leaves_none_where_there_are_none() -> None:
     with_times = ExampleTable(ids, ("a", "b", "c"), ids, ("",) * 3, labels, mtimes=np.array([5, 6, 7]))
     assert with_times.take(np.array([2, 0])).mtimes.tolist() == [7, 5]
     assert ExampleTable(ids, ("a", "b", "c"), ids, ("",) * 3, labels).take(np.array([1])).mtimes is None
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"quality": 30}, {"subsampling": 0}, {"subsampling": 1}, {"progressive": True}]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (178, 218)])
+def test_every_jpeg_has_the_pixels_that_pillow_gives_it(
+    tmp_path: Path, options: dict[str, Any], mode: str, size: tuple[int, int]
+) -> None:
+    width, height = size
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise).resize((width, height)).convert(mode).save(path, **options)
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(np.asarray(open_rgb(path)), expected)
+
+
+def test_plain_jpegs_are_not_decoded_by_pillow_and_others_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, turned, grey = tmp_path / "plain.jpg", tmp_path / "turned.jpg", tmp_path / "a.png"
+    image = Image.fromarray(np.arange(24 * 16 * 3, dtype=np.uint8).reshape(24, 16, 3))
+    image.save(plain)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    image.save(turned, exif=exif)
+    image.save(grey)
+    opened: list[Path] = []
+    original = Image.open
+
+    def counted(path: Path) -> Image.Image:
+        opened.append(path)
+        return original(path)
+
+    monkeypatch.setattr(Image, "open", counted)
+    assert [open_upright(path).size for path in (plain, turned, grey)] == [(16, 24), (24, 16), (16, 24)]
+    assert opened == [turned, grey]
