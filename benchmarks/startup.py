@@ -80,7 +80,9 @@ def measure(material: Material, repeats: int) -> dict[str, Any]:
         took = {
             "Python alone": seconds([*python, "pass"]),
             "import of the library (clusterpaths.chain)": seconds([*python, "import clusterpaths.chain"]),
-            "import of the flow (flows.celeba)": seconds([*python, "import flows.celeba"]),
+            "import of the flow and its stages (flows.celeba, flows.pipeline)": seconds(
+                [*python, "import flows.celeba, flows.pipeline"]
+            ),
             f"--subset {SUBSET}, temporary server": seconds(subset),
             f"--subset {SUBSET}, temporary server, no evaluation and no check": seconds([*subset, *LESS]),
             f"the first {SUBSET} by the library alone": seconds(library),

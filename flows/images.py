@@ -14,7 +14,6 @@ from prefect import flow
 from pydantic import Field
 
 from clusterpaths.config import RunConfig
-from flows.pipeline import cluster_paths, path_of
 from flows.running import run, run_name
 
 
@@ -30,12 +29,14 @@ class ImagesConfig(RunConfig):
 @flow(name="images", flow_run_name=run_name)
 def images(config: ImagesConfig) -> Path | None:
     """Cluster paths of any images: which route each takes through a model's layers."""
+    from flows.pipeline import cluster_paths, path_of  # half of all imports: --help does without
+
     return path_of(cluster_paths(config))
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
-    run(images, ImagesConfig, argv)
+    run(images, ImagesConfig, argv, stages="flows.pipeline")
 
 
 if __name__ == "__main__":

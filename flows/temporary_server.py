@@ -1,0 +1,109 @@
+"""A head start for Prefect's temporary server: it comes up in its own process while this one still imports.
+
+Belongs here: the beginning of that process, and handing it to Prefect, which uses and stops it as one of its own. Left
+to itself Prefect starts the server when the flow is called and then waits for it: about 4 s in which nothing else happens.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import httpx
+import prefect
+from prefect.logging import get_logger
+from prefect.logging.configuration import ensure_logging_setup
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_EPHEMERAL_ENABLED,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    get_current_settings,
+)
+
+_PORTS = (8000, 9000)  # as Prefect's own
+# As `python -m uvicorn`, but with fewer searches for garbage: at Python's 700 they take a fifth of the start.
+_UVICORN = "import gc; gc.set_threshold(50_000); from uvicorn.main import main; main()"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A server's process that may not answer yet."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+
+
+def begin_server() -> Begun | None:
+    """Start the process of a temporary server; None where a server is configured, or a temporary one is not allowed."""
+    if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+        return None
+    ensure_logging_setup()
+    port = _free_port()
+    get_logger().info(
+        "Starting temporary server on http://127.0.0.1:%d\nSee https://docs.prefect.io/v3/concepts/server#how-to-guides "
+        "for more information on running a dedicated Prefect server.",
+        port,
+    )
+    app = ["--app-dir", str(prefect.__module_path__.parent), "--factory", "prefect.server.api.server:create_app"]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    marks = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _UVICORN, *app, *options], env={**os.environ, **marks, **settings}
+    )
+    atexit.register(process.terminate)  # where this process ends before Prefect has the server
+    return Begun(process, port)
+
+
+def hand_over(begun: Begun) -> None:
+    """Make it the temporary server of Prefect, once it answers.
+
+    Where it ended or does not answer in time, it is given up: Prefect then starts one, and says what is wrong.
+    """
+    from prefect.server.api.server import SubprocessASGIServer  # takes 2 s; the server does the same meanwhile
+
+    if not _answers(begun):
+        begun.process.kill()
+        begun.process.wait()
+        return
+    server = SubprocessASGIServer()  # the one that every client of this process asks for
+    server.port, server.server_process, server.running = begun.port, begun.process, True
+    atexit.unregister(begun.process.terminate)
+    atexit.register(server.stop)
+
+
+def _answers(begun: Begun) -> bool:
+    deadline = time.monotonic() + PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+    with httpx.Client() as client:
+        while begun.process.poll() is None and time.monotonic() < deadline:
+            try:
+                if client.get(f"http://127.0.0.1:{begun.port}/api/health").status_code == httpx.codes.OK:
+                    return begun.process.poll() is None  # not another's server on that port
+            except httpx.TransportError:
+                pass  # not yet
+            time.sleep(0.05)
+    return False
+
+
+def _free_port() -> int:
+    """A port where Prefect would look for one; else any.
+
+    The first that is free from a number of this process on, so that runs that start together take different ones.
+    """
+    first, end = _PORTS
+    span = end - first
+    for number in [*(first + (os.getpid() + step) % span for step in range(span)), 0]:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError(
+        "No port of 127.0.0.1 is free; a temporary server needs one. Set PREFECT_API_URL, or end what takes them."
+    )
