@@ -10,7 +10,7 @@ generalises, and differs from the published one by a fifth of its data. Path agr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +38,13 @@ from clusterpaths.evaluation import (
     read_evaluation,
 )
 from clusterpaths.extract import ExtractionJob
-from clusterpaths.kmeans import Where, assign, cluster_rows, first_alike, nearest
+from clusterpaths.kmeans import first_alike, nearest
 from clusterpaths.metrics import count_paths
 from clusterpaths.models.session import TapSession
 from clusterpaths.one_thread import one_thread
 from clusterpaths.preprocessing import fit, normalise
 from clusterpaths.records import SetRecord
+from clusterpaths.refit import Refit, cluster_again
 from clusterpaths.set_files import Rows as SetRows
 from clusterpaths.set_files import read_record, read_rows
 
@@ -54,7 +55,6 @@ MIN_CAPPED = 2000  # examples even of a model with huge layers
 RUN = 64  # consecutive examples that are sampled together: a chunk of the cache
 MAX_IMAGES = 500  # examples to perturb
 MAX_STRANGERS = 300
-FEATURES = 256  # a wider last layer is projected to so many dimensions (Johnson and Lindenstrauss 1984)
 BATCH = 32
 
 
@@ -86,20 +86,6 @@ def evaluate_set(
     if not more:
         atomic_write_json(set_dir / METRICS, evaluation.model_dump(mode="json"))
     return evaluation
-
-
-@dataclass(frozen=True)
-class _Refit:
-    """The clustering again: of n sampled rows of the set, on those to fit."""
-
-    rows: NDArray[np.int64]  # (n,) of the set
-    fit: NDArray[np.int64]  # positions among them
-    kept: NDArray[np.int64]
-    clusters: NDArray[np.int16]  # (n, L)
-    distances: NDArray[np.float32]  # (n, L)
-    features: NDArray[np.float32]  # (n, FEATURES or fewer) of the last layer
-    projection: NDArray[np.float32] | None  # (width of the last layer, FEATURES) that made them
-    centroids: dict[str, NDArray[np.float32]]
 
 
 def _evaluate(
@@ -145,7 +131,7 @@ def _evaluate(
             "path agreement and other images are left out."
         )
         return evaluation.model_copy(update={"notes": tuple(notes)})
-    again = _cluster_again(directory, record, rows.ids, sample, fit, kept, seed)
+    again = cluster_again(directory, record, rows.ids, sample, fit, kept, seed)
     alignment = _alignment(again, predictions[sample], seed) if evaluation.purity_predictions else None
     probe = _Probe(set_dir, record, job, again, seed, decides)
     images = probe.read(rows, notes)
@@ -183,61 +169,7 @@ def _row_limit(directory: Path, record: SetRecord) -> int:
     return min(MAX_EXAMPLES, max(MIN_CAPPED, MAX_BYTES // (4 * widths)))
 
 
-class _Members:
-    """Some rows of a layer, read in the order and the runs of all of them (`kmeans.Rows`)."""
-
-    fit: NDArray[np.int64] | None = None
-
-    def __init__(self, rows: LayerRows, members: NDArray[np.int64]) -> None:
-        self._rows, self._members = rows, members
-        self.width = rows.width
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, NDArray[np.float32]]]:
-        place = np.full(len(self._rows), -1, np.int64)  # of each row among the members that are wanted
-        wanted = np.arange(len(self)) if positions is None else positions
-        place[self._members[wanted]] = wanted
-        for where, block in self._rows.blocks():
-            if (own := place[where] >= 0).any():
-                yield place[where][own], block[own]
-
-
-def _cluster_again(
-    directory: Path,
-    record: SetRecord,
-    ids: NDArray[np.int64],
-    sample: NDArray[np.int64],
-    fit: NDArray[np.int64],
-    kept: NDArray[np.int64],
-    seed: int,
-) -> _Refit:
-    shape = (len(sample), len(record.layers))
-    clusters, distances = np.empty(shape, np.int16), np.empty(shape, np.float32)
-    centroids = {}
-    for at, layer in enumerate(record.layers):
-        every = LayerRows(directory, layer, ids[sample])
-        found = cluster_rows(_Members(every, fit), record.k_per_layer[layer], record.distance, record.seed)
-        labels, far = np.empty(len(kept), np.int16), np.empty(len(kept), np.float32)
-        assign(_Members(every, kept), found.centroids, record.distance, labels, far)
-        clusters[fit, at], distances[fit, at] = found.labels, found.distances
-        clusters[kept, at], distances[kept, at] = labels, far
-        centroids[layer] = found.centroids
-    projection = _projection(every.width, seed)
-    features = np.empty((len(sample), min(every.width, FEATURES)), np.float32)
-    for where, block in every.blocks():
-        features[where] = block if projection is None else block @ projection
-    return _Refit(sample, fit, kept, clusters, distances, features, projection, centroids)
-
-
-def _projection(width: int, seed: int) -> NDArray[np.float32] | None:
-    if width <= FEATURES:
-        return None
-    return np.random.default_rng([seed, 2]).standard_normal((width, FEATURES), np.float32)
-
-
-def _alignment(again: _Refit, predictions: NDArray[np.int16], seed: int) -> Alignment | None:
+def _alignment(again: Refit, predictions: NDArray[np.int16], seed: int) -> Alignment | None:
     fit, kept = again.fit[predictions[again.fit] >= 0], again.kept[predictions[again.kept] >= 0]
     if not len(fit) or not len(kept):
         return None
@@ -279,7 +211,7 @@ class _Probe:
     """Sends images through the model."""
 
     def __init__(
-        self, set_dir: Path, record: SetRecord, job: ExtractionJob, again: _Refit, seed: int, decides: bool
+        self, set_dir: Path, record: SetRecord, job: ExtractionJob, again: Refit, seed: int, decides: bool
     ) -> None:
         self._record, self._job, self._again, self._seed, self._decides = record, job, again, seed, decides
         self._session = TapSession(job.model)

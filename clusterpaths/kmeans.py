@@ -30,8 +30,8 @@ MAX_PASSES = 3
 LEAST_FIT_ROWS = 100  # a cluster: with fewer, centroids of a part of the rows are not those of all of them
 
 
-class Rows(Protocol):
-    """Rows of float32 on disk or in memory.
+class Shape(Protocol):
+    """What must be known of rows before any is read.
 
     Attributes:
         width: values a row.
@@ -42,6 +42,10 @@ class Rows(Protocol):
     fit: NDArray[np.int64] | None
 
     def __len__(self) -> int: ...
+
+
+class Rows(Shape, Protocol):
+    """Rows of float32 on disk or in memory."""
 
     def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, NDArray[np.float32]]]:
         """Rows at these ascending positions, or all, each once: where they are and (m, width) values, free to be changed.
@@ -113,7 +117,7 @@ def run(steps: Steps[Result], rows: Rows) -> Result:
             return result
 
 
-def clustering(rows: Rows, k: int, distance: Distance, seed: int) -> Steps[Clustering]:
+def clustering(rows: Shape, k: int, distance: Distance, seed: int) -> Steps[Clustering]:
     """Sketch-seeded streaming k-means in memory that does not grow with the number of rows.
 
     A uniform sample of rows is projected to at most 256 dimensions; the best of 10 k-means++ runs there gives the
@@ -167,7 +171,7 @@ def farthest(distances: NDArray[np.float32], labels: NDArray[np.int16], count: i
 
 
 def seeding(
-    rows: Rows, k: int, distance: Distance, rng: np.random.Generator
+    rows: Shape, k: int, distance: Distance, rng: np.random.Generator
 ) -> Steps[tuple[NDArray[np.float32], NDArray[np.float64], int]]:
     """First centroids (k, width) float32, how many sample rows each stands for (k,), and the sample's distinct rows.
 
@@ -197,7 +201,7 @@ def seeding(
     return np.ascontiguousarray(centroids[repeated], np.float32), weights, distinct
 
 
-def draw_sample(rows: Rows, rng: np.random.Generator) -> NDArray[np.int64]:
+def draw_sample(rows: Shape, rng: np.random.Generator) -> NDArray[np.int64]:
     """Ascending positions of at most SAMPLE_ROWS rows; with one seed the same ones for every layer.
 
     Of `rows.fit`, where there is one: a uniform sample of a uniform sample.
@@ -208,7 +212,7 @@ def draw_sample(rows: Rows, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def sketching(
-    rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator
+    rows: Shape, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator
 ) -> Steps[NDArray[np.float32]]:
     """Rows at the positions `sample` (s,), projected at random to (s, at most SKETCH_WIDTH) float32.
 
