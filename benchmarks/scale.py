@@ -80,15 +80,15 @@ def rows_of(part: dict[str, Any], title: str) -> list[str]:
         spread = shard_seconds(single, part["images"])
         speedup = stage_ms(single, "extract") / stage_ms(both, "extract")
         layers = len(single["inertia"])
-        seeds = single["seed_seconds"]
-        clustering_ms = stage_ms(single, "cluster") - 1000 * seeds / part["images"]
+        bounded = single["bounded_seconds"]
+        clustering_ms = stage_ms(single, "cluster") - 1000 * bounded / part["images"]
         per_image = stage_ms(single, "extract") + clustering_ms
         for count in COUNTS:
             size = human(count * single["cache_bytes_per_image"])
             hours = count * per_image / 3_600_000
             times = []
             for workers in WORKERS:
-                clustering = (count * clustering_ms / 1000 + seeds) / min(workers, layers)  # a layer is one stream
+                clustering = (count * clustering_ms / 1000 + bounded) / min(workers, layers)  # a layer is one stream
                 times.append(duration(extraction_seconds(count, spread, workers) + clustering))
             most, least = stage_ms(single, "extract") / 128, clustering_ms / layers
             narrow = "extraction" if most > least else "clustering"
@@ -123,8 +123,8 @@ def document(result: dict[str, Any]) -> str:
         "",
         "## How it is worked out",
         "- **Bytes**: the cache's bytes an image as measured, times N. With `--cache-format none` they are the resized images'.",
-        "- **Core-hours**: ms an image of extraction and clustering by one worker, times N; first centroids come from a bounded",
-        "  sample and are no cost an image.",
+        "- **Core-hours**: ms an image of extraction and clustering by one worker, times N; centroids are fitted on a bounded",
+        "  sample of images and are no cost an image.",
         f"- **Time on W workers**: extraction is simulated as shards of {SHARD} images, of which a free worker takes the next;",
         "  a shard takes one of the measured times by chance, so that slow ones at the end count. Clustering is one stream a",
         "  layer and so uses at most as many workers as there are layers. Workers are taken to be on machines of their own:",

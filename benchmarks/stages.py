@@ -178,15 +178,15 @@ class Counts:
     images: int = 0
     batches: int = 0
     rows: dict[str, int] = field(default_factory=dict)
-    seed_seconds: float = 0.0  # while any layer was given first centroids: bounded, however many images there are
+    bounded_seconds: float = 0.0  # while any layer was fitted on a sample: no more, however many images there are
 
 
 @contextmanager
 def counting() -> Iterator[Counts]:
     """Count model runs and rows read through `LayerRows`, in this process; format none computes what it reads again."""
     counts, lock = Counts(), threading.Lock()
-    seeding, began = 0, 0.0  # layers at it, since when
-    run, blocks, take, seed = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.seeding
+    going, began = 0, 0.0  # layers that are still at what is bounded, since when
+    run, blocks, take, clustering = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.clustering
     together = RowsTogether._blocks
 
     def counted_run(session: TapSession, images: NDArray[np.float32], *more: Any) -> Outputs:
@@ -214,19 +214,28 @@ def counting() -> Iterator[Counts]:
         count_rows(rows.layer, len(positions))
         return take(rows, positions)
 
-    def timed_seeds(*arguments: Any) -> Any:
-        nonlocal seeding, began
+    def timed(*arguments: Any) -> Any:
+        """A layer's steps, timed until all rows are read for the first time: what comes before is bounded in N."""
+        nonlocal going, began
         with lock:
-            seeding, began = seeding + 1, began if seeding else time.perf_counter()
-        result = yield from seed(*arguments)
-        with lock:
-            seeding -= 1
-            if not seeding:
-                counts.seed_seconds += time.perf_counter() - began
-        return result
+            going, began = going + 1, began if going else time.perf_counter()
+        steps, bounded = clustering(*arguments), True
+        while True:
+            try:
+                asked = next(steps)
+            except StopIteration as end:
+                return end.value
+            if bounded and asked.positions is None:
+                bounded = False
+                with lock:
+                    going -= 1
+                    if not going:
+                        counts.bounded_seconds += time.perf_counter() - began
+            yield asked
 
     with (
-        mock.patch.object(kmeans, "seeding", timed_seeds),
+        mock.patch.object(kmeans, "clustering", timed),
+        mock.patch.object(cluster, "clustering", timed),
         mock.patch.object(TapSession, "run", counted_run),
         mock.patch.object(LayerRows, "blocks", counted_blocks),
         mock.patch.object(LayerRows, "take", counted_take),
@@ -288,7 +297,7 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
     result = {
         "stages": told,
         "shard_seconds": shards,
-        "seed_seconds": counts.seed_seconds,
+        "bounded_seconds": counts.bounded_seconds,
         "model_images": counts.images,
         "model_batches": counts.batches,
         "layer_reads": {layer: rows / total for layer, rows in counts.rows.items()},

@@ -44,7 +44,7 @@ def test_core_hours_bytes_and_the_bottleneck_by_hand(scale: Any) -> None:
     whole = {
         "stages": [{"stage": "extract", "ms": 1.0}, {"stage": "cluster", "ms": 2.0}],
         "shard_seconds": [0.512, 0.512],
-        "seed_seconds": 1.024,
+        "bounded_seconds": 1.024,
         "inertia": {"a": 1.0, "b": 1.0},
         "cache_bytes_per_image": 100_000,
     }
