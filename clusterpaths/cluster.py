@@ -16,6 +16,7 @@ import pyarrow as pa
 from clusterpaths.atomic import partial_sibling
 from clusterpaths.cache.examples import read_examples, write_table
 from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids
+from clusterpaths.cache.remote import address_of, fetch, local_folder
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.errors import CacheError, DamagedShardError
 from clusterpaths.kmeans import Clustering, cluster_rows
@@ -41,7 +42,7 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
         DamagedShardError: bytes on disk are not those that were extracted.
     """
     started = time.perf_counter()
-    directory = Path(extraction.directory)
+    directory = local_folder(extraction.directory)
     path = directory / CLUSTERINGS / f"{layer}-{question.layer_fingerprint(layer)[:16]}.npz"
     ids = parse_ids(extraction.ids)
     clustering = read_clustering(path)
@@ -59,7 +60,7 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
         _write_clustering(path, clustering)
     return ClusteringRecord(
         layer=layer,
-        path=str(path),
+        path=address_of(path),
         summary=_summary(clustering),
         seconds=time.perf_counter() - started,
         found=found,
@@ -69,7 +70,7 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
 def read_clustering(path: Path) -> Clustering | None:
     """A clustering from its file; None where there is none that can be read."""
     try:
-        with np.load(path) as file:
+        with np.load(fetch(path)) as file:
             scalars = file["scalars"].tolist()
             return Clustering(
                 file["centroids"],
@@ -126,13 +127,13 @@ def trace_paths(extraction: ExtractionRecord, question: Question, clusterings: l
     Raises:
         CacheError: a layer's clustering is gone, or is not of these examples.
     """
-    directory = Path(extraction.directory)
+    directory = local_folder(extraction.directory)
     ids = parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "file", "split", "label", "prediction"])
     examples = examples.filter(pa.array(np.isin(examples["id"].to_numpy(), ids)))
     by_layer = {record.layer: record for record in clusterings}
     for layer in question.layers:
-        clustering = read_clustering(Path(by_layer[layer].path))
+        clustering = read_clustering(local_folder(by_layer[layer].path))
         if clustering is None or len(clustering.labels) != len(ids) or len(examples) != len(ids):
             raise CacheError(f"The clustering {by_layer[layer].path} is not of these {len(ids)} examples. Run again.")
         examples = examples.append_column(layer, pa.array(clustering.labels, pa.int16()))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.recomputed import RecomputedRows
+from clusterpaths.cache.remote import address_of
 from clusterpaths.cache.stores import ActivationStore, open_store
 from clusterpaths.errors import CacheError, DamagedShardError
 
@@ -44,7 +45,7 @@ class LayerRows:
         self.layer, self.ids = layer, ids
         self.width = int(np.prod(manifest.layers[layer].shape))
         self.block_rows = int(np.clip(BLOCK_BYTES // (self.width * 4), 1, MAX_BLOCK_ROWS))
-        self._directory = directory
+        self._directory = address_of(directory)  # in messages
         self._source: RecomputedRows | ActivationStore = (
             RecomputedRows(directory, manifest, layer)
             if manifest.format == "none"
