@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from clusterpaths.cache.remote import put_in_place
 from clusterpaths.errors import DiskError
 
 
@@ -43,13 +44,16 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def partial_sibling(path: Path) -> Iterator[Path]:
-    """A unique `.partial` sibling to write to; it becomes `path` at the end, or is removed on any failure."""
+    """A unique `.partial` sibling to write to; it becomes `path` at the end, or is removed on any failure.
+
+    Where `path` is the mirror of an object, that is written too.
+    """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
-            partial.replace(path)
+            put_in_place(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -6,9 +6,8 @@ damaged shards, the report) is not here.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.cache.remote import local_folder
 from clusterpaths.cluster import cluster_layer, cluster_layers, shares_readings, trace_paths
 from clusterpaths.config import SAMPLE_MODEL, RunConfig
 from clusterpaths.datasets.acquire import acquire
@@ -36,10 +35,10 @@ def run_stages(config: RunConfig) -> tuple[PublishedSet, ExtractionJob]:
     for shard in plan.pending:
         extract_shard(job, shard)
     release_sessions()
-    extraction = finish_extraction(Path(job.directory), parse_ids(plan.ids), job.max_failed)
+    extraction = finish_extraction(local_folder(job.directory), parse_ids(plan.ids), job.max_failed)
     settings, choice = choose_settings(config, model, extraction)
     question = ask(settings, model, extraction)
-    found = None if config.refresh else find_set(Path(job.directory), question.fingerprint())
+    found = None if config.refresh else find_set(local_folder(job.directory), question.fingerprint())
     if found:
         return found, job
     if shares_readings(extraction):

@@ -17,6 +17,7 @@ import pyarrow as pa
 from clusterpaths.atomic import partial_sibling
 from clusterpaths.cache.examples import read_examples, write_table
 from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids, require_manifest
+from clusterpaths.cache.remote import address_of, fetch, local_folder
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cache.together import RowsTogether
 from clusterpaths.errors import CacheError, DamagedShardError
@@ -43,7 +44,7 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
         DamagedShardError: bytes on disk are not those that were extracted.
     """
     started = time.perf_counter()
-    directory = Path(extraction.directory)
+    directory = local_folder(extraction.directory)
     path = clustering_path(extraction, question, layer)
     ids = parse_ids(extraction.ids)
     clustering = read_clustering(path)
@@ -78,7 +79,7 @@ def cluster_layers(
         ModelError: the model file is gone, or another one now.
     """
     started = time.perf_counter()
-    directory = Path(extraction.directory)
+    directory = local_folder(extraction.directory)
     paths = {layer: clustering_path(extraction, question, layer) for layer in layers}
     found = {layer: one for layer, path in paths.items() if (one := read_clustering(path)) is not None}
     if missing := tuple(layer for layer in layers if layer not in found):
@@ -96,22 +97,24 @@ def cluster_layers(
 
 def shares_readings(extraction: ExtractionRecord) -> bool:
     """Whether all layers of this cache are best clustered by one `cluster_layers`: where every reading runs the model."""
-    return require_manifest(Path(extraction.directory)).format == "none"
+    return require_manifest(local_folder(extraction.directory)).format == "none"
 
 
 def clustering_path(extraction: ExtractionRecord, question: Question, layer: str) -> Path:
     """Where a layer's clustering lies."""
-    return Path(extraction.directory) / CLUSTERINGS / f"{layer}-{question.layer_fingerprint(layer)[:16]}.npz"
+    return local_folder(extraction.directory) / CLUSTERINGS / f"{layer}-{question.layer_fingerprint(layer)[:16]}.npz"
 
 
 def _record(layer: str, path: Path, clustering: Clustering, seconds: float, found: bool) -> ClusteringRecord:
-    return ClusteringRecord(layer=layer, path=str(path), summary=_summary(clustering), seconds=seconds, found=found)
+    return ClusteringRecord(
+        layer=layer, path=address_of(path), summary=_summary(clustering), seconds=seconds, found=found
+    )
 
 
 def read_clustering(path: Path) -> Clustering | None:
     """A clustering from its file; None where there is none that can be read."""
     try:
-        with np.load(path) as file:
+        with np.load(fetch(path)) as file:
             scalars = file["scalars"].tolist()
             return Clustering(
                 file["centroids"],
@@ -169,13 +172,13 @@ def trace_paths(extraction: ExtractionRecord, question: Question, clusterings: l
     Raises:
         CacheError: a layer's clustering is gone, or is not of these examples.
     """
-    directory = Path(extraction.directory)
+    directory = local_folder(extraction.directory)
     ids = parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "file", "split", "label", "prediction"])
     examples = examples.filter(pa.array(np.isin(examples["id"].to_numpy(), ids)))
     by_layer = {record.layer: record for record in clusterings}
     for layer in question.layers:
-        clustering = read_clustering(Path(by_layer[layer].path))
+        clustering = read_clustering(local_folder(by_layer[layer].path))
         if clustering is None or len(clustering.labels) != len(ids) or len(examples) != len(ids):
             raise CacheError(f"The clustering {by_layer[layer].path} is not of these {len(ids)} examples. Run again.")
         examples = examples.append_column(layer, pa.array(clustering.labels, pa.int16()))

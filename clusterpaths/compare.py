@@ -18,6 +18,7 @@ from pydantic import Field
 from clusterpaths import agreement
 from clusterpaths.agreement import adjusted_rand, match_clusters
 from clusterpaths.cache.examples import read_examples
+from clusterpaths.cache.remote import address_of, fetch_folder, subfolders
 from clusterpaths.comparison import (
     ClusterMatch,
     Comparison,
@@ -29,6 +30,7 @@ from clusterpaths.comparison import (
     PathCount,
     Side,
 )
+from clusterpaths.config import CacheRoot
 from clusterpaths.errors import CacheError, ConfigError, DatasetError
 from clusterpaths.joint_classes import join_classes
 from clusterpaths.metrics import PathCounts, count_paths
@@ -59,7 +61,7 @@ class CompareConfig(Record):
 
     first: str = Field(description="the set before: NAME/set_NN of the results' folder, or NAME for its newest set")
     second: str = Field(description="the set after, in the same form; the comparison is written into its folder")
-    cache_root: Path | None = Field(None, description="where results lie, a folder a name [activation_cache]")
+    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
     data_root: Path | None = Field(
         None, description="the data set's folder, for pictures on the page [where the second set's images were]"
     )
@@ -308,20 +310,19 @@ def find_set_folder(cache_root: Path, given: str) -> Path:
         CacheError: there are no such results, or no such set among them.
     """
     name, _, wanted = given.rstrip("/").partition("/")
-    there = sorted(p.name for p in cache_root.iterdir() if p.is_dir()) if cache_root.is_dir() else []
-    names = [other for other in there if list_sets(cache_root / other)]
+    names = [other for other in subfolders(cache_root) if list_sets(cache_root / other)]
     if name not in names:
         raise CacheError(
-            f"There are no sets called {given!r} in {cache_root}. Expected NAME or NAME/set_NN, with NAME one of: "
+            f"There are no sets called {given!r} in {address_of(cache_root)}. Expected NAME or NAME/set_NN, with NAME one of: "
             f"{', '.join(names) or 'none yet'}. Name one of these, or another folder with --cache-root."
         )
     sets = list_sets(cache_root / name)
     if wanted and wanted not in sets:
         raise CacheError(
-            f"{name} in {cache_root} has no set {wanted!r}. Expected one of: {', '.join(sets)}, or {name} alone for the "
-            "newest."
+            f"{name} in {address_of(cache_root)} has no set {wanted!r}. Expected one of: {', '.join(sets)}, or {name} alone "
+            "for the newest."
         )
-    return cache_root / name / (wanted or sets[-1])
+    return fetch_folder(cache_root / name / (wanted or sets[-1]))
 
 
 def find_earlier(folder: Path) -> Path | None:
@@ -337,7 +338,7 @@ def find_earlier(folder: Path) -> Path | None:
         except CacheError:
             continue
         if set(record.layers) & set(own.record.layers):
-            return own.folder.parent / name
+            return fetch_folder(own.folder.parent / name)
     return find_predecessor(folder)
 
 
@@ -353,9 +354,9 @@ def find_predecessor(folder: Path) -> Path | None:
     own = _open(folder)
     born = _time(own.record)
     found: list[tuple[datetime.datetime, str, str]] = []
-    for beside in own.folder.parent.parent.iterdir():
+    for beside in (own.folder.parent.parent / name for name in subfolders(own.folder.parent.parent)):
         try:
-            sets = list_sets(beside) if beside.is_dir() and beside != own.folder.parent else []
+            sets = list_sets(beside) if beside != own.folder.parent else []
         except OSError:
             continue
         for name in sets:
@@ -372,7 +373,7 @@ def find_predecessor(folder: Path) -> Path | None:
                 found.append((time, str(beside), name))
     for _, parent, name in sorted(found, reverse=True):
         try:
-            other = _open(Path(parent) / name)
+            other = _open(fetch_folder(Path(parent) / name))
             common = len(_join(other, own)[0])
         except (CacheError, DatasetError, OSError):
             continue  # damaged, or of other images

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
 from clusterpaths import roots
+from clusterpaths.cache.remote import address_of, parse_root, place_of
 from clusterpaths.errors import ConfigError
 from clusterpaths.preprocessing import Preset
 from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, Resize
@@ -56,6 +57,10 @@ Numbers = Annotated[tuple[float, ...], BeforeValidator(_split), _WORD]
 Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size), _WORD]
 
 
+# Of s3://BUCKET/PREFIX, the folder of its mirror on this machine; written down, it is the address again.
+CacheRoot = Annotated[Path, BeforeValidator(parse_root), PlainSerializer(address_of, when_used="json"), _WORD]
+
+
 def available_cores() -> int:
     """Cores that this process may use; at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -84,7 +89,9 @@ class RunConfig(BaseModel):
     data_root: Path | None = Field(
         None, description="folder of the images; celeba's is downloaded into where empty [data]"
     )
-    cache_root: Path | None = Field(None, description="where results go, a folder a name [activation_cache]")
+    cache_root: CacheRoot | None = Field(
+        None, description="where results go, a folder a name; or s3://BUCKET/PREFIX (extra [s3]) [activation_cache]"
+    )
     name: str | None = Field(
         None, description="name of the results' folder [CelebA; SampleFaces with --sample; else MODEL-DATA]"
     )
@@ -203,6 +210,11 @@ class RunConfig(BaseModel):
             raise ValueError("--dask-address goes with --engine dask: add that, or leave the address out")
         if self.cache_format == "none" and self.cache_dtype == "float16":
             raise ValueError("--cache-format none keeps no activations to round: leave out --cache-dtype float16")
+        if self.cache_format not in (None, "zarr") and self.cache_root and place_of(self.cache_root):
+            raise ValueError(
+                f"--cache-format {self.cache_format} does not go with a cache in object storage, where a file an image is slow "
+                "and dear: leave it out, or take zarr; or name a folder with --cache-root"
+            )
         if self.preprocessing == AUTO and not self.check_preprocessing:
             raise ValueError("--preprocessing auto goes by the check of the preprocessing: leave it on")
         return self

@@ -8,7 +8,8 @@
     │   │   └── QuotaError     a file host's quota page was saved where data should be
     │   ├── CacheError         activations on disk that belong to something else, or are in use
     │   ├── ExtractionError    too many unreadable images, non-finite activations
-    │   └── DiskError          no room, no permission
+    │   ├── DiskError          no room, no permission
+    │   └── StorageError       object storage that stays away, refuses, or has no such bucket
     ├── DownloadError          the network; worth a retry
     ├── DamagedShardError      bytes on disk differ from their checksum; the shard is made again
     └── Float16OverflowError   a layer needs float32; extraction widens it and goes on
@@ -54,6 +55,10 @@ class ExtractionError(InputError):
 
 class DiskError(InputError):
     """The disk is full or may not be written to."""
+
+
+class StorageError(InputError):
+    """Object storage that does not answer, refuses the credentials, or has no such bucket."""
 
 
 class DownloadError(ClusterPathsError):

@@ -23,6 +23,7 @@ from clusterpaths import faithfulness as f
 from clusterpaths import perturb
 from clusterpaths.atomic import atomic_write_json
 from clusterpaths.cache.examples import EXAMPLES
+from clusterpaths.cache.remote import fetch, local_folder
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.datasets import open_dataset
 from clusterpaths.evaluation import (
@@ -99,7 +100,7 @@ def _evaluate(
     notes: list[str] = []
     path_of = count_paths(rows.clusters).of_example
     complexity = f.path_complexity(rows.clusters)
-    directory = Path(job.directory)
+    directory = local_folder(job.directory)
     decides = job.model.logits is not None and _decides(directory)
     predictions = rows.predictions if decides else np.full_like(rows.predictions, -1)
     sample = sample_rows(len(rows.ids), _row_limit(directory, record), seed)
@@ -148,7 +149,7 @@ def _evaluate(
 
 def _decides(directory: Path) -> bool:
     """Whether what the cache holds as class scores of the first examples can be that."""
-    with pq.ParquetFile(directory / EXAMPLES) as file:
+    with pq.ParquetFile(fetch(directory / EXAMPLES)) as file:
         for batch in file.iter_batches(1024, columns=["logits"]):
             scores = batch.column(0).drop_null().to_pylist()
             if scores:

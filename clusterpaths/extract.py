@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.examples import make_part, part_path, write_table
 from clusterpaths.cache.manifest import PIXELS, FailedExample, Manifest, ShardRecord, require_manifest, update_shards
 from clusterpaths.cache.pixels import PixelStore, ShardPixels
+from clusterpaths.cache.remote import local_folder
 from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, open_store
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
 from clusterpaths.errors import ExtractionError, Float16OverflowError
@@ -72,7 +73,7 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
         ExtractionError: non-finite activations, or more than `job.max_failed` unreadable images in this shard.
         DiskError: no room; files of this shard may lie there, unrecorded, and are written again.
     """
-    directory = Path(job.directory)
+    directory = local_folder(job.directory)
     manifest = require_manifest(directory)
     shard = next(shard for shard in manifest.shards if shard.index == index)
     table = _examples_of(job.dataset, shard)

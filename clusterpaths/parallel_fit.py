@@ -11,7 +11,6 @@ multiprocessors", 2000.
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from clusterpaths.atomic import partial_sibling
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.cache.remote import address_of, fetch, local_folder, remove_file, remove_tree
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cluster import clustering_path, read_clustering, write_clustering
 from clusterpaths.errors import CacheError
@@ -134,13 +134,13 @@ def begin_fit(extraction: ExtractionRecord, question: Question, layer: str) -> L
     ids = parse_ids(extraction.ids)
     result = clustering_path(extraction, question, layer)
     parts = -(-len(ids) // PART_ROWS)
-    fit = LayerFit(layer=layer, folder=str(result.with_suffix(".fit")), part_rows=PART_ROWS, parts=parts)
+    fit = LayerFit(layer=layer, folder=address_of(result.with_suffix(".fit")), part_rows=PART_ROWS, parts=parts)
     if read_clustering(result) is not None:
         return fit.model_copy(update={"done": True})
-    rows = LayerRows(Path(extraction.directory), layer, ids)
+    rows = LayerRows(local_folder(extraction.directory), layer, ids)
     rng = np.random.default_rng(question.seed)
     centroids, _, distinct = run(seeding(rows, question.k_per_layer[layer], question.distance, rng), rows)
-    Path(fit.folder).mkdir(parents=True, exist_ok=True)
+    local_folder(fit.folder).mkdir(parents=True, exist_ok=True)
     _write_centroids(fit, scaled(centroids, question.distance))
     return fit.model_copy(update={"distinct": distinct})
 
@@ -154,7 +154,7 @@ def fit_part(extraction: ExtractionRecord, question: Question, fit: LayerFit, pa
     centroids = _read_centroids(fit)
     if _read_part(fit, part, centroids) is not None:
         return
-    directory, ids = Path(extraction.directory), parse_ids(extraction.ids)
+    directory, ids = local_folder(extraction.directory), parse_ids(extraction.ids)
     start, stop = part * fit.part_rows, min((part + 1) * fit.part_rows, len(ids))
     if fit.iteration == 0 and len(across := _ids_across(directory, ids, start, stop)):
         for _ in LayerRows(directory, fit.layer, across).blocks():
@@ -194,18 +194,18 @@ def advance_fit(extraction: ExtractionRecord, question: Question, fit: LayerFit)
     moved = lloyd_step(sums, counts, centroids, question.distance)
     following = fit.model_copy(update={"iteration": fit.iteration + 1, "inertia": inertia})
     if _ends(fit, inertia, np.array_equal(moved, centroids)):
-        rows_of_layer = LayerRows(Path(extraction.directory), fit.layer, ids)
+        rows_of_layer = LayerRows(local_folder(extraction.directory), fit.layer, ids)
         moved = centroids.copy()
         seeds_left = fit.seeded_again + 1 < MAX_PASSES
         if not seeds_left or not run(seeding_again(moved, question.distance, labels, distances), rows_of_layer):
             clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
             write_clustering(clustering_path(extraction, question, fit.layer), clustering)
-            shutil.rmtree(fit.folder)
+            remove_tree(local_folder(fit.folder))
             return following.model_copy(update={"done": True})
         following = following.model_copy(update={"inertia": None, "seeded_again": fit.seeded_again + 1})
     _write_centroids(following, moved)
     for part in range(fit.parts):
-        _part_path(fit, part).unlink()
+        remove_file(_part_path(fit, part))
     return following
 
 
@@ -223,11 +223,11 @@ def _ids_across(directory: Path, ids: NDArray[np.int64], start: int, stop: int) 
 
 
 def _centroids_path(fit: LayerFit) -> Path:
-    return Path(fit.folder) / f"centroids-{fit.iteration}.npy"
+    return local_folder(fit.folder) / f"centroids-{fit.iteration}.npy"
 
 
 def _part_path(fit: LayerFit, part: int) -> Path:
-    return Path(fit.folder) / f"part-{fit.iteration}-{part}.npz"
+    return local_folder(fit.folder) / f"part-{fit.iteration}-{part}.npz"
 
 
 def _write_centroids(fit: LayerFit, centroids: NDArray[np.float32]) -> None:
@@ -236,14 +236,14 @@ def _write_centroids(fit: LayerFit, centroids: NDArray[np.float32]) -> None:
 
 
 def _read_centroids(fit: LayerFit) -> NDArray[np.float32]:
-    centroids: NDArray[np.float32] = np.load(_centroids_path(fit))
+    centroids: NDArray[np.float32] = np.load(fetch(_centroids_path(fit)))
     return centroids
 
 
 def _read_part(fit: LayerFit, part: int, centroids: NDArray[np.float32]) -> LloydPart | None:
     """What a part found for these centroids; None where it is not there, or was found for others."""
     try:
-        with np.load(_part_path(fit, part)) as file:
+        with np.load(fetch(_part_path(fit, part))) as file:
             if file["made_for"].item() != _digest(centroids):
                 return None  # of an interrupted run on another machine, whose sums round differently
             inertia, zero_rows = file["scalars"].tolist()

@@ -24,8 +24,10 @@ from clusterpaths.cache.manifest import (
     LayerRecord,
     Manifest,
     ShardRecord,
+    change_manifest,
     format_ids,
     read_manifest,
+    read_version,
     require_manifest,
     require_same,
     unmade,
@@ -34,6 +36,7 @@ from clusterpaths.cache.manifest import (
 )
 from clusterpaths.cache.order import fit_positions
 from clusterpaths.cache.pixels import kept_size, open_kept
+from clusterpaths.cache.remote import address_of, fetch_folder, local_folder, place_of, remove_file, remove_tree
 from clusterpaths.cache.stores import CHUNK_ROWS, open_store, size_on_disk
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
@@ -56,8 +59,9 @@ class ExtractionPlan(Record):
     values: int
     files: int
     bytes: int
-    free: int
+    free: int | None
     refresh: bool
+    version: str = ""
 
     def text(self) -> str:
         """One sentence for log and terminal."""
@@ -67,11 +71,12 @@ class ExtractionPlan(Record):
         kept = f"{self.manifest.dtype} {self.manifest.format}"
         if self.manifest.format == "none":
             kept = "images, without activations,"
+        room = "there is no bound there" if self.free is None else f"{human_bytes(self.free)} free on that disk"
         return (
             f"{self.wanted:,} examples ({self.cached:,} in the cache, {new:,} to extract in {len(self.pending)} shards); "
             f"{len(self.manifest.layers)} layers ({layers}), {self.values:,} values an example; "
             f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {kept} "
-            f"in {self.directory}; {human_bytes(self.free)} free on that disk."
+            f"in {self.directory}; {room}."
         )
 
 
@@ -95,7 +100,7 @@ def plan_run(
         dataset=dataset.name,
         preprocessing=preprocessing,
         dtype=dtype,
-        format=config.cache_format or "npy",
+        format=config.cache_format or ("zarr" if place_of(config.cache_dir) else "npy"),
         providers=model.providers,
     )
     plan = plan_extraction(
@@ -159,7 +164,7 @@ def plan_extraction(
     Raises:
         CacheError: the cache is of another model, data set or preprocessing, or images changed since.
     """
-    stored = None if refresh else read_manifest(directory)
+    stored, version = (None, "") if refresh else read_version(directory)
     if stored is None:
         manifest = Manifest(**dict(required))
         kept: list[ShardRecord] = []
@@ -177,7 +182,7 @@ def plan_extraction(
     )
     files, size = kept_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
     return ExtractionPlan(
-        directory=str(directory),
+        directory=address_of(directory),
         manifest=manifest,
         pending=pending,
         ids=format_ids(table.ids),
@@ -188,6 +193,7 @@ def plan_extraction(
         bytes=size,
         free=_free_bytes(directory),
         refresh=refresh,
+        version=version,
     )
 
 
@@ -197,6 +203,7 @@ def _keep(
     """Of a stored cache: the shards to keep (unmade where files of theirs are gone), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
     whole = open_kept(directory, stored).whole(recorded)
+    fetch_folder(directory / PARTS)
     whole = {index for index in whole if part_path(directory, index).is_file()}
     done = _check_unchanged(directory, sorted(whole), table, dataset, by_content)
     kept = []
@@ -237,7 +244,7 @@ def _check_unchanged(
     changed = files[~same & ~failed]
     if len(changed):
         raise CacheError(
-            f"The images are not those that the activations in {directory} were made of; nothing was changed. "
+            f"The images are not those that the activations in {address_of(directory)} were made of; nothing was changed. "
             f"{len(changed):,} of {int(there.sum()):,} files have another name, size or content than then, the first are "
             f"{', '.join(changed[:3])}. Use another --name to keep both, or --refresh to throw the stored activations away."
         )
@@ -284,7 +291,10 @@ def _slots(examples: int) -> int:
     return -(-examples // CHUNK_ROWS) * CHUNK_ROWS
 
 
-def _free_bytes(directory: Path) -> int:
+def _free_bytes(directory: Path) -> int | None:
+    """Of the disk; None in object storage, which has no end."""
+    if place_of(directory):
+        return None
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     return shutil.disk_usage(existing).free
 
@@ -295,7 +305,7 @@ def check_room(plan: ExtractionPlan) -> None:
     Raises:
         DiskError: with the smaller format, and what it would take.
     """
-    if plan.bytes <= plan.free:
+    if plan.free is None or plan.bytes <= plan.free:
         return
     smaller = {name: layer.model_copy(update={"dtype": "float16"}) for name, layer in plan.manifest.layers.items()}
     _, zarr_bytes = size_on_disk("zarr", smaller, plan.wanted - plan.cached)
@@ -320,7 +330,7 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     Raises:
         DiskError: the folder cannot be written.
     """
-    directory = Path(plan.directory)
+    directory = local_folder(plan.directory)
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     store = open_kept(directory, plan.manifest)
@@ -328,8 +338,8 @@ def begin_extraction(plan: ExtractionPlan) -> None:
         remove_cache(directory)
         # what a refresh that was killed left, or a cache whose manifest is not understood
         for kept in (PIXELS, *plan.manifest.layers):
-            shutil.rmtree(directory / kept, ignore_errors=True)
-    write_manifest(directory, plan.manifest)
+            remove_tree(directory / kept)
+    write_manifest(directory, plan.manifest, plan.version)
     rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in plan.manifest.shards), default=0)
     store.reserve(rows)
 
@@ -340,10 +350,10 @@ def remove_cache(directory: Path) -> None:
         stored = read_manifest(directory)
     except CacheError:  # whose message says to refresh
         stored = None
-    (directory / MANIFEST).unlink(missing_ok=True)  # first: from here on nothing counts as recorded
-    (directory / EXAMPLES).unlink(missing_ok=True)
+    remove_file(directory / MANIFEST)  # first: from here on nothing counts as recorded
+    remove_file(directory / EXAMPLES)
     for made_of_them in (PARTS, CLUSTERINGS):
-        shutil.rmtree(directory / made_of_them, ignore_errors=True)
+        remove_tree(directory / made_of_them)
     if stored is not None:
         open_kept(directory, stored).remove()
 
@@ -357,7 +367,7 @@ def widen_layers(directory: Path, layers: list[str]) -> tuple[int, ...]:
         for name, layer in manifest.layers.items()
     }
     shards = tuple(unmade(shard) for shard in manifest.shards)
-    write_manifest(directory, manifest.model_copy(update={"layers": wider, "shards": shards}))
+    change_manifest(directory, lambda now: now.model_copy(update={"layers": wider, "shards": shards}))
     rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in shards), default=0)
     open_store(directory, manifest.format, wider).reserve(rows)
     return tuple(shard.index for shard in shards)
@@ -407,7 +417,7 @@ def finish_extraction(directory: Path, wanted: NDArray[np.int64], max_failed: in
     if len(usable) == 0:
         raise ExtractionError(too_many_failures(len(failed), len(failed) - 1, list(failed.values())))
     return ExtractionRecord(
-        directory=str(directory),
+        directory=address_of(directory),
         num_examples=len(usable),
         failed=tuple((failure.id, failure.file, failure.reason) for failure in failed.values()),
         ids=format_ids(usable),

@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from clusterpaths.agreement import wilson
 from clusterpaths.atomic import atomic_write_json
+from clusterpaths.cache.remote import fetch
 from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing import PRESETS, called, fit, normalise
@@ -112,7 +113,7 @@ def check_once(
         }
     )  # fmt: skip
     try:
-        found = KeptCheck.model_validate_json((directory / CHECK).read_bytes())
+        found = KeptCheck.model_validate_json(fetch(directory / CHECK).read_bytes())
     except (FileNotFoundError, ValidationError):
         found = None
     if found and found.question == question:

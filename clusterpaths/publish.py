@@ -22,7 +22,18 @@ from numpy.typing import NDArray
 
 from clusterpaths.atomic import atomic_write_json, disk_errors
 from clusterpaths.cache.examples import PARTS
+from clusterpaths.cache.lease import require_held
 from clusterpaths.cache.manifest import CLUSTERINGS
+from clusterpaths.cache.remote import (
+    address_of,
+    exists,
+    fetch_folder,
+    local_folder,
+    place_of,
+    put_folder,
+    remove_tree,
+    subfolders,
+)
 from clusterpaths.choice import Choice
 from clusterpaths.cluster import ClusteringRecord, read_clustering
 from clusterpaths.config import RunConfig
@@ -37,6 +48,7 @@ from clusterpaths.question import Question
 from clusterpaths.records import ModelIdentity, ModelRecord, Record, SetRecord, StageTime
 from clusterpaths.set_files import read_record
 
+RECORD = "set.json"  # what makes a folder a set: in object storage it comes last
 _SET = re.compile(r"set_(\d+)")
 
 
@@ -48,12 +60,14 @@ class PublishedSet(Record):
 
     @property
     def path(self) -> Path:
-        return Path(self.directory) / self.record.set
+        return local_folder(self.directory) / self.record.set
 
 
 def list_sets(directory: Path) -> list[str]:
-    """Names of the sets of a cache, by number."""
-    names = [path.name for path in directory.iterdir() if path.is_dir() and _SET.fullmatch(path.name)]
+    """Names of the sets of a cache, by number; in object storage, of those that are whole."""
+    names = [name for name in subfolders(directory) if _SET.fullmatch(name)]
+    if place_of(directory):
+        names = [name for name in names if exists(directory / name / RECORD)]
     return sorted(names, key=lambda name: int(name[4:]))
 
 
@@ -63,7 +77,7 @@ def read_set(directory: Path, name: str) -> PublishedSet:
     Raises:
         CacheError: the folder holds no record that is understood.
     """
-    return PublishedSet(directory=str(directory), record=read_record(directory / name))
+    return PublishedSet(directory=address_of(directory), record=read_record(directory / name))
 
 
 def set_config(folder: Path) -> dict[str, Any]:
@@ -89,6 +103,7 @@ def find_set(directory: Path, fingerprint: str) -> PublishedSet | None:
         except CacheError:
             continue  # a set of another program under this name
         if found.record.fingerprint == fingerprint:
+            fetch_folder(directory / name)
             return found
     return None
 
@@ -109,7 +124,7 @@ def publish_set(
     Raises:
         DiskError: no room or no permission; nothing half-written stays.
     """
-    directory = Path(extraction.directory)
+    directory = local_folder(extraction.directory)
     paths = pq.read_table(traced)
     layers = tuple(question.layers)
     table = np.column_stack([paths[layer].to_numpy() for layer in layers])  # (n, layers)
@@ -144,7 +159,7 @@ def publish_set(
         config=_to_repeat(config, job),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    centroids = {c.layer: _centroids(Path(c.path)) for c in clusterings}
+    centroids = {c.layer: _centroids(local_folder(c.path)) for c in clusterings}
     partial = directory / f".{record.set}.{uuid.uuid4().hex[:8]}.partial"
     try:
         with disk_errors(partial):
@@ -158,13 +173,14 @@ def publish_set(
                 _write(partial / "choice.json", choice.model_dump_json(indent=1) + "\n")
             if check:
                 _write(partial / CHECK, check.model_dump_json(indent=1) + "\n")
-            _write(partial / "set.json", record.model_dump_json(indent=2) + "\n")
+            _write(partial / RECORD, record.model_dump_json(indent=2) + "\n")
             _sync_folder(partial)
-            partial.rename(directory / record.set)
+            require_held(directory)
+            put_folder(partial, directory / record.set, last=RECORD)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    published = PublishedSet(directory=str(directory), record=record)
+    published = PublishedSet(directory=address_of(directory), record=record)
     describe_newest(published)
     return published
 
@@ -172,7 +188,8 @@ def publish_set(
 def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
     """The options that were given, with the folders and the model as they were found: a later run takes them up."""
     given = config.model_dump(mode="json", exclude_unset=True)
-    given |= {"model": job.model.path, "cache_root": str(Path(job.directory).parent), "name": Path(job.directory).name}
+    root, _, name = job.directory.rpartition("/")
+    given |= {"model": job.model.path, "cache_root": root, "name": name}
     return given if config.sample else given | {"dataset": job.dataset.name, "data_root": job.dataset.root}
 
 
@@ -202,11 +219,11 @@ def describe_newest(published: PublishedSet) -> None:
 
     Safe to repeat: a run that was killed right after its set appeared does it when it comes again.
     """
-    directory = Path(published.directory)
+    directory = local_folder(published.directory)
     if published.record.set != list_sets(directory)[-1]:
         return
     atomic_write_json(directory / "metadata.json", metadata(published.record))
-    shutil.rmtree(directory / CLUSTERINGS, ignore_errors=True)
+    remove_tree(directory / CLUSTERINGS)
     for left in (*directory.glob(".*.partial"), *(directory / PARTS).glob(".*.partial")):
         shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 

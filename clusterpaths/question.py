@@ -15,6 +15,7 @@ from pydantic import Field
 
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import LayerRecord, parse_ids, require_manifest
+from clusterpaths.cache.remote import local_folder
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.choice import Choice
 from clusterpaths.choose import choose
@@ -63,7 +64,7 @@ def choose_settings(
     """
     if not config.chooses:
         return config, None
-    directory, ids = Path(extraction.directory), parse_ids(extraction.ids)
+    directory, ids = local_folder(extraction.directory), parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "prediction"])
     predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
     rows = {layer: LayerRows(directory, layer, ids) for layer in model.layers}
@@ -88,7 +89,7 @@ def ask(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord) -> 
     """
     if config.distance == "auto" or config.chooses:
         raise ConfigError("k or distance is still auto. Call choose_settings first, and ask with what it returns.")
-    directory = Path(extraction.directory)
+    directory = local_folder(extraction.directory)
     manifest = require_manifest(directory)
     k_per_layer = config.k_per_layer(model.layers)
     require_enough(extraction.num_examples, k_per_layer)

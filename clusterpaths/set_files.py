@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pydantic
 from numpy.typing import NDArray
 
+from clusterpaths.cache.remote import fetch
 from clusterpaths.errors import CacheError
 from clusterpaths.records import SetRecord
 
@@ -38,7 +39,7 @@ def read_record(set_dir: Path) -> SetRecord:
     Raises:
         CacheError: it is missing or is not a set's record.
     """
-    path = set_dir / "set.json"
+    path = fetch(set_dir / "set.json")
     try:
         return SetRecord.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:

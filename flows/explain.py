@@ -14,6 +14,7 @@ import cyclopts
 from PIL import Image
 from pydantic import Field
 
+from clusterpaths.config import CacheRoot
 from clusterpaths.datasets import open_dataset
 from clusterpaths.errors import DatasetError
 from clusterpaths.explain import explain_image, read_upright
@@ -33,7 +34,7 @@ class ExplainConfig(Record):
     as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative=())] = Field(
         False, description="print the record as JSON; the page is then written only with --output"
     )
-    cache_root: Path | None = Field(None, description="where results lie, a folder a name [activation_cache]")
+    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
     data_root: Path | None = Field(None, description="the data set's folder, for pictures [where the images were]")
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from clusterpaths import roots
 from clusterpaths.compare import find_set_folder
+from clusterpaths.config import CacheRoot
 from clusterpaths.errors import ConfigError
 from clusterpaths.models.path_model import export_path_model
 from clusterpaths.records import Record
@@ -26,7 +27,7 @@ class ExportConfig(Record):
 
     model: Path | None = Field(None, description="the set's classifier [where it was when the set was made]")
     output: Path | None = Field(None, description="the file to write [NAME_set_NN_paths.onnx in the current folder]")
-    cache_root: Path | None = Field(None, description="where results lie, a folder a name [activation_cache]")
+    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
 
 
 def find_set(given: str, cache_root: Path | None) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from prefect import get_run_logger
 
 from clusterpaths.cache.lock import locked_cache
+from clusterpaths.cache.remote import require_storage
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.memory import share_arenas
 from clusterpaths.publish import PublishedSet
@@ -41,6 +42,7 @@ def cluster_paths(config: RunConfig) -> Outcome:
     results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
     log, clock = get_run_logger(), StageClock()
 
+    require_storage(results)  # of s3:// results: told before a download, not after it
     with clock("check"):
         model = stages.check_model(config)
     with clock("download"):

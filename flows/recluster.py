@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clusterpaths import roots
 from clusterpaths.compare import find_set_folder
-from clusterpaths.config import RunConfig
+from clusterpaths.config import CacheRoot, RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.publish import set_config
 from clusterpaths.records import Distance
@@ -42,7 +42,7 @@ class ReclusterConfig(BaseModel):
     workers: int | None = Field(None, ge=1, description="tasks at once [the last run's]")
     engine: Literal["threads", "dask"] = Field("threads", description=RunConfig.model_fields["engine"].description)
     dask_address: str | None = Field(None, description=RunConfig.model_fields["dask_address"].description)
-    cache_root: Path | None = Field(None, description="where results are [activation_cache]")
+    cache_root: CacheRoot | None = Field(None, description="where results are [activation_cache]")
 
 
 @flow(name="recluster", flow_run_name="recluster {name}")
@@ -56,7 +56,7 @@ def recluster(
     workers: int | None = None,
     engine: Literal["threads", "dask"] = "threads",
     dask_address: str | None = None,
-    cache_root: Path | None = None,
+    cache_root: CacheRoot | None = None,
 ) -> Path | None:
     """Cluster again what is cached under a name, with the last set's settings or changed ones.
 

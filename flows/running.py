@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import cyclopts
+from prefect import get_run_logger
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import MissingContextError
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import BaseModel, ValidationError
@@ -155,6 +157,10 @@ def set_up_logging() -> None:
     With CLUSTERPATHS_LOG_FILE set, every line of a run goes to that file too, as JSON with the run's id and name.
     Safe to repeat: a run that a worker starts does not come through `run`.
     """
+    storage = logging.getLogger("clusterpaths.storage")
+    if not any(isinstance(present, _ToTheRun) for present in storage.handlers):
+        storage.addHandler(_ToTheRun())
+        storage.propagate = False
     target = os.environ.get(LOG_FILE_VARIABLE)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
@@ -162,6 +168,16 @@ def set_up_logging() -> None:
             logger.addFilter(_OneParagraph())
         if target and not any(isinstance(present, _JsonLines) for present in logger.handlers):
             logger.addHandler(_JsonLines(target))
+
+
+class _ToTheRun(logging.Handler):
+    """Hands what the library says of object storage on to the log of the flow or task that is running; else to stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            get_run_logger().log(record.levelno, record.getMessage())
+        except MissingContextError:  # a thread of the library's own
+            print(f"{record.levelname} | {record.getMessage()}", file=sys.stderr)
 
 
 class _JsonLines(logging.FileHandler):

@@ -7,13 +7,13 @@ recorded before it lets go of the cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 from prefect import get_run_logger
 from prefect.futures import PrefectFuture, as_completed, wait
 
 from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.cache.remote import local_folder
 from clusterpaths.choice import Choice
 from clusterpaths.cluster import ClusteringRecord, shares_readings
 from clusterpaths.config import RunConfig
@@ -42,8 +42,8 @@ def extract(job: ExtractionJob, plan: ExtractionPlan, workers: int) -> Extractio
     while wider := _extract_shards(job, pending, workers):
         names = ", ".join(wider)
         get_run_logger().warning("%s: values beyond float16's range, kept as float32; all shards are made again", names)
-        pending = widen_layers(Path(job.directory), wider)
-    return finish_extraction(Path(job.directory), parse_ids(plan.ids), job.max_failed)
+        pending = widen_layers(local_folder(job.directory), wider)
+    return finish_extraction(local_folder(job.directory), parse_ids(plan.ids), job.max_failed)
 
 
 def cluster(
@@ -125,7 +125,7 @@ class _Mender:
             )
         self._made_again |= damaged
         for shard in sorted(damaged):
-            forget_shard(Path(self._job.directory), shard)
+            forget_shard(local_folder(self._job.directory), shard)
         _extract_shards(self._job, tuple(sorted(damaged)), self._workers)
 
     def until_whole(self, work: Callable[[], Result | int]) -> Result:

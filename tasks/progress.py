@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from clusterpaths.cache.remote import local_folder
 from clusterpaths.extract import ExtractionJob
 from clusterpaths.plan import examples_in
 
@@ -64,7 +64,7 @@ class Tracker:
 @contextlib.contextmanager
 def tracking(job: ExtractionJob, shards: tuple[int, ...]) -> Iterator[Tracker]:
     """Show progress of these shards' examples while inside; `tracker(job.directory)` finds it from other threads."""
-    directory, total = job.directory, examples_in(Path(job.directory), shards)
+    directory, total = job.directory, examples_in(local_folder(job.directory), shards)
     artifact = create_progress_artifact(0.0, key="extraction-progress", description=f"{total:,} examples to extract")
     bar = _terminal_bar()
     with bar or contextlib.nullcontext():

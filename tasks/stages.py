@@ -18,6 +18,7 @@ from prefect.tasks import exponential_backoff
 
 from clusterpaths import chain, cluster, extract, parallel_fit, plan, publish
 from clusterpaths import report as report_page
+from clusterpaths.cache.remote import address_of, local_folder
 from clusterpaths.choice import Choice
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.datasets import open_dataset, read_table
@@ -254,10 +255,12 @@ def find_set(
 ) -> tuple[Question, publish.PublishedSet | None]:
     """The question that this run asks, and the set that already answers it."""
     question = ask(config, model, extraction)
-    found = None if config.refresh else publish.find_set(Path(extraction.directory), question.fingerprint())
+    found = None if config.refresh else publish.find_set(local_folder(extraction.directory), question.fingerprint())
     if found:
         publish.describe_newest(found)
-        get_run_logger().info("%s already answers this question: same model, images, settings and seed", found.path)
+        get_run_logger().info(
+            "%s already answers this question: same model, images, settings and seed", address_of(found.path)
+        )
     return question, found
 
 
@@ -281,7 +284,7 @@ def publish_set(
 ) -> publish.PublishedSet:
     """The next set appears, whole."""
     published = publish.publish_set(config, job, extraction, question, clusterings, traced, stages, choice, check)
-    get_run_logger().info("Published %s", published.path)
+    get_run_logger().info("Published %s", address_of(published.path))
     return published
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clusterpaths.atomic import partial_sibling
+from clusterpaths.cache.remote import address_of, fetch, fetch_folder
 from clusterpaths.datasets.base import ExampleTable
 from clusterpaths.errors import CacheError
 
@@ -81,6 +82,7 @@ def join_parts(directory: Path, shards: list[int]) -> Path:
 
     An example that failed and whose file was mended since stands in two parts: the later one counts.
     """
+    fetch_folder(directory / PARTS)
     parts = [pq.read_table(part_path(directory, shard)) for shard in shards]
     # "permissive": attributes may have come to the data folder after the first shards were made
     table = pa.concat_tables(parts, promote_options="permissive").sort_by([("id", "ascending"), ("shard", "ascending")])
@@ -97,9 +99,9 @@ def read_examples(directory: Path, columns: list[str] | None = None) -> pa.Table
     Raises:
         CacheError: it is missing.
     """
-    path = directory / EXAMPLES
+    path = fetch(directory / EXAMPLES)
     if not path.is_file():
         raise CacheError(
-            f"{path} is missing: extraction has not finished here. Run the flow again; it goes on from there."
+            f"{address_of(path)} is missing: extraction has not finished here. Run the flow again; it goes on from there."
         )
     return pq.read_table(path, columns=columns)

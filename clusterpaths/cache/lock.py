@@ -12,6 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clusterpaths.atomic import disk_errors
+from clusterpaths.cache.lease import leased_cache
+from clusterpaths.cache.remote import place_of
 from clusterpaths.errors import CacheError
 
 
@@ -27,7 +29,12 @@ def locked_cache(directory: Path, wait: float, log: Callable[[str], None] = lamb
     Raises:
         CacheError: another run still holds it after that time.
         DiskError: the folder cannot be written.
+        StorageError: of a cache in object storage, which `lease.py` locks.
     """
+    if place_of(directory):
+        with leased_cache(directory, wait, log):
+            yield
+        return
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / ".lock").touch()

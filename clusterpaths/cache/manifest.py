@@ -6,7 +6,10 @@ A shard exists once it is recorded here, not before.
 
 from __future__ import annotations
 
+import random
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from clusterpaths.atomic import atomic_write
+from clusterpaths.cache.lease import require_held
+from clusterpaths.cache.remote import address_of, place_of, put_object, read_object
 from clusterpaths.errors import CacheError
 from clusterpaths.records import CacheDtype, CacheFormat, ModelIdentity, ModelRecord, Preprocessing, Record
 
@@ -96,18 +101,30 @@ def read_manifest(directory: Path) -> Manifest | None:
     Raises:
         CacheError: the file is not one of ours, or of a later version.
     """
+    return read_version(directory)[0]
+
+
+def read_version(directory: Path) -> tuple[Manifest | None, str]:
+    """As `read_manifest`, and which version it is (of a cache in object storage, its etag; else "")."""
     path = directory / MANIFEST
+    version = ""
     try:
-        text = path.read_text()
+        if place_of(path):
+            found = read_object(path)
+            text, version = found or (b"", "")
+            if found is None:
+                return None, ""
+        else:
+            text = path.read_bytes()
     except FileNotFoundError:
-        return None
+        return None, ""
     try:
-        return Manifest.model_validate_json(text)
+        return Manifest.model_validate_json(text), version
     except ValidationError as error:
         first = error.errors()[0]
         raise CacheError(
-            f"{path} is not understood: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. It was written "
-            "by another version or changed by hand. Use another --name, or --refresh to make the cache again."
+            f"{address_of(path)} is not understood: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. It was "
+            "written by another version or changed by hand. Use another --name, or --refresh to make the cache again."
         ) from error
 
 
@@ -120,27 +137,73 @@ def require_manifest(directory: Path) -> Manifest:
     manifest = read_manifest(directory)
     if manifest is None:
         raise CacheError(
-            f"{directory / MANIFEST} is missing. Expected the cache that this run planned; something removed it "
+            f"{address_of(directory / MANIFEST)} is missing. Expected the cache that this run planned; something removed it "
             "meanwhile. Run the flow again."
         )
     return manifest
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Atomically."""
-    atomic_write(directory / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+def write_manifest(directory: Path, manifest: Manifest, version: str = "") -> None:
+    """Atomically.
+
+    Raises:
+        CacheError: of a cache in object storage: the manifest there is not of the version (see `read_version`; "": that there
+            is none) that this one was made from.
+    """
+    if not _replace(directory, manifest, version):
+        raise CacheError(
+            f"{address_of(directory / MANIFEST)} was changed by another run since this one read it; nothing was written. "
+            "Wait for the other run to end and run the same command again."
+        )
+
+
+def _replace(directory: Path, manifest: Manifest, version: str) -> bool:
+    path, content = directory / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode()
+    if place_of(path):
+        require_held(directory)
+        return put_object(path, content, version or None) is not None
+    atomic_write(path, content)
+    return True
 
 
 _in_process = threading.Lock()  # FileLock objects of one process would not wait for each other's threads in order
 
 
 def update_shards(directory: Path, *records: ShardRecord) -> None:
-    """Put these records in the places of those with their index; safe between threads and processes."""
-    with _in_process, FileLock(directory / ".manifest.lock"):
-        manifest = require_manifest(directory)
-        by_index = {record.index: record for record in records}
+    """Put these records in the places of those with their index; safe between threads, processes and machines.
+
+    Raises:
+        CacheError: a shard was planned anew since, for other images or rows: what was made is not recorded.
+    """
+    by_index = {record.index: record for record in records}
+
+    def recorded(manifest: Manifest) -> Manifest:
+        for shard in manifest.shards:
+            record = by_index.get(shard.index, shard)
+            if (record.ids, record.start) != (shard.ids, shard.start):
+                raise CacheError(
+                    f"Shard {shard.index} of {address_of(directory)} was planned anew by another run while it was made here; "
+                    "nothing was recorded. Wait for the other run to end and run the same command again."
+                )
         shards = tuple(by_index.get(shard.index, shard) for shard in manifest.shards)
-        write_manifest(directory, manifest.model_copy(update={"shards": shards}))
+        return manifest.model_copy(update={"shards": shards})
+
+    change_manifest(directory, recorded)
+
+
+def change_manifest(directory: Path, change: Callable[[Manifest], Manifest]) -> None:
+    """Read, change and write the manifest as one step; in object storage by conditional writes, again until one holds."""
+    if not place_of(directory):
+        with _in_process, FileLock(directory / ".manifest.lock"):
+            write_manifest(directory, change(require_manifest(directory)))
+        return
+    while True:
+        manifest, version = read_version(directory)
+        if manifest is None:
+            require_manifest(directory)
+        elif _replace(directory, change(manifest), version):
+            return
+        time.sleep(random.uniform(0.01, 0.1))  # writers of many machines should not meet again at once
 
 
 def require_same(
@@ -177,7 +240,7 @@ def require_same(
         differences.append(f"cache dtype: stored {stored.dtype}, required {required.dtype}")
     if differences:
         raise CacheError(
-            f"The activations in {directory} are not those of this run; nothing was changed. They differ in "
+            f"The activations in {address_of(directory)} are not those of this run; nothing was changed. They differ in "
             + "; ".join(differences)
             + ". Use another --name to keep both, or --refresh to throw the stored activations away."
         )

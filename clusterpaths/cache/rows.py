@@ -6,6 +6,7 @@ Where a cache keeps images and no activations, they are computed again (`recompu
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,8 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import ShardRecord, require_manifest
 from clusterpaths.cache.order import fit_positions
 from clusterpaths.cache.recomputed import RecomputedRows
-from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, ZarrStore, open_store
+from clusterpaths.cache.remote import address_of
+from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, open_store
 from clusterpaths.errors import CacheError, DamagedShardError
 
 # Of float32 values, a block. It depends on the layer alone: never on N, batch or shard size, so that results do not.
@@ -51,12 +53,13 @@ class LayerRows:
         self.fit = fit_positions(ids)
         self.width = int(np.prod(manifest.layers[layer].shape))
         self.block_rows = int(np.clip(BLOCK_BYTES // (self.width * 4), 1, MAX_BLOCK_ROWS))
-        self._directory = directory
+        self._directory = address_of(directory)  # in messages
         self._source: RecomputedRows | ActivationStore = (
             RecomputedRows(directory, manifest, (layer,))
             if manifest.format == "none"
             else open_store(directory, manifest.format, manifest.layers)
         )
+        self._chunked = manifest.format == "zarr"
         self._dtype = manifest.layers[layer].dtype
         self._records = {shard.index: shard for shard in manifest.shards if shard.rows is not None}
         examples = read_examples(directory, ["id", "shard", "row"])
@@ -85,7 +88,9 @@ class LayerRows:
             waiting: Future[NDArray[np.float32]] | None = None
             current: slice | NDArray[np.int64] = slice(0, 0)
             for following in self.parts(positions):
-                submitted = reader.submit(self._read, following, True)
+                submitted = reader.submit(
+                    contextvars.copy_context().run, self._read, following, True
+                )  # logs of the run
                 if waiting is not None:
                     yield current, waiting.result()
                 waiting, current = submitted, following
@@ -122,7 +127,7 @@ class LayerRows:
         values = np.empty((len(ids), self.width), self._dtype)
         # Consecutive rows of one shard are read at once, and so are rows of one chunk: it is decompressed as a whole.
         ends = (np.diff(rows) != 1) | (np.diff(shards) != 0)
-        if isinstance(self._source, ZarrStore):
+        if self._chunked:
             ends &= np.diff(rows // CHUNK_ROWS) != 0
         breaks = np.flatnonzero(ends) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):

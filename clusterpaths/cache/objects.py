@@ -1,0 +1,203 @@
+"""Speaking to S3: one client a bucket, patience while the server is away, and its errors in one paragraph.
+
+Belongs here: single operations on objects. Which object a file of the cache is, is `remote.py`'s business.
+
+Credentials are obstore's business alone: it reads AWS_ACCESS_KEY_ID and its like from the environment, and nothing
+here reads, keeps or prints them. What a server says of an error is told by its code only: its text may quote the request.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from clusterpaths.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
+Result = TypeVar("Result")
+log = logging.getLogger("clusterpaths.storage")
+
+PATIENCE = 300.0  # seconds that a server which answered before may be away
+FIRST_PATIENCE = 15.0  # seconds for the first answer to a run: a wrong address should be told soon
+_PAUSES = (0.2, 5.0)  # seconds between tries: first, longest
+_REFUSED = {
+    "AccessDenied", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId",
+    "InvalidToken", "SignatureDoesNotMatch",
+}  # fmt: skip
+_METADATA_SERVICE = "169.254.169.254"  # where a machine of the cloud asks for credentials; nobody else answers there
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+_stores: dict[tuple[str, str], Any] = {}
+_away: dict[str, float] = {}  # bucket -> since when its server does not answer
+_lock = threading.Lock()
+
+
+def store_of(bucket: str) -> Any:
+    """The client of a bucket (`obstore.store.S3Store`), one a process.
+
+    Raises:
+        ConfigError: obstore is not installed, or the server would get credentials unencrypted.
+    """
+    key = bucket, _endpoint()
+    with _lock:
+        if key not in _stores:
+            _stores[key] = _connect(*key)
+        return _stores[key]
+
+
+def require_obstore() -> None:
+    """Raises:
+    ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec("obstore") is None:
+        raise ConfigError(
+            "A cache in object storage needs the package obstore, which is not installed. Install it with "
+            '`pip install "clusterpaths[s3]"`, or `pip install -e ".[s3]"` in a checkout; or name a folder with --cache-root.'
+        )
+
+
+def _connect(bucket: str, endpoint: str) -> Any:
+    require_obstore()
+    from obstore.store import S3Store
+
+    parts = urlsplit(endpoint)
+    # A run's own retries come on top (`patiently`): these only bridge a hiccup, so that an outage is told at once.
+    settings: dict[str, Any] = {"retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}}
+    client: ClientConfig = {"timeout": "120s", "connect_timeout": "5s"}
+    if endpoint:
+        settings["endpoint"] = endpoint
+    if parts.scheme == "http":
+        here = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
+        if not here and os.environ.get("AWS_ALLOW_HTTP", "").lower() not in ("1", "true"):
+            raise ConfigError(
+                f"The object storage at {parts.hostname} would be asked over http, unencrypted. Expected https, or a server "
+                "on this machine. Mend AWS_ENDPOINT_URL, or allow it with AWS_ALLOW_HTTP=true."
+            )
+        client["allow_http"] = True
+    return S3Store(bucket, client_options=client, **settings)
+
+
+def patiently(bucket: str, operation: Callable[[], Result], patience: float | None = None) -> Result:
+    """What `operation` returns, tried again while the server is away; it must be safe to repeat.
+
+    One log line when the server stops answering, one when it is back.
+
+    Args:
+        bucket: that it is about.
+        operation: calls obstore, or zarr on top of it.
+        patience: seconds of trying again [PATIENCE].
+
+    Raises:
+        StorageError: it stays away, refuses these credentials, or has no such bucket.
+        FileNotFoundError: no such object.
+        obstore.exceptions.AlreadyExistsError, PreconditionError, NotModifiedError: what a condition led to.
+    """
+    from obstore import exceptions as told
+
+    patience = PATIENCE if patience is None else patience
+    deadline, pause = time.monotonic() + patience, _PAUSES[0]
+    while True:
+        try:
+            result = operation()
+        except (told.AlreadyExistsError, told.PreconditionError, told.NotModifiedError):
+            _answered(bucket)
+            raise
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise _no_bucket(bucket) from None
+            _answered(bucket)
+            raise
+        except told.BaseError as error:  # what it says is not passed on, `from None`: it may quote the request
+            reason = _reason(error, bucket)
+        else:
+            _answered(bucket)
+            return result
+        left = deadline - time.monotonic()
+        if left <= 0:
+            with _lock:
+                _away.pop(bucket, None)
+            raise StorageError(
+                f"The object storage of s3://{bucket}{_server()} does not answer ({reason}), and still did not after "
+                f"{patience:.0f} s. What was recorded before is kept. Look whether the server runs and AWS_ENDPOINT_URL is "
+                "right (without it, Amazon's is asked); then run the same command again: it goes on where it stopped."
+            ) from None
+        _failing(bucket, reason, left)
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.6, _PAUSES[1])
+
+
+def _reason(error: Exception, bucket: str) -> str:
+    """In few words why the server did not do it, if trying again can help.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    from obstore import exceptions as told
+
+    text = str(error)
+    code = match[1] if (match := re.search(r"<Code>(\w+)</Code>", text)) else ""
+    if code == "NoSuchBucket":
+        raise _no_bucket(bucket) from None
+    if _METADATA_SERVICE in text:
+        raise StorageError(
+            f"There are no credentials for s3://{bucket}{_server()}. Expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
+            "the environment (and AWS_SESSION_TOKEN, where they are temporary), here and where workers run. Set them and run "
+            "the same command again."
+        ) from None
+    if isinstance(error, (told.PermissionDeniedError, told.UnauthenticatedError)) or code in _REFUSED:
+        raise StorageError(
+            f"The object storage of s3://{bucket}{_server()} refuses these credentials ({code or type(error).__name__}). "
+            "Expected some that may list, read, write and delete there. Look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+            "AWS_SESSION_TOKEN in the environment, and at what they are allowed."
+        ) from None
+    status = match[0] if (match := re.search(r"status code: \d+", text)) else ""
+    return code or status or "no connection"
+
+
+def _no_bucket(bucket: str) -> StorageError:
+    return StorageError(
+        f"There is no bucket {bucket}{_server()}. Expected one that exists: make it, or name another one with --cache-root "
+        "s3://BUCKET/PREFIX; AWS_ENDPOINT_URL says which server is asked."
+    )
+
+
+def _server() -> str:
+    """ " at HOST:PORT" where a server of one's own is asked."""
+    endpoint = _endpoint()
+    return f" at {urlsplit(endpoint).netloc.rpartition('@')[2]}" if endpoint else ""
+
+
+def _endpoint() -> str:
+    return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), "")
+
+
+def _failing(bucket: str, reason: str, left: float) -> None:
+    with _lock:
+        first = bucket not in _away
+        _away.setdefault(bucket, time.monotonic())
+    if first:
+        log.warning(
+            "The object storage of s3://%s%s does not answer (%s); trying again for up to %.0f s. Nothing is lost.",
+            bucket, _server(), reason, left,
+        )  # fmt: skip
+
+
+def _answered(bucket: str) -> None:
+    if bucket not in _away:
+        return
+    with _lock:
+        since = _away.pop(bucket, None)
+    if since is not None:
+        log.warning(
+            "The object storage of s3://%s%s answers again after %.0f s.", bucket, _server(), time.monotonic() - since
+        )
