@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,12 @@ class ClusteringRecord(Record):
     found: bool
 
 
-def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) -> ClusteringRecord:
+def cluster_layer(
+    extraction: ExtractionRecord, question: Question, layer: str, progress: Callable[[int], None] | None = None
+) -> ClusteringRecord:
     """Cluster one layer of a cache; the file holds ids (n,), labels (n,), distances (n,) and centroids (k, width).
+
+    `progress` is called with the number of values that were read since its last call.
 
     Raises:
         DamagedShardError: bytes on disk are not those that were extracted.
@@ -47,7 +52,7 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
     clustering = read_clustering(path)
     found = clustering is not None
     if clustering is None:
-        rows = LayerRows(directory, layer, ids)
+        rows = LayerRows(directory, layer, ids, progress)
         try:
             clustering = cluster_rows(rows, question.k_per_layer[layer], question.distance, question.seed)
         except DamagedShardError:
@@ -56,7 +61,7 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
             for _ in rows.blocks():  # NaN in damaged bytes is met before their checksum is; then this says so
                 pass
             raise
-        _write_clustering(path, clustering)
+        write_clustering(path, clustering)
     return ClusteringRecord(
         layer=layer,
         path=str(path),
@@ -84,7 +89,8 @@ def read_clustering(path: Path) -> Clustering | None:
         return None  # written atomically, so a bad one is not ours or was damaged: it is made again
 
 
-def _write_clustering(path: Path, clustering: Clustering) -> None:
+def write_clustering(path: Path, clustering: Clustering) -> None:
+    """Write a clustering for `read_clustering`, whole or not at all."""
     scalars = [clustering.inertia, clustering.distinct, clustering.zero_rows, clustering.passes]
     with partial_sibling(path) as partial, partial.open("wb") as file:
         np.savez(

@@ -23,7 +23,7 @@ from clusterpaths.atomic import partial_sibling
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.cluster import _write_clustering, read_clustering
+from clusterpaths.cluster import read_clustering, write_clustering
 from clusterpaths.errors import CacheError
 from clusterpaths.kmeans import (
     MAX_PASSES,
@@ -153,7 +153,7 @@ def advance_fit(extraction: ExtractionRecord, question: Question, fit: LayerFit)
         seeds_left = fit.seeded_again + 1 < MAX_PASSES
         if not seeds_left or not seed_empty_again(rows_of_layer, moved, question.distance, labels, distances):
             clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
-            _write_clustering(_result(extraction, question, fit.layer), clustering)
+            write_clustering(_result(extraction, question, fit.layer), clustering)
             shutil.rmtree(fit.folder)
             return following.model_copy(update={"done": True})
         following = following.model_copy(update={"inertia": None, "seeded_again": fit.seeded_again + 1})

@@ -155,9 +155,9 @@ def make_plan(
 @task(**_on_machine("extract shard", "extract shard {number}/{total}"))
 def extract_shard(job: extract.ExtractionJob, index: int, number: int, total: int) -> list[str]:  # noqa: ARG001 - names
     """Extract and record one shard; returns layers that need float32 first (then nothing is recorded)."""
-    progress = tracker(job.directory)
+    progress = tracker("extraction", job.directory)
     try:
-        record = extract.extract_shard(job, index, progress.advance if progress else None)
+        record = extract.extract_shard(job, index, progress.counter(str(index)) if progress else None)
     except Float16OverflowError as overflow:
         return overflow.layers
     for failure in record.failed:
@@ -170,7 +170,8 @@ def cluster_layer(extraction: plan.ExtractionRecord, question: Question, layer: 
     """Cluster one layer; returns the index of a shard instead where its bytes turn out damaged."""
     log = get_run_logger()
     try:
-        record = cluster.cluster_layer(extraction, question, layer)
+        progress = tracker("clustering", extraction.directory)
+        record = cluster.cluster_layer(extraction, question, layer, progress.counter(layer) if progress else None)
     except DamagedShardError as damage:
         log.warning(str(damage))
         return damage.shard

@@ -6,7 +6,7 @@ Where a cache keeps images and no activations, they are computed again (`recompu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,16 @@ class LayerRows:
         directory: the cache.
         layer: its name.
         ids: (n,) ascending; every one must have a row.
+        progress: called with the number of values after each reading.
     """
 
-    def __init__(self, directory: Path, layer: str, ids: NDArray[np.int64]) -> None:
+    def __init__(
+        self, directory: Path, layer: str, ids: NDArray[np.int64], progress: Callable[[int], None] | None = None
+    ) -> None:
         manifest = require_manifest(directory)
         if layer not in manifest.layers:
             raise CacheError(f"The cache in {directory} has no layer {layer!r}. Run the flow with --layers {layer}.")
-        self.layer, self.ids = layer, ids
+        self.layer, self.ids, self._progress = layer, ids, progress
         self.width = int(np.prod(manifest.layers[layer].shape))
         self.block_rows = int(np.clip(BLOCK_BYTES // (self.width * 4), 1, MAX_BLOCK_ROWS))
         self._directory = directory
@@ -90,6 +93,8 @@ class LayerRows:
         breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shards) != 0)) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):
             self._read_run(values[start:stop], int(shards[start]), ids[start:stop], int(rows[start]), check)
+        if self._progress:
+            self._progress(values.size)
         return to_float32(values)
 
     def _read_run(self, values: NDArray[Any], shard: int, ids: NDArray[np.int64], row: int, check: bool) -> None:
