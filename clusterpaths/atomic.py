@@ -31,8 +31,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskError(
                 f"The disk is full: writing {path} failed ({error.strerror}). What was recorded before is kept. "
-                "Free some room (or use --cache-format zarr, a quarter of the bytes, or another --cache-root) "
-                "and run the same command again; it goes on where it stopped."
+                "Free some room (or use --cache-format zarr, a quarter of the bytes, or --cache-format none, "
+                "which keeps images only, or another --cache-root) and run the same command again; it goes on where it stopped."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DiskError(

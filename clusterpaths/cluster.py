@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,12 @@ class ClusteringRecord(Record):
     found: bool
 
 
-def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) -> ClusteringRecord:
+def cluster_layer(
+    extraction: ExtractionRecord, question: Question, layer: str, progress: Callable[[int], None] | None = None
+) -> ClusteringRecord:
     """Cluster one layer of a cache; the file holds ids (n,), labels (n,), distances (n,) and centroids (k, width).
+
+    `progress` is called with the number of values that were read since its last call.
 
     Raises:
         DamagedShardError: bytes on disk are not those that were extracted.
@@ -50,7 +54,7 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
     clustering = read_clustering(path)
     found = clustering is not None
     if clustering is None:
-        rows = LayerRows(directory, layer, ids)
+        rows = LayerRows(directory, layer, ids, progress)
         try:
             clustering = cluster_rows(rows, question.k_per_layer[layer], question.distance, question.seed)
         except DamagedShardError:
@@ -64,7 +68,11 @@ def cluster_layer(extraction: ExtractionRecord, question: Question, layer: str) 
 
 
 def cluster_layers(
-    extraction: ExtractionRecord, question: Question, layers: Sequence[str], workers: int = 1
+    extraction: ExtractionRecord,
+    question: Question,
+    layers: Sequence[str],
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
 ) -> list[ClusteringRecord]:
     """As `cluster_layer` of each, to the bit, for a cache without activations: its model runs once for all of them.
 
@@ -73,6 +81,7 @@ def cluster_layers(
         question: what is asked of it.
         layers: some or all of the question's.
         workers: runs of the model at a time.
+        progress: as of `LayerRows`.
 
     Raises:
         DamagedShardError: bytes on disk are not those that were extracted.
@@ -83,7 +92,7 @@ def cluster_layers(
     paths = {layer: clustering_path(extraction, question, layer) for layer in layers}
     found = {layer: one for layer, path in paths.items() if (one := read_clustering(path)) is not None}
     if missing := tuple(layer for layer in layers if layer not in found):
-        made = RowsTogether(directory, missing, parse_ids(extraction.ids), workers).run(
+        made = RowsTogether(directory, missing, parse_ids(extraction.ids), workers, progress).run(
             lambda layer, rows: clustering(rows, question.k_per_layer[layer], question.distance, question.seed)
         )
         for layer in missing:

@@ -20,6 +20,8 @@ Anything else that is raised is a bug and may show its traceback.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class ClusterPathsError(Exception):
     """Base of all errors that are raised on purpose."""
@@ -72,6 +74,9 @@ class DamagedShardError(ClusterPathsError):
         super().__init__(message)
         self.shard = shard
 
+    def __reduce__(self) -> tuple[Any, ...]:  # workers of another process send it pickled
+        return type(self), (str(self), self.shard), self.__dict__
+
 
 class Float16OverflowError(ClusterPathsError):
     """A finite activation that float16 cannot hold."""
@@ -79,3 +84,6 @@ class Float16OverflowError(ClusterPathsError):
     def __init__(self, layers: list[str]) -> None:
         super().__init__(f"values beyond float16's range (65504) in {', '.join(layers)}")
         self.layers = layers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.layers,), self.__dict__

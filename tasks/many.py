@@ -27,7 +27,7 @@ from clusterpaths.question import Question
 from clusterpaths.records import ModelRecord
 from tasks.engine import release_everywhere
 from tasks.evaluating import evaluate_set
-from tasks.progress import tracking
+from tasks.progress import TOGETHER, Tracker, tracking_layers, tracking_shards
 from tasks.stages import advance_fit, begin_fit, choose_settings, cluster_layer, cluster_layers, extract_shard, fit_part
 
 Result = TypeVar("Result")
@@ -64,10 +64,15 @@ def cluster(
             _fit_in_parts(mender, extraction, question, layer, workers)
     elif shares_readings(extraction):
         every = tuple(question.layers)
-        return mender.until_whole(lambda: cluster_layers.submit(extraction, question, every, workers).result())
+        with tracking_layers(extraction, list(every), workers=1, together=True) as progress:
+            progress.begin(TOGETHER)
+            made = mender.until_whole(lambda: cluster_layers.submit(extraction, question, every, workers).result())
+            progress.finish(TOGETHER)
+        return made
     while missing := [layer for layer in question.layers if layer not in records]:
-        calls = [lambda layer=layer: cluster_layer.submit(extraction, question, layer) for layer in missing]
-        results = list(_bounded(calls, workers))
+        calls = {layer: lambda layer=layer: cluster_layer.submit(extraction, question, layer) for layer in missing}
+        with tracking_layers(extraction, missing, workers) as progress:
+            results = list(_tracked(calls, workers, progress))
         records |= {result.layer: result for result in results if isinstance(result, ClusteringRecord)}
         mender.mend({result for result in results if isinstance(result, int)})  # now that no layer reads the cache
     return [records[layer] for layer in question.layers]
@@ -140,22 +145,42 @@ def _extract_shards(job: ExtractionJob, shards: tuple[int, ...], workers: int) -
     if not shards:
         return []
     total = len(shards)
-    calls = [
-        lambda number=number, index=index: extract_shard.submit(job, index, number, total)
+    calls = {
+        str(index): lambda number=number, index=index: extract_shard.submit(job, index, number, total)
         for number, index in enumerate(shards, start=1)
-    ]
-    with tracking(job, shards) as progress:
+    }
+    with tracking_shards(job, shards, workers) as progress:
         try:
-            for done, wider in enumerate(_bounded(calls, workers), start=1):
+            for wider in _tracked(calls, workers, progress):
                 if wider:
                     return wider
-                progress.at_least(done / total)
             return []
         finally:
             release_everywhere()
 
 
-def _bounded(calls: list[Callable[[], PrefectFuture[Result]]], workers: int) -> Iterator[Result]:
+def _tracked(
+    calls: dict[str, Callable[[], PrefectFuture[Result]]], workers: int, progress: Tracker
+) -> Iterator[Result]:
+    """As `_bounded`; each part's begin and end are told."""
+    parts = dict[PrefectFuture[Result], str]()
+
+    def begin(part: str) -> PrefectFuture[Result]:
+        progress.begin(part)
+        future = calls[part]()
+        parts[future] = part
+        return future
+
+    yield from _bounded(
+        [lambda part=part: begin(part) for part in calls], workers, lambda future: progress.finish(parts[future])
+    )
+
+
+def _bounded(
+    calls: list[Callable[[], PrefectFuture[Result]]],
+    workers: int,
+    ended: Callable[[PrefectFuture[Result]], None] = lambda _: None,
+) -> Iterator[Result]:
     """Results as they come, never more than `workers` tasks at a time; on leaving, those that run are waited for."""
     queue = list(reversed(calls))
     running: list[PrefectFuture[Result]] = []
@@ -165,6 +190,7 @@ def _bounded(calls: list[Callable[[], PrefectFuture[Result]]], workers: int) -> 
                 running.append(queue.pop()())
             done = next(as_completed(running))
             running.remove(done)
+            ended(done)
             yield done.result()
     finally:
         wait(running)

@@ -30,7 +30,7 @@ from clusterpaths.question import Question, ask
 from clusterpaths.question import choose_settings as choose_for
 from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
 from tasks.artifacts import show_model
-from tasks.progress import tracker
+from tasks.progress import TOGETHER, tracker
 
 
 async def network_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
@@ -156,9 +156,9 @@ def make_plan(
 @task(**_on_machine("extract shard", "extract shard {number}/{total}"))
 def extract_shard(job: extract.ExtractionJob, index: int, number: int, total: int) -> list[str]:  # noqa: ARG001 - names
     """Extract and record one shard; returns layers that need float32 first (then nothing is recorded)."""
-    progress = tracker(job.directory)
+    progress = tracker("extraction", job.directory)
     try:
-        record = extract.extract_shard(job, index, progress.advance if progress else None)
+        record = extract.extract_shard(job, index, progress.counter(str(index)) if progress else None)
     except Float16OverflowError as overflow:
         return overflow.layers
     for failure in record.failed:
@@ -171,7 +171,8 @@ def cluster_layer(extraction: plan.ExtractionRecord, question: Question, layer: 
     """Cluster one layer; returns the index of a shard instead where its bytes turn out damaged."""
     log = get_run_logger()
     try:
-        record = cluster.cluster_layer(extraction, question, layer)
+        progress = tracker("clustering", extraction.directory)
+        record = cluster.cluster_layer(extraction, question, layer, progress.counter(layer) if progress else None)
     except DamagedShardError as damage:
         log.warning(str(damage))
         return damage.shard
@@ -185,7 +186,9 @@ def cluster_layers(
 ) -> list[cluster.ClusteringRecord] | int:
     """Cluster layers whose every reading runs the model, together; returns the index of a shard that is damaged."""
     try:
-        records = cluster.cluster_layers(extraction, question, layers, workers)
+        progress = tracker("clustering", extraction.directory)
+        count = progress.counter(TOGETHER) if progress else None
+        records = cluster.cluster_layers(extraction, question, layers, workers, count)
     except DamagedShardError as damage:
         get_run_logger().warning(str(damage))
         return damage.shard

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.models.session import Outputs, TapSession
+from clusterpaths.preprocessing import normalise
 from clusterpaths.publish import read_set
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -147,13 +148,26 @@ def assert_contract(folder: Path, examples: int, layers: dict[str, int], k: int)
 
 
 def rows_of(cache: Path, layer: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Ids (n,) ascending and activations (n, width) as they lie there, read without the library's reader."""
+    """Ids (n,) ascending and activations (n, width) as they lie there, read without the library's reader.
+
+    Without activations: what the model gives for the images that lie there, in runs as they were.
+    """
     manifest = read_manifest(cache)
     assert manifest is not None
     shards = [shard for shard in manifest.shards if shard.rows is not None]
     ids = np.concatenate([shard.row_ids() for shard in shards])
     if manifest.format == "npy":
         rows = np.stack([np.load(cache / layer / f"{i}.npy").ravel() for i in ids])
+    elif manifest.format == "none":
+        assert manifest.runner is not None
+        session, prepared = TapSession(manifest.runner), manifest.preprocessing
+        pieces = []
+        for shard in shards:
+            assert shard.batch is not None
+            pixels = np.fromfile(cache / "pixels" / f"{shard.index:05d}.rgb", np.uint8).reshape(-1, *prepared.size, 3)
+            runs = [pixels[a : a + shard.batch] for a in range(0, len(pixels), shard.batch)]
+            pieces += [session.run(normalise(run, prepared)).layers[layer].reshape(len(run), -1) for run in runs]
+        rows = np.concatenate(pieces)
     else:
         import zarr
 

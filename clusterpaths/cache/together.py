@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.recomputed import RecomputedRows, Shard
-from clusterpaths.cache.rows import LayerRows, to_float32
+from clusterpaths.cache.rows import LayerRows, reading_weight, to_float32
 from clusterpaths.kmeans import Pass, Rows, Steps, Where
 from clusterpaths.one_thread import one_thread
 
@@ -43,15 +43,23 @@ class RowsTogether:
         layers: their names.
         ids: every one must have a row.
         workers: runs of the model at a time.
+        progress: called with the number of values of each block, as by `LayerRows`.
     """
 
-    def __init__(self, directory: Path, layers: tuple[str, ...], ids: NDArray[np.int64], workers: int = 1) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        layers: tuple[str, ...],
+        ids: NDArray[np.int64],
+        workers: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
         manifest = require_manifest(directory)
         self.layers = {layer: LayerRows(directory, layer, ids) for layer in layers}
         self._any = self.layers[layers[0]]
         self._source = RecomputedRows(directory, manifest, layers)
         self._dtypes = {layer: manifest.layers[layer].dtype for layer in layers}
-        self._workers = workers
+        self._workers, self._progress = workers, progress
 
     def run(self, steps: Callable[[str, Rows], Steps[Result]]) -> dict[str, Result]:
         """Go through every layer's steps (`kmeans.Steps`), with one reading for all that want the same rows.
@@ -89,7 +97,7 @@ class RowsTogether:
         """Every layer's own blocks, as they fill up."""
         parts = {layer: self.layers[layer].parts(positions) for layer in layers}
         filling: dict[str, tuple[Where, NDArray[np.float32]]] = {}
-        filled = dict.fromkeys(layers, 0)
+        filled, weight = dict.fromkeys(layers, 0), reading_weight(positions)
         for run in self._runs(positions):
             for layer in layers:
                 rows, done = run[layer], 0
@@ -105,6 +113,8 @@ class RowsTogether:
                     if filled[layer] == len(block):
                         del filling[layer]
                         filled[layer] = 0
+                        if self._progress:
+                            self._progress(block.size * weight)
                         yield layer, where, to_float32(block)
 
     def _runs(self, positions: NDArray[np.int64] | None) -> Iterator[dict[str, NDArray[np.float32]]]:

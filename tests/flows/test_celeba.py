@@ -301,6 +301,27 @@ def test_a_damaged_zarr_chunk_is_made_again(clean: Run, faces: Path, tmp_path: P
     run = succeed(**options)
     assert run.batches == 2
     assert_same_documents(kept, folder_of(run))
+    if damage == "flipped":  # the others are missed before anything is read
+        assert any(line.startswith("WARNING") and "The shard is made again" in line for line in run.log), run.log
+
+
+def test_kept_images_that_were_damaged_are_made_again_and_no_others(faces: Path, tmp_path: Path) -> None:
+    options = on(faces, tmp_path, cache_format="none")
+    first = succeed(**options)
+    kept = Path(shutil.copytree(folder_of(first), tmp_path / "kept"))
+    shutil.rmtree(folder_of(first))
+    pixels = {path: path.read_bytes() for path in (tmp_path / "CelebA" / "pixels").iterdir()}
+    damaged = tmp_path / "CelebA" / "pixels" / "00002.rgb"
+    damaged.write_bytes(pixels[damaged][:-1] + bytes([pixels[damaged][-1] ^ 1]))
+    written = {path: path.stat().st_mtime_ns for path in pixels}
+    run = succeed(**options)
+    assert {path for path in pixels if path.stat().st_mtime_ns != written[path]} == {damaged}
+    assert {path: path.read_bytes() for path in pixels} == pixels
+    assert_same_documents(kept, folder_of(run))
+    told = [line for line in run.log if line.startswith("WARNING") and "images of shard 2 in" in line]
+    assert told, run.log
+    assert "checksum" in told[0]
+    assert [task.name for task in run.task_runs() if task.name.startswith("extract")] == ["extract shard 1/1"]
 
 
 @pytest.mark.parametrize("lost", ["conv2/70.npy", "fc1", "examples/00001.parquet"])

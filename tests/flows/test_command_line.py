@@ -14,8 +14,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from clusterpaths.cache.examples import part_path
+from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
-from tests.runs import PROJECT, SAMPLE_MODEL, SHAPES, shell_environment
+from tests.runs import PROJECT, SAMPLE_MODEL, SHAPES, assert_same_documents, shell_environment
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 QUOTA_PAGE = "<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>Quota exceeded</body>"
@@ -291,24 +293,34 @@ def test_too_small_a_disk_is_told_before_anything_is_written(
     assert [path for path in small_disk.rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
-@pytest.mark.parametrize("cache_format", ["npy", "zarr"])
+@pytest.mark.parametrize("cache_format", ["npy", "zarr", "none"])
 def test_a_disk_that_fills_up_while_extracting_keeps_what_was_recorded_and_the_run_goes_on_with_more_room(
     cache_format: str,
     small_disk: Path,
     faces: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("clusterpaths.plan.check_room", lambda plan: None)  # as if another program filled it later
-    argv = ("--subset", "64", "--shard-size", "8", "--cache-format", cache_format, "--workers", "1")
+    subset = "250" if cache_format == "none" else "64"  # an image takes 12 KB there
+    argv = ("--subset", subset, "--shard-size", "8", "--cache-format", cache_format, "--workers", "1")
     code, shown = celeba_in_process(capsys, *argv, data=faces, cache=small_disk)
     assert code == 2
     assert_one_paragraph(shown, "The disk is full: writing", "run the same command again")
     assert "retry" not in shown.lower()
     assert not list(small_disk.rglob("set_*"))
+    [cache] = small_disk.iterdir()
+    manifest = read_manifest(cache)
+    assert manifest is not None
+    recorded = {shard.index: shard for shard in manifest.shards if shard.rows is not None}
+    assert 1 <= len(recorded) < len(manifest.shards)
+    parts = {part_path(cache, index): part_path(cache, index).stat().st_mtime_ns for index in recorded}
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
     assert celeba_in_process(capsys, *argv, data=faces, cache=small_disk)[0] == 0
-    assert list(small_disk.rglob("set_01/paths.json"))
+    assert {part: part.stat().st_mtime_ns for part in parts} == parts  # what was recorded was not made again
+    assert celeba_in_process(capsys, *argv, data=faces, cache=tmp_path / "room")[0] == 0
+    assert_same_documents(tmp_path / "room" / cache.name / "set_01", cache / "set_01")
 
 
 def test_a_folder_that_may_not_be_written_is_named(

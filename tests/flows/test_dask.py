@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,7 @@ pytest.importorskip("prefect_dask", reason="needs the extra [dask]")
 from clusterpaths import parallel_fit
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import ConfigError, DamagedShardError, ExtractionError, Float16OverflowError
+from clusterpaths.errors import ConfigError, ExtractionError
 from tasks import engine as engine_module
 from tests.runs import SAMPLE_MODEL, Run, assert_same_documents, published, run_celeba, succeed
 
@@ -215,11 +214,3 @@ def test_threads_need_no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_without_the_engine_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="--dask-address goes with --engine dask"):
         RunConfig(dask_address="tcp://127.0.0.1:8786")
-
-
-def test_errors_with_more_than_a_message_cross_between_processes() -> None:
-    damaged = pickle.loads(pickle.dumps(DamagedShardError("shard 7 is damaged", 7)))
-    assert (str(damaged), damaged.shard) == ("shard 7 is damaged", 7)
-    overflow = pickle.loads(pickle.dumps(Float16OverflowError(["conv1", "fc1"])))
-    assert overflow.layers == ["conv1", "fc1"]
-    assert str(overflow) == "values beyond float16's range (65504) in conv1, fc1"
