@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make sample     install, then cluster paths of 2,000 drawn faces; says where the report is"
 	@echo "make test       install, then lint, types and all tests"
-	@echo "make benchmark  time and memory an image, beside a plain one-image-at-a-time baseline"
+	@echo "make benchmark  speed, memory, bytes, start-up beside a plain baseline: benchmarks/results/suite.md (an hour)"
 	@echo "make clean      remove the environment; data, models and results stay"
 
 install: $(VENV)/.installed
@@ -34,7 +34,8 @@ test: lint types
 	$(BIN)/python -m pytest --ignore=tests/clusterpaths
 
 benchmark: install
-	$(BIN)/python benchmarks/celeba.py
+	$(BIN)/python benchmarks/suite.py
+	$(BIN)/python benchmarks/scale.py
 
 clean:
 	rm -rf $(VENV)

@@ -100,7 +100,7 @@ def measure(
     for turn in range(repeats):
         for count in sizes:
             for way in list(ways) if turn % 2 else reversed(ways):  # in turns: what else runs falls on all alike
-                if way == BASELINE and count > max(baseline_most, sorted(sizes)[min(1, len(sizes) - 1)]):
+                if way in (BASELINE, WHOLE) and count > max(baseline_most, sorted(sizes)[min(1, len(sizes) - 1)]):
                     continue
                 turns.append({"way": way, "turn": turn, "images": count, **measure_run(material, count, ways[way])})
                 print(f"turn {turn + 1}, {count:,} images, {way}: {turns[-1]['seconds']:.1f} s", file=sys.stderr)

@@ -25,7 +25,7 @@ from clusterpaths.plan import ExtractionRecord, require_enough
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
 
 # Raised when the algorithm changes, so that an old result is not taken for a new one.
-ALGORITHM = 1
+ALGORITHM = 2
 
 
 class Question(Record):
