@@ -18,7 +18,7 @@ from pydantic import Field
 from clusterpaths import agreement
 from clusterpaths.agreement import adjusted_rand, match_clusters
 from clusterpaths.cache.examples import read_examples
-from clusterpaths.cache.remote import address_of, fetch_folder, subfolders
+from clusterpaths.cache.remote import address_of, fetch_folder, require_storage, subfolders
 from clusterpaths.comparison import (
     ClusterMatch,
     Comparison,
@@ -309,6 +309,7 @@ def find_set_folder(cache_root: Path, given: str) -> Path:
     Raises:
         CacheError: there are no such results, or no such set among them.
     """
+    require_storage(cache_root)
     name, _, wanted = given.rstrip("/").partition("/")
     names = [other for other in subfolders(cache_root) if list_sets(cache_root / other)]
     if name not in names:

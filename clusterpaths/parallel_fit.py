@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from clusterpaths.atomic import partial_sibling
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.cache.order import fit_positions
 from clusterpaths.cache.remote import address_of, fetch, local_folder, remove_file, remove_tree
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cluster import clustering_path, read_clustering, write_clustering
@@ -157,10 +158,15 @@ def fit_part(extraction: ExtractionRecord, question: Question, fit: LayerFit, pa
     directory, ids = local_folder(extraction.directory), parse_ids(extraction.ids)
     start, stop = part * fit.part_rows, min((part + 1) * fit.part_rows, len(ids))
     if fit.iteration == 0 and len(across := _ids_across(directory, ids, start, stop)):
-        for _ in LayerRows(directory, fit.layer, across).blocks():
+        whole = LayerRows(directory, fit.layer, across)
+        whole.fit = None  # in order of id, whatever their number
+        for _ in whole.blocks():
             pass  # a checksum is compared where a shard is read whole, and no part reads these whole
+    rows = LayerRows(directory, fit.layer, ids[start:stop])
+    chosen = fit_positions(ids)  # of all rows: those have shards of their own, a sample of this part has none
+    rows.fit = None if chosen is None else chosen[(chosen >= start) & (chosen < stop)] - start
     with one_thread():
-        found = lloyd_part(LayerRows(directory, fit.layer, ids[start:stop]), centroids, question.distance)
+        found = lloyd_part(rows, centroids, question.distance)
     scalars = np.array([found.inertia, found.zero_rows], np.float64)
     with partial_sibling(_part_path(fit, part)) as partial, partial.open("wb") as file:
         np.savez(
@@ -215,10 +221,10 @@ def _ends(fit: LayerFit, inertia: float, settled: bool) -> bool:
 
 
 def _ids_across(directory: Path, ids: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
-    """Ids of the shards that begin in this part and go on after it."""
+    """Ids of the shards that lie in this part and in others."""
     examples = read_examples(directory, ["id", "shard"])
     shards = examples["shard"].to_numpy()[np.searchsorted(examples["id"].to_numpy(), ids)]
-    across = np.setdiff1d(np.intersect1d(shards[start:stop], shards[stop:]), shards[:start])
+    across = np.intersect1d(shards[start:stop], np.concatenate([shards[:start], shards[stop:]]))
     return ids[np.isin(shards, across)]
 
 

@@ -373,10 +373,10 @@ def widen_layers(directory: Path, layers: list[str]) -> tuple[int, ...]:
     return tuple(shard.index for shard in shards)
 
 
-def examples_in(directory: Path, shards: tuple[int, ...]) -> int:
-    """How many examples these shards are planned for."""
-    manifest = read_manifest(directory)
-    return sum(len(s.planned_ids()) for s in (manifest.shards if manifest else ()) if s.index in shards)
+def examples_in(directory: Path, shards: tuple[int, ...]) -> dict[int, int]:
+    """How many examples each of these shards is planned for."""
+    wanted = set(shards)
+    return {s.index: len(s.planned_ids()) for s in require_manifest(directory).shards if s.index in wanted}
 
 
 def forget_shard(directory: Path, index: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.cache.manifest import require_manifest
+from clusterpaths.cache.order import fit_positions
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cache.together import RowsTogether
 from clusterpaths.kmeans import Assignment, Clustering, Pass, Result, Shape, Steps, Where, clustering, run
@@ -82,10 +83,17 @@ def cluster_again(
             yield Pass(None, add_features)
         return found
 
+    chosen = fit_positions(ids)  # of all examples, not of the sample: those have shards of their own
+    first = None if chosen is None else np.flatnonzero(np.isin(ids[sample], ids[chosen]))
     if require_manifest(directory).format == "none":
-        found = RowsTogether(directory, record.layers, ids[sample]).run(steps)
+        together = RowsTogether(directory, record.layers, ids[sample])
+        for rows in together.layers.values():
+            rows.fit = first
+        found = together.run(steps)
     else:
         every = {layer: LayerRows(directory, layer, ids[sample]) for layer in record.layers}
+        for rows in every.values():
+            rows.fit = first
         found = {layer: run(steps(layer, rows), rows) for layer, rows in every.items()}
     centroids = {layer: one.centroids for layer, one in found.items()}
     return Refit(sample, fit, kept, clusters, distances, features, projection, centroids)

@@ -90,6 +90,7 @@ def _fit_in_parts(mender: _Mender, extraction: ExtractionRecord, question: Quest
             mender.mend(damaged)  # and this pass again: parts that are done are kept
         else:
             fit = advance_fit(extraction, question, fit)
+            get_run_logger().info("%s: pass %d over %d parts is done", layer, fit.iteration, fit.parts)
 
 
 def choose(

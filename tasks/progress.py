@@ -109,7 +109,7 @@ def tracking_shards(
 ) -> contextlib.AbstractContextManager[Tracker]:
     """Show progress of these shards' examples while inside; `tracker` finds it from other threads."""
     directory = local_folder(job.directory)
-    sizes = {str(shard): examples_in(directory, (shard,)) for shard in shards}
+    sizes = {str(shard): count for shard, count in examples_in(directory, shards).items()}
     return _tracking("extraction", job.directory, sizes, sum(sizes.values()), workers)
 
 

@@ -93,8 +93,10 @@ def join_parts(directory: Path, shards: list[int]) -> Path:
     return path
 
 
-def read_examples(directory: Path, columns: list[str] | None = None) -> pa.Table:
-    """Columns of examples.parquet, ids ascending.
+def read_examples(
+    directory: Path, columns: list[str] | None = None, between: tuple[int, int] | None = None
+) -> pa.Table:
+    """Columns of examples.parquet, ids ascending; only of ids from one to another where these are given.
 
     Raises:
         CacheError: it is missing.
@@ -104,4 +106,5 @@ def read_examples(directory: Path, columns: list[str] | None = None) -> pa.Table
         raise CacheError(
             f"{address_of(path)} is missing: extraction has not finished here. Run the flow again; it goes on from there."
         )
-    return pq.read_table(path, columns=columns)
+    filters = [("id", ">=", between[0]), ("id", "<=", between[1])] if between else None
+    return pq.read_table(path, columns=columns, filters=filters)

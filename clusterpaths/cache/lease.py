@@ -126,6 +126,8 @@ class _Lease:
                     etag = remote.put_object(self._path, self._content(), self._etag)
                 except StorageError:  # the run's own next word to the storage says so
                     continue
+                if etag is None and ended.is_set():
+                    return  # it was given back while this was under way
                 if etag is None:
                     self.lost = True
                     log(

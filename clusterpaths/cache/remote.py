@@ -69,7 +69,11 @@ def parse_root(value: Any) -> Any:
 
 def local_folder(address: str) -> Path:
     """The folder that a record's `directory` stands for on this machine: itself, or the mirror of an s3:// address."""
-    return Path(parse_root(address))
+    if not address.startswith(SCHEME):
+        return Path(address)
+    return mirror_root().joinpath(
+        *address.removeprefix(SCHEME).split("/")
+    )  # of ours: a name may hold what a root may not
 
 
 def address_of(path: Path) -> str:

@@ -67,11 +67,13 @@ class LayerRows:
         self._chunked = manifest.format == "zarr"
         self._dtype = manifest.layers[layer].dtype
         self._records = {shard.index: shard for shard in manifest.shards if shard.rows is not None}
-        examples = read_examples(directory, ["id", "shard", "row"])
+        between = (int(ids[0]), int(ids[-1])) if len(ids) else None
+        examples = read_examples(directory, ["id", "shard", "row"], between)
         at = np.searchsorted(examples["id"].to_numpy(), ids)
         self._shards = examples["shard"].to_numpy()[at]
         self._rows = examples["row"].to_numpy()[at].astype(np.int64)
         self._checks: dict[int, _Check] = {}
+        self._read_again = set[int]()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,6 +104,22 @@ class LayerRows:
                 waiting, current = submitted, following
             if waiting is not None:
                 yield current, waiting.result()
+            if positions is None:
+                reader.submit(contextvars.copy_context().run, self._check_rest).result()
+
+    def _check_rest(self) -> None:
+        """Read shards again, in order, whose rows were all read but not in theirs: `fit` rows came before the others."""
+        for shard, check in list(self._checks.items()):
+            record = self._records[shard]
+            own = record.row_ids()
+            at = np.searchsorted(self.ids, own)
+            whole = check.next_row == record.start + len(own)
+            if whole or shard in self._read_again or not np.array_equal(self.ids[at.clip(max=len(self) - 1)], own):
+                continue
+            del self._checks[shard]
+            self._read_again.add(shard)  # once, however often these rows are read
+            for start in range(0, len(own), self.block_rows):
+                self._read(at[start : start + self.block_rows], True, 0)
 
     def parts(self, positions: NDArray[np.int64] | None = None) -> Iterator[slice | NDArray[np.int64]]:
         """Where the rows of each block are, as `blocks` yields them."""
@@ -135,6 +153,7 @@ class LayerRows:
         ends = (np.diff(rows) != 1) | (np.diff(shards) != 0)
         if self._chunked:
             ends &= np.diff(rows // CHUNK_ROWS) != 0
+            ends |= np.diff(rows) <= 0  # where those to fit on end, in one chunk with the first of the others
         breaks = np.flatnonzero(ends) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):
             self._read_run(values[start:stop], int(shards[start]), ids[start:stop], rows[start:stop], check)

@@ -39,7 +39,6 @@ _CORRUPT = (
     Image.DecompressionBombWarning,
 )
 _PLAIN_JPEG_BYTES = 64 << 20
-_HEAD = 64 << 10  # bytes in which an EXIF block begins
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def _open_plain_jpeg(path: Path) -> Image.Image | None:
         if start != b"\xff\xd8\xff" or os.fstat(file.fileno()).st_size > _PLAIN_JPEG_BYTES:
             return None
         content = start + file.read()
-    if b"Exif\0" in content[:_HEAD]:
+    if b"Exif\0" in content or b"tiff:Orientation" in content:  # the latter in XMP: Pillow turns by it, too
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clusterpaths import parallel_fit
 from clusterpaths.cache import order
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.order import FIT_ROWS, fit_positions
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cache.stores import ZarrStore
 from clusterpaths.config import RunConfig
-from tests.clusterpaths.conftest import run_extraction
+from clusterpaths.errors import DamagedShardError
+from clusterpaths.question import ask
+from tests.clusterpaths.conftest import Extracted, run_extraction
 
 Configure = Callable[..., RunConfig]
 
@@ -61,6 +65,53 @@ def test_rows_to_fit_on_lie_in_shards_of_their_own_and_come_first(
         )
         some = list(rows.blocks(fit))
         np.testing.assert_allclose(np.concatenate([block for _, block in some]), expected[fit], rtol=1e-3, atol=1e-3)
+
+
+def flip(done: Extracted, position: int) -> None:
+    """Another last byte of one example; a second time, the old one."""
+    path = done.directory / "fc1" / f"{done.ids[position]}.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40
+    path.write_bytes(content)
+
+
+def test_flipped_bytes_are_found_also_where_rows_to_fit_on_lie_among_others(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a cache that was made before there were so many: then no shard is read in its own order."""
+    done = run_extraction(configure(cache_format="npy", shard_size=10))
+    monkeypatch.setattr(order, "FIT_ROWS", 12)
+    for position in (0, 15, 25, 39):
+        flip(done, position)
+        with pytest.raises(DamagedShardError, match="checksum differs"):
+            list(LayerRows(done.directory, "fc1", done.ids).blocks())
+        flip(done, position)
+    assert sum(len(block) for _, block in LayerRows(done.directory, "fc1", done.ids).blocks()) == 40
+
+
+def test_flipped_bytes_are_found_in_a_fit_in_parts(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "FIT_ROWS", 6)
+    monkeypatch.setattr(parallel_fit, "PART_ROWS", 20)
+    done = run_extraction(configure(cache_format="npy", shard_size=5))
+    question = ask(done.config, done.model, done.record)
+    fit = parallel_fit.begin_fit(done.record, question, "fc1")
+    for position in range(1, 40, 6):
+        flip(done, position)
+        part = position // 20
+        with pytest.raises(DamagedShardError, match="checksum differs"):  # by the part that has the row, whatever else
+            parallel_fit.fit_part(done.record, question, fit, part)
+        flip(done, position)
+        assert not list(Path(fit.folder).glob(f"part-0-{part}*"))
+
+
+def test_a_chunk_with_the_last_row_to_fit_on_and_the_first_other_one(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run_extraction(configure(cache_format="zarr", shard_size=40))
+    expected = LayerRows(done.directory, "fc1", done.ids).take(np.arange(40))
+    monkeypatch.setattr(order, "FIT_ROWS", 12)
+    for where, block in LayerRows(done.directory, "fc1", done.ids).blocks():
+        np.testing.assert_array_equal(block, expected[where])
 
 
 def test_rows_of_a_chunk_are_read_by_decompressing_it_once(

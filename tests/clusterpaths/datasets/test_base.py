@@ -142,3 +142,14 @@ def test_plain_jpegs_are_not_decoded_by_pillow_and_others_are(tmp_path: Path, mo
     monkeypatch.setattr(Image, "open", counted)
     assert [open_upright(path).size for path in (plain, turned, grey)] == [(16, 24), (24, 16), (16, 24)]
     assert opened == [turned, grey]
+
+
+def test_an_orientation_in_xmp_or_behind_much_else_turns_a_jpeg_too(tmp_path: Path) -> None:
+    image = Image.fromarray(np.zeros((24, 16, 3), np.uint8))
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    image.save(tmp_path / "xmp.jpg", xmp=xmp)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image.save(tmp_path / "far.jpg", exif=exif, icc_profile=bytes(200_000))
+    for name in ("xmp.jpg", "far.jpg"):
+        assert open_upright(tmp_path / name).size == (24, 16)
