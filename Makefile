@@ -31,7 +31,7 @@ types: install
 
 test: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/clusterpaths
-	$(BIN)/python -m pytest --ignore=tests/clusterpaths
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/clusterpaths
 
 benchmark: install
 	$(BIN)/python benchmarks/suite.py
