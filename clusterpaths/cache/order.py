@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 # Beyond, centroids are fitted on a uniform sample of this size. Of few clusters (kmeans.LEAST_FIT_ROWS) its means are
 # those of all rows but for some thousandths of the inertia.
-FIT_ROWS = 8192
+FIT_ROWS = 4096
 
 
 def fit_positions(ids: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -21,6 +21,8 @@ from clusterpaths.kmeans import (
     farthest,
     first_alike,
     nearest,
+    run,
+    sketching,
 )
 from clusterpaths.one_thread import one_thread
 from clusterpaths.records import Distance
@@ -296,6 +298,19 @@ def test_mini_batches_go_where_scikit_learns_go(distance: Distance) -> None:
     )
 
 
+@pytest.mark.parametrize("width", [257, 512, 1000])
+def test_signs_keep_distances_where_there_are_many_rows(width: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((60, width)).astype(np.float32)
+    every = np.arange(60)
+    many = ArrayRows(rows, 16, fit=every)
+    sketches = run(sketching(many, every, "euclidean", np.random.default_rng(1)), many)
+    assert sketches.shape == (60, 256)
+    gaps = [((x[:, None] - x[None]) ** 2).sum(axis=2)[np.triu_indices(60, 1)] for x in (rows, sketches)]
+    ratio = gaps[1] / gaps[0]
+    assert abs(ratio.mean() - 1) < 0.02
+    assert np.abs(ratio - 1).max() < 0.6  # 256 dimensions: a standard deviation of about 0.09
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_few_clusters_are_fitted_on_the_sample_given_and_many_on_all_rows(distance: Distance) -> None:
     rows = blobs(5000, 4, 12)
@@ -311,7 +326,7 @@ def test_few_clusters_are_fitted_on_the_sample_given_and_many_on_all_rows(distan
     assert asked == [1000, 1000, 1000, None]  # sketches, first centroids, fit; then labels of all
     assert found.inertia == pytest.approx(cluster_rows(ArrayRows(rows, 256), 4, distance, 0).inertia, rel=0.01)
     asked.clear()
-    cluster_rows(Watched(rows, 256, fit), 11, distance, 0)
+    cluster_rows(Watched(rows, 256, fit), 6, distance, 0)
     assert asked[:4] == [1000, 1000, None, None]
 
 
