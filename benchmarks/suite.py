@@ -159,6 +159,8 @@ def targets(result: dict[str, Any]) -> list[str]:
             if way != BASELINE:
                 rows.append((f"{way}: peak memory, MB", PEAK_MB, max(each["peak_mb"].values()), ".0f"))
                 largest = max(each["ms_each"])
+                if largest <= LEVEL_FROM:
+                    continue
                 rows.append(
                     (
                         f"{way}: peak memory at {largest:,} of that at {LEVEL_FROM:,}",
