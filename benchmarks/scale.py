@@ -133,6 +133,16 @@ def document(result: dict[str, Any]) -> str:
         "- Not in it: reading images over a network, waiting for a queue, workers that die (a shard each, made again), and a",
         "  fit in which the workers share one layer.",
         "",
+        "- **none**: its layers are clustered together by one worker, which shares the runs of the model; the times here divide",
+        "  them among workers as if each had runs of its own, and are too short by that beyond one worker.",
+        "- ResNet-50's clustering is measured on so few images that the fit on a sample is in it as if it grew with N: too long.",
+        "",
+        "## Which to choose",
+        "- One machine is enough for hundreds of thousands of images of a small CNN: `--cache-format none`, the quickest and smallest.",
+        "- A large model costs more to run again than its activations to read: `--cache-format zarr`.",
+        "- Many machines: `--engine dask` for extraction, with `--cache-root s3://…` or a shared disk, and larger shards.",
+        "- From a million images on every layer is fitted in parts by all workers; clustering is no longer one stream a layer.",
+        "",
         "## What it comes to",
     ]
     measured = {part: result[part] for part in MODELS if part in result}
