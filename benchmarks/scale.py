@@ -138,7 +138,7 @@ def document(result: dict[str, Any]) -> str:
         "- ResNet-50's clustering is measured on so few images that the fit on a sample is in it as if it grew with N: too long.",
         "",
         "## Which to choose",
-        "- One machine is enough for hundreds of thousands of images of a small CNN: `--cache-format none`, the quickest and smallest.",
+        "- A small CNN, hundreds of thousands of images, one machine: `--cache-format none`, the quickest.",
         "- A large model costs more to run again than its activations to read: `--cache-format zarr`.",
         "- Many machines: `--engine dask` for extraction, with `--cache-root s3://…` or a shared disk, and larger shards.",
         "- From a million images on every layer is fitted in parts by all workers; clustering is no longer one stream a layer.",
