@@ -91,17 +91,15 @@ def cluster_layers(
     directory = local_folder(extraction.directory)
     paths = {layer: clustering_path(extraction, question, layer) for layer in layers}
     found = {layer: one for layer, path in paths.items() if (one := read_clustering(path)) is not None}
+    made: dict[str, Clustering] = {}
     if missing := tuple(layer for layer in layers if layer not in found):
         made = RowsTogether(directory, missing, parse_ids(extraction.ids), workers, progress).run(
             lambda layer, rows: clustering(rows, question.k_per_layer[layer], question.distance, question.seed)
         )
         for layer in missing:
             write_clustering(paths[layer], made[layer])
-        found_or_made = found | made
-    else:
-        found_or_made = found
     seconds = (time.perf_counter() - started) / max(len(missing), 1)
-    return [_record(layer, paths[layer], found_or_made[layer], seconds, layer in found) for layer in layers]
+    return [_record(layer, paths[layer], (found | made)[layer], seconds, layer in found) for layer in layers]
 
 
 def shares_readings(extraction: ExtractionRecord) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.manifest import LayerRecord, ShardRecord
 from clusterpaths.cache.objects import patiently, store_of
 from clusterpaths.cache.remote import list_objects, place_of, remove_file, remove_tree
-from clusterpaths.cache.stores import CHUNK_ROWS, codec
+from clusterpaths.cache.stores import CHUNK_ROWS, chunks_of, codec
 
 # zarrs would make a client of its own, from a copy of this one's settings, and tell nobody of its trouble.
 _PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
@@ -92,11 +92,7 @@ class RemoteZarrStore:
         return {
             shard.index
             for shard in shards
-            if all(
-                f"c/{chunk}{ends[layer]}" in there[layer]
-                for layer in self.layers
-                for chunk in range(shard.start // CHUNK_ROWS, -(-(shard.start + (shard.rows or 0)) // CHUNK_ROWS))
-            )
+            if all(f"c/{chunk}{ends[layer]}" in there[layer] for layer in self.layers for chunk in chunks_of(shard))
         }
 
     def remove(self) -> None:

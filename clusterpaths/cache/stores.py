@@ -221,9 +221,14 @@ class ZarrStore(_Store):
             if all(
                 _whole_chunk(f"{self.directory}/{layer}/c/{chunk}{ends[layer]}")
                 for layer in self.layers
-                for chunk in range(shard.start // CHUNK_ROWS, -(-(shard.start + (shard.rows or 0)) // CHUNK_ROWS))
+                for chunk in chunks_of(shard)
             )
         }
+
+
+def chunks_of(shard: ShardRecord) -> range:
+    """The chunks of a zarr array that hold a recorded shard's rows."""
+    return range(shard.start // CHUNK_ROWS, -(-(shard.start + (shard.rows or 0)) // CHUNK_ROWS))
 
 
 def codec(layer: LayerRecord) -> BloscCodec:
