@@ -8,6 +8,7 @@
     │   │   └── QuotaError     a file host's quota page was saved where data should be
     │   ├── CacheError         activations on disk that belong to something else, or are in use
     │   ├── ExtractionError    too many unreadable images, non-finite activations
+    │   ├── NotFoundError      no model, set, layer, cluster or example of that name
     │   ├── DiskError          no room, no permission
     │   └── StorageError       object storage that stays away, refuses, or has no such bucket
     ├── DownloadError          the network; worth a retry
@@ -53,6 +54,10 @@ class CacheError(InputError):
 
 class ExtractionError(InputError):
     """Extraction cannot give a usable result."""
+
+
+class NotFoundError(InputError):
+    """Something was asked for by a name or number that is not there."""
 
 
 class DiskError(InputError):

@@ -1,0 +1,234 @@
+"""What the explorer answers: frozen records, the same for the JSON of /api/v1 and for the pages.
+
+Belongs here: their fields. They are made in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from clusterpaths.records import Distance, Record
+
+Source = Literal["predictions", "labels"]
+Order = Literal["id", "rare", "common", "near", "far", "strange"]
+Exemplars = Literal["nearest", "farthest", "random"]
+Interval = tuple[float, float]
+
+
+class SetSummary(Record):
+    """One set, as a list shows it."""
+
+    model: str = Field(description="folder in the results' folder")
+    set: str
+    num_examples: int
+    layers: tuple[str, ...]
+    k_per_layer: dict[str, int]
+    distance: Distance | None = Field(description="None: the set does not say")
+    dataset: str = Field(description="empty: the set does not say, and has no images")
+    model_file: str
+    created: str = Field(description="ISO time, UTC; empty: the set does not say")
+    version: str = Field(description="changes when the set is replaced; for caches of its answers")
+
+
+class ModelSummary(Record):
+    """One model's folder."""
+
+    name: str
+    sets: tuple[SetSummary, ...] = Field(description="whole ones, by number")
+    problems: tuple[str, ...] = Field(default=(), description="sets that are there and not shown, and why")
+
+
+class ClassShare(Record):
+    """One class within a group; the share is of those in the group whose class is known."""
+
+    index: int
+    name: str
+    count: int
+    share: float
+
+
+class Lift(Record):
+    """How much more frequent a class or attribute is within a group than outside it.
+
+    The ratio of the two shares, with Katz's interval on the logarithm (Katz, Baptista, Azen and Pike, Obtaining
+    Confidence Intervals for the Risk Ratio in Cohort Studies, Biometrics 34, 1978).
+    """
+
+    kind: Literal["prediction", "label", "attribute", "split"]
+    name: str
+    count: int = Field(description="in the group")
+    known: int = Field(description="in the group, of whom it is known")
+    share: float
+    share_outside: float
+    lift: float | None = Field(description="None: nobody outside has it")
+    interval: Interval | None = Field(description="95%, Katz; None: cannot be given")
+    clear: bool = Field(description="the interval leaves out 1")
+
+
+class ExampleRow(Record):
+    """One example; classes by name, None where not known."""
+
+    id: int
+    file: str = Field(description="empty: the set has no images")
+    split: str
+    label: str | None
+    prediction: str | None
+    right: bool | None = Field(description="None: not known, or labels are other classes than predictions")
+    path: tuple[int, ...]
+    path_count: int = Field(description="examples of the set on the same path")
+    ood_score: float | None
+    distance: float | None = Field(default=None, description="to the centroid of the cluster or path asked for")
+
+
+class ExamplePage(Record):
+    """A piece of a selection."""
+
+    total: int
+    limit: int
+    offset: int
+    examples: tuple[ExampleRow, ...]
+
+
+class ClusterInfo(Record):
+    """One cluster in short."""
+
+    layer: str
+    cluster: int
+    count: int
+    share: float
+    majority: ClassShare | None = Field(description="of predictions, else of labels; None: neither is known")
+
+
+class Transition(Record):
+    """Examples that go from one cluster to one of the next layer."""
+
+    layer: str
+    cluster: int
+    next_layer: str
+    next_cluster: int
+    count: int
+    majority: ClassShare | None
+
+
+class Routes(Record):
+    """The Sankey: all clusters, and the examples between those of neighbouring layers."""
+
+    source: Source | None = Field(description="of the majority classes; None: no class is known")
+    num_examples: int
+    layers: tuple[str, ...]
+    clusters: tuple[ClusterInfo, ...] = Field(description="by layer, then number; empty ones too")
+    transitions: tuple[Transition, ...] = Field(description="by layer, then clusters; only those that occur")
+    classes: tuple[ClassShare, ...] = Field(description="of all examples, most frequent first: the colours' order")
+
+
+class PathSummary(Record):
+    """One cluster path in short."""
+
+    path: tuple[int, ...]
+    count: int
+    share: float
+    rank: int = Field(description="1: no path is more frequent")
+    prediction: ClassShare | None = Field(description="the most frequent one")
+    label: ClassShare | None
+    exemplars: tuple[ExampleRow, ...] = Field(description="nearest to their centroids in all layers together")
+
+
+class ClusterDetail(Record):
+    """All that is known of one cluster."""
+
+    info: ClusterInfo
+    mean_distance: float | None
+    predictions: tuple[ClassShare, ...] = Field(description="most frequent first")
+    labels: tuple[ClassShare, ...]
+    right: ClassShare | None = Field(description="index 1, name right: predictions that are the label")
+    lifts: tuple[Lift, ...] = Field(description="clear ones first, largest lift first; then the others")
+    nearest: tuple[ExampleRow, ...]
+    farthest: tuple[ExampleRow, ...]
+    random: tuple[ExampleRow, ...] = Field(description="the same ones at every request")
+    arrivals: tuple[Transition, ...] = Field(description="from the layer before, most first")
+    departures: tuple[Transition, ...] = Field(description="to the layer after, most first")
+    paths: tuple[PathSummary, ...] = Field(description="the most frequent ones through it")
+
+
+class PathPage(Record):
+    """A piece of the list of paths."""
+
+    total: int
+    limit: int
+    offset: int
+    paths: tuple[PathSummary, ...]
+
+
+class PathDetail(Record):
+    """All that is known of one path; its examples are asked for with `Question.path`."""
+
+    summary: PathSummary
+    predictions: tuple[ClassShare, ...]
+    labels: tuple[ClassShare, ...]
+    right: ClassShare | None
+    agreement_interval: Interval | None = Field(description="of the most frequent prediction's share, 95%, Wilson")
+    lifts: tuple[Lift, ...]
+    clusters: tuple[ClusterInfo, ...] = Field(description="one a layer")
+    similar: tuple[PathSummary, ...] = Field(description="paths that differ in one layer, most frequent first")
+
+
+class ExampleLayer(Record):
+    """Where an example went in one layer."""
+
+    layer: str
+    cluster: int
+    cluster_count: int
+    distance: float | None
+    standardised: float | None = Field(description="spreads above the mean of the cluster's examples")
+    percentile: float | None = Field(description="percent of the cluster's examples that are nearer")
+
+
+class Neighbour(Record):
+    """An example that the model treated alike."""
+
+    example: ExampleRow
+    layers_shared: int
+    difference: float = Field(description="of the standardised distances to the centroids, Euclidean over layers")
+
+
+class ExampleDetail(Record):
+    """All that is known of one example."""
+
+    example: ExampleRow
+    layers: tuple[ExampleLayer, ...]
+    path: PathSummary
+    ood_score: float | None = Field(description="mean over layers of the standardised distance")
+    ood_percentile: float | None = Field(description="percent of the set's examples with a lower score")
+    attributes: dict[str, bool] = Field(description="those that are known")
+    probabilities: tuple[ClassShare, ...] = Field(description="softmax as share, count 0; most probable first, ten")
+    neighbours: tuple[Neighbour, ...] = Field(description="most layers shared, then smallest difference")
+
+
+class Choices(Record):
+    """What can be asked of a set: the names that a form offers."""
+
+    predictions: tuple[str, ...]
+    labels: tuple[str, ...]
+    attributes: tuple[str, ...]
+    splits: tuple[str, ...]
+    layers: dict[str, int] = Field(description="layer -> k")
+    can_be_right: bool
+
+
+class Question(Record):
+    """A selection of examples. Everything that is given must hold; the fields are the names in a URL."""
+
+    prediction: tuple[str, ...] = Field(default=(), description="one of these classes, by name")
+    label: tuple[str, ...] = Field(default=(), description="one of these classes; none: those without a label")
+    right: Literal["right", "wrong"] | None = Field(default=None, description="whether the prediction is the label")
+    attribute: tuple[str, ...] = Field(default=(), description="all of these: Smiling, or -Smiling for those without")
+    split: tuple[str, ...] = Field(default=(), description="one of these parts of the data set")
+    path: str = Field(default="", description="cluster ids from the first layer on, 3-2 or 3-2-1-0-4; * for any")
+    cluster: tuple[str, ...] = Field(default=(), description="all of these: LAYER:CLUSTER, such as conv1:3")
+    id: tuple[int, ...] = Field(default=(), description="one of these ids")
+    order: Order = Field(
+        default="id",
+        description="id, rare or common (paths), near or far (from the centroids), strange (OOD score, highest first)",
+    )

@@ -1,0 +1,1 @@
+"""The explorer's web server: the only place that imports FastAPI."""

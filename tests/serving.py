@@ -1,0 +1,34 @@
+"""What tests of the server share: one that listens on a free port of this machine, in a thread of this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from clusterpaths.server.app import create_app
+from clusterpaths.server.settings import ServeConfig
+
+
+@contextmanager
+def serving(cache_root: Path, **settings: Any) -> Iterator[str]:
+    """Serve these results; gives the address, http://127.0.0.1:PORT."""
+    app = create_app(ServeConfig(cache_root=str(cache_root), **settings))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise RuntimeError("the server did not start")
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
