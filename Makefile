@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install sample test lint types benchmark clean
+.PHONY: help install sample serve test lint types benchmark clean
 
 help:
 	@echo "make sample     install, then cluster paths of 2,000 drawn faces; says where the report is"
+	@echo "make serve      install, then serve what there is at http://127.0.0.1:8000"
 	@echo "make test       install, then lint, types and all tests"
 	@echo "make benchmark  speed, memory, bytes, start-up beside a plain baseline: benchmarks/results/suite.md (an hour)"
 	@echo "make clean      remove the environment; data, models and results stay"
@@ -21,6 +22,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 sample: install
 	$(BIN)/python flows/celeba.py --sample
+
+serve: install
+	$(BIN)/clusterpaths serve
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,12 +1,11 @@
 """How far two clusterings of the same examples agree: pure functions on integer arrays.
 
-Belongs here: adjusted Rand index, matching of clusters, kept paths, migration between paths, intervals of shares. Which
+Belongs here: adjusted Rand index, matching of clusters, kept paths, migration between paths. Which
 sets are compared, and what is said of it, is `compare.py`; what one set's paths are worth is `metrics.py`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,6 @@ from sklearn.metrics import adjusted_rand_score
 from clusterpaths.metrics import Ints, PathCounts, count_paths
 
 NO_MATCH = -1
-_Z95 = 1.959963984540054  # the normal distribution's 97.5th percentile
 
 
 def adjusted_rand(a: Ints, b: Ints) -> float:
@@ -103,16 +101,3 @@ def migrations(a: Ints, b: Ints, top: int) -> Migrations:
         second,
         contingency(np.minimum(first.of_example, p), np.minimum(second.of_example, q), p + 1, q + 1),
     )
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95% score interval of a share of n > 0 independent examples.
-
-    Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (1927); recommended also near
-    0 and 1 by Brown, Cai and DasGupta, Interval Estimation for a Binomial Proportion, Statistical Science 16 (2001).
-    """
-    share, z2 = successes / n, _Z95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # At the ends the formula is exactly 0 or 1; rounding must not say otherwise.
-    return (0.0 if successes == 0 else max(middle - half, 0.0)), (1.0 if successes == n else min(middle + half, 1.0))

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from clusterpaths.agreement import adjusted_rand, wilson
+from clusterpaths.agreement import adjusted_rand
 from clusterpaths.choice import Choice, Interval, LayerSet, SweepPoint, advice, sentence
 from clusterpaths.errors import ConfigError
 from clusterpaths.faithfulness import decision_alignment
+from clusterpaths.intervals import wilson
 from clusterpaths.kmeans import Rows, count_distinct, draw_sample, run, sketching
 from clusterpaths.metrics import Ints, count_paths, largest_class
 from clusterpaths.one_thread import one_thread

@@ -31,12 +31,13 @@ from clusterpaths.comparison import (
     Side,
 )
 from clusterpaths.config import CacheRoot
+from clusterpaths.distance_scale import overall_distance
 from clusterpaths.errors import CacheError, ConfigError, DatasetError
+from clusterpaths.intervals import wilson
 from clusterpaths.joint_classes import join_classes
 from clusterpaths.metrics import PathCounts, count_paths
 from clusterpaths.publish import list_sets, read_set
 from clusterpaths.records import Record, SetRecord
-from clusterpaths.report.tables import overall_distance
 from clusterpaths.set_files import Rows, read_record, read_rows
 
 __all__ = [
@@ -200,7 +201,7 @@ class _Comparing:
             layers_only_first=tuple(x for x in self.a.record.layers if x not in self.layers),
             layers_only_second=tuple(x for x in self.b.record.layers if x not in self.layers),
             path_agreement=same / n,
-            path_agreement_interval=agreement.wilson(same, n),
+            path_agreement_interval=wilson(same, n),
             paths_kept=same,
             layers_kept=float(self.kept.mean()),
             changed_layers=tuple(np.bincount(changed, minlength=n_layers + 1).tolist()),
@@ -236,7 +237,7 @@ class _Comparing:
             layer=self.layers[i],
             adjusted_rand=adjusted_rand(self.paths_a[:, i], self.paths_b[:, i]),
             agreement=same / n,
-            agreement_interval=agreement.wilson(same, n),
+            agreement_interval=wilson(same, n),
             matches=matches,
         )
 
@@ -276,7 +277,7 @@ class _Comparing:
         return Decisions(
             num_examples=n,
             changed=changed,
-            changed_interval=agreement.wilson(changed, n),
+            changed_interval=wilson(changed, n),
             num_labelled=int(labelled.sum()),
             right_first=int((x == labels)[labelled].sum()),
             right_second=int((y == labels)[labelled].sum()),

@@ -7,97 +7,50 @@ and the page are `report/explanation.py`. The image is turned as its EXIF entry 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from pydantic import Field
 
 from clusterpaths.datasets.base import open_rgb
+from clusterpaths.distance_scale import DistanceScale, overall_distance, scale_distances
 from clusterpaths.errors import CacheError, DatasetError
+from clusterpaths.explanation import (
+    ClassScore,
+    ExampleNote,
+    Explanation,
+    LayerExplanation,
+    MajorityClass,
+    PathNote,
+)
 from clusterpaths.kmeans import first_alike, nearest
 from clusterpaths.metrics import PathCounts, count_paths, largest_class
-from clusterpaths.models.path_model import check_set_model, read_centroids, scale_distances, stored_dtypes
+from clusterpaths.models.path_model import check_set_model, read_centroids, stored_dtypes
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing import fit, normalise
-from clusterpaths.records import ModelIdentity, Record, SetRecord
+from clusterpaths.records import SetRecord
 from clusterpaths.report import tables
 from clusterpaths.set_files import Rows, read_record, read_rows
 
+__all__ = [
+    "ClassScore",
+    "ExampleNote",
+    "Explanation",
+    "LayerExplanation",
+    "MajorityClass",
+    "Opened",
+    "PathNote",
+    "explain_image",
+    "look_up",
+    "open_set",
+    "read_upright",
+    "trace_one",
+]
+
 EXEMPLARS = 8
-
-
-class ClassScore(Record):
-    """A class and the probability that the model gives it (softmax of the class scores)."""
-
-    index: int
-    name: str
-    probability: float
-
-
-class MajorityClass(Record):
-    """The most frequent class on a path, and its share of those examples there whose class is known."""
-
-    index: int
-    name: str
-    share: float
-    of: int
-
-
-class ExampleNote(Record):
-    """One example of the set; classes by name, None where not known."""
-
-    id: int
-    file: str
-    label: str | None
-    prediction: str | None
-
-
-class LayerExplanation(Record):
-    """Where the image went in one layer."""
-
-    layer: str
-    cluster: int
-    distance: float = Field(description="to the cluster's centroid, as in paths.parquet")
-    standardised: float = Field(description="spreads above the mean of the cluster's examples")
-    cluster_count: int = Field(description="examples of the set in this cluster")
-    exemplars: tuple[ExampleNote, ...] = Field(description="nearest to the centroid first")
-
-
-class PathNote(Record):
-    """One path that examples of the set took."""
-
-    path: tuple[int, ...]
-    hamming: int = Field(description="layers in which it differs from the image's path")
-    count: int
-    majority_predictions: MajorityClass | None
-    majority_labels: MajorityClass | None
-    exemplars: tuple[ExampleNote, ...]
-
-
-class Explanation(Record):
-    """What a set knows of one image."""
-
-    image: str
-    set: str = Field(description="NAME/set_NN")
-    model: ModelIdentity
-    num_examples: int
-    prediction: ClassScore | None = Field(description="None: the model has no class scores")
-    classes: tuple[ClassScore, ...] = Field(description="most probable first")
-    path: tuple[int, ...]
-    layers: tuple[LayerExplanation, ...]
-    count: int = Field(description="examples of the set on the same path")
-    share: float
-    rank: int | None = Field(description="1: no path is more frequent; None: no example took it")
-    occupied: int = Field(description="different paths in the set")
-    own: PathNote | None = Field(description="the path's examples; None: there are none")
-    similar: PathNote | None = Field(description="where there are none: the most similar path, then the most frequent")
-    ood_score: float = Field(description="mean over layers of the standardised distance")
-    ood_percentile: float = Field(description="percent of the set's own examples with a lower score")
-    other: PathNote | None = Field(description="the most similar path that leads to another decision")
-    warnings: tuple[str, ...] = ()
 
 
 def explain_image(image: Path, set_dir: Path, model_path: Path, *, exemplars: int = EXEMPLARS) -> Explanation:
@@ -109,18 +62,73 @@ def explain_image(image: Path, set_dir: Path, model_path: Path, *, exemplars: in
         CacheError: the set's files are missing or do not fit together.
     """
     record = read_record(set_dir)
-    rows = read_rows(set_dir, record)
+    opened = open_set(set_dir, record, read_rows(set_dir, record), model_path)
+    return opened.explain(read_upright(image), str(image), exemplars=exemplars)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is worked out of a set's rows once, whatever image is looked up."""
+
+    paths: PathCounts
+    scale: DistanceScale
+    scores: NDArray[np.float64]  # (n,) OOD scores of the set's own examples
+
+
+def know(record: SetRecord, rows: Rows) -> Known:
+    """Count a set's paths and score its examples; n > 0."""
+    scale = scale_distances(rows.clusters, rows.distances, [record.k_per_layer[layer] for layer in record.layers])
+    return Known(count_paths(rows.clusters), scale, scale.score(rows.clusters, rows.distances))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A set with its model in a session, ready for one image after another."""
+
+    name: str  # NAME/set_NN
+    record: SetRecord
+    rows: Rows
+    known: Known
+    centroids: dict[str, NDArray[np.float32]]  # layer -> (k, width)
+    session: TapSession
+    warnings: tuple[str, ...]
+
+    def explain(self, picture: Image.Image, name: str, *, exemplars: int = EXEMPLARS) -> Explanation:
+        """Run the model on an upright RGB image and look its path up.
+
+        Raises:
+            ModelError: the model cannot be run on it.
+        """
+        pixels = fit(picture, self.record.preprocessing)
+        outputs = self.session.run(normalise(pixels[None], self.record.preprocessing))
+        at = trace_one(outputs, self.record, self.centroids)
+        logits = None if outputs.logits is None else outputs.logits[0]
+        found = look_up(
+            self.record, self.rows, *at, logits, image=name, name=self.name, exemplars=exemplars, known=self.known
+        )
+        return found.model_copy(update={"warnings": self.warnings})
+
+
+def open_set(set_dir: Path, record: SetRecord, rows: Rows, model_path: Path) -> Opened:
+    """Check a set's model, start it, and read the set's centroids.
+
+    Raises:
+        ModelError: another model than the set's.
+        CacheError: the set has no examples, or its centroids are missing or not its own.
+    """
     if not len(rows.ids):
         raise CacheError(f"{set_dir} has no examples. Expected a set with at least one; take another.")
     model = check_set_model(record, model_path)
-    pixels = fit(read_upright(image), record.preprocessing)
     dtypes, warnings = stored_dtypes(set_dir, record)
-    outputs = TapSession(model, dtypes).run(normalise(pixels[None], record.preprocessing))
-    path, distances = trace_one(outputs, record, read_centroids(set_dir, record))
-    logits = None if outputs.logits is None else outputs.logits[0]
-    name = f"{set_dir.resolve().parent.name}/{record.set}"
-    explanation = look_up(record, rows, path, distances, logits, image=str(image), name=name, exemplars=exemplars)
-    return explanation.model_copy(update={"warnings": (*model.warnings, *warnings)})
+    return Opened(
+        name=f"{set_dir.resolve().parent.name}/{record.set}",
+        record=record,
+        rows=rows,
+        known=know(record, rows),
+        centroids=read_centroids(set_dir, record),
+        session=TapSession(model, dtypes),
+        warnings=(*model.warnings, *warnings),
+    )
 
 
 def read_upright(image: Path) -> Image.Image:
@@ -161,13 +169,13 @@ def look_up(
     image: str,
     name: str,
     exemplars: int = EXEMPLARS,
+    known: Known | None = None,
 ) -> Explanation:
     """What the set's rows say of one image's path (1, layers), distances (1, layers) and class scores (classes,)."""
-    make = _Builder(record, rows, path[0], exemplars)
-    k = [record.k_per_layer[layer] for layer in record.layers]
-    scale = scale_distances(rows.clusters, rows.distances, k)
-    score = float(scale.score(path, distances)[0])
-    standardised = scale.standardise(path, distances)[0]
+    known = known or know(record, rows)
+    make = _Builder(record, rows, known.paths, path[0], exemplars)
+    score = float(known.scale.score(path, distances)[0])
+    standardised = known.scale.standardise(path, distances)[0]
     classes = () if logits is None else make.class_scores(logits)
     own = int(make.own[0]) if len(make.own) else None
     rank = None if own is None else 1 + int((make.paths.counts > make.paths.counts[own]).sum())
@@ -189,7 +197,7 @@ def look_up(
         own=own_note,
         similar=None if own_note else make.most_similar(everywhere),
         ood_score=score,
-        ood_percentile=100 * float((scale.score(rows.clusters, rows.distances) < score).mean()),
+        ood_percentile=100 * float((known.scores < score).mean()),
         other=make.most_similar(make.deciding_otherwise(classes[0].index if classes else None)),
     )
 
@@ -197,9 +205,10 @@ def look_up(
 class _Builder:
     """The set's rows beside one path, (layers,)."""
 
-    def __init__(self, record: SetRecord, rows: Rows, path: NDArray[np.int64], exemplars: int) -> None:
-        self.record, self.rows, self.path, self.exemplars = record, rows, path, exemplars
-        self.paths: PathCounts = count_paths(rows.clusters)
+    def __init__(
+        self, record: SetRecord, rows: Rows, paths: PathCounts, path: NDArray[np.int64], exemplars: int
+    ) -> None:
+        self.record, self.rows, self.paths, self.path, self.exemplars = record, rows, paths, path, exemplars
         self.hamming: NDArray[np.int64] = (self.paths.paths != path).sum(axis=1)  # (p,)
         self.own = np.flatnonzero(self.hamming == 0)  # one, or none
 
@@ -237,7 +246,7 @@ class _Builder:
 
     def note(self, at: int) -> PathNote:
         members = np.flatnonzero(self.paths.of_example == at)
-        overall = tables.overall_distance(self.rows.distances)[members]
+        overall = overall_distance(self.rows.distances)[members]
         order = np.lexsort((self.rows.ids[members], overall))
         return PathNote(
             path=tuple(self.paths.paths[at].tolist()),

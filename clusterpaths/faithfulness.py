@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from clusterpaths.agreement import wilson
+from clusterpaths.intervals import wilson
 from clusterpaths.metrics import Ints, count_paths, largest_class
 
 Floats = NDArray[np.floating[Any]]
@@ -299,7 +299,7 @@ def bootstrap_mean(values: Floats | NDArray[np.bool_], seed: int) -> tuple[float
     """95% interval of a mean: the percentile bootstrap (Efron, Annals of Statistics 7, 1979) with 1,000 drawings.
 
     Drawn as counts of the different values, which is the same and quick where they are few. Shares of exactly 0 or 1
-    would get an interval of no width; they get the score interval (`agreement.wilson`) instead.
+    would get an interval of no width; they get the score interval (`intervals.wilson`) instead.
     """
     if not len(values):
         raise ValueError("A mean needs at least one value, got none.")

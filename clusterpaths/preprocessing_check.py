@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from scipy.optimize import linear_sum_assignment
 
-from clusterpaths.agreement import wilson
 from clusterpaths.atomic import atomic_write_json
 from clusterpaths.cache.remote import fetch
 from clusterpaths.datasets.base import Dataset, ExampleTable
+from clusterpaths.intervals import wilson
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing import PRESETS, called, fit, normalise
 from clusterpaths.records import Channels, InputType, ModelRecord, Preprocessing, Record, fingerprint

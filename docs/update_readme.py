@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from clusterpaths.compare import CompareConfig
 from clusterpaths.config import RunConfig
+from clusterpaths.server.settings import ServeConfig
 from clusterpaths.train import TrainConfig
 from flows.explain import ExplainConfig
 from flows.export import ExportConfig
@@ -27,6 +28,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "explain": ExplainConfig,
     "export": ExportConfig,
     "train": TrainConfig,
+    "serve": ServeConfig,
 }
 
 

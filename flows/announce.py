@@ -16,7 +16,7 @@ import cyclopts
 from clusterpaths.errors import ModelError
 from clusterpaths.models.arrivals import Arrival, examine
 from clusterpaths.models.known import STATE_FILE, Known
-from flows.running import run_command
+from flows.shell import run_command
 from tasks.announcing import ARRIVED, announce
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": "what changed from one set to another, of one model or of two",
     "export": "write a set's path model: one ONNX file that gives class scores, cluster path and OOD score",
     "explain": "how the model came to its decision about one image, as text and as a page",
+    "serve": "see the sets in a browser, and ask for them over HTTP",
     "train": "train a small hair-colour classifier and write it as an ONNX file",
 }
 

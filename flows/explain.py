@@ -22,7 +22,7 @@ from clusterpaths.records import DatasetSpec, Record
 from clusterpaths.report.explanation import print_explanation, write_explanation
 from clusterpaths.set_files import read_record
 from flows.export import find_model, find_set
-from flows.running import run_command
+from flows.shell import run_command
 
 
 class ExplainConfig(Record):

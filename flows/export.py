@@ -19,7 +19,7 @@ from clusterpaths.errors import ConfigError
 from clusterpaths.models.path_model import export_path_model
 from clusterpaths.records import Record
 from clusterpaths.set_files import read_record
-from flows.running import run_command
+from flows.shell import run_command
 
 
 class ExportConfig(Record):

@@ -16,7 +16,7 @@ from pydantic import Field
 from clusterpaths.config import Names, Size
 from clusterpaths.models.inspect import inspect_model
 from clusterpaths.records import Record
-from flows.running import run_command
+from flows.shell import run_command
 
 
 class InspectConfig(Record):

@@ -24,15 +24,17 @@ from prefect.events.worker import EventsWorker
 from prefect.exceptions import MissingContextError
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from clusterpaths.atomic import disk_errors
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
+from flows.shell import USER_ERROR, fail, invalid, option_message, run_command
 from flows.temporary_server import begin_server, hand_over
 
+__all__ = ["USER_ERROR", "invalid", "option_message", "run", "run_command", "run_name", "set_up_logging"]
+
 LOG_FILE_VARIABLE = "CLUSTERPATHS_LOG_FILE"
-USER_ERROR = 2
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -62,7 +64,7 @@ def run(
     try:
         app(argv, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        _fail(option_message(error), USER_ERROR)
+        fail(option_message(error), USER_ERROR)
 
 
 def _run(flow: Callable[..., Any], parameters: dict[str, Any], stages: str | None) -> None:
@@ -79,9 +81,9 @@ def _run(flow: Callable[..., Any], parameters: dict[str, Any], stages: str | Non
             flow(**parameters)
     except ClusterPathsError as error:
         _settle()
-        _fail(str(error), USER_ERROR)
+        fail(str(error), USER_ERROR)
     except KeyboardInterrupt:
-        _fail("Stopped. What was recorded is kept: the same command goes on from there.", 130)
+        fail("Stopped. What was recorded is kept: the same command goes on from there.", 130)
     _settle()
 
 
@@ -94,41 +96,6 @@ def _importing() -> Iterator[None]:
     finally:
         gc.freeze()  # nor is it searched later
         gc.enable()
-
-
-def run_command(app: cyclopts.App, argv: list[str] | None) -> None:
-    """Run a plain command from a shell: exit code 0, or 2 with one paragraph."""
-    try:
-        app(argv, exit_on_error=False, print_error=False)
-    except cyclopts.CycloptsError as error:
-        _fail(f"{error} Try --help.", USER_ERROR)
-    except ClusterPathsError as error:
-        _fail(str(error), USER_ERROR)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"\nerror: {message}", file=sys.stderr)
-    raise SystemExit(code)
-
-
-def option_message(error: cyclopts.CycloptsError) -> str:
-    """What is wrong with a command line, and what was given."""
-    cause = error.__cause__ or error
-    return invalid(cause) if isinstance(cause, ValidationError) else f"{error} Try --help."
-
-
-def invalid(error: ValidationError) -> str:
-    """What is wrong with options, each by its name on the command line."""
-    told = []
-    for entry in error.errors():
-        option = "--" + str(entry["loc"][0]).replace("_", "-") + " " if entry["loc"] else ""
-        told.append(f"{option}{entry['msg'].removeprefix('Value error, ')}{_got(entry)}")
-    return "; ".join(told)
-
-
-def _got(error: Any) -> str:
-    """The value, where the message is pydantic's own and does not say it."""
-    return "" if error["type"] == "value_error" else f", got {error['input']!r}"
 
 
 def _settle() -> None:

@@ -9,26 +9,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from clusterpaths.server.app import create_app
 from clusterpaths.server.settings import ServeConfig
+from flows.serve import bind, make_server
 
 
 @contextmanager
 def serving(cache_root: Path, **settings: Any) -> Iterator[str]:
-    """Serve these results; gives the address, http://127.0.0.1:PORT."""
-    app = create_app(ServeConfig(cache_root=str(cache_root), **settings))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
+    """Serve these results, as the command does it; gives the address, http://127.0.0.1:PORT."""
+    listening = bind("127.0.0.1", 0)
+    server = make_server(create_app(ServeConfig(cache_root=str(cache_root), **settings)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started:
-        if not thread.is_alive() or time.monotonic() > deadline:
-            raise RuntimeError("the server did not start")
-        time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        deadline = time.monotonic() + 20
+        while not server.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("the server did not start")
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10)
+        listening.close()

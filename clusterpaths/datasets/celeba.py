@@ -90,7 +90,7 @@ def celeba_present(root: Path) -> bool:
     """Whether `open_celeba` has something to work with: one image, or a zip that ends as a zip does. Quick."""
     root = Path(root)
     with _readable():
-        if _find_images(root) is not None:
+        if find_images(root) is not None:
             return True
         archive = _find_zip(root)
         return archive is not None and zipfile.is_zipfile(archive)
@@ -105,7 +105,7 @@ def _readable() -> Iterator[None]:
 
 
 def _open(root: Path, progress: Progress | None) -> CelebA:
-    found = _find_images(root)
+    found = find_images(root)
     unpacked: list[str] = []
     if found is None:
         archive = _find_zip(root)
@@ -153,7 +153,8 @@ def _bases(root: Path) -> tuple[Path, Path]:
     return root, root / "celeba"
 
 
-def _find_images(root: Path) -> tuple[Path, Path] | None:
+def find_images(root: Path) -> tuple[Path, Path] | None:
+    """The base folder and the image folder of the CelebA below `root`; None where there is none."""
     pairs = ((base, base / place) for base in _bases(root) for place in _IMAGE_FOLDERS)
     return next((pair for pair in pairs if has_image(pair[1])), None)
 

@@ -1,1 +1,349 @@
-"""One set in memory: its columns, and what is looked up often, worked out once."""
+"""One set in memory: its columns, and what is looked up often, worked out once.
+
+Belongs here: rows by id, cluster, path, and the orders that questions ask for. Answers as records are made in the
+modules beside this one; reading the folder is `set_columns.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clusterpaths.distance_scale import DistanceScale, overall_distance, scale_distances
+from clusterpaths.errors import NotFoundError
+from clusterpaths.explore.records import ClassShare, ExampleRow, SetSummary
+from clusterpaths.explore.set_columns import Columns, read_top_scores
+from clusterpaths.metrics import PathCounts, count_paths
+from clusterpaths.records import name_of
+
+Rows = NDArray[np.int64]
+T = TypeVar("T")
+TOP_SCORES = 10
+_KEPT_ANSWERS = 64  # of clusters and paths; some 200 kB each at most
+
+
+class GroupClasses(NamedTuple):
+    """The classes of g groups, each (g,): the most frequent one (-1: none known), how often, and of how many known."""
+
+    best: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    known: NDArray[np.int64]
+
+
+class SetIndex:
+    """n examples, L layers, p occupied paths. Rows are positions in ids' order; nothing changes after it was made.
+
+    Several threads may ask at once.
+    """
+
+    def __init__(self, folder: Path, summary: SetSummary, columns: Columns) -> None:
+        self.folder, self.summary, self.record = folder, summary, columns.record
+        self.layers, self.k = columns.layers, columns.k
+        self.ids, self.clusters, self.distances = columns.ids, columns.clusters, columns.distances
+        self.labels, self.predictions = columns.labels, columns.predictions
+        self.splits, self.split_names = columns.splits, columns.split_names  # (n,) index into the names, -1: not known
+        self.files = columns.files  # pyarrow.Array, or None
+        self.attribute_names = tuple(columns.attributes)
+        self.attribute_values: NDArray[np.int8] = (  # (attributes, n)
+            np.stack(list(columns.attributes.values())) if columns.attributes else np.empty((0, len(self.ids)), np.int8)
+        )
+        self.attributes: dict[str, NDArray[np.int8]] = dict(
+            zip(self.attribute_names, self.attribute_values, strict=True)
+        )
+        self.paths: PathCounts = count_paths(self.clusters)
+        self.scale: DistanceScale | None = None
+        self.standardised: NDArray[np.float32] | None = None  # (n, L)
+        self.ood: NDArray[np.float64] | None = None  # (n,)
+        self.overall: NDArray[np.float64] | None = None  # (n,) distance in all layers together
+        if self.distances is not None and len(self.ids):
+            self.scale = scale_distances(self.clusters, self.distances, self.k)
+            exact = self.scale.standardise(self.clusters, self.distances)
+            self.standardised, self.ood = exact.astype(np.float32), exact.mean(axis=1)
+            self.overall = overall_distance(self.distances)
+        self._making, self._lock = threading.RLock(), threading.Lock()  # what is made once may need other such things
+        self._kept: dict[Hashable, Any] = {}
+        self._answers: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def name(self) -> str:
+        return f"{self.summary.model}/{self.summary.set}"
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays, with those that are made later."""
+        n, n_layers = self.clusters.shape
+        return int(n * (100 + 30 * n_layers + len(self.attributes) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4)
+
+    # Names -------------------------------------------------------------------------------------------------------
+
+    @property
+    def same_classes(self) -> bool:
+        return self.record is None or self.record.same_classes
+
+    def class_name(self, index: int) -> str:
+        return name_of(self.record.class_names if self.record else (), index)
+
+    def label_name(self, index: int) -> str:
+        return name_of((self.record.label_names or self.record.class_names) if self.record else (), index)
+
+    def layer_index(self, name: str) -> int:
+        """Raises: NotFoundError."""
+        if name not in self.layers:
+            raise NotFoundError(f"{self.name} has no layer {name[:80]!r}. It has {', '.join(self.layers)}.")
+        return self.layers.index(name)
+
+    def require_cluster(self, layer: int, cluster: int) -> None:
+        """Raises: NotFoundError."""
+        if not 0 <= cluster < self.k[layer]:
+            raise NotFoundError(
+                f"{self.name} has no cluster {cluster} in layer {self.layers[layer]}. It has 0 to {self.k[layer] - 1}."
+            )
+
+    # Rows --------------------------------------------------------------------------------------------------------
+
+    def row_of(self, example: int) -> int:
+        """Raises: NotFoundError."""
+        row = int(np.searchsorted(self.ids, example)) if abs(example) < 1 << 62 else len(self)
+        if row == len(self) or self.ids[row] != example:
+            between = f", from {self.ids[0]} to {self.ids[-1]}" if len(self) else ""
+            raise NotFoundError(f"{self.name} has no example {example}. It has {len(self):,}{between}.")
+        return row
+
+    def members(self, layer: int, cluster: int) -> Rows:
+        """Rows of a cluster, nearest to the centroid first, ties by id; by id where the set has no distances."""
+        self.require_cluster(layer, cluster)
+        order = self.order(("layer", layer), lambda: self._by_cluster(layer))
+        ends = np.cumsum(self.sizes[layer])
+        return order[ends[cluster] - self.sizes[layer][cluster] : ends[cluster]]
+
+    def on_path(self, position: int) -> Rows:
+        """Rows on the path at this position of `paths`, nearest in all layers together first, ties by id."""
+        order = self.order("path", self._by_path)
+        return order[self._path_starts[position] : self._path_starts[position + 1]]
+
+    def path_rank(self, path: tuple[int, ...]) -> int:
+        """The position in `paths` (0: most frequent).
+
+        Raises:
+            NotFoundError: no example took it.
+        """
+        position = self._path_positions.get(np.array(path, np.int64).tobytes()) if len(path) == len(self.k) else None
+        if position is None:
+            shown = "-".join(map(str, path[:100]))
+            raise NotFoundError(
+                f"No example of {self.name} took the path {shown}. {len(self.paths.counts):,} paths are taken."
+            )
+        return position
+
+    def file(self, row: int) -> str:
+        """Empty where the set has no images."""
+        return "" if self.files is None else str(self.files[row].as_py() or "")
+
+    def order(self, key: Hashable, make: Callable[[], Rows]) -> Rows:
+        """All n rows in an order; kept as int32 where that is enough."""
+        return self.once(("order", key), lambda: make().astype(np.int32 if len(self) < 1 << 31 else np.int64))
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is made when first asked for, by one thread, and kept as long as the index is."""
+        found: T | None = self._kept.get(key)
+        if found is None:
+            with self._making:
+                found = self._kept.get(key)
+                if found is None:
+                    found = self._kept[key] = make()
+        return found
+
+    def answer(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was answered before to the same question; only the last ones are kept."""
+        with self._lock:
+            if key in self._answers:
+                self._answers.move_to_end(key)
+                found: T = self._answers[key]
+                return found
+        made = make()
+        with self._lock:
+            self._answers[key] = made
+            while len(self._answers) > _KEPT_ANSWERS:
+                self._answers.popitem(last=False)
+        return made
+
+    def examples(
+        self, rows: NDArray[np.integer], distances: NDArray[np.floating] | None = None
+    ) -> tuple[ExampleRow, ...]:
+        """These rows as records; `distances` (as many) are what was asked for."""
+        at = np.asarray(rows, np.int64)
+        files = [""] * len(at) if self.files is None else self.files.take(pa.array(at)).to_pylist()
+        rights = self.right[at].tolist()
+        return tuple(
+            ExampleRow(
+                id=example,
+                file=file or "",
+                split=self.split_names[split] if split >= 0 else "",
+                label=self.label_name(label) if label >= 0 else None,
+                prediction=self.class_name(prediction) if prediction >= 0 else None,
+                right=bool(right) if right >= 0 else None,
+                path=tuple(path),
+                path_count=count,
+                ood_score=ood,
+                distance=distance,
+            )
+            for example, file, split, label, prediction, right, path, count, ood, distance in zip(
+                self.ids[at].tolist(),
+                files,
+                self.splits[at].tolist(),
+                self.labels[at].tolist(),
+                self.predictions[at].tolist(),
+                rights,
+                self.clusters[at].tolist(),
+                self.paths.counts[self.paths.of_example[at]].tolist(),
+                [None] * len(at) if self.ood is None else self.ood[at].tolist(),
+                [None] * len(at) if distances is None else distances.tolist(),
+                strict=True,
+            )
+        )
+
+    # Worked out once ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sizes(self) -> tuple[NDArray[np.int64], ...]:
+        """Examples in each cluster: (k,) for each layer."""
+        return tuple(np.bincount(self.clusters[:, i], minlength=k) for i, k in enumerate(self.k))
+
+    @cached_property
+    def right(self) -> NDArray[np.int8]:
+        """(n,) 1 where the prediction is the label, 0 where not, -1 where that is not known."""
+        known = (self.labels >= 0) & (self.predictions >= 0) & self.same_classes
+        return np.where(known, self.labels == self.predictions, -1).astype(np.int8)
+
+    @cached_property
+    def attribute_totals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many examples have each attribute, and of how many that is known: (attributes,) each."""
+        return (self.attribute_values == 1).sum(axis=1), (self.attribute_values != 0).sum(axis=1)
+
+    @cached_property
+    def sorted_ood(self) -> NDArray[np.float64]:
+        return np.sort(self.ood) if self.ood is not None else np.empty(0)
+
+    def layers_shared(self, path: NDArray[np.integer]) -> NDArray[np.int16]:
+        """(p,) in how many layers each occupied path is like this one, (L,)."""
+        shared = np.zeros(len(self.paths.counts), np.int16)
+        for column, cluster in zip(self._path_columns, path.tolist(), strict=True):
+            shared += column == cluster
+        return shared
+
+    def competition_rank(self, count: int) -> int:
+        """1 + how many paths are more frequent than `count`."""
+        return 1 + int(np.searchsorted(self._falling_counts, -count))
+
+    @cached_property
+    def path_predictions(self) -> GroupClasses:
+        return group_classes(self.paths.of_example, self.predictions, len(self.paths.counts))
+
+    @cached_property
+    def path_labels(self) -> GroupClasses:
+        return group_classes(self.paths.of_example, self.labels, len(self.paths.counts))
+
+    def top_scores(self, row: int) -> tuple[ClassShare, ...]:
+        """The most probable classes of one example; none where its class scores are not known."""
+        if self.record is None or not (self.predictions >= 0).any():
+            return ()
+        found = self.once("scores", lambda: (read_top_scores(self.folder.parent, self.ids, TOP_SCORES),))[0]
+        if found is None:
+            return ()
+        pairs = zip(found[0][row].tolist(), found[1][row].tolist(), strict=True)
+        return tuple(
+            ClassShare(index=index, name=self.class_name(index), count=0, share=share)
+            for index, share in pairs
+            if index >= 0
+        )
+
+    @cached_property
+    def _path_columns(self) -> NDArray[np.int16]:
+        return np.ascontiguousarray(self.paths.paths.T, np.int16)  # (L, p)
+
+    @cached_property
+    def _falling_counts(self) -> NDArray[np.int64]:
+        return -self.paths.counts
+
+    @cached_property
+    def _path_starts(self) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(self.paths.counts)])
+
+    @cached_property
+    def _path_positions(self) -> dict[bytes, int]:
+        return {path.tobytes(): position for position, path in enumerate(self.paths.paths)}
+
+    def _by_cluster(self, layer: int) -> Rows:
+        own = self.clusters[:, layer]
+        if self.distances is None:
+            return np.argsort(own, kind="stable")
+        return np.lexsort((self.distances[:, layer], own))  # stable: ties stay by id
+
+    def _by_path(self) -> Rows:
+        if self.overall is None:
+            return np.argsort(self.paths.of_example, kind="stable")
+        return np.lexsort((self.overall, self.paths.of_example))
+
+
+def group_classes(groups: NDArray[np.integer], classes: NDArray[np.integer], n_groups: int) -> GroupClasses:
+    """The most frequent known class of each group, the lower one on a tie; `groups` and `classes` are (n,).
+
+    Groups x classes may not fit in memory, so only pairs that occur are counted.
+    """
+    is_known = classes >= 0
+    n_classes = int(classes.max(initial=-1)) + 1
+    best, count = np.full(n_groups, -1, np.int64), np.zeros(n_groups, np.int64)
+    known = np.bincount(groups[is_known], minlength=n_groups).astype(np.int64)
+    if n_classes:
+        code = groups[is_known].astype(np.int64) * n_classes + classes[is_known]
+        if n_groups * n_classes <= 1 << 20:
+            every = np.bincount(code, minlength=n_groups * n_classes)
+            pairs = np.flatnonzero(every)
+            sizes = every[pairs]
+        else:
+            pairs, sizes = np.unique(code, return_counts=True)
+        order = np.lexsort((-pairs, sizes))  # the last one written wins: most frequent, then lowest
+        best[pairs[order] // n_classes] = pairs[order] % n_classes
+        count[pairs[order] // n_classes] = sizes[order]
+    return GroupClasses(best, count, known)
+
+
+def class_shares(classes: NDArray[np.integer], name: Callable[[int], str]) -> tuple[ClassShare, ...]:
+    """The known classes among these (n,), most frequent first, then the lower index."""
+    known = classes[classes >= 0]
+    if not len(known):
+        return ()
+    counts = np.bincount(known)
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    return tuple(
+        ClassShare(index=index, name=name(index), count=count, share=count / len(known))
+        for index, count in zip(order.tolist(), counts[order].tolist(), strict=True)
+    )
+
+
+def majority(found: GroupClasses, group: int, name: Callable[[int], str]) -> ClassShare | None:
+    """One group's most frequent class."""
+    index = int(found.best[group])
+    if index < 0:
+        return None
+    count = int(found.counts[group])
+    return ClassShare(index=index, name=name(index), count=count, share=count / int(found.known[group]))
+
+
+def right_share(index: SetIndex, rows: NDArray[np.integer]) -> ClassShare | None:
+    """How many of these rows' predictions are the label; None where of none it is known."""
+    right = index.right[rows]
+    known, count = int((right >= 0).sum()), int((right == 1).sum())
+    return ClassShare(index=1, name="right", count=count, share=count / known) if known else None

@@ -1,12 +1,298 @@
-"""All models and sets of a results' folder, looked up by name, opened when first asked for."""
+"""All models and sets of a results' folder, looked up by name, opened when first asked for.
+
+Belongs here: which folders there are, whether a set is whole, and keeping opened ones. Text of a request never becomes
+part of a path: it is looked up among the names that are there. In object storage, only sets of ours are found.
+"""
 
 from __future__ import annotations
 
+import datetime
+import re
+import threading
+import time
+from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from clusterpaths.cache.remote import exists, fetch, place_of, subfolders
+from clusterpaths.errors import CacheError, NotFoundError
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.records import ModelSummary, SetSummary
+from clusterpaths.explore.set_columns import (
+    EXAMPLES,
+    FOREIGN,
+    PATHS,
+    RECORD,
+    check_whole,
+    is_foreign,
+    read_columns,
+    read_foreign,
+    short_hash,
+)
+from clusterpaths.records import SetRecord
+
+PREFERRED = "CelebA"  # what a request without a model means, where there is one: as existing dashboards expect
+LARGEST = 160 << 20  # bytes of all indexes in memory; at least one is kept
+_FRESH = 1.0  # seconds that a list of names is taken for true
+_FRESH_REMOTE = 5.0  # in object storage, where a list takes a while and sets are never replaced
+_SET, _NUMBERED = "set_", re.compile(r"set_(\d{1,9})", re.ASCII)
+
+_DAMAGED = (CacheError, OSError, pa.ArrowException)
+
+Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+class _Listing(NamedTuple):
+    models: dict[str, dict[str, Path]]  # model -> set, by number -> folder
+    at: float
 
 
 class Library:
-    """The sets below one results' folder."""
+    """The sets below one results' folder. Threads may share it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, largest: int = LARGEST) -> None:
+        self.root, self.largest = root, largest
+        self.opened = 0  # indexes made so far
+        self._remote = place_of(root) is not None
+        self._lock = threading.Lock()
+        self._opening: dict[Path, threading.Lock] = {}
+        self._listing = _Listing({}, -float("inf"))
+        self._indexes: OrderedDict[Path, tuple[Stamp, SetIndex]] = OrderedDict()
+        self._summaries: dict[Path, tuple[Stamp, SetSummary | str]] = {}  # or why it cannot be shown
+
+    def models(self) -> tuple[ModelSummary, ...]:
+        """Every folder of the root, by name, with its whole sets by number."""
+        listing = self._names(0.0)
+        self._forget(frozenset(folder for sets in listing.values() for folder in sets.values()))
+        return tuple(self._summary(name, sets) for name, sets in listing.items())
+
+    def model(self, name: str) -> ModelSummary:
+        """Raises: NotFoundError."""
+        return self._summary(name, self._sets(name))
+
+    def set(self, model: str, name: str) -> SetIndex:
+        """A set in memory, as it lies on disk now.
+
+        Raises:
+            NotFoundError: it is not there, or not whole.
+            CacheError: its files are damaged, or do not fit together.
+        """
+        folder = self._sets(model).get(name)
+        if folder is None:
+            folder = self._names(0.1).get(model, {}).get(name)  # it may have just been published
+        if folder is None:
+            known = ", ".join(self._sets(model)) or "none"
+            raise NotFoundError(f"{model} has no set {name[:80]!r}. It has {known}.")
+        return self._open(folder)
+
+    def newest(self, model: str) -> SetIndex:
+        """The whole set with the highest number. Raises: NotFoundError."""
+        summary = self.model(model)
+        if not summary.sets:
+            problems = "".join(f" {problem}" for problem in summary.problems)
+            raise NotFoundError(f"{model} has no set that can be shown.{problems} Run the flow; it publishes one.")
+        return self.set(model, summary.sets[-1].set)
+
+    def default(self) -> SetIndex:
+        """What a request without a model means: CelebA's newest set, else the one that was made last.
+
+        Raises:
+            NotFoundError: there is no set at all.
+        """
+        models = self.models()
+        for model in models:
+            if model.name == PREFERRED and model.sets:
+                return self.newest(model.name)
+        found = [(self._made(summary), summary.model, summary.set) for model in models for summary in model.sets]
+        if not found:
+            raise NotFoundError("There is no set yet. Run the flow; it publishes one.")
+        _, name, newest = max(found)
+        return self.set(name, newest)
+
+    # Names -------------------------------------------------------------------------------------------------------
+
+    def _names(self, fresh: float) -> dict[str, dict[str, Path]]:
+        """What is there, from a list that is at most `fresh` seconds old."""
+        fresh = _FRESH_REMOTE if self._remote else fresh
+        listing = self._listing
+        if time.monotonic() - listing.at > fresh:
+            listing = self._listing = _Listing(self._scan(), time.monotonic())
+        return listing.models
+
+    def _scan(self) -> dict[str, dict[str, Path]]:
+        found = {}
+        for model in _visible(self.root):
+            names = sorted((name for name in _visible(self.root / model) if name.startswith(_SET)), key=_by_number)
+            if self._remote:
+                names = [name for name in names if exists(self.root / model / name / RECORD)]
+            found[model] = {name: self.root / model / name for name in names}
+        return found
+
+    def _sets(self, model: str) -> dict[str, Path]:
+        found = self._names(_FRESH).get(model)
+        if found is None:
+            names = self._names(0.1)
+            found = names.get(model)
+            if found is None:
+                raise NotFoundError(f"There is no model {model[:80]!r}. There are {', '.join(names) or 'none yet'}.")
+        return found
+
+    # Sets --------------------------------------------------------------------------------------------------------
+
+    def _open(self, folder: Path) -> SetIndex:
+        stamp = self._stamp(folder)
+        with self._lock:
+            kept = self._indexes.get(folder)
+            if kept and kept[0] == stamp:
+                self._indexes.move_to_end(folder)
+                return kept[1]
+            opening = self._opening.setdefault(folder, threading.Lock())
+        with opening:  # of two that ask at once, one opens it
+            with self._lock:
+                kept = self._indexes.get(folder)
+            if kept and kept[0] == (stamp := self._stamp(folder)):
+                return kept[1]
+            index = self._read(folder, stamp)
+            with self._lock:
+                self._indexes[folder] = stamp, index
+                self._indexes.move_to_end(folder)
+                self._summaries[folder] = stamp, index.summary
+                while len(self._indexes) > 1 and sum(i.nbytes for _, i in self._indexes.values()) > self.largest:
+                    self._indexes.popitem(last=False)
+        return index
+
+    def _read(self, folder: Path, stamp: Stamp) -> SetIndex:
+        with self._lock:
+            known = self._summaries.get(folder)
+        if known and known[0] == stamp and isinstance(known[1], str):
+            raise CacheError(known[1])  # it is as damaged as it was
+        try:
+            columns = read_foreign(folder) if is_foreign(folder) else read_columns(folder)
+        except _DAMAGED as error:
+            problem = self._problem(folder, error)
+            if self._stamp(folder) == stamp:  # else it was taken away or replaced meanwhile
+                with self._lock:
+                    self._summaries[folder] = stamp, problem
+            raise CacheError(problem) from error
+        self.opened += 1
+        summary = _summarise(folder, stamp, columns.record, len(columns.ids), columns.layers, columns.k)
+        return SetIndex(folder, summary, columns)
+
+    def _stamp(self, folder: Path) -> Stamp:
+        """What changes when the set is replaced.
+
+        Raises:
+            NotFoundError: the set is gone, or not whole.
+        """
+        if self._remote:
+            for path in (folder / RECORD, folder / PATHS):
+                if not path.is_file():
+                    fetch(path)
+        needed = _identity(folder / RECORD), _identity(folder / PATHS)
+        if all(needed):  # of object storage, examples.parquet comes here only when the set is opened
+            return needed if self._remote else (*needed, _identity(folder.parent / EXAMPLES))
+        if is_foreign(folder):
+            return *(_identity(folder / name) for name in FOREIGN), _identity(folder.parent / "metadata.json")
+        with self._lock:
+            self._indexes.pop(folder, None)
+            self._summaries.pop(folder, None)
+        name = f"{folder.parent.name}/{folder.name}"
+        if not folder.is_dir():
+            raise NotFoundError(f"{name} has been deleted.")
+        missing = [file for file, found in zip((RECORD, PATHS), needed, strict=True) if not found]
+        raise NotFoundError(f"{name} is not whole: it lacks {' and '.join(missing)}. Wait for it, or publish it again.")
+
+    def _summary(self, model: str, sets: dict[str, Path]) -> ModelSummary:
+        found, problems = [], []
+        for folder in sets.values():
+            try:
+                known = self._known(folder)
+            except NotFoundError as error:
+                if folder.is_dir():
+                    problems.append(str(error))
+                continue
+            if isinstance(known, str):
+                problems.append(known)
+            else:
+                found.append(known)
+        return ModelSummary(name=model, sets=tuple(found), problems=tuple(problems))
+
+    def _known(self, folder: Path) -> SetSummary | str:
+        """Of a set that was not looked at since it changed: read enough of it to know whether it can be shown."""
+        stamp = self._stamp(folder)
+        with self._lock:
+            kept = self._summaries.get(folder)
+        if kept and kept[0] == stamp:
+            return kept[1]
+        found: SetSummary | str
+        try:
+            if is_foreign(folder):
+                return self._open(folder).summary  # short of reading all of it, nothing says how many examples
+            record = check_whole(folder)
+            k = tuple(record.k_per_layer[layer] for layer in record.layers)
+            found = _summarise(folder, stamp, record, record.num_examples, record.layers, k)
+        except _DAMAGED as error:
+            found = self._problem(folder, error)
+        with self._lock:
+            self._summaries[folder] = stamp, found
+        return found
+
+    def _problem(self, folder: Path, error: Exception) -> str:
+        """What is wrong with a set, for whoever may see it: without where on this machine it lies."""
+        said = str(error).replace(f"{self.root}/", "").replace(str(self.root), "")
+        return f"{folder.parent.name}/{folder.name} cannot be shown: {said}"
+
+    def _made(self, summary: SetSummary) -> float:
+        """When, as seconds since 1970; of a set that does not say, when its folder was written to."""
+        if summary.created:
+            return datetime.datetime.fromisoformat(summary.created).timestamp()
+        try:
+            return (self.root / summary.model / summary.set).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def _forget(self, there: frozenset[Path]) -> None:
+        with self._lock:
+            for kept in (self._indexes, self._summaries, self._opening):
+                for folder in [folder for folder in kept if folder not in there]:
+                    del kept[folder]
+
+
+def _visible(folder: Path) -> list[str]:
+    """Names of the folders in a folder; hidden ones are somebody's unfinished work."""
+    try:
+        return [name for name in subfolders(folder) if not name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):  # taken away meanwhile
+        return []
+
+
+def _by_number(name: str) -> tuple[float, str]:
+    match = _NUMBERED.fullmatch(name)
+    return float(match[1]) if match else -1.0, name
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _summarise(
+    folder: Path, stamp: Stamp, record: SetRecord | None, examples: int, layers: tuple[str, ...], k: tuple[int, ...]
+) -> SetSummary:
+    return SetSummary(
+        model=folder.parent.name,
+        set=folder.name,
+        num_examples=examples,
+        layers=layers,
+        k_per_layer=dict(zip(layers, k, strict=True)),
+        distance=record.distance if record else None,
+        dataset=record.dataset if record else "",
+        model_file=record.model.file if record else "",
+        created=record.created if record else "",
+        version=short_hash(record.fingerprint if record else "", stamp),
+    )

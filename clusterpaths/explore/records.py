@@ -63,7 +63,9 @@ class Lift(Record):
     share: float
     share_outside: float
     lift: float | None = Field(description="None: nobody outside has it")
-    interval: Interval | None = Field(description="95%, Katz; None: cannot be given")
+    interval: Interval | None = Field(
+        description="Katz; with all others of the table together 95% (Bonferroni); None: cannot be given"
+    )
     clear: bool = Field(description="the interval leaves out 1")
 
 
@@ -79,7 +81,10 @@ class ExampleRow(Record):
     path: tuple[int, ...]
     path_count: int = Field(description="examples of the set on the same path")
     ood_score: float | None
-    distance: float | None = Field(default=None, description="to the centroid of the cluster or path asked for")
+    distance: float | None = Field(
+        default=None,
+        description="to the centroid of the cluster asked for; of a path: mean over layers, each in units of its own mean",
+    )
 
 
 class ExamplePage(Record):
@@ -203,7 +208,9 @@ class ExampleDetail(Record):
     ood_percentile: float | None = Field(description="percent of the set's examples with a lower score")
     attributes: dict[str, bool] = Field(description="those that are known")
     probabilities: tuple[ClassShare, ...] = Field(description="softmax as share, count 0; most probable first, ten")
-    neighbours: tuple[Neighbour, ...] = Field(description="most layers shared, then smallest difference")
+    neighbours: tuple[Neighbour, ...] = Field(
+        description="most layers shared, then smallest difference; none where there are no distances"
+    )
 
 
 class Choices(Record):

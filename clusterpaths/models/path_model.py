@@ -12,8 +12,7 @@ clusterpaths.classes as in `check.py`, and clusterpaths.path_model, the JSON of 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from pydantic import Field
 
 from clusterpaths.atomic import atomic_write
 from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.distance_scale import scale_distances
 from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY, check_model, instrument_model, tap_again
 from clusterpaths.models.external import external_tensors
@@ -34,8 +34,6 @@ from clusterpaths.set_files import read_record, read_rows
 PATH_MODEL_KEY = "clusterpaths.path_model"
 PATH, DISTANCES, OOD_SCORE = "path", "distances", "ood_score"
 LARGEST_FILE = (1 << 31) - 1  # what protobuf can hold
-SPREAD_FLOOR = 0.1  # of the layer's pooled spread: a cluster of near-twins must not make every newcomer a stranger
-TINIEST_SPREAD = 1e-6  # a layer without any spread
 
 
 class PathModelNote(Record):
@@ -66,47 +64,6 @@ class ExportRecord(Record):
     batch: int | None = Field(description="fixed batch size; None: any")
     note: PathModelNote
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class DistanceScale:
-    """How far examples of each cluster usually lie from its centroid: for each layer (k,) float64 mean and spread."""
-
-    means: tuple[NDArray[np.float64], ...]
-    spreads: tuple[NDArray[np.float64], ...]
-
-    def score(self, clusters: NDArray[np.integer], distances: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(n,) OOD score: mean over layers of the distance, standardised within its own cluster; both are (n, layers)."""
-        scores: NDArray[np.float64] = self.standardise(clusters, distances).mean(axis=1)
-        return scores
-
-    def standardise(self, clusters: NDArray[np.integer], distances: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(n, layers): how many spreads each distance lies above the mean of its cluster."""
-        columns = [
-            (distances[:, i].astype(np.float64) - self.means[i][clusters[:, i]]) / self.spreads[i][clusters[:, i]]
-            for i in range(clusters.shape[1])
-        ]
-        return np.stack(columns, axis=1)
-
-
-def scale_distances(clusters: NDArray[np.integer], distances: NDArray[np.floating], k: Sequence[int]) -> DistanceScale:
-    """Mean and standard deviation of the distances in each cluster of each layer; inputs are (n, layers), n > 0.
-
-    A spread is at least a tenth of the layer's pooled one (root of the mean squared deviation from the own cluster's
-    mean). A cluster with one example has no spread of its own and takes the pooled one; an empty cluster takes the
-    layer's mean, too.
-    """
-    means, spreads = [], []
-    for i, clusters_here in enumerate(k):
-        own, values = clusters[:, i], distances[:, i].astype(np.float64)
-        sizes = np.bincount(own, minlength=clusters_here)  # (k,)
-        mean = np.bincount(own, values, clusters_here) / np.maximum(sizes, 1)
-        squares = np.bincount(own, (values - mean[own]) ** 2, clusters_here)
-        pooled = float(np.sqrt(squares.sum() / len(own)))
-        spread = np.where(sizes > 1, np.sqrt(squares / np.maximum(sizes, 1)), pooled)
-        means.append(np.where(sizes > 0, mean, values.mean()))
-        spreads.append(np.maximum(spread, max(SPREAD_FLOOR * pooled, TINIEST_SPREAD)))
-    return DistanceScale(tuple(means), tuple(spreads))
 
 
 def export_path_model(set_dir: Path, model_path: Path, output: Path) -> ExportRecord:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from clusterpaths.atomic import atomic_write
+from clusterpaths.distance_scale import overall_distance
 from clusterpaths.errors import ConfigError
 from clusterpaths.evaluation import read_evaluation
 from clusterpaths.metrics import count_paths
@@ -24,7 +25,7 @@ from clusterpaths.report import view
 from clusterpaths.report.choice import read_choice
 from clusterpaths.report.comparison import read_comparisons
 from clusterpaths.report.evaluation import evaluation_rows
-from clusterpaths.report.tables import nearest, overall_distance
+from clusterpaths.report.tables import nearest
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
 from clusterpaths.set_files import read_record, read_rows

@@ -35,13 +35,3 @@ def nearest(groups: Ints, distances: NDArray[np.floating], ids: Ints, n_groups: 
     order = np.lexsort((ids, distances, groups))
     starts = np.searchsorted(groups[order], np.arange(n_groups + 1))
     return [order[a : min(a + count, b)] for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
-
-
-def overall_distance(distances: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(n,) mean over layers of the distance, each layer in units of its own mean; `distances` is (n, layers).
-
-    A layer in which every distance is 0 adds nothing.
-    """
-    scale = distances.sum(axis=0, dtype=np.float64) / max(len(distances), 1)
-    result: NDArray[np.float64] = (distances / np.where(scale > 0, scale, 1.0)).mean(axis=1)
-    return result

@@ -143,6 +143,21 @@ class Page:
     missing_pictures: int
     pictures: int
 
+    @property
+    def colours(self) -> tuple[tuple[int, ...], ...]:
+        """Of the overview's blocks: colours[layer][cluster]."""
+        return tuple(tuple(card.colour for card in layer.cards) for layer in self.layers)
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Colours of the overview's ribbons: of the cluster that they come from."""
+        return tuple(ribbon.source % COLOURS for ribbon in self.overview.ribbons)
+
+    @property
+    def links(self) -> tuple[tuple[str, ...], ...]:
+        """Where a block of the overview leads: links[layer][cluster]."""
+        return tuple(tuple(f"#l{i}c{card.number}" for card in layer.cards) for i, layer in enumerate(self.layers))
+
 
 def thousands(value: float) -> str:
     """1234567 -> "1,234,567"."""

@@ -2,24 +2,74 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib import resources
+from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
 
 from clusterpaths import roots
+from clusterpaths.explore.dropped import Explainer
+from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
-from clusterpaths.server import api, contract, pages
+from clusterpaths.server import (
+    api,
+    contract,
+    errors,
+    pages,
+    pages_ask,
+    pages_compare,
+    pages_home,
+    pages_image,
+    security,
+)
+from clusterpaths.server.answers import Answers
+from clusterpaths.server.kept_pages import KeptPages
+from clusterpaths.server.log import RequestLog
 from clusterpaths.server.settings import ServeConfig
+from clusterpaths.server.uploads import FORM_BYTES, BodyLimit
 
 
 def create_app(settings: ServeConfig) -> FastAPI:
     """The server as an ASGI application."""
-    app = FastAPI(title="ClusterPaths", openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="ClusterPaths",
+        summary="Which route each image takes through the layers of a model.",
+        version=version("clusterpaths"),
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # these pages load their scripts from another host
+        redoc_url=None,
+        responses=errors.documented(400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503),
+    )
     app.state.settings = settings
     app.state.library = Library((settings.cache_root or roots.cache_root()).expanduser().absolute())
+    app.state.explainer = Explainer(settings.max_pixels)
+    app.state.images = Images(app.state.library)
+    app.state.answers = Answers()
+    app.state.explaining = asyncio.Semaphore(1)
+    app.include_router(security.router)
     app.include_router(contract.router)
     app.include_router(api.router)
-    app.include_router(pages.router)
+    for part in (pages, pages_home, pages_ask, pages_compare, pages_image):
+        app.include_router(part.router, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=str(resources.files("clusterpaths.server").joinpath("static"))))
+    errors.install(app)
+    # The last one is the first that a request meets.
+    app.add_middleware(KeptPages, library=app.state.library)
+    app.add_middleware(BodyLimit, limit=settings.max_upload + FORM_BYTES)
+    app.add_middleware(security.Gate, settings=settings)
+    if settings.origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["etag"],
+            allow_credentials=False,  # a site shows the token, if there is one; the user's own session is not lent to it
+        )
+    app.add_middleware(errors.UnexpectedErrors)
+    app.add_middleware(security.SecurityHeaders)
+    app.add_middleware(RequestLog)
     return app

@@ -1,7 +1,323 @@
-"""What existing dashboards ask for, in the shapes that they expect."""
+"""What existing dashboards ask for, in the shapes that they expect.
+
+Belongs here: addresses, shapes, clamps and status codes of that contract. Where an answer depends on a set, a browser may
+keep it and ask whether it is still good (ETag). The texts themselves are `explore/documents.py`'s, pictures
+`explore/images.py`'s.
+
+Handlers are plain functions, which run in threads: nearly all of them look at the disk.
+"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
-router = APIRouter()
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from starlette.responses import Response
+
+from clusterpaths.cache.remote import subfolders
+from clusterpaths.config import MAX_K
+from clusterpaths.errors import NotFoundError
+from clusterpaths.explore import documents
+from clusterpaths.explore.documents import Documents
+from clusterpaths.explore.images import Images
+from clusterpaths.explore.library import Library
+from clusterpaths.server.contract_shapes import (
+    Attributes,
+    AttributeValue,
+    Centroids,
+    ClusterImages,
+    ExampleImage,
+    ExamplePath,
+    Filtered,
+    Health,
+    IdToIndex,
+    Metadata,
+    Models,
+    PathImages,
+    PathQuestion,
+    Paths,
+    Sets,
+)
+from clusterpaths.server.dependencies import LibraryOf, SettingsOf
+from clusterpaths.server.large import FileWithin, Parts, Pieces
+from clusterpaths.server.runs import NoRunError, RunAnswer, RunRequest, start_run
+
+if TYPE_CHECKING:
+    from clusterpaths.explore.index import SetIndex
+
+MOST_PATHS = 10_000
+MOST_IMAGES = 100
+LONGEST_SIDE = 512  # pixels of a picture in an answer; CelebA's are smaller and come as they are
+
+router = APIRouter(tags=["contract"])
+
+
+async def _documents(request: Request) -> Documents:
+    found = getattr(request.app.state, "documents", None)
+    if found is None:
+        found = request.app.state.documents = Documents()
+    return found
+
+
+async def _images(request: Request, library: LibraryOf) -> Images:
+    found = getattr(request.app.state, "images", None)
+    if found is None:
+        found = request.app.state.images = Images(library)
+    return found
+
+
+DocumentsOf = Annotated[Documents, Depends(_documents)]
+ImagesOf = Annotated[Images, Depends(_images)]
+ModelQuery = Annotated[str | None, Query(description="the model whose examples are meant [the default one]")]
+SetQuery = Annotated[str | None, Query(alias="set", description="its set [the newest]")]
+Limit = Annotated[int, Query(description=f"brought into 1 … {MOST_IMAGES}")]
+
+
+@router.get("/health", response_model=Health)
+async def health() -> Any:
+    """Whether the server answers."""
+    return {"status": "ok"}
+
+
+@router.get("/models", response_model=Models)
+def models(library: LibraryOf) -> Any:
+    """Every folder of results."""
+    return {"models": [name for name in subfolders(library.root) if not name.startswith(".")]}
+
+
+@router.get("/models/{model}/sets", response_model=Sets)
+def sets(model: str, library: LibraryOf) -> Any:
+    """The sets of a model."""
+    there = {entry.name: entry.sets for entry in library.models()}  # as of now; by its name, it may be a second old
+    found = there[model] if model in there else library.model(model).sets
+    return {"model": model, "sets": [summary.set for summary in found]}
+
+
+@router.get("/models/{model}/metadata", response_model=Metadata)
+def metadata(model: str, request: Request, library: LibraryOf) -> Response:
+    """What metadata.json says of the model."""
+    content = documents.metadata(library.root / library.model(model).name)  # a name that is there
+    tag = _tag(hashlib.sha256(content).hexdigest())
+    return _answer(request, tag, lambda: (_object(model=model), b', "metadata": ', content.strip(), b"}"))
+
+
+@router.get("/models/{model}/sets/{set}/centroids", response_model=Centroids)
+def centroids(model: str, set: str, request: Request, library: LibraryOf) -> Response:  # noqa: A002 - the address's word
+    """The centroids of each layer: k rows of as many numbers as the layer has."""
+    index = library.set(model, set)
+    path = documents.centroids(index)
+    start = _object(model=model, set=set) + b', "centroids": '
+    return _unchanged(request, _tag_of(index)) or FileWithin(start, path, b"}", _caching(_tag_of(index)))
+
+
+@router.get("/models/{model}/sets/{set}/paths", response_model=Paths)
+def paths(
+    model: str,
+    set: str,  # noqa: A002
+    request: Request,
+    library: LibraryOf,
+    texts: DocumentsOf,
+    limit: Annotated[int, Query(description=f"brought into 1 … {MOST_PATHS}")] = 50,
+    offset: Annotated[int, Query(description="0 where negative")] = 0,
+) -> Response:
+    """Cluster paths by example, page by page."""
+    index = library.set(model, set)
+    limit, offset = _clamp(limit, MOST_PATHS), max(offset, 0)
+
+    start = _object(model=model, set=set, total=len(index.ids), limit=limit, offset=offset)
+    return _answer(request, _tag_of(index), lambda: (start, b', "paths": {', texts.paths(index, limit, offset), b"}}"))
+
+
+@router.get("/models/{model}/sets/{set}/paths/{example_id}", response_model=ExamplePath)
+def path_of_example(
+    model: str,
+    set: str,  # noqa: A002
+    example_id: str,
+    request: Request,
+    library: LibraryOf,
+) -> Response:
+    """One example's cluster path, by its key."""
+    index = library.set(model, set)
+    path = documents.path_of(index, documents.row_of_key(index, example_id))
+    return _answer(request, _tag_of(index), lambda: _whole(model=model, set=set, example_id=example_id, path=path))
+
+
+@router.get("/images/example/{id}", response_model=ExampleImage)
+def image_of_example(
+    id: int,  # noqa: A002
+    request: Request,
+    library: LibraryOf,
+    images: ImagesOf,
+    model: ModelQuery = None,
+    set_: SetQuery = None,
+) -> Response:
+    """The picture of one example, by its number in the set."""
+    index = _chosen(library, model, set_)
+    row = documents.row_of_id(index, id)
+    return _answer(
+        request,
+        _tag_of(index),
+        lambda: _whole(example_id=id, image_base64=images.base64(index, row, LONGEST_SIDE)),
+    )
+
+
+@router.get("/images/cluster/{layer:path}/{cluster}", response_model=ClusterImages)
+def images_of_cluster(
+    layer: str,
+    cluster: int,
+    request: Request,
+    library: LibraryOf,
+    images: ImagesOf,
+    limit: Limit = 20,
+    model: ModelQuery = None,
+    set_: SetQuery = None,
+) -> Response:
+    """Pictures of the examples in a cluster, nearest to its centroid first."""
+    index = _chosen(library, model, set_)
+    at = index.layer_index(layer)
+    index.require_cluster(at, cluster)
+    limit = _clamp(limit, MOST_IMAGES)
+
+    def make() -> Parts:
+        pictures = _pictures(images, index, index.members(at, cluster)[:limit])
+        return _whole(layer=layer, cluster_id=cluster, limit=limit, images=pictures)
+
+    return _answer(request, _tag_of(index), make)
+
+
+@router.post("/images/path", response_model=PathImages)
+def images_of_path(question: PathQuestion, library: LibraryOf, images: ImagesOf) -> Response:
+    """Pictures of the examples that took exactly this path; none of a path that nobody took."""
+    index = _chosen(library, question.model, question.set)
+    path = _path(question.path, len(index.layers))
+    limit = _clamp(20 if question.limit is None else question.limit, MOST_IMAGES)
+    rows: Iterable[int] = ()
+    if all(0 <= cluster <= MAX_K for cluster in path):
+        with contextlib.suppress(NotFoundError):
+            rows = index.on_path(index.path_rank(tuple(path)))[:limit]
+    return Pieces(*_whole(path=path, limit=limit, images=_pictures(images, index, rows)))
+
+
+@router.get("/models/{model}/attributes", response_model=Attributes)
+def attributes(model: str, request: Request, library: LibraryOf) -> Response:
+    """What is known of the examples of the newest set."""
+    index = library.newest(model)
+    return _answer(request, _tag_of(index), lambda: _whole(model=model, attributes=list(index.attributes)))
+
+
+@router.get("/models/{model}/attributes/filter", response_model=Filtered)
+def filter_by_attribute(
+    model: str,
+    attr: str,
+    value: AttributeValue,
+    request: Request,
+    library: LibraryOf,
+    texts: DocumentsOf,
+) -> Response:
+    """Ids of the examples of the newest set that have (1) or lack (-1) an attribute; those not known are neither."""
+    index = library.newest(model)
+    count, ids = texts.with_attribute(index, attr, value)
+    start = _object(model=model, attribute=attr, value=int(value), count=count)
+    return _answer(request, _tag_of(index), lambda: (start, b', "example_ids": [', ids, b"]}"))
+
+
+@router.get("/models/{model}/id-to-index", response_model=IdToIndex)
+def id_to_index(model: str, request: Request, library: LibraryOf, texts: DocumentsOf) -> Response:
+    """CelebA's number of each example, and its row in the newest set's order."""
+    index = library.newest(model)
+    count = b', "count": %d}' % len(index.ids)
+    return _answer(
+        request,
+        _tag_of(index),
+        lambda: (_object(model=model), b', "id_to_index": ', texts.id_to_index(index), count),
+    )
+
+
+@router.post("/run", response_model=RunAnswer)
+def run(question: RunRequest, library: LibraryOf, settings: SettingsOf) -> RunAnswer:
+    """Start a run of the deployment for a model and a data set."""
+    try:
+        return start_run(
+            question, library, settings.prefect_api, settings.deployment, own_root=settings.cache_root is not None
+        )
+    except NoRunError as error:
+        raise HTTPException(503, str(error)) from error
+
+
+def _chosen(library: Library, model: str | None, name: str | None) -> SetIndex:
+    """The set whose examples a request about images means."""
+    if model is None and name is None:
+        return library.default()
+    if model is None:
+        model = library.default().summary.model
+    return library.newest(model) if name is None else library.set(model, name)
+
+
+def _pictures(images: Images, index: SetIndex, rows: Iterable[int]) -> list[str]:
+    """Those that can be read; fails only where none of them can."""
+    made: list[str] = []
+    failed: NotFoundError | None = None
+    for row in rows:
+        try:
+            made.append(images.base64(index, int(row), LONGEST_SIDE))
+        except NotFoundError as error:  # one file that is gone does not hide the others
+            failed = error
+    if failed is not None and not made:
+        raise failed
+    return made
+
+
+def _path(given: Any, layers: int) -> list[int]:
+    if not isinstance(given, list):
+        raise HTTPException(
+            400, f"path is no list. Expected one cluster id a layer, {layers} in all, such as [2, 0, 4]."
+        )
+    if not all(type(cluster) is int for cluster in given):
+        raise HTTPException(
+            400, "path holds something else than whole numbers. Expected cluster ids, such as [2, 0, 4]."
+        )
+    if len(given) != layers:
+        raise HTTPException(400, f"path has {len(given)} cluster ids. Expected {layers}, one a layer.")
+    return given
+
+
+def _clamp(limit: int, most: int) -> int:
+    return min(max(limit, 1), most)
+
+
+def _object(**fields: Any) -> bytes:
+    """The beginning of a JSON object, its end left open."""
+    return json.dumps(fields)[:-1].encode()
+
+
+def _whole(**fields: Any) -> Parts:
+    return (json.dumps(fields).encode(),)
+
+
+def _tag_of(index: SetIndex) -> str:
+    summary = index.summary
+    return _tag(f"{summary.model}/{summary.set}/{summary.version}")
+
+
+def _tag(text: str) -> str:
+    return f'"{hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:20]}"'
+
+
+def _caching(tag: str) -> dict[str, str]:
+    return {"ETag": tag, "Cache-Control": "no-cache"}  # may be kept, and is asked for again: a set can be replaced
+
+
+def _unchanged(request: Request, tag: str) -> Response | None:
+    """304 where the asker has it already."""
+    known = request.headers.get("if-none-match", "")
+    if known.strip() == "*" or tag in [part.strip().removeprefix("W/") for part in known.split(",")]:
+        return Response(status_code=304, headers=_caching(tag))
+    return None
+
+
+def _answer(request: Request, tag: str, make: Callable[[], Parts]) -> Response:
+    return _unchanged(request, tag) or Pieces(*make(), headers=_caching(tag))

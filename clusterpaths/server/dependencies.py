@@ -10,12 +10,12 @@ from clusterpaths.explore.library import Library
 from clusterpaths.server.settings import ServeConfig
 
 
-def _library(request: Request) -> Library:
+async def _library(request: Request) -> Library:  # async: a plain function would take a thread of its own for this
     library: Library = request.app.state.library
     return library
 
 
-def _settings(request: Request) -> ServeConfig:
+async def _settings(request: Request) -> ServeConfig:
     settings: ServeConfig = request.app.state.settings
     return settings
 

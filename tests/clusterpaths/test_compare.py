@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clusterpaths.agreement import adjusted_rand, kept_layers, match_clusters, migrations, most_moved, wilson
+from clusterpaths.agreement import adjusted_rand, kept_layers, match_clusters, migrations, most_moved
 from clusterpaths.compare import compare_sets, find_earlier, find_predecessor, find_set_folder
 from clusterpaths.comparison import Comparison
 from clusterpaths.errors import CacheError, ConfigError, DatasetError
+from clusterpaths.intervals import wilson
 from clusterpaths.records import ModelIdentity
 from tests.clusterpaths.report.test_report import make_set
 

@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.tree import DecisionTreeClassifier
 
 from clusterpaths import faithfulness as f
-from clusterpaths.agreement import wilson
+from clusterpaths.intervals import wilson
 from clusterpaths.metrics import weighted_purity
 
 PATHS = np.array([[0, 0], [0, 0], [0, 0], [0, 1], [1, 1], [1, 1]])

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clusterpaths.agreement import wilson
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
 from clusterpaths.faithfulness import decision_alignment, split_fit_eval
+from clusterpaths.intervals import wilson
 from clusterpaths.kmeans import assign, cluster_rows
 from clusterpaths.metrics import count_paths
 from clusterpaths.question import choose_settings

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clusterpaths import metrics
+from clusterpaths.distance_scale import overall_distance
 from clusterpaths.report import tables
 from clusterpaths.report.overview import HEIGHT, lay_out
 from clusterpaths.report.view import percent, seconds
@@ -51,7 +52,7 @@ def test_exemplars_are_the_nearest_and_ties_go_by_id():
 
 def test_overall_distance_weighs_layers_alike():
     distances = np.array([[1, 100, 0], [3, 300, 0]], dtype=np.float32)  # means 2, 200, 0
-    assert tables.overall_distance(distances).tolist() == pytest.approx([1 / 3, 1.0])
+    assert overall_distance(distances).tolist() == pytest.approx([1 / 3, 1.0])
 
 
 def test_weighted_purity_by_hand():

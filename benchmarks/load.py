@@ -1,0 +1,311 @@
+"""The server under load, at CelebA's full size: 202,599 examples, five layers, 20 clients that never wait.
+
+Belongs here: a set of that size (numbers only, made by the tests' generator), the server in a process of its own, the clients
+in another, and the table. Each address is asked alone, then all of them mixed; then the baseline's (load_baseline.py).
+
+    python benchmarks/load.py                      results/load.json and load.md: five minutes
+    python benchmarks/load.py --quick --out FOLDER      few examples, a second an address: a check that it works
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+import numpy as np
+import psutil
+from machine import PROJECT, RESULTS, describe_machine, memory_of
+
+sys.path.insert(0, str(PROJECT))  # the generator of large sets is the tests'
+
+from tests.generated_set import generate
+
+EXAMPLES = 202_599
+CLIENTS = 20
+TARGET_MS = 100.0
+TARGET_MEMORY_MB = 500.0
+TARGET_START_S = 3.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """One kind of request; `{id}` and the like in its path are filled in anew for every request."""
+
+    name: str
+    path: str
+    body: str = ""
+
+
+def addresses(model: str) -> list[Address]:
+    """What dashboards ask for, what /api/v1 has, and the pages."""
+    of_set, ours, page = (
+        f"/models/{model}/sets/set_01",
+        f"/api/v1/models/{model}/sets/set_01",
+        f"/explore/{model}/set_01",
+    )
+    return [
+        Address("health", "/health"),
+        Address("models", "/models"),
+        Address("sets", f"/models/{model}/sets"),
+        Address("metadata", f"/models/{model}/metadata"),
+        Address("centroids", f"{of_set}/centroids"),
+        Address("paths, 50", f"{of_set}/paths?limit=50&offset={{row}}"),
+        Address("paths, 10,000", f"{of_set}/paths?limit=10000&offset={{row}}"),
+        Address("path of an example", f"{of_set}/paths/example_{{id:04d}}"),
+        Address("attributes", f"/models/{model}/attributes"),
+        Address("attribute filter", f"/models/{model}/attributes/filter?attr=Smiling&value=1"),
+        Address("id-to-index", f"/models/{model}/id-to-index"),
+        Address("v1 models", "/api/v1/models"),
+        Address("v1 set", ours),
+        Address("v1 routes", f"{ours}/routes"),
+        Address("v1 transitions", f"{ours}/transitions"),
+        Address("v1 choices", f"{ours}/choices"),
+        Address("v1 clusters", f"{ours}/clusters"),
+        Address("v1 cluster", f"{ours}/clusters/conv3/{{cluster}}"),
+        Address("v1 exemplars", f"{ours}/clusters/fc1/{{cluster}}/exemplars?kind=farthest&limit=20"),
+        Address("v1 paths", f"{ours}/paths?limit=20&offset={{small}}"),
+        Address("v1 path", f"{ours}/paths/{{path}}"),
+        Address("v1 example", f"{ours}/examples/{{id}}"),
+        Address(
+            "v1 search",
+            f"{ours}/examples?attribute=Smiling&attribute=-Male&cluster=conv3:{{cluster}}&order=rare&limit=50",
+        ),
+        Address(
+            "v1 search, strange", f"{ours}/examples?split=test&right=wrong&order=strange&limit=50&offset={{small}}"
+        ),
+        Address("page: home", "/"),
+        Address("page: overview", page),
+        Address("page: cluster", f"{page}/clusters/conv2/{{cluster}}"),
+        Address("page: paths", f"{page}/paths"),
+        Address("page: path", f"{page}/paths/{{path}}"),
+        Address("page: example", f"{page}/examples/{{id}}"),
+        Address("page: ask", f"{page}/ask?attribute=Blond_Hair&order=rare&page={{few}}"),
+    ]
+
+
+@contextlib.contextmanager
+def served(command: Sequence[str], port: int, errors: Path) -> Iterator[tuple[psutil.Process, float]]:
+    """A server in a process of its own, and the seconds from its start to its first answer."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    with errors.open("wb") as log:
+        start = time.monotonic()
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
+        try:
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as first:
+                    first.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                    if b" 200 " in first.recv(4096):
+                        break
+                if process.poll() is not None or time.monotonic() - start > 60:
+                    raise RuntimeError(f"The server does not answer: {errors.read_text()[-2000:]}")
+                time.sleep(0.02)
+            yield psutil.Process(process.pid), time.monotonic() - start
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+class Client:
+    """One connection that is kept; its times are those from the first byte sent to the last one read."""
+
+    def __init__(self, port: int, values: dict[str, Any], seed: int) -> None:
+        self.port, self.values, self.random = port, values, random.Random(seed)
+
+    async def ask(self, chosen: Sequence[Address], until: float, found: dict[str, list[tuple[float, int]]]) -> None:
+        """Ask one of `chosen` after another until then."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
+        try:
+            while time.monotonic() < until:
+                address = self.random.choice(chosen)
+                request = self.request(address)
+                start = time.monotonic()
+                writer.write(request)
+                size = await self.read(reader, address)
+                found.setdefault(address.name, []).append((time.monotonic() - start, size))
+        finally:
+            writer.close()
+
+    def request(self, address: Address) -> bytes:
+        pick = self.random.choice
+        values = {
+            "id": pick(self.values["ids"]),
+            "row": self.random.randrange(max(len(self.values["ids"]) - 10_000, 1)),
+            "small": self.random.randrange(100),
+            "few": 1 + self.random.randrange(20),
+            "cluster": self.random.randrange(self.values["k"]),
+            "path": pick(self.values["paths"]),
+        }
+        return f"GET {address.path.format(**values)} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+
+    async def read(self, reader: asyncio.StreamReader, address: Address) -> int:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        status = int(head.split(" ", 2)[1])
+        if status != 200:
+            raise RuntimeError(f"{address.name} ({address.path}) was answered with {status}")
+        length = next((int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:")), None)
+        if length is not None:
+            await reader.readexactly(length)
+            return length
+        total = 0
+        while size := int(await reader.readline(), 16):
+            await reader.readexactly(size + 2)
+            total += size
+        await reader.readexactly(2)
+        return total
+
+
+async def press(
+    port: int, values: dict[str, Any], chosen: Sequence[Address], seconds: float, clients: int
+) -> dict[str, Any]:
+    """All clients at once for some seconds; percentiles of each address in milliseconds."""
+    found: dict[str, list[tuple[float, int]]] = {}
+    until = time.monotonic() + seconds
+    await asyncio.gather(*(Client(port, values, seed).ask(chosen, until, found) for seed in range(clients)))
+    return {name: summary(times) for name, times in found.items()}
+
+
+def summary(times: list[tuple[float, int]]) -> dict[str, float]:
+    """Requests, percentiles in ms, mean size in bytes."""
+    milliseconds = np.array([1000 * seconds for seconds, _ in times])
+    p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99]).round(1).tolist()
+    return {
+        "requests": len(times),
+        "p50": p50,
+        "p95": p95,
+        "p99": p99,
+        "most": round(float(milliseconds.max()), 1),
+        "bytes": round(statistics.mean(size for _, size in times)),
+    }
+
+
+def clients(port: int, values: Path, part: str, seconds: float) -> dict[str, Any]:
+    """The clients in a process of their own: they must not take the server's interpreter."""
+    command = [sys.executable, __file__, "--clients", str(port), "--values", str(values), "--part", part]
+    done = subprocess.run([*command, "--seconds", str(seconds)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{part}: {done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def values_of(folder: Path) -> dict[str, Any]:
+    """What requests are made of: ids, paths and k of the set, from its own documents."""
+    paths = json.loads((folder / "set_01" / "paths.json").read_text())
+    distinct = sorted({"-".join(map(str, path)) for path in paths.values()})
+    k = 1 + max(max(path) for path in paths.values())
+    return {"model": folder.name, "ids": [int(key[8:]) for key in paths], "paths": distinct, "k": k}
+
+
+def measure(root: Path, work: Path, seconds: float) -> dict[str, Any]:
+    """Serve `root`, ask all of it, and look at the process."""
+    folder = next(path for path in sorted(root.iterdir()) if path.is_dir())
+    values = work / "values.json"
+    values.write_text(json.dumps(values_of(folder)))
+    result: dict[str, Any] = {}
+    for name, command in {
+        "server": [sys.executable, str(PROJECT / "flows" / "serve.py"), "--cache-root", str(root)],
+        "baseline": [sys.executable, str(PROJECT / "benchmarks" / "load_baseline.py"), str(root)],
+    }.items():
+        port = free_port()
+        with served(command, port, work / f"{name}.log") as (process, started):
+            known = addresses(folder.name)
+            asked = known if name == "server" else [one for one in known if one.name.startswith(("paths", "path of"))]
+            alone = {}
+            for address in asked:
+                alone |= clients(port, values, address.name, seconds)
+                print(f"{name:9} {address.name:24} p95 {alone[address.name]['p95']:8.1f} ms", flush=True)
+            mixed = clients(port, values, "mixed", 5 * seconds) if name == "server" else {}
+            result[name] = {
+                "start_s": round(started, 2),
+                "memory_mb": round(memory_of(process) / 1e6),
+                "alone": alone,
+                "mixed": mixed,
+            }
+    return result
+
+
+def page(result: dict[str, Any]) -> str:
+    """results/load.md."""
+    server, baseline = result["server"], result["baseline"]
+    lines = [
+        "# The server under load",
+        f"{result['examples']:,} examples, five layers, {result['clients']} clients that never wait, each address alone for "
+        f"{result['seconds']:g} s and all mixed for five times as long. {result['machine']}, Python {result['python']}; the "
+        "clients are a process on the same cores. The baseline reads paths.json at every request.",
+        "",
+        f"Start to first answer {server['start_s']} s (target {TARGET_START_S:g}; baseline {baseline['start_s']}). Memory after "
+        f"all of it {server['memory_mb']} MB (target {TARGET_MEMORY_MB:g}).",
+        "",
+        "| address | answer, bytes | alone: p50 ms | p95 | p99 | requests/s | mixed: p95 ms | baseline, alone: p95 ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in server["alone"].items():
+        mixed, slow = server["mixed"].get(name), baseline["alone"].get(name)
+        missed = "" if one["p95"] <= TARGET_MS else " (missed)"
+        lines.append(
+            f"| {name} | {one['bytes']:,} | {one['p50']} | {one['p95']}{missed} | {one['p99']} | "
+            f"{one['requests'] / result['seconds']:,.0f} | {mixed['p95'] if mixed else '–'} | {slow['p95'] if slow else '–'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    *,
+    quick: bool = False,
+    out: Path = RESULTS,
+    clients_port: Annotated[int | None, cyclopts.Parameter(name="--clients", show=False)] = None,
+    values: Annotated[Path | None, cyclopts.Parameter(show=False)] = None,
+    part: Annotated[str, cyclopts.Parameter(show=False)] = "mixed",
+    seconds: float = 4.0,
+) -> None:
+    """Measure, and write load.json and load.md.
+
+    Parameters
+    ----------
+    quick
+        2,000 examples and a second an address: a check that it works
+    out
+        folder of the results
+    seconds
+        how long each address is asked alone
+    """
+    if clients_port is not None and values is not None:
+        given = json.loads(values.read_text())
+        chosen = [one for one in addresses(given["model"]) if part in ("mixed", one.name)]
+        print(json.dumps(asyncio.run(press(clients_port, given, chosen, seconds, CLIENTS))))
+        return
+    seconds, examples = (1.0, 2000) if quick else (seconds, EXAMPLES)
+    result = {**describe_machine(), "examples": examples, "clients": CLIENTS, "seconds": seconds}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        generate(work / "activation_cache", n=examples)
+        result |= measure(work / "activation_cache", work, seconds)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "load.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "load.md").write_text(page(result))
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

@@ -1,0 +1,81 @@
+"""What a set knows of one image: the record, and its parts.
+
+Belongs here: fields. `explain.py` makes it, `report/explanation.py` says it in sentences and draws it as a page.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from clusterpaths.records import ModelIdentity, Record
+
+
+class ClassScore(Record):
+    """A class and the probability that the model gives it (softmax of the class scores)."""
+
+    index: int
+    name: str
+    probability: float
+
+
+class MajorityClass(Record):
+    """The most frequent class on a path, and its share of those examples there whose class is known."""
+
+    index: int
+    name: str
+    share: float
+    of: int
+
+
+class ExampleNote(Record):
+    """One example of the set; classes by name, None where not known."""
+
+    id: int
+    file: str
+    label: str | None
+    prediction: str | None
+
+
+class LayerExplanation(Record):
+    """Where the image went in one layer."""
+
+    layer: str
+    cluster: int
+    distance: float = Field(description="to the cluster's centroid, as in paths.parquet")
+    standardised: float = Field(description="spreads above the mean of the cluster's examples")
+    cluster_count: int = Field(description="examples of the set in this cluster")
+    exemplars: tuple[ExampleNote, ...] = Field(description="nearest to the centroid first")
+
+
+class PathNote(Record):
+    """One path that examples of the set took."""
+
+    path: tuple[int, ...]
+    hamming: int = Field(description="layers in which it differs from the image's path")
+    count: int
+    majority_predictions: MajorityClass | None
+    majority_labels: MajorityClass | None
+    exemplars: tuple[ExampleNote, ...]
+
+
+class Explanation(Record):
+    """What a set knows of one image."""
+
+    image: str
+    set: str = Field(description="NAME/set_NN")
+    model: ModelIdentity
+    num_examples: int
+    prediction: ClassScore | None = Field(description="None: the model has no class scores")
+    classes: tuple[ClassScore, ...] = Field(description="most probable first")
+    path: tuple[int, ...]
+    layers: tuple[LayerExplanation, ...]
+    count: int = Field(description="examples of the set on the same path")
+    share: float
+    rank: int | None = Field(description="1: no path is more frequent; None: no example took it")
+    occupied: int = Field(description="different paths in the set")
+    own: PathNote | None = Field(description="the path's examples; None: there are none")
+    similar: PathNote | None = Field(description="where there are none: the most similar path, then the most frequent")
+    ood_score: float = Field(description="mean over layers of the standardised distance")
+    ood_percentile: float = Field(description="percent of the set's own examples with a lower score")
+    other: PathNote | None = Field(description="the most similar path that leads to another decision")
+    warnings: tuple[str, ...] = ()

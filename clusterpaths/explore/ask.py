@@ -1,0 +1,258 @@
+"""Selections of examples: which there are to choose from, a page of one, all of one as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.errors import NotFoundError
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.paths import parse_cluster
+from clusterpaths.explore.records import Choices, ExamplePage, Order, Question
+
+NONE = "none"  # in place of a class: those without
+_PIECE = 2_000  # rows of a CSV at a time
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
+
+Rows = NDArray[np.integer]
+Mask = NDArray[np.bool_]
+
+
+def choices(index: SetIndex) -> Choices:
+    """The names that occur in the set."""
+    return index.once("choices", lambda: _choices(index))
+
+
+def ask(index: SetIndex, question: Question, *, limit: int = 50, offset: int = 0) -> ExamplePage:
+    """A page of the selection, in the order that is asked for.
+
+    Raises:
+        NotFoundError: a name in the question that the set does not have; says which there are.
+    """
+    limit, offset = max(limit, 0), max(offset, 0)
+    rows = select(index, question)
+    shown = rows[offset : offset + limit]
+    return ExamplePage(
+        total=len(rows),
+        limit=limit,
+        offset=offset,
+        examples=index.examples(shown, _distances(index, question, shown)),
+    )
+
+
+def ask_csv(index: SetIndex, question: Question) -> Iterator[str]:
+    """The whole selection as CSV, in pieces of some thousand lines.
+
+    Text that a spreadsheet would take for a formula has an apostrophe before it.
+
+    Raises:
+        NotFoundError: at once, before the first piece is taken; as for `ask`.
+    """
+    return _lines(index, select(index, question))
+
+
+def select(index: SetIndex, question: Question) -> Rows:
+    """Rows of the selection, in its order.
+
+    Raises:
+        NotFoundError: a name in the question that the set does not have.
+    """
+    mask = _mask(index, question)
+    order = _ordered(index, question)
+    if order is None:
+        return np.arange(len(index)) if mask is None else np.flatnonzero(mask)
+    return order if mask is None else order[mask[order]]
+
+
+def _mask(index: SetIndex, question: Question) -> Mask | None:
+    """(n,) which examples are meant; None: all."""
+    found: Mask | None = None
+    for mask in _masks(index, question):  # one after the other: a long question must not take much memory
+        found = mask if found is None else np.logical_and(found, mask, out=found)
+    return found
+
+
+def _masks(index: SetIndex, question: Question) -> Iterator[Mask]:
+    """What each part of the question holds for."""
+    if question.prediction:
+        yield _classes(index, "prediction", index.predictions, index.class_name, question.prediction)
+    if question.label:
+        yield _classes(index, "label", index.labels, index.label_name, question.label)
+    if question.right:
+        if not choices(index).can_be_right:
+            raise NotFoundError(
+                f"{index.name} does not know which predictions are right: it lacks labels or predictions, or they are "
+                "of different classes."
+            )
+        yield index.right == (question.right == "right")
+    for name in dict.fromkeys(question.attribute):
+        yield _attribute(index, name)
+    if question.split:
+        yield np.isin(index.splits, [_position("split", name, index.split_names, index) for name in question.split])
+    for layer, cluster in _prefix(index, question.path) if question.path else ():
+        yield index.clusters[:, layer] == cluster
+    for layer, cluster in _clusters(index, question):
+        yield index.clusters[:, layer] == cluster
+    if question.id:
+        known = [value for value in question.id if abs(value) < 1 << 62]  # others are no example's
+        yield np.isin(index.ids, np.array(known, np.int64))
+
+
+def _ordered(index: SetIndex, question: Question) -> Rows | None:
+    """All rows (or, of one cluster, its members) in the order that is asked for; None: by id."""
+    order: Order = question.order
+    if order == "id":
+        return None
+    counts, of_example = index.paths.counts, index.paths.of_example
+    if order == "rare":  # stable: ties by id
+        return index.order("rare", lambda: np.argsort(counts[of_example], kind="stable"))
+    if order == "common":
+        return index.order("common", lambda: np.argsort(-counts[of_example], kind="stable"))
+    ood, overall = index.ood, index.overall
+    if ood is None or overall is None:
+        raise NotFoundError(
+            f"{index.name} has no distances to centroids, so no order {order!r}. It has id, rare and common."
+        )
+    if order == "strange":
+        return index.order("strange", lambda: np.argsort(-ood, kind="stable"))
+    clusters = _clusters(index, question)
+    near = (
+        index.members(*clusters[0])
+        if len(clusters) == 1
+        else index.order("near", lambda: np.argsort(overall, kind="stable"))
+    )
+    return near if order == "near" else near[::-1]
+
+
+def _distances(index: SetIndex, question: Question, rows: Rows) -> NDArray[np.floating] | None:
+    """To the centroid of the one cluster asked for, or in all layers together, where the order is by that."""
+    if index.distances is None or index.overall is None:
+        return None
+    clusters = _clusters(index, question)
+    if len(clusters) == 1:
+        found: NDArray[np.floating] = index.distances[rows, clusters[0][0]]
+        return found
+    return index.overall[rows] if question.path or question.order in ("near", "far") else None
+
+
+def _classes(
+    index: SetIndex, kind: str, classes: NDArray[np.int16], name: Callable[[int], str], wanted: Sequence[str]
+) -> Mask:
+    """Whether the class is one of those wanted. Names may stand for several classes: ImageNet has two cranes."""
+    record = index.record
+    names = (
+        () if record is None else record.label_names or record.class_names if kind == "label" else record.class_names
+    )
+    count = max(len(names), int(classes.max(initial=-1)) + 1)
+    by_name: dict[str, list[int]] = {}
+    for i in range(count):
+        by_name.setdefault(name(i), []).append(i)
+    meant = np.zeros(count + 1, np.bool_)  # the last one: none, by its index -1
+    for text in wanted:
+        if text in by_name:
+            meant[by_name[text]] = True
+        elif text == NONE:
+            meant[-1] = True
+        else:
+            offered = choices(index).labels if kind == "label" else choices(index).predictions
+            raise _unknown(index, kind, text, offered)
+    found: Mask = meant[classes]
+    return found
+
+
+def _attribute(index: SetIndex, name: str) -> Mask:
+    values = index.attributes.get(name)
+    if values is not None:
+        return np.equal(values, 1)
+    without = index.attributes.get(name[1:]) if name.startswith("-") else None
+    if without is None:
+        raise _unknown(index, "attribute", name, index.attribute_names)
+    return np.equal(without, -1)
+
+
+def _position(kind: str, name: str, names: tuple[str, ...], index: SetIndex) -> int:
+    if name not in names:
+        raise _unknown(index, kind, name, names)
+    return names.index(name)
+
+
+def _prefix(index: SetIndex, text: str) -> list[tuple[int, int]]:
+    """(layer, cluster) of a path's beginning; * stands for any cluster."""
+    parts = text.split("-")
+    if len(parts) > len(index.layers):
+        raise NotFoundError(
+            f"{text[:80]!r} is longer than a path of {index.name}. It has {len(index.layers)} layers: "
+            f"{', '.join(index.layers)}."
+        )
+    return [(layer, parse_cluster(index, layer, part)) for layer, part in enumerate(parts) if part != "*"]
+
+
+def _clusters(index: SetIndex, question: Question) -> list[tuple[int, int]]:
+    """(layer, cluster) of each LAYER:CLUSTER; a layer's name may hold a colon."""
+    found = []
+    for text in dict.fromkeys(question.cluster):
+        layer, colon, cluster = text.rpartition(":")
+        if not colon:
+            raise NotFoundError(f"{text[:80]!r} is no cluster. Expected LAYER:CLUSTER, such as {index.layers[0]}:0.")
+        at = index.layer_index(layer)
+        found.append((at, parse_cluster(index, at, cluster)))
+    return found
+
+
+def _unknown(index: SetIndex, kind: str, name: str, names: Sequence[str]) -> NotFoundError:
+    listed = ", ".join(names[:50]) + (f" and {len(names) - 50} more" if len(names) > 50 else "")
+    return NotFoundError(f"{index.name} has no {kind} {name[:80]!r}. It has {listed or 'none at all'}.")
+
+
+def _choices(index: SetIndex) -> Choices:
+    def occurring(classes: NDArray[np.int16], name: Callable[[int], str]) -> tuple[str, ...]:
+        there = np.flatnonzero(np.bincount(classes[classes >= 0])).tolist()
+        return tuple(dict.fromkeys([name(i) for i in there]))
+
+    return Choices(
+        predictions=occurring(index.predictions, index.class_name),
+        labels=occurring(index.labels, index.label_name),
+        attributes=index.attribute_names,
+        splits=index.split_names,
+        layers=dict(zip(index.layers, index.k, strict=True)),
+        can_be_right=bool((index.right >= 0).any()),
+    )
+
+
+def _lines(index: SetIndex, rows: Rows) -> Iterator[str]:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    layers = [_text(layer) for layer in index.layers]
+    writer.writerow(["id", "file", "split", "label", "prediction", "right", *layers, "path_count", "ood_score"])
+    splits = [*map(_text, index.split_names), ""]  # the last one by its index -1: not known; so with the classes
+    labels = [*(_text(index.label_name(i)) for i in range(int(index.labels.max(initial=-1)) + 1)), ""]
+    predictions = [*(_text(index.class_name(i)) for i in range(int(index.predictions.max(initial=-1)) + 1)), ""]
+    rights = ["0", "1", ""]
+    for start in range(0, max(len(rows), 1), _PIECE):
+        at = np.asarray(rows[start : start + _PIECE], np.int64)
+        files = [""] * len(at) if index.files is None else [_text(f or "") for f in index.files.take(at).to_pylist()]
+        writer.writerows(
+            zip(
+                index.ids[at].tolist(),
+                files,
+                [splits[i] for i in index.splits[at].tolist()],
+                [labels[i] for i in index.labels[at].tolist()],
+                [predictions[i] for i in index.predictions[at].tolist()],
+                [rights[i] for i in index.right[at].tolist()],
+                *index.clusters[at].T.tolist(),
+                index.paths.counts[index.paths.of_example[at]].tolist(),
+                [""] * len(at) if index.ood is None else [f"{score:.6g}" for score in index.ood[at].tolist()],
+                strict=True,
+            )
+        )
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+
+
+def _text(value: str) -> str:
+    return f"'{value}" if value.startswith(_FORMULA) else value

@@ -1,0 +1,199 @@
+"""A set's answers as JSON text for existing readers: made once a set, cut out at each request.
+
+Belongs here: bytes. At 202,599 examples a loop over all of them, or a parse of paths.json, takes longer than a request
+may. Which request gets which text is `server/contract.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.cache.remote import fetch
+from clusterpaths.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from clusterpaths.explore.index import SetIndex
+
+BUDGET = 48 << 20  # bytes of text kept of all sets; of 202,599 examples in five layers it is 13 MB
+_BETWEEN = ", "
+_AT_ONCE = 8192  # examples
+_KEY = re.compile(r"example_([0-9]{1,19})")
+_LARGEST = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What is kept of one set, n examples."""
+
+    rows: bytes  # "example_0063": [1, 1, 4], … one after the other
+    starts: NDArray[np.int64]  # (n + 1,) where each begins
+    numbers: NDArray[np.uint8]  # (n, w) each id as JSON, filled up with spaces in front, a comma behind
+    id_to_index: bytes  # {"64": 0, …}
+
+    @property
+    def size(self) -> int:
+        return len(self.rows) + self.starts.nbytes + self.numbers.nbytes + len(self.id_to_index)
+
+
+class Documents:
+    """The texts of the sets that were asked for last; safe to share between threads."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self.budget = budget
+        self._texts: OrderedDict[tuple[str, str], _Text] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def paths(self, index: SetIndex, limit: int, offset: int) -> memoryview:
+        """ "example_0016": [3, 2, 1], … of `limit` examples from the `offset`th on, in the set's order: an object's inside."""
+        text = self._text(index)
+        first, last = min(offset, len(text.starts) - 1), min(offset + limit, len(text.starts) - 1)
+        end = text.starts[last] - len(_BETWEEN) if last > first else text.starts[first]
+        return memoryview(text.rows)[text.starts[first] : end]
+
+    def id_to_index(self, index: SetIndex) -> bytes:
+        """{number: row}, see `number_of`; a row is a position in the set's order, as `paths` counts them."""
+        return self._text(index).id_to_index
+
+    def with_attribute(self, index: SetIndex, name: str, value: int) -> tuple[int, memoryview]:
+        """How many examples have this value (1 or -1) of an attribute, and their ids: a list's inside.
+
+        Raises:
+            NotFoundError: no attribute of that name.
+        """
+        values = index.attributes.get(name)
+        if values is None:
+            known = ", ".join(index.attributes) or "none"
+            raise NotFoundError(f"There is no attribute {shown(name)}. Expected one of: {known}.")
+        chosen = np.flatnonzero(values == value)
+        listed = self._text(index).numbers.take(chosen, axis=0).tobytes()
+        return len(chosen), memoryview(listed)[:-1]  # without the last comma
+
+    def _text(self, index: SetIndex) -> _Text:
+        key = str(index.folder), index.summary.version
+        with self._lock:  # held while a text is made: the others wait for it instead of making it, too
+            text = self._texts.get(key)
+            if text is None:
+                text = self._texts[key] = _make(index)
+                while len(self._texts) > 1 and sum(kept.size for kept in self._texts.values()) > self.budget:
+                    self._texts.popitem(last=False)
+            self._texts.move_to_end(key)
+            return text
+
+
+def row_of_key(index: SetIndex, key: str) -> int:
+    """The row of an example by its key in paths.json, `example_0016`.
+
+    Raises:
+        NotFoundError: no example has exactly this key.
+    """
+    match = _KEY.fullmatch(key)
+    if match is None or key_of(int(match[1])) != key:
+        raise NotFoundError(f"There is no example {shown(key)}. Expected a key such as example_0016.")
+    return row_of_id(index, int(match[1]))
+
+
+def row_of_id(index: SetIndex, example_id: int) -> int:
+    """The row of an example by its id, however large the number.
+
+    Raises:
+        NotFoundError: no example has this id.
+    """
+    if not 0 <= example_id <= _LARGEST:
+        raise NotFoundError(f"There is no example {shown(str(example_id))}. Expected the id of an example of the set.")
+    return index.row_of(example_id)
+
+
+def path_of(index: SetIndex, row: int) -> list[int]:
+    """The clusters of one example, one a layer."""
+    clusters: list[int] = index.clusters[row].tolist()
+    return clusters
+
+
+def key_of(example_id: int) -> str:
+    """An example's name in paths.json."""
+    return f"example_{example_id:04d}"
+
+
+def number_of(example_id: int) -> int:
+    """The number that people know an example by: CelebA's files count from 1 (000064.jpg: 64), ids from 0."""
+    return example_id + 1
+
+
+def metadata(folder: Path) -> bytes:
+    """metadata.json of a model's folder, as it lies there.
+
+    Raises:
+        NotFoundError: there is none, or it is no JSON.
+    """
+    try:
+        content = fetch(folder / "metadata.json").read_bytes()
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{folder.name} has no metadata.json.") from error
+    try:
+        json.loads(content, parse_constant=_refuse)
+    except ValueError as error:
+        raise NotFoundError(f"metadata.json of {folder.name} is not JSON ({error}). Publish the set again.") from error
+    return content
+
+
+def centroids(index: SetIndex) -> Path:
+    """The file centroids.json of a set, {layer: [[number …] …]}: large, so that it is not read here.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    path = fetch(index.folder / "centroids.json")
+    if not path.is_file():
+        raise NotFoundError(f"{index.name} has no centroids.json.")
+    return path
+
+
+def shown(text: str) -> str:
+    """A word of a request as a message repeats it: quoted, and not endless."""
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"it holds {constant}")
+
+
+def _make(index: SetIndex) -> _Text:
+    """All of a set's text; 0.1 to 0.2 s at 202,599 examples."""
+    endings = [f'": {path}{_BETWEEN}' for path in index.paths.paths.tolist()]  # of each distinct path
+    starts = np.zeros(len(index.ids) + 1, np.int64)
+    rows, numbers = [], []
+    for at in range(0, len(index.ids), _AT_ONCE):  # all at once would take 100 MB for a moment
+        ids, of_example = index.ids[at : at + _AT_ONCE].tolist(), index.paths.of_example[at : at + _AT_ONCE].tolist()
+        some = [f'"example_{i:04d}{endings[path]}' for i, path in zip(ids, of_example, strict=True)]
+        starts[at + 1 : at + 1 + len(some)] = np.fromiter(map(len, some), np.int64, len(some))
+        rows.append("".join(some).encode())
+        numbers.append(_BETWEEN.join(f'"{number_of(i)}": {row}' for row, i in enumerate(ids, at)).encode())
+    np.cumsum(starts, out=starts)
+    return _Text(
+        rows=b"".join(rows),
+        starts=starts,
+        numbers=_columns(index.ids),
+        id_to_index=b"{" + _BETWEEN.encode().join(numbers) + b"}",
+    )
+
+
+def _columns(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """(n, w) the ids in decimal, right-aligned, each with a comma behind: rows of it, put together, are JSON."""
+    width = max(2, len(str(ids.max())) + 1) if len(ids) else 2  # one space in front, so that a person can read it
+    table = np.full((len(ids), width + 1), ord(" "), np.uint8)
+    table[:, -1] = ord(",")
+    left = ids.copy()
+    for column in range(width - 1, 0, -1):
+        needed = (left > 0) | (column == width - 1)
+        table[:, column] = np.where(needed, left % 10 + ord("0"), ord(" "))
+        left //= 10
+    return table

@@ -1,0 +1,154 @@
+"""The pictures of a set's examples, as JPEG of a chosen size.
+
+Belongs here: from an example to bytes, through the data set that its set's record names; the last ones are kept. They are
+shown as extraction saw them, and without what a camera wrote beside the pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from clusterpaths.datasets.base import Dataset, ExampleTable
+from clusterpaths.datasets.celeba import CelebA, find_images
+from clusterpaths.datasets.registry import open_source
+from clusterpaths.errors import ClusterPathsError, DatasetError, NotFoundError
+from clusterpaths.records import DatasetSpec
+
+if TYPE_CHECKING:
+    from clusterpaths.explore.index import SetIndex
+    from clusterpaths.explore.library import Library
+
+QUALITY = 85
+BUDGET = 32 << 20  # bytes of JPEG kept: 4,000 pictures of CelebA's size, 10,000 thumbnails
+AT_ONCE = 4  # pictures being decoded: bounds the memory that large ones take
+_OPEN = 4  # data sets
+_Key = tuple[DatasetSpec, str, int]
+_NONE = np.empty(0, np.int64)
+_NO_TABLE = ExampleTable(ids=_NONE, files=(), sizes=_NONE, splits=(), labels=_NONE.astype(np.int16))
+
+log = logging.getLogger(__name__)
+
+
+class Images:
+    """Pictures of a library's sets; safe to share between threads."""
+
+    def __init__(self, library: Library, budget: int = BUDGET) -> None:
+        self.library = library
+        self.budget = budget
+        self._made: OrderedDict[_Key, bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._sets: OrderedDict[DatasetSpec, Dataset] = OrderedDict()
+        self._opening = threading.Lock()
+        self._room = threading.BoundedSemaphore(AT_ONCE)
+
+    def jpeg(self, index: SetIndex, row: int, size: int = 0) -> bytes:
+        """One example's picture; its longest side is at most `size` pixels, 0: as it is.
+
+        Raises:
+            NotFoundError: the set has no images, or this one cannot be read any more.
+        """
+        file, spec = index.file(row), data_set_of(index)
+        if not file:
+            raise NotFoundError(f"{index.name} does not say which image this example is.")
+        key = spec, file, size
+        kept = self._kept(key)
+        if kept is None:
+            with self._room:
+                kept = self._kept(key) or self._read(index, spec, file, size)
+            self._keep(key, kept)
+        return kept
+
+    def base64(self, index: SetIndex, row: int, size: int = 0) -> str:
+        """As `jpeg`, in letters."""
+        return base64.b64encode(self.jpeg(index, row, size)).decode("ascii")
+
+    def _read(self, index: SetIndex, spec: DatasetSpec, file: str, size: int) -> bytes:
+        data_set = self._open(index, spec)
+        try:
+            return encode(data_set.read_image(file), size)
+        except FileNotFoundError as error:
+            raise NotFoundError(f"The image {file} of {index.name} is not there any more.") from error
+        except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            log.warning("The image %s of %s cannot be read: %s", file, index.name, error)
+            raise NotFoundError(
+                f"The image {file} of {index.name} cannot be read: it is damaged, or no image."
+            ) from error
+
+    def _open(self, index: SetIndex, spec: DatasetSpec) -> Dataset:
+        with self._opening:  # 200,000 files take seconds: once
+            found = self._sets.get(spec)
+            if found is None:
+                try:
+                    found = _reader(spec)
+                except (ClusterPathsError, OSError) as error:  # its text names folders of this machine
+                    log.warning("The images of %s cannot be opened: %s", index.name, error)
+                    raise NotFoundError(
+                        f"The images of {index.name} (data set {spec.name}) are not where they were when the set was made."
+                    ) from error
+                self._sets[spec] = found
+                while len(self._sets) > _OPEN:
+                    self._sets.popitem(last=False)
+            self._sets.move_to_end(spec)
+            return found
+
+    def _kept(self, key: _Key) -> bytes | None:
+        with self._lock:
+            found = self._made.get(key)
+            if found is not None:
+                self._made.move_to_end(key)
+            return found
+
+    def _keep(self, key: _Key, content: bytes) -> None:
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = content
+                self._bytes += len(content)
+            while self._bytes > self.budget:
+                self._bytes -= len(self._made.popitem(last=False)[1])
+
+
+def data_set_of(index: SetIndex) -> DatasetSpec:
+    """The data set that a set's examples are of.
+
+    Raises:
+        NotFoundError: another program's set, whose record does not say.
+    """
+    record = index.record
+    if record is None:
+        raise NotFoundError(f"{index.name} has no set.json, so it is not known which images it was made of.")
+    return DatasetSpec(name=record.dataset, root=record.data_root, labels=str(record.config.get("labels") or ""))
+
+
+def _reader(spec: DatasetSpec) -> Dataset:
+    """The data set, or as much of it as reading images by their names takes.
+
+    CelebA's 200,000 files and their annotations take seconds and 100 MB to list, and a zip beside them would be unpacked.
+    """
+    if spec.name != "celeba":
+        return open_source(spec)
+    found = find_images(Path(spec.root))
+    if found is None:
+        raise DatasetError(f"{spec.root} holds no CelebA images.")
+    return CelebA(root=Path(spec.root), images=found[1], notes=(), table=_NO_TABLE)
+
+
+def encode(image: Image.Image, size: int) -> bytes:
+    """An RGB image as JPEG, its longest side brought down to `size` pixels (0: as it is); never enlarged."""
+    if size and max(image.size) > size:
+        image = image.copy()
+        image.thumbnail((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if max(image.size) > 65_000:  # beyond what the format holds
+        raise OSError(f"{image.width} x {image.height} pixels are too many for a JPEG")
+    pixels = np.ascontiguousarray(image.convert("RGB"))
+    content: bytes = simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", "420")
+    return content

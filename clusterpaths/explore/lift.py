@@ -1,0 +1,100 @@
+"""How much more frequent classes, attributes and splits are in a group than outside it.
+
+Belongs here: the ratio of two shares and its interval, for a whole table of things at once.
+
+A table has some fifty rows, so 95% intervals of each row alone would find differences in groups drawn by lot. The
+intervals here hold for all rows of one table together, with about 95% or more (Bonferroni: each row has 1 - 0.05 / rows). They
+are not widened further for the tables of all clusters and paths of a set: who looks through a hundred of them should
+expect about five to show something that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.records import Lift
+from clusterpaths.intervals import katz
+
+Kind = Literal["prediction", "label", "attribute", "split"]
+_Counts = tuple[int, int, int, int]  # has it, known; outside: has it, known
+_Row = tuple[Kind, str, _Counts]
+MOST_CLASSES = 50  # of more, those that are most frequent in the group
+CONFIDENCE = 0.95
+
+
+def lifts(index: SetIndex, rows: NDArray[np.integer]) -> tuple[Lift, ...]:
+    """Of the group that these rows are: clear lifts first, largest first, then the others, largest first.
+
+    Empty for an empty group and for one that is all of the set: there is nothing to compare with.
+    """
+    if not 0 < len(rows) < len(index):
+        return ()
+    table = [
+        *_classes("prediction", index.predictions, rows, index.class_name),
+        *_classes("label", index.labels, rows, index.label_name),
+        *_attributes(index, rows),
+        *_classes("split", index.splits, rows, index.split_names.__getitem__),
+    ]
+    confidence = 1 - (1 - CONFIDENCE) / max(len(table), 1)
+    found = [_lift(kind, name, counts, confidence) for kind, name, counts in table]
+    return tuple(sorted(found, key=_order))
+
+
+def _classes(
+    kind: Kind, classes: NDArray[np.integer], rows: NDArray[np.integer], name: Callable[[int], str]
+) -> Iterator[_Row]:
+    all_counts = _count(classes, 0)
+    if not len(all_counts):
+        return
+    inside = _count(classes[rows], len(all_counts))
+    known, known_all = int(inside.sum()), int(all_counts.sum())
+    if not 0 < known < known_all:
+        return
+    shown = np.argsort(-inside, kind="stable")[:MOST_CLASSES]
+    for i in shown.tolist():
+        if all_counts[i]:
+            yield kind, name(i), (int(inside[i]), known, int(all_counts[i] - inside[i]), known_all - known)
+
+
+def _attributes(index: SetIndex, rows: NDArray[np.integer]) -> Iterator[_Row]:
+    if not index.attribute_names:
+        return
+    values = index.attribute_values[:, rows]
+    having, known = (values == 1).sum(axis=1), (values != 0).sum(axis=1)
+    having_all, known_all = index.attribute_totals
+    for name, a, b, c, d in zip(
+        index.attribute_names, having.tolist(), known.tolist(), having_all.tolist(), known_all.tolist(), strict=True
+    ):
+        if 0 < b < d and c:
+            yield "attribute", name, (a, b, c - a, d - b)
+
+
+def _count(classes: NDArray[np.integer], width: int) -> NDArray[np.int64]:
+    return np.bincount(classes[classes >= 0], minlength=width)
+
+
+def _lift(kind: Kind, name: str, counts: _Counts, confidence: float) -> Lift:
+    inside, known, outside, known_outside = counts
+    share, share_outside = inside / known, outside / known_outside
+    interval = katz(inside, known, outside, known_outside, confidence)
+    return Lift(
+        kind=kind,
+        name=name,
+        count=inside,
+        known=known,
+        share=share,
+        share_outside=share_outside,
+        lift=share / share_outside if outside else None,
+        interval=interval,
+        clear=interval is not None and not interval[0] <= 1 <= interval[1],
+    )
+
+
+def _order(lift: Lift) -> tuple[bool, float, str, str]:
+    """Nobody outside has it: larger than any number."""
+    return not lift.clear, -(lift.lift if lift.lift is not None else float("inf")), lift.kind, lift.name

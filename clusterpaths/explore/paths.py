@@ -1,0 +1,108 @@
+"""The cluster paths of a set: the list of them, and what is known of each."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import numpy as np
+
+from clusterpaths.errors import NotFoundError
+from clusterpaths.explore.clusters import cluster_info
+from clusterpaths.explore.index import SetIndex, class_shares, majority, right_share
+from clusterpaths.explore.lift import lifts
+from clusterpaths.explore.records import PathDetail, PathPage, PathSummary
+from clusterpaths.intervals import wilson
+
+PathOrder = Literal["common", "rare"]
+LISTED_SIMILAR = 10
+SIMILAR_EXEMPLARS = 6
+_NUMBER = re.compile(r"\d{1,5}", re.ASCII)  # cluster ids are int16
+
+
+def path_page(
+    index: SetIndex, *, order: PathOrder = "common", limit: int = 20, offset: int = 0, exemplars: int = 8
+) -> PathPage:
+    """Most or least frequent paths first; equally frequent ones in ascending order.
+
+    Raises:
+        NotFoundError: another order.
+    """
+    if order not in ("common", "rare"):
+        raise NotFoundError(f"Paths have no order {order!r:.80}. There are common and rare.")
+    limit, offset = max(limit, 0), max(offset, 0)
+    total = len(index.paths.counts)
+    if order == "common":
+        positions = np.arange(min(offset, total), min(offset + limit, total))
+    else:
+        by_count = index.once("rare paths", lambda: np.argsort(index.paths.counts, kind="stable"))
+        positions = by_count[offset : offset + limit]
+    return PathPage(
+        total=total,
+        limit=limit,
+        offset=offset,
+        paths=tuple(summarise(index, position, exemplars) for position in positions.tolist()),
+    )
+
+
+def parse_path(index: SetIndex, text: str) -> tuple[int, ...]:
+    """3-2-1-0-4 as the clusters of a whole path, whether or not an example took it.
+
+    Raises:
+        NotFoundError: another number of layers, no numbers, or no such clusters.
+    """
+    parts = text.split("-")
+    if len(parts) != len(index.layers):
+        raise NotFoundError(
+            f"{text[:80]!r} is no path of {index.name}. Expected {len(index.layers)} clusters with - between them, one "
+            f"for each of {', '.join(index.layers)}."
+        )
+    return tuple(parse_cluster(index, layer, part) for layer, part in enumerate(parts))
+
+
+def parse_cluster(index: SetIndex, layer: int, text: str) -> int:
+    """Raises: NotFoundError."""
+    if not _NUMBER.fullmatch(text):
+        raise NotFoundError(
+            f"{text[:80]!r} is no cluster of layer {index.layers[layer]}. It has 0 to {index.k[layer] - 1}."
+        )
+    index.require_cluster(layer, int(text))
+    return int(text)
+
+
+def path_detail(index: SetIndex, path: tuple[int, ...], *, exemplars: int = 8) -> PathDetail:
+    """Raises: NotFoundError: no example took it."""
+    position = index.path_rank(path)
+    return index.answer(("path", position, exemplars), lambda: _path_detail(index, position, exemplars))
+
+
+def summarise(index: SetIndex, position: int, exemplars: int) -> PathSummary:
+    """The path at this position of `index.paths`."""
+    count = int(index.paths.counts[position])
+    rows = index.on_path(position)[: max(exemplars, 0)]
+    return PathSummary(
+        path=tuple(index.paths.paths[position].tolist()),
+        count=count,
+        share=count / len(index),
+        rank=index.competition_rank(count),
+        prediction=majority(index.path_predictions, position, index.class_name),
+        label=majority(index.path_labels, position, index.label_name),
+        exemplars=index.examples(rows, None if index.overall is None else index.overall[rows]),
+    )
+
+
+def _path_detail(index: SetIndex, position: int, exemplars: int) -> PathDetail:
+    members = index.on_path(position)
+    path = index.paths.paths[position]
+    predictions = class_shares(index.predictions[members], index.class_name)
+    similar = np.flatnonzero(index.layers_shared(path) == len(path) - 1)[:LISTED_SIMILAR]
+    return PathDetail(
+        summary=summarise(index, position, exemplars),
+        predictions=predictions,
+        labels=class_shares(index.labels[members], index.label_name),
+        right=right_share(index, members),
+        agreement_interval=wilson(predictions[0].count, sum(c.count for c in predictions)) if predictions else None,
+        lifts=lifts(index, members),
+        clusters=tuple(cluster_info(index, layer, cluster) for layer, cluster in enumerate(path.tolist())),
+        similar=tuple(summarise(index, at, SIMILAR_EXEMPLARS) for at in similar.tolist()),
+    )

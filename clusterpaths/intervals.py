@@ -1,0 +1,35 @@
+"""Intervals of shares and of their ratios, in closed form."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+_Z95 = 1.959963984540054  # the normal distribution's 97.5th percentile
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95% score interval of a share of n > 0 independent examples.
+
+    Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (1927); recommended also near
+    0 and 1 by Brown, Cai and DasGupta, Interval Estimation for a Binomial Proportion, Statistical Science 16 (2001).
+    """
+    share, z2 = successes / n, _Z95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    # At the ends the formula is exactly 0 or 1; rounding must not say otherwise.
+    return (0.0 if successes == 0 else max(middle - half, 0.0)), (1.0 if successes == n else min(middle + half, 1.0))
+
+
+def katz(inside: int, known: int, outside: int, known_outside: int, confidence: float) -> tuple[float, float] | None:
+    """Interval of (inside / known) / (outside / known_outside), on its logarithm.
+
+    Katz, Baptista, Azen and Pike, Obtaining Confidence Intervals for the Risk Ratio in Cohort Studies, Biometrics 34
+    (1978). None where either count is 0: the logarithm has no variance estimate then.
+    """
+    if not inside or not outside:
+        return None
+    variance = 1 / inside - 1 / known + 1 / outside - 1 / known_outside
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance)
+    ratio = inside / known / (outside / known_outside)
+    return ratio * math.exp(-half), ratio * math.exp(half)

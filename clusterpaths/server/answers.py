@@ -1,0 +1,104 @@
+"""Answers about a set: made once, kept, and not sent again to who has them.
+
+Belongs here: ETag, Cache-Control, and the memory of answers in their encoded form. What they say is `api.py`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+from pydantic import BaseModel, TypeAdapter
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from clusterpaths.explore.index import SetIndex
+    from clusterpaths.explore.library import Library
+
+BUDGET = 24 << 20  # bytes of answers kept
+LARGEST = 2 << 20  # of one that is kept
+_ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
+_PROGRAM = version("clusterpaths")  # another version may say the same set's answers differently
+
+
+class Answers:
+    """The last answers, encoded; safe to share between threads."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self.budget = budget
+        self._kept: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, str, str]) -> bytes | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def keep(self, key: tuple[str, str, str], content: bytes) -> None:
+        if len(content) > LARGEST:
+            return
+        with self._lock:
+            self._bytes += len(content) - len(self._kept.pop(key, b""))
+            self._kept[key] = content
+            while self._bytes > self.budget:
+                self._bytes -= len(self._kept.popitem(last=False)[1])
+
+
+def encode(value: Any) -> bytes:
+    """A record, or several, as JSON."""
+    return value.model_dump_json().encode() if isinstance(value, BaseModel) else _ANYTHING.dump_json(value)
+
+
+def of_set(request: Request, model: str, set_name: str, make: Callable[[SetIndex], Any]) -> Response:
+    """What `make` says of a set, as JSON: from memory while the set is the same, 304 to who has it already.
+
+    Raises:
+        NotFoundError: no such model or set; and what `make` raises.
+    """
+    library: Library = request.app.state.library
+    index = library.set(model, set_name)
+    return of_version(request, index.summary.version, str(index.folder), lambda: make(index))
+
+
+def of_version(request: Request, of: str, place: str, make: Callable[[], Any]) -> Response:
+    """What `make` says of something that has a version, as `of_set`."""
+    tag = tag_of(of, request.url.path, request.url.query)
+    if has(request, tag):
+        return not_modified(tag)
+    answers: Answers = request.app.state.answers
+    key = (of, place, f"{request.url.path}?{request.url.query}")
+    content = answers.get(key)
+    if content is None:
+        content = encode(make())
+        answers.keep(key, content)
+    return json_answer(content, tag)
+
+
+def json_answer(content: bytes, tag: str | None = None) -> Response:
+    """Encoded JSON; with a tag, to be asked for again before it is used again."""
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"} if tag else {"Cache-Control": "private, no-store"}
+    return Response(content, media_type="application/json", headers=headers)
+
+
+def tag_of(*parts: str) -> str:
+    """A strong ETag of what an answer depends on."""
+    text = "\0".join((_PROGRAM, *parts))
+    return f'"{hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()}"'
+
+
+def has(request: Request, tag: str) -> bool:
+    """Whether the one who asks has this answer already."""
+    given = request.headers.get("if-none-match", "")
+    return given == "*" or tag in (part.strip().removeprefix("W/") for part in given.split(","))
+
+
+def not_modified(tag: str, cache_control: str = "private, no-cache") -> Response:
+    """304."""
+    return Response(status_code=304, headers={"ETag": tag, "Cache-Control": cache_control})

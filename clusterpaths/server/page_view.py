@@ -1,0 +1,233 @@
+"""What all pages share: the templates' environment, and a set as pages show it: addresses, colours, words.
+
+Belongs here: from names to addresses, from clusters to colours. Which page shows what is `pages*.py`; the Sankey's data
+are `page_routes.py`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from functools import cache, cached_property
+from importlib import metadata, resources
+from typing import Any
+from urllib.parse import quote, urlencode
+from weakref import WeakKeyDictionary
+
+import jinja2
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.records import ExampleRow, ModelSummary, Routes, SetSummary
+from clusterpaths.explore.routes import routes
+from clusterpaths.report.view import percent, thousands
+from clusterpaths.server.page_cache import PageCache
+from clusterpaths.server.page_routes import RoutesFigure, routes_figure
+
+COLOURS = 7  # of classes; the eighth colour of report.css is for all others
+OTHER = 7
+NO_CLASS = 8  # hatched: no class is known
+
+
+class SetView:
+    """A set as the pages show it. Colour stands for classes: the most frequent ones have one each, others are grey."""
+
+    def __init__(self, index: SetIndex) -> None:
+        self.summary = index.summary
+        self.layers = tuple(index.layers)
+        self.n = index.summary.num_examples
+        self.has_images = bool(index.summary.dataset)
+        self.has_distances = index.distances is not None
+        self.url = address(index.summary)
+        self.routes: Routes = routes(index)
+        self.pages = PageCache()
+
+    @cached_property
+    def figure(self) -> RoutesFigure:
+        """Of the routes, worked out once."""
+        return routes_figure(self)
+
+    @cached_property
+    def usual(self) -> dict[str, float]:
+        """Shares of the classes among all examples: the marks beside a group's bars."""
+        return {one.name: one.share for one in self.routes.classes}
+
+    @cached_property
+    def colours(self) -> tuple[tuple[int, ...], ...]:
+        """The colour of each cluster's majority class, else one of its number: colours[layer][cluster]."""
+        if self.routes.source is None:
+            return tuple(tuple(c % 8 for c in range(self.summary.k_per_layer[layer])) for layer in self.layers)
+        found: dict[str, list[int]] = {layer: [] for layer in self.layers}
+        for info in self.routes.clusters:  # by layer, then number
+            found[info.layer].append(self.colour(info.majority.name) if info.majority else NO_CLASS)
+        return tuple(tuple(found[layer]) for layer in self.layers)
+
+    @cached_property
+    def _class_colours(self) -> dict[str, int]:
+        return {one.name: min(place, OTHER) for place, one in enumerate(self.routes.classes)}
+
+    def colour(self, name: str | None) -> int:
+        """Of a class, by name; None: no class is known."""
+        return NO_CLASS if name is None else self._class_colours.get(name, OTHER)
+
+    def chip(self, layer: int, cluster: int) -> int:
+        """The colour of a cluster; of one that there is not, as of one without a class."""
+        row = self.colours[layer] if layer < len(self.colours) else ()
+        return row[cluster] if 0 <= cluster < len(row) else NO_CLASS
+
+    def cluster_url(self, layer: str | int, cluster: int) -> str:
+        name = self.layers[layer] if isinstance(layer, int) else layer
+        return f"{self.url}/clusters/{encoded(name)}/{cluster}"
+
+    def path_url(self, path: Sequence[int]) -> str:
+        return f"{self.url}/paths/{'-'.join(map(str, path))}"
+
+    def paths_url(self, order: str = "common", page: int = 1) -> str:
+        query = {k: v for k, v in (("order", order), ("page", page)) if v not in ("common", 1)}
+        return f"{self.url}/paths" + (f"?{urlencode(query)}" if query else "")
+
+    def example_url(self, example: int) -> str:
+        return f"{self.url}/examples/{example}"
+
+    def ask_url(self, **fields: Any) -> str:
+        """The ask page with this question; see `explore.records.Question`."""
+        return f"{self.url}/ask" + question(fields)
+
+    def csv_url(self, **fields: Any) -> str:
+        return f"/api/v1/models/{encoded(self.summary.model)}/sets/{encoded(self.summary.set)}/examples.csv" + question(
+            fields
+        )
+
+
+def encoded(name: str) -> str:
+    """A name as one part of an address."""
+    return quote(name, safe="")
+
+
+def question(fields: dict[str, Any]) -> str:
+    """Fields of a question as the query of an address, ? included; nothing where there are none."""
+    query = urlencode(fields, doseq=True, quote_via=quote, safe=":-*")
+    return f"?{query}" if query else ""
+
+
+def address(summary: SetSummary) -> str:
+    """Of a set's overview."""
+    return f"/explore/{encoded(summary.model)}/{encoded(summary.set)}"
+
+
+def image_url(summary: SetSummary, example: int, size: int = 160) -> str:
+    """Of one example's image, its longer side so long; the version makes it cacheable for ever."""
+    return (
+        f"/api/v1/models/{encoded(summary.model)}/sets/{encoded(summary.set)}/examples/{example}/image"
+        f"?size={size}&v={encoded(summary.version)}"
+    )
+
+
+def example_words(example: ExampleRow) -> str:
+    """The alternative text of an example's image."""
+    parts = [f"Example {example.id}"]
+    parts += [f"prediction {example.prediction}"] if example.prediction is not None else []
+    parts += [f"label {example.label}"] if example.label is not None else []
+    return ", ".join(parts)
+
+
+def example_hint(example: ExampleRow) -> str:
+    """What a pointer on an example's image tells."""
+    parts = [example_words(example), example.file, f"path {'-'.join(map(str, example.path))}"]
+    parts += [f"distance {example.distance:.3g}"] if example.distance is not None else []
+    return " · ".join(part for part in parts if part)
+
+
+_views: WeakKeyDictionary[SetIndex, SetView] = WeakKeyDictionary()
+
+
+def set_view(index: SetIndex) -> SetView:
+    """The view of a set, made once and kept as long as the set is."""
+    found = _views.get(index)
+    if found is None:
+        found = _views[index] = SetView(index)
+    return found
+
+
+def render(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """One of templates/, filled in.
+
+    `index` (a SetIndex) among the values makes it a page of that set: the template then has `view`, its SetView, too.
+    """
+    index: SetIndex | None = values.get("index")
+    view = set_view(index) if index is not None else None
+    return HTMLResponse(
+        _environment()
+        .get_template(template)
+        .render(
+            {
+                "request": request,
+                "view": view,
+                "listed": _models(request),
+                "at_address": quote(request.url.path),
+                **values,
+            }
+        ),
+        status_code=status,
+    )
+
+
+def render_once(
+    request: Request, index: SetIndex, template: str, values: Callable[[], dict[str, Any]], *state: Hashable
+) -> HTMLResponse:
+    """As `render` for a page of a set, made once an address; `state` is what else it depends on."""
+    listed = tuple((one.model, one.set, one.version) for model in _models(request) for one in model.sets)
+    key = (template, request.url.path, request.url.query, listed, *state)
+
+    def make() -> bytes:
+        return bytes(render(request, template, index=index, **values()).body)
+
+    return HTMLResponse(set_view(index).pages.get(key, make))
+
+
+def _models(request: Request) -> tuple[ModelSummary, ...]:
+    """For the list of sets in the head of the page."""
+    models: tuple[ModelSummary, ...] = request.app.state.library.models()
+    return models
+
+
+@cache
+def static(name: str) -> str:
+    """The address of a file of static/, with its version: browsers keep it for ever.
+
+    report.css is the report's, plotly.min.js the installed package's.
+    """
+    if name == "plotly.min.js":
+        return f"/static/{name}?v={metadata.version('plotly')}"
+    package = "clusterpaths.report" if name == "report.css" else "clusterpaths.server.static"
+    try:
+        content = resources.files(package).joinpath(name).read_bytes()
+    except FileNotFoundError:
+        return f"/static/{name}"
+    return f"/static/{name}?v={hashlib.sha256(content).hexdigest()[:12]}"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(
+            [
+                jinja2.PackageLoader("clusterpaths.server", "templates"),
+                jinja2.PrefixLoader({"report": jinja2.PackageLoader("clusterpaths", "report")}),
+            ]
+        ),
+        autoescape=True,  # names of files, classes, layers and models come from elsewhere
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"thousands": thousands, "percent": percent, "part": encoded}
+    environment.globals |= {
+        "static": static,
+        "address": address,
+        "image_url": image_url,
+        "example_words": example_words,
+        "example_hint": example_hint,
+    }
+    return environment

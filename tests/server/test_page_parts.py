@@ -1,0 +1,88 @@
+"""What pages are made of: places of marks, kept pages, the bands that are drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from clusterpaths.explore.records import ExampleLayer, Lift, Transition
+from clusterpaths.server.page_cache import PageCache
+from clusterpaths.server.page_plots import lift_plot, spread_plot, times
+from clusterpaths.server.page_routes import MOST_LINKS, _largest
+
+
+def lift(value: float | None, interval: tuple[float, float] | None, clear: bool = True) -> Lift:
+    return Lift(
+        kind="attribute",
+        name="Smiling",
+        count=3,
+        known=9,
+        share=1 / 3,
+        share_outside=0.1,
+        lift=value,
+        interval=interval,
+        clear=clear,
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "×1"), (2.04, "×2"), (3.14, "×3.1"), (31.4, "×31"), (0.5, "×1/2"), (1 / 29, "×1/29"), (0.99, "×1")],
+)
+def test_a_lift_in_words(value: float, text: str) -> None:
+    assert times(value) == text
+
+
+def test_the_axis_of_lifts_is_logarithmic_and_holds_every_whisker() -> None:
+    plot = lift_plot([lift(2, (1.5, 3)), lift(0.5, (0.25, 0.8)), lift(9, (0.9, 90), clear=False), lift(None, None)])
+    assert plot is not None
+    twice, half = plot.marks
+    (one,) = [tick.at for tick in plot.ticks if tick.plain]
+    assert twice.at - one == pytest.approx(one - half.at)
+    assert all(0 < (place or 1) < 100 for mark in plot.marks for place in (mark.low, mark.at, mark.high))
+    assert lift_plot([lift(9, (0.9, 90), clear=False)]) is None
+
+
+def test_a_very_strange_example_is_still_within_the_plot() -> None:
+    def layer(spreads: float | None) -> ExampleLayer:
+        return ExampleLayer(layer="a", cluster=0, cluster_count=9, distance=1.0, standardised=spreads, percentile=None)
+
+    plot = spread_plot([layer(0), layer(41.5), layer(None)])
+    assert plot is not None
+    assert plot.marks[2] is None
+    assert 0 < (plot.marks[0] or 0) < (plot.marks[1] or 0) < 100
+    assert len(plot.ticks) <= 8
+    assert spread_plot([layer(None)]) is None
+
+
+def test_kept_pages_stay_within_their_bytes_and_the_oldest_go_first() -> None:
+    cache, made = PageCache(limit=100), list[str]()
+
+    def ask(name: str) -> bytes:
+        return cache.get(name, lambda: made.append(name) or name.encode() * 40)  # type: ignore[func-returns-value]
+
+    assert ask("a") == ask("a") == b"a" * 40
+    ask("b")
+    ask("a")
+    ask("c")  # b goes: a was asked for after it
+    ask("a")
+    ask("b")
+    assert made == ["a", "b", "c", "b"]
+    assert cache.size <= 100
+    with pytest.raises(ZeroDivisionError):
+        cache.get("bad", lambda: bytes(1 // 0))
+    assert cache.get("bad", lambda: b"good") == b"good"
+
+
+def test_every_cluster_keeps_a_band_where_there_are_too_many_to_draw() -> None:
+    counts = np.random.default_rng(0).integers(1, 1000, (60, 60))
+    counts[7], counts[:, 9] = 1, 1  # a cluster with small bands only, on each side
+    bands = [
+        Transition(layer="a", cluster=i, next_layer="b", next_cluster=j, count=int(counts[i, j]), majority=None)
+        for i in range(60)
+        for j in range(60)
+    ]
+    drawn = _largest(bands)
+    assert MOST_LINKS < len(drawn) <= MOST_LINKS + 120
+    assert {one.cluster for one in drawn} == {one.next_cluster for one in drawn} == set(range(60))
+    assert _largest(bands[:5]) == sorted(bands[:5], key=lambda one: -one.count)

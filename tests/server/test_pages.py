@@ -1,0 +1,224 @@
+"""Overview, paths, cluster, path and example: what their HTML says, over HTTP and without a script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.conftest import Site
+
+VOID = {"meta", "link", "img", "input", "br", "hr"}
+
+
+class Reader(HTMLParser):
+    """Links, images, headings and what a page must not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.headings: list[int] = []
+        self.forbidden: list[str] = []
+        self.loaded: list[str] = []
+        self.open: list[str] = []
+        self.unclosed: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "a":
+            self.links.append(named["href"] or "")
+        if tag == "img":
+            self.images.append(named)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        self.loaded += [value or "" for name, value in attrs if name == "src" or (tag == "link" and name == "href")]
+        self.forbidden += [f"{tag} {name}" for name in named if name == "style" or name.startswith("on")]
+        if tag == "style" or (tag == "script" and "src" not in named and named.get("type") != "application/json"):
+            self.forbidden.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.unclosed.append(tag)
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    return reader
+
+
+def words(html: str) -> str:
+    """What a reader sees, in one line."""
+    body = re.sub(r"<script.*?</script>", "", html, flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", body))
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=site.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def top(client: httpx.Client, site: Site) -> Any:
+    """The most frequent path of the measured set, as the interface tells it."""
+    return client.get(f"/api/v1/models/{site.model}/sets/{site.set}/paths?limit=1").json()["paths"][0]
+
+
+def addresses(site: Site, top: Any) -> list[str]:
+    """One of each page, of a whole set and of another program's."""
+    path = "-".join(map(str, top["path"]))
+    return [
+        *(site.overview + rest for rest in ("", "/paths", "/clusters/conv1/0", f"/paths/{path}", "/examples/3")),
+        *(f"/explore/{site.foreign}{rest}" for rest in ("", "/paths?order=rare", "/clusters/b/1", "/examples/0")),
+    ]
+
+
+def test_pages_are_whole_ask_no_other_host_and_need_no_inline_code(client: httpx.Client, site: Site, top: Any) -> None:
+    for address in addresses(site, top):
+        answer = client.get(address)
+        assert answer.status_code == 200, address
+        page = read(answer.text)
+        assert (page.unclosed, page.open, page.forbidden) == ([], [], []), address
+        assert page.headings[0] == 1, address
+        steps = zip(page.headings, page.headings[1:], strict=False)
+        assert [step for step in steps if step[1] > step[0] + 1] == [], address
+        assert [one for one in page.loaded if not one.startswith("/")] == [], address
+        assert [image for image in page.images if not image["alt"]] == [], address
+
+
+def test_every_link_of_every_page_leads_somewhere(client: httpx.Client, site: Site, top: Any) -> None:
+    links = {
+        link.partition("#")[0] for address in addresses(site, top) for link in read(client.get(address).text).links
+    }
+    looked = sorted(link for link in links if link and "/examples/" not in link)[:400:3]
+    assert len(looked) > 40
+    wrong = {link: code for link in looked if (code := client.get(link, follow_redirects=True).status_code) != 200}
+    assert wrong == {}
+
+
+def test_the_overview_names_what_the_set_is_and_links_every_cluster(client: httpx.Client, site: Site) -> None:
+    html = client.get(site.overview).text
+    said = words(html)
+    assert "How SampleFaces_CNN.onnx sees 200 examples" in said
+    assert "Purity" in said
+    assert "Not measured" not in said
+    routes = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/routes").json()
+    links = read(html).links
+    for one in routes["clusters"]:
+        assert f"{site.overview}/clusters/{one['layer']}/{one['cluster']}" in links
+    assert html.count('class="ribbon') > 20, "the figure is there without a script"
+
+
+def test_a_set_that_was_not_measured_says_how_to(client: httpx.Client, site: Site) -> None:
+    assert "--evaluate" in words(client.get(f"/explore/{site.model}/{site.other}").text)
+
+
+def test_a_foreign_set_says_what_it_lacks(client: httpx.Client, site: Site) -> None:
+    said = words(client.get(f"/explore/{site.foreign}").text)
+    assert "What this set does not have" in said
+    assert "another program" in said
+    example = words(client.get(f"/explore/{site.foreign}/examples/0").text)
+    assert "cannot be shown" in example
+    assert "no distances" in example
+
+
+def test_a_cluster_counts_as_the_interface_does(client: httpx.Client, site: Site) -> None:
+    detail = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/clusters/fc1/1").json()
+    html = client.get(f"{site.overview}/clusters/fc1/1").text
+    assert f"{detail['info']['count']} of 200 examples" in words(html)
+    shown = read(html).images
+    assert len(shown) >= 3 * min(12, detail["info"]["count"])
+    for one in (*detail["nearest"], *detail["farthest"]):
+        assert any(f"/examples/{one['id']}/image" in str(image["src"]) for image in shown)
+    asked = [link for link in read(html).links if link.startswith(f"{site.overview}/ask?cluster=conv3:")]
+    assert len(asked) == len(detail["arrivals"])
+
+
+def test_the_list_of_paths_has_them_all_once_in_both_orders(client: httpx.Client, site: Site) -> None:
+    total = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/paths?limit=1").json()["total"]
+    found: dict[str, list[str]] = {}
+    for order in ("common", "rare"):
+        for page in range(1, -(-total // 25) + 1):
+            links = read(client.get(f"{site.overview}/paths", params={"order": order, "page": page}).text).links
+            found.setdefault(order, []).extend(x for x in links if re.search(r"/paths/[\d-]+$", x))
+    assert len(set(found["common"])) == len(found["common"]) == total
+    assert set(found["rare"]) == set(found["common"])
+    beyond = client.get(f"{site.overview}/paths?page=4000")
+    assert (beyond.status_code, beyond.headers["location"].partition("?page=")[2]) == (303, str(-(-total // 25)))
+
+
+def test_a_path_shows_its_examples_nearest_first(client: httpx.Client, site: Site, top: Any) -> None:
+    path = "-".join(map(str, top["path"]))
+    html = client.get(f"{site.overview}/paths/{path}").text
+    api = f"/api/v1/models/{site.model}/sets/{site.set}/examples?path={path}&order=near&limit=60"
+    expected = [one["id"] for one in client.get(api).json()["examples"]]
+    wall = html.partition('class="thumbs wall"')[2].partition("</ul>")[0]
+    assert [int(x) for x in re.findall(r'href="[^"]*/examples/(\d+)"', wall)] == expected
+    assert f"examples.csv?path={path}" in html
+    assert "95% interval" in words(html)
+
+
+def test_an_example_says_how_unusual_it_is(client: httpx.Client, site: Site) -> None:
+    api = f"/api/v1/models/{site.model}/sets/{site.set}/examples"
+    odd = client.get(f"{api}?order=strange&limit=1").json()["examples"][0]["id"]
+    said = words(client.get(f"{site.overview}/examples/{odd}").text)
+    assert "very unusual" in said
+    detail = client.get(f"{api}/{odd}").json()
+    assert f"The model says {detail['example']['prediction']}" in said
+    assert all(layer["layer"] in said for layer in detail["layers"])
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        ("/clusters/conv9/0", 404),
+        ("/clusters/conv1/99", 404),
+        ("/clusters/conv1/x", 404),
+        ("/clusters/..%2F..%2Fetc/0", 404),
+        ("/paths/9-9-9-9-9", 404),
+        ("/paths/0-0", 404),
+        ("/paths/a-b", 404),
+        ("/paths?order=x", 422),
+        ("/paths?page=0", 422),
+        ("/examples/999999", 404),
+        ("/examples/" + "9" * 40, 404),
+    ],
+)
+def test_what_there_is_not_is_said_on_a_page(client: httpx.Client, site: Site, rest: str, status: int) -> None:
+    answer = client.get(site.overview + rest)
+    assert answer.status_code == status, answer.text[:300]
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "Traceback" not in answer.text
+    assert read(answer.text).headings[0] == 1
+
+
+def test_names_with_strange_letters_are_text_and_not_markup(site: Site) -> None:
+    from clusterpaths.server.page_view import _environment
+
+    page = _environment().from_string("{{ name }}{{ data|tojson }}")
+    hostile = "<script>alert(1)</script>"
+    assert "<script>" not in page.render(name=hostile, data={"name": f"{hostile}</script>"})
+
+
+def test_plotly_is_compressed_and_kept_by_browsers(client: httpx.Client) -> None:
+    first = client.get("/static/plotly.min.js?v=1")
+    assert first.headers["content-encoding"] == "gzip"
+    assert int(first.headers["content-length"]) < 2_000_000 < len(first.content)
+    assert "immutable" in first.headers["cache-control"]
+    again = client.get("/static/plotly.min.js?v=1", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    plain = client.get("/static/plotly.min.js", headers={"Accept-Encoding": "identity"})
+    assert plain.content == first.content

@@ -1,0 +1,323 @@
+"""Home, ask, compare, one image, errors: what their HTML says, over HTTP and without a script."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+from PIL import Image
+
+from clusterpaths.errors import ConfigError
+from clusterpaths.explore.compared import compared
+from clusterpaths.explore.library import Library
+from tests.server.conftest import Site
+from tests.serving import serving
+
+
+class _Reader(HTMLParser):
+    """Text by tag, links, and what must not be there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.inline: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag == "a" and named.get("href"):
+            self.links.append(str(named["href"]))
+        if tag == "style" or (tag == "script" and "src" not in named):
+            self.inline.append(tag)
+        self.inline += [name for name in named if name == "style" or name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def read(html: str) -> _Reader:
+    reader = _Reader()
+    reader.feed(html)
+    return reader
+
+
+def text_of(html: str) -> str:
+    return re.sub(r"\s+", " ", " ".join(read(html).words))
+
+
+@pytest.fixture
+def client(site: Site) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=site.url, timeout=30) as client:
+        yield client
+
+
+def ask(site: Site, query: str = "") -> str:
+    return f"/explore/{site.model}/{site.set}/ask{query}"
+
+
+def api(site: Site, rest: str) -> str:
+    return f"/api/v1/models/{site.model}/sets/{site.set}/{rest}"
+
+
+def jpeg(size: tuple[int, int] = (64, 80), colour: str = "#a06040") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_the_address_of_a_form_with_empty_fields_becomes_the_one_without(client: httpx.Client, site: Site) -> None:
+    layers = "&".join("step=" for _ in site.layers)
+    answer = client.get(ask(site, f"?prediction=&right=&{layers}&id=&order=id&page=1&attribute=&attribute="))
+    assert answer.status_code == 303
+    assert answer.headers["location"] == ask(site)
+
+
+def test_clusters_chosen_in_the_form_become_a_path_and_the_rest_clusters(client: httpx.Client, site: Site) -> None:
+    answer = client.get(ask(site, "?step=1&step=&step=2&id=3,%204"))
+    assert answer.status_code == 303
+    assert answer.headers["location"] == ask(site, f"?path=1&cluster={site.layers[2]}:2&id=3&id=4")
+    both = client.get(ask(site, "?step=1&step=0&step=&path=2&cluster=x:1"))
+    assert both.headers["location"] == ask(site, "?path=1-0"), "the form says it all: older fields are gone"
+
+
+def test_totals_agree_with_the_api_for_every_kind_of_filter(client: httpx.Client, site: Site) -> None:
+    choices = client.get(api(site, "choices")).json()
+    layer = site.layers[-1]
+    queries = [
+        f"prediction={quote(choices['predictions'][0])}",
+        "path=1",
+        f"cluster={layer}:1",
+        "id=1&id=3",
+        "order=rare",
+    ]
+    queries += [f"split={split}" for split in choices["splits"][:1]]
+    queries += ["right=wrong"] if choices["can_be_right"] else []
+    queries += [f"attribute={name}" for name in choices["attributes"][:1]]
+    queries += [f"attribute=-{name}&label={quote(choices['labels'][0])}" for name in choices["attributes"][1:2]]
+    assert len(queries) == 9
+    for query in queries:
+        total = client.get(api(site, f"examples?{query}&limit=1")).json()["total"]
+        page = client.get(ask(site, f"?{query}"))
+        assert page.status_code == 200, page.headers.get("location", page.text)
+        heading = re.search(r"<h1>(.*?)</h1>", page.text)
+        assert heading
+        assert heading[1].startswith(f"{total:,} example" if total else "No example"), query
+
+
+def test_each_filter_can_be_taken_out_alone(client: httpx.Client, site: Site) -> None:
+    page = client.get(ask(site, "?split=train&path=1&order=rare")).text
+    assert ask(site, "?path=1&amp;order=rare") in page
+    assert ask(site, "?split=train&amp;order=rare") in page
+
+
+def test_the_export_is_the_selection(client: httpx.Client, site: Site) -> None:
+    page = client.get(ask(site, "?path=1"))
+    link = re.search(r'href="(/api/v1/[^"]*examples\.csv[^"]*)"', page.text)
+    assert link
+    lines = client.get(link[1].replace("&amp;", "&")).text.strip().splitlines()
+    assert len(lines) == client.get(api(site, "examples?path=1&limit=1")).json()["total"] + 1
+
+
+def test_pages_follow_each_other_and_the_list_ends(client: httpx.Client, site: Site) -> None:
+    first = client.get(ask(site)).text
+    assert 'rel="next"' in first
+    assert 'rel="prev"' not in first
+    second = client.get(ask(site, "?page=2")).text
+    shown = [set(re.findall(r"/examples/(\d+)\"", page)) for page in (first, second)]
+    assert not shown[0] & shown[1]
+    beyond = client.get(ask(site, "?page=999"))
+    assert beyond.status_code == 200
+    assert "The list ends before page 999" in beyond.text
+
+
+def test_nothing_found_says_which_filter_to_take_out(client: httpx.Client, site: Site) -> None:
+    row = client.get(api(site, "examples?limit=1")).json()["examples"][0]
+    elsewhere = (row["path"][0] + 1) % site.k
+    page = client.get(ask(site, f"?path={elsewhere}&id={row['id']}"))
+    assert page.status_code == 200
+    said = text_of(page.text)
+    assert "No example is like this" in said
+    assert f"without “path {elsewhere}” : 1 example" in said
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "says"),
+    [
+        ("?prediction=Purple", 404, "Purple"),
+        ("?attribute=Winged", 404, "Winged"),
+        ("?split=holdout", 404, "holdout"),
+        ("?cluster=conv9:1", 404, "conv9"),
+        ("?path=1-2-3-4-5-6-7-8-9", 404, "path"),
+        ("?right=perhaps", 422, "Expected right or wrong"),
+        ("?order=upside-down", 422, "Expected id, rare"),
+        ("?id=one", 422, "Expected whole numbers"),
+        ("?page=zero", 422, "Expected a number from 1 on"),
+        ("?page=0", 422, "Expected a number from 1 on"),
+        ("?predicton=Blond", 422, "Expected one of prediction, label"),
+        ("?path=" + "9" * 5000, 404, "path"),
+        ("?id=" + "9" * 400, 200, "No example is like this"),
+        ("?label=%3Cscript%3Ealert(1)%3C/script%3E", 404, "&lt;script&gt;"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_with_the_form_still_there(
+    client: httpx.Client, site: Site, query: str, status: int, says: str
+) -> None:
+    page = client.get(ask(site, query))
+    assert page.status_code == status, page.text
+    assert says in page.text
+    assert "<script>alert" not in page.text
+    assert 'id="filters"' in page.text
+
+
+def test_home_lists_every_set_with_its_facts_and_says_what_is_broken(client: httpx.Client, site: Site) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    listed = client.get("/api/v1/models").json()
+    models = listed["models"] if isinstance(listed, dict) else listed
+    for model in models:
+        for one in model["sets"]:
+            assert f'href="/explore/{model["name"]}/{one["set"]}"' in page.text
+            assert f"{one['num_examples']:,} example" in page.text
+        for problem in model["problems"]:
+            assert problem[:30] in page.text
+
+
+def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
+    with serving(tmp_path) as url:
+        page = httpx.get(url)
+    assert page.status_code == 200
+    assert "make sample" in page.text
+    assert "clusterpaths celeba" in page.text
+
+
+def test_comparing_shows_agreement_and_links_into_both_sets(client: httpx.Client, site: Site) -> None:
+    page = client.get(f"/compare?first={site.model}/{site.set}&second={site.model}/{site.other}")
+    assert page.status_code == 200, text_of(page.text)
+    numbers = client.get(
+        "/api/v1/comparisons", params={"first": f"{site.model}/{site.set}", "second": f"{site.model}/{site.other}"}
+    ).json()
+    assert f"{numbers['paths_kept']:,} of {numbers['num_examples']:,} examples" in page.text
+    for layer in numbers["layers"]:
+        assert f"adjusted Rand index {layer['adjusted_rand']:.3f}" in page.text
+    links = read(page.text).links
+    assert any(link.startswith(f"/explore/{site.model}/{site.set}/clusters/") for link in links)
+    assert any(link.startswith(f"/explore/{site.model}/{site.other}/clusters/") for link in links)
+    for link in dict.fromkeys(link for link in links if link.startswith("/explore/")):
+        assert client.get(link).status_code == 200, link
+
+
+def test_sets_that_do_not_go_together_are_told_apart(client: httpx.Client, site: Site) -> None:
+    one = f"{site.model}/{site.set}"
+    same = client.get("/compare", params={"first": one, "second": one})
+    assert same.status_code == 422
+    assert "was given twice" in same.text
+    for gone in ("Nobody/set_01", f"{site.model}/set_99", "../etc", "x"):
+        missing = client.get("/compare", params={"first": one, "second": gone}, follow_redirects=True)
+        assert missing.status_code == 404, gone
+        assert "These two cannot be compared" in missing.text
+
+
+def test_an_image_is_explained_without_a_script(client: httpx.Client, site: Site) -> None:
+    page = client.post(f"/explore/{site.model}/{site.set}/image", files={"image": ("mine.jpg", jpeg(), "image/jpeg")})
+    assert page.status_code == 200, text_of(page.text)
+    numbers = client.post(api(site, "explain"), files={"image": ("mine.jpg", jpeg(), "image/jpeg")}).json()
+    assert f"mine.jpg is {numbers['prediction']['name']}, says the model" in page.text
+    for layer in numbers["layers"]:
+        assert f"/clusters/{layer['layer']}/{layer['cluster']}" in page.text
+    assert f"{numbers['ood_score']:.2f}" in page.text
+    assert "data:image/jpeg;base64," in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "says"),
+    [
+        ("notes.txt", b"not an image at all", 415, "This is no image"),
+        ("empty.jpg", b"", 422, "This image cannot be looked at"),
+        ("cut.jpg", jpeg((300, 300))[:500], 422, "This image cannot be looked at"),
+    ],
+)
+def test_what_is_no_image_brings_the_form_back_with_a_reason(
+    client: httpx.Client, site: Site, name: str, content: bytes, status: int, says: str
+) -> None:
+    page = client.post(f"/explore/{site.model}/{site.set}/image", files={"image": (name, content)})
+    assert page.status_code == status
+    assert says in page.text
+    assert 'enctype="multipart/form-data"' in page.text
+
+
+def test_a_form_without_a_file_is_told(client: httpx.Client, site: Site) -> None:
+    page = client.post(f"/explore/{site.model}/{site.set}/image", files={"other": ("a.jpg", jpeg())})
+    assert page.status_code == 422
+    assert "No file came with the request" in page.text
+
+
+def test_an_unknown_place_says_where_to_go(client: httpx.Client, site: Site) -> None:
+    for path in ("/explore/Nobody/set_01", f"/explore/{site.model}/set_99/ask", f"/explore/{site.model}/set_99/image"):
+        page = client.get(path)
+        assert page.status_code == 404
+        assert "All models and sets" in page.text
+        assert f">{site.model}</a>" in page.text
+
+
+def test_who_has_no_token_is_not_told_what_is_here(site: Site) -> None:
+    with serving(site.root, token="a-token-of-a-test") as url, httpx.Client(base_url=url) as client:
+        page = client.get(f"/explore/{site.model}/{site.set}/ask", follow_redirects=True)
+        assert 'type="password"' in page.text
+        target = ask(site)
+        form = read(page.text)
+        assert not any(link.startswith("/explore") for link in form.links), "the list of sets is not for strangers"
+        wrong = client.post("/login", data={"token": "something else", "next": target})
+        assert wrong.status_code == 401
+        assert "This is not the token" in wrong.text
+        right = client.post("/login", data={"token": "a-token-of-a-test", "next": target})
+        assert right.headers["location"] == target
+        assert client.get(target).status_code == 200
+        stranger = httpx.get(f"{url}/", headers={"Host": "evil.example"})
+        assert stranger.status_code == 400
+        assert site.model not in stranger.text
+
+
+def test_a_deleted_set_is_not_found_any_more(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.root, tmp_path / "cache")
+    with serving(tmp_path / "cache") as url, httpx.Client(base_url=url) as client:
+        assert client.get(ask(site)).status_code == 200
+        shutil.rmtree(tmp_path / "cache" / site.model / site.set)
+        assert client.get(ask(site)).status_code == 404
+        assert client.get("/").status_code == 200
+
+
+def test_no_page_has_inline_style_or_script(client: httpx.Client, site: Site) -> None:
+    pair = f"/compare?first={site.model}/{site.set}&second={site.model}/{site.other}"
+    base = f"/explore/{site.model}/{site.set}"
+    for path in ("/", ask(site), ask(site, "?path=1"), "/compare", pair, f"{base}/image", "/explore/x/y"):
+        assert read(client.get(path).text).inline == [], path
+
+
+def test_a_comparison_is_made_once_while_both_sets_are_as_they_were(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.root, tmp_path / "cache")
+    library = Library(tmp_path / "cache")
+    first, second = (library.set(site.model, name) for name in (site.set, site.other))
+    made = compared(first, second)
+    assert compared(library.set(site.model, site.set), second) is made
+    assert compared(second, first) is not made
+    record = tmp_path / "cache" / site.model / site.other / "set.json"
+    replaced = record.with_suffix(".new")  # as publishing does it: another file under the same name
+    replaced.write_text(record.read_text().replace('"seed": 0', '"seed": 7'))
+    replaced.rename(record)
+    again = compared(first, library.set(site.model, site.other))
+    assert again is not made
+    assert again.second.seed == 7
+
+
+def test_what_another_program_made_is_not_compared(site: Site) -> None:
+    library = Library(site.root)
+    foreign = library.set(*site.foreign.split("/"))
+    with pytest.raises(ConfigError, match="another program made it"):
+        compared(library.set(site.model, site.set), foreign)

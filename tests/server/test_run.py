@@ -1,0 +1,159 @@
+"""POST /run against a Prefect server: a dashboard's button leaves a scheduled run with the right parameters."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.runs import PROJECT, SAMPLE_MODEL
+from tests.server.contract_client import Dashboard
+from tests.server.made import draw_faces, make_set, write_foreign
+from tests.serving import serving
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """ONNX_models with the sample model, and activation_cache with a set of ours and one of another program."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "ONNX_models").mkdir()
+    shutil.copyfile(SAMPLE_MODEL, home / "ONNX_models" / SAMPLE_MODEL.name)
+    model = home / "ONNX_models" / SAMPLE_MODEL.name
+    images = draw_faces(home / "images", 12)
+    make_set(home / "activation_cache", model=model, data_root=images, name="Faces", k=2, layers=("fc2",))
+    write_foreign(home / "activation_cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLUSTERPATHS_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def prefect_api(prefect_server: None) -> str:
+    """The address of a real Prefect server that knows the deployment celeba/full of prefect.yaml."""
+    import runpy
+
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    assert url
+    served = runpy.run_path(str(PROJECT / "deployments" / "serve.py"))["deployments"]()
+    next(one for one in served if (one.flow_name, one.name) == ("celeba", "full")).apply()
+    return url
+
+
+@pytest.fixture
+def dashboard(home: Path, prefect_api: str) -> Iterator[Dashboard]:
+    with serving(home / "activation_cache", prefect_api=prefect_api) as address, Dashboard(address) as client:
+        yield client
+
+
+def run_of(api: str, answer: httpx.Response) -> dict[str, Any]:
+    """What Prefect's server says of the run that was answered."""
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert (said["status"], said["deployment"]) == ("scheduled", "celeba/full")
+    run: dict[str, Any] = httpx.get(f"{api}/flow_runs/{said['flow_run_id']}", timeout=20).raise_for_status().json()
+    assert run["name"] == said["name"]
+    assert run["state"]["type"] == "SCHEDULED"
+    return run
+
+
+@pytest.mark.server
+def test_a_model_file_and_a_data_set_become_a_scheduled_run_with_their_names_looked_up(
+    home: Path, prefect_api: str, dashboard: Dashboard
+) -> None:
+    for name in ("SampleFaces_CNN", "SampleFaces_CNN.onnx"):
+        run = run_of(prefect_api, dashboard.run(name, "CelebA"))
+        assert run["parameters"] == {
+            "config": {
+                "cache_format": "zarr",  # the deployment's own
+                "model": str(home / "ONNX_models" / "SampleFaces_CNN.onnx"),
+                "dataset": "celeba",
+                "cache_root": str(home / "activation_cache"),
+            }
+        }
+
+
+@pytest.mark.server
+def test_a_results_folder_stands_for_its_newest_set_s_model_and_images(
+    home: Path, prefect_api: str, dashboard: Dashboard
+) -> None:
+    config = run_of(prefect_api, dashboard.run("Faces", "celeba"))["parameters"]["config"]
+    assert config == {
+        "cache_format": "zarr",
+        "model": str(home / "ONNX_models" / "SampleFaces_CNN.onnx"),
+        "dataset": "celeba",
+        "name": "Faces",
+        "data_root": str(home / "images"),
+        "cache_root": str(home / "activation_cache"),
+    }
+    other = run_of(prefect_api, dashboard.run("Faces", "torchvision:CIFAR10"))["parameters"]["config"]
+    assert (other["dataset"], "name" in other, "data_root" in other) == ("torchvision:CIFAR10", False, False)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("model", "dataset", "reason"),
+    [
+        ("Nobody", "celeba", "no model called 'Nobody'. Expected one of: SampleFaces_CNN, Faces, Old"),
+        ("../ONNX_models/SampleFaces_CNN", "celeba", "nothing of that name"),  # what looks like a path is not repeated
+        ("", "celeba", "no model called"),
+        ("Old", "celeba", "does not say which model file"),
+        ("Faces", "mnist", "no data set called 'mnist'. Expected one of: celeba"),
+        ("Faces", "/etc", "no data set called"),
+        ("Faces", "torchvision:", "no data set called"),
+    ],
+)
+def test_unknown_names_start_nothing(
+    home: Path, prefect_api: str, dashboard: Dashboard, model: str, dataset: str, reason: str
+) -> None:
+    before = httpx.post(f"{prefect_api}/flow_runs/count", json={}, timeout=20).json()
+    answer = dashboard.run(model, dataset)
+    assert answer.status_code == 404
+    assert reason in answer.json()["detail"]
+    assert str(home) not in answer.text
+    assert httpx.post(f"{prefect_api}/flow_runs/count", json={}, timeout=20).json() == before
+
+
+@pytest.mark.server
+def test_a_deployment_that_the_server_does_not_have_is_503_with_its_name(home: Path, prefect_api: str) -> None:
+    settings = {"prefect_api": f"{prefect_api}/", "deployment": "celeba/nightly"}
+    with serving(home / "activation_cache", **settings) as address, Dashboard(address) as dashboard:
+        answer = dashboard.run("Faces", "celeba")
+    assert answer.status_code == 503
+    assert "no deployment celeba/nightly" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("api", "reason"),
+    [
+        (None, "no Prefect server is configured"),
+        ("http://127.0.0.1:9/api", "does not answer"),
+        ("ftp://127.0.0.1/api", "does not answer"),
+        ("http://127.0.0.1:port/api", "address of the Prefect server is none"),
+    ],
+)
+def test_without_a_server_that_answers_it_is_503_with_the_reason(home: Path, api: str | None, reason: str) -> None:
+    with serving(home / "activation_cache", prefect_api=api) as address, Dashboard(address) as dashboard:
+        answer = dashboard.run("Faces", "celeba")
+    assert answer.status_code == 503
+    assert reason in answer.json()["detail"]
+
+
+def test_an_address_that_is_no_prefect_server_is_503(home: Path) -> None:
+    root = home / "activation_cache"
+    with serving(root) as other, serving(root, prefect_api=other) as address, Dashboard(address) as dashboard:
+        answer = dashboard.run("Faces", "celeba")  # the other one answers, and is no Prefect server
+    assert answer.status_code == 503
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"model": "Faces"}, {"model": 3, "dataset": "celeba"}, [], {"model": "a" * 300, "dataset": "celeba"}]
+)
+def test_a_request_without_names_is_422(home: Path, body: Any) -> None:
+    with serving(home / "activation_cache") as address:
+        assert httpx.post(f"{address}/run", json=body).status_code == 422
