@@ -153,7 +153,7 @@ class Client:
             "id": pick(self.values["ids"]),
             "row": self.random.randrange(max(len(self.values["ids"]) - 10_000, 1)),
             "small": self.random.randrange(100),
-            "few": 1 + self.random.randrange(20),
+            "few": 2 + self.random.randrange(20),
             "cluster": self.random.randrange(self.values["k"]),
             "path": pick(self.values["paths"]),
         }

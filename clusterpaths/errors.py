@@ -5,13 +5,15 @@
     │   ├── ConfigError        options that do not fit together
     │   ├── ModelError         the ONNX file: missing, unreadable, no image input, no such layer
     │   ├── DatasetError       the images or their annotations
-    │   │   └── QuotaError     a file host's quota page was saved where data should be
+    │   │   ├── QuotaError     a file host's quota page was saved where data should be
+    │   │   └── RefusedImageError  what was sent to a server is no image that it explains
     │   ├── CacheError         activations on disk that belong to something else, or are in use
     │   ├── ExtractionError    too many unreadable images, non-finite activations
     │   ├── NotFoundError      no model, set, layer, cluster or example of that name
     │   ├── DiskError          no room, no permission
     │   └── StorageError       object storage that stays away, refuses, or has no such bucket
     ├── DownloadError          the network; worth a retry
+    ├── NoRunError             a server cannot start a run now, whoever asks
     ├── DamagedShardError      bytes on disk differ from their checksum; the shard is made again
     └── Float16OverflowError   a layer needs float32; extraction widens it and goes on
 
@@ -48,6 +50,17 @@ class QuotaError(DatasetError):
     """A file host answered with its "quota exceeded" page instead of the file."""
 
 
+class RefusedImageError(DatasetError):
+    """What was sent to a server is no image that it explains; `status` is HTTP's number for why."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.status), self.__dict__
+
+
 class CacheError(InputError):
     """A cache that belongs to another model or data set, or that another run is using."""
 
@@ -70,6 +83,10 @@ class StorageError(InputError):
 
 class DownloadError(ClusterPathsError):
     """A network failure; trying again can help."""
+
+
+class NoRunError(ClusterPathsError):
+    """A server cannot start a run now, whoever asks; the reason is for the one who does."""
 
 
 class DamagedShardError(ClusterPathsError):

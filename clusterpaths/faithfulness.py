@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from clusterpaths.evaluation import NEIGHBOURS
 from clusterpaths.intervals import wilson
 from clusterpaths.metrics import Ints, count_paths, largest_class
 
 Floats = NDArray[np.floating[Any]]
 
-NEIGHBOURS = 10  # of the deep k-NN
 RESAMPLES = 1000  # of the bootstrap
 FEW = 5  # fit examples that a cluster needs for statistics of its own
 _BLOCK_CELLS = 1 << 22  # of a distance matrix, at a time

@@ -16,7 +16,7 @@ from clusterpaths.plan import human_bytes
 from clusterpaths.preprocessing_check import PreprocessingCheck
 from clusterpaths.publish import PublishedSet
 from clusterpaths.records import Preprocessing, StageTime
-from clusterpaths.report import EXEMPLARS
+from clusterpaths.report.page import EXEMPLARS
 
 TOP_PATHS = 10
 PER_IMAGE = {"cluster", "trace"}

@@ -17,7 +17,6 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
 from clusterpaths import chain, cluster, extract, parallel_fit, plan, publish
-from clusterpaths import report as report_page
 from clusterpaths.cache.remote import address_of, local_folder
 from clusterpaths.choice import Choice
 from clusterpaths.config import AUTO, RunConfig
@@ -29,6 +28,7 @@ from clusterpaths.preprocessing_check import KeptCheck, PreprocessingCheck, chec
 from clusterpaths.question import Question, ask
 from clusterpaths.question import choose_settings as choose_for
 from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
+from clusterpaths.report import page as report_page
 from tasks.artifacts import show_model
 from tasks.progress import TOGETHER, tracker
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clusterpaths.datasets.base import as_rgb
-from clusterpaths.errors import ClusterPathsError, DatasetError, ModelError
+from clusterpaths.errors import ClusterPathsError, ModelError, RefusedImageError
 from clusterpaths.explanation import Explanation
 
 if TYPE_CHECKING:
@@ -41,14 +41,6 @@ _CORRUPT = (  # what Pillow's decoders let through on corrupt bytes
     zlib.error,
 )
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the second where warnings are errors
-
-
-class RefusedImageError(DatasetError):
-    """What was sent is no image that is explained; `status` is HTTP's number for why."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:

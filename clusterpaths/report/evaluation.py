@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clusterpaths.evaluation import Detection, Evaluation, Measure, Strangers
-from clusterpaths.faithfulness import NEIGHBOURS
+from clusterpaths.evaluation import NEIGHBOURS, Detection, Evaluation, Measure, Strangers
 
 SCORES = {
     "paths": "How far an image lies from the centroids on its path, for a member of those clusters.",

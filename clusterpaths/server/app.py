@@ -26,7 +26,6 @@ from clusterpaths.server import (
     security,
 )
 from clusterpaths.server.answers import Answers
-from clusterpaths.server.kept_pages import KeptPages
 from clusterpaths.server.log import RequestLog
 from clusterpaths.server.settings import ServeConfig
 from clusterpaths.server.uploads import FORM_BYTES, BodyLimit
@@ -57,7 +56,6 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.mount("/static", StaticFiles(directory=str(resources.files("clusterpaths.server").joinpath("static"))))
     errors.install(app)
     # The last one is the first that a request meets.
-    app.add_middleware(KeptPages, library=app.state.library)
     app.add_middleware(BodyLimit, limit=settings.max_upload + FORM_BYTES)
     app.add_middleware(security.Gate, settings=settings)
     if settings.origin:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from clusterpaths.cache.remote import subfolders
 from clusterpaths.config import MAX_K
-from clusterpaths.errors import NotFoundError
+from clusterpaths.errors import NoRunError, NotFoundError
 from clusterpaths.explore import documents
 from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.images import Images
@@ -44,7 +44,7 @@ from clusterpaths.server.contract_shapes import (
 )
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
 from clusterpaths.server.large import FileWithin, Parts, Pieces
-from clusterpaths.server.runs import NoRunError, RunAnswer, RunRequest, start_run
+from clusterpaths.server.runs import RunAnswer, RunRequest, start_run
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex

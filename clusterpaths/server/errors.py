@@ -28,8 +28,8 @@ from clusterpaths.errors import (
     InputError,
     ModelError,
     NotFoundError,
+    RefusedImageError,
 )
-from clusterpaths.explore.dropped import RefusedImageError
 from clusterpaths.records import Record
 from clusterpaths.server.log import LOGGER, printable, shown
 

@@ -15,16 +15,12 @@ from pydantic import BaseModel, Field
 from clusterpaths import roots
 from clusterpaths.cache.remote import address_of
 from clusterpaths.datasets.registry import find_source, known_names
-from clusterpaths.errors import ClusterPathsError, DatasetError, NotFoundError
+from clusterpaths.errors import DatasetError, NoRunError, NotFoundError
 
 if TYPE_CHECKING:
     from clusterpaths.explore.library import Library
 
 TIMEOUT = 10.0  # seconds for each of the two requests to Prefect's server
-
-
-class NoRunError(ClusterPathsError):
-    """A run cannot be started now, whoever asks; the reason is for the one who does."""
 
 
 class RunRequest(BaseModel):

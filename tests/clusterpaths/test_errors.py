@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from clusterpaths import errors
-from clusterpaths.errors import ClusterPathsError, DamagedShardError, Float16OverflowError
+from clusterpaths.errors import ClusterPathsError, DamagedShardError, Float16OverflowError, RefusedImageError
 
 OF_ITS_OWN: dict[type[ClusterPathsError], tuple[Any, ...]] = {
     DamagedShardError: ("shard 7 is damaged", 7),
     Float16OverflowError: (["conv1", "fc1"],),
+    RefusedImageError: ("that is a text", 415),
 }
 ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ClusterPathsError)]
 

@@ -14,7 +14,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.evaluate import evaluate_set, sample_rows
 from clusterpaths.evaluation import METRICS
 from clusterpaths.extract import ExtractionJob
-from clusterpaths.report import write_report
+from clusterpaths.report.page import write_report
 from tests.clusterpaths.conftest import run_stages, save_model, write_celeba, write_cnn
 from tests.evaluating import publish
 

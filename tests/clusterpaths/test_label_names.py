@@ -22,9 +22,10 @@ from clusterpaths.preprocessing import preset_preprocessing
 from clusterpaths.publish import PublishedSet, publish_set
 from clusterpaths.question import ask
 from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord
-from clusterpaths.report import view, write_report
+from clusterpaths.report import view
 from clusterpaths.report.comparison import write_comparison
 from clusterpaths.report.explanation import common, example_title
+from clusterpaths.report.page import write_report
 from clusterpaths.set_files import read_record, read_rows
 from tests.clusterpaths.conftest import SIZE, extract_planned, write_cnn, write_image
 from tests.clusterpaths.report.test_report import Page, draw, make_set

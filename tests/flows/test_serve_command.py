@@ -117,7 +117,6 @@ def test_it_starts_without_prefect_and_torch() -> None:
     assert imported(NEVER) == []
 
 
-@pytest.mark.xfail(reason="clusterpaths/report/__init__.py still imports the whole report, which brings these")
 def test_what_takes_long_to_import_waits_until_it_is_needed() -> None:
     assert imported(LATER) == []
 

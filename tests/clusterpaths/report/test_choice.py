@@ -8,8 +8,8 @@ import pytest
 
 from clusterpaths.choice import Choice, LayerSet, SweepPoint
 from clusterpaths.records import Distance
-from clusterpaths.report import write_report
 from clusterpaths.report.choice import HEIGHT, WIDTH, read_choice
+from clusterpaths.report.page import write_report
 from tests.clusterpaths.report.test_report import Page, draw, make_set
 
 HOSTILE = "<script>alert('conv')</script>&\""

@@ -12,8 +12,8 @@ from PIL import Image
 from clusterpaths.compare import compare_sets
 from clusterpaths.comparison import Comparison
 from clusterpaths.records import ModelIdentity
-from clusterpaths.report import write_report
 from clusterpaths.report.comparison import comparison_section, headline, write_comparison
+from clusterpaths.report.page import write_report
 from tests.clusterpaths.report.test_report import HOSTILE, Page, draw, make_set
 
 NEW_MODEL = ModelIdentity(file="new.onnx", sha256="f" * 64)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clusterpaths.errors import CacheError, ConfigError
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord, StageTime
-from clusterpaths.report import write_report
+from clusterpaths.report.page import write_report
 
 HOSTILE = "<script>alert(1)</script>\"'&.jpg"
 
