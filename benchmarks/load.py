@@ -47,7 +47,6 @@ class Address:
 
     name: str
     path: str
-    body: str = ""
 
 
 def addresses(model: str) -> list[Address]:
@@ -127,27 +126,68 @@ def free_port() -> int:
     return port
 
 
+class Connection(asyncio.BufferedProtocol):
+    """One connection that is kept. Bodies are counted and dropped: the clients must not be slower than the server."""
+
+    def __init__(self) -> None:
+        self.room = bytearray(1 << 20)
+        self.head = b""
+        self.left = self.size = -1  # bytes of the body; -1: the head is not whole yet
+        self.answered: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.answered.done():
+            self.answered.set_exception(exc or ConnectionError("closed by the server"))
+
+    async def ask(self, request: bytes) -> tuple[int, int]:
+        """Status and size of the answer."""
+        self.head, self.left = b"", -1
+        self.answered = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return await self.answered
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's signature
+        return self.room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.left < 0:
+            self.head += self.room[:nbytes]
+            head, end, body = self.head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            lines = head.decode("latin-1").lower().split("\r\n")
+            self.status = int(lines[0].split(" ", 2)[1])
+            self.size = next(int(line[15:]) for line in lines if line.startswith("content-length:"))
+            self.left, nbytes = self.size, len(body)
+        self.left -= nbytes
+        if self.left == 0:
+            self.answered.set_result((self.status, self.size))
+
+
 class Client:
-    """One connection that is kept; its times are those from the first byte sent to the last one read."""
+    """Asks one address after another; its times are from the first byte sent to the last one read."""
 
     def __init__(self, port: int, values: dict[str, Any], seed: int) -> None:
         self.port, self.values, self.random = port, values, random.Random(seed)
 
-    async def ask(self, chosen: Sequence[Address], until: float, found: dict[str, list[tuple[float, int]]]) -> None:
-        """Ask one of `chosen` after another until then."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
-        try:
-            while time.monotonic() < until:
-                address = self.random.choice(chosen)
-                request = self.request(address)
-                start = time.monotonic()
-                writer.write(request)
-                size = await self.read(reader, address)
-                found.setdefault(address.name, []).append((time.monotonic() - start, size))
-        finally:
-            writer.close()
+    async def run(self, chosen: Sequence[Address], until: float, found: dict[str, list[tuple[float, int]]]) -> None:
+        """Until then; every time and size goes into `found`."""
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", self.port)
+        while time.monotonic() < until:
+            address = self.random.choice(chosen)
+            request = self.request(address)
+            start = time.monotonic()
+            status, size = await connection.ask(request)
+            if status != 200:
+                raise RuntimeError(f"{address.name} ({request.decode()}) was answered with {status}")
+            found.setdefault(address.name, []).append((time.monotonic() - start, size))
+        connection.transport.close()
 
     def request(self, address: Address) -> bytes:
+        """One request of this kind, for another example, path or page every time."""
         pick = self.random.choice
         values = {
             "id": pick(self.values["ids"]),
@@ -159,22 +199,6 @@ class Client:
         }
         return f"GET {address.path.format(**values)} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
-    async def read(self, reader: asyncio.StreamReader, address: Address) -> int:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        status = int(head.split(" ", 2)[1])
-        if status != 200:
-            raise RuntimeError(f"{address.name} ({address.path}) was answered with {status}")
-        length = next((int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:")), None)
-        if length is not None:
-            await reader.readexactly(length)
-            return length
-        total = 0
-        while size := int(await reader.readline(), 16):
-            await reader.readexactly(size + 2)
-            total += size
-        await reader.readexactly(2)
-        return total
-
 
 async def press(
     port: int, values: dict[str, Any], chosen: Sequence[Address], seconds: float, clients: int
@@ -182,7 +206,7 @@ async def press(
     """All clients at once for some seconds; percentiles of each address in milliseconds."""
     found: dict[str, list[tuple[float, int]]] = {}
     until = time.monotonic() + seconds
-    await asyncio.gather(*(Client(port, values, seed).ask(chosen, until, found) for seed in range(clients)))
+    await asyncio.gather(*(Client(port, values, seed).run(chosen, until, found) for seed in range(clients)))
     return {name: summary(times) for name, times in found.items()}
 
 
@@ -239,7 +263,7 @@ def measure(root: Path, work: Path, seconds: float) -> dict[str, Any]:
             mixed = clients(port, values, "mixed", 5 * seconds) if name == "server" else {}
             result[name] = {
                 "start_s": round(started, 2),
-                "memory_mb": round(memory_of(process) / 1e6),
+                "memory_mb": round(memory_of(process)),
                 "alone": alone,
                 "mixed": mixed,
             }

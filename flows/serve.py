@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import cyclopts
 
 from clusterpaths.errors import ConfigError
+from clusterpaths.memory import share_arenas
 from clusterpaths.server.settings import TOKEN_VARIABLE, ServeConfig
 from flows.shell import run_command
 
@@ -39,6 +40,7 @@ def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")]
     """Serve every set in the results' folder: pages for people, /api/v1 for programs. Ctrl-C ends it."""
     config = config or ServeConfig()
     require_extra()
+    share_arenas()
     listening = bind(config.host, config.port)
     set_up_log()
 

@@ -106,7 +106,8 @@ class Explainer:
 
     def prepare(self, index: SetIndex) -> None:
         """Get a set's model ready in the background, as soon as somebody may bring an image: the first takes a second."""
-        if (str(index.folder), index.summary.version) not in self._opened:
+        new = (str(index.folder), index.summary.version) not in self._opened
+        if new and not self._lock.locked():  # else it is being made ready, or an image is just looked at
             threading.Thread(target=self._prepare, args=(index,), daemon=True).start()
 
     def _prepare(self, index: SetIndex) -> None:

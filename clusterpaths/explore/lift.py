@@ -35,10 +35,10 @@ def lifts(index: SetIndex, rows: NDArray[np.integer]) -> tuple[Lift, ...]:
     if not 0 < len(rows) < len(index):
         return ()
     table = [
-        *_classes("prediction", index.predictions, rows, index.class_name),
-        *_classes("label", index.labels, rows, index.label_name),
+        *_classes(index, "prediction", index.predictions, rows, index.class_name),
+        *_classes(index, "label", index.labels, rows, index.label_name),
         *_attributes(index, rows),
-        *_classes("split", index.splits, rows, index.split_names.__getitem__),
+        *_classes(index, "split", index.splits, rows, index.split_names.__getitem__),
     ]
     confidence = 1 - (1 - CONFIDENCE) / max(len(table), 1)
     found = [_lift(kind, name, counts, confidence) for kind, name, counts in table]
@@ -46,9 +46,9 @@ def lifts(index: SetIndex, rows: NDArray[np.integer]) -> tuple[Lift, ...]:
 
 
 def _classes(
-    kind: Kind, classes: NDArray[np.integer], rows: NDArray[np.integer], name: Callable[[int], str]
+    index: SetIndex, kind: Kind, classes: NDArray[np.integer], rows: NDArray[np.integer], name: Callable[[int], str]
 ) -> Iterator[_Row]:
-    all_counts = _count(classes, 0)
+    all_counts = index.once(("totals", kind), lambda: _count(classes, 0))
     if not len(all_counts):
         return
     inside = _count(classes[rows], len(all_counts))

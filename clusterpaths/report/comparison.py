@@ -207,8 +207,13 @@ def _short(comparison: Comparison) -> str:
 
 
 def _render(template: str, comparison: Comparison, pictures: Mapping[str, Thumbnail], **more: Any) -> str:
-    page = _Builder(comparison, pictures).page()
+    page = comparison_page(comparison, pictures)
     return render(template, page=page, c=comparison, **more)
+
+
+def comparison_page(comparison: Comparison, pictures: Mapping[str, Thumbnail] | None = None) -> Page:
+    """What a page shows of a comparison; `pictures` by file name."""
+    return _Builder(comparison, pictures or {}).page()
 
 
 class _Builder:

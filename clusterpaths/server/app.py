@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib import resources
 from importlib.metadata import version
 
+import anyio.to_thread
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from clusterpaths import roots
+from clusterpaths.errors import ClusterPathsError
+from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.dropped import Explainer
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
+from clusterpaths.explore.routes import routes
 from clusterpaths.server import (
     api,
     contract,
     errors,
     pages,
-    pages_ask,
-    pages_compare,
-    pages_home,
-    pages_image,
     security,
 )
 from clusterpaths.server.answers import Answers
 from clusterpaths.server.log import RequestLog
+from clusterpaths.server.page_view import compile_templates
 from clusterpaths.server.settings import ServeConfig
 from clusterpaths.server.uploads import FORM_BYTES, BodyLimit
+
+# Requests that are worked on at once; others wait their turn. More threads than cores would only take the interpreter from
+# each other: with 40, starlette's own number, pages took half as long again under 20 clients (benchmarks/load.py).
+AT_ONCE = (os.cpu_count() or 1) + 1
+
+
+@asynccontextmanager
+async def _running(app: FastAPI) -> AsyncIterator[None]:
+    """While the server runs. What the first visitor would wait for is done before, beside requests that come already."""
+    anyio.to_thread.current_default_thread_limiter().total_tokens = AT_ONCE
+    threading.Thread(target=_prepare, args=(app.state.library,), daemon=True).start()
+    yield
+
+
+def _prepare(library: Library) -> None:
+    compile_templates()
+    with contextlib.suppress(ClusterPathsError):  # there is none, or it is damaged: told to who asks for it
+        routes(library.default())
 
 
 def create_app(settings: ServeConfig) -> FastAPI:
@@ -40,6 +64,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # these pages load their scripts from another host
         redoc_url=None,
+        lifespan=_running,
         responses=errors.documented(400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503),
     )
     app.state.settings = settings
@@ -47,12 +72,12 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.state.explainer = Explainer(settings.max_pixels)
     app.state.images = Images(app.state.library)
     app.state.answers = Answers()
+    app.state.documents = Documents()
     app.state.explaining = asyncio.Semaphore(1)
     app.include_router(security.router)
     app.include_router(contract.router)
     app.include_router(api.router)
-    for part in (pages, pages_home, pages_ask, pages_compare, pages_image):
-        app.include_router(part.router, include_in_schema=False)
+    app.include_router(pages.router, include_in_schema=False)
     app.mount("/static", StaticFiles(directory=str(resources.files("clusterpaths.server").joinpath("static"))))
     errors.install(app)
     # The last one is the first that a request meets.

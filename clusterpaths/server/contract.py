@@ -57,16 +57,12 @@ router = APIRouter(tags=["contract"])
 
 
 async def _documents(request: Request) -> Documents:
-    found = getattr(request.app.state, "documents", None)
-    if found is None:
-        found = request.app.state.documents = Documents()
+    found: Documents = request.app.state.documents
     return found
 
 
-async def _images(request: Request, library: LibraryOf) -> Images:
-    found = getattr(request.app.state, "images", None)
-    if found is None:
-        found = request.app.state.images = Images(library)
+async def _images(request: Request) -> Images:
+    found: Images = request.app.state.images
     return found
 
 

@@ -18,6 +18,7 @@ class PageCache:
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit, self.size = limit, 0
         self._pages: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
@@ -26,7 +27,18 @@ class PageCache:
             if key in self._pages:
                 self._pages.move_to_end(key)
                 return self._pages[key]
-        page = make()
+            making = self._making.setdefault(key, threading.Lock())
+        with making:  # of many who ask at once, one makes it
+            with self._lock:
+                if key in self._pages:
+                    return self._pages[key]
+            try:
+                return self._keep(key, make())
+            finally:
+                with self._lock:
+                    self._making.pop(key, None)
+
+    def _keep(self, key: Hashable, page: bytes) -> bytes:
         with self._lock:
             self.size += len(page) - len(self._pages.pop(key, b""))
             self._pages[key] = page

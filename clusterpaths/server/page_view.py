@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib import metadata, resources
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import jinja2
 from fastapi import Request
 from fastapi.responses import HTMLResponse
+from markupsafe import Markup, escape
 
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ExampleRow, ModelSummary, Routes, SetSummary
@@ -100,6 +101,7 @@ class SetView:
         )
 
 
+@lru_cache(4096)
 def encoded(name: str) -> str:
     """A name as one part of an address."""
     return quote(name, safe="")
@@ -130,6 +132,24 @@ def example_words(example: ExampleRow) -> str:
     parts += [f"prediction {example.prediction}"] if example.prediction is not None else []
     parts += [f"label {example.label}"] if example.label is not None else []
     return ", ".join(parts)
+
+
+def thumb(summary: SetSummary, example: ExampleRow, size: int = 160) -> Markup:
+    """An example's image with its link; a hatched tile with the id where the set has no images.
+
+    Not a macro of the templates: a page has up to sixty, and there they were half of the time that it took.
+    """
+    words = escape(example_words(example))
+    if summary.dataset:
+        picture = (
+            f'<img src="{escape(image_url(summary, example.id, size))}" alt="{words}" width="{size}" height="{size}" '
+            'loading="lazy" decoding="async">'
+        )
+    else:
+        picture = f'<span class="gone"><span><span class="hidden">{words}, no image: </span>{example.id}</span></span>'
+    wrong = " wrong" if example.right is False else ""
+    place, hint = f"{address(summary)}/examples/{example.id}", escape(example_hint(example))
+    return Markup(f'<a class="thumb{wrong}" href="{place}" title="{hint}">{picture}</a>')  # all of it escaped above
 
 
 def example_hint(example: ExampleRow) -> str:
@@ -208,6 +228,13 @@ def static(name: str) -> str:
     return f"/static/{name}?v={hashlib.sha256(content).hexdigest()[:12]}"
 
 
+def compile_templates() -> None:
+    """So that the first visitor of a page need not wait for it: some 20 ms a template."""
+    for name in _environment().list_templates(filter_func=lambda name: not name.startswith("report/")):
+        if name.endswith(".html"):
+            _environment().get_template(name)
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -221,12 +248,14 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     environment.filters |= {"thousands": thousands, "percent": percent, "part": encoded}
     environment.globals |= {
         "static": static,
         "address": address,
         "image_url": image_url,
+        "thumb": thumb,
         "example_words": example_words,
         "example_hint": example_hint,
     }

@@ -30,7 +30,7 @@ from clusterpaths.server.page_view import render_once, set_view
 
 TOP_PATHS = 10  # on the overview
 PATHS = 25  # a page of the list
-EXAMPLES = 60  # a page of a path
+EXAMPLES = 48  # a page of a path
 DISTANT = 10**6  # pages beyond are a mistake, not a question
 
 router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)

@@ -57,13 +57,13 @@ def _answer(library: Library, first: str, second: str) -> dict[str, Any]:
     Raises:
         NotFoundError, ConfigError, CacheError, DatasetError: see `compared`.
     """
-    from clusterpaths.report.comparison import _Builder  # scipy comes with it
+    from clusterpaths.report.comparison import comparison_page  # scipy comes with it
 
     one, other = (_set(library, name) for name in (first, second))
     comparison = compared(one, other)
     return {
         "c": comparison,
-        "page": _Builder(comparison, {}).page(),
+        "page": comparison_page(comparison),
         "sides": (one.summary, other.summary),
         "swapped": f"/compare?{_encoded({'first': second, 'second': first})}",
         "shown": _shown(one, other),

@@ -41,7 +41,9 @@ router = APIRouter()
 @router.get("/explore/{model}/{set_name}/image", response_class=HTMLResponse, include_in_schema=False)
 def image_page(request: Request, library: LibraryOf, settings: SettingsOf, model: str, set_name: str) -> HTMLResponse:
     """The form."""
-    return _page(request, library.set(model, set_name), settings)
+    index = library.set(model, set_name)
+    request.app.state.explainer.prepare(index)
+    return _page(request, index, settings)
 
 
 @router.post("/explore/{model}/{set_name}/image", response_class=HTMLResponse, include_in_schema=False)
