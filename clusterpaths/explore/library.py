@@ -70,7 +70,7 @@ class Library:
 
     def model(self, name: str) -> ModelSummary:
         """Raises: NotFoundError."""
-        return self._summary(name, self._sets(name))
+        return self._summary(name, self._sets(name, fresh=0.0))  # a list of sets is never old
 
     def set(self, model: str, name: str) -> SetIndex:
         """A set in memory, as it lies on disk now.
@@ -81,7 +81,7 @@ class Library:
         """
         folder = self._sets(model).get(name)
         if folder is None:
-            folder = self._names(0.1).get(model, {}).get(name)  # it may have just been published
+            folder = self._names(0.0).get(model, {}).get(name)  # it may have just been published
         if folder is None:
             known = ", ".join(self._sets(model)) or "none"
             raise NotFoundError(f"{model} has no set {name[:80]!r}. It has {known}.")
@@ -130,10 +130,10 @@ class Library:
             found[model] = {name: self.root / model / name for name in names}
         return found
 
-    def _sets(self, model: str) -> dict[str, Path]:
-        found = self._names(_FRESH).get(model)
+    def _sets(self, model: str, fresh: float = _FRESH) -> dict[str, Path]:
+        found = self._names(fresh).get(model)
         if found is None:
-            names = self._names(0.1)
+            names = self._names(0.0)
             found = names.get(model)
             if found is None:
                 raise NotFoundError(f"There is no model {model[:80]!r}. There are {', '.join(names) or 'none yet'}.")

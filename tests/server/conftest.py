@@ -107,9 +107,9 @@ class Visit:
             self.problems.append(f"another host: {request.url}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # as long as it is there, so is playwright's event loop: Prefect's functions would wait on it
 def chromium() -> Iterator[Any]:
-    """A real Chromium, for the whole session."""
+    """A real Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     if CHROMIUM is None:
         pytest.skip("no Chromium: install the system's package chromium")
