@@ -40,6 +40,7 @@ test: lint types
 benchmark: install
 	$(BIN)/python benchmarks/suite.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/load.py
 
 clean:
 	rm -rf $(VENV)

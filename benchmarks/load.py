@@ -4,7 +4,7 @@ Belongs here: a set of that size (numbers only, made by the tests' generator), t
 in another, and the table. Each address is asked alone, then all of them mixed; then the baseline's (load_baseline.py).
 
     python benchmarks/load.py                      results/load.json and load.md: five minutes
-    python benchmarks/load.py --quick --out FOLDER      few examples, a second an address: a check that it works
+    python benchmarks/load.py --quick --out FOLDER      few examples, a moment an address: a check that it works
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ import numpy as np
 import psutil
 from machine import PROJECT, RESULTS, describe_machine, memory_of
 
+from clusterpaths.datasets.faces import write_faces
+
 sys.path.insert(0, str(PROJECT))  # the generator of large sets is the tests'
 
 from tests.generated_set import generate
 
 EXAMPLES = 202_599
 CLIENTS = 20
+FACES = 500  # distinct images
 TARGET_MS = 100.0
 TARGET_MEMORY_MB = 500.0
 TARGET_START_S = 3.0
@@ -65,6 +68,8 @@ def addresses(model: str) -> list[Address]:
         Address("paths, 50", f"{of_set}/paths?limit=50&offset={{row}}"),
         Address("paths, 10,000", f"{of_set}/paths?limit=10000&offset={{row}}"),
         Address("path of an example", f"{of_set}/paths/example_{{id:04d}}"),
+        Address("image", "/images/example/{id}"),
+        Address("images of a cluster", "/images/cluster/fc2/{cluster}?limit=20"),
         Address("attributes", f"/models/{model}/attributes"),
         Address("attribute filter", f"/models/{model}/attributes/filter?attr=Smiling&value=1"),
         Address("id-to-index", f"/models/{model}/id-to-index"),
@@ -79,6 +84,7 @@ def addresses(model: str) -> list[Address]:
         Address("v1 paths", f"{ours}/paths?limit=20&offset={{small}}"),
         Address("v1 path", f"{ours}/paths/{{path}}"),
         Address("v1 example", f"{ours}/examples/{{id}}"),
+        Address("v1 thumbnail", f"{ours}/examples/{{id}}/image?size=160"),
         Address(
             "v1 search",
             f"{ours}/examples?attribute=Smiling&attribute=-Male&cluster=conv3:{{cluster}}&order=rare&limit=50",
@@ -200,14 +206,22 @@ class Client:
         return f"GET {address.path.format(**values)} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
 
-async def press(
-    port: int, values: dict[str, Any], chosen: Sequence[Address], seconds: float, clients: int
-) -> dict[str, Any]:
+async def press(port: int, values: dict[str, Any], chosen: Sequence[Address], seconds: float) -> dict[str, Any]:
     """All clients at once for some seconds; percentiles of each address in milliseconds."""
     found: dict[str, list[tuple[float, int]]] = {}
     until = time.monotonic() + seconds
-    await asyncio.gather(*(Client(port, values, seed).run(chosen, until, found) for seed in range(clients)))
+    await asyncio.gather(*(Client(port, values, seed).run(chosen, until, found) for seed in range(CLIENTS)))
     return {name: summary(times) for name, times in found.items()}
+
+
+def ask_all(port: int, values: dict[str, Any], only: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Each address whose name begins with one of `only` alone, then all of them mixed for five times as long."""
+    chosen = [one for one in addresses(values["model"]) if one.name.startswith(tuple(only))]
+    alone: dict[str, Any] = {}
+    for address in chosen:
+        alone |= asyncio.run(press(port, values, [address], seconds))
+        print(f"{address.name:24} p95 {alone[address.name]['p95']:8.1f} ms", file=sys.stderr, flush=True)
+    return {"alone": alone, "mixed": asyncio.run(press(port, values, chosen, 5 * seconds))}
 
 
 def summary(times: list[tuple[float, int]]) -> dict[str, float]:
@@ -224,14 +238,22 @@ def summary(times: list[tuple[float, int]]) -> dict[str, float]:
     }
 
 
-def clients(port: int, values: Path, part: str, seconds: float) -> dict[str, Any]:
+def clients(port: int, values: Path, only: Sequence[str], seconds: float) -> dict[str, Any]:
     """The clients in a process of their own: they must not take the server's interpreter."""
-    command = [sys.executable, __file__, "--clients", str(port), "--values", str(values), "--part", part]
-    done = subprocess.run([*command, "--seconds", str(seconds)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{part}: {done.stderr[-2000:]}")
+    command = [sys.executable, __file__, "--clients", str(port), "--values", str(values), "--only", ",".join(only)]
+    done = subprocess.run([*command, "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
+
+
+def pictures(root: Path, count: int) -> Path:
+    """`count` images under CelebA's names: 500 drawn faces, again and again as hard links."""
+    images = write_faces(root / "drawn", FACES) / "img_align_celeba"
+    folder = root / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    for number in range(1, count + 1):
+        (folder / f"{number:06d}.jpg").hardlink_to(images / f"{1 + (number - 1) % FACES:06d}.jpg")
+    return root
 
 
 def values_of(folder: Path) -> dict[str, Any]:
@@ -248,25 +270,16 @@ def measure(root: Path, work: Path, seconds: float) -> dict[str, Any]:
     values = work / "values.json"
     values.write_text(json.dumps(values_of(folder)))
     result: dict[str, Any] = {}
-    for name, command in {
-        "server": [sys.executable, str(PROJECT / "flows" / "serve.py"), "--cache-root", str(root)],
-        "baseline": [sys.executable, str(PROJECT / "benchmarks" / "load_baseline.py"), str(root)],
-    }.items():
+    serve, plain = PROJECT / "flows" / "serve.py", PROJECT / "benchmarks" / "load_baseline.py"
+    for name, command, only in (
+        ("server", [str(serve), "--cache-root", str(root)], [""]),
+        ("baseline", [str(plain), str(root)], ["paths", "path of"]),
+    ):
         port = free_port()
-        with served(command, port, work / f"{name}.log") as (process, started):
-            known = addresses(folder.name)
-            asked = known if name == "server" else [one for one in known if one.name.startswith(("paths", "path of"))]
-            alone = {}
-            for address in asked:
-                alone |= clients(port, values, address.name, seconds)
-                print(f"{name:9} {address.name:24} p95 {alone[address.name]['p95']:8.1f} ms", flush=True)
-            mixed = clients(port, values, "mixed", 5 * seconds) if name == "server" else {}
-            result[name] = {
-                "start_s": round(started, 2),
-                "memory_mb": round(memory_of(process)),
-                "alone": alone,
-                "mixed": mixed,
-            }
+        print(name, file=sys.stderr)
+        with served([sys.executable, *command], port, work / f"{name}.log") as (process, started):
+            asked = clients(port, values, only, seconds)
+            result[name] = {"start_s": round(started, 2), "memory_mb": round(memory_of(process)), **asked}
     return result
 
 
@@ -301,7 +314,7 @@ def main(
     out: Path = RESULTS,
     clients_port: Annotated[int | None, cyclopts.Parameter(name="--clients", show=False)] = None,
     values: Annotated[Path | None, cyclopts.Parameter(show=False)] = None,
-    part: Annotated[str, cyclopts.Parameter(show=False)] = "mixed",
+    only: Annotated[str, cyclopts.Parameter(show=False)] = "",
     seconds: float = 4.0,
 ) -> None:
     """Measure, and write load.json and load.md.
@@ -309,22 +322,20 @@ def main(
     Parameters
     ----------
     quick
-        2,000 examples and a second an address: a check that it works
+        2,000 examples and a tenth of a second an address: a check that it works
     out
         folder of the results
     seconds
         how long each address is asked alone
     """
     if clients_port is not None and values is not None:
-        given = json.loads(values.read_text())
-        chosen = [one for one in addresses(given["model"]) if part in ("mixed", one.name)]
-        print(json.dumps(asyncio.run(press(clients_port, given, chosen, seconds, CLIENTS))))
+        print(json.dumps(ask_all(clients_port, json.loads(values.read_text()), only.split(","), seconds)))
         return
-    seconds, examples = (1.0, 2000) if quick else (seconds, EXAMPLES)
+    seconds, examples = (0.1, 2000) if quick else (seconds, EXAMPLES)
     result = {**describe_machine(), "examples": examples, "clients": CLIENTS, "seconds": seconds}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        generate(work / "activation_cache", n=examples)
+        generate(work / "activation_cache", n=examples, data_root=pictures(work / "data", examples))
         result |= measure(work / "activation_cache", work, seconds)
     out.mkdir(parents=True, exist_ok=True)
     (out / "load.json").write_text(json.dumps(result, indent=1) + "\n")

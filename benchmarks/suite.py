@@ -6,7 +6,7 @@ number means and how long it takes.
 
     python benchmarks/suite.py                                       all of it: about an hour or two on 2 cores
     python benchmarks/suite.py --parts end_to_end --sizes 500,2000   some of it, into the same files
-    python benchmarks/suite.py --quick --out FOLDER                  500 images, once: a check that it works
+    python benchmarks/suite.py --quick --out FOLDER                  240 images, once: a check that it works
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main(
     if quick:
         if out is None:
             sys.exit("error: --quick makes no numbers to keep. Name a folder for them with --out.")
-        sizes, repeats, stage_images = (60, 500), 1, 500
+        sizes, repeats, stage_images = (60, 240), 1, 240
     folder = out or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "suite.json"

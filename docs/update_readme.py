@@ -60,7 +60,7 @@ def _choices(field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default_factory is not None or field.default is None:
+    if field.default_factory is not None or field.default in (None, ()):
         return ""
     return {True: "on", False: "off"}[field.default] if isinstance(field.default, bool) else str(field.default)
 

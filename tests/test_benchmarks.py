@@ -17,11 +17,11 @@ import pytest
 
 from tests.runs import PROJECT, SHAPES, shell_environment
 
-IMAGES = 500
+IMAGES = 240
 VALUES = 16 * 64 * 64 + 32 * 32 * 32 + 64 * 16 * 16 + 128 + 64  # of all layers, an image
 NPY_HEADERS = 5 * 128
 ACTIVATIONS = ("npy", "zarr")  # formats that keep them
-MOST_MB = 1200  # a run of 500 images takes 600 to 800
+MOST_MB = 1200  # a run of so few images takes 600 to 800
 
 
 def suite(*options: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
