@@ -73,7 +73,7 @@ def main(
     out
         folder of the results and the picture [benchmarks/results, and docs for the picture]
     quick
-        a check that it works: at most 500 images, every part once; needs --out
+        a check that it works: at most 240 images, every part once; needs --out
     """
     if unknown := [part for part in parts if part not in PARTS]:
         sys.exit(f"error: --parts names {', '.join(unknown)}. Expected some of {', '.join(PARTS)}.")
