@@ -21,14 +21,21 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return (0.0 if successes == 0 else max(middle - half, 0.0)), (1.0 if successes == n else min(middle + half, 1.0))
 
 
-def katz(inside: int, known: int, outside: int, known_outside: int, confidence: float) -> tuple[float, float] | None:
-    """Interval of (inside / known) / (outside / known_outside), on its logarithm.
+def ratio_interval(
+    inside: int, known: int, outside: int, known_outside: int, confidence: float
+) -> tuple[float, float | None]:
+    """Interval of (inside / known) / (outside / known_outside); not both counts are 0, and None is without end.
 
-    Katz, Baptista, Azen and Pike, Obtaining Confidence Intervals for the Risk Ratio in Cohort Studies, Biometrics 34
-    (1978). None where either count is 0: the logarithm has no variance estimate then.
+    On the ratio's logarithm: Katz, Baptista, Azen and Pike, Obtaining Confidence Intervals for the Risk Ratio in Cohort
+    Studies, Biometrics 34 (1978). The logarithm has no variance where a count is 0. There the other count, given the sum
+    of both, is taken for binomial, and the end is Clopper and Pearson's: Przyborowski and Wilenski, Homogeneity of
+    Results in Testing Samples from Poisson Series, Biometrika 31 (1940). That is exact for rare things and too wide for
+    frequent ones: a group drawn by lot has an interval without 1 no more often than `confidence` says.
     """
     if not inside or not outside:
-        return None
+        # known / known_outside * (other / one), where all of the sum fell on one side
+        odds = math.expm1(-math.log((1 - confidence) / 2) / (inside + outside))
+        return (0.0, odds * known_outside / known) if not inside else (known_outside / known / odds, None)
     variance = 1 / inside - 1 / known + 1 / outside - 1 / known_outside
     half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance)
     ratio = inside / known / (outside / known_outside)

@@ -19,7 +19,8 @@ KEPT = 16  # comparisons in memory; one is some 100 kB
 _Key = tuple[str, str, str, str]
 
 _comparisons: OrderedDict[_Key, Comparison] = OrderedDict()
-_lock = threading.Lock()  # also while one is made: twenty readers who ask for the same wait for one
+_making: dict[_Key, threading.Lock] = {}  # twenty readers who ask for the same wait for one, and nobody else does
+_lock = threading.Lock()
 
 
 def compared(first: SetIndex, second: SetIndex) -> Comparison:
@@ -48,16 +49,34 @@ def compared(first: SetIndex, second: SetIndex) -> Comparison:
         )
     key = (str(first.folder), first.summary.version, str(second.folder), second.summary.version)
     with _lock:
-        found = _comparisons.get(key)
-        if found is None:
-            from clusterpaths.compare import compare_sets  # brings scipy
+        found = _kept(key)
+        if found is not None:
+            return found
+        making = _making.setdefault(key, threading.Lock())
+    with making:
+        with _lock:
+            found = _kept(key)
+        if found is not None:
+            return found
+        from clusterpaths.compare import compare_sets  # brings scipy
 
+        try:
             found = compare_sets(first.folder, second.folder)
-            _comparisons[key] = found
-            while len(_comparisons) > KEPT:
-                _comparisons.popitem(last=False)
+            with _lock:
+                _comparisons[key] = found
+                while len(_comparisons) > KEPT:
+                    _comparisons.popitem(last=False)
+        finally:
+            with _lock:
+                _making.pop(key, None)
+    return found
+
+
+def _kept(key: _Key) -> Comparison | None:
+    """Asked for last: dropped last."""
+    if key in _comparisons:
         _comparisons.move_to_end(key)
-        return found
+    return _comparisons.get(key)
 
 
 def _name(index: SetIndex) -> str:

@@ -6,19 +6,20 @@ may. Which request gets which text is `server/contract.py`'s.
 
 from __future__ import annotations
 
-import json
+import codecs
 import re
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.cache.remote import fetch
 from clusterpaths.errors import NotFoundError
+from clusterpaths.explore.set_columns import read_json
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
@@ -96,9 +97,10 @@ def row_of_key(index: SetIndex, key: str) -> int:
         NotFoundError: no example has exactly this key.
     """
     match = _KEY.fullmatch(key)
-    if match is None or key_of(int(match[1])) != key:
+    row = row_of_id(index, int(match[1])) if match else -1
+    if row < 0 or _keys(index, row, row + 1)[0] != key:
         raise NotFoundError(f"There is no example {shown(key)}. Expected a key such as example_0016.")
-    return row_of_id(index, int(match[1]))
+    return row
 
 
 def row_of_id(index: SetIndex, example_id: int) -> int:
@@ -123,30 +125,42 @@ def key_of(example_id: int) -> str:
     return f"example_{example_id:04d}"
 
 
+def _keys(index: SetIndex, first: int, last: int) -> list[str]:
+    """The keys of these rows: a set of another program may have others than ours."""
+    if index.keys is None:
+        return [key_of(i) for i in index.ids[first:last].tolist()]
+    keys: list[str] = index.keys.slice(first, last - first).to_pylist()
+    return keys
+
+
 def number_of(example_id: int) -> int:
     """The number that people know an example by: CelebA's files count from 1 (000064.jpg: 64), ids from 0."""
     return example_id + 1
 
 
 def metadata(folder: Path) -> bytes:
-    """metadata.json of a model's folder, as it lies there.
+    """metadata.json of a model's folder, as it lies there; without a byte order mark.
 
     Raises:
         NotFoundError: there is none, or it is no JSON.
     """
     try:
-        content = fetch(folder / "metadata.json").read_bytes()
+        _, text = read_json(fetch(folder / "metadata.json").read_bytes())
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder.name} has no metadata.json.") from error
-    try:
-        json.loads(content, parse_constant=_refuse)
     except ValueError as error:
         raise NotFoundError(f"metadata.json of {folder.name} is not JSON ({error}). Publish the set again.") from error
-    return content
+    except OSError as error:
+        raise NotFoundError(
+            f"metadata.json of {folder.name} cannot be read ({error.strerror}). Expected a file; publish the set again."
+        ) from error
+    return text
 
 
-def centroids(index: SetIndex) -> Path:
+def centroids(index: SetIndex) -> Path | bytes:
     """The file centroids.json of a set, {layer: [[number …] …]}: large, so that it is not read here.
+
+    Where another program put a byte order mark before it, the text without it.
 
     Raises:
         NotFoundError: there is none.
@@ -154,16 +168,16 @@ def centroids(index: SetIndex) -> Path:
     path = fetch(index.folder / "centroids.json")
     if not path.is_file():
         raise NotFoundError(f"{index.name} has no centroids.json.")
+    if index.record is None:
+        with path.open("rb") as file:
+            if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+                return file.read()
     return path
 
 
 def shown(text: str) -> str:
     """A word of a request as a message repeats it: quoted, and not endless."""
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"it holds {constant}")
 
 
 def _make(index: SetIndex) -> _Text:
@@ -173,7 +187,8 @@ def _make(index: SetIndex) -> _Text:
     rows, numbers = [], []
     for at in range(0, len(index.ids), _AT_ONCE):  # all at once would take 100 MB for a moment
         ids, of_example = index.ids[at : at + _AT_ONCE].tolist(), index.paths.of_example[at : at + _AT_ONCE].tolist()
-        some = [f'"example_{i:04d}{endings[path]}' for i, path in zip(ids, of_example, strict=True)]
+        keys = _keys(index, at, at + _AT_ONCE)
+        some = [f'"{key}{endings[path]}' for key, path in zip(keys, of_example, strict=True)]
         starts[at + 1 : at + 1 + len(some)] = np.fromiter(map(len, some), np.int64, len(some))
         rows.append("".join(some).encode())
         numbers.append(_BETWEEN.join(f'"{number_of(i)}": {row}' for row, i in enumerate(ids, at)).encode())

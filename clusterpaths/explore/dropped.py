@@ -13,9 +13,9 @@ import threading
 import zlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clusterpaths.datasets.base import as_rgb
 from clusterpaths.errors import ClusterPathsError, ModelError, RefusedImageError
@@ -27,7 +27,22 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by content; few, as each decoder is code that strangers reach
 MAX_PIXELS = 40_000_000
+EXACT_PIXELS = (
+    25_000_000  # beyond, a picture is halved before anything else: it takes 4 bytes a pixel, and every turn a copy
+)
+WEBP_COPIES = 2.5  # its decoder holds the pixels four times over, others' once or twice
+BAND = 512  # rows; even
+SMALL = 320  # pixels of the longer side of what is shown again
 KEPT = 2  # sets with their model in memory
+_TURNS = {  # how an EXIF orientation is undone
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _CORRUPT = (  # what Pillow's decoders let through on corrupt bytes
     OSError,
     SyntaxError,
@@ -46,6 +61,8 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the se
 def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An upright RGB picture; its size is looked at before a pixel is decoded, its type by content alone.
 
+    Up to 25 megapixels it is as `explain.read_upright` gives it; a larger one is halved.
+
     Raises:
         RefusedImageError: empty, of no known type (415), with too many pixels (413), damaged (422).
     """
@@ -53,14 +70,20 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise RefusedImageError("The file is empty. Expected a picture: JPEG, PNG, WebP, BMP or GIF.", 422)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
+            most = max_pixels / WEBP_COPIES if image.format == "WEBP" else max_pixels
+            if image.width * image.height > most:
                 raise RefusedImageError(
-                    f"The image has {image.width:,} x {image.height:,} pixels. Expected at most "
-                    f"{max_pixels / 1e6:.3g} million; make it smaller, or raise --max-megapixels.",
+                    f"The {image.format} image has {image.width:,} x {image.height:,} pixels. Expected at most "
+                    f"{most / 1e6:.3g} million; make it smaller, or raise --max-megapixels.",
                     413,
                 )
+            if image.width * image.height > EXACT_PIXELS:
+                image.draft(None, (image.width // 2, image.height // 2))  # of a JPEG: it is decoded at that size
             image.load()
-            return as_rgb(_upright(image))
+            turn = _TURNS.get(_orientation(image))
+            picture = _halved(image) if image.width * image.height > EXACT_PIXELS else as_rgb(image)
+        del image  # before another copy is made
+        return picture if turn is None else picture.transpose(turn)
     except UnidentifiedImageError as error:
         raise RefusedImageError(
             f"These {len(content):,} bytes are no picture that is known here. Expected JPEG, PNG, WebP, BMP or GIF.",
@@ -76,11 +99,30 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ) from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """As EXIF or XMP says; 1: upright."""
     try:
-        return ImageOps.exif_transpose(image)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _CORRUPT:  # a broken EXIF block in a sound image: shown as stored, as browsers show it
-        return image
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _halved(image: Image.Image) -> Image.Image:
+    """In RGB at half the width and height, each pixel the mean of four; band by band, without a second whole copy."""
+    half = Image.new("RGB", ((image.width + 1) // 2, (image.height + 1) // 2))
+    for top in range(0, image.height, BAND):
+        band = image.crop((0, top, image.width, min(top + BAND, image.height)))
+        band.format = image.format  # what a mode means is the format's
+        half.paste(as_rgb(band).reduce(2), (0, top // 2))
+    return half
+
+
+class Explained(NamedTuple):
+    """What a set says of an image, and the image in small, to be shown beside it."""
+
+    explanation: Explanation
+    small: Image.Image
 
 
 class Explainer:
@@ -91,7 +133,7 @@ class Explainer:
         self._opened: OrderedDict[tuple[str, str], Opened] = OrderedDict()
         self._lock = threading.Lock()
 
-    def explain(self, index: SetIndex, content: bytes, name: str) -> Explanation:
+    def explain(self, index: SetIndex, content: bytes, name: str) -> Explained:
         """What a set says of these bytes, `name` being what the sender calls them.
 
         Raises:
@@ -102,7 +144,9 @@ class Explainer:
         with self._lock:
             picture = open_picture(content, self.max_pixels)
             opened = self._open(index)
-            return opened.explain(picture, Path(name.replace("\\", "/")).name or "image")
+            explanation = opened.explain(picture, Path(name.replace("\\", "/")).name or "image")
+            picture.thumbnail((SMALL, SMALL))
+            return Explained(explanation, picture)
 
     def prepare(self, index: SetIndex) -> None:
         """Get a set's model ready in the background, as soon as somebody may bring an image: the first takes a second."""
@@ -152,11 +196,3 @@ def _open(index: SetIndex) -> Opened:
         files=index.files,
     )
     return open_set(index.folder, record, rows, Path(model))
-
-
-_explainer = Explainer()
-
-
-def explain_bytes(index: SetIndex, content: bytes, name: str) -> Explanation:
-    """As `Explainer.explain`, with the default limits, of one that this process keeps."""
-    return _explainer.explain(index, content, name)

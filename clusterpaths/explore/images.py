@@ -1,7 +1,7 @@
 """The pictures of a set's examples, as JPEG of a chosen size.
 
 Belongs here: from an example to bytes, through the data set that its set's record names; the last ones are kept. They are
-shown as extraction saw them, and without what a camera wrote beside the pixels.
+shown as extraction saw them, and without what a camera wrote beside the pixels. One whose file was replaced is read again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from clusterpaths.datasets.base import Dataset, ExampleTable
+from clusterpaths.datasets.base import Dataset, ExampleTable, path_in
 from clusterpaths.datasets.celeba import CelebA, find_images
+from clusterpaths.datasets.folder import Folder
 from clusterpaths.datasets.registry import open_source
 from clusterpaths.errors import ClusterPathsError, DatasetError, NotFoundError
 from clusterpaths.records import DatasetSpec
@@ -31,7 +33,8 @@ QUALITY = 85
 BUDGET = 32 << 20  # bytes of JPEG kept: 4,000 pictures of CelebA's size, 10,000 thumbnails
 AT_ONCE = 4  # pictures being decoded: bounds the memory that large ones take
 _OPEN = 4  # data sets
-_Key = tuple[DatasetSpec, str, int]
+Stamp = tuple[int, ...]  # when a file was last written, nanoseconds since 1970, and its bytes
+_Key = tuple[DatasetSpec, str, int, Stamp]
 _NONE = np.empty(0, np.int64)
 _NO_TABLE = ExampleTable(ids=_NONE, files=(), sizes=_NONE, splits=(), labels=_NONE.astype(np.int16))
 
@@ -57,16 +60,30 @@ class Images:
         Raises:
             NotFoundError: the set has no images, or this one cannot be read any more.
         """
-        file, spec = index.file(row), data_set_of(index)
-        if not file:
-            raise NotFoundError(f"{index.name} does not say which image this example is.")
-        key = spec, file, size
+        file, spec = _file_of(index, row)
+        key = spec, file, size, self.stamp(index, row)
         kept = self._kept(key)
         if kept is None:
             with self._room:
                 kept = self._kept(key) or self._read(index, spec, file, size)
             self._keep(key, kept)
         return kept
+
+    def stamp(self, index: SetIndex, row: int) -> Stamp:
+        """What changes when an example's file is replaced; () where the data set has no file that could be looked at.
+
+        Raises:
+            NotFoundError: the set has no images, or this one is gone.
+        """
+        file, spec = _file_of(index, row)
+        try:
+            path = _place(self._open(index, spec), file)
+            if path is None:
+                return ()
+            found = path.stat()
+        except OSError as error:
+            raise _gone(index, file) from error
+        return found.st_mtime_ns, found.st_size
 
     def base64(self, index: SetIndex, row: int, size: int = 0) -> str:
         """As `jpeg`, in letters."""
@@ -77,7 +94,7 @@ class Images:
         try:
             return encode(data_set.read_image(file), size)
         except FileNotFoundError as error:
-            raise NotFoundError(f"The image {file} of {index.name} is not there any more.") from error
+            raise _gone(index, file) from error
         except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             log.warning("The image %s of %s cannot be read: %s", file, index.name, error)
             raise NotFoundError(
@@ -115,6 +132,34 @@ class Images:
                 self._bytes += len(content)
             while self._bytes > self.budget:
                 self._bytes -= len(self._made.popitem(last=False)[1])
+
+
+def _file_of(index: SetIndex, row: int) -> tuple[str, DatasetSpec]:
+    """Raises: NotFoundError: the set does not say."""
+    file, spec = index.file(row), data_set_of(index)
+    if not file:
+        raise NotFoundError(f"{index.name} does not say which image this example is.")
+    return file, spec
+
+
+def _gone(index: SetIndex, file: str) -> NotFoundError:
+    return NotFoundError(f"The image {file} of {index.name} is not there any more.")
+
+
+def _place(data_set: Dataset, file: str) -> Path | None:
+    """The file that an example's pixels lie in; None: not known, as of a plugin's data set.
+
+    Raises:
+        OSError: a name that leads out of the data set.
+    """
+    if isinstance(data_set, CelebA):
+        return path_in(data_set.images, file)
+    if isinstance(data_set, Folder):
+        return path_in(data_set.root, file)
+    of_each: Mapping[str, Path] = getattr(data_set, "paths", {})  # torchvision's, where each image has a file
+    if file in of_each:
+        return of_each[file]
+    return data_set.root if data_set.root.is_file() else None  # all images in one file
 
 
 def data_set_of(index: SetIndex) -> DatasetSpec:

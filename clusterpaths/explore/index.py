@@ -27,7 +27,9 @@ from clusterpaths.records import name_of
 Rows = NDArray[np.int64]
 T = TypeVar("T")
 TOP_SCORES = 10
-_KEPT_ANSWERS = 64  # of clusters and paths; some 200 kB each at most
+_KEPT_ANSWERS = 64  # of clusters and paths
+_ANSWER = 240_000  # bytes that one takes at most, in records
+PAGES = 12_000_000  # bytes of pages that a server may keep beside each set
 
 
 class GroupClasses(NamedTuple):
@@ -51,6 +53,7 @@ class SetIndex:
         self.labels, self.predictions = columns.labels, columns.predictions
         self.splits, self.split_names = columns.splits, columns.split_names  # (n,) index into the names, -1: not known
         self.files = columns.files  # pyarrow.Array, or None
+        self.keys = columns.keys  # pyarrow.Array, or None: see Columns
         self.attribute_names = tuple(columns.attributes)
         self.attribute_values: NDArray[np.int8] = (  # (attributes, n)
             np.stack(list(columns.attributes.values())) if columns.attributes else np.empty((0, len(self.ids)), np.int8)
@@ -81,9 +84,11 @@ class SetIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays, with those that are made later."""
+        """Memory of the arrays, with those that are made later, and room for answers and pages that are kept."""
         n, n_layers = self.clusters.shape
-        return int(n * (100 + 30 * n_layers + len(self.attributes) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4)
+        arrays = n * (100 + 30 * n_layers + len(self.attributes) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4
+        keys = 0 if self.keys is None else self.keys.nbytes
+        return int(arrays + keys + _KEPT_ANSWERS * _ANSWER + PAGES)
 
     # Names -------------------------------------------------------------------------------------------------------
 

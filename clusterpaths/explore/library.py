@@ -27,6 +27,7 @@ from clusterpaths.explore.set_columns import (
     RECORD,
     check_whole,
     is_foreign,
+    is_utf8,
     read_columns,
     read_foreign,
     short_hash,
@@ -34,7 +35,7 @@ from clusterpaths.explore.set_columns import (
 from clusterpaths.records import SetRecord
 
 PREFERRED = "CelebA"  # what a request without a model means, where there is one: as existing dashboards expect
-LARGEST = 160 << 20  # bytes of all indexes in memory; at least one is kept
+LARGEST = 200 << 20  # bytes of all indexes in memory, at least one is kept; two of 202,599 examples in five layers fit
 _FRESH = 1.0  # seconds that a list of names is taken for true
 _FRESH_REMOTE = 5.0  # in object storage, where a list takes a while and sets are never replaced
 _SET, _NUMBERED = "set_", re.compile(r"set_(\d{1,9})", re.ASCII)
@@ -46,6 +47,7 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 
 class _Listing(NamedTuple):
     models: dict[str, dict[str, Path]]  # model -> set, by number -> folder
+    unreadable: dict[str, str]  # model -> why its folder cannot be listed
     at: float
 
 
@@ -58,7 +60,7 @@ class Library:
         self._remote = place_of(root) is not None
         self._lock = threading.Lock()
         self._opening: dict[Path, threading.Lock] = {}
-        self._listing = _Listing({}, -float("inf"))
+        self._listing = _Listing({}, {}, -float("inf"))
         self._indexes: OrderedDict[Path, tuple[Stamp, SetIndex]] = OrderedDict()
         self._summaries: dict[Path, tuple[Stamp, SetSummary | str]] = {}  # or why it cannot be shown
 
@@ -67,6 +69,10 @@ class Library:
         listing = self._names(0.0)
         self._forget(frozenset(folder for sets in listing.values() for folder in sets.values()))
         return tuple(self._summary(name, sets) for name, sets in listing.items())
+
+    def names(self) -> tuple[str, ...]:
+        """Of all models, as of now."""
+        return tuple(self._names(0.0))
 
     def model(self, name: str) -> ModelSummary:
         """Raises: NotFoundError."""
@@ -118,17 +124,25 @@ class Library:
         fresh = _FRESH_REMOTE if self._remote else fresh
         listing = self._listing
         if time.monotonic() - listing.at > fresh:
-            listing = self._listing = _Listing(self._scan(), time.monotonic())
+            listing = self._listing = _Listing(*self._scan(), time.monotonic())
         return listing.models
 
-    def _scan(self) -> dict[str, dict[str, Path]]:
-        found = {}
-        for model in _visible(self.root):
-            names = sorted((name for name in _visible(self.root / model) if name.startswith(_SET)), key=_by_number)
+    def _scan(self) -> tuple[dict[str, dict[str, Path]], dict[str, str]]:
+        found: dict[str, dict[str, Path]] = {}
+        unreadable = {}
+        try:
+            models = _visible(self.root)
+        except OSError as error:
+            raise CacheError(f"The results' folder cannot be listed: {error}. Let this program read it.") from error
+        for model in models:
+            try:
+                names = sorted((name for name in _visible(self.root / model) if name.startswith(_SET)), key=_by_number)
+            except OSError as error:
+                names, unreadable[model] = [], f"{model} cannot be listed: {self._said(error)}"
             if self._remote:
                 names = [name for name in names if exists(self.root / model / name / RECORD)]
             found[model] = {name: self.root / model / name for name in names}
-        return found
+        return found, unreadable
 
     def _sets(self, model: str, fresh: float = _FRESH) -> dict[str, Path]:
         found = self._names(fresh).get(model)
@@ -185,16 +199,23 @@ class Library:
 
         Raises:
             NotFoundError: the set is gone, or not whole.
+            CacheError: its folder cannot be looked into.
         """
         if self._remote:
             for path in (folder / RECORD, folder / PATHS):
                 if not path.is_file():
                     fetch(path)
-        needed = _identity(folder / RECORD), _identity(folder / PATHS)
-        if all(needed):  # of object storage, examples.parquet comes here only when the set is opened
-            return needed if self._remote else (*needed, _identity(folder.parent / EXAMPLES))
-        if is_foreign(folder):
-            return *(_identity(folder / name) for name in FOREIGN), _identity(folder.parent / "metadata.json")
+        try:
+            needed = _identity(folder / RECORD), _identity(folder / PATHS)
+            # of object storage, examples.parquet comes here only when the set is opened
+            beside = () if self._remote else (_identity(folder.parent / EXAMPLES),)
+            if all(needed):
+                return *needed, *beside
+            if is_foreign(folder):
+                documents = (*(folder / name for name in FOREIGN), folder.parent / "metadata.json")
+                return *map(_identity, documents), *beside
+        except OSError as error:  # a link that leads to itself, a folder of somebody else
+            raise CacheError(self._problem(folder, error)) from error
         with self._lock:
             self._indexes.pop(folder, None)
             self._summaries.pop(folder, None)
@@ -205,7 +226,8 @@ class Library:
         raise NotFoundError(f"{name} is not whole: it lacks {' and '.join(missing)}. Wait for it, or publish it again.")
 
     def _summary(self, model: str, sets: dict[str, Path]) -> ModelSummary:
-        found, problems = [], []
+        found, unlisted = [], self._listing.unreadable.get(model)
+        problems = [unlisted] if unlisted else []
         for folder in sets.values():
             try:
                 known = self._known(folder)
@@ -213,6 +235,10 @@ class Library:
                 if folder.is_dir():
                     problems.append(str(error))
                 continue
+            except CacheError as error:
+                known = str(error)
+            except OSError as error:
+                known = self._problem(folder, error)
             if isinstance(known, str):
                 problems.append(known)
             else:
@@ -227,9 +253,9 @@ class Library:
         if kept and kept[0] == stamp:
             return kept[1]
         found: SetSummary | str
+        if is_foreign(folder):
+            return self._open(folder).summary  # short of reading all of it, nothing says how many examples
         try:
-            if is_foreign(folder):
-                return self._open(folder).summary  # short of reading all of it, nothing says how many examples
             record = check_whole(folder)
             k = tuple(record.k_per_layer[layer] for layer in record.layers)
             found = _summarise(folder, stamp, record, record.num_examples, record.layers, k)
@@ -241,8 +267,10 @@ class Library:
 
     def _problem(self, folder: Path, error: Exception) -> str:
         """What is wrong with a set, for whoever may see it: without where on this machine it lies."""
-        said = str(error).replace(f"{self.root}/", "").replace(str(self.root), "")
-        return f"{folder.parent.name}/{folder.name} cannot be shown: {said}"
+        return f"{folder.parent.name}/{folder.name} cannot be shown: {self._said(error)}"
+
+    def _said(self, error: Exception) -> str:
+        return str(error).replace(f"{self.root}/", "").replace(str(self.root), "")
 
     def _made(self, summary: SetSummary) -> float:
         """When, as seconds since 1970; of a set that does not say, when its folder was written to."""
@@ -250,7 +278,7 @@ class Library:
             return datetime.datetime.fromisoformat(summary.created).timestamp()
         try:
             return (self.root / summary.model / summary.set).stat().st_mtime
-        except FileNotFoundError:
+        except OSError:  # deleted meanwhile, or somebody else's
             return 0.0
 
     def _forget(self, there: frozenset[Path]) -> None:
@@ -261,9 +289,13 @@ class Library:
 
 
 def _visible(folder: Path) -> list[str]:
-    """Names of the folders in a folder; hidden ones are somebody's unfinished work."""
+    """Names of the folders in a folder; hidden ones are somebody's unfinished work, others than UTF-8 fit into no address.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
     try:
-        return [name for name in subfolders(folder) if not name.startswith(".")]
+        return [name for name in subfolders(folder) if not name.startswith(".") and is_utf8(name)]
     except (FileNotFoundError, NotADirectoryError):  # taken away meanwhile
         return []
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Lift
-from clusterpaths.intervals import katz
+from clusterpaths.intervals import ratio_interval
 
 Kind = Literal["prediction", "label", "attribute", "split"]
 _Counts = tuple[int, int, int, int]  # has it, known; outside: has it, known
@@ -81,7 +81,7 @@ def _count(classes: NDArray[np.integer], width: int) -> NDArray[np.int64]:
 def _lift(kind: Kind, name: str, counts: _Counts, confidence: float) -> Lift:
     inside, known, outside, known_outside = counts
     share, share_outside = inside / known, outside / known_outside
-    interval = katz(inside, known, outside, known_outside, confidence)
+    low, high = ratio_interval(inside, known, outside, known_outside, confidence)
     return Lift(
         kind=kind,
         name=name,
@@ -90,8 +90,8 @@ def _lift(kind: Kind, name: str, counts: _Counts, confidence: float) -> Lift:
         share=share,
         share_outside=share_outside,
         lift=share / share_outside if outside else None,
-        interval=interval,
-        clear=interval is not None and not interval[0] <= 1 <= interval[1],
+        interval=(low, high),
+        clear=low > 1 or (high is not None and high < 1),
     )
 
 

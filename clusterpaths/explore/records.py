@@ -53,7 +53,9 @@ class Lift(Record):
     """How much more frequent a class or attribute is within a group than outside it.
 
     The ratio of the two shares, with Katz's interval on the logarithm (Katz, Baptista, Azen and Pike, Obtaining
-    Confidence Intervals for the Risk Ratio in Cohort Studies, Biometrics 34, 1978).
+    Confidence Intervals for the Risk Ratio in Cohort Studies, Biometrics 34, 1978). Where nobody in the group or nobody
+    outside has it, one end is exact instead (Przyborowski and Wilenski, Homogeneity of Results in Testing Samples from
+    Poisson Series, Biometrika 31, 1940) and the other is 0 or open.
     """
 
     kind: Literal["prediction", "label", "attribute", "split"]
@@ -63,8 +65,9 @@ class Lift(Record):
     share: float
     share_outside: float
     lift: float | None = Field(description="None: nobody outside has it")
-    interval: Interval | None = Field(
-        description="Katz; with all others of the table together 95% (Bonferroni); None: cannot be given"
+    interval: tuple[float, float | None] = Field(
+        description="with all others of the table together 95% (Bonferroni); lower end 0: nobody in the group has it; "
+        "upper end None: without end, nobody outside has it"
     )
     clear: bool = Field(description="the interval leaves out 1")
 

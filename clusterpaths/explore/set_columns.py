@@ -6,7 +6,9 @@ is `library.py`.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import itertools
 import json
 import re
 from dataclasses import dataclass, field
@@ -47,6 +49,7 @@ class Columns:
     split_names: tuple[str, ...]
     files: Any  # pyarrow.Array of n strings; None: the set has no images
     attributes: dict[str, NDArray[np.int8]] = field(default_factory=dict)  # (n,) each: 1, -1, 0 not known
+    keys: Any = None  # pyarrow.Array of n strings: how the set's own paths.json calls them; None: example_0016
 
 
 def is_foreign(folder: Path) -> bool:
@@ -110,21 +113,32 @@ def read_columns(folder: Path) -> Columns:
 def read_foreign(folder: Path) -> Columns:
     """A set of which there are only paths.json and centroids.json; layers in the order of ../metadata.json, if it fits.
 
+    Attributes are those that the cache knows of examples of these ids. Its labels and class scores are not taken over:
+    nothing says that they are of the same model.
+
     Raises:
         CacheError: the documents are not what the contract says, or do not fit together.
     """
     centroids, paths = (_document(folder / name) for name in reversed(FOREIGN))
     if not centroids or not all(isinstance(rows, list) and rows for rows in centroids.values()):
         raise CacheError(f"{folder / FOREIGN[1]} has no centroids. Expected lists of them by layer.")
+    if strange := next((layer for layer in centroids if not is_utf8(layer)), None):
+        raise CacheError(
+            f"{folder / FOREIGN[1]} has the layer {strange[:80]!a}. Expected names that are whole in Unicode."
+        )
     layers = _layer_order(folder.parent / "metadata.json", tuple(centroids))
     matches = [_KEY.fullmatch(key) for key in paths]
     strange = next((key for key, match in zip(paths, matches, strict=True) if not match), None)
     if strange is not None:
         raise CacheError(f"{folder / FOREIGN[0]} has the key {strange[:80]!r}. Expected example_0016, with a number.")
     ids = np.array([int(match[1]) for match in matches if match], np.int64)
+    rows = list(paths.values())
+    kinds = set(map(type, itertools.chain.from_iterable(rows))) if set(map(type, rows)) <= {list} else {object}
     try:
-        clusters = np.array(list(paths.values()), np.int64).reshape(len(ids), len(layers))
-    except (ValueError, TypeError, OverflowError) as error:
+        if not kinds <= {int}:  # NumPy would make 1 of 1.7, "1" and true
+            raise ValueError("it holds something else than lists of whole numbers")
+        clusters = np.array(rows, np.int64).reshape(len(ids), len(layers))
+    except (ValueError, OverflowError) as error:
         raise CacheError(
             f"{folder / FOREIGN[0]} does not hold paths of {len(layers)} clusters each, one for each of "
             f"{', '.join(layers)}: {error}. It does not belong to the centroids.json beside it."
@@ -139,6 +153,7 @@ def read_foreign(folder: Path) -> Columns:
     ids = ids[order]
     if (np.diff(ids) == 0).any():
         raise CacheError(f"{folder / FOREIGN[0]} has the same example twice, under keys of different length.")
+    keys = pa.array(list(paths), pa.string()).take(pa.array(order))
     unknown = np.full(len(ids), -1, np.int16)
     return Columns(
         record=None,
@@ -152,6 +167,8 @@ def read_foreign(folder: Path) -> Columns:
         splits=unknown,
         split_names=(),
         files=None,
+        attributes=read_attributes(folder.parent, ids),
+        keys=keys,
     )
 
 
@@ -235,6 +252,15 @@ def _softmax(lists: Any, n: int, top: int) -> tuple[NDArray[np.int64], NDArray[n
     return best, values
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written down: those of files, and of JSON, may hold half a character."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def short_hash(*parts: object) -> str:
     """Twelve hex digits that change when one of the parts does."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
@@ -260,12 +286,29 @@ def _split_codes(path: Path) -> tuple[NDArray[np.int16], tuple[str, ...]]:
     return (rank[indices] if len(rank) else np.empty(0, np.int16)), names
 
 
+def read_json(content: bytes) -> tuple[Any, bytes]:
+    """A document of another program, and its text without a byte order mark.
+
+    Raises:
+        ValueError: it is no JSON in UTF-8, or too deep.
+    """
+    text = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return json.loads(text.decode(), parse_constant=_refuse), text
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"it holds {constant}")
+
+
 def _document(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        found, _ = read_json(path.read_bytes())
     except FileNotFoundError as error:
         raise CacheError(f"{path} does not exist. Expected the documents of a set.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CacheError(f"{path} is no JSON: {error}. Make the set again with the program that wrote it.") from error
     if not isinstance(found, dict):
         raise CacheError(f"{path} is a {type(found).__name__}. Expected an object with a key for each entry.")
@@ -277,8 +320,8 @@ def _layer_order(metadata: Path, named: tuple[str, ...]) -> tuple[str, ...]:
     if not metadata.is_file():
         return named
     try:
-        layers = json.loads(metadata.read_bytes()).get("layers")
-    except (ValueError, AttributeError, RecursionError) as error:
+        layers = read_json(metadata.read_bytes())[0].get("layers")
+    except (ValueError, AttributeError) as error:
         raise CacheError(f"{metadata} is no JSON object: {error}. It says in which order the layers are.") from error
     fits = isinstance(layers, list) and all(isinstance(x, str) for x in layers) and sorted(layers) == sorted(named)
     return tuple(layers) if fits else named

@@ -24,16 +24,18 @@ from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, usual_rat
 from clusterpaths.report.view import COLOURS, Example, percent, thousands
 
 FEW_CLASSES = 12  # up to here the page shows all pairs of classes as a table
+ColourOf = Callable[[int, str, int], int]  # (side 0 or 1, layer, its own cluster there) -> number of the palette
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One stop of a path; `colour` None: no counterpart in the first set; `kept`: the same on both sides."""
+    """One stop of a path; `colour` None: of no palette; `kept`: the same on both sides; `new`: none like it before."""
 
     text: str
     colour: int | None
     title: str
     kept: bool = True
+    new: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,14 +213,16 @@ def _render(template: str, comparison: Comparison, pictures: Mapping[str, Thumbn
     return render(template, page=page, c=comparison, **more)
 
 
-def comparison_page(comparison: Comparison, pictures: Mapping[str, Thumbnail] | None = None) -> Page:
-    """What a page shows of a comparison; `pictures` by file name."""
-    return _Builder(comparison, pictures or {}).page()
+def comparison_page(
+    comparison: Comparison, pictures: Mapping[str, Thumbnail] | None = None, colour_of: ColourOf | None = None
+) -> Page:
+    """What a page shows of a comparison; `pictures` by file name; without `colour_of` colour stands for numbers."""
+    return _Builder(comparison, pictures or {}, colour_of).page()
 
 
 class _Builder:
-    def __init__(self, comparison: Comparison, pictures: Mapping[str, Thumbnail]) -> None:
-        self.comparison, self.pictures = comparison, pictures
+    def __init__(self, comparison: Comparison, pictures: Mapping[str, Thumbnail], colour_of: ColourOf | None) -> None:
+        self.comparison, self.pictures, self.colour_of = comparison, pictures, colour_of
         self.names = [layer.layer for layer in comparison.layers]
 
     def page(self) -> Page:
@@ -243,21 +247,32 @@ class _Builder:
         for match in numbers.matches:
             first = second = None
             if match.first is not None:
-                first = _chip(match.first, match.first, f"{numbers.layer}, cluster {match.first} of the first set")
+                title = f"{numbers.layer}, cluster {match.first} of the first set"
+                first = self.chip(0, numbers.layer, match.first, match.first, match.first, title)
             if match.second is not None:
                 named = NO_MATCH if match.first is None else match.first
-                second = _chip(match.second, named, f"{numbers.layer}, cluster {match.second} of the second set")
+                title = f"{numbers.layer}, cluster {match.second} of the second set"
+                second = self.chip(1, numbers.layer, match.second, match.second, named, title)
             size = match.size_first if match.first is not None else match.size_second
             rows.append(MatchRow(first, second, match.shared, size, match.shared / max(size, 1)))
         return LayerCard(numbers, tuple(rows))
 
-    def chips(self, own: Sequence[int], renamed: Sequence[int], other: Sequence[int] | None = None) -> tuple[Chip, ...]:
-        """A path in the first's names; `other` is the path to compare with."""
+    def chip(self, side: int, layer: str, own: int, number: int, name: int, title: str, kept: bool = True) -> Chip:
+        """A cluster of one side (0: first, 1: second) with its `own` number there, shown with `number`."""
+        new = name == NO_MATCH
+        colour = (None if new else name % COLOURS) if self.colour_of is None else self.colour_of(side, layer, own)
+        return Chip(str(number), colour, title, kept, new)
+
+    def chips(
+        self, side: int, own: Sequence[int], renamed: Sequence[int], other: Sequence[int] | None = None
+    ) -> tuple[Chip, ...]:
+        """A path of one side in the first's names; `other` is the path to compare with."""
         chips = []
         for i, (cluster, name) in enumerate(zip(own, renamed, strict=True)):
             title = f"{self.names[i]}, cluster {cluster}" + ("" if cluster == name else _called(name))
             kept = other is None or other[i] == name
-            chips.append(_chip(cluster if name == NO_MATCH else name, name, title, kept))
+            number = cluster if name == NO_MATCH else name
+            chips.append(self.chip(side, self.names[i], cluster, number, name, title, kept))
         return tuple(chips)
 
     def example(self, change: ExampleChange) -> Example:
@@ -276,8 +291,8 @@ class _Builder:
         return Move(
             example=self.example(change),
             file=change.file,
-            before=self.chips(change.path_first, change.path_first, change.path_renamed),
-            after=self.chips(change.path_second, change.path_renamed, change.path_first),
+            before=self.chips(0, change.path_first, change.path_first, change.path_renamed),
+            after=self.chips(1, change.path_second, change.path_renamed, change.path_first),
             layers_changed=change.layers_changed,
             label=label_name(self.comparison, change.label) if change.label >= 0 else None,
             decision=decided,
@@ -308,17 +323,14 @@ class _Builder:
 
     def migration(self) -> Grid:
         found = self.comparison.migration
-        first, second = [self.heading(path) for path in found.first], [self.heading(path) for path in found.second]
+        first = [self.heading(0, path) for path in found.first]
+        second = [self.heading(1, path) for path in found.second]
         same = [[a.path == b.renamed for b in found.second] + [False] for a in found.first]
         same.append([False] * (len(second) + 1))
         return _grid((*first, None), (*second, None), found.counts, same)
 
-    def heading(self, path: PathCount) -> tuple[Chip, ...]:
-        return self.chips(path.path, path.renamed)
-
-
-def _chip(number: int, name: int, title: str, kept: bool = True) -> Chip:
-    return Chip(str(number), None if name == NO_MATCH else name % COLOURS, title, kept)
+    def heading(self, side: int, path: PathCount) -> tuple[Chip, ...]:
+        return self.chips(side, path.path, path.renamed)
 
 
 def _called(name: int) -> str:

@@ -1,6 +1,6 @@
 """Answers about a set: made once, kept, and not sent again to who has them.
 
-Belongs here: ETag, Cache-Control, and the memory of answers in their encoded form. What they say is `api.py`'s.
+Belongs here: ETag, Cache-Control, HEAD, and the memory of answers in their encoded form. What they say is `api.py`'s.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
@@ -24,6 +25,23 @@ BUDGET = 24 << 20  # bytes of answers kept
 LARGEST = 2 << 20  # of one that is kept
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _PROGRAM = version("clusterpaths")  # another version may say the same set's answers differently
+
+
+class HeadAsGet:
+    """ASGI middleware: HEAD is answered as GET is, ETag and length included, without the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            await send(message if message["type"] != "http.response.body" else {**message, "body": b""})
+
+        await self.app({**scope, "method": "GET"}, receive, without_body)
 
 
 class Answers:
@@ -96,7 +114,7 @@ def tag_of(*parts: str) -> str:
 def has(request: Request, tag: str) -> bool:
     """Whether the one who asks has this answer already."""
     given = request.headers.get("if-none-match", "")
-    return given == "*" or tag in (part.strip().removeprefix("W/") for part in given.split(","))
+    return tag in (part.strip().removeprefix("W/") for part in given.split(","))
 
 
 def not_modified(tag: str, cache_control: str = "private, no-cache") -> Response:

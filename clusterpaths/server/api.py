@@ -6,12 +6,13 @@ up by the functions that are called; no text of a request becomes a path.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, File, Path, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Path, Query, Request, UploadFile
 from pydantic import AfterValidator, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -25,6 +26,7 @@ from clusterpaths.explore.ask import ask, ask_csv, choices
 from clusterpaths.explore.clusters import cluster_detail, cluster_infos, exemplars
 from clusterpaths.explore.compared import compared
 from clusterpaths.explore.examples import example_detail
+from clusterpaths.explore.images import Images
 from clusterpaths.explore.paths import parse_path, path_detail, path_page
 from clusterpaths.explore.records import (
     Choices,
@@ -52,7 +54,33 @@ SIZES = (0, 48, 64, 96, 128, 160, 192, 224, 256, 320, 480, 640, 1024)  # few, so
 _LARGEST_INT = 2**63 - 1
 _PIECE_OF_CSV = 1 << 16
 
-router = APIRouter(prefix="/api/v1")
+MANY = tuple(name for name, field in Question.model_fields.items() if field.default == ())  # may be repeated
+MOST_FILTERS = 50  # in a question, besides ids
+MOST_IDS = 1000
+LONGEST = 2000  # characters of one value
+
+
+def refusal(pairs: Sequence[tuple[str, str]]) -> str:
+    """What is wrong with the size of a query, in a sentence; empty: nothing."""
+    for name, times in Counter(name for name, _ in pairs).items():
+        if times > 1 and name not in MANY:
+            return f"{name} is given {times:,} times. Expected it once; take the others out."
+    filters, ids = (sum((name == "id") == of_ids for name, _ in pairs if name in MANY) for of_ids in (False, True))
+    if filters > MOST_FILTERS:
+        return f"There are {filters:,} filters. Expected at most {MOST_FILTERS}, ids aside; ask for fewer at once."
+    if ids > MOST_IDS:
+        return f"There are {ids:,} ids. Expected at most {MOST_IDS:,}; ask for them in several pieces."
+    long = next((name for name, value in pairs if len(value) > LONGEST), None)
+    return f"{long[:80]} is too long. Expected at most {LONGEST:,} characters." if long else ""
+
+
+async def _sane(request: Request) -> None:
+    """Raises: HTTPException."""
+    if wrong := refusal(request.query_params.multi_items()):
+        raise HTTPException(422, wrong)
+
+
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(_sane)])
 _SET = "/models/{model}/sets/{set}"
 
 
@@ -80,7 +108,9 @@ class Nothing(Record):
 class Asked(Question):
     """A selection, and which piece of it."""
 
-    id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field((), description="one of these ids")
+    id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field(
+        (), max_length=MOST_IDS, description="one of these ids"
+    )
     limit: Limit = 50
     offset: Offset = 0
 
@@ -92,7 +122,9 @@ class Asked(Question):
 class AskedWhole(Question):
     """A selection, all of it."""
 
-    id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field((), description="one of these ids")
+    id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field(
+        (), max_length=MOST_IDS, description="one of these ids"
+    )
 
 
 class Exemplary(Record):
@@ -128,7 +160,7 @@ class Picture(Record):
     """How large a picture is."""
 
     size: Size = Field(160, description="pixels of the longer side at most; 0: as the image is")
-    v: str = Field("", max_length=200, description="the set's version: then the answer never changes, and is kept")
+    v: str = Field("", max_length=200, description="the set's version: then the answer is kept for an hour")
 
 
 class Two(Record):
@@ -177,20 +209,9 @@ def clusters(request: Request, model: Model, set: Set, _: None_) -> Response:  #
     return of_set(request, model, set, cluster_infos)
 
 
-@router.get(f"{_SET}/clusters/{{layer}}/{{cluster}}", tags=["clusters"], response_model=ClusterDetail)
-def one_cluster(
-    request: Request,
-    model: Model,
-    set: Set,  # noqa: A002
-    layer: Layer,
-    cluster: Cluster,
-    wanted: Annotated[HowMany, Query()],
-) -> Response:
-    """One cluster: exemplars, what is over-represented in it, where its members come from and go to."""
-    return of_set(request, model, set, lambda index: cluster_detail(index, layer, cluster, exemplars=wanted.exemplars))
-
-
-@router.get(f"{_SET}/clusters/{{layer}}/{{cluster}}/exemplars", tags=["clusters"], response_model=ExamplePage)
+@router.get(  # before the one below, whose layer would take in all of it
+    f"{_SET}/clusters/{{layer:path}}/{{cluster}}/exemplars", tags=["clusters"], response_model=ExamplePage
+)
 def cluster_exemplars(
     request: Request,
     model: Model,
@@ -206,6 +227,19 @@ def cluster_exemplars(
         set,
         lambda index: exemplars(index, layer, cluster, wanted.kind, wanted.limit, wanted.offset),
     )
+
+
+@router.get(f"{_SET}/clusters/{{layer:path}}/{{cluster}}", tags=["clusters"], response_model=ClusterDetail)
+def one_cluster(
+    request: Request,
+    model: Model,
+    set: Set,  # noqa: A002
+    layer: Layer,
+    cluster: Cluster,
+    wanted: Annotated[HowMany, Query()],
+) -> Response:
+    """One cluster: exemplars, what is over-represented in it, where its members come from and go to."""
+    return of_set(request, model, set, lambda index: cluster_detail(index, layer, cluster, exemplars=wanted.exemplars))
 
 
 @router.get(f"{_SET}/paths", tags=["paths"], response_model=PathPage)
@@ -305,11 +339,12 @@ def example_image(
     index = library.set(model, set)
     row = index.row_of(id)
     version = index.summary.version
-    tag = tag_of(version, str(index.folder), str(id), str(wanted.size))
-    cache = "private, max-age=31536000, immutable" if wanted.v == version else "private, no-cache"
+    images: Images = request.app.state.images
+    tag = tag_of(version, str(index.folder), str(id), str(wanted.size), str(images.stamp(index, row)))
+    cache = "private, max-age=3600" if wanted.v == version else "private, no-cache"
     if has(request, tag):
         return not_modified(tag, cache)
-    content: bytes = request.app.state.images.jpeg(index, row, wanted.size)
+    content = images.jpeg(index, row, wanted.size)
     return Response(content, media_type="image/jpeg", headers={"ETag": tag, "Cache-Control": cache})
 
 
@@ -339,7 +374,7 @@ async def explain(
 ) -> Response:
     """Run the set's model on an image: its prediction, its path, and what the set knows of both."""
     index = await run_in_threadpool(library.set, model, set)
-    return json_answer(encode(await explain_upload(request, index, image)))
+    return json_answer(encode((await explain_upload(request, index, image)).explanation))
 
 
 @router.get("/comparisons", tags=["compare"], response_model=Comparison)

@@ -12,9 +12,11 @@ from importlib import resources
 from importlib.metadata import version
 
 import anyio.to_thread
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from clusterpaths import roots
 from clusterpaths.errors import ClusterPathsError
@@ -30,9 +32,9 @@ from clusterpaths.server import (
     pages,
     security,
 )
-from clusterpaths.server.answers import Answers
+from clusterpaths.server.answers import Answers, HeadAsGet
 from clusterpaths.server.log import RequestLog
-from clusterpaths.server.page_view import compile_templates
+from clusterpaths.server.page_view import compile_templates, kept_for
 from clusterpaths.server.settings import ServeConfig
 from clusterpaths.server.uploads import FORM_BYTES, BodyLimit
 
@@ -78,21 +80,31 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.include_router(contract.router)
     app.include_router(api.router)
     app.include_router(pages.router, include_in_schema=False)
-    app.mount("/static", StaticFiles(directory=str(resources.files("clusterpaths.server").joinpath("static"))))
+    app.mount("/static", _Static(directory=str(resources.files("clusterpaths.server").joinpath("static"))))
     errors.install(app)
     # The last one is the first that a request meets.
     app.add_middleware(BodyLimit, limit=settings.max_upload + FORM_BYTES)
     app.add_middleware(security.Gate, settings=settings)
+    app.add_middleware(errors.UnexpectedErrors)
     if settings.origin:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.origin,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["authorization", "content-type", "if-none-match"],
             expose_headers=["etag"],
             allow_credentials=False,  # a site shows the token, if there is one; the user's own session is not lent to it
         )
-    app.add_middleware(errors.UnexpectedErrors)
-    app.add_middleware(security.SecurityHeaders)
+    app.add_middleware(security.SecurityHeaders, by_origin=bool(settings.origin))
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestLog)
     return app
+
+
+class _Static(StaticFiles):
+    """Files that browsers keep as long as their version is in the address."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = kept_for(path, Request(scope).query_params.get("v"))
+        return response

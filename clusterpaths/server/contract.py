@@ -10,7 +10,6 @@ Handlers are plain functions, which run in threads: nearly all of them look at t
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,13 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from starlette.responses import Response
 
-from clusterpaths.cache.remote import subfolders
 from clusterpaths.config import MAX_K
 from clusterpaths.errors import NoRunError, NotFoundError
 from clusterpaths.explore import documents
 from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
+from clusterpaths.server.answers import has, not_modified, tag_of
 from clusterpaths.server.contract_shapes import (
     Attributes,
     AttributeValue,
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
 MOST_PATHS = 10_000
 MOST_IMAGES = 100
 LONGEST_SIDE = 512  # pixels of a picture in an answer; CelebA's are smaller and come as they are
+_NOT_KEPT = {"Cache-Control": "private, no-store"}  # images that cannot be read now may be back soon
 
 router = APIRouter(tags=["contract"])
 
@@ -82,7 +82,7 @@ async def health() -> Any:
 @router.get("/models", response_model=Models)
 def models(library: LibraryOf) -> Any:
     """Every folder of results."""
-    return {"models": [name for name in subfolders(library.root) if not name.startswith(".")]}
+    return {"models": library.names()}
 
 
 @router.get("/models/{model}/sets", response_model=Sets)
@@ -97,7 +97,7 @@ def sets(model: str, library: LibraryOf) -> Any:
 def metadata(model: str, request: Request, library: LibraryOf) -> Response:
     """What metadata.json says of the model."""
     content = documents.metadata(library.root / library.model(model).name)  # a name that is there
-    tag = _tag(hashlib.sha256(content).hexdigest())
+    tag = tag_of(request.url.path, content.decode())
     return _answer(request, tag, lambda: (_object(model=model), b', "metadata": ', content.strip(), b"}"))
 
 
@@ -105,9 +105,12 @@ def metadata(model: str, request: Request, library: LibraryOf) -> Response:
 def centroids(model: str, set: str, request: Request, library: LibraryOf) -> Response:  # noqa: A002 - the address's word
     """The centroids of each layer: k rows of as many numbers as the layer has."""
     index = library.set(model, set)
-    path = documents.centroids(index)
+    found = documents.centroids(index)
     start = _object(model=model, set=set) + b', "centroids": '
-    return _unchanged(request, _tag_of(index)) or FileWithin(start, path, b"}", _caching(_tag_of(index)))
+    tag = _tag_of(request, index)
+    if isinstance(found, bytes):
+        return _answer(request, tag, lambda: (start, found, b"}"))
+    return _unchanged(request, tag) or FileWithin(start, found, b"}", _caching(tag))
 
 
 @router.get("/models/{model}/sets/{set}/paths", response_model=Paths)
@@ -125,7 +128,9 @@ def paths(
     limit, offset = _clamp(limit, MOST_PATHS), max(offset, 0)
 
     start = _object(model=model, set=set, total=len(index.ids), limit=limit, offset=offset)
-    return _answer(request, _tag_of(index), lambda: (start, b', "paths": {', texts.paths(index, limit, offset), b"}}"))
+    return _answer(
+        request, _tag_of(request, index), lambda: (start, b', "paths": {', texts.paths(index, limit, offset), b"}}")
+    )
 
 
 @router.get("/models/{model}/sets/{set}/paths/{example_id}", response_model=ExamplePath)
@@ -139,7 +144,9 @@ def path_of_example(
     """One example's cluster path, by its key."""
     index = library.set(model, set)
     path = documents.path_of(index, documents.row_of_key(index, example_id))
-    return _answer(request, _tag_of(index), lambda: _whole(model=model, set=set, example_id=example_id, path=path))
+    return _answer(
+        request, _tag_of(request, index), lambda: _whole(model=model, set=set, example_id=example_id, path=path)
+    )
 
 
 @router.get("/images/example/{id}", response_model=ExampleImage)
@@ -156,7 +163,7 @@ def image_of_example(
     row = documents.row_of_id(index, id)
     return _answer(
         request,
-        _tag_of(index),
+        _tag_of(request, index),
         lambda: _whole(example_id=id, image_base64=images.base64(index, row, LONGEST_SIDE)),
     )
 
@@ -178,11 +185,13 @@ def images_of_cluster(
     index.require_cluster(at, cluster)
     limit = _clamp(limit, MOST_IMAGES)
 
-    def make() -> Parts:
-        pictures = _pictures(images, index, index.members(at, cluster)[:limit])
-        return _whole(layer=layer, cluster_id=cluster, limit=limit, images=pictures)
-
-    return _answer(request, _tag_of(index), make)
+    tag = _tag_of(request, index)
+    unchanged = _unchanged(request, tag)
+    if unchanged is not None:
+        return unchanged
+    pictures, whole = _pictures(images, index, index.members(at, cluster)[:limit])
+    parts = _whole(layer=layer, cluster_id=cluster, limit=limit, images=pictures)
+    return Pieces(*parts, headers=_caching(tag) if whole else _NOT_KEPT)
 
 
 @router.post("/images/path", response_model=PathImages)
@@ -195,14 +204,15 @@ def images_of_path(question: PathQuestion, library: LibraryOf, images: ImagesOf)
     if all(0 <= cluster <= MAX_K for cluster in path):
         with contextlib.suppress(NotFoundError):
             rows = index.on_path(index.path_rank(tuple(path)))[:limit]
-    return Pieces(*_whole(path=path, limit=limit, images=_pictures(images, index, rows)))
+    pictures, _ = _pictures(images, index, rows)
+    return Pieces(*_whole(path=path, limit=limit, images=pictures))
 
 
 @router.get("/models/{model}/attributes", response_model=Attributes)
 def attributes(model: str, request: Request, library: LibraryOf) -> Response:
     """What is known of the examples of the newest set."""
     index = library.newest(model)
-    return _answer(request, _tag_of(index), lambda: _whole(model=model, attributes=list(index.attributes)))
+    return _answer(request, _tag_of(request, index), lambda: _whole(model=model, attributes=list(index.attributes)))
 
 
 @router.get("/models/{model}/attributes/filter", response_model=Filtered)
@@ -218,7 +228,7 @@ def filter_by_attribute(
     index = library.newest(model)
     count, ids = texts.with_attribute(index, attr, value)
     start = _object(model=model, attribute=attr, value=int(value), count=count)
-    return _answer(request, _tag_of(index), lambda: (start, b', "example_ids": [', ids, b"]}"))
+    return _answer(request, _tag_of(request, index), lambda: (start, b', "example_ids": [', ids, b"]}"))
 
 
 @router.get("/models/{model}/id-to-index", response_model=IdToIndex)
@@ -228,7 +238,7 @@ def id_to_index(model: str, request: Request, library: LibraryOf, texts: Documen
     count = b', "count": %d}' % len(index.ids)
     return _answer(
         request,
-        _tag_of(index),
+        _tag_of(request, index),
         lambda: (_object(model=model), b', "id_to_index": ', texts.id_to_index(index), count),
     )
 
@@ -253,8 +263,8 @@ def _chosen(library: Library, model: str | None, name: str | None) -> SetIndex:
     return library.newest(model) if name is None else library.set(model, name)
 
 
-def _pictures(images: Images, index: SetIndex, rows: Iterable[int]) -> list[str]:
-    """Those that can be read; fails only where none of them can."""
+def _pictures(images: Images, index: SetIndex, rows: Iterable[int]) -> tuple[list[str], bool]:
+    """Those that can be read, and whether that is all; fails only where none of them can."""
     made: list[str] = []
     failed: NotFoundError | None = None
     for row in rows:
@@ -264,7 +274,7 @@ def _pictures(images: Images, index: SetIndex, rows: Iterable[int]) -> list[str]
             failed = error
     if failed is not None and not made:
         raise failed
-    return made
+    return made, failed is None
 
 
 def _path(given: Any, layers: int) -> list[int]:
@@ -294,25 +304,18 @@ def _whole(**fields: Any) -> Parts:
     return (json.dumps(fields).encode(),)
 
 
-def _tag_of(index: SetIndex) -> str:
+def _tag_of(request: Request, index: SetIndex) -> str:
     summary = index.summary
-    return _tag(f"{summary.model}/{summary.set}/{summary.version}")
-
-
-def _tag(text: str) -> str:
-    return f'"{hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:20]}"'
+    return tag_of(summary.model, summary.set, summary.version, request.url.path, request.url.query)
 
 
 def _caching(tag: str) -> dict[str, str]:
-    return {"ETag": tag, "Cache-Control": "no-cache"}  # may be kept, and is asked for again: a set can be replaced
+    return {"ETag": tag, "Cache-Control": "private, no-cache"}  # to be asked for again: a set can be replaced
 
 
 def _unchanged(request: Request, tag: str) -> Response | None:
     """304 where the asker has it already."""
-    known = request.headers.get("if-none-match", "")
-    if known.strip() == "*" or tag in [part.strip().removeprefix("W/") for part in known.split(",")]:
-        return Response(status_code=304, headers=_caching(tag))
-    return None
+    return not_modified(tag) if has(request, tag) else None
 
 
 def _answer(request: Request, tag: str, make: Callable[[], Parts]) -> Response:

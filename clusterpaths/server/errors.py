@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -83,17 +84,17 @@ def install(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, ClusterPathsError)
         status, text = describe(error)
-        return answer(request, status, text)
+        return await answered(request, status, text)
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         framework = error.detail == HTTPStatus(error.status_code).phrase
         text = _PLAIN.get(error.status_code, error.detail) if framework else error.detail
-        return answer(request, error.status_code, str(text), error.headers)
+        return await answered(request, error.status_code, str(text), error.headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request, 422, what_is_invalid(error.errors()))
+        return await answered(request, 422, what_is_invalid(error.errors()))
 
     app.add_exception_handler(ClusterPathsError, known)
     app.add_exception_handler(HTTPException, refused)
@@ -113,15 +114,19 @@ def describe(error: ClusterPathsError) -> tuple[int, str]:
     return status, text
 
 
-def answer(request: Request, status: int, text: str, headers: Any = None) -> Response:
-    """An error as a page for a person, else as JSON."""
+async def answered(request: Request, status: int, text: str, headers: Any = None) -> Response:
+    """An error as a page for a person, else as JSON; the page is made in a thread, as it looks at the disk."""
     if is_page(request.url.path):
-        from clusterpaths.server.pages_errors import error_page
-
-        page = error_page(request, status, text=text)
-        page.headers.update(headers or {})
-        return page
+        return await run_in_threadpool(_page, request, status, text, headers)
     return JSONResponse({"detail": text}, status, headers)
+
+
+def _page(request: Request, status: int, text: str, headers: Any) -> Response:
+    from clusterpaths.server.pages_errors import error_page
+
+    page = error_page(request, status, text)
+    page.headers.update(headers or {})
+    return page
 
 
 def what_is_invalid(errors: Sequence[Any]) -> str:
@@ -172,7 +177,7 @@ class UnexpectedErrors:
                 raise  # the server cuts the connection: half an answer must not look like a whole one
             text = f"internal error, see the server's log at {reference}"
             try:
-                response = answer(Request(scope), 500, text)
+                response = await answered(Request(scope), 500, text)
             except Exception:  # noqa: BLE001  # what broke the page may break the page about it; it is logged
                 LOGGER.exception("[%s] the page about it", reference)
                 response = JSONResponse({"detail": text}, 500)

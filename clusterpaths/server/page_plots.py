@@ -27,13 +27,14 @@ class Tick:
 
 @dataclass(frozen=True)
 class LiftMark:
-    """A dot with its whisker; None: no interval."""
+    """A dot with its whisker. Of what nobody here has, the dot is at the left edge; of what is only here, at the right."""
 
     lift: Lift
     at: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
     text: str
+    more: bool  # than outside
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class LiftPlot:
 
     marks: tuple[LiftMark, ...]
     ticks: tuple[Tick, ...]
+    all: bool  # that are clear
 
 
 @dataclass(frozen=True)
@@ -53,24 +55,31 @@ class SpreadPlot:
 
 
 def lift_plot(lifts: Sequence[Lift]) -> LiftPlot | None:
-    """The first ones that are clear and can be given; None: there is none."""
-    shown = [one for one in lifts if one.clear and one.lift][:SHOWN]
+    """The clear ones, of many those whose intervals are farthest from 1, in the order given; None: there is none."""
+    clear = [one for one in lifts if one.clear]
+    farthest = sorted(range(len(clear)), key=lambda i: -_apart(clear[i]))[:SHOWN]
+    shown = [clear[i] for i in sorted(farthest)]
     if not shown:
         return None
-    ends = [end for one in shown for end in (one.interval or ()) if end > 0] + [one.lift or 1 for one in shown]
+    ends = [end for one in shown for end in (*one.interval, one.lift) if end]  # what has a place on the axis
     low, high = max(min(*ends, 0.8), 1 / 100), min(max(*ends, 1.25), 4000)
-    left, right = math.log(low) - 0.08, math.log(high) + 0.08
+    room = 0.1 * math.log(high / low)  # for dots at the edge, beyond all that has a place
+    left = math.log(low) - (room if any(one.lift == 0 for one in shown) else 0.08)
+    right = math.log(high) + (room if any(one.lift is None for one in shown) else 0.08)
 
-    def at(value: float) -> float:
+    def at(value: float | None) -> float:
+        if value is None or value == 0:
+            return 100 if value is None else 0
         return 100 * (math.log(min(max(value, low), high)) - left) / (right - left)
 
     marks = tuple(
         LiftMark(
             one,
-            at(one.lift or 1),
-            at(one.interval[0]) if one.interval else None,
-            at(one.interval[1]) if one.interval else None,
-            times(one.lift or 1),
+            min(max(at(one.lift), 2), 98),  # of a dot at the edge, most is seen on a phone, too
+            at(one.interval[0]),
+            at(one.interval[1]),
+            times(one.lift),
+            one.lift is None or one.lift > 1,
         )
         for one in shown
     )
@@ -81,11 +90,19 @@ def lift_plot(lifts: Sequence[Lift]) -> LiftPlot | None:
         Tick(at(tick), times(tick), tick == 1, tick not in (1, inside[0], inside[-1]) or 0 < abs(at(tick) - at(1)) < 28)
         for tick in inside
     )
-    return LiftPlot(marks, ticks)
+    return LiftPlot(marks, ticks, len(shown) == len(clear))
 
 
-def times(lift: float) -> str:
-    """A lift in words: ×3.1, ×1/29."""
+def _apart(lift: Lift) -> float:
+    """How far from 1 the nearer end of a clear interval is, on the axis."""
+    low, high = lift.interval
+    return math.log(low) if low > 1 or high is None else -math.log(high)
+
+
+def times(lift: float | None) -> str:
+    """A lift in words: ×3.1, ×1/29, ×0; None: nobody outside has it."""
+    if not lift:
+        return "only here" if lift is None else "×0"
     value = lift if lift >= 1 else 1 / lift
     shown = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0")
     return f"×{shown}" if lift >= 1 or shown == "1" else f"×1/{shown}"

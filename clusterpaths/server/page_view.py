@@ -7,7 +7,7 @@ are `page_routes.py`'s.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache, cached_property, lru_cache
 from importlib import metadata, resources
 from typing import Any
@@ -29,6 +29,7 @@ from clusterpaths.server.page_routes import RoutesFigure, routes_figure
 COLOURS = 7  # of classes; the eighth colour of report.css is for all others
 OTHER = 7
 NO_CLASS = 8  # hatched: no class is known
+_ASKED_AGAIN = {"Cache-Control": "private, no-cache"}  # a page lists the sets that there are now
 
 
 class SetView:
@@ -93,12 +94,12 @@ class SetView:
 
     def ask_url(self, **fields: Any) -> str:
         """The ask page with this question; see `explore.records.Question`."""
-        return f"{self.url}/ask" + question(fields)
+        return f"{self.url}/ask{question(_pairs(fields))}"
 
     def csv_url(self, **fields: Any) -> str:
-        return f"/api/v1/models/{encoded(self.summary.model)}/sets/{encoded(self.summary.set)}/examples.csv" + question(
-            fields
-        )
+        """All of a question's examples as a file."""
+        of_set = f"/api/v1/models/{encoded(self.summary.model)}/sets/{encoded(self.summary.set)}"
+        return f"{of_set}/examples.csv{question(_pairs(fields))}"
 
 
 @lru_cache(4096)
@@ -107,10 +108,21 @@ def encoded(name: str) -> str:
     return quote(name, safe="")
 
 
-def question(fields: dict[str, Any]) -> str:
+def question(pairs: Iterable[tuple[str, str]]) -> str:
     """Fields of a question as the query of an address, ? included; nothing where there are none."""
-    query = urlencode(fields, doseq=True, quote_via=quote, safe=":-*")
+    query = "&".join(_field(name, value) for name, value in pairs)
     return f"?{query}" if query else ""
+
+
+@lru_cache(4096)  # a page with a thousand ids has them in dozens of addresses
+def _field(name: str, value: str) -> str:
+    return f"{name}={quote(value, safe=':-*')}"
+
+
+def _pairs(fields: dict[str, Any]) -> list[tuple[str, str]]:
+    """Several values of a field become several pairs."""
+    several = ((name, value if isinstance(value, tuple | list) else (value,)) for name, value in fields.items())
+    return [(name, str(one)) for name, values in several for one in values]
 
 
 def address(summary: SetSummary) -> str:
@@ -119,7 +131,7 @@ def address(summary: SetSummary) -> str:
 
 
 def image_url(summary: SetSummary, example: int, size: int = 160) -> str:
-    """Of one example's image, its longer side so long; the version makes it cacheable for ever."""
+    """Of one example's image, its longer side so long; the version lets browsers keep it for an hour."""
     return (
         f"/api/v1/models/{encoded(summary.model)}/sets/{encoded(summary.set)}/examples/{example}/image"
         f"?size={size}&v={encoded(summary.version)}"
@@ -131,6 +143,7 @@ def example_words(example: ExampleRow) -> str:
     parts = [f"Example {example.id}"]
     parts += [f"prediction {example.prediction}"] if example.prediction is not None else []
     parts += [f"label {example.label}"] if example.label is not None else []
+    parts += ["wrong"] if example.right is False else []
     return ", ".join(parts)
 
 
@@ -177,20 +190,10 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
     """
     index: SetIndex | None = values.get("index")
     view = set_view(index) if index is not None else None
-    return HTMLResponse(
-        _environment()
-        .get_template(template)
-        .render(
-            {
-                "request": request,
-                "view": view,
-                "listed": _models(request),
-                "at_address": quote(request.url.path),
-                **values,
-            }
-        ),
-        status_code=status,
-    )
+    shown = {"request": request, "view": view, "at_address": quote(request.url.path), **values}
+    if "listed" not in shown:  # strangers are shown none, and cost no look at the disk
+        shown["listed"] = _models(request)
+    return HTMLResponse(_environment().get_template(template).render(shown), status, headers=_ASKED_AGAIN)
 
 
 def render_once(
@@ -203,7 +206,7 @@ def render_once(
     def make() -> bytes:
         return bytes(render(request, template, index=index, **values()).body)
 
-    return HTMLResponse(set_view(index).pages.get(key, make))
+    return HTMLResponse(set_view(index).pages.get(key, make), headers=_ASKED_AGAIN)
 
 
 def _models(request: Request) -> tuple[ModelSummary, ...]:
@@ -226,6 +229,12 @@ def static(name: str) -> str:
     except FileNotFoundError:
         return f"/static/{name}"
     return f"/static/{name}?v={hashlib.sha256(content).hexdigest()[:12]}"
+
+
+def kept_for(name: str, given: str | None) -> str:
+    """Cache-Control of a file of static/: for ever where the address gives its version, else to be asked for again."""
+    current = given and static(name) == f"/static/{name}?v={given}"
+    return "public, max-age=31536000, immutable" if current else "public, no-cache"
 
 
 def compile_templates() -> None:

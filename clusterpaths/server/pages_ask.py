@@ -6,10 +6,10 @@ Belongs here: from the address to a Question and back, and what the page shows b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
 
 import numpy as np
 import pydantic
@@ -19,18 +19,19 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
-from clusterpaths.explore.ask import choices, select
+from clusterpaths.explore.ask import NONE, choices, select
 from clusterpaths.explore.index import SetIndex, class_shares
 from clusterpaths.explore.records import Choices, ExamplePage, Question
+from clusterpaths.server.api import MANY, refusal
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
-from clusterpaths.server.page_view import address, encoded, render, set_view
+from clusterpaths.server.page_view import address, render, set_view
+from clusterpaths.server.page_view import question as question_of
 
 PAGE_SIZE = 36
 FEW = 12  # up to here classes are boxes to tick; beyond, names to type
 LISTED = 5  # classes and paths in the summary
 TRIED = 12  # filters that are taken out to see what is left
-NO_LABEL = "none"
 ORDERS = {
     "id": "by id",
     "rare": "rare paths first",
@@ -40,7 +41,6 @@ ORDERS = {
     "strange": "strangest first (OOD score)",
 }
 BY_DISTANCE = ("near", "far", "strange")
-_MANY = ("prediction", "label", "attribute", "split", "cluster", "id")
 _ONE = ("right", "path", "order")
 _FORM = ("step", "page")  # fields that stand for others: one cluster a layer, the piece of the list
 
@@ -111,12 +111,12 @@ def _tidy(given: Pairs, layers: Sequence[str]) -> Pairs:
     """The same question without empty, repeated and default fields, and with clusters a layer as a path.
 
     Raises:
-        _BadAddressError: a field that there is not.
+        _BadAddressError: a field that there is not, one that there can be once only, or too much of them.
     """
-    unknown = [name for name, _ in given if name not in (*_MANY, *_ONE, *_FORM)]
+    unknown = [name for name, _ in given if name not in (*MANY, *_ONE, *_FORM)]
     if unknown:
         raise _BadAddressError(
-            f"The address asks for {unknown[0]!r}. Expected one of {', '.join((*_MANY, *_ONE, 'page'))}; take it out."
+            f"The address asks for {unknown[0]!r}. Expected one of {', '.join((*MANY, *_ONE, 'page'))}; take it out."
         )
     pairs: Pairs = []
     for name, value in given:
@@ -131,8 +131,11 @@ def _tidy(given: Pairs, layers: Sequence[str]) -> Pairs:
         pairs += [
             ("cluster", f"{layers[i]}:{step}") for i, step in enumerate(steps[: len(layers)]) if i > lead and step
         ]
-    order = {name: place for place, name in enumerate((*_MANY[:4], "right", "path", "cluster", "id", "order", "page"))}
-    return sorted(dict.fromkeys(pairs), key=lambda pair: order[pair[0]])
+    order = {name: place for place, name in enumerate((*MANY[:4], "right", "path", "cluster", "id", "order", "page"))}
+    tidy = sorted(dict.fromkeys(pairs), key=lambda pair: order[pair[0]])
+    if wrong := refusal(tidy):
+        raise _BadAddressError(wrong)
+    return tidy
 
 
 def _question(pairs: Pairs) -> tuple[Question, int]:
@@ -141,11 +144,11 @@ def _question(pairs: Pairs) -> tuple[Question, int]:
     Raises:
         _BadAddressError: a field that cannot be understood.
     """
-    fields: dict[str, Any] = {name: [v for n, v in pairs if n == name] for name in _MANY}
+    fields: dict[str, Any] = {name: [v for n, v in pairs if n == name] for name in MANY}
     fields |= {name: value for name, value in pairs if name in _ONE}
     pages = [value for name, value in pairs if name == "page"]
-    if pages and not (len(pages) == 1 and pages[0].isascii() and pages[0].isdigit() and 0 < int(pages[0][:9]) < 10**8):
-        raise _BadAddressError(f"There is no page {pages[0]!r}. Expected a number from 1 on.")
+    if pages and not re.fullmatch("0{0,9}[1-9][0-9]{0,7}", pages[0]):
+        raise _BadAddressError(f"There is no page {pages[0][:80]!r}. Expected a number from 1 on.")
     try:
         return Question.model_validate(fields), int(pages[0]) if pages else 1
     except pydantic.ValidationError as error:
@@ -153,7 +156,7 @@ def _question(pairs: Pairs) -> tuple[Question, int]:
         expected = {"right": "right or wrong", "order": ", ".join(ORDERS), "id": "whole numbers, such as 16"}
         name = str(first["loc"][0])
         what = expected.get(name, first["msg"])
-        raise _BadAddressError(f"{name} is {first['input']!r}. Expected {what}.") from error
+        raise _BadAddressError(f"{name} is {str(first['input'])[:80]!r}. Expected {what}.") from error
 
 
 def _page(
@@ -170,7 +173,7 @@ def _page(
     asked = [(name, value) for name, value in pairs if name != "page"]
     rows: NDArray[np.integer] = select(index, question) if question else np.empty(0, np.int64)
     answer = _answer(index, rows, page) if question else None
-    filters = tuple(_filter(index, asked, group) for group in _groups(asked))
+    filters = () if problem else tuple(_filter(index, asked, group) for group in _groups(asked))
     html: HTMLResponse = render(
         request,
         "ask.html",
@@ -187,7 +190,7 @@ def _page(
         paths=_paths(index, asked, rows),
         suggestions=_suggestions(index, asked) if answer and not answer.total and len(filters) > 1 else (),
         everything=_address(index, []),
-        csv=_csv(index, asked),
+        csv=set_view(index).csv_url() + question_of(asked),
         line=_Line(index),
         problem=problem,
     )
@@ -218,7 +221,7 @@ class _Form:
     """The form's state."""
 
     def __init__(self, index: SetIndex, offered: Choices, asked: Pairs) -> None:
-        self.values = {name: tuple(value for n, value in asked if n == name) for name in (*_MANY, *_ONE)}
+        self.values = {name: tuple(value for n, value in asked if n == name) for name in (*MANY, *_ONE)}
         self.orders = {
             name: words for name, words in ORDERS.items() if index.overall is not None or name not in BY_DISTANCE
         }
@@ -292,9 +295,14 @@ def _groups(asked: Pairs) -> list[Pairs]:
     return [[pair] for pair in asked if pair[0] not in ("id", "order")] + ([ids] if ids else [])
 
 
+def _others(asked: Pairs, group: Pairs) -> Pairs:
+    taken = set(group)
+    return [pair for pair in asked if pair not in taken]
+
+
 def _filter(index: SetIndex, asked: Pairs, group: Pairs) -> Filter:
     name, value = group[0]
-    without = _address(index, [pair for pair in asked if pair not in group])
+    without = _address(index, _others(asked, group))
     if name == "id":
         listed = ", ".join(value for _, value in group[:LISTED])
         more = f" and {len(group) - LISTED:,} more" if len(group) > LISTED else ""
@@ -306,8 +314,7 @@ def _suggestions(index: SetIndex, asked: Pairs) -> tuple[Part, ...]:
     """Which filters, taken out alone, leave something; the most first."""
     found = []
     for group in _groups(asked)[:TRIED]:
-        left = [pair for pair in asked if pair not in group]
-        count = len(select(index, _question(left)[0]))
+        count = len(select(index, _question(_others(asked, group))[0]))
         if count:
             one = _filter(index, asked, group)
             found.append(Part(f"{one.name} {one.value}", count, 0.0, one.without))
@@ -324,20 +331,10 @@ def _word(name: str, value: str) -> str:
 def _shown(name: str, value: str) -> str:
     if name == "attribute":
         return value.removeprefix("-").replace("_", " ")
-    if name == "label" and value == NO_LABEL:
+    if name == "label" and value == NONE:
         return "missing"
     return value.rpartition(":")[0] + " " + value.rpartition(":")[2] if name == "cluster" else value
 
 
 def _address(index: SetIndex, pairs: Iterable[tuple[str, str]]) -> str:
-    return f"{address(index.summary)}/ask{_query(pairs)}"
-
-
-def _csv(index: SetIndex, asked: Pairs) -> str:
-    model, name = encoded(index.summary.model), encoded(index.summary.set)
-    return f"/api/v1/models/{model}/sets/{name}/examples.csv{_query(asked)}"
-
-
-def _query(pairs: Iterable[tuple[str, str]]) -> str:
-    query = urlencode(list(pairs), quote_via=quote, safe=":-*")
-    return f"?{query}" if query else ""
+    return f"{address(index.summary)}/ask{question_of(pairs)}"

@@ -19,7 +19,8 @@ from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import ModelSummary, SetSummary
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
-from clusterpaths.server.page_view import render
+from clusterpaths.server.page_routes import class_colours
+from clusterpaths.server.page_view import render, set_view
 
 SUGGESTED = 6
 
@@ -61,9 +62,11 @@ def _answer(library: Library, first: str, second: str) -> dict[str, Any]:
 
     one, other = (_set(library, name) for name in (first, second))
     comparison = compared(one, other)
+    colour_of = class_colours(set_view(one), set_view(other))
     return {
         "c": comparison,
-        "page": comparison_page(comparison),
+        "page": comparison_page(comparison, colour_of=colour_of),
+        "classes": set_view(one) if colour_of else None,
         "sides": (one.summary, other.summary),
         "swapped": f"/compare?{_encoded({'first': second, 'second': first})}",
         "shown": _shown(one, other),

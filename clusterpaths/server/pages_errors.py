@@ -5,11 +5,10 @@ Belongs here: words for a status. Which exception is which status is `errors.py`
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 
+from clusterpaths.explore.records import ModelSummary
 from clusterpaths.server.page_view import render
 from clusterpaths.server.security import local_address
 
@@ -23,7 +22,6 @@ TITLES = {
     413: "This is too large",
     415: "This is no image",
     422: "This cannot be answered",
-    429: "Too many requests at once",
     500: "Something broke",
     503: "Not available now",
 }
@@ -32,34 +30,31 @@ ADVICE = {
     409: "It may have been replaced while you looked at it. Open it again from the list below.",
     413: "Make the image smaller, then drop it again.",
     415: "Drop a picture file: JPEG, PNG, WebP, BMP or GIF.",
-    429: "Wait a moment, then load the page again.",
     500: "This is a fault of the program, not yours. The server's log has the details; loading the page again may help.",
     503: "Try again in a while.",
 }
 
 
-def error_page(request: Request, status: int, title: str = "", text: str = "") -> HTMLResponse:
+def error_page(request: Request, status: int, text: str = "") -> HTMLResponse:
     """What happened, in words, with the models that there are.
 
     Args:
         request: the one that failed.
         status: HTTP status of the answer.
-        title: a heading; empty: the usual one of the status.
         text: what happened and what to do; empty: the usual advice.
     """
-    places = () if status in STRANGERS else _places(request)
+    listed: tuple[ModelSummary, ...] = () if status in STRANGERS else request.app.state.library.models()
     told = text or ADVICE.get(status, "")
-    values: dict[str, Any] = {"listed": ()} if status in STRANGERS else {}
     return render(
         request,
         "error.html",
         status=status,
-        title=title or TITLES.get(status, "This did not work"),
+        title=TITLES.get(status, "This did not work"),
         text=told[:1].upper() + told[1:],
         advice=ADVICE.get(status, "") if text else "",
         number=status,
-        places=places,
-        **values,
+        places=tuple(model.name for model in listed if model.sets),
+        listed=listed,
     )
 
 
@@ -67,8 +62,3 @@ def login_page(request: Request, wrong: bool = False) -> HTMLResponse:
     """Asks for the server's token; `wrong`: one was given that isn't it. It says nothing of what is here."""
     target = local_address(request.query_params.get("next", "/"))
     return render(request, "login.html", status=401, wrong=wrong, next=target, listed=())
-
-
-def _places(request: Request) -> tuple[str, ...]:
-    """Names of the models that can be opened."""
-    return tuple(model.name for model in request.app.state.library.models() if model.sets)

@@ -12,12 +12,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, UploadFile
 from fastapi.responses import HTMLResponse
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from clusterpaths.errors import ClusterPathsError
-from clusterpaths.explanation import Explanation
-from clusterpaths.explore.dropped import open_picture
+from clusterpaths.explore.dropped import Explained
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
 from clusterpaths.server.errors import describe
@@ -25,10 +25,9 @@ from clusterpaths.server.page_view import render
 from clusterpaths.server.settings import ServeConfig
 from clusterpaths.server.uploads import explain_upload
 
-PICTURE = 320  # pixels of the image's longer side on the page
 LISTED = 6  # classes
 TITLES = {
-    409: "The model of this set is not there any more",
+    409: "This set cannot look at images",
     413: "This image is too large",
     415: "This is no image",
     422: "This image cannot be looked at",
@@ -61,16 +60,12 @@ async def explained_page(
         problem = "No file came with the request. Expected a picture file in the field image; choose one and send it."
         return await run_in_threadpool(_failed, request, index, settings, 422, problem)
     try:
-        explanation = await explain_upload(request, index, image)
+        explained = await explain_upload(request, index, image)
     except ClusterPathsError as error:
         return await run_in_threadpool(_failed, request, index, settings, *describe(error))
     except HTTPException as error:
         return await run_in_threadpool(_failed, request, index, settings, error.status_code, str(error.detail))
-    await image.seek(0)
-    content = await image.read()
-    return await run_in_threadpool(
-        lambda: _page(request, index, settings, **_explained(explanation, content, settings.max_pixels))
-    )
+    return await run_in_threadpool(lambda: _page(request, index, settings, **_explained(explained)))
 
 
 def _failed(request: Request, index: SetIndex, settings: ServeConfig, status: int, problem: str) -> HTMLResponse:
@@ -92,13 +87,14 @@ def _page(request: Request, index: SetIndex, settings: ServeConfig, status: int 
     )
 
 
-def _explained(explanation: Explanation, content: bytes, max_pixels: int) -> dict[str, Any]:
+def _explained(explained: Explained) -> dict[str, Any]:
     """What the template shows of an explanation."""
     from clusterpaths.report import explanation as words  # brings onnx
 
+    explanation = explained.explanation
     return {
         "e": explanation,
-        "picture": _picture(content, max_pixels),
+        "picture": _as_address(explained.small),
         "headline": words.headline(explanation),
         "common": words.common(explanation),
         "strange": words.strange(explanation),
@@ -109,10 +105,8 @@ def _explained(explanation: Explanation, content: bytes, max_pixels: int) -> dic
     }
 
 
-def _picture(content: bytes, max_pixels: int) -> str:
-    """The image in small as a data: address."""
-    small = open_picture(content, max_pixels)
-    small.thumbnail((PICTURE, PICTURE))
+def _as_address(small: Image.Image) -> str:
+    """A small image as a data: address."""
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

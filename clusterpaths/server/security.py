@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -69,10 +70,13 @@ router = APIRouter(include_in_schema=False)
 
 
 class SecurityHeaders:
-    """ASGI middleware: the headers of every answer; one that an answer sets itself stays."""
+    """ASGI middleware: the headers of every answer; one that an answer sets itself stays.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    `by_origin`: answers differ by who asks, also those without a header that says so (for caches on the way).
+    """
+
+    def __init__(self, app: ASGIApp, *, by_origin: bool = False) -> None:
+        self.app, self.by_origin = app, by_origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
@@ -80,6 +84,8 @@ class SecurityHeaders:
                 headers = list(message.get("headers", ()))
                 own = {name for name, _ in headers}
                 message["headers"] = headers + [header for header in _HEADERS if header[0] not in own]
+                if self.by_origin and not any(n == b"vary" and b"origin" in v.lower() for n, v in headers):
+                    message["headers"].append((b"vary", b"Origin"))
             await send(message)
 
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
@@ -199,7 +205,7 @@ def local_address(given: str) -> str:
 
 
 @router.get("/login")
-async def login_form(request: Request) -> Response:
+def login_form(request: Request) -> Response:
     """The form for the token."""
     settings: ServeConfig = request.app.state.settings
     if settings.token is None or _shows_token(request.headers, settings.token):
@@ -219,11 +225,12 @@ async def log_in(request: Request) -> Response:
     if settings.token is None:
         return RedirectResponse(target, 303)
     if not _same(fields.get("token", [""])[0].strip(), settings.token):
-        return _login_page(request, wrong=True)
+        return await run_in_threadpool(_login_page, request, wrong=True)
     done = RedirectResponse(target, 303)
     secure = request.url.scheme == "https"
     session = new_session(settings.token)
-    done.set_cookie(COOKIE, session, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=secure)
+    # Lax: a link in a chat opens what it shows; whatever changes something is asked where it comes from (Gate)
+    done.set_cookie(COOKIE, session, max_age=SESSION_SECONDS, httponly=True, samesite="lax", secure=secure)
     return done
 
 

@@ -14,9 +14,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clusterpaths.explanation import Explanation
-from clusterpaths.explore.dropped import Explainer
-from clusterpaths.server.errors import answer
+from clusterpaths.explore.dropped import Explained, Explainer
+from clusterpaths.server.errors import answered
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
@@ -38,7 +37,8 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced[:18]) > self.limit:
-            await answer(Request(scope), 413, self._too_large())(scope, receive, send)
+            refusal = await answered(Request(scope), 413, self._too_large())
+            await refusal(scope, receive, send)
             return
         read = 0
         complete = False
@@ -63,7 +63,7 @@ class BodyLimit:
         return f"at most {self.limit / 1e6:.3g} MB can be sent; send a smaller image, or raise --max-upload-mb"
 
 
-async def explain_upload(request: Request, index: SetIndex, image: UploadFile) -> Explanation:
+async def explain_upload(request: Request, index: SetIndex, image: UploadFile) -> Explained:
     """What a set says of the image in a form; for the API and for the page.
 
     Raises:

@@ -107,7 +107,9 @@ class Visit:
             self.problems.append(f"another host: {request.url}")
 
 
-@pytest.fixture(scope="module")  # as long as it is there, so is playwright's event loop: Prefect's functions would wait on it
+@pytest.fixture(
+    scope="module"
+)  # as long as it is there, so is playwright's event loop: Prefect's functions would wait on it
 def chromium() -> Iterator[Any]:
     """A real Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
@@ -119,8 +121,17 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def visitor(chromium: Any, site: Site) -> Iterator[Any]:
+    """One browser's memory for a module: plotly is fetched and compiled once."""
+    context = chromium.new_context(base_url=site.url, reduced_motion="reduce")
+    context.set_default_timeout(10_000)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def open_page(chromium: Any, site: Site) -> Iterator[Any]:
+def open_page(visitor: Any, site: Site) -> Iterator[Any]:
     """open_page(path, width=, scheme=) -> playwright's page; fails at the end if the browser complained of anything.
 
     The page has `seen`, a Visit: a test that expects a complaint takes it out of `seen.problems`.
@@ -128,21 +139,19 @@ def open_page(chromium: Any, site: Site) -> Iterator[Any]:
     opened: list[tuple[Any, Visit]] = []
 
     def start(path: str, width: int = 1440, scheme: str = "light") -> Any:
-        context = chromium.new_context(
-            base_url=site.url, viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        context.set_default_timeout(10_000)
-        page = context.new_page()
+        page = visitor.new_page()
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
         page.seen = Visit(site.url, page)
         page.seen.listen()
-        opened.append((context, page.seen))
+        opened.append((page, page.seen))
         page.goto(path)
         return page
 
     yield start
     problems = [problem for _, seen in opened for problem in seen.problems]
-    for context, _ in opened:
-        context.close()
+    for page, _ in opened:
+        page.close()
     assert problems == []
 
 
@@ -156,5 +165,18 @@ def violations(page: Any) -> list[str]:
     """What axe finds, a line each with the first element; empty: nothing."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [f"{one['id']} ({len(one['nodes'])}): {one['nodes'][0]['html'][:160]}" for one in found]
+
+
+SMALL = """() => [...document.querySelectorAll("a, button, input, select, summary")].filter((element) => {
+  const box = element.getBoundingClientRect();
+  const inText = getComputedStyle(element).display === "inline" && element.closest("p.lead, p.hint, .blank p, footer");
+  return box.width && box.height && (box.width < 24 || box.height < 24) && !inText && !element.closest("label.box, svg");
+}).map((element) => `small: ${element.outerHTML.slice(0, 120)}`)"""
+
+
+def misfits(page: Any) -> list[str]:
+    """What is too small for a finger (24 pixels), and whether the page is wider than the screen; empty: nothing."""
+    wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+    return [*page.evaluate(SMALL), *([f"{wide} pixels too wide"] if wide > 0 else [])]

@@ -340,11 +340,51 @@ def test_what_is_no_number_or_no_value_of_an_attribute_is_422(site: Site, path: 
 )
 def test_an_answer_that_is_known_already_is_not_sent_again(site: Site, path: str) -> None:
     first = site.get(path)
-    assert first.headers["cache-control"] == "no-cache"
+    assert first.headers["cache-control"] == "private, no-cache"
     for known in (first.headers["etag"], f'"other", W/{first.headers["etag"]}'):
         again = site.get(path, **{"if-none-match": known})
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
     assert site.get(path, **{"if-none-match": '"other"'}).content == first.content
+
+
+def test_a_tag_is_of_one_address(site: Site) -> None:
+    tag = site.get("/models/CelebA/attributes/filter?attr=Smiling&value=1").headers["etag"]
+    for path in (
+        "/models/CelebA/attributes/filter?attr=Smiling&value=-1",
+        "/models/CelebA/attributes",
+        "/images/example/3",
+    ):
+        assert site.get(path, **{"if-none-match": tag}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/models/CelebA/attributes/filter?attr=Nothing&value=1", "/models/Empty/metadata", "/images/example/3?model=Old"],
+)
+def test_whoever_has_anything_is_told_that_there_is_nothing(site: Site, path: str) -> None:
+    assert site.get(path, **{"if-none-match": "*"}).status_code == 404
+
+
+def test_an_answer_that_lacks_images_is_not_kept(site: Site) -> None:
+    images = shutil.copytree(site.images, site.root.parent / "some of the images")
+    folder = site.root / "Partial" / "set_01"
+    shutil.copytree(site.root / "CelebA" / "set_01", folder)
+    record = site.document("Partial/set_01/set.json")
+    (folder / "set.json").write_text(json.dumps(record | {"data_root": str(images)}))
+    clusters = [path[0] for path in site.document("Partial/set_01/paths.json").values()]
+    gone = images / "celeba" / "img_align_celeba" / "000001.jpg"
+    content = gone.read_bytes()
+    gone.unlink()
+    path = f"/images/cluster/conv1/{clusters[0]}?limit=100&model=Partial"
+    few = site.get(path)
+    assert (few.status_code, len(few.json()["images"])) == (200, clusters.count(clusters[0]) - 1)
+    assert "etag" not in few.headers
+    assert few.headers["cache-control"] == "private, no-store"
+    gone.write_bytes(content)
+    whole = site.get(path)
+    assert len(whole.json()["images"]) == clusters.count(clusters[0])
+    assert site.get(path, **{"if-none-match": whole.headers["etag"]}).status_code == 304
+    shutil.rmtree(folder.parent)
 
 
 def test_sets_come_change_and_go_without_a_restart(site: Site, dashboard: Dashboard) -> None:
@@ -374,8 +414,19 @@ def test_documents_that_are_no_json_are_not_passed_on(site: Site) -> None:
     folder = write_foreign(site.root, "Cut")
     (folder / "centroids.json").write_text('{"early": [[0.5, ')
     assert site.get("/models/Cut/sets/set_01/centroids").status_code == 503
-    (folder.parent / "metadata.json").write_text('{"k": NaN}')
-    assert site.get("/models/Cut/metadata").status_code == 404
+    for text in ('{"k": NaN}', "[" * 100_000 + "]" * 100_000):
+        (folder.parent / "metadata.json").write_text(text)
+        assert site.get("/models/Cut/metadata").status_code == 404
+    shutil.rmtree(folder.parent)
+
+
+def test_documents_with_a_byte_order_mark_are_passed_on_without_it(site: Site, dashboard: Dashboard) -> None:
+    folder = write_foreign(site.root, "Marked")
+    for path in (*folder.iterdir(), folder.parent / "metadata.json"):
+        path.write_text(path.read_text(), "utf-8-sig")
+    assert dashboard.metadata("Marked") == FOREIGN_METADATA
+    assert dashboard.centroids("Marked", "set_01") == FOREIGN_CENTROIDS
+    assert dict(dashboard.paths("Marked", "set_01")) == FOREIGN_PATHS
     shutil.rmtree(folder.parent)
 
 

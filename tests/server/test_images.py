@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from PIL import Image
 
 from clusterpaths.datasets.celeba import CelebA, open_celeba
 from clusterpaths.errors import NotFoundError
+from clusterpaths.explain import read_upright
+from clusterpaths.explore import dropped
+from clusterpaths.explore.dropped import open_picture
 from clusterpaths.explore.images import Images, encode
 from clusterpaths.explore.library import Library
 from tests.server.made import draw_faces, make_set, write_foreign
@@ -177,3 +182,67 @@ def test_an_image_of_two_hundred_million_pixels_is_refused_before_it_is_decoded(
     library = Library(own)
     with pytest.raises(NotFoundError, match="cannot be read"):
         Images(library).jpeg(library.set("Faces", "set_01"), 3)
+
+
+# pictures that somebody brings
+
+
+@pytest.mark.parametrize("turn", [None, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16")]
+)
+def test_a_picture_is_as_explain_reads_it_from_a_file(tmp_path: Path, kind: str, mode: str, turn: int | None) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (41, 66, 3), np.uint8)
+    image = Image.fromarray(noise)
+    image = Image.fromarray(noise[..., 0].astype(np.uint16) * 250) if mode == "I;16" else image.convert(mode)
+    exif = Image.Exif()
+    if turn is not None:
+        exif[0x0112] = turn
+    image.save(tmp_path / "image", kind, exif=exif)
+    brought, expected = open_picture((tmp_path / "image").read_bytes()), read_upright(tmp_path / "image")
+    assert (brought.mode, brought.size) == ("RGB", expected.size)
+    assert np.array_equal(brought, expected)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("PNG", "RGBA"), ("PNG", "I;16"), ("GIF", "P")])
+def test_a_very_large_picture_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, mode: str) -> None:
+    ramp = np.tile(np.linspace(0, 255, 1101).astype(np.uint8), (701, 1))
+    image = Image.fromarray(ramp.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(ramp).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side
+    image.save(tmp_path / "image", kind, **({} if kind == "GIF" else {"exif": exif}))
+    whole = open_picture((tmp_path / "image").read_bytes())
+    monkeypatch.setattr(dropped, "EXACT_PIXELS", 200_000)
+    monkeypatch.setattr(dropped, "BAND", 64)
+    halved = open_picture((tmp_path / "image").read_bytes())
+    assert halved.size == tuple((side + 1) // 2 for side in whole.size)
+    difference = np.abs(np.asarray(halved, int) - np.asarray(whole.resize(halved.size), int))
+    assert difference.max() <= 3
+
+
+_GROWTH = """
+import io, sys
+from PIL import Image
+from clusterpaths.explore.dropped import open_picture
+def peak(): return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+small = io.BytesIO()
+Image.new("RGB", (50, 50)).save(small, "PNG")
+open_picture(small.getvalue())
+before = peak()
+assert max(open_picture(open(sys.argv[1], "rb").read()).size) == 3150
+print((peak() - before) // 1000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process is told by Linux")
+def test_forty_megapixels_take_less_than_300_megabytes(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("RGBA", (6300, 6300), (200, 120, 60, 90))
+    image.save(tmp_path / "a.png", exif=exif, compress_level=1)
+    image.convert("RGB").save(tmp_path / "b.jpg", exif=exif)
+    for file in ("a.png", "b.jpg"):
+        done = subprocess.run(
+            [sys.executable, "-c", _GROWTH, str(tmp_path / file)], capture_output=True, text=True, check=True
+        )
+        assert 10 < int(done.stdout) < 300, file

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis.errors import Unsatisfiable  # noqa: E402
 from schemathesis.specs.openapi import checks as openapi  # noqa: E402
 
-EXAMPLES = 10  # an operation and kind of data
+EXAMPLES = 5  # an operation and kind of data
 REAL = {"model": "SampleFaces", "set": "set_01", "layer": "conv1", "cluster": 0, "id": 0, "path": "0-0-0-0-0"}
 REAL |= {"example_id": "example_0000"}
 CHECKS = [

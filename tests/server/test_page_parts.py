@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clusterpaths.explore.index import PAGES
 from clusterpaths.explore.records import ExampleLayer, Lift, Transition
 from clusterpaths.server.page_cache import PageCache
-from clusterpaths.server.page_plots import lift_plot, spread_plot, times
+from clusterpaths.server.page_plots import SHOWN, lift_plot, spread_plot, times
 from clusterpaths.server.page_routes import MOST_LINKS, _largest
 
 
-def lift(value: float | None, interval: tuple[float, float] | None, clear: bool = True) -> Lift:
+def lift(value: float | None, interval: tuple[float, float | None], clear: bool = True) -> Lift:
     return Lift(
         kind="attribute",
         name="Smiling",
@@ -27,20 +28,61 @@ def lift(value: float | None, interval: tuple[float, float] | None, clear: bool 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1, "×1"), (2.04, "×2"), (3.14, "×3.1"), (31.4, "×31"), (0.5, "×1/2"), (1 / 29, "×1/29"), (0.99, "×1")],
+    [
+        (None, "only here"),
+        (0.0, "×0"),
+        (1, "×1"),
+        (2.04, "×2"),
+        (3.14, "×3.1"),
+        (31.4, "×31"),
+        (0.5, "×1/2"),
+        (1 / 29, "×1/29"),
+        (0.99, "×1"),
+    ],
 )
-def test_a_lift_in_words(value: float, text: str) -> None:
+def test_a_lift_in_words(value: float | None, text: str) -> None:
     assert times(value) == text
 
 
 def test_the_axis_of_lifts_is_logarithmic_and_holds_every_whisker() -> None:
-    plot = lift_plot([lift(2, (1.5, 3)), lift(0.5, (0.25, 0.8)), lift(9, (0.9, 90), clear=False), lift(None, None)])
+    plot = lift_plot([lift(2, (1.5, 3)), lift(0.5, (0.25, 0.8)), lift(9, (0.9, 90), clear=False)])
     assert plot is not None
     twice, half = plot.marks
     (one,) = [tick.at for tick in plot.ticks if tick.plain]
     assert twice.at - one == pytest.approx(one - half.at)
-    assert all(0 < (place or 1) < 100 for mark in plot.marks for place in (mark.low, mark.at, mark.high))
+    assert all(0 < place < 100 for mark in plot.marks for place in (mark.low, mark.at, mark.high))
     assert lift_plot([lift(9, (0.9, 90), clear=False)]) is None
+
+
+def test_what_only_one_side_has_is_drawn_at_the_edge_with_its_whisker() -> None:
+    plot = lift_plot(
+        [lift(None, (4, None)), lift(2, (1.5, 3)), lift(0, (0, 0.3)), lift(None, (0.1, None), clear=False)]
+    )
+    assert plot is not None
+    only_here, twice, none_here = plot.marks
+    assert (only_here.text, only_here.more, none_here.text, none_here.more) == ("only here", True, "×0", False)
+    assert (
+        none_here.low
+        == 0
+        < none_here.at
+        < none_here.high
+        < twice.at
+        < only_here.low
+        < only_here.at
+        < only_here.high
+        == 100
+    )
+    lone = lift_plot([lift(None, (4, None))])
+    assert lone is not None
+    assert lone.marks[0].low < lone.marks[0].at
+
+
+def test_of_many_lifts_the_clearest_are_drawn_in_their_order() -> None:
+    weak, strong = [lift(1.2, (1.1, 1.3))] * SHOWN, [lift(3, (2, 5)), lift(0, (0, 0.02))]
+    plot = lift_plot([strong[0], *weak, strong[1]])
+    assert plot is not None
+    assert not plot.all
+    assert [mark.lift for mark in plot.marks] == [strong[0], *weak[2:], strong[1]]
 
 
 def test_a_very_strange_example_is_still_within_the_plot() -> None:
@@ -72,6 +114,10 @@ def test_kept_pages_stay_within_their_bytes_and_the_oldest_go_first() -> None:
     with pytest.raises(ZeroDivisionError):
         cache.get("bad", lambda: bytes(1 // 0))
     assert cache.get("bad", lambda: b"good") == b"good"
+
+
+def test_pages_that_are_kept_fit_into_the_room_that_a_set_counts_for_them() -> None:
+    assert PageCache().limit <= PAGES
 
 
 def test_every_cluster_keeps_a_band_where_there_are_too_many_to_draw() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -9,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.server.conftest import Site
 
@@ -179,6 +182,64 @@ def test_an_example_says_how_unusual_it_is(client: httpx.Client, site: Site) -> 
     detail = client.get(f"{api}/{odd}").json()
     assert f"The model says {detail['example']['prediction']}" in said
     assert all(layer["layer"] in said for layer in detail["layers"])
+
+
+def test_unusual_is_said_in_whole_sentences(client: httpx.Client, site: Site) -> None:
+    from clusterpaths.server.page_view import _environment
+
+    words_of = _environment().get_template("macros.html").module
+    assert [str(words_of.percentile(x)) for x in (0.2, 45.4, 99.7)] == ["&lt;1%", "45%", "&gt;99%"]
+    assert str(words_of.signed(-1.4)) == "−1.40"
+    example = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/examples/3").json()["example"]
+    way = "farther from" if example["ood_score"] >= 0 else "nearer to"
+    said = words(client.get(f"{site.overview}/examples/3").text)
+    assert f"lies {abs(example['ood_score']):.2f} spreads {way} its centroids than is usual" in said
+    assert "FPR95: lower is better" in words(client.get(site.overview).text)
+
+
+def test_what_frames_a_wrong_decision_is_said_where_there_is_one(client: httpx.Client, site: Site) -> None:
+    api = f"/api/v1/models/{site.model}/sets/{site.set}/examples"
+    assert client.get(f"{api}?right=wrong&limit=1").json()["total"] > 0
+    html = client.get(f"{site.overview}/ask?right=wrong").text
+    assert "orange frame: the decision is not the label" in words(html)
+    assert all(str(image["alt"]).endswith(", wrong") for image in read(html).images)
+    assert "orange frame" not in words(client.get(f"{site.overview}/ask?right=right").text)
+
+
+def test_colour_means_the_same_class_on_a_comparison_as_on_a_clusters_page(client: httpx.Client, site: Site) -> None:
+    html = client.get(f"/compare?first={site.model}/{site.set}&second={site.model}/{site.other}").text
+    chips = dict(re.findall(r'<a href="([^"]*/clusters/[^"]*)" aria-label="[^"]*"><span class="chip (f\d)', html))
+    assert {address.split("/")[3] for address in chips} == {site.set, site.other}
+    of_pages = {link: re.findall(r'<h1><span class="chip (f\d)', client.get(link).text)[0] for link in chips}
+    assert chips == of_pages
+    assert "colour is the most frequent" in words(html)
+
+
+def test_the_last_layers_blocks_say_their_class_in_words(client: httpx.Client, site: Site) -> None:
+    routes = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/routes").json()
+    last = [one for one in routes["clusters"] if one["layer"] == site.layers[-1] and one["majority"]]
+    html = client.get(site.overview).text
+    said = re.findall(r'<text class="beside"[^>]*>(?:\d+ )?(\D+)</text>', html)
+    assert said == [one["majority"]["name"] for one in last]
+
+
+def test_words_beside_blocks_do_not_touch_and_stay_inside() -> None:
+    from clusterpaths.report.overview import HEIGHT
+    from clusterpaths.server.page_routes import LINE, spread
+
+    assert spread([50.0, 100.0]) == [50.0, 100.0]
+    crowded = spread([2.0, 3.0, 150.0, 297.0, 298.0, 299.0])
+    assert min(b - a for a, b in itertools.pairwise(crowded)) >= LINE
+    assert (crowded[0], crowded[-1]) == (LINE / 2, HEIGHT - LINE / 2)
+
+
+def test_a_foreign_set_says_why_it_cannot_look_at_images(client: httpx.Client, site: Site) -> None:
+    Image.new("RGB", (64, 80)).save(content := io.BytesIO(), "JPEG")
+    picture = {"image": ("a.jpg", content.getvalue(), "image/jpeg")}
+    answer = client.post(f"/explore/{site.foreign}/image", files=picture)
+    assert answer.status_code == 409
+    assert "This set cannot look at images" in words(answer.text)
+    assert "another program" in words(answer.text).lower()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote
@@ -14,7 +16,9 @@ import httpx
 import pytest
 from PIL import Image
 
+from clusterpaths.comparison import Comparison
 from clusterpaths.errors import ConfigError
+from clusterpaths.explore import compared as comparing
 from clusterpaths.explore.compared import compared
 from clusterpaths.explore.library import Library
 from tests.server.conftest import Site
@@ -161,7 +165,16 @@ def test_nothing_found_says_which_filter_to_take_out(client: httpx.Client, site:
         ("?page=zero", 422, "Expected a number from 1 on"),
         ("?page=0", 422, "Expected a number from 1 on"),
         ("?predicton=Blond", 422, "Expected one of prediction, label"),
-        ("?path=" + "9" * 5000, 404, "path"),
+        ("?path=" + "9" * 1900, 404, "path"),
+        ("?path=" + "9" * 5000, 422, "path is too long"),
+        ("?page=" + "0" * 5000 + "1", 422, "page is too long"),
+        ("?page=" + "1" * 1900, 422, "Expected a number from 1 on"),
+        ("?id=" + "9" * 5000, 422, "id is too long"),
+        ("?right=right&right=wrong", 422, "Expected it once"),
+        ("?path=0&path=1", 422, "Expected it once"),
+        ("?page=1&page=2&page=3", 422, "Expected it once"),
+        ("?" + "&".join(f"label={i:04d}" for i in range(2000)), 422, "There are 2,000 filters"),
+        ("?id=" + ",".join(map(str, range(5000))), 422, "There are 5,000 ids"),
         ("?id=" + "9" * 400, 200, "No example is like this"),
         ("?label=%3Cscript%3Ealert(1)%3C/script%3E", 404, "&lt;script&gt;"),
     ],
@@ -174,6 +187,24 @@ def test_what_cannot_be_asked_is_told_with_the_form_still_there(
     assert says in page.text
     assert "<script>alert" not in page.text
     assert 'id="filters"' in page.text
+    assert ('class="filters"' in page.text) == (status == 200)
+    assert len(page.content) < 100_000
+
+
+def test_the_longest_question_makes_a_page_of_bounded_size(client: httpx.Client, site: Site) -> None:
+    clusters = [f"cluster={layer}:{cluster}" for layer in site.layers for cluster in range(site.k)]
+    attributes = [
+        f"attribute={sign}{name}"
+        for name in client.get(api(site, "choices")).json()["attributes"]
+        for sign in ("", "-")
+    ]
+    filters = [*clusters, *attributes][:50]
+    assert len(filters) == 50
+    many = "&".join([*filters, *(f"id={i}" for i in range(100_000, 101_000))])
+    page = client.get(ask(site, f"?{many}"))
+    assert page.status_code == 200, text_of(page.text)[:300]
+    assert page.text.count("take this filter out") == 51
+    assert len(page.content) < 2_500_000
 
 
 def test_home_lists_every_set_with_its_facts_and_says_what_is_broken(client: httpx.Client, site: Site) -> None:
@@ -314,6 +345,33 @@ def test_a_comparison_is_made_once_while_both_sets_are_as_they_were(site: Site, 
     again = compared(first, library.set(site.model, site.other))
     assert again is not made
     assert again.second.seed == 7
+
+
+def test_who_asks_for_a_kept_comparison_does_not_wait_for_another(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library(site.root)
+    first, second = (library.set(site.model, name) for name in (site.set, site.other))
+    kept = compared(first, second)
+    began, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(comparing, "KEPT", 99)
+    monkeypatch.setattr(
+        comparing, "_comparisons", comparing.OrderedDict({next(reversed(comparing._comparisons)): kept})
+    )
+
+    def slow(*_: Path) -> Comparison:
+        began.set()
+        assert go_on.wait(20)
+        return kept
+
+    monkeypatch.setattr("clusterpaths.compare.compare_sets", slow)
+    other = threading.Thread(target=compared, args=(second, first))
+    other.start()
+    assert began.wait(20)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(compared, first, second).result(10) is kept
+    finally:
+        go_on.set()
+        other.join()
 
 
 def test_what_another_program_made_is_not_compared(site: Site) -> None:

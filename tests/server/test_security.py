@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
@@ -101,7 +102,7 @@ def test_the_login_gives_a_session_that_scripts_and_other_sites_do_not_see(clien
     assert (done.status_code, done.headers["location"]) == (303, "/explore/SampleFaces/set_01?a=1")
     cookie = SimpleCookie(done.headers["set-cookie"])[COOKIE]
     assert cookie["httponly"]
-    assert cookie["samesite"].lower() == "strict"
+    assert cookie["samesite"].lower() == "lax"  # a shared link opens; posting is refused by where it comes from
     assert cookie["path"] == "/"
     assert TOKEN not in done.headers["set-cookie"]
     assert client.get("/explore/SampleFaces/set_01").status_code == 200  # the client keeps cookies
@@ -268,13 +269,17 @@ def test_no_other_site_may_read_unless_it_is_named(site: Site, results: Path) ->
         preflight = httpx.options(
             f"{address}/models",
             headers=asking
-            | {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"},
+            | {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization,if-none-match"},
         )
         assert preflight.status_code == 200
         posted = httpx.post(f"{address}/images/path", headers=asking | SHOWN, json={"path": "0-1"})
         assert posted.status_code == 400  # taken, and read
         other = httpx.get(f"{address}/models", headers={"Origin": "https://other.example"} | SHOWN)
         assert "access-control-allow-origin" not in other.headers
+        for headers in (SHOWN, asking, {}):
+            for place in ("/models", f"{API}/routes", "/static/page.js"):
+                varied = httpx.get(f"{address}{place}", headers=headers).headers.get_list("vary", split_commas=True)
+                assert varied.count("Origin") == 1, (place, headers)
 
 
 # headers
@@ -334,14 +339,26 @@ def test_a_page_that_is_kept_shows_a_new_set_at_once(tmp_path: Path) -> None:
             assert f"New{len(place)}" in client.get(place).text
 
 
-def test_a_picture_is_kept_for_ever_under_its_sets_version(site: Site) -> None:
+def test_a_picture_is_kept_for_an_hour_under_its_sets_version(site: Site) -> None:
     version = httpx.get(f"{site.url}{API}").json()["version"]
     picture_of = f"{site.url}{API}/examples/0/image"
     kept = httpx.get(picture_of, params={"size": 96, "v": version})
     assert kept.headers["content-type"] == "image/jpeg"
-    assert kept.headers["cache-control"] == "private, max-age=31536000, immutable"
+    assert kept.headers["cache-control"] == "private, max-age=3600"
     assert kept.content[:3] == b"\xff\xd8\xff"
     assert httpx.get(picture_of, params={"size": 96, "v": "old"}).headers["cache-control"] == "private, no-cache"
+
+
+def test_a_page_is_asked_for_again_and_a_file_of_a_version_never(site: Site) -> None:
+    with httpx.Client(base_url=site.url) as client:
+        for place in ("/", site.overview, f"{site.overview}/ask", "/compare", f"{site.overview}/image", "/explore/x/y"):
+            assert client.get(place).headers["cache-control"] == "private, no-cache", place
+        files = re.findall(r'(?:href|src)="(/static/[^"]+)"', client.get(site.overview).text)
+        assert any("explorer.css?v=" in file for file in files)
+        for file in files:
+            assert client.get(file).headers["cache-control"] == "public, max-age=31536000, immutable", file
+        for other in ("explorer.css", "explorer.css?v=", "explorer.css?v=0", "./explorer.css?v=0"):
+            assert client.get(f"/static/{other}").headers["cache-control"] == "public, no-cache", other
 
 
 # bodies
@@ -386,7 +403,7 @@ def test_a_request_is_one_line_of_the_log_and_cannot_write_another(
 
 
 def test_a_bug_is_in_the_log_and_not_in_the_answer(results: Path, caplog: pytest.LogCaptureFixture) -> None:
-    app = create_app(ServeConfig(cache_root=results))
+    app = create_app(ServeConfig(cache_root=results, origin=("https://dashboard.example",)))
 
     def broken() -> None:
         raise RuntimeError(f"a secret of {results}")
@@ -394,14 +411,30 @@ def test_a_bug_is_in_the_log_and_not_in_the_answer(results: Path, caplog: pytest
     app.state.library.models = broken  # what no request can bring about
     with httpx.Client(transport=_Sync(app), base_url="http://localhost") as client:
         for place in ("/api/v1/models", "/"):
-            answer = client.get(place)
+            answer = client.get(place, headers={"Origin": "https://dashboard.example"})
             assert answer.status_code == 500
+            assert answer.headers["access-control-allow-origin"] == "https://dashboard.example"
             assert "secret" not in answer.text
             found = re.search(r"at ([0-9a-f]{8})", answer.text)
             assert found
             assert any(f"[{found[1]}]" in line for line in caplog.messages)
             assert "content-security-policy" in answer.headers
     assert "a secret of" in caplog.text
+
+
+def test_the_disk_is_looked_at_in_threads_and_never_for_strangers(results: Path) -> None:
+    app = create_app(ServeConfig(cache_root=results, token=TOKEN))
+    scan, threads = app.state.library._scan, list[int]()
+    app.state.library._scan = lambda: (threads.append(threading.get_ident()), scan())[1]
+    with httpx.Client(transport=_Sync(app), base_url="http://localhost") as client:
+        assert client.get("/login").status_code == 200
+        assert client.post("/login", data={"token": "wrong"}).status_code == 401
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+        assert threads == []
+        for place in ("/explore/no/set", "/explore/SampleFaces/set_01/nothing", "/explore"):
+            assert client.get(place, headers=SHOWN).status_code == 404
+        assert threads
+        assert threading.get_ident() not in threads  # _Sync's loop runs in this one
 
 
 class _Sync(httpx.BaseTransport):

@@ -1,5 +1,6 @@
 // @ts-check
-// What every page adds to its HTML, which works without: the list of sets closes, a missing image says so.
+// What every page adds to its HTML, which works without: the list of sets closes, a missing image says so,
+// Ask's form fits a phone and is as its address says.
 
 for (const menu of /** @type {NodeListOf<HTMLDetailsElement>} */ (document.querySelectorAll("details.switch"))) {
   document.addEventListener("click", (event) => {
@@ -19,6 +20,14 @@ const missing = (image) => {
   if (link) link.title = `${link.title} · image not available`;
 };
 for (const image of document.querySelectorAll("img")) {
-  if (image.complete && image.naturalWidth === 0 && image.loading !== "lazy") missing(image);
+  if (image.complete && image.currentSrc && !image.naturalWidth) missing(image); // failed before this script ran
   else image.addEventListener("error", () => missing(image), { once: true });
 }
+
+// Beside the answer there is room for the filters; on a narrow screen (ask.css) they would hide it.
+if (window.matchMedia("(max-width: 999.98px)").matches) document.querySelector(".ask-form details")?.removeAttribute("open");
+
+// Browsers bring a page back with what was ticked since, which contradicts the answer beside it.
+addEventListener("pageshow", (event) => {
+  if (event.persisted) /** @type {HTMLFormElement | null} */ (document.querySelector("#filters"))?.reset();
+});

@@ -3,7 +3,7 @@
 
 /**
  * @typedef {{name: string, number: number, layer: number, count: number, colour: number, words: string, href: string,
- *   middle: number, height: number}} RouteNode
+ *   middle: number, height: number, beside: string, beside_at: number}} RouteNode
  * @typedef {{source: number, target: number, count: number, colour: number, words: string, href: string}} RouteLink
  * @typedef {{layers: string[], agreements: (number | null)[], total: number, nodes: RouteNode[], links: RouteLink[]}} RoutesData
  */
@@ -12,6 +12,7 @@ const NODE = 30; // width of a block
 const FOOT = 36; // room for the layers' names
 const SECOND = 18; // and for the percentage below
 const SIDE = 34;
+const FITS = 15 / 300; // as the server: a block so high, as a share, holds its number; else it stands beside it
 
 /**
  * @param {HTMLElement} box
@@ -19,7 +20,7 @@ const SIDE = 34;
  * @param {RoutesData} data
  */
 async function start(box, target, data) {
-  box.style.minWidth = `${Math.max(280, 150 * data.layers.length)}px`;
+  box.style.minWidth = `${Math.max(280, 110 * data.layers.length + roomFor(data))}px`;
   box.classList.add("live");
   await draw(target, data);
   document.documentElement.classList.add("drawn");
@@ -53,7 +54,8 @@ async function draw(target, data) {
   const width = Math.max(target.clientWidth, 240);
   const height = target.clientHeight || 430;
   const foot = data.agreements.some((share) => share !== null) ? FOOT + SECOND : FOOT;
-  const inner = { width: width - 2 * SIDE, height: height - foot - 8 };
+  const room = roomFor(data);
+  const inner = { width: width - 2 * SIDE - room, height: height - foot - 8 };
   const last = Math.max(data.layers.length - 1, 1);
   // No <b> in plotly's texts: it would set a style attribute, which the pages' policy forbids.
   // plotly takes the middle of a block, as a share of the room; blocks keep inside it
@@ -107,7 +109,7 @@ async function draw(target, data) {
     share === null ? [] : [{ ...names[i], yshift: -38, text: percent(share, 0), font: { ...font, color: token("--soft") } }],
   );
   const numbers = data.nodes.flatMap((node, i) =>
-    node.height * inner.height < 15
+    node.height < FITS
       ? []
       : [
           {
@@ -119,15 +121,20 @@ async function draw(target, data) {
           },
         ],
   );
+  const beside = data.nodes.flatMap((node, i) =>
+    node.beside
+      ? [{ ...fixed, x: x[i], xshift: NODE / 2 + 5, xanchor: "left", y: 1 - node.beside_at, text: escaped(node.beside), font }]
+      : [],
+  );
   const layout = {
     width,
     height,
-    margin: { l: SIDE, r: SIDE, t: 8, b: foot, pad: 0 },
+    margin: { l: SIDE, r: SIDE + room, t: 8, b: foot, pad: 0 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font,
     hoverlabel: { bgcolor: token("--card"), bordercolor: token("--lab"), font, align: "left" },
-    annotations: [...names, ...agreements, ...numbers],
+    annotations: [...names, ...agreements, ...numbers, ...beside],
   };
   await plotly.react(target, [sankey], layout, { displayModeBar: false, responsive: false, staticPlot: false });
   makeReachable(target, data);
@@ -169,6 +176,15 @@ function placeOf(name, at, last, middle) {
   if (name.length > 8 && at === 0) return { x: 0, xanchor: "left" };
   if (name.length > 8 && at === last) return { x: 1, xanchor: "right" };
   return { x: middle, xanchor: "center" };
+}
+
+/**
+ * Pixels that the words beside the last layer's blocks take.
+ * @param {RoutesData} data
+ */
+function roomFor(data) {
+  const last = data.nodes.filter((node) => node.layer === data.layers.length - 1);
+  return 7.5 * Math.max(0, ...last.map((node) => node.beside.length));
 }
 
 /** @param {RoutesData} data */

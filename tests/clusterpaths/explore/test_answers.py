@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clusterpaths.errors import NotFoundError
@@ -14,12 +16,14 @@ from clusterpaths.explore.ask import ask, ask_csv, choices
 from clusterpaths.explore.clusters import cluster_detail, cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import SetIndex, group_classes
+from clusterpaths.explore.library import Library
 from clusterpaths.explore.lift import lifts
 from clusterpaths.explore.paths import parse_path, path_detail, path_page
 from clusterpaths.explore.records import Question
 from clusterpaths.explore.routes import routes
-from clusterpaths.intervals import katz
+from clusterpaths.intervals import ratio_interval
 from tests.clusterpaths.explore.small import DISTANCES, ids_of, small
+from tests.generated_set import generate
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +87,11 @@ def test_lifts_compare_with_those_outside(index: SetIndex) -> None:
     smiling = found["attribute", "Smiling"]
     assert (smiling.count, smiling.known, smiling.share, smiling.share_outside) == (3, 4, 0.75, 1 / 3)
     assert smiling.lift == pytest.approx(2.25)
-    assert smiling.interval is not None
-    assert smiling.interval[0] < 1 < smiling.interval[1]
+    assert smiling.interval[0] < 1 < (smiling.interval[1] or 0)
     assert not smiling.clear
     test = found["split", "test"]
-    assert (test.count, test.lift, test.interval, test.clear) == (1, None, None, False)
+    assert (test.count, test.lift, test.interval[1], test.clear) == (1, None, None, False)
+    assert 0 < test.interval[0] < 1
     train = found["split", "train"]  # 17 is of no known split, so is not counted
     assert (train.known, train.share_outside) == (4, 1.0)
     assert ("prediction", "cat") in found
@@ -100,9 +104,55 @@ def test_intervals_are_those_of_scipy() -> None:
     for counts in ((3, 4, 1, 3), (50, 60, 10, 200), (1, 1000, 999, 1000), (4, 4, 2, 5)):
         for level in (0.95, 0.999):
             expected = relative_risk(*counts).confidence_interval(level)
-            assert katz(*counts, level) == pytest.approx((expected.low, expected.high), rel=1e-9)
-    assert katz(0, 5, 3, 5, 0.95) is None
-    assert katz(3, 5, 0, 5, 0.95) is None
+            assert ratio_interval(*counts, level) == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def test_intervals_of_what_only_one_side_has_are_those_of_scipy() -> None:
+    from scipy.stats import binomtest
+
+    for one, known, known_outside in ((1, 10, 1000), (5, 50, 1950), (521, 1931, 69), (3, 3, 4)):
+        for level in (0.95, 0.999):
+            share = binomtest(one, one).proportion_ci(level).low  # Clopper and Pearson's
+            expected = share / (1 - share) * known_outside / known
+            assert ratio_interval(one, known, 0, known_outside, level) == (pytest.approx(expected), None)
+            assert ratio_interval(0, known_outside, one, known, level) == (0, pytest.approx(1 / expected))
+
+
+@pytest.mark.parametrize(
+    ("known", "known_outside", "having"), [(69, 1931, 540), (3, 500, 9), (40, 40, 12), (10, 99, 1)]
+)
+def test_what_only_one_side_has_is_no_oftener_clear_by_lot_than_promised(
+    known: int, known_outside: int, having: int
+) -> None:
+    """Of groups drawn by lot, all are counted: how often does nobody in it have the thing, and is that clear?"""
+    from scipy.stats import hypergeom
+
+    for level in (0.5, 0.95, 0.999):
+        _, high = ratio_interval(0, known, having, known_outside, level)
+        low, _ = ratio_interval(having, known, 0, known_outside, level)
+        drawn = hypergeom(known + known_outside, having, known)
+        wrong = (high is not None and high < 1) * drawn.pmf(0) + (low > 1) * drawn.pmf(having)
+        assert wrong <= 1 - level
+
+
+def test_what_only_one_side_has_is_clear_where_it_is_frequent(tmp_path: Path) -> None:
+    folder = generate(tmp_path, n=2_000, layers={"x": (2,)}, attributes=1)
+    one = Library(tmp_path).default().clusters[:, 0] == 0
+    table = pq.read_table(folder.parent / "examples.parquet").drop_columns(["attr_5_o_Clock_Shadow"])
+    first = np.where(np.arange(2_000) == one.argmax(), 1, -1)
+    for name, values in (("Here", np.where(one, 1, -1)), ("There", np.where(one, -1, 1)), ("Once", first)):
+        table = table.append_column(f"attr_{name}", pa.array(values.astype(np.int8)))
+    pq.write_table(table, folder.parent / "examples.parquet")
+    index = Library(tmp_path).default()
+    found = [lift for lift in cluster_detail(index, "x", 0).lifts if lift.kind == "attribute"]
+    assert [(x.name, x.lift, x.clear) for x in found] == [
+        ("Here", None, True),
+        ("There", 0, True),
+        ("Once", None, False),
+    ]
+    here, there, _ = found
+    assert here.interval[0] > 2
+    assert there.interval[0] == 0 < (there.interval[1] or 0) < 0.5
 
 
 def test_paths_are_listed_in_both_orders(index: SetIndex) -> None:

@@ -157,7 +157,10 @@ def test_lifts_are_ratios_of_shares(index: SetIndex, rows: list[dict[str, Any]])
     shares = [np.mean(np.equal(group, 1)) for group in labelled]
     assert found["label", "Black"].lift == pytest.approx(shares[0] / shares[1])
     assert found["label", "Black"].known == len(labelled[0])
-    order = [(not lift.clear, -(lift.lift or 0)) for lift in cluster_detail(index, "fc1", 2).lifts]
+    order = [
+        (not lift.clear, -(math.inf if lift.lift is None else lift.lift))
+        for lift in cluster_detail(index, "fc1", 2).lifts
+    ]
     assert order == sorted(order)
     assert any(lift.clear for lift in found.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -18,27 +19,15 @@ import pytest
 
 from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore.ask import ask, ask_csv, choices
-from clusterpaths.explore.clusters import cluster_detail, exemplars
+from clusterpaths.explore.clusters import cluster_detail
 from clusterpaths.explore.examples import example_detail
-from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.index import PAGES, SetIndex
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.paths import path_detail, path_page
 from clusterpaths.explore.records import Question
 from clusterpaths.explore.routes import routes
 from tests.clusterpaths.explore.small import ids_of, small, write_small
 from tests.generated_set import generate
-
-
-def write_foreign(root: Path, paths: Any = None, centroids: Any = None, metadata: Any = None) -> Path:
-    """A set with the two documents only, its layers in the order in which metadata.json has them."""
-    folder = root / "Foreign" / "set_01"
-    folder.mkdir(parents=True)
-    given = {"example_0002": [0, 2], "example_10000": [1, 0], "example_0000": [1, 2]} if paths is None else paths
-    (folder / "paths.json").write_text(json.dumps(given))
-    given = {"z": [[0.0, 1.0]] * 3, "y": [[0.0]] * 2} if centroids is None else centroids
-    (folder / "centroids.json").write_text(json.dumps(given))
-    (folder.parent / "metadata.json").write_text(json.dumps({"layers": ["y", "z"]} if metadata is None else metadata))
-    return folder
 
 
 def test_every_visible_folder_is_a_model(tmp_path: Path) -> None:
@@ -265,68 +254,59 @@ def test_only_so_many_sets_stay_in_memory(tmp_path: Path) -> None:
     assert library.opened == 6
 
 
-def test_a_foreign_set_is_shown_for_what_it_is(tmp_path: Path) -> None:
-    write_foreign(tmp_path)
-    library = Library(tmp_path)
-    (summary,) = library.model("Foreign").sets
-    assert (summary.num_examples, summary.layers, summary.k_per_layer) == (3, ("y", "z"), {"y": 2, "z": 3})
-    assert (summary.distance, summary.dataset, summary.created) == (None, "", "")
-    index = library.default()
-    assert library.opened == 1
-    assert (index.record, index.ids.tolist(), index.clusters.tolist()) == (
-        None,
-        [0, 2, 10000],
-        [[1, 2], [0, 2], [1, 0]],
-    )
-    assert index.file(0) == ""
-    assert routes(index).source is None
-    assert [t.count for t in routes(index).transitions] == [1, 1, 1]
-    found = cluster_detail(index, "z", 2)
-    assert (found.info.count, found.info.majority, found.lifts, found.nearest, found.farthest) == (2, None, (), (), ())
-    assert sorted(ids_of(found.random)) == [0, 2]
-    with pytest.raises(NotFoundError, match="no distances"):
-        exemplars(index, "z", 2, "nearest")
-    assert path_page(index).paths[0].exemplars[0].distance is None
-    detail = path_detail(index, (1, 0))
-    assert (detail.agreement_interval, detail.right, detail.lifts) == (None, None, ())
-    example = example_detail(index, 10000)
-    assert (example.ood_score, example.neighbours, example.layers[0].percentile) == (None, (), None)
-    assert choices(index).can_be_right is False
-    assert ids_of(ask(index, Question(path="1", order="rare")).examples) == [0, 10000]
-    with pytest.raises(NotFoundError, match="It has id, rare and common"):
-        ask(index, Question(order="strange"))
-    assert "".join(ask_csv(index, Question(id=(2,)))).splitlines()[1] == "2,,,,,,0,2,1,"
-
-
-@pytest.mark.parametrize(
-    ("documents", "message"),
-    [
-        ({"paths": []}, "is a list"),
-        ({"paths": {"3": [0, 0]}}, "has the key '3'"),
-        ({"paths": {"example_0003": [0]}}, "paths of 2 clusters each"),
-        ({"paths": {"example_0003": [0, 1], "example_0004": [0]}}, "paths of 2 clusters each"),
-        ({"paths": {"example_0003": ["a", 1]}}, "paths of 2 clusters each"),
-        ({"paths": {"example_0003": [0, 3]}}, "clusters from 0 to 3"),
-        ({"paths": {"example_0003": [0, 10**30]}}, "paths of 2 clusters each"),
-        ({"paths": {"example_0003": [0, 1], "example_3": [0, 1]}}, "same example twice"),
-        ({"centroids": {}}, "has no centroids"),
-        ({"centroids": {"y": 3}}, "has no centroids"),
-        ({"metadata": []}, "no JSON object"),
-    ],
-)
-def test_a_foreign_set_that_does_not_fit_is_a_problem(tmp_path: Path, documents: dict[str, Any], message: str) -> None:
-    write_foreign(tmp_path, **documents)
+def test_one_bad_folder_does_not_hide_the_others(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    for name, link in (("set_02", "set.json"), ("set_03", "paths.json")):
+        (tmp_path / "Small" / name).mkdir()
+        (tmp_path / "Small" / name / link).symlink_to(link)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "Small" / "set_04").symlink_to("set_04")
+    (tmp_path / "caf\udce9").mkdir()  # a byte that is no UTF-8
+    (tmp_path / "Small" / "set_\udce9").mkdir()
     library = Library(tmp_path)
     (found,) = library.models()
-    assert found.sets == ()
-    assert message in found.problems[0]
-    with pytest.raises(CacheError, match=message):
-        library.set("Foreign", "set_01")
+    assert [summary.set for summary in found.sets] == ["set_01"]
+    looped, lacking = found.problems
+    assert "Small/set_02 cannot be shown" in looped
+    assert "Too many levels of symbolic links" in looped
+    assert "Small/set_03 is not whole" in lacking
+    assert str(tmp_path) not in looped
+    assert library.default().name == "Small/set_01"
+    assert library.names() == ("Small",)
+    with pytest.raises(CacheError, match="symbolic links"):
+        library.set("Small", "set_02")
 
 
-def test_a_foreign_set_goes_by_its_own_order_where_metadata_is_of_others(tmp_path: Path) -> None:
-    write_foreign(tmp_path, paths={"example_0000": [2, 1]}, metadata={"layers": ["other"]})
-    assert Library(tmp_path).default().layers == ("z", "y")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_a_problem(tmp_path: Path) -> None:
+    write_small(tmp_path)
+    for path in (tmp_path / "Small" / "set_02", tmp_path / "Other"):
+        path.mkdir(mode=0)
+    try:
+        other, found = Library(tmp_path).models()
+        assert [summary.set for summary in found.sets] == ["set_01"]
+        assert "Permission denied" in found.problems[0]
+        assert "Other cannot be listed" in other.problems[0]
+        tmp_path.chmod(0)
+        with pytest.raises(CacheError, match="cannot be listed"):
+            Library(tmp_path).models()
+    finally:
+        for path in (tmp_path, tmp_path / "Small" / "set_02", tmp_path / "Other"):
+            path.chmod(0o700)
+
+
+def test_room_for_answers_and_pages_is_counted(tmp_path: Path) -> None:
+    index = small(tmp_path)
+    assert index.nbytes > PAGES
+    for name in (f"set_{i:02d}" for i in range(2, 30)):
+        write_small(tmp_path, name=name)
+    library = Library(tmp_path)
+    for summary in library.model("Small").sets:
+        library.set("Small", summary.set)
+    library.set("Small", "set_29")
+    assert library.opened == 29
+    library.set("Small", "set_02")  # is not kept any more, small as it is
+    assert library.opened == 30
 
 
 def test_without_the_caches_table_a_set_has_no_attributes(tmp_path: Path) -> None:
