@@ -163,7 +163,7 @@ def image_of_example(
     row = documents.row_of_id(index, id)
     return _answer(
         request,
-        _tag_of(request, index),
+        _tag_of(request, index, images.stamp(index, row)),
         lambda: _whole(example_id=id, image_base64=images.base64(index, row, LONGEST_SIDE)),
     )
 
@@ -185,13 +185,15 @@ def images_of_cluster(
     index.require_cluster(at, cluster)
     limit = _clamp(limit, MOST_IMAGES)
 
-    tag = _tag_of(request, index)
-    unchanged = _unchanged(request, tag)
-    if unchanged is not None:
-        return unchanged
-    pictures, whole = _pictures(images, index, index.members(at, cluster)[:limit])
+    rows = index.members(at, cluster)[:limit].tolist()
+    tag = None
+    with contextlib.suppress(NotFoundError):  # one is gone: what can be read is shown, and not kept
+        tag = _tag_of(request, index, [images.stamp(index, row) for row in rows])
+        if (unchanged := _unchanged(request, tag)) is not None:
+            return unchanged
+    pictures, whole = _pictures(images, index, rows)
     parts = _whole(layer=layer, cluster_id=cluster, limit=limit, images=pictures)
-    return Pieces(*parts, headers=_caching(tag) if whole else _NOT_KEPT)
+    return Pieces(*parts, headers=_caching(tag) if whole and tag else _NOT_KEPT)
 
 
 @router.post("/images/path", response_model=PathImages)
@@ -304,9 +306,10 @@ def _whole(**fields: Any) -> Parts:
     return (json.dumps(fields).encode(),)
 
 
-def _tag_of(request: Request, index: SetIndex) -> str:
+def _tag_of(request: Request, index: SetIndex, files: Any = ()) -> str:
+    """`files`: what tells whether the files shown have changed."""
     summary = index.summary
-    return tag_of(summary.model, summary.set, summary.version, request.url.path, request.url.query)
+    return tag_of(summary.model, summary.set, summary.version, request.url.path, request.url.query, str(files))
 
 
 def _caching(tag: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ from clusterpaths.report.evaluation import evaluation_rows
 from clusterpaths.server import pages_ask, pages_compare, pages_home, pages_image
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.page_plots import lift_plot, spread_plot
-from clusterpaths.server.page_view import render_once, set_view
+from clusterpaths.server.page_view import kept_for, render_once, set_view
 
 TOP_PATHS = 10  # on the overview
 PATHS = 25  # a page of the list
@@ -167,7 +167,7 @@ def _written(file: Path) -> int:
 def report_css(request: Request) -> Response:
     """The report's sheet: the explorer's first one."""
     content = resources.files("clusterpaths.report").joinpath("report.css").read_bytes()
-    return _kept(request, content, "text/css; charset=utf-8", hashlib.sha256(content).hexdigest()[:16])
+    return _kept(request, "report.css", content, "text/css; charset=utf-8", hashlib.sha256(content).hexdigest()[:16])
 
 
 @router.get("/static/plotly.min.js")
@@ -177,7 +177,7 @@ def plotly(request: Request) -> Response:
     if found is None:
         return Response("plotly is not installed", 404, media_type="text/plain")
     content, tag = found
-    return _kept(request, content, "text/javascript; charset=utf-8", tag, gzipped=True)
+    return _kept(request, "plotly.min.js", content, "text/javascript; charset=utf-8", tag, gzipped=True)
 
 
 @cache
@@ -190,12 +190,11 @@ def _plotly() -> tuple[bytes, str] | None:
     return gzip.compress(content, 6), hashlib.sha256(content).hexdigest()[:16]
 
 
-def _kept(request: Request, content: bytes, kind: str, tag: str, *, gzipped: bool = False) -> Response:
+def _kept(request: Request, name: str, content: bytes, kind: str, tag: str, *, gzipped: bool = False) -> Response:
     """A file that browsers may keep: for good where the address has its version, else asked for again."""
-    versioned = "v" in request.query_params
     headers = {
         "ETag": f'"{tag}"',
-        "Cache-Control": "public, max-age=31536000, immutable" if versioned else "public, max-age=3600",
+        "Cache-Control": kept_for(name, request.query_params.get("v")),
         "Vary": "Accept-Encoding",
     }
     if f'"{tag}"' in request.headers.get("if-none-match", ""):

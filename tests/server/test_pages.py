@@ -13,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from clusterpaths.server.page_view import static
 from tests.server.conftest import Site
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -275,7 +276,7 @@ def test_names_with_strange_letters_are_text_and_not_markup(site: Site) -> None:
 
 
 def test_plotly_is_compressed_and_kept_by_browsers(client: httpx.Client) -> None:
-    first = client.get("/static/plotly.min.js?v=1")
+    first = client.get(static("plotly.min.js"))
     assert first.headers["content-encoding"] == "gzip"
     assert int(first.headers["content-length"]) < 2_000_000 < len(first.content)
     assert "immutable" in first.headers["cache-control"]
