@@ -25,7 +25,7 @@ from clusterpaths.errors import DatasetError
 
 # What Pillow's decoders let through on corrupt bytes besides OSError. DecompressionBombWarning only where warnings
 # are errors.
-_CORRUPT = (
+CORRUPT = (
     SyntaxError,
     ValueError,
     TypeError,
@@ -176,7 +176,7 @@ def open_upright(path: Path) -> Image.Image:
     image = open_rgb(path)
     try:
         return ImageOps.exif_transpose(image)
-    except _CORRUPT:  # a broken EXIF block in a sound image: shown as stored, as browsers show it
+    except CORRUPT:  # a broken EXIF block in a sound image: shown as stored, as browsers show it
         return image
 
 
@@ -200,7 +200,7 @@ def open_rgb(path: Path) -> Image.Image:
         size = path.stat().st_size
         reason = f"not an image that can be read ({size:,} bytes)" if size else "the file is empty (0 bytes)"
         raise OSError(reason) from error
-    except _CORRUPT as error:
+    except CORRUPT as error:
         raise OSError(f"corrupt image ({type(error).__name__}: {error})") from error
 
 

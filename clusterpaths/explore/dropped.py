@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
 import threading
-import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clusterpaths.datasets.base import as_rgb
+from clusterpaths.datasets.base import CORRUPT, as_rgb
 from clusterpaths.errors import ClusterPathsError, ModelError, RefusedImageError
 from clusterpaths.explanation import Explanation
 
@@ -27,9 +25,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by content; few, as each decoder is code that strangers reach
 MAX_PIXELS = 40_000_000
-EXACT_PIXELS = (
-    25_000_000  # beyond, a picture is halved before anything else: it takes 4 bytes a pixel, and every turn a copy
-)
+EXACT_PIXELS = 25_000_000  # beyond, a picture is halved first: it takes 4 bytes a pixel, and every turn a copy
 WEBP_COPIES = 2.5  # its decoder holds the pixels four times over, others' once or twice
 BAND = 512  # rows; even
 SMALL = 320  # pixels of the longer side of what is shown again
@@ -43,18 +39,6 @@ _TURNS = {  # how an EXIF orientation is undone
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_CORRUPT = (  # what Pillow's decoders let through on corrupt bytes
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the second where warnings are errors
 
 
@@ -93,7 +77,7 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise RefusedImageError(
             f"The image has far too many pixels. Expected at most {max_pixels / 1e6:.3g} million; make it smaller.", 413
         ) from error
-    except _CORRUPT as error:
+    except (OSError, *CORRUPT) as error:
         raise RefusedImageError(
             "The image is damaged or cut off: it cannot be decoded. Save it again with another program.", 422
         ) from error
@@ -103,7 +87,7 @@ def _orientation(image: Image.Image) -> int:
     """As EXIF or XMP says; 1: upright."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _CORRUPT:  # a broken EXIF block in a sound image: shown as stored, as browsers show it
+    except (OSError, *CORRUPT):  # a broken EXIF block in a sound image: shown as stored, as browsers show it
         return 1
     return found if isinstance(found, int) else 1
 

@@ -14,13 +14,12 @@ import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, HTTPException, Query, Request
 from starlette.responses import Response
 
 from clusterpaths.config import MAX_K
 from clusterpaths.errors import NoRunError, NotFoundError
 from clusterpaths.explore import documents
-from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
 from clusterpaths.server.answers import has, not_modified, tag_of
@@ -41,7 +40,7 @@ from clusterpaths.server.contract_shapes import (
     Paths,
     Sets,
 )
-from clusterpaths.server.dependencies import LibraryOf, SettingsOf
+from clusterpaths.server.dependencies import DocumentsOf, ImagesOf, LibraryOf, SettingsOf
 from clusterpaths.server.large import FileWithin, Parts, Pieces
 from clusterpaths.server.runs import RunAnswer, RunRequest, start_run
 
@@ -54,20 +53,6 @@ LONGEST_SIDE = 512  # pixels of a picture in an answer; CelebA's are smaller and
 _NOT_KEPT = {"Cache-Control": "private, no-store"}  # images that cannot be read now may be back soon
 
 router = APIRouter(tags=["contract"])
-
-
-async def _documents(request: Request) -> Documents:
-    found: Documents = request.app.state.documents
-    return found
-
-
-async def _images(request: Request) -> Images:
-    found: Images = request.app.state.images
-    return found
-
-
-DocumentsOf = Annotated[Documents, Depends(_documents)]
-ImagesOf = Annotated[Images, Depends(_images)]
 ModelQuery = Annotated[str | None, Query(description="the model whose examples are meant [the default one]")]
 SetQuery = Annotated[str | None, Query(alias="set", description="its set [the newest]")]
 Limit = Annotated[int, Query(description=f"brought into 1 … {MOST_IMAGES}")]

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from clusterpaths.explore.documents import Documents
+from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
 from clusterpaths.server.settings import ServeConfig
 
@@ -20,5 +22,17 @@ async def _settings(request: Request) -> ServeConfig:
     return settings
 
 
+async def _documents(request: Request) -> Documents:
+    found: Documents = request.app.state.documents
+    return found
+
+
+async def _images(request: Request) -> Images:
+    found: Images = request.app.state.images
+    return found
+
+
 LibraryOf = Annotated[Library, Depends(_library)]
 SettingsOf = Annotated[ServeConfig, Depends(_settings)]
+DocumentsOf = Annotated[Documents, Depends(_documents)]
+ImagesOf = Annotated[Images, Depends(_images)]
