@@ -23,7 +23,7 @@ import numpy as np
 from machine import Material, Meter, cache_size
 from numpy.typing import NDArray
 
-from clusterpaths import chain, cluster, evaluate, extract, kmeans, plan, publish, question, report
+from clusterpaths import chain, cluster, evaluate, extract, kmeans, plan, publish, question
 from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
 from clusterpaths.cache.stores import CHUNK_ROWS, open_store
@@ -35,6 +35,7 @@ from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.one_thread import one_thread
 from clusterpaths.preprocessing import fit, normalise
 from clusterpaths.records import CacheFormat
+from clusterpaths.report.page import write_report
 
 GROUP = 256  # images that go through the early stages together: a whole number of chunks
 WITHOUT_CACHE = "none"  # the format that keeps no activations
@@ -293,7 +294,7 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
         )
         images = open_dataset(acquire(config)).read_image
         measured("evaluate", lambda: evaluate.evaluate_set(published.path, job), "on samples: bounded in N")
-        measured("report", lambda: report.write_report(published.path, images), "bounded in N")
+        measured("report", lambda: write_report(published.path, images), "bounded in N")
     result = {
         "stages": told,
         "shard_seconds": shards,
