@@ -15,7 +15,7 @@ from clusterpaths.explore.records import PathDetail, PathPage, PathSummary
 from clusterpaths.intervals import wilson
 
 PathOrder = Literal["common", "rare"]
-LISTED_SIMILAR = 10
+LISTED_SIMILAR = 6
 SIMILAR_EXEMPLARS = 6
 _NUMBER = re.compile(r"\d{1,5}", re.ASCII)  # cluster ids are int16
 

@@ -65,17 +65,15 @@ async def health() -> Any:
 
 
 @router.get("/models", response_model=Models)
-def models(library: LibraryOf) -> Any:
+def models(library: LibraryOf) -> Response:
     """Every folder of results."""
-    return {"models": library.names()}
+    return Pieces(*_whole(models=library.names()))  # a dict would wait for a thread once more, to be checked
 
 
 @router.get("/models/{model}/sets", response_model=Sets)
-def sets(model: str, library: LibraryOf) -> Any:
+def sets(model: str, library: LibraryOf) -> Response:
     """The sets of a model."""
-    there = {entry.name: entry.sets for entry in library.models()}  # as of now; by its name, it may be a second old
-    found = there[model] if model in there else library.model(model).sets
-    return {"model": model, "sets": [summary.set for summary in found]}
+    return Pieces(*_whole(model=model, sets=[summary.set for summary in library.model(model).sets]))
 
 
 @router.get("/models/{model}/metadata", response_model=Metadata)
