@@ -26,7 +26,6 @@ from clusterpaths.explore.ask import ask, ask_csv, choices
 from clusterpaths.explore.clusters import cluster_detail, cluster_infos, exemplars
 from clusterpaths.explore.compared import compared
 from clusterpaths.explore.examples import example_detail
-from clusterpaths.explore.images import Images
 from clusterpaths.explore.paths import parse_path, path_detail, path_page
 from clusterpaths.explore.records import (
     Choices,
@@ -46,7 +45,7 @@ from clusterpaths.explore.records import (
 from clusterpaths.explore.routes import routes
 from clusterpaths.records import Record
 from clusterpaths.server.answers import encode, has, json_answer, not_modified, of_set, of_version, tag_of
-from clusterpaths.server.dependencies import LibraryOf
+from clusterpaths.server.dependencies import ImagesOf, LibraryOf
 from clusterpaths.server.errors import names_file
 from clusterpaths.server.uploads import explain_upload
 
@@ -330,6 +329,7 @@ def one_example(
 def example_image(
     request: Request,
     library: LibraryOf,
+    images: ImagesOf,
     model: Model,
     set: Set,  # noqa: A002
     id: Id,  # noqa: A002
@@ -339,7 +339,6 @@ def example_image(
     index = library.set(model, set)
     row = index.row_of(id)
     version = index.summary.version
-    images: Images = request.app.state.images
     tag = tag_of(version, str(index.folder), str(id), str(wanted.size), str(images.stamp(index, row)))
     cache = "private, max-age=3600" if wanted.v == version else "private, no-cache"
     if has(request, tag):
