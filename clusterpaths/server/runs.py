@@ -6,6 +6,8 @@ imported: the web server needs none of it. Which models and data sets there are 
 
 from __future__ import annotations
 
+import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from clusterpaths.explore.library import Library
 
 TIMEOUT = 10.0  # seconds for each of the two requests to Prefect's server
+BUSY = (
+    429,
+    502,
+    503,
+)  # what passes by itself, as Prefect's own client sees it: SQLite refuses while another one writes
+WAITS = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
 
 
 class RunRequest(BaseModel):
@@ -48,7 +56,7 @@ def start_run(request: RunRequest, library: Library, api: str | None, deployment
 
     Raises:
         NotFoundError: no such model, or no such data set.
-        NoRunError: no server is configured, or it does not answer, or has no such deployment, or refuses.
+        NoRunError: no server is configured, or it does not answer, stays too busy, has no such deployment, or refuses.
     """
     if api is None:
         raise NoRunError(
@@ -62,7 +70,12 @@ def start_run(request: RunRequest, library: Library, api: str | None, deployment
         found = _ask(client, "GET", httpx.URL(path=f"/deployments/name/{flow}/{name}"), deployment)
         given = found.get("parameters") or {}
         parameters = given | {"config": (given.get("config") or {}) | config}  # the server merges the outermost only
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "tags": ["explorer"]}
+        body = {
+            "parameters": parameters,
+            "state": {"type": "SCHEDULED"},
+            "tags": ["explorer"],
+            "idempotency_key": str(uuid.uuid4()),  # asked again, the server answers with the run that it has
+        }
         run = _ask(client, "POST", httpx.URL(path=f"/deployments/{found['id']}/create_flow_run"), deployment, body)
     return RunAnswer(
         model=request.model,
@@ -137,10 +150,20 @@ def _client(api: str) -> httpx.Client:
 def _ask(client: httpx.Client, method: str, url: httpx.URL, deployment: str, body: Any = None) -> dict[str, Any]:
     try:
         response = client.request(method, url, json=body)
+        for wait in WAITS:
+            if response.status_code not in BUSY:
+                break
+            time.sleep(wait)
+            response = client.request(method, url, json=body)
     except httpx.HTTPError as error:
         raise NoRunError(
             f"The Prefect server does not answer ({type(error).__name__}). Start it, then try again."
         ) from error
+    if response.status_code in BUSY:
+        raise NoRunError(
+            f"The Prefect server is too busy to start {deployment}: {1 + len(WAITS)} times it answered with status "
+            f"{response.status_code}. Nothing was started; try again."
+        )
     if response.status_code == 404:
         raise NoRunError(f"The Prefect server has no deployment {deployment}. Deploy it (deployments/README.md).")
     try:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 
+from clusterpaths.server import runs
 from tests.runs import PROJECT, SAMPLE_MODEL
 from tests.server.contract_client import Dashboard
 from tests.server.made import draw_faces, make_set, write_foreign
@@ -142,6 +146,61 @@ def test_without_a_server_that_answers_it_is_503_with_the_reason(home: Path, api
         answer = dashboard.run("Faces", "celeba")
     assert answer.status_code == 503
     assert reason in answer.json()["detail"]
+
+
+class BusyPrefect(BaseHTTPRequestHandler):
+    """The two answers of Prefect's API that a run takes, with `statuses` one after the other; notes what was posted."""
+
+    statuses: ClassVar[list[int]] = []
+    posted: ClassVar[list[dict[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        self._answer({"id": "d-1", "parameters": {}})
+
+    def do_POST(self) -> None:
+        self.posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self._answer({"id": "r-1", "name": "brave-run"})
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(self.statuses.pop(0))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def busy_prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(runs, "WAITS", (0.01,) * 3)
+    BusyPrefect.posted.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), BusyPrefect) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/api"
+        server.shutdown()
+
+
+def test_a_prefect_server_that_is_busy_for_a_moment_is_asked_again_for_one_run(home: Path, busy_prefect: str) -> None:
+    with serving(home / "activation_cache", prefect_api=busy_prefect) as address, Dashboard(address) as dashboard:
+        BusyPrefect.statuses[:] = [503, 503, 200, 503, 429, 502, 200]  # the deployment's record, then the run
+        answer = dashboard.run("Faces", "celeba")
+        assert answer.json()["flow_run_id"] == "r-1"
+        BusyPrefect.statuses[:] = [200, 200]
+        assert dashboard.run("Faces", "celeba").status_code == 200
+    keys = [body["idempotency_key"] for body in BusyPrefect.posted]
+    assert len(keys) == 5
+    assert len(set(keys[:4])) == 1  # one run, however often it was asked for
+    assert keys[4] != keys[0]  # and another one for the next request
+
+
+def test_a_prefect_server_that_stays_busy_is_503_with_the_reason(home: Path, busy_prefect: str) -> None:
+    BusyPrefect.statuses[:] = [503] * 4
+    with serving(home / "activation_cache", prefect_api=busy_prefect) as address, Dashboard(address) as dashboard:
+        answer = dashboard.run("Faces", "celeba")
+    assert answer.status_code == 503
+    assert "too busy to start celeba/full: 4 times" in answer.json()["detail"]
+    assert not BusyPrefect.posted
 
 
 def test_an_address_that_is_no_prefect_server_is_503(home: Path) -> None:
