@@ -151,9 +151,21 @@ def subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, ascending; of a mirror, as the store has them. Empty where it does not exist."""
     place = place_of(folder)
     if place is None:
-        return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        return local_subfolders(folder)
     found = patiently(place.bucket, lambda: _folders(place.bucket, f"{place.key}/" if place.key else None))
     return sorted(key.rstrip("/").rpartition("/")[2] for key in found)
+
+
+def local_subfolders(folder: Path) -> list[str]:
+    """As `subfolders`, of a folder that is known to be no mirror."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name  # pathlib's is_dir is False for a link that leads nowhere or to itself
+            for entry in entries
+            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry).is_dir())
+        )
 
 
 def exists(path: Path) -> bool:

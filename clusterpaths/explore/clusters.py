@@ -145,4 +145,4 @@ def _paths_through(index: SetIndex, layer: int, cluster: int) -> tuple[PathSumma
     from clusterpaths.explore.paths import summarise
 
     through = np.flatnonzero(index.paths.paths[:, layer] == cluster)[:LISTED_PATHS]
-    return tuple(summarise(index, position, PATH_EXEMPLARS) for position in through.tolist())
+    return summarise(index, through, PATH_EXEMPLARS)

@@ -54,14 +54,17 @@ class Images:
         self._opening = threading.Lock()
         self._room = threading.BoundedSemaphore(AT_ONCE)
 
-    def jpeg(self, index: SetIndex, row: int, size: int = 0) -> bytes:
+    def jpeg(self, index: SetIndex, row: int, size: int = 0, stamp: Stamp | None = None) -> bytes:
         """One example's picture; its longest side is at most `size` pixels, 0: as it is.
+
+        Args:
+            stamp: of this example, where it has just been looked at.
 
         Raises:
             NotFoundError: the set has no images, or this one cannot be read any more.
         """
         file, spec = _file_of(index, row)
-        key = spec, file, size, self.stamp(index, row)
+        key = spec, file, size, self.stamp(index, row) if stamp is None else stamp
         kept = self._kept(key)
         if kept is None:
             with self._room:
@@ -85,9 +88,9 @@ class Images:
             raise _gone(index, file) from error
         return found.st_mtime_ns, found.st_size
 
-    def base64(self, index: SetIndex, row: int, size: int = 0) -> str:
-        """As `jpeg`, in letters."""
-        return base64.b64encode(self.jpeg(index, row, size)).decode("ascii")
+    def base64(self, index: SetIndex, row: int, size: int = 0, stamp: Stamp | None = None) -> bytes:
+        """As `jpeg`, in ASCII letters."""
+        return base64.b64encode(self.jpeg(index, row, size, stamp))
 
     def _read(self, index: SetIndex, spec: DatasetSpec, file: str, size: int) -> bytes:
         data_set = self._open(index, spec)

@@ -326,7 +326,7 @@ def group_classes(groups: NDArray[np.integer], classes: NDArray[np.integer], n_g
 
 def class_shares(classes: NDArray[np.integer], name: Callable[[int], str]) -> tuple[ClassShare, ...]:
     """The known classes among these (n,), most frequent first, then the lower index."""
-    known = classes[classes >= 0]
+    known = classes.compress(classes >= 0)
     if not len(known):
         return ()
     counts = np.bincount(known)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from clusterpaths.cache.remote import exists, fetch, place_of, subfolders
+from clusterpaths.cache.remote import exists, fetch, local_subfolders, place_of, subfolders
 from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ModelSummary, SetSummary
@@ -110,7 +110,7 @@ class Library:
         models = self.models()
         for model in models:
             if model.name == PREFERRED and model.sets:
-                return self.newest(model.name)
+                return self.set(model.name, model.sets[-1].set)
         found = [(self._made(summary), summary.model, summary.set) for model in models for summary in model.sets]
         if not found:
             raise NotFoundError("There is no set yet. Run the flow; it publishes one.")
@@ -131,18 +131,32 @@ class Library:
         found: dict[str, dict[str, Path]] = {}
         unreadable = {}
         try:
-            models = _visible(self.root)
+            models = self._visible(self.root)
         except OSError as error:
             raise CacheError(f"The results' folder cannot be listed: {error}. Let this program read it.") from error
         for model in models:
             try:
-                names = sorted((name for name in _visible(self.root / model) if name.startswith(_SET)), key=_by_number)
+                names = sorted(
+                    (name for name in self._visible(self.root / model) if name.startswith(_SET)), key=_by_number
+                )
             except OSError as error:
                 names, unreadable[model] = [], f"{model} cannot be listed: {self._said(error)}"
             if self._remote:
                 names = [name for name in names if exists(self.root / model / name / RECORD)]
             found[model] = {name: self.root / model / name for name in names}
         return found, unreadable
+
+    def _visible(self, folder: Path) -> list[str]:
+        """Names of the folders in a folder; hidden ones are somebody's unfinished work, others than UTF-8 fit no address.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        try:
+            names = subfolders(folder) if self._remote else local_subfolders(folder)
+        except (FileNotFoundError, NotADirectoryError):  # taken away meanwhile
+            return []
+        return [name for name in names if not name.startswith(".") and is_utf8(name)]
 
     def _sets(self, model: str, fresh: float = _FRESH) -> dict[str, Path]:
         found = self._names(fresh).get(model)
@@ -286,18 +300,6 @@ class Library:
             for kept in (self._indexes, self._summaries, self._opening):
                 for folder in [folder for folder in kept if folder not in there]:
                     del kept[folder]
-
-
-def _visible(folder: Path) -> list[str]:
-    """Names of the folders in a folder; hidden ones are somebody's unfinished work, others than UTF-8 fit into no address.
-
-    Raises:
-        OSError: it cannot be listed.
-    """
-    try:
-        return [name for name in subfolders(folder) if not name.startswith(".") and is_utf8(name)]
-    except (FileNotFoundError, NotADirectoryError):  # taken away meanwhile
-        return []
 
 
 def _by_number(name: str) -> tuple[float, str]:

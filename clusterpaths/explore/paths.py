@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.clusters import cluster_info
 from clusterpaths.explore.index import SetIndex, class_shares, majority, right_share
 from clusterpaths.explore.lift import lifts
-from clusterpaths.explore.records import PathDetail, PathPage, PathSummary
+from clusterpaths.explore.records import ExamplePage, ExampleRow, PathDetail, PathPage, PathSummary
 from clusterpaths.intervals import wilson
 
 PathOrder = Literal["common", "rare"]
@@ -41,7 +43,7 @@ def path_page(
         total=total,
         limit=limit,
         offset=offset,
-        paths=tuple(summarise(index, position, exemplars) for position in positions.tolist()),
+        paths=summarise(index, positions, exemplars),
     )
 
 
@@ -76,19 +78,47 @@ def path_detail(index: SetIndex, path: tuple[int, ...], *, exemplars: int = 8) -
     return index.answer(("path", position, exemplars), lambda: _path_detail(index, position, exemplars))
 
 
-def summarise(index: SetIndex, position: int, exemplars: int) -> PathSummary:
-    """The path at this position of `index.paths`."""
-    count = int(index.paths.counts[position])
-    rows = index.on_path(position)[: max(exemplars, 0)]
-    return PathSummary(
-        path=tuple(index.paths.paths[position].tolist()),
-        count=count,
-        share=count / len(index),
-        rank=index.competition_rank(count),
-        prediction=majority(index.path_predictions, position, index.class_name),
-        label=majority(index.path_labels, position, index.label_name),
-        exemplars=index.examples(rows, None if index.overall is None else index.overall[rows]),
+def path_examples(index: SetIndex, path: tuple[int, ...], *, limit: int = 50, offset: int = 0) -> ExamplePage:
+    """A page of a path's examples, nearest in all layers together first; by id where the set has no distances.
+
+    As `ask` for the path in that order answers, without a look at the other examples.
+
+    Raises:
+        NotFoundError: no example took it.
+    """
+    limit, offset = max(limit, 0), max(offset, 0)
+    rows = index.on_path(index.path_rank(path))
+    return ExamplePage(
+        total=len(rows), limit=limit, offset=offset, examples=_shown(index, rows[offset : offset + limit])
     )
+
+
+def summarise(index: SetIndex, positions: NDArray[np.integer], exemplars: int) -> tuple[PathSummary, ...]:
+    """The paths at these positions of `index.paths`. Looked up together: one by one takes three times as long."""
+    rows = [index.on_path(position)[: max(exemplars, 0)] for position in positions.tolist()]
+    shown = iter(_shown(index, np.concatenate(rows)) if rows else ())
+    return tuple(
+        PathSummary(
+            path=tuple(path),
+            count=count,
+            share=count / len(index),
+            rank=index.competition_rank(count),
+            prediction=majority(index.path_predictions, position, index.class_name),
+            label=majority(index.path_labels, position, index.label_name),
+            exemplars=tuple(itertools.islice(shown, len(own))),
+        )
+        for position, path, count, own in zip(
+            positions.tolist(),
+            index.paths.paths[positions].tolist(),
+            index.paths.counts[positions].tolist(),
+            rows,
+            strict=True,
+        )
+    )
+
+
+def _shown(index: SetIndex, rows: NDArray[np.integer]) -> tuple[ExampleRow, ...]:
+    return index.examples(rows, None if index.overall is None else index.overall[rows])
 
 
 def _path_detail(index: SetIndex, position: int, exemplars: int) -> PathDetail:
@@ -97,12 +127,12 @@ def _path_detail(index: SetIndex, position: int, exemplars: int) -> PathDetail:
     predictions = class_shares(index.predictions[members], index.class_name)
     similar = np.flatnonzero(index.layers_shared(path) == len(path) - 1)[:LISTED_SIMILAR]
     return PathDetail(
-        summary=summarise(index, position, exemplars),
+        summary=summarise(index, np.array([position]), exemplars)[0],
         predictions=predictions,
         labels=class_shares(index.labels[members], index.label_name),
         right=right_share(index, members),
         agreement_interval=wilson(predictions[0].count, sum(c.count for c in predictions)) if predictions else None,
         lifts=lifts(index, members),
         clusters=tuple(cluster_info(index, layer, cluster) for layer, cluster in enumerate(path.tolist())),
-        similar=tuple(summarise(index, at, SIMILAR_EXEMPLARS) for at in similar.tolist()),
+        similar=summarise(index, similar, SIMILAR_EXEMPLARS),
     )

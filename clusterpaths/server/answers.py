@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 BUDGET = 24 << 20  # bytes of answers kept
 LARGEST = 2 << 20  # of one that is kept
+# Held while an answer is worked out: threads that do so at once take the interpreter from each other, and all together
+# take a third longer than one after the other (benchmarks/load.py). Reading files is done outside.
+IN_TURN = threading.RLock()
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _PROGRAM = version("clusterpaths")  # another version may say the same set's answers differently
 
@@ -94,7 +97,8 @@ def of_version(request: Request, of: str, place: str, make: Callable[[], Any]) -
     key = (of, place, f"{request.url.path}?{request.url.query}")
     content = answers.get(key)
     if content is None:
-        content = encode(make())
+        with IN_TURN:
+            content = encode(make())
         answers.keep(key, content)
     return json_answer(content, tag)
 

@@ -339,11 +339,12 @@ def example_image(
     index = library.set(model, set)
     row = index.row_of(id)
     version = index.summary.version
-    tag = tag_of(version, str(index.folder), str(id), str(wanted.size), str(images.stamp(index, row)))
+    stamp = images.stamp(index, row)
+    tag = tag_of(version, str(index.folder), str(id), str(wanted.size), str(stamp))
     cache = "private, max-age=3600" if wanted.v == version else "private, no-cache"
     if has(request, tag):
         return not_modified(tag, cache)
-    content = images.jpeg(index, row, wanted.size)
+    content = images.jpeg(index, row, wanted.size, stamp)
     return Response(content, media_type="image/jpeg", headers={"ETag": tag, "Cache-Control": cache})
 
 

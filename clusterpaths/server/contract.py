@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
@@ -20,7 +20,7 @@ from starlette.responses import Response
 from clusterpaths.config import MAX_K
 from clusterpaths.errors import NoRunError, NotFoundError
 from clusterpaths.explore import documents
-from clusterpaths.explore.images import Images
+from clusterpaths.explore.images import Images, Stamp
 from clusterpaths.explore.library import Library
 from clusterpaths.server.answers import has, not_modified, tag_of
 from clusterpaths.server.contract_shapes import (
@@ -144,10 +144,11 @@ def image_of_example(
     """The picture of one example, by its number in the set."""
     index = _chosen(library, model, set_)
     row = documents.row_of_id(index, id)
+    stamp = images.stamp(index, row)
     return _answer(
         request,
-        _tag_of(request, index, images.stamp(index, row)),
-        lambda: _whole(example_id=id, image_base64=images.base64(index, row, LONGEST_SIDE)),
+        _tag_of(request, index, stamp),
+        lambda: _whole(example_id=id, image_base64=images.base64(index, row, LONGEST_SIDE, stamp).decode("ascii")),
     )
 
 
@@ -169,14 +170,15 @@ def images_of_cluster(
     limit = _clamp(limit, MOST_IMAGES)
 
     rows = index.members(at, cluster)[:limit].tolist()
-    tag = None
+    tag, stamps = None, dict[int, Stamp]()
     with contextlib.suppress(NotFoundError):  # one is gone: what can be read is shown, and not kept
-        tag = _tag_of(request, index, [images.stamp(index, row) for row in rows])
+        stamps |= {row: images.stamp(index, row) for row in rows}
+        tag = _tag_of(request, index, list(stamps.values()))
         if (unchanged := _unchanged(request, tag)) is not None:
             return unchanged
-    pictures, whole = _pictures(images, index, rows)
-    parts = _whole(layer=layer, cluster_id=cluster, limit=limit, images=pictures)
-    return Pieces(*parts, headers=_caching(tag) if whole and tag else _NOT_KEPT)
+    pictures, whole = _pictures(images, index, rows, stamps)
+    start = _object(layer=layer, cluster_id=cluster, limit=limit)
+    return Pieces(start, *_shown(pictures), headers=_caching(tag) if whole and tag else _NOT_KEPT)
 
 
 @router.post("/images/path", response_model=PathImages)
@@ -190,7 +192,7 @@ def images_of_path(question: PathQuestion, library: LibraryOf, images: ImagesOf)
         with contextlib.suppress(NotFoundError):
             rows = index.on_path(index.path_rank(tuple(path)))[:limit]
     pictures, _ = _pictures(images, index, rows)
-    return Pieces(*_whole(path=path, limit=limit, images=pictures))
+    return Pieces(_object(path=path, limit=limit), *_shown(pictures))
 
 
 @router.get("/models/{model}/attributes", response_model=Attributes)
@@ -248,18 +250,25 @@ def _chosen(library: Library, model: str | None, name: str | None) -> SetIndex:
     return library.newest(model) if name is None else library.set(model, name)
 
 
-def _pictures(images: Images, index: SetIndex, rows: Iterable[int]) -> tuple[list[str], bool]:
-    """Those that can be read, and whether that is all; fails only where none of them can."""
-    made: list[str] = []
+def _pictures(
+    images: Images, index: SetIndex, rows: Iterable[int], stamps: Mapping[int, Stamp] | None = None
+) -> tuple[list[bytes], bool]:
+    """Those that can be read, in base64, and whether that is all; fails only where none of them can."""
+    made: list[bytes] = []
     failed: NotFoundError | None = None
     for row in rows:
         try:
-            made.append(images.base64(index, int(row), LONGEST_SIDE))
+            made.append(images.base64(index, int(row), LONGEST_SIDE, (stamps or {}).get(row)))
         except NotFoundError as error:  # one file that is gone does not hide the others
             failed = error
     if failed is not None and not made:
         raise failed
     return made, failed is None
+
+
+def _shown(pictures: list[bytes]) -> Parts:
+    """The end of a JSON object with these pictures: base64 needs no escaping, and looking for what does took longest."""
+    return b', "images": [', b", ".join(b'"%b"' % one for one in pictures), b"]}"
 
 
 def _path(given: Any, layers: int) -> list[int]:

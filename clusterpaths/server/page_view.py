@@ -20,15 +20,29 @@ from fastapi.responses import HTMLResponse
 from markupsafe import Markup, escape
 
 from clusterpaths.explore.index import SetIndex
-from clusterpaths.explore.records import ExampleRow, ModelSummary, Routes, SetSummary
+from clusterpaths.explore.records import ModelSummary, Routes
 from clusterpaths.explore.routes import routes
 from clusterpaths.report.view import percent, thousands
+from clusterpaths.server import page_html
+from clusterpaths.server.answers import IN_TURN
 from clusterpaths.server.page_cache import PageCache
+from clusterpaths.server.page_html import address, encoded
 from clusterpaths.server.page_routes import RoutesFigure, routes_figure
 
 COLOURS = 7  # of classes; the eighth colour of report.css is for all others
 OTHER = 7
 NO_CLASS = 8  # hatched: no class is known
+PIECES = (  # of page_html, for templates
+    "address",
+    "attribute_choice",
+    "example_words",
+    "found_item",
+    "image_url",
+    "lift_rows",
+    "path_row",
+    "share_bar",
+    "thumb",
+)
 _ASKED_AGAIN = {"Cache-Control": "private, no-cache"}  # a page lists the sets that there are now
 
 
@@ -44,6 +58,7 @@ class SetView:
         self.url = address(index.summary)
         self.routes: Routes = routes(index)
         self.pages = PageCache()
+        self._stops: dict[tuple[int, int, bool], str] = {}
 
     @cached_property
     def figure(self) -> RoutesFigure:
@@ -78,6 +93,28 @@ class SetView:
         row = self.colours[layer] if layer < len(self.colours) else ()
         return row[cluster] if 0 <= cluster < len(row) else NO_CLASS
 
+    def route(self, path: Sequence[int], other: Sequence[int] | None = None) -> Markup:
+        """A path as chips, one a layer, each a link to its cluster; of `other`, layers that differ are marked."""
+        stops = (self._stop(at, c, other is not None and other[at] != c) for at, c in enumerate(path))
+        return Markup(f'<span class="route">{"".join(stops)}</span>')
+
+    def _stop(self, at: int, cluster: int, differs: bool) -> str:
+        if (at, cluster, differs) not in self._stops:
+            layer, marked = escape(self.layers[at]), " differs" if differs else ""
+            self._stops[at, cluster, differs] = (
+                f'<a class="stop{marked}" href="{self.cluster_url(at, cluster)}" title="{layer}, cluster {cluster}">'
+                f'<span class="hidden">{layer} cluster </span>{self._chip(at, cluster)}'
+                f'<small aria-hidden="true">{layer}</small></a> '
+            )
+        return self._stops[at, cluster, differs]
+
+    def line(self, path: Sequence[int]) -> Markup:
+        """A path as chips close together, without links."""
+        return Markup("".join(self._chip(at, cluster) for at, cluster in enumerate(path)))
+
+    def _chip(self, at: int, cluster: int) -> str:
+        return f'<span class="chip f{self.chip(at, cluster)}">{cluster}</span>'
+
     def cluster_url(self, layer: str | int, cluster: int) -> str:
         name = self.layers[layer] if isinstance(layer, int) else layer
         return f"{self.url}/clusters/{encoded(name)}/{cluster}"
@@ -102,12 +139,6 @@ class SetView:
         return f"{of_set}/examples.csv{question(_pairs(fields))}"
 
 
-@lru_cache(4096)
-def encoded(name: str) -> str:
-    """A name as one part of an address."""
-    return quote(name, safe="")
-
-
 def question(pairs: Iterable[tuple[str, str]]) -> str:
     """Fields of a question as the query of an address, ? included; nothing where there are none."""
     query = "&".join(_field(name, value) for name, value in pairs)
@@ -123,53 +154,6 @@ def _pairs(fields: dict[str, Any]) -> list[tuple[str, str]]:
     """Several values of a field become several pairs."""
     several = ((name, value if isinstance(value, tuple | list) else (value,)) for name, value in fields.items())
     return [(name, str(one)) for name, values in several for one in values]
-
-
-def address(summary: SetSummary) -> str:
-    """Of a set's overview."""
-    return f"/explore/{encoded(summary.model)}/{encoded(summary.set)}"
-
-
-def image_url(summary: SetSummary, example: int, size: int = 160) -> str:
-    """Of one example's image, its longer side so long; the version lets browsers keep it for an hour."""
-    return (
-        f"/api/v1/models/{encoded(summary.model)}/sets/{encoded(summary.set)}/examples/{example}/image"
-        f"?size={size}&v={encoded(summary.version)}"
-    )
-
-
-def example_words(example: ExampleRow) -> str:
-    """The alternative text of an example's image."""
-    parts = [f"Example {example.id}"]
-    parts += [f"prediction {example.prediction}"] if example.prediction is not None else []
-    parts += [f"label {example.label}"] if example.label is not None else []
-    parts += ["wrong"] if example.right is False else []
-    return ", ".join(parts)
-
-
-def thumb(summary: SetSummary, example: ExampleRow, size: int = 160) -> Markup:
-    """An example's image with its link; a hatched tile with the id where the set has no images.
-
-    Not a macro of the templates: a page has up to sixty, and there they were half of the time that it took.
-    """
-    words = escape(example_words(example))
-    if summary.dataset:
-        picture = (
-            f'<img src="{escape(image_url(summary, example.id, size))}" alt="{words}" width="{size}" height="{size}" '
-            'loading="lazy" decoding="async">'
-        )
-    else:
-        picture = f'<span class="gone"><span><span class="hidden">{words}, no image: </span>{example.id}</span></span>'
-    wrong = " wrong" if example.right is False else ""
-    place, hint = f"{address(summary)}/examples/{example.id}", escape(example_hint(example))
-    return Markup(f'<a class="thumb{wrong}" href="{place}" title="{hint}">{picture}</a>')  # all of it escaped above
-
-
-def example_hint(example: ExampleRow) -> str:
-    """What a pointer on an example's image tells."""
-    parts = [example_words(example), example.file, f"path {'-'.join(map(str, example.path))}"]
-    parts += [f"distance {example.distance:.3g}"] if example.distance is not None else []
-    return " · ".join(part for part in parts if part)
 
 
 _views: WeakKeyDictionary[SetIndex, SetView] = WeakKeyDictionary()
@@ -200,11 +184,13 @@ def render_once(
     request: Request, index: SetIndex, template: str, values: Callable[[], dict[str, Any]], *state: Hashable
 ) -> HTMLResponse:
     """As `render` for a page of a set, made once an address; `state` is what else it depends on."""
-    listed = tuple((one.model, one.set, one.version) for model in _models(request) for one in model.sets)
-    key = (template, request.url.path, request.url.query, listed, *state)
+    listed = _models(request)
+    versions = tuple((one.model, one.set, one.version) for model in listed for one in model.sets)
+    key = (template, request.url.path, request.url.query, versions, *state)
 
     def make() -> bytes:
-        return bytes(render(request, template, index=index, **values()).body)
+        with IN_TURN:
+            return bytes(render(request, template, index=index, listed=listed, **values()).body)
 
     return HTMLResponse(set_view(index).pages.get(key, make), headers=_ASKED_AGAIN)
 
@@ -259,13 +245,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters |= {"thousands": thousands, "percent": percent, "part": encoded}
-    environment.globals |= {
-        "static": static,
-        "address": address,
-        "image_url": image_url,
-        "thumb": thumb,
-        "example_words": example_words,
-        "example_hint": example_hint,
-    }
+    environment.filters |= {"thousands": thousands, "percent": percent, "part": encoded, "signed": page_html.signed}
+    environment.globals |= {"static": static} | {name: getattr(page_html, name) for name in PIECES}
     return environment

@@ -17,11 +17,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from clusterpaths.evaluation import METRICS, read_evaluation
-from clusterpaths.explore.ask import ask
 from clusterpaths.explore.clusters import cluster_detail
 from clusterpaths.explore.examples import example_detail
-from clusterpaths.explore.paths import parse_path, path_detail, path_page
-from clusterpaths.explore.records import Question
+from clusterpaths.explore.paths import parse_path, path_detail, path_examples, path_page
 from clusterpaths.report.evaluation import evaluation_rows
 from clusterpaths.server import pages_ask, pages_compare, pages_home, pages_image
 from clusterpaths.server.dependencies import LibraryOf
@@ -122,15 +120,13 @@ def path(request: Request, library: LibraryOf, model: str, name: str, path: str,
 
     def values() -> dict[str, Any]:
         detail = path_detail(index, steps)
-        order: Literal["near", "id"] = "near" if view.has_distances else "id"
         return {
             "detail": detail,
             "path": steps,
             "text": text,
-            "found": ask(index, Question(path=text, order=order), limit=EXAMPLES, offset=(page - 1) * EXAMPLES),
+            "found": path_examples(index, steps, limit=EXAMPLES, offset=(page - 1) * EXAMPLES),
             "page": page,
             "last": last,
-            "order": order,
             "plot": lift_plot(detail.lifts),
         }
 

@@ -15,18 +15,19 @@ import numpy as np
 import pydantic
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.ask import NONE, choices, select
 from clusterpaths.explore.index import SetIndex, class_shares
 from clusterpaths.explore.records import Choices, ExamplePage, Question
+from clusterpaths.server.answers import IN_TURN
 from clusterpaths.server.api import MANY, refusal
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
-from clusterpaths.server.page_view import address, render, set_view
+from clusterpaths.server.page_html import address
 from clusterpaths.server.page_view import question as question_of
+from clusterpaths.server.page_view import render, set_view
 
 PAGE_SIZE = 36
 FEW = 12  # up to here classes are boxes to tick; beyond, names to type
@@ -102,7 +103,8 @@ def ask_page(request: Request, library: LibraryOf, model: str, set_name: str) ->
     except _BadAddressError as error:
         return _page(request, index, [], problem=str(error), status=422)
     try:
-        return _page(request, index, tidy, question=question, page=page)
+        with IN_TURN:
+            return _page(request, index, tidy, question=question, page=page)
     except NotFoundError as error:
         return _page(request, index, tidy, problem=describe(error)[1], status=404)
 
@@ -191,7 +193,6 @@ def _page(
         suggestions=_suggestions(index, asked) if answer and not answer.total and len(filters) > 1 else (),
         everything=_address(index, []),
         csv=set_view(index).csv_url() + question_of(asked),
-        line=_Line(index),
         problem=problem,
     )
     return html
@@ -202,19 +203,6 @@ def _answer(index: SetIndex, rows: NDArray[np.integer], page: int) -> ExamplePag
     start = (page - 1) * PAGE_SIZE
     shown = index.examples(rows[start : start + PAGE_SIZE])
     return ExamplePage(total=len(rows), limit=PAGE_SIZE, offset=start, examples=shown)
-
-
-class _Line:
-    """A path as a line of chips; made once a path, not in the template: a page has hundreds of them."""
-
-    def __init__(self, index: SetIndex) -> None:
-        self.view, self.made = set_view(index), dict[tuple[int, ...], Markup]()
-
-    def __call__(self, path: tuple[int, ...]) -> Markup:
-        if path not in self.made:
-            chips = (f'<span class="chip f{self.view.chip(at, c)}">{c}</span>' for at, c in enumerate(path))
-            self.made[path] = Markup("".join(chips))  # numbers alone: nothing to escape
-        return self.made[path]
 
 
 class _Form:
@@ -269,7 +257,7 @@ def _classes(index: SetIndex, asked: Pairs, rows: NDArray[np.integer], offered: 
         if offered.predictions
         else ("label", index.labels, index.label_name)
     )
-    shares = class_shares(column if len(rows) == len(column) else column[rows], name)[:LISTED]
+    shares = class_shares(column if len(rows) == len(column) else column.take(rows), name)[:LISTED]
     others = [pair for pair in asked if pair[0] != source]
     return tuple(Part(one.name, one.count, one.share, _address(index, [*others, (source, one.name)])) for one in shares)
 
@@ -278,7 +266,7 @@ def _paths(index: SetIndex, asked: Pairs, rows: NDArray[np.integer]) -> tuple[Pa
     """The most frequent paths of the selection."""
     if not len(rows):
         return ()
-    counts = index.paths.counts if len(rows) == len(index) else np.bincount(index.paths.of_example[rows])
+    counts = index.paths.counts if len(rows) == len(index) else np.bincount(index.paths.of_example.take(rows))
     parts = []
     for i in np.argsort(-counts, kind="stable")[:LISTED].tolist():
         if counts[i]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import patient
 from tests.flows.test_command_line import assert_one_paragraph
 from tests.runs import PROJECT
 
@@ -65,7 +66,7 @@ def healthy(address: str) -> None:
     deadline = time.monotonic() + 20
     while True:
         try:
-            assert httpx.get(f"{address}/health").json() == {"status": "ok"}
+            assert patient.get(f"{address}/health").json() == {"status": "ok"}
             return
         except httpx.TransportError:
             assert time.monotonic() < deadline
@@ -81,7 +82,7 @@ def test_it_says_where_to_look_and_what_to_do_first_and_ends_quietly(tmp_path: P
         assert "There are no sets in" in rest
         assert "make sample" in rest
         healthy(address)
-        assert httpx.get(f"{address}/models").json() == {"models": []}
+        assert patient.get(f"{address}/models").json() == {"models": []}
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=15)
         assert process.returncode == 0
@@ -99,7 +100,7 @@ def test_sets_that_are_there_are_listed_and_new_ones_seen(tmp_path: Path) -> Non
         healthy(address)
         write_foreign(tmp_path, "New")
         time.sleep(1.1)  # how long a list of names is taken for true
-        assert httpx.get(f"{address}/models").json() == {"models": ["New", "Old"]}
+        assert patient.get(f"{address}/models").json() == {"models": ["New", "Old"]}
 
 
 def imported(names: tuple[str, ...]) -> list[str]:
@@ -138,8 +139,8 @@ def test_a_token_in_the_environment_lets_them_in_by_the_token_alone(tmp_path: Pa
     with started("--host", "0.0.0.0", "--cache-root", str(tmp_path), CLUSTERPATHS_TOKEN=TOKEN) as (_, address, first):
         assert TOKEN not in first
         healthy(address)
-        assert httpx.get(f"{address}/models").status_code == 401
-        assert httpx.get(f"{address}/models", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert patient.get(f"{address}/models").status_code == 401
+        assert patient.get(f"{address}/models", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
 
 
 def test_a_taken_port_is_one_paragraph(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from tests import patient
 from tests.server.conftest import Site
 from tests.server.made import draw_faces, make_set
 from tests.serving import serving
@@ -30,7 +31,7 @@ def test_head_is_get_without_its_body(site: Site) -> None:
         *("/static/explorer.css", "/static/report.css", "/nothing", "/explore/no/set", f"{site.overview}/ask?page=0"),
         *(f"{api}/routes", f"{api}/examples.csv", f"{api}/examples/0/image?size=96", f"/models/{site.model}/sets"),
     ]
-    with httpx.Client(base_url=site.url) as client:
+    with patient.client(base_url=site.url) as client:
         for place in places:
             got, head = client.get(place), client.head(place)
             assert (head.status_code, head.content) == (got.status_code, b""), place
@@ -45,7 +46,7 @@ def test_head_is_get_without_its_body(site: Site) -> None:
 
 def test_an_answer_that_is_there_is_not_taken_for_known_by_a_star(site: Site) -> None:
     place = f"{site.url}/api/v1/models/{site.model}/sets/{site.set}/routes"
-    assert httpx.get(place, headers={"If-None-Match": "*"}).status_code == 200
+    assert patient.get(place, headers={"If-None-Match": "*"}).status_code == 200
 
 
 # layers whose names are paths
@@ -58,7 +59,7 @@ def test_a_layer_whose_name_has_slashes_is_found(tmp_path: Path) -> None:
     (folder / "paths.json").write_text(json.dumps({f"example_{i:04d}": [i % 3, i % 2] for i in range(9)}))
     (folder / "centroids.json").write_text(json.dumps({layer: [[0.0], [1.0], [2.0]] for layer in layers}))
     (folder.parent / "metadata.json").write_text(json.dumps({"layers": layers}))
-    with serving(tmp_path) as address, httpx.Client(base_url=f"{address}/api/v1/models/Other/sets/set_01") as client:
+    with serving(tmp_path) as address, patient.client(base_url=f"{address}/api/v1/models/Other/sets/set_01") as client:
         for layer in ("%2Ffeatures%2Frelu", "fc%2F0%2Fexemplars"):
             one = client.get(f"clusters/{layer}/1")
             assert one.status_code == 200, one.text
@@ -75,7 +76,7 @@ def test_a_layer_whose_name_has_slashes_is_found(tmp_path: Path) -> None:
 def own(tmp_path: Path) -> Iterator[tuple[httpx.Client, Path]]:
     """Twelve faces, served: a client, and the file of example 3."""
     make_set(tmp_path / "results", data_root=draw_faces(tmp_path / "images", 12), name="Faces", k=2, layers=("fc2",))
-    with serving(tmp_path / "results") as address, httpx.Client(base_url=address) as client:
+    with serving(tmp_path / "results") as address, patient.client(base_url=address) as client:
         yield client, tmp_path / "images" / "celeba" / "img_align_celeba" / "000004.jpg"
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests import patient
 from tests.server.asking import declared_png, picture, raw
 from tests.server.conftest import Site
 from tests.serving import serving
@@ -179,7 +180,7 @@ def test_each_is_refused_in_plain_words(target: str, status: int, site: Site) ->
     ids=lambda value: str(value[:30]) if isinstance(value, bytes) else str(value),
 )
 def test_a_path_that_is_none(body: bytes, status: int, site: Site) -> None:
-    done = httpx.post(f"{site.url}/images/path", content=body, headers={"Content-Type": "application/json"})
+    done = patient.post(f"{site.url}/images/path", content=body, headers={"Content-Type": "application/json"})
     # of the wrong length or too large: no example takes it, or it is refused; never more
     assert done.status_code in (status, 400, 404, 422), done.text[:300]
     assert_tells_nothing(done.content, site)
@@ -214,16 +215,14 @@ def test_a_file_that_is_no_image_to_explain(content: bytes, status: int, site: S
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
 def test_an_image_of_each_kind_is_explained_whatever_it_is_called(kind: str, site: Site) -> None:
-    done = httpx.post(
-        f"{site.url}{API}/explain", files={"image": ("../x.txt", picture(kind), "text/plain")}, timeout=30
-    )
+    done = patient.post(f"{site.url}{API}/explain", files={"image": ("../x.txt", picture(kind), "text/plain")})
     assert done.status_code == 200, done.text
     assert done.json()["image"] == "x.txt"
     assert len(done.json()["path"]) == 5
 
 
 def test_an_image_for_a_set_that_does_not_say_its_model(site: Site) -> None:
-    done = httpx.post(f"{site.url}/api/v1/models/Foreign/sets/set_01/explain", files={"image": ("x.jpg", picture())})
+    done = patient.post(f"{site.url}/api/v1/models/Foreign/sets/set_01/explain", files={"image": ("x.jpg", picture())})
     assert done.status_code == 409
     assert "does not say which model" in done.json()["detail"]
 
@@ -238,7 +237,7 @@ def test_an_image_for_a_set_that_does_not_say_its_model(site: Site) -> None:
     ],
 )
 def test_a_form_that_is_none(content: bytes, headers: dict[str, str], statuses: tuple[int, ...], site: Site) -> None:
-    done = httpx.post(f"{site.url}{API}/explain", content=content, headers=headers)
+    done = patient.post(f"{site.url}{API}/explain", content=content, headers=headers)
     assert done.status_code in statuses, done.text
     assert_tells_nothing(done.content, site)
 
@@ -257,7 +256,7 @@ def own(results: Path, tmp_path: Path) -> Iterator[Site]:
 
 
 def test_a_set_that_is_deleted_while_it_is_served(own: Site) -> None:
-    with httpx.Client(base_url=own.url) as client:
+    with patient.client(base_url=own.url) as client:
         assert client.get(f"{API}/routes").status_code == 200
         shutil.rmtree(own.root / "SampleFaces" / "set_01")
         for place in (f"{API}/routes", f"{API}/paths", f"{API}/examples.csv", own.overview):
@@ -277,7 +276,7 @@ def test_a_set_that_is_half_there_is_named_as_a_problem_and_not_served(own: Site
     half.mkdir()
     shutil.copy(own.root / "SampleFaces" / "set_01" / "set.json", half)
     (own.root / "SampleFaces" / ".set_04.partial").mkdir()
-    with httpx.Client(base_url=own.url) as client:
+    with patient.client(base_url=own.url) as client:
         model = client.get("/api/v1/models/SampleFaces").json()
         assert [one["set"] for one in model["sets"]] == ["set_01", "set_02"]
         assert len(model["problems"]) == 1
@@ -296,7 +295,7 @@ FILE = pytest.mark.parametrize("file", ["set.json", "paths.parquet"])
 @FILE
 def test_a_set_whose_file_is_damaged_is_not_served(file: str, content: bytes, own: Site) -> None:
     (own.root / "SampleFaces" / "set_01" / file).write_bytes(content)
-    with httpx.Client(base_url=own.url) as client:
+    with patient.client(base_url=own.url) as client:
         for place in (f"{API}/routes", f"{API}/examples.csv", own.overview, f"{own.overview}/ask"):
             done = client.get(place)
             assert done.status_code in (404, 503), (place, done.text[:300])
@@ -308,7 +307,7 @@ def test_a_set_whose_file_is_damaged_is_not_served(file: str, content: bytes, ow
 @FILE
 def test_a_damaged_set_is_a_problem_told_without_its_place(file: str, content: bytes, own: Site) -> None:
     (own.root / "SampleFaces" / "set_01" / file).write_bytes(content)
-    with httpx.Client(base_url=own.url) as client:
+    with patient.client(base_url=own.url) as client:
         for place in ("/", "/api/v1/models"):
             done = client.get(place)
             assert done.status_code == 200
@@ -340,7 +339,7 @@ def test_200_connections_at_once_are_all_answered(site: Site) -> None:
         answers = list(pool.map(ask, range(200)))
     assert set(answers) <= {200, 503}
     assert answers.count(200) >= 150
-    assert httpx.get(f"{site.url}/health").json() == {"status": "ok"}
+    assert patient.get(f"{site.url}/health").json() == {"status": "ok"}
 
 
 def test_a_client_that_sends_half_a_request_keeps_nobody_waiting(site: Site) -> None:
@@ -351,7 +350,7 @@ def test_a_client_that_sends_half_a_request_keeps_nobody_waiting(site: Site) -> 
         for number, connection in enumerate(left):
             connection.sendall(started[number % 2])
         began = time.monotonic()
-        assert httpx.get(f"{site.url}{API}/routes").status_code == 200
+        assert patient.get(f"{site.url}{API}/routes").status_code == 200
         assert time.monotonic() - began < 5
     finally:
         for connection in left:
@@ -363,4 +362,4 @@ def test_what_is_not_http_is_refused(site: Site) -> None:
     with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
         connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00 this is TLS, or the like\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
-    assert httpx.get(f"{site.url}/health").status_code == 200
+    assert patient.get(f"{site.url}/health").status_code == 200

@@ -16,6 +16,7 @@ import pytest
 
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.explore.documents import _columns
+from tests import patient
 from tests.runs import paths_of
 from tests.server.contract_client import Dashboard, walk_through
 from tests.server.made import (
@@ -458,7 +459,7 @@ def test_a_dashboard_works_on_real_images_and_on_the_reference(tmp_path: Path) -
         assert dashboard.metadata("Reference") == json.loads((reference / "metadata.json").read_text())
         centroids = json.loads((reference / "set_01" / "centroids.json").read_text())
         assert dashboard.centroids("Reference", "set_01") == centroids
-        whole = httpx.get(f"{address}/models/Reference/sets/set_01/centroids").content
+        whole = patient.get(f"{address}/models/Reference/sets/set_01/centroids").content
         assert (reference / "set_01" / "centroids.json").read_bytes() in whole
         table = open_celeba(SHARED).table.take(np.arange(300))
         assert dashboard.having("CelebA", "Smiling", 1) == table.ids[table.attributes["Smiling"] == 1].tolist()

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-
+from tests import patient
 from tests.server.conftest import Site
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "explorer.md").read_text(encoding="utf-8")
@@ -17,7 +16,7 @@ def test_every_page_of_the_table_is_there(site: Site) -> None:
     rows = re.findall(r"^\| (`[^|]*) \|", TEXT.partition("## Pages")[2].partition("## What")[0], re.MULTILINE)
     addresses = [address for row in rows for address in re.findall(r"`([^`]+)`", row)]
     assert len(addresses) >= 8
-    with httpx.Client(base_url=site.url, follow_redirects=True) as client:
+    with patient.client(base_url=site.url, follow_redirects=True) as client:
         found = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/paths?limit=1").json()
         path = "-".join(map(str, found["paths"][0]["path"]))
         known = {"MODEL/SET": f"{site.model}/{site.set}", "LAYER/NUMBER": f"{site.layers[0]}/0", "3-2-1-0-4": path}
@@ -35,12 +34,12 @@ def test_the_commands_for_programs_work(site: Site) -> None:
     for address in found:
         parts = urlsplit(address)
         place = parts.path.replace("CelebA", site.model)
-        assert httpx.get(f"{site.url}{place}?{parts.query}").status_code == 200, address
-    assert httpx.get(f"{site.url}/api/v1/openapi.json").json()["openapi"].startswith("3")
+        assert patient.get(f"{site.url}{place}?{parts.query}").status_code == 200, address
+    assert patient.get(f"{site.url}/api/v1/openapi.json").json()["openapi"].startswith("3")
 
 
 def test_every_kind_of_answer_that_is_named_is_in_the_schema(site: Site) -> None:
-    paths = httpx.get(f"{site.url}/api/v1/openapi.json").json()["paths"]
+    paths = patient.get(f"{site.url}/api/v1/openapi.json").json()["paths"]
     words = re.findall(r"`([a-z][\w./A-Z]*)`", TEXT.partition("describes all of")[2].partition("curl")[0])
     assert {"routes", "clusters", "explain"} <= set(words)
     for word in set(words) - {"ask"}:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import patient
 from tests.server.conftest import Site
 
 schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
@@ -34,7 +35,7 @@ def schema(site: Site) -> Any:
 
 
 def test_the_schema_lists_every_endpoint_with_a_summary_and_its_errors(site: Site) -> None:
-    document = httpx.get(f"{site.url}/api/v1/openapi.json").json()
+    document = patient.get(f"{site.url}/api/v1/openapi.json").json()
     paths = document["paths"]
     for name in (
         "routes",

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from clusterpaths.server.page_html import signed
 from clusterpaths.server.page_view import static
+from tests import patient
+from tests.generated_set import generate
 from tests.server.conftest import Site
+from tests.serving import serving
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 
@@ -190,7 +200,7 @@ def test_unusual_is_said_in_whole_sentences(client: httpx.Client, site: Site) ->
 
     words_of = _environment().get_template("macros.html").module
     assert [str(words_of.percentile(x)) for x in (0.2, 45.4, 99.7)] == ["&lt;1%", "45%", "&gt;99%"]
-    assert str(words_of.signed(-1.4)) == "−1.40"
+    assert signed(-1.4) == "−1.40"
     example = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/examples/3").json()["example"]
     way = "farther from" if example["ood_score"] >= 0 else "nearer to"
     said = words(client.get(f"{site.overview}/examples/3").text)
@@ -267,12 +277,43 @@ def test_what_there_is_not_is_said_on_a_page(client: httpx.Client, site: Site, r
     assert read(answer.text).headings[0] == 1
 
 
-def test_names_with_strange_letters_are_text_and_not_markup(site: Site) -> None:
-    from clusterpaths.server.page_view import _environment
+API = "/api/v1/models/CelebA/sets/set_01"
+HOSTILE = """"'><img src=x onerror=alert(1)>&amp;"""
 
-    page = _environment().from_string("{{ name }}{{ data|tojson }}")
-    hostile = "<script>alert(1)</script>"
-    assert "<script>" not in page.render(name=hostile, data={"name": f"{hostile}</script>"})
+
+def test_names_with_strange_letters_are_text_and_not_markup(tmp_path: Path) -> None:
+    """A class, an attribute, a layer, a split and files that are called like a piece of a page."""
+    folder = generate(tmp_path / "cache", n=300, layers={HOSTILE: (4,), "b": (4,)}, attributes=2, data_root=tmp_path)
+    attribute = json.loads((folder / "set.json").read_text())["attributes"][0]
+    text = (folder / "set.json").read_text()
+    text = text.replace('"Blond"', json.dumps(HOSTILE)).replace(json.dumps(attribute), json.dumps(HOSTILE))
+    (folder / "set.json").write_text(text)
+    rows = pq.read_table(folder / "paths.parquet")
+    for column in ("file", "split"):
+        named = pc.binary_join_element_wise(rows[column].cast(pa.string()), HOSTILE, "")
+        rows = rows.set_column(rows.schema.get_field_index(column), column, named)
+    pq.write_table(rows, folder / "paths.parquet")
+    more = pq.read_table(folder.parent / "examples.parquet")
+    names = [f"attr_{HOSTILE}" if name == f"attr_{attribute}" else name for name in more.column_names]
+    pq.write_table(more.rename_columns(names), folder.parent / "examples.parquet")
+
+    with serving(tmp_path / "cache") as url, patient.client(base_url=url) as client:
+        path = "-".join(map(str, json.loads(patient.get(f"{url}{API}/paths?limit=1").text)["paths"][0]["path"]))
+        layer = quote(HOSTILE, safe="")
+        for place in (
+            "",
+            "/paths",
+            f"/paths/{path}",
+            f"/clusters/{layer}/0",
+            "/examples/3",
+            "/ask",
+            f"/ask?label={layer}",
+        ):
+            page = client.get(f"/explore/CelebA/set_01{place}")
+            assert page.status_code == 200, (place, page.text[:500])
+            assert "<img src=x" not in page.text, place
+            assert HOSTILE not in page.text, place
+            assert "onerror=alert(1)&gt;&amp;amp;" in page.text, place  # it is shown, escaped once
 
 
 def test_plotly_is_compressed_and_kept_by_browsers(client: httpx.Client) -> None:

@@ -21,6 +21,7 @@ from clusterpaths.errors import ConfigError
 from clusterpaths.explore import compared as comparing
 from clusterpaths.explore.compared import compared
 from clusterpaths.explore.library import Library
+from tests import patient
 from tests.server.conftest import Site
 from tests.serving import serving
 
@@ -222,7 +223,7 @@ def test_home_lists_every_set_with_its_facts_and_says_what_is_broken(client: htt
 
 def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
     with serving(tmp_path) as url:
-        page = httpx.get(url)
+        page = patient.get(url)
     assert page.status_code == 200
     assert "make sample" in page.text
     assert "clusterpaths celeba" in page.text
@@ -298,7 +299,7 @@ def test_an_unknown_place_says_where_to_go(client: httpx.Client, site: Site) -> 
 
 
 def test_who_has_no_token_is_not_told_what_is_here(site: Site) -> None:
-    with serving(site.root, token="a-token-of-a-test") as url, httpx.Client(base_url=url) as client:
+    with serving(site.root, token="a-token-of-a-test") as url, patient.client(base_url=url) as client:
         page = client.get(f"/explore/{site.model}/{site.set}/ask", follow_redirects=True)
         assert 'type="password"' in page.text
         target = ask(site)
@@ -310,14 +311,14 @@ def test_who_has_no_token_is_not_told_what_is_here(site: Site) -> None:
         right = client.post("/login", data={"token": "a-token-of-a-test", "next": target})
         assert right.headers["location"] == target
         assert client.get(target).status_code == 200
-        stranger = httpx.get(f"{url}/", headers={"Host": "evil.example"})
+        stranger = patient.get(f"{url}/", headers={"Host": "evil.example"})
         assert stranger.status_code == 400
         assert site.model not in stranger.text
 
 
 def test_a_deleted_set_is_not_found_any_more(site: Site, tmp_path: Path) -> None:
     shutil.copytree(site.root, tmp_path / "cache")
-    with serving(tmp_path / "cache") as url, httpx.Client(base_url=url) as client:
+    with serving(tmp_path / "cache") as url, patient.client(base_url=url) as client:
         assert client.get(ask(site)).status_code == 200
         shutil.rmtree(tmp_path / "cache" / site.model / site.set)
         assert client.get(ask(site)).status_code == 404

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from clusterpaths.server import runs
+from tests import patient
 from tests.runs import PROJECT, SAMPLE_MODEL
 from tests.server.contract_client import Dashboard
 from tests.server.made import draw_faces, make_set, write_foreign
@@ -215,4 +216,4 @@ def test_an_address_that_is_no_prefect_server_is_503(home: Path) -> None:
 )
 def test_a_request_without_names_is_422(home: Path, body: Any) -> None:
     with serving(home / "activation_cache") as address:
-        assert httpx.post(f"{address}/run", json=body).status_code == 422
+        assert patient.post(f"{address}/run", json=body).status_code == 422

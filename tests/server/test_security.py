@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from clusterpaths.server.app import create_app
 from clusterpaths.server.security import COOKIE, SESSION_SECONDS, local_address, new_session
 from clusterpaths.server.settings import ServeConfig
+from tests import patient
 from tests.server.asking import picture, raw
 from tests.server.conftest import Site
 from tests.server.made import write_foreign
@@ -45,7 +46,7 @@ def locked(results: Path) -> Iterator[str]:
 
 @pytest.fixture
 def client(locked: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=locked) as client:
+    with patient.client(base_url=locked) as client:
         yield client
 
 
@@ -242,43 +243,43 @@ def test_another_name_can_be_allowed(results: Path) -> None:
 )
 def test_a_page_of_another_site_cannot_send_anything(headers: dict[str, str], site: Site) -> None:
     for place in ("/run", "/images/path", "/login", f"{API}/explain", f"{site.overview}/image"):
-        refused = httpx.post(f"{site.url}{place}", headers=headers, files={"image": ("x.jpg", picture())})
+        refused = patient.post(f"{site.url}{place}", headers=headers, files={"image": ("x.jpg", picture())})
         assert refused.status_code == 403, place
 
 
 @pytest.mark.parametrize("from_where", ["own", "none", "program"])
 def test_our_pages_and_programs_can(from_where: str, site: Site) -> None:
     headers = {"own": {"Origin": site.url, "Sec-Fetch-Site": "same-origin"}, "none": {"Sec-Fetch-Site": "none"}}
-    done = httpx.post(
+    done = patient.post(
         f"{site.url}{API}/explain",
         headers=headers.get(from_where, {}),
         files={"image": ("x.jpg", picture())},
-        timeout=30,
     )
     assert done.status_code == 200
 
 
 def test_no_other_site_may_read_unless_it_is_named(site: Site, results: Path) -> None:
     asking = {"Origin": "https://dashboard.example"}
-    assert "access-control-allow-origin" not in httpx.get(f"{site.url}/models", headers=asking).headers
+    assert "access-control-allow-origin" not in patient.get(f"{site.url}/models", headers=asking).headers
     with serving(results, origin=("https://dashboard.example",), token=TOKEN) as address:
-        read = httpx.get(f"{address}/models", headers=asking | SHOWN)
+        read = patient.get(f"{address}/models", headers=asking | SHOWN)
         assert read.headers["access-control-allow-origin"] == "https://dashboard.example"
         assert "access-control-allow-credentials" not in read.headers
         assert "origin" in read.headers["vary"].lower()
-        preflight = httpx.options(
+        preflight = patient.request(
+            "OPTIONS",
             f"{address}/models",
             headers=asking
             | {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization,if-none-match"},
         )
         assert preflight.status_code == 200
-        posted = httpx.post(f"{address}/images/path", headers=asking | SHOWN, json={"path": "0-1"})
+        posted = patient.post(f"{address}/images/path", headers=asking | SHOWN, json={"path": "0-1"})
         assert posted.status_code == 400  # taken, and read
-        other = httpx.get(f"{address}/models", headers={"Origin": "https://other.example"} | SHOWN)
+        other = patient.get(f"{address}/models", headers={"Origin": "https://other.example"} | SHOWN)
         assert "access-control-allow-origin" not in other.headers
         for headers in (SHOWN, asking, {}):
             for place in ("/models", f"{API}/routes", "/static/page.js"):
-                varied = httpx.get(f"{address}{place}", headers=headers).headers.get_list("vary", split_commas=True)
+                varied = patient.get(f"{address}{place}", headers=headers).headers.get_list("vary", split_commas=True)
                 assert varied.count("Origin") == 1, (place, headers)
 
 
@@ -289,7 +290,7 @@ def test_no_other_site_may_read_unless_it_is_named(site: Site, results: Path) ->
     "place", ["/", "/health", "/nothing", "/explore/no/set", f"{API}/routes", f"{API}/examples?limit=0"]
 )
 def test_every_answer_tells_the_browser_to_be_careful(place: str, site: Site) -> None:
-    headers = httpx.get(f"{site.url}{place}").headers
+    headers = patient.get(f"{site.url}{place}").headers
     policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == "'self'"
@@ -311,7 +312,7 @@ def test_refusals_have_them_too(locked: str) -> None:
 
 def test_pages_hold_no_script_or_style_of_their_own(site: Site) -> None:
     for place in ("/", site.overview, f"{site.overview}/ask", f"{site.overview}/clusters/conv1/0", "/explore/no/set"):
-        text = httpx.get(f"{site.url}{place}").text
+        text = patient.get(f"{site.url}{place}").text
         assert not re.search(r"<script(?![^>]*\bsrc=)(?![^>]*type=\"application/json\")", text), place
         assert not re.search(r"<[^>]*\s(?:on\w+|style)=", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)), place
         assert "<style" not in text
@@ -321,7 +322,7 @@ def test_pages_hold_no_script_or_style_of_their_own(site: Site) -> None:
 
 
 def test_who_has_an_answer_is_not_sent_it_again(site: Site) -> None:
-    with httpx.Client(base_url=site.url) as client:
+    with patient.client(base_url=site.url) as client:
         for place in (f"{API}/routes", f"{API}/examples?limit=5", f"{API}/examples/0/image?size=96"):
             first = client.get(place)
             assert first.headers["cache-control"] == "private, no-cache"
@@ -332,7 +333,7 @@ def test_who_has_an_answer_is_not_sent_it_again(site: Site) -> None:
 
 def test_a_page_that_is_kept_shows_a_new_set_at_once(tmp_path: Path) -> None:
     write_foreign(tmp_path, "Old")
-    with serving(tmp_path) as address, httpx.Client(base_url=address) as client:
+    with serving(tmp_path) as address, patient.client(base_url=address) as client:
         for place in ("/", "/explore/Old/set_01"):
             assert client.get(place).content == client.get(place).content
             write_foreign(tmp_path, f"New{len(place)}")
@@ -340,17 +341,17 @@ def test_a_page_that_is_kept_shows_a_new_set_at_once(tmp_path: Path) -> None:
 
 
 def test_a_picture_is_kept_for_an_hour_under_its_sets_version(site: Site) -> None:
-    version = httpx.get(f"{site.url}{API}").json()["version"]
+    version = patient.get(f"{site.url}{API}").json()["version"]
     picture_of = f"{site.url}{API}/examples/0/image"
-    kept = httpx.get(picture_of, params={"size": 96, "v": version})
+    kept = patient.get(picture_of, params={"size": 96, "v": version})
     assert kept.headers["content-type"] == "image/jpeg"
     assert kept.headers["cache-control"] == "private, max-age=3600"
     assert kept.content[:3] == b"\xff\xd8\xff"
-    assert httpx.get(picture_of, params={"size": 96, "v": "old"}).headers["cache-control"] == "private, no-cache"
+    assert patient.get(picture_of, params={"size": 96, "v": "old"}).headers["cache-control"] == "private, no-cache"
 
 
 def test_a_page_is_asked_for_again_and_a_file_of_a_version_never(site: Site) -> None:
-    with httpx.Client(base_url=site.url) as client:
+    with patient.client(base_url=site.url) as client:
         for place in ("/", site.overview, f"{site.overview}/ask", "/compare", f"{site.overview}/image", "/explore/x/y"):
             assert client.get(place).headers["cache-control"] == "private, no-cache", place
         files = re.findall(r'(?:href|src)="(/static/[^"]+)"', client.get(site.overview).text)
@@ -375,13 +376,13 @@ def test_a_body_beyond_the_limit_is_refused_whatever_it_says_of_its_length(resul
             for _ in range(20):
                 yield bytes(50_000)
 
-        announced = httpx.post(place, headers=form, content=head + bytes(300_000))
-        chunked = httpx.post(place, headers=form, content=pieces())
+        announced = patient.post(place, headers=form, content=head + bytes(300_000))
+        chunked = patient.post(place, headers=form, content=pieces())
         assert (announced.status_code, chunked.status_code) == (413, 413)
         assert "MB" in chunked.json()["detail"]
-        whole = httpx.post(place, files={"image": ("x.jpg", picture())}, timeout=30)
+        whole = patient.post(place, files={"image": ("x.jpg", picture())})
         assert whole.status_code == 200
-        json_body = httpx.post(f"{address}/images/path", content=b'{"path": [' + b"1," * 200_000 + b"1]}")
+        json_body = patient.post(f"{address}/images/path", content=b'{"path": [' + b"1," * 200_000 + b"1]}")
         assert json_body.status_code == 413
 
 
@@ -393,7 +394,7 @@ def test_a_request_is_one_line_of_the_log_and_cannot_write_another(
 ) -> None:
     with caplog.at_level(logging.INFO, "clusterpaths.server"):
         raw(site.url, '/models/%0aforged%1b[31m"/sets?secret=1', X_Forwarded_For="6.6.6.6")
-        httpx.get(f"{site.url}/health")
+        patient.get(f"{site.url}/health")
         time.sleep(0.1)
     [first, second] = [line for line in caplog.messages if "ms" in line]
     assert re.fullmatch(r"127\.0\.0\.1 GET /models/%0aforged\S*/sets\?… 404 [\d.]+ ms \d+ B", first)
@@ -409,7 +410,7 @@ def test_a_bug_is_in_the_log_and_not_in_the_answer(results: Path, caplog: pytest
         raise RuntimeError(f"a secret of {results}")
 
     app.state.library.models = broken  # what no request can bring about
-    with httpx.Client(transport=_Sync(app), base_url="http://localhost") as client:
+    with patient.client(transport=_Sync(app), base_url="http://localhost") as client:
         for place in ("/api/v1/models", "/"):
             answer = client.get(place, headers={"Origin": "https://dashboard.example"})
             assert answer.status_code == 500
@@ -426,7 +427,7 @@ def test_the_disk_is_looked_at_in_threads_and_never_for_strangers(results: Path)
     app = create_app(ServeConfig(cache_root=results, token=TOKEN))
     scan, threads = app.state.library._scan, list[int]()
     app.state.library._scan = lambda: (threads.append(threading.get_ident()), scan())[1]
-    with httpx.Client(transport=_Sync(app), base_url="http://localhost") as client:
+    with patient.client(transport=_Sync(app), base_url="http://localhost") as client:
         assert client.get("/login").status_code == 200
         assert client.post("/login", data={"token": "wrong"}).status_code == 401
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 400

@@ -18,7 +18,7 @@ from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import SetIndex, group_classes
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.lift import lifts
-from clusterpaths.explore.paths import parse_path, path_detail, path_page
+from clusterpaths.explore.paths import parse_path, path_detail, path_examples, path_page
 from clusterpaths.explore.records import Question
 from clusterpaths.explore.routes import routes
 from clusterpaths.intervals import ratio_interval
@@ -189,6 +189,22 @@ def test_a_path_shows_what_is_like_it(index: SetIndex) -> None:
     assert [(c.layer, c.cluster, c.count) for c in found.clusters] == [("a", 1, 4), ("b", 1, 4)]
     assert found.agreement_interval == pytest.approx((0.3424, 1.0), abs=1e-4)  # two of two
     assert (found.summary.share, found.right and found.right.share) == (3 / 8, 1.0)
+
+
+@pytest.mark.parametrize("distances", [True, False])
+def test_the_examples_of_a_path_are_those_that_the_question_finds(tmp_path: Path, distances: bool) -> None:
+    folder = generate(tmp_path, n=500, k=2)
+    if not distances:  # as of another program, which keeps none
+        for name in ("set.json", "paths.parquet", "centroids.npz"):
+            (folder / name).unlink()
+    index = Library(tmp_path).newest("CelebA")
+    assert (index.distances is not None) == distances
+    for path in map(tuple, index.paths.paths[:5].tolist()):
+        question = Question(path="-".join(map(str, path)), order="near" if distances else "id")
+        for limit, offset in ((50, 0), (3, 2), (5, 10_000), (-1, -1)):
+            assert path_examples(index, path, limit=limit, offset=offset) == ask(
+                index, question, limit=limit, offset=offset
+            )
 
 
 @pytest.mark.parametrize(
