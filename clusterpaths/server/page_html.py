@@ -118,7 +118,7 @@ def _most(one: ClassShare | None, word: str, count: int) -> str:
     )
 
 
-def found_item(view: SetView, example: ExampleRow, labelled: object) -> Markup:
+def found_item(view: SetView, example: ExampleRow, labelled: bool) -> Markup:
     """One of the examples that were asked for; `labelled`: whether the set has labels at all."""
     odd = said = verdict = ""
     if example.ood_score is not None:

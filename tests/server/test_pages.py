@@ -13,14 +13,16 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from clusterpaths.server.page_html import signed
-from clusterpaths.server.page_view import static
+from clusterpaths.explore.library import Library
+from clusterpaths.server.page_html import found_item, signed
+from clusterpaths.server.page_view import set_view, static
 from tests import patient
 from tests.generated_set import generate
 from tests.server.conftest import Site
@@ -314,6 +316,9 @@ def test_names_with_strange_letters_are_text_and_not_markup(tmp_path: Path) -> N
             assert "<img src=x" not in page.text, place
             assert HOSTILE not in page.text, place
             assert "onerror=alert(1)&gt;&amp;amp;" in page.text, place  # it is shown, escaped once
+    index = Library(tmp_path / "cache").newest("CelebA")
+    undecided = index.examples(np.array([3]))[0].model_copy(update={"right": None, "label": HOSTILE, "file": "3.jpg"})
+    assert "<img src=x" not in found_item(set_view(index), undecided, labelled=True)
 
 
 def test_plotly_is_compressed_and_kept_by_browsers(client: httpx.Client) -> None:
