@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -56,12 +57,22 @@ def dashboard(home: Path, prefect_api: str) -> Iterator[Dashboard]:
         yield client
 
 
+def prefect_says(method: str, address: str, **more: Any) -> Any:
+    """What Prefect's server answers, once it is not busy any more."""
+    for _ in range(20):
+        answer = patient.request(method, address, **more)
+        if answer.status_code not in runs.BUSY:
+            break
+        time.sleep(1)
+    return answer.raise_for_status().json()
+
+
 def run_of(api: str, answer: httpx.Response) -> dict[str, Any]:
     """What Prefect's server says of the run that was answered."""
     assert answer.status_code == 200, answer.text
     said = answer.json()
     assert (said["status"], said["deployment"]) == ("scheduled", "celeba/full")
-    run: dict[str, Any] = httpx.get(f"{api}/flow_runs/{said['flow_run_id']}", timeout=20).raise_for_status().json()
+    run: dict[str, Any] = prefect_says("GET", f"{api}/flow_runs/{said['flow_run_id']}")
     assert run["name"] == said["name"]
     assert run["state"]["type"] == "SCHEDULED"
     return run
@@ -116,12 +127,12 @@ def test_a_results_folder_stands_for_its_newest_set_s_model_and_images(
 def test_unknown_names_start_nothing(
     home: Path, prefect_api: str, dashboard: Dashboard, model: str, dataset: str, reason: str
 ) -> None:
-    before = httpx.post(f"{prefect_api}/flow_runs/count", json={}, timeout=20).json()
+    before = prefect_says("POST", f"{prefect_api}/flow_runs/count", json={})
     answer = dashboard.run(model, dataset)
     assert answer.status_code == 404
     assert reason in answer.json()["detail"]
     assert str(home) not in answer.text
-    assert httpx.post(f"{prefect_api}/flow_runs/count", json={}, timeout=20).json() == before
+    assert prefect_says("POST", f"{prefect_api}/flow_runs/count", json={}) == before
 
 
 @pytest.mark.server
