@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -11,6 +12,12 @@ from clusterpaths.report.view import percent, seconds, thousands
 
 def render(template: str, **values: Any) -> str:
     """One template of this folder, filled in; everything in `values` but `Markup` is escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Made once: a template takes longer to compile than to fill in."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clusterpaths", "report"),
         autoescape=True,  # file names, class names and layer names come from elsewhere
@@ -19,4 +26,4 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"thousands": thousands, "percent": percent, "seconds": seconds}
-    return environment.get_template(template).render(**values)
+    return environment
