@@ -61,6 +61,7 @@ class Library:
         self._lock = threading.Lock()
         self._opening: dict[Path, threading.Lock] = {}
         self._listing = _Listing({}, {}, -float("inf"))
+        self._lately: tuple[float, tuple[ModelSummary, ...]] = (-float("inf"), ())
         self._indexes: OrderedDict[Path, tuple[Stamp, SetIndex]] = OrderedDict()
         self._summaries: dict[Path, tuple[Stamp, SetSummary | str]] = {}  # or why it cannot be shown
 
@@ -69,6 +70,14 @@ class Library:
         listing = self._names(0.0)
         self._forget(frozenset(folder for sets in listing.values() for folder in sets.values()))
         return tuple(self._summary(name, sets) for name, sets in listing.items())
+
+    def models_lately(self) -> tuple[ModelSummary, ...]:
+        """As `models`, up to a second ago: for the head of every page, where a look at every set would cost most."""
+        at, models = self._lately
+        if time.monotonic() - at > _FRESH:
+            models = self.models()
+            self._lately = time.monotonic(), models
+        return models
 
     def names(self) -> tuple[str, ...]:
         """Of all models, as of now."""

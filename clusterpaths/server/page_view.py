@@ -197,7 +197,7 @@ def render_once(
 
 def _models(request: Request) -> tuple[ModelSummary, ...]:
     """For the list of sets in the head of the page."""
-    models: tuple[ModelSummary, ...] = request.app.state.library.models()
+    models: tuple[ModelSummary, ...] = request.app.state.library.models_lately()
     return models
 
 
