@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 BUDGET = 24 << 20  # bytes of answers kept
 LARGEST = 2 << 20  # of one that is kept
 # Held while an answer is worked out: threads that do so at once take the interpreter from each other, and all together
-# take a third longer than one after the other (benchmarks/load.py). Reading files is done outside.
+# take a third longer than one after the other (benchmarks/load.py). For milliseconds: what takes seconds, or waits for a
+# disk, is not done in turn.
 IN_TURN = threading.RLock()
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _PROGRAM = version("clusterpaths")  # another version may say the same set's answers differently
@@ -85,7 +86,12 @@ def of_set(request: Request, model: str, set_name: str, make: Callable[[SetIndex
     """
     library: Library = request.app.state.library
     index = library.set(model, set_name)
-    return of_version(request, index.summary.version, str(index.folder), lambda: make(index))
+
+    def answer() -> Any:
+        with IN_TURN:
+            return make(index)
+
+    return of_version(request, index.summary.version, str(index.folder), answer)
 
 
 def of_version(request: Request, of: str, place: str, make: Callable[[], Any]) -> Response:
@@ -97,8 +103,7 @@ def of_version(request: Request, of: str, place: str, make: Callable[[], Any]) -
     key = (of, place, f"{request.url.path}?{request.url.query}")
     content = answers.get(key)
     if content is None:
-        with IN_TURN:
-            content = encode(make())
+        content = encode(make())
         answers.keep(key, content)
     return json_answer(content, tag)
 
