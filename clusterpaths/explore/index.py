@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clusterpaths.distance_scale import DistanceScale, overall_distance, scale_distances
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.records import ClassShare, ExampleRow, SetSummary
-from clusterpaths.explore.set_columns import Columns, read_top_scores
+from clusterpaths.explore.set_columns import Columns, TopScores, read_top_scores
 from clusterpaths.metrics import PathCounts, count_paths
 from clusterpaths.records import name_of
 
@@ -261,9 +261,7 @@ class SetIndex:
 
     def top_scores(self, row: int) -> tuple[ClassShare, ...]:
         """The most probable classes of one example; none where its class scores are not known."""
-        if self.record is None or not (self.predictions >= 0).any():
-            return ()
-        found = self.once("scores", lambda: (read_top_scores(self.folder.parent, self.ids, TOP_SCORES),))[0]
+        found = self.all_top_scores()
         if found is None:
             return ()
         pairs = zip(found[0][row].tolist(), found[1][row].tolist(), strict=True)
@@ -272,6 +270,12 @@ class SetIndex:
             for index, share in pairs
             if index >= 0
         )
+
+    def all_top_scores(self) -> TopScores | None:
+        """Of every example, classes and probabilities; read when first asked for, which takes seconds for a large set."""
+        if self.record is None or not (self.predictions >= 0).any():
+            return None
+        return self.once("scores", lambda: (read_top_scores(self.folder.parent, self.ids, TOP_SCORES),))[0]
 
     @cached_property
     def _path_columns(self) -> NDArray[np.int16]:

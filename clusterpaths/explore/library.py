@@ -58,7 +58,7 @@ class Library:
         self.root, self.largest = root, largest
         self.opened = 0  # indexes made so far
         self._remote = place_of(root) is not None
-        self._lock = threading.Lock()
+        self._lock, self._looking = threading.Lock(), threading.Lock()
         self._opening: dict[Path, threading.Lock] = {}
         self._listing = _Listing({}, {}, -float("inf"))
         self._lately: tuple[float, tuple[ModelSummary, ...]] = (-float("inf"), ())
@@ -73,11 +73,13 @@ class Library:
 
     def models_lately(self) -> tuple[ModelSummary, ...]:
         """As `models`, up to a second ago: for the head of every page, where a look at every set would cost most."""
-        at, models = self._lately
-        if time.monotonic() - at > _FRESH:
-            models = self.models()
-            self._lately = time.monotonic(), models
-        return models
+        with self._looking:  # of many who ask at once, one looks
+            at, models = self._lately
+            now = time.monotonic()
+            if now - at > _FRESH:
+                models = self.models()
+                self._lately = now, models
+            return models
 
     def names(self) -> tuple[str, ...]:
         """Of all models, as of now."""

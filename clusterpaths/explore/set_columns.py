@@ -30,6 +30,7 @@ RECORD, PATHS = "set.json", "paths.parquet"
 FOREIGN = ("paths.json", "centroids.json")
 EXAMPLES, ATTRIBUTE = "examples.parquet", "attr_"  # as cache/examples.py writes them
 OURS = (RECORD, PATHS, "centroids.npz")  # what no other program writes
+TopScores = tuple[NDArray[np.int16], NDArray[np.float32]]  # (n, top) class, -1 where not known, and softmax
 _KEY = re.compile(r"example_(\d{1,18})", re.ASCII)
 
 
@@ -200,9 +201,7 @@ def read_attributes(cache: Path, ids: NDArray[np.int64]) -> dict[str, NDArray[np
     return found
 
 
-def read_top_scores(
-    cache: Path, ids: NDArray[np.int64], top: int
-) -> tuple[NDArray[np.int16], NDArray[np.float32]] | None:
+def read_top_scores(cache: Path, ids: NDArray[np.int64], top: int) -> TopScores | None:
     """The most probable classes of each of these ids: (n, top) class, -1 where not known, and (n, top) softmax.
 
     Read in pieces: the class scores of a whole cache may be larger than memory. None where the cache has none.

@@ -78,8 +78,16 @@ def encode(value: Any) -> bytes:
     return value.model_dump_json().encode() if isinstance(value, BaseModel) else _ANYTHING.dump_json(value)
 
 
-def of_set(request: Request, model: str, set_name: str, make: Callable[[SetIndex], Any]) -> Response:
+def of_set(
+    request: Request,
+    model: str,
+    set_name: str,
+    make: Callable[[SetIndex], Any],
+    before: Callable[[SetIndex], object] = lambda _: None,
+) -> Response:
     """What `make` says of a set, as JSON: from memory while the set is the same, 304 to who has it already.
+
+    `before` reads what `make` needs: `make` is called in turn, and must not wait for a disk.
 
     Raises:
         NotFoundError: no such model or set; and what `make` raises.
@@ -88,6 +96,7 @@ def of_set(request: Request, model: str, set_name: str, make: Callable[[SetIndex
     index = library.set(model, set_name)
 
     def answer() -> Any:
+        before(index)
         with IN_TURN:
             return make(index)
 

@@ -317,7 +317,13 @@ def one_example(
     wanted: Annotated[Neighbours, Query()],
 ) -> Response:
     """One example: prediction, path, how strange it is, and others that the model treated alike."""
-    return of_set(request, model, set, lambda index: example_detail(index, id, neighbours=wanted.neighbours))
+    return of_set(
+        request,
+        model,
+        set,
+        lambda index: example_detail(index, id, neighbours=wanted.neighbours),
+        before=lambda index: index.all_top_scores(),
+    )
 
 
 @router.get(

@@ -231,10 +231,10 @@ def id_to_index(model: str, request: Request, library: LibraryOf, texts: Documen
 
 
 @router.post("/run", response_model=RunAnswer)
-def run(question: RunRequest, library: LibraryOf, settings: SettingsOf) -> RunAnswer:
+async def run(question: RunRequest, library: LibraryOf, settings: SettingsOf) -> RunAnswer:
     """Start a run of the deployment for a model and a data set."""
     try:
-        return start_run(
+        return await start_run(
             question, library, settings.prefect_api, settings.deployment, own_root=settings.cache_root is not None
         )
     except NoRunError as error:

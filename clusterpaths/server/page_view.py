@@ -176,7 +176,7 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
     view = set_view(index) if index is not None else None
     shown = {"request": request, "view": view, "at_address": quote(request.url.path), **values}
     if "listed" not in shown:  # strangers are shown none, and cost no look at the disk
-        shown["listed"] = _models(request)
+        shown["listed"] = listed_models(request)
     return HTMLResponse(_environment().get_template(template).render(shown), status, headers=_ASKED_AGAIN)
 
 
@@ -184,7 +184,7 @@ def render_once(
     request: Request, index: SetIndex, template: str, values: Callable[[], dict[str, Any]], *state: Hashable
 ) -> HTMLResponse:
     """As `render` for a page of a set, made once an address; `state` is what else it depends on."""
-    listed = _models(request)
+    listed = listed_models(request)
     versions = tuple((one.model, one.set, one.version) for model in listed for one in model.sets)
     key = (template, request.url.path, request.url.query, versions, *state)
 
@@ -195,7 +195,7 @@ def render_once(
     return HTMLResponse(set_view(index).pages.get(key, make), headers=_ASKED_AGAIN)
 
 
-def _models(request: Request) -> tuple[ModelSummary, ...]:
+def listed_models(request: Request) -> tuple[ModelSummary, ...]:
     """For the list of sets in the head of the page."""
     models: tuple[ModelSummary, ...] = request.app.state.library.models_lately()
     return models

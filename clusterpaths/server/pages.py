@@ -137,6 +137,7 @@ def path(request: Request, library: LibraryOf, model: str, name: str, path: str,
 def example(request: Request, library: LibraryOf, model: str, name: str, example: int) -> HTMLResponse:
     """One example."""
     index = library.set(model, name)
+    index.all_top_scores()  # read before the page is made: others wait for that
 
     def values() -> dict[str, Any]:
         detail = example_detail(index, example)

@@ -26,8 +26,8 @@ from clusterpaths.server.api import MANY, refusal
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.page_html import address
+from clusterpaths.server.page_view import listed_models, render, set_view
 from clusterpaths.server.page_view import question as question_of
-from clusterpaths.server.page_view import render, set_view
 
 PAGE_SIZE = 36
 FEW = 12  # up to here classes are boxes to tick; beyond, names to type
@@ -102,9 +102,10 @@ def ask_page(request: Request, library: LibraryOf, model: str, set_name: str) ->
         question, page = _question(tidy)
     except _BadAddressError as error:
         return _page(request, index, [], problem=str(error), status=422)
+    listed = listed_models(request)
     try:
         with IN_TURN:
-            return _page(request, index, tidy, question=question, page=page)
+            return _page(request, index, tidy, question=question, page=page, listed=listed)
     except NotFoundError as error:
         return _page(request, index, tidy, problem=describe(error)[1], status=404)
 
@@ -170,6 +171,7 @@ def _page(
     page: int = 1,
     problem: str = "",
     status: int = 200,
+    **more: Any,
 ) -> HTMLResponse:
     offered = choices(index)
     asked = [(name, value) for name, value in pairs if name != "page"]
@@ -194,6 +196,7 @@ def _page(
         everything=_address(index, []),
         csv=set_view(index).csv_url() + question_of(asked),
         problem=problem,
+        **more,
     )
     return html
 

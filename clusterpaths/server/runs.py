@@ -6,12 +6,14 @@ imported: the web server needs none of it. Which models and data sets there are 
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field
 
 from clusterpaths import roots
@@ -22,13 +24,10 @@ from clusterpaths.errors import DatasetError, NoRunError, NotFoundError
 if TYPE_CHECKING:
     from clusterpaths.explore.library import Library
 
-TIMEOUT = 10.0  # seconds for each of the two requests to Prefect's server
-BUSY = (
-    429,
-    502,
-    503,
-)  # what passes by itself, as Prefect's own client sees it: SQLite refuses while another one writes
-WAITS = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
+PATIENCE = 20.0  # seconds for a run to be taken: while another one writes, SQLite makes Prefect's server wait or refuse
+TIMEOUT = 8.0  # seconds for one attempt
+BUSY = (429, 502, 503)  # these pass by themselves, as Prefect's own client sees it
+FIRST_WAIT = 0.2  # seconds before the second attempt; doubled before each further one
 
 
 class RunRequest(BaseModel):
@@ -49,7 +48,9 @@ class RunAnswer(BaseModel):
     deployment: str
 
 
-def start_run(request: RunRequest, library: Library, api: str | None, deployment: str, own_root: bool) -> RunAnswer:
+async def start_run(
+    request: RunRequest, library: Library, api: str | None, deployment: str, own_root: bool
+) -> RunAnswer:
     """Start the deployment (FLOW/NAME) on this model and data set, its other parameters as they are.
 
     `own_root`: results go where this server's library lies, not where the deployment's worker has its own.
@@ -62,12 +63,13 @@ def start_run(request: RunRequest, library: Library, api: str | None, deployment
         raise NoRunError(
             "This server starts no runs: no Prefect server is configured (--prefect-api or PREFECT_API_URL)."
         )
-    config = _config(request, library)
+    config = await run_in_threadpool(_config, request, library)
     if own_root:
         config["cache_root"] = address_of(library.root)
     flow, _, name = deployment.partition("/")
-    with _client(api) as client:
-        found = _ask(client, "GET", httpx.URL(path=f"/deployments/name/{flow}/{name}"), deployment)
+    deadline = time.monotonic() + PATIENCE
+    async with _client(api) as client:
+        found = await _ask(client, deadline, "GET", httpx.URL(path=f"/deployments/name/{flow}/{name}"), deployment)
         given = found.get("parameters") or {}
         parameters = given | {"config": (given.get("config") or {}) | config}  # the server merges the outermost only
         body = {
@@ -76,7 +78,8 @@ def start_run(request: RunRequest, library: Library, api: str | None, deployment
             "tags": ["explorer"],
             "idempotency_key": str(uuid.uuid4()),  # asked again, the server answers with the run that it has
         }
-        run = _ask(client, "POST", httpx.URL(path=f"/deployments/{found['id']}/create_flow_run"), deployment, body)
+        place = httpx.URL(path=f"/deployments/{found['id']}/create_flow_run")
+        run = await _ask(client, deadline, "POST", place, deployment, body)
     return RunAnswer(
         model=request.model,
         dataset=request.dataset,
@@ -138,32 +141,40 @@ def _dataset(given: str) -> str:
     return name
 
 
-def _client(api: str) -> httpx.Client:
+def _client(api: str) -> httpx.AsyncClient:
     try:
-        return httpx.Client(base_url=api.rstrip("/"), timeout=TIMEOUT)
+        return httpx.AsyncClient(base_url=api.rstrip("/"), timeout=TIMEOUT)
     except httpx.InvalidURL as error:
         raise NoRunError(
             f"The address of the Prefect server is none ({error}). Expected http://HOST:4200/api."
         ) from error
 
 
-def _ask(client: httpx.Client, method: str, url: httpx.URL, deployment: str, body: Any = None) -> dict[str, Any]:
-    try:
-        response = client.request(method, url, json=body)
-        for wait in WAITS:
-            if response.status_code not in BUSY:
-                break
-            time.sleep(wait)
-            response = client.request(method, url, json=body)
-    except httpx.HTTPError as error:
-        raise NoRunError(
-            f"The Prefect server does not answer ({type(error).__name__}). Start it, then try again."
-        ) from error
-    if response.status_code in BUSY:
-        raise NoRunError(
-            f"The Prefect server is too busy to start {deployment}: {1 + len(WAITS)} times it answered with status "
-            f"{response.status_code}. Nothing was started; try again."
-        )
+async def _ask(
+    client: httpx.AsyncClient, deadline: float, method: str, url: httpx.URL, deployment: str, body: Any = None
+) -> dict[str, Any]:
+    """The answer, once the server is not busy any more. Waits without a thread: pages must not wait for Prefect."""
+    wait = FIRST_WAIT
+    while True:
+        try:
+            response = await client.request(method, url, json=body)
+            busy = f"status {response.status_code}" if response.status_code in BUSY else ""
+        except (httpx.TimeoutException, httpx.RemoteProtocolError) as error:  # it may have been understood all the same
+            busy = type(error).__name__
+        except httpx.HTTPError as error:
+            raise NoRunError(
+                f"The Prefect server does not answer ({type(error).__name__}). Start it, then try again."
+            ) from error
+        if not busy:
+            break
+        if time.monotonic() + wait > deadline:
+            known = "Nothing was started" if method == "GET" else "Whether the run was started, Prefect's own page says"
+            raise NoRunError(
+                f"The Prefect server is too busy to start {deployment}: for {PATIENCE:g} s it gave no answer but {busy}. "
+                f"{known}; try again later."
+            )
+        await asyncio.sleep(wait)
+        wait *= 2
     if response.status_code == 404:
         raise NoRunError(f"The Prefect server has no deployment {deployment}. Deploy it (deployments/README.md).")
     try:

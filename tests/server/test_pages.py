@@ -280,45 +280,57 @@ def test_what_there_is_not_is_said_on_a_page(client: httpx.Client, site: Site, r
 
 
 API = "/api/v1/models/CelebA/sets/set_01"
-HOSTILE = """"'><img src=x onerror=alert(1)>&amp;"""
+HOSTILE = """"'><img src=x onerror=alert(1)>&amp;"""  # a kind's name follows
+SHOWN = {  # page -> kinds of names that are on it
+    "": ("class", "layer", "file"),
+    "/paths": ("class", "layer", "file"),
+    "/paths/{path}": ("class", "layer", "file", "attribute", "split"),
+    "/clusters/{layer}/0": ("class", "layer", "file", "attribute", "split"),
+    "/examples/{id}": ("class", "layer", "file", "attribute", "split"),
+    "/ask": ("class", "layer", "file", "attribute", "split"),
+    "/ask?label={class_}&attribute={attribute}": ("class", "layer", "attribute", "split"),
+}
 
 
 def test_names_with_strange_letters_are_text_and_not_markup(tmp_path: Path) -> None:
     """A class, an attribute, a layer, a split and files that are called like a piece of a page."""
-    folder = generate(tmp_path / "cache", n=300, layers={HOSTILE: (4,), "b": (4,)}, attributes=2, data_root=tmp_path)
+    layers = {f"{HOSTILE}layer": (4,), "b": (4,)}
+    folder = generate(tmp_path / "cache", n=300, layers=layers, attributes=2, data_root=tmp_path)
     attribute = json.loads((folder / "set.json").read_text())["attributes"][0]
     text = (folder / "set.json").read_text()
-    text = text.replace('"Blond"', json.dumps(HOSTILE)).replace(json.dumps(attribute), json.dumps(HOSTILE))
+    for name, kind in (("Brown", "class"), (attribute, "attribute")):
+        text = text.replace(json.dumps(name), json.dumps(f"{HOSTILE}{kind}"))
     (folder / "set.json").write_text(text)
     rows = pq.read_table(folder / "paths.parquet")
     for column in ("file", "split"):
-        named = pc.binary_join_element_wise(rows[column].cast(pa.string()), HOSTILE, "")
+        named = pc.binary_join_element_wise(rows[column].cast(pa.string()), f"{HOSTILE}{column}", "")
         rows = rows.set_column(rows.schema.get_field_index(column), column, named)
     pq.write_table(rows, folder / "paths.parquet")
     more = pq.read_table(folder.parent / "examples.parquet")
-    names = [f"attr_{HOSTILE}" if name == f"attr_{attribute}" else name for name in more.column_names]
+    names = [f"attr_{HOSTILE}attribute" if name == f"attr_{attribute}" else name for name in more.column_names]
     pq.write_table(more.rename_columns(names), folder.parent / "examples.parquet")
 
     with serving(tmp_path / "cache") as url, patient.client(base_url=url) as client:
-        path = "-".join(map(str, json.loads(patient.get(f"{url}{API}/paths?limit=1").text)["paths"][0]["path"]))
-        layer = quote(HOSTILE, safe="")
-        for place in (
-            "",
-            "/paths",
-            f"/paths/{path}",
-            f"/clusters/{layer}/0",
-            "/examples/3",
-            "/ask",
-            f"/ask?label={layer}",
-        ):
-            page = client.get(f"/explore/CelebA/set_01{place}")
+        question = {"attribute": f"{HOSTILE}attribute", "prediction": f"{HOSTILE}class", "limit": 1}
+        example = client.get(f"{API}/examples", params=question).json()["examples"][0]
+        quoted = {kind: quote(f"{HOSTILE}{kind}", safe="") for kind in ("layer", "class", "attribute")}
+        asked = {
+            "path": "-".join(map(str, example["path"])),
+            "id": example["id"],
+            "class_": quoted.pop("class"),
+        } | quoted
+        for place, kinds in SHOWN.items():
+            page = client.get(f"/explore/CelebA/set_01{place.format(**asked)}")
             assert page.status_code == 200, (place, page.text[:500])
             assert "<img src=x" not in page.text, place
             assert HOSTILE not in page.text, place
-            assert "onerror=alert(1)&gt;&amp;amp;" in page.text, place  # it is shown, escaped once
+            for kind in kinds:
+                assert f"onerror=alert(1)&gt;&amp;amp;{kind}" in page.text, (place, kind)  # it is there, escaped once
     index = Library(tmp_path / "cache").newest("CelebA")
     undecided = index.examples(np.array([3]))[0].model_copy(update={"right": None, "label": HOSTILE, "file": "3.jpg"})
-    assert "<img src=x" not in found_item(set_view(index), undecided, labelled=True)
+    item = found_item(set_view(index), undecided, labelled=True)
+    assert "<img src=x" not in item
+    assert "label &quot;&#x27;&gt;&lt;img src=x" in item
 
 
 def test_plotly_is_compressed_and_kept_by_browsers(client: httpx.Client) -> None:

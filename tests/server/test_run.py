@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -161,7 +163,10 @@ def test_without_a_server_that_answers_it_is_503_with_the_reason(home: Path, api
 
 
 class BusyPrefect(BaseHTTPRequestHandler):
-    """The two answers of Prefect's API that a run takes, with `statuses` one after the other; notes what was posted."""
+    """The two answers of Prefect's API that a run takes, with `statuses` one after the other, then 503 for good.
+
+    Notes what was posted; status 0 is an answer that comes too late.
+    """
 
     statuses: ClassVar[list[int]] = []
     posted: ClassVar[list[dict[str, Any]]] = []
@@ -174,18 +179,25 @@ class BusyPrefect(BaseHTTPRequestHandler):
         self._answer({"id": "r-1", "name": "brave-run"})
 
     def _answer(self, body: dict[str, Any]) -> None:
+        status = self.statuses.pop(0) if self.statuses else 503
+        if not status:
+            time.sleep(10 * LATE)
         content = json.dumps(body).encode()
-        self.send_response(self.statuses.pop(0))
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(ConnectionError):
+            self.send_response(status or 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None: ...
 
 
+LATE = 0.3  # seconds that one attempt may take in these tests
+
+
 @pytest.fixture
 def busy_prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(runs, "WAITS", (0.01,) * 3)
+    monkeypatch.setattr(runs, "FIRST_WAIT", 0.01)
     BusyPrefect.posted.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), BusyPrefect) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -206,13 +218,50 @@ def test_a_prefect_server_that_is_busy_for_a_moment_is_asked_again_for_one_run(h
     assert keys[4] != keys[0]  # and another one for the next request
 
 
-def test_a_prefect_server_that_stays_busy_is_503_with_the_reason(home: Path, busy_prefect: str) -> None:
-    BusyPrefect.statuses[:] = [503] * 4
+def test_a_run_whose_answer_came_too_late_is_asked_for_again_and_is_the_same(
+    home: Path, busy_prefect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "TIMEOUT", LATE)
+    BusyPrefect.statuses[:] = [200, 0, 200]
+    with serving(home / "activation_cache", prefect_api=busy_prefect) as address, Dashboard(address) as dashboard:
+        assert dashboard.run("Faces", "celeba").json()["flow_run_id"] == "r-1"
+    first, second = (body["idempotency_key"] for body in BusyPrefect.posted)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("statuses", "known"),
+    [([], "Nothing was started"), ([200], "Whether the run was started, Prefect's own page says")],
+)
+def test_a_prefect_server_that_stays_busy_is_503_with_what_is_known(
+    home: Path, busy_prefect: str, monkeypatch: pytest.MonkeyPatch, statuses: list[int], known: str
+) -> None:
+    monkeypatch.setattr(runs, "PATIENCE", 0.5)
+    BusyPrefect.statuses[:] = statuses
     with serving(home / "activation_cache", prefect_api=busy_prefect) as address, Dashboard(address) as dashboard:
         answer = dashboard.run("Faces", "celeba")
     assert answer.status_code == 503
-    assert "too busy to start celeba/full: 4 times" in answer.json()["detail"]
-    assert not BusyPrefect.posted
+    assert "too busy to start celeba/full: for 0.5 s it gave no answer but status 503" in answer.json()["detail"]
+    assert known in answer.json()["detail"]
+    assert bool(BusyPrefect.posted) == bool(statuses)
+
+
+def test_nobody_else_waits_for_a_busy_prefect_server(home: Path, busy_prefect: str) -> None:
+    BusyPrefect.statuses.clear()
+    with (
+        serving(home / "activation_cache", prefect_api=busy_prefect) as address,
+        ThreadPoolExecutor(12) as pool,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(runs, "PATIENCE", 3600.0)
+        asked = [
+            pool.submit(patient.post, f"{address}/run", json={"model": "Faces", "dataset": "celeba"}) for _ in range(12)
+        ]
+        for _ in range(3):  # more runs are waited for than the server has threads
+            assert patient.get(f"{address}/models").json() == {"models": ["Faces", "Old"]}
+        assert not any(one.done() for one in asked)
+        BusyPrefect.statuses[:] = [200] * 24
+        assert [one.result().status_code for one in asked] == [200] * 12
 
 
 def test_an_address_that_is_no_prefect_server_is_503(home: Path) -> None:
