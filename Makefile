@@ -34,8 +34,8 @@ types: install
 	$(BIN)/mypy
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/clusterpaths
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --ignore=tests/clusterpaths
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/clusterpaths
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/clusterpaths
 
 benchmark: install
 	$(BIN)/python benchmarks/suite.py
