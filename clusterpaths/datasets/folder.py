@@ -16,6 +16,7 @@ from PIL import Image
 from clusterpaths.datasets.base import ExampleTable, file_digest, open_upright, path_in
 from clusterpaths.datasets.folder_labels import SPLITS, apply_labels, too_many_classes
 from clusterpaths.errors import DatasetError, DiskError
+from clusterpaths.names import is_utf8
 from clusterpaths.records import DatasetSpec
 
 LABELS = "labels.csv"
@@ -117,7 +118,7 @@ def _scan(root: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
     found: list[tuple[str, int, int]] = []
     ignored: list[str] = []
     for entry, name in _walk(root, "", (), ignored):
-        if os.path.splitext(name)[1].lower() in suffixes and _is_text(name):  # noqa: PTH122  200,000 calls
+        if os.path.splitext(name)[1].lower() in suffixes and is_utf8(name):  # noqa: PTH122  200,000 calls
             state = entry.stat()
             found.append((name, state.st_size, state.st_mtime_ns))
         else:
@@ -148,15 +149,6 @@ def _walk(
                 ignored.append(name)  # a link to nothing, a socket
     for path, name in below:
         yield from _walk(path, name, here, ignored)
-
-
-def _is_text(name: str) -> bool:
-    """Whether a name can be written as UTF-8, which tables and reports are."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _refuse_twins(root: Path, files: Sequence[str]) -> None:

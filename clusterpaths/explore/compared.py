@@ -5,22 +5,17 @@ Belongs here: the memory of comparisons. The numbers are `compare.py`'s.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from clusterpaths.comparison import Comparison
 from clusterpaths.errors import ConfigError
+from clusterpaths.explore.kept import Kept
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
 
 KEPT = 16  # comparisons in memory; one is some 100 kB
-_Key = tuple[str, str, str, str]
-
-_comparisons: OrderedDict[_Key, Comparison] = OrderedDict()
-_making: dict[_Key, threading.Lock] = {}  # twenty readers who ask for the same wait for one, and nobody else does
-_lock = threading.Lock()
+_comparisons: Kept[Comparison] = Kept(KEPT)
 
 
 def compared(first: SetIndex, second: SetIndex) -> Comparison:
@@ -48,35 +43,13 @@ def compared(first: SetIndex, second: SetIndex) -> Comparison:
             "the same layers in both."
         )
     key = (str(first.folder), first.summary.version, str(second.folder), second.summary.version)
-    with _lock:
-        found = _kept(key)
-        if found is not None:
-            return found
-        making = _making.setdefault(key, threading.Lock())
-    with making:
-        with _lock:
-            found = _kept(key)
-        if found is not None:
-            return found
+
+    def compare() -> Comparison:
         from clusterpaths.compare import compare_sets  # brings scipy
 
-        try:
-            found = compare_sets(first.folder, second.folder)
-            with _lock:
-                _comparisons[key] = found
-                while len(_comparisons) > KEPT:
-                    _comparisons.popitem(last=False)
-        finally:
-            with _lock:
-                _making.pop(key, None)
-    return found
+        return compare_sets(first.folder, second.folder)
 
-
-def _kept(key: _Key) -> Comparison | None:
-    """Asked for last: dropped last."""
-    if key in _comparisons:
-        _comparisons.move_to_end(key)
-    return _comparisons.get(key)
+    return _comparisons.get(key, compare)
 
 
 def _name(index: SetIndex) -> str:

@@ -27,11 +27,11 @@ from clusterpaths.explore.set_columns import (
     RECORD,
     check_whole,
     is_foreign,
-    is_utf8,
     read_columns,
     read_foreign,
     short_hash,
 )
+from clusterpaths.names import is_utf8
 from clusterpaths.records import SetRecord
 
 PREFERRED = "CelebA"  # what a request without a model means, where there is one: as existing dashboards expect

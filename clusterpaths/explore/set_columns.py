@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.remote import fetch
 from clusterpaths.errors import CacheError
+from clusterpaths.names import is_utf8
 from clusterpaths.records import SetRecord
 from clusterpaths.set_files import read_record, read_rows
 
@@ -249,15 +250,6 @@ def _softmax(lists: Any, n: int, top: int) -> tuple[NDArray[np.int64], NDArray[n
         powers = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
         values: NDArray[np.float32] = np.take_along_axis(powers / powers.sum(axis=1, keepdims=True), best, axis=1)
     return best, values
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a name can be written down: those of files, and of JSON, may hold half a character."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def short_hash(*parts: object) -> str:

@@ -25,6 +25,7 @@ from clusterpaths.models.arrivals import (
     why_unfinished,
 )
 from clusterpaths.models.known import Known
+from clusterpaths.names import is_utf8
 
 _FileStamp = tuple[int, int, int] | None  # size, mtime in ns, inode; None: not there
 
@@ -35,14 +36,6 @@ def _stamp(path: Path | None) -> _FileStamp:
     except OSError:
         return None
     return (stat.st_size, stat.st_mtime_ns, stat.st_ino) if stat else None
-
-
-def _is_text_name(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @dataclass
@@ -90,7 +83,7 @@ class ModelFolder:
     def files(self) -> list[Path]:
         """The *.onnx files that are there now."""
         found = (path for path in self.folder.glob("*.onnx") if path.is_file() and not path.name.startswith("."))
-        return sorted(path for path in found if _is_text_name(path.name))
+        return sorted(path for path in found if is_utf8(path.name))
 
     def survey(self) -> list[Outcome]:
         """Everything there as it is now, not run: what a first start takes for known."""

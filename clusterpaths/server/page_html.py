@@ -55,6 +55,12 @@ def thumb(summary: SetSummary, example: ExampleRow) -> Markup:
     return Markup(_thumb(summary, example))
 
 
+def thumbs(summary: SetSummary, examples: Iterable[ExampleRow], kind: str = "row") -> Markup:
+    """Examples' images in rows."""
+    items = "".join(f"<li>{_thumb(summary, example)}</li>" for example in examples)
+    return Markup(f'<ul class="thumbs {escape(kind)}">\n{items}\n</ul>\n')
+
+
 def _thumb(summary: SetSummary, example: ExampleRow) -> str:
     words = escape(example_words(example))
     if summary.dataset:
@@ -95,14 +101,13 @@ def path_row(view: SetView, path: PathSummary, largest: int, other: Sequence[int
     """A line of a list of paths; of `other`, layers that differ are marked."""
     text = "-".join(map(str, path.path))
     classes = _most(path.prediction, "predictions", path.count) + _most(path.label, "labels", path.count)
-    thumbs = "".join(f"<li>{_thumb(view.summary, example)}</li>" for example in path.exemplars)
     return Markup(
         f'<li>\n<div class="what">{view.route(path.path, other)}</div>\n'
         f'<div class="count"><a href="{view.path_url(path.path)}"><strong>{path.count:,}</strong><span class="hidden"> '
         f"examples on path {text}</span></a> <span>{escape(percent(path.share, 1))}</span>"
         f'{share_bar(path.count / (largest or 1))}</div>\n<dl class="major">\n'
         f"{classes or '<div><dt>classes</dt><dd>not known</dd></div>'}\n</dl>\n"
-        f'<ul class="thumbs row">\n{thumbs}\n</ul>\n</li>\n'
+        f"{thumbs(view.summary, path.exemplars)}</li>\n"
     )
 
 

@@ -55,7 +55,11 @@ def routes_figure(view: SetView) -> RoutesFigure:
 
     def band(layer: int, source: int, target: int) -> int:
         majority = majorities[layer, source, target]
-        return view.chip(layer, source) if routes.source is None or majority is None else view.colour(majority.name)
+        return (
+            view.cluster_colour(layer, source)
+            if routes.source is None or majority is None
+            else view.colour(majority.name)
+        )
 
     infos = {(at[info.layer], info.cluster): info for info in routes.clusters}
     words = _beside(placed.segments, {key: info.majority for key, info in infos.items()}, len(layers) - 1)
@@ -66,7 +70,7 @@ def routes_figure(view: SetView) -> RoutesFigure:
             "number": s.cluster,
             "layer": s.layer,
             "count": s.count,
-            "colour": view.chip(s.layer, s.cluster),
+            "colour": view.cluster_colour(s.layer, s.cluster),
             "words": _words(infos[s.layer, s.cluster].majority),
             "href": view.cluster_url(s.layer, s.cluster),
             "middle": round((s.y + s.height / 2) / overview.HEIGHT, 5),

@@ -19,13 +19,13 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup, escape
 
-from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.index import PAGES, SetIndex
+from clusterpaths.explore.kept import Kept
 from clusterpaths.explore.records import ModelSummary, Routes
 from clusterpaths.explore.routes import routes
 from clusterpaths.report.view import percent, thousands
 from clusterpaths.server import page_html
 from clusterpaths.server.answers import IN_TURN
-from clusterpaths.server.page_cache import PageCache
 from clusterpaths.server.page_html import address, encoded
 from clusterpaths.server.page_routes import RoutesFigure, routes_figure
 
@@ -42,6 +42,7 @@ PIECES = (  # of page_html, for templates
     "path_row",
     "share_bar",
     "thumb",
+    "thumbs",
 )
 _ASKED_AGAIN = {"Cache-Control": "private, no-cache"}  # a page lists the sets that there are now
 
@@ -57,7 +58,7 @@ class SetView:
         self.has_distances = index.distances is not None
         self.url = address(index.summary)
         self.routes: Routes = routes(index)
-        self.pages = PageCache()
+        self.pages: Kept[bytes] = Kept(PAGES, len)
         self._stops: dict[tuple[int, int, bool], str] = {}
 
     @cached_property
@@ -88,7 +89,7 @@ class SetView:
         """Of a class, by name; None: no class is known."""
         return NO_CLASS if name is None else self._class_colours.get(name, OTHER)
 
-    def chip(self, layer: int, cluster: int) -> int:
+    def cluster_colour(self, layer: int, cluster: int) -> int:
         """The colour of a cluster; of one that there is not, as of one without a class."""
         row = self.colours[layer] if layer < len(self.colours) else ()
         return row[cluster] if 0 <= cluster < len(row) else NO_CLASS
@@ -112,8 +113,12 @@ class SetView:
         """A path as chips close together, without links."""
         return Markup("".join(self._chip(at, cluster) for at, cluster in enumerate(path)))
 
-    def _chip(self, at: int, cluster: int) -> str:
-        return f'<span class="chip f{self.chip(at, cluster)}">{cluster}</span>'
+    def chip(self, layer: int, cluster: int) -> Markup:
+        """One cluster: its number in its colour."""
+        return Markup(self._chip(layer, cluster))
+
+    def _chip(self, layer: int, cluster: int) -> str:
+        return f'<span class="chip f{self.cluster_colour(layer, cluster)}">{cluster}</span>'
 
     def cluster_url(self, layer: str | int, cluster: int) -> str:
         name = self.layers[layer] if isinstance(layer, int) else layer

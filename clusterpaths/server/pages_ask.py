@@ -102,10 +102,8 @@ def ask_page(request: Request, library: LibraryOf, model: str, set_name: str) ->
         question, page = _question(tidy)
     except _BadAddressError as error:
         return _page(request, index, [], problem=str(error), status=422)
-    listed = listed_models(request)
     try:
-        with IN_TURN:
-            return _page(request, index, tidy, question=question, page=page, listed=listed)
+        return _page(request, index, tidy, question=question, page=page)
     except NotFoundError as error:
         return _page(request, index, tidy, problem=describe(error)[1], status=404)
 
@@ -171,34 +169,35 @@ def _page(
     page: int = 1,
     problem: str = "",
     status: int = 200,
-    **more: Any,
 ) -> HTMLResponse:
-    offered = choices(index)
-    asked = [(name, value) for name, value in pairs if name != "page"]
-    rows: NDArray[np.integer] = select(index, question) if question else np.empty(0, np.int64)
-    answer = _answer(index, rows, page) if question else None
-    filters = () if problem else tuple(_filter(index, asked, group) for group in _groups(asked))
-    html: HTMLResponse = render(
-        request,
-        "ask.html",
-        status=status,
-        index=index,
-        summary=index.summary,
-        offered=offered,
-        form=_Form(index, offered, asked),
-        filters=filters,
-        order=next((value for name, value in asked if name == "order"), "id"),
-        answer=answer,
-        pager=_pager(index, asked, page, answer) if answer else None,
-        classes=_classes(index, asked, rows, offered),
-        paths=_paths(index, asked, rows),
-        suggestions=_suggestions(index, asked) if answer and not answer.total and len(filters) > 1 else (),
-        everything=_address(index, []),
-        csv=set_view(index).csv_url() + question_of(asked),
-        problem=problem,
-        **more,
-    )
-    return html
+    listed = listed_models(request)  # a look at the disk
+    with IN_TURN:
+        offered = choices(index)
+        asked = [(name, value) for name, value in pairs if name != "page"]
+        rows: NDArray[np.integer] = select(index, question) if question else np.empty(0, np.int64)
+        answer = _answer(index, rows, page) if question else None
+        filters = () if problem else tuple(_filter(index, asked, group) for group in _groups(asked))
+        html: HTMLResponse = render(
+            request,
+            "ask.html",
+            status=status,
+            index=index,
+            summary=index.summary,
+            offered=offered,
+            form=_Form(index, offered, asked),
+            filters=filters,
+            order=next((value for name, value in asked if name == "order"), "id"),
+            answer=answer,
+            pager=_pager(index, asked, page, answer) if answer else None,
+            classes=_classes(index, asked, rows, offered),
+            paths=_paths(index, asked, rows),
+            suggestions=_suggestions(index, asked) if answer and not answer.total and len(filters) > 1 else (),
+            everything=_address(index, []),
+            csv=set_view(index).csv_url() + question_of(asked),
+            problem=problem,
+            listed=listed,
+        )
+        return html
 
 
 def _answer(index: SetIndex, rows: NDArray[np.integer], page: int) -> ExamplePage:

@@ -20,6 +20,7 @@ from clusterpaths import roots
 from clusterpaths.cache.remote import address_of
 from clusterpaths.datasets.registry import find_source, known_names
 from clusterpaths.errors import DatasetError, NoRunError, NotFoundError
+from clusterpaths.explore.documents import shown
 
 if TYPE_CHECKING:
     from clusterpaths.explore.library import Library
@@ -103,7 +104,7 @@ def _config(request: RunRequest, library: Library) -> dict[str, Any]:
     folders = [model.name for model in library.models()]
     if request.model not in folders:
         known = ", ".join(dict.fromkeys([*(path.stem for path in files.values()), *folders])) or "none"
-        raise NotFoundError(f"There is no model called {_shown(request.model)}. Expected one of: {known}.")
+        raise NotFoundError(f"There is no model called {shown(request.model)}. Expected one of: {known}.")
     record = library.newest(request.model).record
     made_of = str(record.config.get("model") or "") if record else ""
     if record is None or not made_of or not Path(made_of).is_file():
@@ -136,7 +137,7 @@ def _dataset(given: str) -> str:
         find_source(name)
     except DatasetError as error:
         raise NotFoundError(
-            f"There is no data set called {_shown(given)}. Expected one of: {', '.join(known.values())}."
+            f"There is no data set called {shown(given)}. Expected one of: {', '.join(known.values())}."
         ) from error
     return name
 
@@ -187,7 +188,3 @@ async def _ask(
     if not isinstance(answer, dict) or "id" not in answer:
         raise NoRunError(f"What answers as Prefect's API is none: expected the record of {deployment}.")
     return answer
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}…")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from clusterpaths.explore.index import PAGES
+from clusterpaths.explore.kept import Kept
 from clusterpaths.explore.records import ExampleLayer, Lift, Transition
-from clusterpaths.server.page_cache import PageCache
 from clusterpaths.server.page_plots import SHOWN, lift_plot, spread_plot, times
 from clusterpaths.server.page_routes import MOST_LINKS, _largest
+from clusterpaths.server.page_view import set_view
+from tests.clusterpaths.explore.small import small
 
 
 def lift(value: float | None, interval: tuple[float, float | None], clear: bool = True) -> Lift:
@@ -98,7 +102,7 @@ def test_a_very_strange_example_is_still_within_the_plot() -> None:
 
 
 def test_kept_pages_stay_within_their_bytes_and_the_oldest_go_first() -> None:
-    cache, made = PageCache(limit=100), list[str]()
+    cache, made = Kept[bytes](100, len), list[str]()
 
     def ask(name: str) -> bytes:
         return cache.get(name, lambda: made.append(name) or name.encode() * 40)  # type: ignore[func-returns-value]
@@ -116,8 +120,8 @@ def test_kept_pages_stay_within_their_bytes_and_the_oldest_go_first() -> None:
     assert cache.get("bad", lambda: b"good") == b"good"
 
 
-def test_pages_that_are_kept_fit_into_the_room_that_a_set_counts_for_them() -> None:
-    assert PageCache().limit <= PAGES
+def test_pages_that_are_kept_fit_into_the_room_that_a_set_counts_for_them(tmp_path: Path) -> None:
+    assert set_view(small(tmp_path)).pages.limit <= PAGES
 
 
 def test_every_cluster_keeps_a_band_where_there_are_too_many_to_draw() -> None:

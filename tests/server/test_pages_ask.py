@@ -20,6 +20,7 @@ from clusterpaths.comparison import Comparison
 from clusterpaths.errors import ConfigError
 from clusterpaths.explore import compared as comparing
 from clusterpaths.explore.compared import compared
+from clusterpaths.explore.kept import Kept
 from clusterpaths.explore.library import Library
 from tests import patient
 from tests.server.conftest import Site
@@ -351,12 +352,9 @@ def test_a_comparison_is_made_once_while_both_sets_are_as_they_were(site: Site, 
 def test_who_asks_for_a_kept_comparison_does_not_wait_for_another(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library(site.root)
     first, second = (library.set(site.model, name) for name in (site.set, site.other))
+    monkeypatch.setattr(comparing, "_comparisons", Kept(99))
     kept = compared(first, second)
     began, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(comparing, "KEPT", 99)
-    monkeypatch.setattr(
-        comparing, "_comparisons", comparing.OrderedDict({next(reversed(comparing._comparisons)): kept})
-    )
 
     def slow(*_: Path) -> Comparison:
         began.set()
