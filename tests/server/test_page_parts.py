@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +121,23 @@ def test_kept_pages_stay_within_their_bytes_and_the_oldest_go_first() -> None:
     with pytest.raises(ZeroDivisionError):
         cache.get("bad", lambda: bytes(1 // 0))
     assert cache.get("bad", lambda: b"good") == b"good"
+
+
+def test_of_many_who_ask_for_the_same_at_once_one_makes_it() -> None:
+    kept, made, all_here = Kept[bytes](100, len), list[str](), threading.Barrier(20)
+
+    def make() -> bytes:
+        made.append("page")
+        time.sleep(0.1)  # long enough for all the others to come
+        return b"page"
+
+    def ask(_: int) -> bytes:
+        all_here.wait(20)
+        return kept.get("page", make)
+
+    with ThreadPoolExecutor(20) as pool:
+        assert set(pool.map(ask, range(20))) == {b"page"}
+    assert made == ["page"]
 
 
 def test_pages_that_are_kept_fit_into_the_room_that_a_set_counts_for_them(tmp_path: Path) -> None:
