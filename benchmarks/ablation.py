@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import roc_auc_score
 
+from clusterpaths.clustering.kmeans import SKETCH_WIDTH
+from clusterpaths.common.threads import one_thread
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.faithfulness import decision_alignment, split_fit_eval
-from clusterpaths.kmeans import SKETCH_WIDTH
-from clusterpaths.metrics import count_paths
+from clusterpaths.metrics.faithfulness import decision_alignment, split_fit_eval
+from clusterpaths.metrics.paths import count_paths
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.session import TapSession
-from clusterpaths.one_thread import one_thread
-from clusterpaths.preprocessing import normalise, resize, resolve_preprocessing
+from clusterpaths.preprocessing.prepare import normalise, resize, resolve_preprocessing
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"

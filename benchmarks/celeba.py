@@ -34,7 +34,7 @@ from machine import (
 )
 
 from clusterpaths.records import CacheFormat
-from clusterpaths.set_files import read_record
+from clusterpaths.sets.set_files import read_record
 
 BASELINE = "baseline"
 SIZES = (500, 2000, 5000, 20_000, 50_000)

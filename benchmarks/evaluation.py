@@ -30,8 +30,8 @@ from PIL import Image
 
 from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
-from clusterpaths.evaluate import MAX_STRANGERS, evaluate_set
-from clusterpaths.perturb import Images, crops
+from clusterpaths.evaluation.evaluate import MAX_STRANGERS, evaluate_set
+from clusterpaths.evaluation.perturb import Images, crops
 
 HERE = Path(__file__).resolve().parent
 LAYERS = {"fc1+fc2": ("fc1", "fc2"), "all five": ("conv1", "conv2", "conv3", "fc1", "fc2")}

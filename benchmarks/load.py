@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 from machine import PROJECT, RESULTS, describe_machine, memory_of
 
-from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 
 sys.path.insert(0, str(PROJECT))  # the generator of large sets is the tests'
 
@@ -272,9 +272,9 @@ def measure(root: Path, work: Path, seconds: float) -> dict[str, Any]:
     values = work / "values.json"
     values.write_text(json.dumps(values_of(folder)))
     result: dict[str, Any] = {}
-    serve, plain = PROJECT / "flows" / "serve.py", PROJECT / "benchmarks" / "load_baseline.py"
+    plain = PROJECT / "benchmarks" / "load_baseline.py"
     for name, command, only in (
-        ("server", [str(serve), "--cache-root", str(root)], [""]),
+        ("server", ["-m", "clusterpaths.commands.serve", "--cache-root", str(root)], [""]),
         ("baseline", [str(plain), str(root)], ["paths", "path of"]),
     ):
         port = free_port()

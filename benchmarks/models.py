@@ -32,10 +32,10 @@ import onnx
 import onnxruntime
 import psutil
 
-from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.session import TapSession
-from clusterpaths.set_files import read_record
+from clusterpaths.sets.set_files import read_record
 
 HERE = Path(__file__).resolve().parent
 FLOW = HERE.parent / "flows" / "images.py"

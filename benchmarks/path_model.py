@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import open_celeba
+from clusterpaths.export.path_model import PATH, export_path_model, load_whole
 from clusterpaths.models.check import check_model
-from clusterpaths.models.path_model import PATH, export_path_model, load_whole
-from clusterpaths.preprocessing import fit, normalise
+from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import Distance
-from clusterpaths.set_files import read_record, read_rows
+from clusterpaths.sets.set_files import read_record, read_rows
 
 HERE = Path(__file__).resolve().parent
 DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")

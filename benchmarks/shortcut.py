@@ -34,12 +34,12 @@ from sklearn.metrics import adjusted_mutual_info_score
 from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.datasets.cue import Cue
-from clusterpaths.datasets.faces import draw_face, write_faces
-from clusterpaths.metrics import count_paths, largest_class, weighted_purity
-from clusterpaths.models.path_model import PATH, export_path_model
-from clusterpaths.preprocessing import normalise, resize
-from clusterpaths.train import PREPROCESSING, SIZE, TrainConfig, train_classifier
+from clusterpaths.datasets.drawn_faces.cue import Cue
+from clusterpaths.datasets.drawn_faces.draw import draw_face, write_faces
+from clusterpaths.export.path_model import PATH, export_path_model
+from clusterpaths.metrics.paths import count_paths, largest_class, weighted_purity
+from clusterpaths.preprocessing.prepare import normalise, resize
+from clusterpaths.training.train import PREPROCESSING, SIZE, TrainConfig, train_classifier
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "shortcut.json"

@@ -23,19 +23,23 @@ import numpy as np
 from machine import Material, Meter, cache_size
 from numpy.typing import NDArray
 
-from clusterpaths import chain, cluster, evaluate, extract, kmeans, plan, publish, question
+from clusterpaths import chain
 from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
+from clusterpaths.cache.shared_reading import RowsTogether
 from clusterpaths.cache.stores import CHUNK_ROWS, open_store
-from clusterpaths.cache.together import RowsTogether
+from clusterpaths.clustering import cluster, kmeans, question
+from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig, available_cores
 from clusterpaths.datasets import open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
+from clusterpaths.evaluation import evaluate
+from clusterpaths.extraction import extract, plan
 from clusterpaths.models.session import Outputs, TapSession
-from clusterpaths.one_thread import one_thread
-from clusterpaths.preprocessing import fit, normalise
+from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheFormat
 from clusterpaths.report.page import write_report
+from clusterpaths.sets import publish
 
 GROUP = 256  # images that go through the early stages together: a whole number of chunks
 WITHOUT_CACHE = "none"  # the format that keeps no activations

@@ -7,19 +7,19 @@ damaged shards, the report) is not here.
 from __future__ import annotations
 
 from clusterpaths.cache.manifest import parse_ids
-from clusterpaths.cache.remote import local_folder
-from clusterpaths.cluster import cluster_layer, cluster_layers, shares_readings, trace_paths
+from clusterpaths.clustering.cluster import cluster_layer, cluster_layers, shares_readings, trace_paths
+from clusterpaths.clustering.question import ask, choose_settings
 from clusterpaths.config import SAMPLE_MODEL, RunConfig
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.datasets.registry import find_source
-from clusterpaths.extract import ExtractionJob, extract_shard, release_sessions
+from clusterpaths.extraction.extract import ExtractionJob, extract_shard, release_sessions
+from clusterpaths.extraction.plan import begin_extraction, check_room, finish_extraction, plan_run
 from clusterpaths.models import check
 from clusterpaths.models.providers import choose_providers, require_ran
-from clusterpaths.plan import begin_extraction, check_room, finish_extraction, plan_run
-from clusterpaths.preprocessing import default_preset, resolve_preprocessing
-from clusterpaths.publish import PublishedSet, find_set, publish_set
-from clusterpaths.question import ask, choose_settings
+from clusterpaths.preprocessing.prepare import default_preset, resolve_preprocessing
 from clusterpaths.records import ModelRecord, Preprocessing
+from clusterpaths.sets.publish import PublishedSet, find_set, publish_set
+from clusterpaths.storage.remote import local_folder
 
 
 def run_stages(config: RunConfig) -> tuple[PublishedSet, ExtractionJob]:

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from clusterpaths import roots
-from clusterpaths.cache.remote import address_of, parse_root, place_of
+from clusterpaths.common import roots
 from clusterpaths.errors import ConfigError
-from clusterpaths.preprocessing import Preset
+from clusterpaths.preprocessing.prepare import Preset
 from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, Resize
+from clusterpaths.storage.remote import address_of, parse_root, place_of
 
 DEFAULT_K = 5
 AUTO = "auto"

@@ -24,11 +24,11 @@ import cyclopts
 from pydantic import BaseModel, ConfigDict, Field
 from watchfiles import watch
 
-from clusterpaths import roots
+from clusterpaths.common import roots
 from clusterpaths.errors import ClusterPathsError, ConfigError
-from clusterpaths.models.arrivals import Arrival, Outcome
-from clusterpaths.models.folder import ModelFolder
-from clusterpaths.models.known import STATE_FILE, Known
+from clusterpaths.watching.announced import STATE_FILE, Known
+from clusterpaths.watching.arrivals import Arrival, Outcome
+from clusterpaths.watching.folder import ModelFolder
 from flows.running import USER_ERROR, option_message
 from tasks.announcing import announce, server_url
 

@@ -12,12 +12,12 @@ from cyclopts import Parameter
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from clusterpaths.compare import CompareConfig
+from clusterpaths.commands.explain import ExplainConfig
+from clusterpaths.commands.export import ExportConfig
+from clusterpaths.comparison.compare import CompareConfig
 from clusterpaths.config import RunConfig
 from clusterpaths.server.settings import ServeConfig
-from clusterpaths.train import TrainConfig
-from flows.explain import ExplainConfig
-from flows.export import ExportConfig
+from clusterpaths.training.train import TrainConfig
 from flows.recluster import ReclusterConfig
 
 README = Path(__file__).resolve().parent.parent / "README.md"

@@ -1,4 +1,7 @@
-"""The installed command: `clusterpaths celeba …` is `python flows/celeba.py …`, and so for every flow."""
+"""The installed command: `clusterpaths celeba …` is `python flows/celeba.py …`, and so for every flow.
+
+Commands that are no flows lie in clusterpaths/commands and start without Prefect.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ COMMANDS = {
     "train": "train a small hair-colour classifier and write it as an ONNX file",
 }
 
-MODULES = {"inspect": "inspect_model"}  # flows/inspect.py would hide Python's own module from the flows beside it
+MODULES = {name: f"clusterpaths.commands.{name}" for name in ("inspect", "export", "explain", "serve")}
+MODULES |= {"announce": "deployments.announce"}
 
 app = cyclopts.App(
     name="clusterpaths", help="Which route each image takes through the layers of a model.", version_flags=[]
@@ -30,7 +34,7 @@ app = cyclopts.App(
 def _command(name: str, text: str) -> None:
     # The flow's own parser reads the rest, --help included; its module is imported only then (Prefect takes a second).
     def command(*rest: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]) -> None:
-        importlib.import_module(f"flows.{MODULES.get(name, name)}").main(list(rest))
+        importlib.import_module(MODULES.get(name, f"flows.{name}")).main(list(rest))
 
     app.command(command, name=name, help=text, help_flags=[], version_flags=[])
 

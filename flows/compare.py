@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from clusterpaths.compare import CompareConfig
+from clusterpaths.comparison.compare import CompareConfig
 from flows.running import run, set_up_logging
 from tasks import comparing
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
-from clusterpaths.cache.lock import locked_cache
-from clusterpaths.cache.remote import require_storage
+from clusterpaths.common.malloc import share_arenas
 from clusterpaths.config import AUTO, RunConfig
-from clusterpaths.memory import share_arenas
-from clusterpaths.publish import PublishedSet
+from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.storage.lock import locked_cache
+from clusterpaths.storage.remote import require_storage
 from flows.running import set_up_logging
-from tasks import artifacts, comparing, many, stages
-from tasks.clock import StageClock
+from tasks import artifacts, comparing, stages
+from tasks import fan_out as many
 from tasks.engine import engine
+from tasks.stage_timer import StageClock
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clusterpaths import roots
-from clusterpaths.compare import find_set_folder
+from clusterpaths.common import roots
+from clusterpaths.comparison.compare import find_set_folder
 from clusterpaths.config import CacheRoot, RunConfig
 from clusterpaths.errors import ConfigError
-from clusterpaths.publish import set_config
 from clusterpaths.records import Distance
+from clusterpaths.sets.publish import set_config
 from flows.pipeline import cluster_paths, path_of
 from flows.running import invalid, run, set_up_logging
 

@@ -26,10 +26,10 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import BaseModel
 
-from clusterpaths.atomic import disk_errors
+from clusterpaths.commands.shell import USER_ERROR, fail, invalid, option_message, run_command
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
-from flows.shell import USER_ERROR, fail, invalid, option_message, run_command
+from clusterpaths.storage.atomic import disk_errors
 from flows.temporary_server import begin_server, hand_over
 
 __all__ = ["USER_ERROR", "invalid", "option_message", "run", "run_command", "run_name", "set_up_logging"]

@@ -1,7 +1,7 @@
 """Telling the Prefect server that a model has arrived, so that the deployments that wait for one start.
 
 Belongs here: events out, and the certainty that they were taken in. Whether a file is a model is
-`clusterpaths/models/arrivals.py`; when to look is deployments/watch_models.py.
+`clusterpaths/watching/arrivals.py`; when to look is deployments/watch_models.py.
 
 Events go by the API's POST /events and are read back by their ids before they count as announced: Prefect's
 `emit_event` hands them to a background thread, which gives up silently when the server is away.
@@ -19,8 +19,8 @@ from prefect.events import Event
 from prefect.settings import PREFECT_API_URL
 
 from clusterpaths.errors import ClusterPathsError, ConfigError
-from clusterpaths.models.arrivals import Arrival, Outcome
-from clusterpaths.models.known import Known
+from clusterpaths.watching.announced import Known
+from clusterpaths.watching.arrivals import Arrival, Outcome
 
 ARRIVED = "onnx-model.arrived"
 REJECTED = "onnx-model.rejected"

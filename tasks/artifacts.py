@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from clusterpaths.cache.stores import activations_on_disk
-from clusterpaths.choice import Choice
-from clusterpaths.metrics import PathCounts, count_paths
+from clusterpaths.clustering.choice import Choice
+from clusterpaths.extraction.plan import human_bytes
+from clusterpaths.metrics.paths import PathCounts, count_paths
 from clusterpaths.models.inspect import Inspection
-from clusterpaths.plan import human_bytes
-from clusterpaths.preprocessing_check import PreprocessingCheck
-from clusterpaths.publish import PublishedSet
+from clusterpaths.preprocessing.check import PreprocessingCheck
 from clusterpaths.records import Preprocessing, StageTime
 from clusterpaths.report.page import EXEMPLARS
+from clusterpaths.sets.publish import PublishedSet
 
 TOP_PATHS = 10
 PER_IMAGE = {"cluster", "trace"}

@@ -11,16 +11,17 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from clusterpaths import compare, roots
-from clusterpaths.comparison import Comparison, ExampleChange
+from clusterpaths.common import roots
+from clusterpaths.comparison import compare
+from clusterpaths.comparison.record import Comparison, ExampleChange
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import look_anew, open_dataset
 from clusterpaths.errors import DatasetError, InputError
-from clusterpaths.publish import PublishedSet
 from clusterpaths.records import DatasetSpec
 from clusterpaths.report.comparison import class_name, headline
 from clusterpaths.report.comparison import write_comparison as write_files
-from clusterpaths.set_files import read_record
+from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.set_files import read_record
 
 COMPARED = "cluster-paths.compared"
 DIVERGED = "cluster-paths.diverged"

@@ -27,7 +27,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
-from clusterpaths.extract import release_sessions
+from clusterpaths.extraction.extract import release_sessions
 
 WORKERS_WITHIN = 30.0  # seconds for an address to answer, and for the first worker behind it
 

@@ -8,12 +8,12 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from clusterpaths import evaluate
 from clusterpaths.errors import DamagedShardError
-from clusterpaths.evaluation import Evaluation
-from clusterpaths.extract import ExtractionJob
-from clusterpaths.publish import PublishedSet
+from clusterpaths.evaluation import evaluate
+from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.extraction.extract import ExtractionJob
 from clusterpaths.report.evaluation import evaluation_rows
+from clusterpaths.sets.publish import PublishedSet
 
 
 @task(name="evaluate", task_run_name="evaluate", cache_policy=NO_CACHE)

@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from clusterpaths.cache.fit_sample import FIT_ROWS
 from clusterpaths.cache.manifest import parse_ids, require_manifest
-from clusterpaths.cache.order import FIT_ROWS
-from clusterpaths.cache.remote import local_folder
 from clusterpaths.cache.rows import SAMPLE_WEIGHT
-from clusterpaths.extract import ExtractionJob
-from clusterpaths.kmeans import SAMPLE_ROWS
-from clusterpaths.plan import ExtractionRecord, examples_in
+from clusterpaths.clustering.kmeans import SAMPLE_ROWS
+from clusterpaths.extraction.extract import ExtractionJob
+from clusterpaths.extraction.plan import ExtractionRecord, examples_in
+from clusterpaths.storage.remote import local_folder
 from tasks.pace import Pace
 
 UPDATE_SECONDS = 2.0

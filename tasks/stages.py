@@ -16,19 +16,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from clusterpaths import chain, cluster, extract, parallel_fit, plan, publish
-from clusterpaths.cache.remote import address_of, local_folder
-from clusterpaths.choice import Choice
+from clusterpaths import chain
+from clusterpaths.clustering import cluster, parallel_fit
+from clusterpaths.clustering.choice import Choice
+from clusterpaths.clustering.question import Question, ask
+from clusterpaths.clustering.question import choose_settings as choose_for
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.datasets import open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.errors import ClusterPathsError, DamagedShardError, DownloadError, Float16OverflowError, ModelError
+from clusterpaths.extraction import extract, plan
 from clusterpaths.models.inspect import inspect_model
-from clusterpaths.preprocessing_check import KeptCheck, PreprocessingCheck, check_once, keep_check
-from clusterpaths.question import Question, ask
-from clusterpaths.question import choose_settings as choose_for
+from clusterpaths.preprocessing.check import KeptCheck, PreprocessingCheck, check_once, keep_check
 from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
 from clusterpaths.report import page as report_page
+from clusterpaths.sets import publish
+from clusterpaths.storage.remote import address_of, local_folder
 from tasks.artifacts import show_model
 from tasks.progress import TOGETHER, tracker
 

@@ -9,11 +9,11 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.errors import ClusterPathsError
-from clusterpaths.models.arrivals import Arrival, examine
-from clusterpaths.models.known import STATE_FILE, Known
-from clusterpaths.train import TrainConfig, TrainRecord, describe, train_classifier
+from clusterpaths.training.train import TrainConfig, TrainRecord, describe, train_classifier
+from clusterpaths.watching.announced import STATE_FILE, Known
+from clusterpaths.watching.arrivals import Arrival, examine
 from tasks.announcing import announce, server_url
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clusterpaths.chain import run_stages
 from clusterpaths.config import SAMPLE_MODEL, RunConfig
-from clusterpaths.extract import ExtractionJob
+from clusterpaths.extraction.extract import ExtractionJob
 from clusterpaths.models.check import default_model
 
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clusterpaths.datasets.faces import ATTRIBUTES, HAIR
-from clusterpaths.metrics import count_paths, weighted_purity
+from clusterpaths.datasets.drawn_faces.draw import ATTRIBUTES, HAIR
+from clusterpaths.metrics.paths import count_paths, weighted_purity
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord, fingerprint
 
 CELEBA = 202_599

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.models.session import Outputs, TapSession
-from clusterpaths.preprocessing import normalise
-from clusterpaths.publish import read_set
+from clusterpaths.preprocessing.prepare import normalise
+from clusterpaths.sets.publish import read_set
 
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLE_MODEL = PROJECT / "ONNX_models" / "SampleFaces_CNN.onnx"

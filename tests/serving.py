@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clusterpaths.commands.serve import bind, make_server
 from clusterpaths.server.app import create_app
 from clusterpaths.server.settings import ServeConfig
-from flows.serve import bind, make_server
 
 
 @contextmanager

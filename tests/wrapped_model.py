@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from clusterpaths.preprocessing import preset_preprocessing
+from clusterpaths.preprocessing.prepare import preset_preprocessing
 from clusterpaths.records import Preprocessing
 from tests.runs import SAMPLE_MODEL
 

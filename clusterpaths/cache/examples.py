@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clusterpaths.atomic import partial_sibling
-from clusterpaths.cache.remote import address_of, fetch, fetch_folder
 from clusterpaths.datasets.base import ExampleTable
 from clusterpaths.errors import CacheError
+from clusterpaths.storage.atomic import partial_sibling
+from clusterpaths.storage.remote import address_of, fetch, fetch_folder
 
 EXAMPLES = "examples.parquet"
 PARTS = "examples"

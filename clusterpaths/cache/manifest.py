@@ -17,11 +17,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from clusterpaths.atomic import atomic_write
-from clusterpaths.cache.lease import require_held
-from clusterpaths.cache.remote import address_of, place_of, put_object, read_object
 from clusterpaths.errors import CacheError
 from clusterpaths.records import CacheDtype, CacheFormat, ModelIdentity, ModelRecord, Preprocessing, Record
+from clusterpaths.storage.atomic import atomic_write
+from clusterpaths.storage.lease import require_held
+from clusterpaths.storage.remote import address_of, place_of, put_object, read_object
 
 MANIFEST = "manifest.json"
 PIXELS = "pixels"  # of a cache without activations

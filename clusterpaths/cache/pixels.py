@@ -15,10 +15,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from clusterpaths.atomic import disk_errors
 from clusterpaths.cache.manifest import PIXELS, CacheIdentity, ShardRecord
 from clusterpaths.cache.stores import open_store, size_on_disk
 from clusterpaths.errors import DamagedShardError
+from clusterpaths.storage.atomic import disk_errors
 
 _READ = 1 << 20  # bytes at a time on the way to a checksum
 

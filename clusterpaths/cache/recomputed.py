@@ -22,7 +22,7 @@ from clusterpaths.cache.pixels import PixelStore, ShardPixels
 from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.models.external import hash_files
 from clusterpaths.models.session import TapSession
-from clusterpaths.preprocessing import normalise
+from clusterpaths.preprocessing.prepare import normalise
 from clusterpaths.records import ModelRecord
 
 

@@ -17,9 +17,9 @@ import zarr
 from numpy.typing import NDArray
 
 from clusterpaths.cache.manifest import LayerRecord, ShardRecord
-from clusterpaths.cache.objects import patiently, store_of
-from clusterpaths.cache.remote import list_objects, place_of, remove_file, remove_tree
 from clusterpaths.cache.stores import CHUNK_ROWS, chunks_of, codec
+from clusterpaths.storage.objects import patiently, store_of
+from clusterpaths.storage.remote import list_objects, place_of, remove_file, remove_tree
 
 # zarrs would make a client of its own, from a copy of this one's settings, and tell nobody of its trouble.
 _PIPELINE = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}

@@ -19,13 +19,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import read_examples
+from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import ShardRecord, require_manifest
-from clusterpaths.cache.order import fit_positions
 from clusterpaths.cache.recomputed import RecomputedRows
-from clusterpaths.cache.remote import address_of
 from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, open_store
+from clusterpaths.clustering.kmeans import SAMPLE_ROWS
 from clusterpaths.errors import CacheError, DamagedShardError
-from clusterpaths.kmeans import SAMPLE_ROWS
+from clusterpaths.storage.remote import address_of
 
 # Of float32 values, a block. It depends on the layer alone: never on N, batch or shard size, so that results do not.
 BLOCK_BYTES = 16 << 20

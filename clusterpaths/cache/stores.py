@@ -20,10 +20,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from clusterpaths.atomic import disk_errors
 from clusterpaths.cache.manifest import PIXELS, LayerRecord, ShardRecord, require_manifest
-from clusterpaths.cache.remote import list_objects, place_of
 from clusterpaths.records import CacheFormat
+from clusterpaths.storage.atomic import disk_errors
+from clusterpaths.storage.remote import list_objects, place_of
 
 CHUNK_ROWS = 64
 _NPY_HEADER = 128

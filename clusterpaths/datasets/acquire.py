@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clusterpaths import roots
+from clusterpaths.common import roots
 from clusterpaths.config import SAMPLE_NAME, SAMPLE_SEED, RunConfig
 from clusterpaths.datasets import look_anew
-from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.datasets.registry import fetch, find_source
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import DatasetSpec

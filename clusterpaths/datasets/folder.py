@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clusterpaths.common.text import is_utf8
 from clusterpaths.datasets.base import ExampleTable, file_digest, open_upright, path_in
 from clusterpaths.datasets.folder_labels import SPLITS, apply_labels, too_many_classes
 from clusterpaths.errors import DatasetError, DiskError
-from clusterpaths.names import is_utf8
 from clusterpaths.records import DatasetSpec
 
 LABELS = "labels.csv"

@@ -63,13 +63,13 @@ def _fetch_celeba(spec: DatasetSpec, log: Log) -> None:
 
 
 def _open_faces(spec: DatasetSpec) -> Dataset:
-    from clusterpaths.datasets.faces_set import open_faces
+    from clusterpaths.datasets.drawn_faces.dataset import open_faces
 
     return open_faces(spec)
 
 
 def _fetch_faces(spec: DatasetSpec, log: Log) -> None:
-    from clusterpaths.datasets.faces_set import fetch_faces
+    from clusterpaths.datasets.drawn_faces.dataset import fetch_faces
 
     fetch_faces(spec, log)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clusterpaths.comparison import Comparison
+from clusterpaths.common.lru import Kept
+from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import ConfigError
-from clusterpaths.explore.kept import Kept
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
@@ -45,7 +45,7 @@ def compared(first: SetIndex, second: SetIndex) -> Comparison:
     key = (str(first.folder), first.summary.version, str(second.folder), second.summary.version)
 
     def compare() -> Comparison:
-        from clusterpaths.compare import compare_sets  # brings scipy
+        from clusterpaths.comparison.compare import compare_sets  # brings scipy
 
         return compare_sets(first.folder, second.folder)
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths.cache.remote import fetch
 from clusterpaths.errors import NotFoundError
-from clusterpaths.explore.set_columns import read_json
+from clusterpaths.sets.columns import read_json
+from clusterpaths.storage.remote import fetch
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex

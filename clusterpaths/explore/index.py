@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clusterpaths.distance_scale import DistanceScale, overall_distance, scale_distances
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.records import ClassShare, ExampleRow, SetSummary
-from clusterpaths.explore.set_columns import Columns, TopScores, read_top_scores
-from clusterpaths.metrics import PathCounts, count_paths
+from clusterpaths.metrics.ood import DistanceScale, overall_distance, scale_distances
+from clusterpaths.metrics.paths import PathCounts, count_paths
 from clusterpaths.records import name_of
+from clusterpaths.sets.columns import Columns, TopScores, read_top_scores
 
 Rows = NDArray[np.int64]
 T = TypeVar("T")

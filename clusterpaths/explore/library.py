@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from clusterpaths.cache.remote import exists, fetch, local_subfolders, place_of, subfolders
+from clusterpaths.common.text import is_utf8
 from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ModelSummary, SetSummary
-from clusterpaths.explore.set_columns import (
+from clusterpaths.records import SetRecord
+from clusterpaths.sets.columns import (
     EXAMPLES,
     FOREIGN,
     PATHS,
@@ -31,8 +32,7 @@ from clusterpaths.explore.set_columns import (
     read_foreign,
     short_hash,
 )
-from clusterpaths.names import is_utf8
-from clusterpaths.records import SetRecord
+from clusterpaths.storage.remote import exists, fetch, local_subfolders, place_of, subfolders
 
 PREFERRED = "CelebA"  # what a request without a model means, where there is one: as existing dashboards expect
 LARGEST = 200 << 20  # bytes of all indexes in memory, at least one is kept; two of 202,599 examples in five layers fit

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Lift
-from clusterpaths.intervals import ratio_interval
+from clusterpaths.metrics.intervals import ratio_interval
 
 Kind = Literal["prediction", "label", "attribute", "split"]
 _Counts = tuple[int, int, int, int]  # has it, known; outside: has it, known

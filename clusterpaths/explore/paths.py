@@ -14,7 +14,7 @@ from clusterpaths.explore.clusters import cluster_info
 from clusterpaths.explore.index import SetIndex, class_shares, majority, right_share
 from clusterpaths.explore.lift import lifts
 from clusterpaths.explore.records import ExamplePage, ExampleRow, PathDetail, PathPage, PathSummary
-from clusterpaths.intervals import wilson
+from clusterpaths.metrics.intervals import wilson
 
 PathOrder = Literal["common", "rare"]
 LISTED_SIMILAR = 6

@@ -1,0 +1,1 @@
+"""ONNX models: check, inspect, tap and run them."""

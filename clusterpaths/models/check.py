@@ -13,7 +13,7 @@ from typing import get_args
 import onnx
 from google.protobuf.message import DecodeError
 
-from clusterpaths import roots
+from clusterpaths.common import roots
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.inputs import find_image_input
@@ -23,7 +23,7 @@ from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
 from clusterpaths.models.shapes import inferred_shapes
-from clusterpaths.models.sidecar import find_sidecar, read_sidecar
+from clusterpaths.preprocessing.sidecar import find_sidecar, read_sidecar
 from clusterpaths.records import ModelRecord, Preprocessing, Reduce, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"

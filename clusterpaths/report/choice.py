@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusterpaths.choice import Choice, SweepPoint
+from clusterpaths.clustering.choice import Choice, SweepPoint
 
 WIDTH, HEIGHT = 220.0, 130.0
 

@@ -15,13 +15,13 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from clusterpaths.agreement import NO_MATCH
-from clusterpaths.atomic import atomic_write, atomic_write_json
-from clusterpaths.comparison import Comparison, DecisionCount, ExampleChange, LayerComparison, PathCount, Side
+from clusterpaths.comparison.record import Comparison, DecisionCount, ExampleChange, LayerComparison, PathCount, Side
+from clusterpaths.metrics.agreement import NO_MATCH
 from clusterpaths.records import name_of
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, usual_ratio
 from clusterpaths.report.view import COLOURS, Example, percent, thousands
+from clusterpaths.storage.atomic import atomic_write, atomic_write_json
 
 FEW_CLASSES = 12  # up to here the page shows all pairs of classes as a table
 ColourOf = Callable[[int, str, int], int]  # (side 0 or 1, layer, its own cluster there) -> number of the palette

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clusterpaths.evaluation import NEIGHBOURS, Detection, Evaluation, Measure, Strangers
+from clusterpaths.evaluation.record import NEIGHBOURS, Detection, Evaluation, Measure, Strangers
 
 SCORES = {
     "paths": "How far an image lies from the centroids on its path, for a member of those clusters.",

@@ -16,11 +16,11 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from clusterpaths.atomic import atomic_write
-from clusterpaths.explain import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
+from clusterpaths.explanation.explain import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
 from clusterpaths.report.view import COLOURS, percent, thousands
+from clusterpaths.storage.atomic import atomic_write
 
 PICTURE = 320  # pixels of the image's longer side on the page
 LISTED = 6  # classes

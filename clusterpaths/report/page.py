@@ -15,12 +15,11 @@ import pyarrow as pa
 from markupsafe import Markup
 from PIL import Image
 
-from clusterpaths.atomic import atomic_write
-from clusterpaths.distance_scale import overall_distance
 from clusterpaths.errors import ConfigError
-from clusterpaths.evaluation import read_evaluation
-from clusterpaths.metrics import count_paths
-from clusterpaths.preprocessing_check import read_check
+from clusterpaths.evaluation.record import read_evaluation
+from clusterpaths.metrics.ood import overall_distance
+from clusterpaths.metrics.paths import count_paths
+from clusterpaths.preprocessing.check import read_check
 from clusterpaths.report import view
 from clusterpaths.report.choice import read_choice
 from clusterpaths.report.comparison import read_comparisons
@@ -28,7 +27,8 @@ from clusterpaths.report.evaluation import evaluation_rows
 from clusterpaths.report.tables import nearest
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
-from clusterpaths.set_files import read_record, read_rows
+from clusterpaths.sets.set_files import read_record, read_rows
+from clusterpaths.storage.atomic import atomic_write
 
 EXEMPLARS = 8  # pictures of a cluster
 

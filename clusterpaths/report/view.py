@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths import metrics
+from clusterpaths.metrics import paths as metrics
 from clusterpaths.records import SetRecord
 from clusterpaths.report import overview, tables
 from clusterpaths.report.thumbnails import Thumbnail

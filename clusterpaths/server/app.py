@@ -18,25 +18,23 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from clusterpaths import roots
+from clusterpaths.common import roots
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.explore.documents import Documents
-from clusterpaths.explore.dropped import Explainer
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.routes import routes
-from clusterpaths.server import (
-    api,
-    contract,
-    errors,
-    pages,
-    security,
-)
+from clusterpaths.explore.uploaded import Explainer
+from clusterpaths.server import errors
 from clusterpaths.server.answers import Answers, HeadAsGet
-from clusterpaths.server.log import RequestLog
-from clusterpaths.server.page_view import compile_templates, kept_for
+from clusterpaths.server.api import v1 as api
+from clusterpaths.server.contract import dashboards as contract
+from clusterpaths.server.middleware import security
+from clusterpaths.server.middleware.log import RequestLog
+from clusterpaths.server.middleware.uploads import FORM_BYTES, BodyLimit
+from clusterpaths.server.pages import views as pages
+from clusterpaths.server.pages.view import compile_templates, kept_for
 from clusterpaths.server.settings import ServeConfig
-from clusterpaths.server.uploads import FORM_BYTES, BodyLimit
 
 # Requests that are worked on at once; others wait their turn. More threads than cores would only take the interpreter from
 # each other: with 40, starlette's own number, pages took half as long again under 20 clients (benchmarks/load.py).

@@ -32,7 +32,7 @@ from clusterpaths.errors import (
     RefusedImageError,
 )
 from clusterpaths.records import Record
-from clusterpaths.server.log import LOGGER, printable, shown
+from clusterpaths.server.middleware.log import LOGGER, printable, shown
 
 # An absolute path with two parts or more, in the way of POSIX or Windows, or one below the home folder
 _FILE = re.compile(r"(?:(?<![\w.<:/])(?:~|\.\.?)?/[^\s/'\"]+/|[A-Za-z]:\\|\\\\)[^\s'\"]")
@@ -122,7 +122,7 @@ async def answered(request: Request, status: int, text: str, headers: Any = None
 
 
 def _page(request: Request, status: int, text: str, headers: Any) -> Response:
-    from clusterpaths.server.pages_errors import error_page
+    from clusterpaths.server.pages.errors import error_page
 
     page = error_page(request, status, text)
     page.headers.update(headers or {})

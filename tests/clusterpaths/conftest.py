@@ -15,14 +15,14 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from clusterpaths.cache.manifest import parse_ids
-from clusterpaths.cluster import ClusteringRecord, cluster_layer, trace_paths
+from clusterpaths.clustering.cluster import ClusteringRecord, cluster_layer, trace_paths
+from clusterpaths.clustering.question import Question, ask
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import open_dataset, read_table
-from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.errors import Float16OverflowError
-from clusterpaths.extract import ExtractionJob, extract_shard
-from clusterpaths.models.check import check_model, instrument_model
-from clusterpaths.plan import (
+from clusterpaths.extraction.extract import ExtractionJob, extract_shard
+from clusterpaths.extraction.plan import (
     ExtractionPlan,
     ExtractionRecord,
     begin_extraction,
@@ -30,10 +30,10 @@ from clusterpaths.plan import (
     plan_run,
     widen_layers,
 )
-from clusterpaths.preprocessing import resolve_preprocessing
-from clusterpaths.publish import PublishedSet, publish_set
-from clusterpaths.question import Question, ask
+from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.preprocessing.prepare import resolve_preprocessing
 from clusterpaths.records import DatasetSpec, ModelRecord
+from clusterpaths.sets.publish import PublishedSet, publish_set
 
 NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59
 LAYERS = ("conv1", "conv2", "fc1")

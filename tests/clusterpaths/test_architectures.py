@@ -14,9 +14,9 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import CLUSTERINGS, require_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import open_dataset, read_table
-from clusterpaths.extract import release_sessions
+from clusterpaths.extraction.extract import release_sessions
 from clusterpaths.models.session import Outputs, TapSession
-from clusterpaths.preprocessing import fit, normalise
+from clusterpaths.preprocessing.prepare import fit, normalise
 from tests.architectures import ARCHITECTURES, SIZES, Exported, exported, hooked
 from tests.clusterpaths.conftest import Finished, run_stages
 from tests.clusterpaths.models.test_layers import PROPOSALS

@@ -14,9 +14,9 @@ from onnx import helper, numpy_helper
 from scipy.optimize import linear_sum_assignment
 
 from clusterpaths.config import RunConfig
-from clusterpaths.extract import release_sessions
+from clusterpaths.extraction.extract import release_sessions
 from clusterpaths.models.session import Outputs, TapSession
-from clusterpaths.preprocessing import fit, normalise, preset_preprocessing
+from clusterpaths.preprocessing.prepare import fit, normalise, preset_preprocessing
 from tests.clusterpaths.conftest import LAYERS, Finished, run_stages, write_cnn
 from tests.clusterpaths.models.test_kinds import SIZE, float16, nhwc, open_size, scaled, uint8, uint8_nhwc
 from tests.runs import paths_of

@@ -22,7 +22,7 @@ import httpx
 import psutil
 
 from clusterpaths.cache.manifest import read_manifest
-from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 from tests.deployments.conftest import server_environment
 from tests.runs import PROJECT, SAMPLE_MODEL
 

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from clusterpaths.models.external import hash_files
-from clusterpaths.publish import list_sets, read_set
+from clusterpaths.sets.publish import list_sets, read_set
 from tests.deployments.conftest import end_group
 from tests.deployments.site import Site, wait_until
 from tests.runs import PROJECT, SAMPLE_MODEL

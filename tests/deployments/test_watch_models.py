@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from clusterpaths.models.arrivals import Arrival
 from clusterpaths.models.check import check_model
-from clusterpaths.models.known import Known
+from clusterpaths.watching.announced import Known
+from clusterpaths.watching.arrivals import Arrival
 from tests.clusterpaths.conftest import write_cnn
 from tests.deployments.conftest import (
     end_group,

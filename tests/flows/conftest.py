@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 from tests.runs import SAMPLE_MODEL
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clusterpaths.choice import Choice
+from clusterpaths.clustering.choice import Choice
 from tests.runs import SHAPES, Run, assert_same_documents, listening, published, succeed
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

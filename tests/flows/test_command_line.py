@@ -302,7 +302,9 @@ def test_a_disk_that_fills_up_while_extracting_keeps_what_was_recorded_and_the_r
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("clusterpaths.plan.check_room", lambda plan: None)  # as if another program filled it later
+    monkeypatch.setattr(
+        "clusterpaths.extraction.plan.check_room", lambda plan: None
+    )  # as if another program filled it later
     subset = "250" if cache_format == "none" else "64"  # an image takes 12 KB there
     argv = ("--subset", subset, "--shard-size", "8", "--cache-format", cache_format, "--workers", "1")
     code, shown = celeba_in_process(capsys, *argv, data=faces, cache=small_disk)

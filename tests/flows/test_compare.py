@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from clusterpaths.compare import CompareConfig
-from clusterpaths.comparison import Comparison
+from clusterpaths.comparison.compare import CompareConfig
+from clusterpaths.comparison.record import Comparison
 from clusterpaths.config import RunConfig
 from tests.flows.test_command_line import assert_one_paragraph, log_to_this_test
 from tests.runs import SAMPLE_MODEL, listening, succeed
@@ -168,7 +168,7 @@ def test_a_new_model_is_compared_with_the_one_before_it(results: Path, faces: Pa
 
     @flow
     def afterwards(run: Any) -> Path | None:
-        from clusterpaths.publish import read_set
+        from clusterpaths.sets.publish import read_set
 
         return compare_with_predecessor(config, read_set(run.parent, run.name))
 

@@ -17,8 +17,8 @@ import pytest
 
 pytest.importorskip("prefect_dask", reason="needs the extra [dask]")
 
-from clusterpaths import parallel_fit
 from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.clustering import parallel_fit
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError, ExtractionError
 from tasks import engine as engine_module

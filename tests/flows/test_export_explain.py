@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from clusterpaths.explain import Explanation
-from clusterpaths.set_files import read_record, read_rows
+from clusterpaths.commands.explain import main as explain
+from clusterpaths.commands.export import main as export
+from clusterpaths.explanation.explain import Explanation
+from clusterpaths.sets.set_files import read_record, read_rows
 from flows.cli import main as clusterpaths
-from flows.explain import main as explain
-from flows.export import main as export
 from tests.flows.test_command_line import assert_one_paragraph
 from tests.runs import SAMPLE_MODEL, succeed
 

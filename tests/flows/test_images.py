@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.datasets.base import open_rgb
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.explain import explain_image
-from clusterpaths.models.path_model import export_path_model
-from clusterpaths.preprocessing import fit, normalise
-from clusterpaths.publish import read_set
+from clusterpaths.explanation.explain import explain_image
+from clusterpaths.export.path_model import export_path_model
+from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
+from clusterpaths.sets.publish import read_set
 from flows.images import ImagesConfig
 from tests.cifar10 import CLASSES, write_cifar10
 from tests.runs import SAMPLE_MODEL, listening

@@ -11,9 +11,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-from clusterpaths.evaluation import read_evaluation
-from clusterpaths.preprocessing import preset_preprocessing
-from clusterpaths.preprocessing_check import CHECK, read_check
+from clusterpaths.evaluation.record import read_evaluation
+from clusterpaths.preprocessing.check import CHECK, read_check
+from clusterpaths.preprocessing.prepare import preset_preprocessing
 from tests.runs import SAMPLE_MODEL, Run, published, run_celeba, succeed
 from tests.wrapped_model import SIZE, wrap
 

@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from clusterpaths import parallel_fit
-from clusterpaths.cache import lease, objects
 from clusterpaths.cache.manifest import Manifest, read_manifest
-from clusterpaths.cache.remote import local_folder
+from clusterpaths.clustering import parallel_fit
 from clusterpaths.errors import StorageError
-from clusterpaths.publish import list_sets
 from clusterpaths.records import SetRecord
+from clusterpaths.sets.publish import list_sets
+from clusterpaths.storage import lease, objects
+from clusterpaths.storage.remote import local_folder
 from tests.runs import (
     DOCUMENTS,
     SAMPLE_MODEL,
@@ -234,10 +234,10 @@ def test_two_runs_at_once_make_one_set(on_disk: Run, server: Storage, faces: Pat
 def test_sets_in_object_storage_are_clustered_again_compared_and_exported(
     server: Storage, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from clusterpaths.compare import CompareConfig
+    from clusterpaths.commands.explain import main as explain
+    from clusterpaths.commands.export import main as export
+    from clusterpaths.comparison.compare import CompareConfig
     from flows.compare import compare
-    from flows.explain import main as explain
-    from flows.export import main as export
     from flows.recluster import recluster
 
     root = f"s3://{BUCKET}/more"

@@ -106,7 +106,7 @@ def test_sets_that_are_there_are_listed_and_new_ones_seen(tmp_path: Path) -> Non
 def imported(names: tuple[str, ...]) -> list[str]:
     """Those of these modules that are there once the application is."""
     code = (
-        "import flows.serve, sys; from clusterpaths.server.app import create_app; "
+        "import clusterpaths.commands.serve, sys; from clusterpaths.server.app import create_app; "
         "from clusterpaths.server.settings import ServeConfig; create_app(ServeConfig()); "
         f"print(' '.join(name for name in {names!r} if name in sys.modules))"
     )

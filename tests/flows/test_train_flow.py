@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clusterpaths.datasets.faces import write_faces
-from clusterpaths.train import TrainConfig
+from clusterpaths.datasets.drawn_faces.draw import write_faces
+from clusterpaths.training.train import TrainConfig
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -12,12 +12,12 @@ import pytest
 
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.rows import LayerRows
+from clusterpaths.clustering.kmeans import assign, cluster_rows
+from clusterpaths.clustering.question import choose_settings
 from clusterpaths.config import RunConfig
-from clusterpaths.faithfulness import decision_alignment, split_fit_eval
-from clusterpaths.intervals import wilson
-from clusterpaths.kmeans import assign, cluster_rows
-from clusterpaths.metrics import count_paths
-from clusterpaths.question import choose_settings
+from clusterpaths.metrics.faithfulness import decision_alignment, split_fit_eval
+from clusterpaths.metrics.intervals import wilson
+from clusterpaths.metrics.paths import count_paths
 from clusterpaths.records import Distance
 from tests.clusterpaths.conftest import Extracted, run_extraction
 

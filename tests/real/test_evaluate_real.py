@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from clusterpaths.config import RunConfig
-from clusterpaths.evaluate import evaluate_set
-from clusterpaths.evaluation import METRICS, Evaluation
+from clusterpaths.evaluation.evaluate import evaluate_set
+from clusterpaths.evaluation.record import METRICS, Evaluation
 from tests.evaluating import publish
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))

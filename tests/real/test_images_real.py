@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterpaths.publish import read_set
+from clusterpaths.sets.publish import read_set
 from flows.images import ImagesConfig, images
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))

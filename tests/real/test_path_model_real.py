@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.models.path_model import export_path_model
-from clusterpaths.preprocessing import fit, normalise
-from clusterpaths.set_files import read_record, read_rows
+from clusterpaths.export.path_model import export_path_model
+from clusterpaths.preprocessing.prepare import fit, normalise
+from clusterpaths.sets.set_files import read_record, read_rows
 from tests.runs import succeed
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))

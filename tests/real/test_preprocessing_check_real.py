@@ -9,8 +9,8 @@ import pytest
 
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.models.check import check_model, instrument_model
-from clusterpaths.preprocessing import preset_preprocessing
-from clusterpaths.preprocessing_check import PreprocessingCheck, check_preprocessing
+from clusterpaths.preprocessing.check import PreprocessingCheck, check_preprocessing
+from clusterpaths.preprocessing.prepare import preset_preprocessing
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))
 pytestmark = pytest.mark.skipif("CLUSTERPATHS_SHARED" not in os.environ, reason="CLUSTERPATHS_SHARED is not set")

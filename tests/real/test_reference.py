@@ -17,7 +17,7 @@ from sklearn.cluster import KMeans
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.session import TapSession
-from clusterpaths.preprocessing import normalise, resize, resolve_preprocessing
+from clusterpaths.preprocessing.prepare import normalise, resize, resolve_preprocessing
 from tests.runs import (
     SHAPES,
     Run,

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from clusterpaths import roots
+from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
-from clusterpaths.evaluate import evaluate_set
+from clusterpaths.evaluation.evaluate import evaluate_set
 from tests.evaluating import publish
 from tests.serving import serving
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 from tests.runs import SAMPLE_MODEL
 
 COUNT = 60

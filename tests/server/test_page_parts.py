@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clusterpaths.common.lru import Kept
 from clusterpaths.explore.index import PAGES
-from clusterpaths.explore.kept import Kept
 from clusterpaths.explore.records import ExampleLayer, Lift, Transition
-from clusterpaths.server.page_plots import SHOWN, lift_plot, spread_plot, times
-from clusterpaths.server.page_routes import MOST_LINKS, _largest
-from clusterpaths.server.page_view import set_view
+from clusterpaths.server.pages.plots import SHOWN, lift_plot, spread_plot, times
+from clusterpaths.server.pages.routes import MOST_LINKS, _largest
+from clusterpaths.server.pages.view import set_view
 from tests.clusterpaths.explore.small import small
 
 

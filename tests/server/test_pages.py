@@ -21,8 +21,8 @@ import pytest
 from PIL import Image
 
 from clusterpaths.explore.library import Library
-from clusterpaths.server.page_html import found_item, signed
-from clusterpaths.server.page_view import set_view, static
+from clusterpaths.server.pages.html import found_item, signed
+from clusterpaths.server.pages.view import set_view, static
 from tests import patient
 from tests.generated_set import generate
 from tests.server.conftest import Site
@@ -198,7 +198,7 @@ def test_an_example_says_how_unusual_it_is(client: httpx.Client, site: Site) -> 
 
 
 def test_unusual_is_said_in_whole_sentences(client: httpx.Client, site: Site) -> None:
-    from clusterpaths.server.page_view import _environment
+    from clusterpaths.server.pages.view import _environment
 
     words_of = _environment().get_template("macros.html").module
     assert [str(words_of.percentile(x)) for x in (0.2, 45.4, 99.7)] == ["&lt;1%", "45%", "&gt;99%"]
@@ -238,7 +238,7 @@ def test_the_last_layers_blocks_say_their_class_in_words(client: httpx.Client, s
 
 def test_words_beside_blocks_do_not_touch_and_stay_inside() -> None:
     from clusterpaths.report.overview import HEIGHT
-    from clusterpaths.server.page_routes import LINE, spread
+    from clusterpaths.server.pages.routes import LINE, spread
 
     assert spread([50.0, 100.0]) == [50.0, 100.0]
     crowded = spread([2.0, 3.0, 150.0, 297.0, 298.0, 299.0])

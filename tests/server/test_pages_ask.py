@@ -16,11 +16,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from clusterpaths.comparison import Comparison
+from clusterpaths.common.lru import Kept
+from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import ConfigError
 from clusterpaths.explore import compared as comparing
 from clusterpaths.explore.compared import compared
-from clusterpaths.explore.kept import Kept
 from clusterpaths.explore.library import Library
 from tests import patient
 from tests.server.conftest import Site
@@ -361,7 +361,7 @@ def test_who_asks_for_a_kept_comparison_does_not_wait_for_another(site: Site, mo
         assert go_on.wait(20)
         return kept
 
-    monkeypatch.setattr("clusterpaths.compare.compare_sets", slow)
+    monkeypatch.setattr("clusterpaths.comparison.compare.compare_sets", slow)
     other = threading.Thread(target=compared, args=(second, first))
     other.start()
     assert began.wait(20)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from clusterpaths.server import runs
+from clusterpaths.server.contract import runs
 from tests import patient
 from tests.runs import PROJECT, SAMPLE_MODEL
 from tests.server.contract_client import Dashboard

@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from clusterpaths.server.app import create_app
-from clusterpaths.server.security import COOKIE, SESSION_SECONDS, local_address, new_session
+from clusterpaths.server.middleware.security import COOKIE, SESSION_SECONDS, local_address, new_session
 from clusterpaths.server.settings import ServeConfig
 from tests import patient
 from tests.server.asking import picture, raw

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clusterpaths.datasets import faces
-from clusterpaths.datasets.faces import ATTRIBUTES, HAIR, draw_face, write_faces
+from clusterpaths.datasets.drawn_faces import draw as faces
+from clusterpaths.datasets.drawn_faces.draw import ATTRIBUTES, HAIR, draw_face, write_faces
 from clusterpaths.errors import ConfigError, DatasetError
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clusterpaths.datasets import look_anew, open_dataset, read_table
-from clusterpaths.datasets.faces import write_faces
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.datasets.fingerprint import fingerprint
 from clusterpaths.datasets.registry import SOURCES, fetch, find_source, known_names
 from clusterpaths.errors import DatasetError

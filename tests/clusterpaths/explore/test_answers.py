@@ -21,7 +21,7 @@ from clusterpaths.explore.lift import lifts
 from clusterpaths.explore.paths import parse_path, path_detail, path_examples, path_page
 from clusterpaths.explore.records import Question
 from clusterpaths.explore.routes import routes
-from clusterpaths.intervals import ratio_interval
+from clusterpaths.metrics.intervals import ratio_interval
 from tests.clusterpaths.explore.small import DISTANCES, ids_of, small
 from tests.generated_set import generate
 

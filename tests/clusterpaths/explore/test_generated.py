@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from clusterpaths.distance_scale import overall_distance, scale_distances
 from clusterpaths.explore.ask import ask, ask_csv
 from clusterpaths.explore.clusters import cluster_detail, cluster_infos
 from clusterpaths.explore.examples import example_detail
@@ -26,8 +25,9 @@ from clusterpaths.explore.library import Library
 from clusterpaths.explore.paths import path_detail, path_page
 from clusterpaths.explore.records import Question
 from clusterpaths.explore.routes import routes
-from clusterpaths.publish import read_set
-from clusterpaths.set_files import read_record, read_rows
+from clusterpaths.metrics.ood import overall_distance, scale_distances
+from clusterpaths.sets.publish import read_set
+from clusterpaths.sets.set_files import read_record, read_rows
 from tests.clusterpaths.explore.small import ids_of
 from tests.generated_set import CELEBA, CLASSES, generate
 
@@ -277,7 +277,7 @@ READ_SCORES = """
 import re, sys
 from pathlib import Path
 import numpy as np
-from clusterpaths.explore.set_columns import read_top_scores
+from clusterpaths.sets.columns import read_top_scores
 
 def most(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 

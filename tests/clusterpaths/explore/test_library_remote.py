@@ -10,12 +10,12 @@ pytest.importorskip("moto", reason="needs moto's server")
 from collections.abc import Iterator
 from pathlib import Path
 
-from clusterpaths.cache import remote
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore import library as module
 from clusterpaths.explore.ask import ask
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import Question
+from clusterpaths.storage import remote
 from tests.clusterpaths.explore.small import write_small
 from tests.storage import BUCKET, Storage, running_storage
 

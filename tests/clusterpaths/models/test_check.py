@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from clusterpaths.common.roots import HOME_VARIABLE
 from clusterpaths.errors import ModelError
 from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY, check_model, default_model, instrument_model
 from clusterpaths.records import Preprocessing
-from clusterpaths.roots import HOME_VARIABLE
 from tests.clusterpaths.conftest import LAYERS, save_model, write_cnn
 
 

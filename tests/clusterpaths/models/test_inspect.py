@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from clusterpaths.commands.inspect import main
 from clusterpaths.errors import ModelError
 from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY
 from clusterpaths.models.external import hash_files
 from clusterpaths.models.inspect import Inspection, inspect_model
 from clusterpaths.models.shapes import layer_shapes
 from clusterpaths.records import Preprocessing
-from flows.inspect_model import main
 from tests.architectures import exported
 from tests.clusterpaths.conftest import save_model, write_cnn
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterpaths.choice import Choice, LayerSet, SweepPoint
+from clusterpaths.clustering.choice import Choice, LayerSet, SweepPoint
 from clusterpaths.records import Distance
 from clusterpaths.report.choice import HEIGHT, WIDTH, read_choice
 from clusterpaths.report.page import write_report

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clusterpaths.compare import compare_sets
-from clusterpaths.comparison import Comparison
+from clusterpaths.comparison.compare import compare_sets
+from clusterpaths.comparison.record import Comparison
 from clusterpaths.records import ModelIdentity
 from clusterpaths.report.comparison import comparison_section, headline, write_comparison
 from clusterpaths.report.page import write_report

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterpaths.evaluation import (
+from clusterpaths.evaluation.record import (
     METRICS,
     Alignment,
     Complexity,

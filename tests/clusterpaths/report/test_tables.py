@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clusterpaths import metrics
-from clusterpaths.distance_scale import overall_distance
+from clusterpaths.metrics import paths as metrics
+from clusterpaths.metrics.ood import overall_distance
 from clusterpaths.report import tables
 from clusterpaths.report.overview import HEIGHT, lay_out
 from clusterpaths.report.view import percent, seconds

@@ -1,0 +1,264 @@
+"""k-means of one layer by many tasks: each assigns and adds up one part of the rows; a step joins what they found.
+
+Belongs here: Lloyd's iteration in parts, for so many examples that one sequential stream would take too long, and the
+files by which the tasks speak to each other. The numerics are `kmeans.py`; which machine does a part is no matter here.
+
+A part is a fixed number of rows in order of id, and parts are added up in their order in float64: so neither the
+number of workers nor batch or shard size plays a part in the result. Whether a layer is fitted so depends on N alone.
+Source: Lloyd 1982; data-parallel as in Dhillon and Modha, "A data-clustering algorithm on distributed memory
+multiprocessors", 2000.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from clusterpaths.cache.examples import read_examples
+from clusterpaths.cache.fit_sample import fit_positions
+from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.cache.rows import LayerRows
+from clusterpaths.clustering.cluster import clustering_path, read_clustering, write_clustering
+from clusterpaths.clustering.kmeans import (
+    MAX_PASSES,
+    Assignment,
+    Clustering,
+    Rows,
+    first_alike,
+    run,
+    scaled,
+    seeding,
+    seeding_again,
+    sums_of,
+)
+from clusterpaths.clustering.question import Question
+from clusterpaths.common.threads import one_thread
+from clusterpaths.errors import CacheError
+from clusterpaths.extraction.plan import ExtractionRecord
+from clusterpaths.records import Distance, Record
+from clusterpaths.storage.atomic import partial_sibling
+from clusterpaths.storage.remote import address_of, fetch, local_folder, remove_file, remove_tree
+
+PARALLEL_FROM = 1_000_000  # examples; below, the one stream of `kmeans.cluster_rows` is quick enough, and reads less
+PART_ROWS = 1 << 16  # a multiple of the usual shard size: few shards lie across two parts
+ITERATIONS = 10  # each reads all activations once
+TOLERANCE = 1e-4  # share of the inertia that an iteration must gain for another to follow
+
+
+class LayerFit(Record):
+    """Where the fit of a layer stands.
+
+    Attributes:
+        layer: its name.
+        folder: files of the fit.
+        part_rows: examples in each part; the last has the rest.
+        parts: how many there are.
+        iteration: that comes next, from 0; its centroids lie in the folder.
+        distinct: different rows in the sample that gave the seeds.
+        seeded_again: how often empty clusters were given new seeds.
+        inertia: of the iteration before; None at the start, and after seeds were given.
+        done: the layer's clustering is written.
+    """
+
+    layer: str
+    folder: str
+    part_rows: int
+    parts: int
+    iteration: int = 0
+    distinct: int = 0
+    seeded_again: int = 0
+    inertia: float | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class LloydPart:
+    """What one part of the rows, m of them, says of k centroids: enough for a step of Lloyd's when added up.
+
+    Attributes:
+        sums: (k, width) float64, of the rows nearest to each centroid; of unit rows for cosine.
+        counts: (k,) int64, how many those are; for cosine without rows of zeros.
+        labels: (m,) int16, nearest centroids.
+        distances: (m,) float32, to them, as in `Clustering`.
+        inertia: sum of squared distances.
+        zero_rows: rows of length 0.
+    """
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    labels: NDArray[np.int16]
+    distances: NDArray[np.float32]
+    inertia: float
+    zero_rows: int
+
+
+def lloyd_part(rows: Rows, centroids: NDArray[np.float32], distance: Distance) -> LloydPart:
+    """Assign this part's rows to the centroids (k, width), and add them up, in one reading."""
+    k = len(centroids)
+    sums, counts = np.zeros(centroids.shape, np.float64), np.zeros(k, np.int64)
+    labels, distances = np.empty(len(rows), np.int16), np.empty(len(rows), np.float32)
+    assigned = Assignment(centroids, distance, labels, distances)
+    first = first_alike(centroids)
+    for where, block in rows.blocks():
+        found = assigned.add(where, block)
+        more, added = sums_of(block, replace(found, labels=first[found.labels]), k)
+        sums += more
+        counts += added
+    return LloydPart(sums, counts, labels, distances, assigned.inertia, assigned.zero_rows)
+
+
+def lloyd_step(
+    sums: NDArray[np.float64], counts: NDArray[np.int64], centroids: NDArray[np.float32], distance: Distance
+) -> NDArray[np.float32]:
+    """The next centroids (k, width) from the sums and counts of all parts; one without rows stays where it is."""
+    means = sums / np.maximum(counts, 1)[:, None]
+    moved = np.where((counts > 0)[:, None], means, centroids).astype(np.float32)
+    return scaled(moved, distance)
+
+
+def fits_in_parts(extraction: ExtractionRecord) -> bool:
+    """Whether layers of this cache are fitted in parts: by the number of examples alone."""
+    return len(parse_ids(extraction.ids)) >= PARALLEL_FROM
+
+
+def begin_fit(extraction: ExtractionRecord, question: Question, layer: str) -> LayerFit:
+    """The same sketch seeds as `kmeans.cluster_rows` has; or done, where the clustering lies there.
+
+    Raises:
+        DamagedShardError: bytes on disk cannot be read.
+    """
+    ids = parse_ids(extraction.ids)
+    result = clustering_path(extraction, question, layer)
+    parts = -(-len(ids) // PART_ROWS)
+    fit = LayerFit(layer=layer, folder=address_of(result.with_suffix(".fit")), part_rows=PART_ROWS, parts=parts)
+    if read_clustering(result) is not None:
+        return fit.model_copy(update={"done": True})
+    rows = LayerRows(local_folder(extraction.directory), layer, ids)
+    rng = np.random.default_rng(question.seed)
+    centroids, _, distinct = run(seeding(rows, question.k_per_layer[layer], question.distance, rng), rows)
+    local_folder(fit.folder).mkdir(parents=True, exist_ok=True)
+    _write_centroids(fit, scaled(centroids, question.distance))
+    return fit.model_copy(update={"distinct": distinct})
+
+
+def fit_part(extraction: ExtractionRecord, question: Question, fit: LayerFit, part: int) -> None:
+    """Assign and add up one part's rows for the fit's centroids, into a file; a file that is there already is kept.
+
+    Raises:
+        DamagedShardError: bytes on disk are not those that were extracted.
+    """
+    centroids = _read_centroids(fit)
+    if _read_part(fit, part, centroids) is not None:
+        return
+    directory, ids = local_folder(extraction.directory), parse_ids(extraction.ids)
+    start, stop = part * fit.part_rows, min((part + 1) * fit.part_rows, len(ids))
+    if fit.iteration == 0 and len(across := _ids_across(directory, ids, start, stop)):
+        whole = LayerRows(directory, fit.layer, across)
+        whole.fit = None  # in order of id, whatever their number
+        for _ in whole.blocks():
+            pass  # a checksum is compared where a shard is read whole, and no part reads these whole
+    rows = LayerRows(directory, fit.layer, ids[start:stop])
+    chosen = fit_positions(ids)  # of all rows: those have shards of their own, a sample of this part has none
+    rows.fit = None if chosen is None else chosen[(chosen >= start) & (chosen < stop)] - start
+    with one_thread():
+        found = lloyd_part(rows, centroids, question.distance)
+    scalars = np.array([found.inertia, found.zero_rows], np.float64)
+    with partial_sibling(_part_path(fit, part)) as partial, partial.open("wb") as file:
+        np.savez(
+            file, sums=found.sums, counts=found.counts, labels=found.labels, distances=found.distances,
+            scalars=scalars, made_for=np.array(_digest(centroids)),
+        )  # fmt: skip
+
+
+def advance_fit(extraction: ExtractionRecord, question: Question, fit: LayerFit) -> LayerFit:
+    """Join the parts of an iteration, and go on to the next or write the layer's clustering, as `cluster_layer` does.
+
+    The labels that are written belong to the centroids that are written: those of the last iteration.
+
+    Raises:
+        CacheError: the file of a part is gone or damaged.
+    """
+    centroids, ids = _read_centroids(fit), parse_ids(extraction.ids)
+    sums, counts = np.zeros(centroids.shape, np.float64), np.zeros(len(centroids), np.int64)
+    labels, distances = np.empty(len(ids), np.int16), np.empty(len(ids), np.float32)
+    inertia, zero_rows = 0.0, 0
+    for part in range(fit.parts):
+        found = _read_part(fit, part, centroids)
+        if found is None:
+            raise CacheError(f"{_part_path(fit, part)} is gone or damaged. Run again: the other parts are kept.")
+        rows = slice(part * fit.part_rows, part * fit.part_rows + len(found.labels))
+        sums += found.sums
+        counts += found.counts
+        labels[rows], distances[rows] = found.labels, found.distances
+        inertia += found.inertia
+        zero_rows += found.zero_rows
+    moved = lloyd_step(sums, counts, centroids, question.distance)
+    following = fit.model_copy(update={"iteration": fit.iteration + 1, "inertia": inertia})
+    if _ends(fit, inertia, np.array_equal(moved, centroids)):
+        rows_of_layer = LayerRows(local_folder(extraction.directory), fit.layer, ids)
+        moved = centroids.copy()
+        seeds_left = fit.seeded_again + 1 < MAX_PASSES
+        if not seeds_left or not run(seeding_again(moved, question.distance, labels, distances), rows_of_layer):
+            clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
+            write_clustering(clustering_path(extraction, question, fit.layer), clustering)
+            remove_tree(local_folder(fit.folder))
+            return following.model_copy(update={"done": True})
+        following = following.model_copy(update={"inertia": None, "seeded_again": fit.seeded_again + 1})
+    _write_centroids(following, moved)
+    for part in range(fit.parts):
+        remove_file(_part_path(fit, part))
+    return following
+
+
+def _ends(fit: LayerFit, inertia: float, settled: bool) -> bool:
+    little = fit.inertia is not None and fit.inertia - inertia <= TOLERANCE * inertia
+    return settled or little or fit.iteration + 1 >= ITERATIONS * (1 + fit.seeded_again)
+
+
+def _ids_across(directory: Path, ids: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
+    """Ids of the shards that lie in this part and in others."""
+    examples = read_examples(directory, ["id", "shard"])
+    shards = examples["shard"].to_numpy()[np.searchsorted(examples["id"].to_numpy(), ids)]
+    across = np.intersect1d(shards[start:stop], np.concatenate([shards[:start], shards[stop:]]))
+    return ids[np.isin(shards, across)]
+
+
+def _centroids_path(fit: LayerFit) -> Path:
+    return local_folder(fit.folder) / f"centroids-{fit.iteration}.npy"
+
+
+def _part_path(fit: LayerFit, part: int) -> Path:
+    return local_folder(fit.folder) / f"part-{fit.iteration}-{part}.npz"
+
+
+def _write_centroids(fit: LayerFit, centroids: NDArray[np.float32]) -> None:
+    with partial_sibling(_centroids_path(fit)) as partial, partial.open("wb") as file:
+        np.save(file, centroids)
+
+
+def _read_centroids(fit: LayerFit) -> NDArray[np.float32]:
+    centroids: NDArray[np.float32] = np.load(fetch(_centroids_path(fit)))
+    return centroids
+
+
+def _read_part(fit: LayerFit, part: int, centroids: NDArray[np.float32]) -> LloydPart | None:
+    """What a part found for these centroids; None where it is not there, or was found for others."""
+    try:
+        with np.load(fetch(_part_path(fit, part))) as file:
+            if file["made_for"].item() != _digest(centroids):
+                return None  # of an interrupted run on another machine, whose sums round differently
+            inertia, zero_rows = file["scalars"].tolist()
+            return LloydPart(
+                file["sums"], file["counts"], file["labels"], file["distances"], inertia, int(zero_rows)
+            )  # fmt: skip
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
+        return None
+
+
+def _digest(centroids: NDArray[np.float32]) -> str:
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(centroids).data)

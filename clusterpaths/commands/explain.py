@@ -1,0 +1,90 @@
+"""Explain one image by a set: `clusterpaths explain face.jpg --set CelebA`.
+
+Prints how the model came to its decision, and draws it as a page. No flow: it takes seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from PIL import Image
+from pydantic import Field
+
+from clusterpaths.commands.export import find_model, find_set
+from clusterpaths.commands.shell import run_command
+from clusterpaths.config import CacheRoot
+from clusterpaths.datasets import open_dataset
+from clusterpaths.errors import DatasetError
+from clusterpaths.explanation.explain import explain_image, read_upright
+from clusterpaths.records import DatasetSpec, Record
+from clusterpaths.report.explanation import print_explanation, write_explanation
+from clusterpaths.sets.set_files import read_record
+
+
+class ExplainConfig(Record):
+    """By which set an image is explained, and how that is shown."""
+
+    set: str = Field(description="the set: NAME/set_NN of the results' folder, or NAME for its newest set")
+    model: Path | None = Field(None, description="the set's classifier [where it was when the set was made]")
+    output: Path | None = Field(None, description="the page to write [explanation_IMAGE.html in the current folder]")
+    as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative=())] = Field(
+        False, description="print the record as JSON; the page is then written only with --output"
+    )
+    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
+    data_root: Path | None = Field(None, description="the data set's folder, for pictures [where the images were]")
+
+
+def explain(
+    image: Annotated[Path, cyclopts.Parameter(help="a picture file")],
+    *,
+    config: Annotated[ExplainConfig, cyclopts.Parameter(name="*")],
+) -> None:
+    """Explain one image: its prediction, its cluster path, and what a set knows of both."""
+    folder = find_set(config.set, config.cache_root)
+    explanation = explain_image(image.expanduser(), folder, find_model(folder, config.model))
+    for warning in explanation.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    if config.as_json:
+        sys.stdout.write(explanation.model_dump_json(indent=2) + "\n")
+    else:
+        print_explanation(explanation, sys.stdout)
+    if config.output is None and config.as_json:
+        return
+    target = (config.output or Path(f"explanation_{image.stem}.html")).expanduser().absolute()
+    write_explanation(explanation, read_upright(image.expanduser()), target, _reader(folder, config.data_root))
+    if not config.as_json:
+        sys.stdout.write(f"Page: {target}\n")
+
+
+def _reader(folder: Path, data_root: Path | None) -> Callable[[str], Image.Image]:
+    """Reads the set's images; a folder that is gone leaves placeholders, unless it was named."""
+    record = read_record(folder)
+    root = data_root.expanduser().absolute() if data_root else record.data_root
+    try:
+        return open_dataset(DatasetSpec(name=record.dataset, root=str(root))).read_image
+    except DatasetError:
+        if data_root:
+            raise
+        sys.stderr.write(
+            f"warning: The images of the set are no longer in {root}; name their folder with --data-root.\n"
+        )
+        return _gone
+
+
+def _gone(file: str) -> Image.Image:
+    raise FileNotFoundError(file)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from a shell."""
+    app = cyclopts.App(name="explain", help=explain.__doc__, version_flags=[])
+    app.default(explain)
+    run_command(app, argv)
+
+
+if __name__ == "__main__":
+    main()

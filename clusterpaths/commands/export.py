@@ -1,0 +1,76 @@
+"""Write a set's path model: `clusterpaths export CelebA/set_01`.
+
+One ONNX file: image batch in, class scores, cluster path, distances and OOD score out. No flow: it takes seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from pydantic import Field
+
+from clusterpaths.commands.shell import run_command
+from clusterpaths.common import roots
+from clusterpaths.comparison.compare import find_set_folder
+from clusterpaths.config import CacheRoot
+from clusterpaths.errors import ConfigError
+from clusterpaths.export.path_model import export_path_model
+from clusterpaths.records import Record
+from clusterpaths.sets.set_files import read_record
+
+
+class ExportConfig(Record):
+    """Where the model is, and where the path model goes."""
+
+    model: Path | None = Field(None, description="the set's classifier [where it was when the set was made]")
+    output: Path | None = Field(None, description="the file to write [NAME_set_NN_paths.onnx in the current folder]")
+    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
+
+
+def find_set(given: str, cache_root: Path | None) -> Path:
+    """The folder that NAME or NAME/set_NN stands for."""
+    return find_set_folder((cache_root or roots.cache_root()).expanduser().absolute(), given)
+
+
+def find_model(folder: Path, given: Path | None) -> Path:
+    """The model that was named, else where the set's record says that it was.
+
+    Raises:
+        ConfigError: neither says.
+    """
+    if given is not None:
+        return given.expanduser().absolute()
+    recorded = read_record(folder).config.get("model")
+    if not recorded:
+        raise ConfigError(f"{folder} does not say where its model was. Name the ONNX file with --model.")
+    return Path(recorded)
+
+
+def export(
+    name: Annotated[str, cyclopts.Parameter(help="the set: NAME/set_NN, or NAME for its newest set")],
+    *,
+    config: Annotated[ExportConfig | None, cyclopts.Parameter(name="*")] = None,
+) -> None:
+    """Write one ONNX file that gives class scores, cluster path, distances and OOD score of an image batch."""
+    config = config or ExportConfig()
+    folder = find_set(name, config.cache_root)
+    output = config.output or Path(f"{folder.parent.name}_{folder.name}_paths.onnx")
+    record = export_path_model(folder, find_model(folder, config.model), output.expanduser().absolute())
+    for warning in record.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    outputs = ", ".join(record.note.outputs.values())
+    sys.stdout.write(f"Wrote {record.path} ({record.size:,} bytes): {record.input} in, {outputs} out.\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from a shell."""
+    app = cyclopts.App(name="export", help=export.__doc__, version_flags=[])
+    app.default(export)
+    run_command(app, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Look into a model file: `clusterpaths inspect MODEL`.
+
+What it takes and puts out, and the layers that may be looked into, with those that a run takes. No flow: it takes seconds.
+The file is not called inspect.py: beside the flows it would stand in the way of Python's own module of that name.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+from pydantic import Field
+
+from clusterpaths.commands.shell import run_command
+from clusterpaths.config import Names, Size
+from clusterpaths.models.inspect import inspect_model
+from clusterpaths.records import Record
+
+
+class InspectConfig(Record):
+    """What is looked for, and how it is told."""
+
+    layers: Names | None = Field(
+        None,
+        description="auto, auto:N, names, patterns such as conv* or layer?.1, tensor names, with commas between "
+        "[the model's added outputs, else auto: at most 6]",
+    )
+    logits: str | None = Field(None, description="the output with class scores, or none [the one that looks like it]")
+    size: Size | None = Field(
+        None, description="HEIGHTxWIDTH where the model takes any [what its files say, else 224x224]"
+    )
+    as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative=())] = Field(
+        False, description="print the record as JSON, all layers in it"
+    )
+    all_layers: Annotated[bool, cyclopts.Parameter(name="--all", negative=())] = Field(
+        False, description="also list the conv and fc layers in and around blocks"
+    )
+
+
+def inspect(
+    model: Annotated[Path, cyclopts.Parameter(help="the ONNX file")],
+    *,
+    config: Annotated[InspectConfig | None, cyclopts.Parameter(name="*")] = None,
+) -> None:
+    """Say what a model takes and puts out, and which of its layers a run looks at."""
+    config = config or InspectConfig()
+    found = inspect_model(model.expanduser(), config.layers, config.logits, config.size)
+    sys.stdout.write(
+        found.model_dump_json(indent=2) + "\n" if config.as_json else found.text(all_layers=config.all_layers)
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from a shell."""
+    app = cyclopts.App(
+        name="inspect", help=inspect.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
+    )
+    app.default(inspect)
+    run_command(app, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Serve the results to a browser and to programs: `clusterpaths serve`.
+
+Belongs here: options, the socket, and what is printed at the start. The server itself is clusterpaths/server. No flow, and
+no Prefect: it should answer within a second or two.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import importlib.util
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+
+from clusterpaths.commands.shell import run_command
+from clusterpaths.common.malloc import share_arenas
+from clusterpaths.errors import ConfigError
+from clusterpaths.server.settings import TOKEN_VARIABLE, ServeConfig
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from clusterpaths.explore.records import ModelSummary
+
+NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart", "httpx": "httpx"}
+NEEDED |= {"plotly": "plotly"}
+CONNECTIONS = 1000  # open at once; beyond, the answer is 503
+IDLE = 30  # seconds that a connection is kept for the next request
+GOODBYE = 3  # seconds for requests that are being answered when the server is stopped
+BACKLOG = 512  # connections that wait to be accepted
+
+
+def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")] = None) -> None:
+    """Serve every set in the results' folder: pages for people, /api/v1 for programs. Ctrl-C ends it."""
+    config = config or ServeConfig()
+    require_extra()
+    share_arenas()
+    listening = bind(config.host, config.port)
+    set_up_log()
+
+    from clusterpaths.server.app import create_app
+
+    app = create_app(config)
+    library = app.state.library
+    sys.stdout.write(greeting(address(config.host, listening), library.root, library.models()))
+    if config.insecure and not config.local:
+        sys.stdout.write("No token is asked for (--insecure): whoever reaches this address may read every set.\n")
+    sys.stdout.flush()
+    gc.freeze()  # what was imported stays: it need not be searched for garbage again and again
+    server = make_server(app)
+    try:
+        server.run(sockets=[listening])
+    except KeyboardInterrupt:
+        sys.stdout.write("\n")
+    finally:
+        listening.close()
+
+
+def make_server(app: Any) -> uvicorn.Server:
+    """The web server around an ASGI application, with its limits."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,  # server/log.py writes one that escapes what requests say
+            server_header=False,
+            ws="none",
+            proxy_headers=False,  # who asks is who is connected, whatever a header says
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=IDLE,
+            timeout_graceful_shutdown=GOODBYE,
+            backlog=BACKLOG,
+        )
+    )
+
+
+def require_extra() -> None:
+    """See that what the server is made of is installed.
+
+    Raises:
+        ConfigError: something is missing.
+    """
+    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigError(
+            f"The server needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
+            "Install the extra: pip install 'clusterpaths[serve]'."
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens there, taken before anything slow, so that a taken port is told at once.
+
+    Raises:
+        ConfigError: the port is taken or may not be taken, or there is no such address.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(f"There is no address called {host!r}. Expected one of this machine for --host.") from error
+    family, kind, protocol, _, place = found[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":  # elsewhere this lets two servers share a port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(_cannot_bind(host, port, error)) from error
+    return listening
+
+
+def _cannot_bind(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {port} of {host} is taken by another program, perhaps by a server that was started before. "
+            "Stop that one, or name another port with --port; --port 0 takes a free one."
+        )
+    if error.errno == errno.EACCES:
+        return f"Port {port} of {host} may not be taken by this user. Name one from 1024 on with --port."
+    return f"{host} port {port} cannot be listened to: {error.strerror}. Name an address of this machine with --host."
+
+
+def address(host: str, listening: socket.socket) -> str:
+    """What to open in a browser."""
+    port = listening.getsockname()[1]
+    name = "localhost" if host in ("", "0.0.0.0", "::") else host
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def greeting(where: str, root: Path, models: tuple[ModelSummary, ...]) -> str:
+    """Where to look, and what there is to see; or how to make some."""
+    lines = [f"Open {where} in a browser; Ctrl-C ends the server."]
+    with_sets = [model for model in models if model.sets]
+    for model in with_sets:
+        lines.append(f"  {model.name}: {', '.join(one.set for one in model.sets)}")
+    problems = sum(len(model.problems) for model in models)
+    if problems:
+        lines.append(f"  {problems} more cannot be shown; the start page says why.")
+    if not with_sets:
+        lines.append(f"There are no sets in {root} yet. Make some: make sample, or clusterpaths celeba --sample.")
+        lines.append("They appear in the browser without a restart.")
+    return "\n".join(lines) + "\n"
+
+
+def set_up_log() -> None:
+    """Requests and what goes wrong, to stderr, a line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    for name, level in (("clusterpaths", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run from a shell."""
+    words = sys.argv[1:] if argv is None else argv
+    if any(word.partition("=")[0] == "--token" for word in words):
+        sys.stderr.write(f"warning: other users of this machine see a command line; {TOKEN_VARIABLE} is not seen.\n")
+    app = cyclopts.App(
+        name="serve", help=serve.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
+    )
+    app.default(serve)
+    run_command(app, argv)
+
+
+if __name__ == "__main__":
+    main()

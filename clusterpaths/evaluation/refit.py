@@ -1,0 +1,134 @@
+"""The clustering of a set again, on a part of its examples, so that the others judge it.
+
+Belongs here: reading a sample of examples, some to fit and some to keep aside. What is made of it is `evaluate.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.cache.fit_sample import fit_positions
+from clusterpaths.cache.manifest import require_manifest
+from clusterpaths.cache.rows import LayerRows
+from clusterpaths.cache.shared_reading import RowsTogether
+from clusterpaths.clustering.kmeans import Assignment, Clustering, Pass, Result, Shape, Steps, Where, clustering, run
+from clusterpaths.records import SetRecord
+
+FEATURES = 256  # a wider last layer is projected to so many dimensions (Johnson and Lindenstrauss 1984)
+
+
+@dataclass(frozen=True)
+class Refit:
+    """The clustering again: of n sampled rows of the set, on those to fit."""
+
+    rows: NDArray[np.int64]  # (n,) of the set
+    fit: NDArray[np.int64]  # positions among them
+    kept: NDArray[np.int64]
+    clusters: NDArray[np.int16]  # (n, L)
+    distances: NDArray[np.float32]  # (n, L)
+    features: NDArray[np.float32]  # (n, FEATURES or fewer) of the last layer
+    projection: NDArray[np.float32] | None  # (width of the last layer, FEATURES) that made them
+    centroids: dict[str, NDArray[np.float32]]
+
+
+def cluster_again(
+    directory: Path,
+    record: SetRecord,
+    ids: NDArray[np.int64],
+    sample: NDArray[np.int64],
+    fit: NDArray[np.int64],
+    kept: NDArray[np.int64],
+    seed: int,
+) -> Refit:
+    """Cluster every layer on a part of a sample of a set's examples, and assign the rest of the sample.
+
+    Args:
+        directory: the cache.
+        record: of the set.
+        ids: (m,) of all its examples.
+        sample: (n,) ascending positions among them.
+        fit: positions among the sample, to cluster.
+        kept: the others, to assign.
+        seed: of the projection; the clustering has the set's own.
+
+    Raises:
+        DamagedShardError: bytes on disk are not those that were extracted.
+    """
+    shape, last = (len(sample), len(record.layers)), record.layers[-1]
+    clusters, distances = np.empty(shape, np.int16), np.empty(shape, np.float32)
+    width = LayerRows(directory, last, ids[:0]).width
+    projection = None
+    if width > FEATURES:
+        projection = np.random.default_rng([seed, 2]).standard_normal((width, FEATURES), np.float32)
+    features = np.empty((len(sample), min(width, FEATURES)), np.float32)
+
+    def add_features(where: Where, block: NDArray[np.float32]) -> None:
+        features[where] = block if projection is None else block @ projection
+
+    def steps(layer: str, rows: Shape) -> Steps[Clustering]:
+        k = record.k_per_layer[layer]
+        members = _Members(rows.width, len(fit))
+        found = yield from _among(clustering(members, k, record.distance, record.seed), fit, len(sample))
+        labels, far = np.empty(len(kept), np.int16), np.empty(len(kept), np.float32)
+        assigned = Assignment(found.centroids, record.distance, labels, far)
+        yield from _among(_once(assigned), kept, len(sample))
+        at = record.layers.index(layer)
+        clusters[fit, at], distances[fit, at] = found.labels, found.distances
+        clusters[kept, at], distances[kept, at] = labels, far
+        if layer == last:
+            yield Pass(None, add_features)
+        return found
+
+    chosen = fit_positions(ids)  # of all examples, not of the sample: those have shards of their own
+    first = None if chosen is None else np.flatnonzero(np.isin(ids[sample], ids[chosen]))
+    if require_manifest(directory).format == "none":
+        together = RowsTogether(directory, record.layers, ids[sample])
+        for rows in together.layers.values():
+            rows.fit = first
+        found = together.run(steps)
+    else:
+        every = {layer: LayerRows(directory, layer, ids[sample]) for layer in record.layers}
+        for rows in every.values():
+            rows.fit = first
+        found = {layer: run(steps(layer, rows), rows) for layer, rows in every.items()}
+    centroids = {layer: one.centroids for layer, one in found.items()}
+    return Refit(sample, fit, kept, clusters, distances, features, projection, centroids)
+
+
+@dataclass
+class _Members:
+    """The shape of some of a layer's rows (`kmeans.Shape`)."""
+
+    width: int
+    count: int
+    fit: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def _among(steps: Steps[Result], members: NDArray[np.int64], n: int) -> Steps[Result]:
+    """Steps of some of n rows, at the positions `members`, as readings of all of them: in runs, and of whole shards."""
+    while True:
+        try:
+            asked = next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        place = np.full(n, -1, np.int64)  # of each row among the members that are wanted
+        wanted = np.arange(len(members)) if asked.positions is None else asked.positions
+        place[members[wanted]] = wanted
+
+        def add(where: Where, block: NDArray[np.float32], place=place, asked=asked) -> None:  # type: ignore[no-untyped-def]
+            if (own := place[where] >= 0).any():
+                asked.add(place[where][own], block[own])
+
+        yield Pass(None, add)
+
+
+def _once(assigned: Assignment) -> Steps[None]:
+    yield Pass(None, assigned.add)

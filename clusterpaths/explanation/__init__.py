@@ -1,0 +1,1 @@
+"""What a set knows of one image."""

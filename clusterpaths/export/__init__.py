@@ -1,0 +1,1 @@
+"""The path model: a classifier and its cluster paths as one ONNX file."""

@@ -1,0 +1,250 @@
+"""The path model: a classifier and its cluster paths as one ONNX file, so that a service gets both in one call.
+
+Belongs here: which set, model, centroids and distances go together into the file, and its metadata. The nodes are
+`path_graph.py`'s.
+
+Input: the classifier's own, float32 (n, 3, height, width), preprocessed as the metadata say. Outputs: the class scores
+under their own name (where the model has them), `path` int64 (n, layers), `distances` float32 (n, layers), to the own
+centroid as in paths.parquet, and `ood_score` float32 (n,). Metadata: clusterpaths.preprocessing and
+clusterpaths.classes as in `check.py`, and clusterpaths.path_model, the JSON of `PathModelNote`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from pydantic import Field
+
+from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.errors import CacheError, ModelError
+from clusterpaths.export.path_graph import GraphBuilder, LayerCentroids, add_nearest, add_score
+from clusterpaths.metrics.ood import scale_distances
+from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY, check_model, instrument_model, tap_again
+from clusterpaths.models.external import external_tensors
+from clusterpaths.models.session import add_tap
+from clusterpaths.records import CacheDtype, Distance, ModelIdentity, ModelRecord, Record, SetRecord
+from clusterpaths.sets.set_files import read_record, read_rows
+from clusterpaths.storage.atomic import atomic_write
+
+PATH_MODEL_KEY = "clusterpaths.path_model"
+PATH, DISTANCES, OOD_SCORE = "path", "distances", "ood_score"
+LARGEST_FILE = (1 << 31) - 1  # what protobuf can hold
+
+
+class PathModelNote(Record):
+    """What the file says of itself, under clusterpaths.path_model in its metadata."""
+
+    version: int = 1
+    set: str = Field(description="NAME/set_NN")
+    fingerprint: str = Field(description="of the set")
+    model: ModelIdentity
+    dataset: str
+    num_examples: int
+    layers: tuple[str, ...] = Field(description="the columns of path and distances")
+    k_per_layer: dict[str, int]
+    distance: Distance
+    rounded: tuple[str, ...] = Field(description="layers whose activations are rounded to float16, as the cache's were")
+    outputs: dict[str, str] = Field(
+        description="logits (where there are), path, distances, ood_score -> name in the graph"
+    )
+    created: str = Field(description="when the set was made; ISO time, UTC")
+
+
+class ExportRecord(Record):
+    """A path model on disk."""
+
+    path: str
+    size: int = Field(description="bytes")
+    input: str
+    batch: int | None = Field(description="fixed batch size; None: any")
+    note: PathModelNote
+    warnings: tuple[str, ...] = ()
+
+
+def export_path_model(set_dir: Path, model_path: Path, output: Path) -> ExportRecord:
+    """Write one ONNX file that computes what tracing gave for the set's own examples, and gives it for any image.
+
+    Args:
+        set_dir: a published set, in its cache's folder: whose manifest says which layers were stored as float16.
+        model_path: the classifier that the set was made with; external weights are taken into the new file.
+        output: the file to write, whole or not at all.
+
+    Raises:
+        ModelError: another model than the set's, an opset before 9, or more than 2 GB.
+        CacheError: the set's files are missing or do not fit together.
+        DiskError: no room or no permission.
+    """
+    record = read_record(set_dir)
+    rows = read_rows(set_dir, record)
+    model = check_set_model(record, model_path)
+    if output.resolve() in {Path(model.path), *(Path(path) for path in model.external.values())}:
+        raise ModelError(f"{output} is the classifier itself, or its weights. Name another file with --output.")
+    dtypes, warnings = stored_dtypes(set_dir, record)
+    k = [record.k_per_layer[layer] for layer in record.layers]
+    proto = load_whole(model)
+    graph = GraphBuilder(proto)
+    note = PathModelNote(
+        set=f"{set_dir.resolve().parent.name}/{record.set}",
+        fingerprint=record.fingerprint,
+        model=record.model,
+        dataset=record.dataset,
+        num_examples=record.num_examples,
+        layers=record.layers,
+        k_per_layer=record.k_per_layer,
+        distance=record.distance,
+        rounded=tuple(layer for layer in record.layers if dtypes[layer] == "float16"),
+        outputs=({"logits": model.logits} if model.logits else {})
+        | {name: graph.free_name(name) for name in (PATH, DISTANCES, OOD_SCORE)},
+        created=record.created,
+    )
+    centroids = read_centroids(set_dir, record)
+    taps = {tap.layer: tap for tap in model.taps}
+    layers = [
+        LayerCentroids(
+            tensor=add_tap(proto, taps[layer], "float32"),
+            centroids=centroids[layer],
+            rounded=layer in note.rounded,
+            shape=taps[layer].shape if taps[layer].operator == "Conv" and len(taps[layer].shape) == 3 else (),
+        )
+        for layer in record.layers
+    ]
+    add_nearest(graph, layers, record.distance, model.input, model.batch, (note.outputs[PATH], note.outputs[DISTANCES]))
+    scale = scale_distances(rows.clusters, rows.distances, k)
+    add_score(graph, scale.means, scale.spreads, note.outputs)
+    _replace_outputs(proto, note.outputs, len(layers))
+    _describe(proto, record, note, model)
+    content = _serialise(proto, model)
+    atomic_write(output, content)
+    return ExportRecord(
+        path=str(output.resolve()),
+        size=len(content),
+        input=model.input,
+        batch=model.batch,
+        note=note,
+        warnings=(*model.warnings, *warnings),
+    )
+
+
+def check_set_model(record: SetRecord, model_path: Path) -> ModelRecord:
+    """The model of a set, with the set's layers as its taps and the set's image size.
+
+    Raises:
+        ModelError: it is another model.
+    """
+    model = check_model(model_path, logits=record.logits)
+    if model.sha256 != record.model.sha256:
+        raise ModelError(
+            f"{model_path} is not the model of this set: its sha256 (with its weights) is {model.sha256}, the set was made "
+            f"with {record.model.file}, sha256 {record.model.sha256}. Name that model with --model, or run the flow "
+            "with this one and take the set that it publishes."
+        )
+    if not record.tensors:  # a set from before they were recorded
+        model = check_model(model_path, record.layers)
+        return instrument_model(model, record.preprocessing.size)
+    return tap_again(model, record.tensors, record.preprocessing.size)
+
+
+def stored_dtypes(set_dir: Path, record: SetRecord) -> tuple[dict[str, CacheDtype], list[str]]:
+    """How the set's cache stored each layer, and a warning where that is no longer known (then: float32)."""
+    manifest = read_manifest(set_dir.resolve().parent)
+    if manifest is None or manifest.model.sha256 != record.model.sha256 or set(record.layers) - set(manifest.layers):
+        return dict.fromkeys(record.layers, "float32"), [
+            f"The cache that {record.set} was made of is no longer beside it, so activations are not rounded as it stored "
+            "them: an image that lies between two centroids may get the other one."
+        ]
+    return {layer: manifest.layers[layer].dtype for layer in record.layers}, []
+
+
+def read_centroids(set_dir: Path, record: SetRecord) -> dict[str, NDArray[np.float32]]:
+    """Layer -> (k, width) float32 of centroids.npz.
+
+    Raises:
+        CacheError: the file cannot be read, or is not the record's.
+    """
+    path = set_dir / "centroids.npz"
+    try:
+        with np.load(path) as file:
+            found = {layer: np.asarray(file[layer], np.float32) for layer in record.layers}
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise CacheError(
+            f"{path} cannot be read: {error}. Expected the set's centroids; publish the set again."
+        ) from error
+    for layer, rows in found.items():
+        if rows.ndim != 2 or len(rows) != record.k_per_layer[layer]:
+            raise CacheError(
+                f"{path} has centroids of shape {rows.shape} in layer {layer}; set.json says k="
+                f"{record.k_per_layer[layer]}. They do not belong together; publish the set again."
+            )
+    return found
+
+
+def load_whole(model: ModelRecord) -> onnx.ModelProto:
+    """The model with its external weights inside.
+
+    Raises:
+        ModelError: together they exceed what one ONNX file can hold.
+    """
+    proto = onnx.load(model.path, load_external_data=False)
+    _require_small(sum(Path(path).stat().st_size for path in (model.path, *model.external.values())), model)
+    files = {location: Path(path).read_bytes() for location, path in model.external.items()}
+    for tensor in external_tensors(proto):
+        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        start = info.offset or 0
+        content = files[info.location]
+        tensor.raw_data = content[start : start + info.length if info.length else len(content)]
+        tensor.ClearField("external_data")
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    return proto
+
+
+def _require_small(size: int, model: ModelRecord) -> None:
+    if size > LARGEST_FILE:
+        raise ModelError(
+            f"{model.path} with all weights and centroids takes {size:,} bytes; one ONNX file can hold {LARGEST_FILE:,}. "
+            "A path model is one file; use a smaller model, or fewer layers or clusters."
+        )
+
+
+def _replace_outputs(proto: onnx.ModelProto, names: Mapping[str, str], layers: int) -> None:
+    """Make the logits and the path model's own the only outputs."""
+    graph = proto.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    image = next(entry for entry in graph.input if entry.name not in weights)
+    batch = image.type.tensor_type.shape.dim[0]
+    n = batch.dim_value or batch.dim_param or "batch"
+    kept = [output for output in graph.output if output.name == names.get("logits")]
+    kept += [
+        onnx.helper.make_tensor_value_info(names[PATH], onnx.TensorProto.INT64, [n, layers]),
+        onnx.helper.make_tensor_value_info(names[DISTANCES], onnx.TensorProto.FLOAT, [n, layers]),
+        onnx.helper.make_tensor_value_info(names[OOD_SCORE], onnx.TensorProto.FLOAT, [n]),
+    ]
+    del graph.output[:]
+    graph.output.extend(kept)
+
+
+def _describe(proto: onnx.ModelProto, record: SetRecord, note: PathModelNote, model: ModelRecord) -> None:
+    """Metadata: the model's own, with the set's preprocessing and class names, and the note."""
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    metadata[PREPROCESSING_KEY] = record.preprocessing.model_dump_json()
+    if names := record.class_names or model.class_names:
+        metadata[CLASSES_KEY] = json.dumps(list(names), ensure_ascii=False)
+    metadata[PATH_MODEL_KEY] = note.model_dump_json()
+    onnx.helper.set_model_props(proto, metadata)
+
+
+def _serialise(proto: onnx.ModelProto, model: ModelRecord) -> bytes:
+    _require_small(proto.ByteSize(), model)
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(
+            f"The path model of {model.path} does not pass ONNX's checker: {str(error).splitlines()[0]}. Nothing was "
+            "written. Check whether the classifier itself passes onnx.checker.check_model."
+        ) from error
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content

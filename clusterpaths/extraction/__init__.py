@@ -1,0 +1,1 @@
+"""Images in, activations out, shard by shard."""

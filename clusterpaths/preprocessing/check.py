@@ -1,0 +1,333 @@
+"""Is the model's input right? The configured preprocessing against the known presets, on labelled examples.
+
+Belongs here: choosing examples, scoring presets, the verdict and its sentence, and keeping it: a cache's folder holds
+the last one with what it is an answer to, a set's folder the one that it was made under.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from scipy.optimize import linear_sum_assignment
+
+from clusterpaths.datasets.base import Dataset, ExampleTable
+from clusterpaths.metrics.intervals import wilson
+from clusterpaths.models.session import TapSession
+from clusterpaths.preprocessing.prepare import PRESETS, called, fit, normalise
+from clusterpaths.records import Channels, InputType, ModelRecord, Preprocessing, Record, fingerprint
+from clusterpaths.storage.atomic import atomic_write_json
+from clusterpaths.storage.remote import fetch
+
+CHECK = "preprocessing_check.json"
+VERSION = 1  # raised when the verdict changes
+MIN_LABELLED = 30  # below, labels are as good as none: an assignment of classes fits anything
+MIN_EXAMPLES, MAX_EXAMPLES = 100, 300
+_SHUFFLES = 100  # of the labels, for what the best assignment reaches by chance
+_BATCH = 32
+_COMPARED = ("size", "mean", "std", "scale", "resize", "channels")
+
+
+class PresetScore(Record):
+    """How one preprocessing does. With labels `right` and what follows from it; without, the other two."""
+
+    preprocessing: Preprocessing
+    right: int | None = Field(default=None, description="examples with the class that their output is assigned to")
+    accuracy: float | None = None
+    interval: tuple[float, float] | None = Field(default=None, description="Wilson's, 95%")
+    confidence: float | None = Field(default=None, description="mean of the largest softmax probability")
+    dead: float | None = Field(default=None, description="share of units with one value for all examples")
+
+
+class PreprocessingCheck(Record):
+    """What the check found."""
+
+    verdict: Literal["fine", "another preset is clearly better", "no labels"]
+    sentence: str
+    best: Preprocessing = Field(description="the preset that is right most often; the configured one on a tie")
+    scores: tuple[PresetScore, ...] = Field(description="the configured one first")
+    labelled: int = Field(description="examples compared by label; 0: too few have one")
+    chance: float | None = Field(
+        default=None, description="accuracy that the best one's outputs reach on shuffled labels"
+    )
+    order: tuple[str, ...] = Field(default=(), description="class of each output under the best; empty: none")
+    identity: bool = Field(default=False, description="the outputs are in the order of the data set's classes")
+
+    @property
+    def alarming(self) -> bool:
+        """Whether the configured preprocessing is most likely wrong."""
+        return self.verdict == "another preset is clearly better"
+
+    def speaks_against(self, used: Preprocessing) -> bool:
+        """Whether what was used in the end is most likely wrong; where the better one was taken, it is not."""
+        return self.alarming and used != self.best
+
+    @property
+    def table(self) -> str:
+        """Markdown: a row for each preprocessing."""
+        lines = [
+            "| preprocessing | accuracy | 95% interval | mean confidence | dead units |",
+            "|---|---:|---|---:|---:|",
+        ]
+        for score in self.scores:
+            low_high = f"{score.interval[0]:.1%} to {score.interval[1]:.1%}" if score.interval else ""
+            shares = [_percent(value) for value in (score.accuracy, score.confidence, score.dead)]
+            lines.append(f"| {called(score.preprocessing)} | {shares[0]} | {low_high} | {shares[1]} | {shares[2]} |")
+        return "\n".join(lines) + "\n"
+
+
+class KeptCheck(Record):
+    """preprocessing_check.json of a cache: a check, and the fingerprint of all that it depends on."""
+
+    question: str
+    check: PreprocessingCheck
+
+
+def check_once(
+    directory: Path,
+    model: ModelRecord,
+    dataset: Dataset,
+    table: ExampleTable,
+    configured: Preprocessing,
+    *,
+    seed: int = 0,
+) -> KeptCheck | None:
+    """The check of a run whose results go to `directory`: the one that lies there if it is of the same input, else made.
+
+    Nothing is written: `keep_check` does it once the run has made room for its results.
+
+    An eighth of the examples is tried, but 100 at least and 300 at most: with 800 examples or more, the eight presets
+    cost no more model runs than the extraction itself. None for a table so small that nothing can be said.
+    """
+    if len(table) < MIN_LABELLED:
+        return None
+    examples = int(np.clip(len(table) // 8, MIN_EXAMPLES, MAX_EXAMPLES))
+    question = fingerprint(
+        {
+            "version": VERSION, "model": model.sha256, "taps": model.layers, "dataset": dataset.name, "seed": seed,
+            "configured": configured.model_dump(mode="json"), "class_names": table.class_names,
+            "table": [table.ids.tolist(), table.files, table.sizes.tolist(), table.labels.tolist()],
+        }
+    )  # fmt: skip
+    try:
+        found = KeptCheck.model_validate_json(fetch(directory / CHECK).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        found = None
+    if found and found.question == question:
+        return found
+    check = check_preprocessing(model, dataset, table, configured, examples=examples, seed=seed)
+    return KeptCheck(question=question, check=check)
+
+
+def keep_check(directory: Path, kept: KeptCheck) -> None:
+    """Write it beside a cache, for the next run.
+
+    Raises:
+        DiskError: no room or no permission.
+    """
+    atomic_write_json(directory / CHECK, kept.model_dump(mode="json"))
+
+
+def read_check(set_dir: Path) -> PreprocessingCheck | None:
+    """The check that a set was made under; None where there was none, or none that is understood."""
+    try:
+        return PreprocessingCheck.model_validate_json((set_dir / CHECK).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def check_preprocessing(
+    model: ModelRecord,
+    dataset: Dataset,
+    table: ExampleTable,
+    configured: Preprocessing,
+    *,
+    examples: int = MAX_EXAMPLES,
+    seed: int = 0,
+) -> PreprocessingCheck:
+    """Try each known preset, in RGB and BGR, on up to `examples` examples drawn by the seed.
+
+    With labels: accuracy under the best one-to-one assignment of the model's outputs to classes (their order need not
+    be the data set's; Kuhn, The Hungarian Method, 1955), since an order that is not known must not look like a wrong
+    preprocessing. The best assignment is fitted to the very examples it is measured on, and so is never at chance:
+    another preset counts as clearly better only where its interval lies above the configured one's *and* above what
+    its outputs reach on shuffled labels, at the 99th of 100. A model that is near chance whatever it is fed (other
+    classes than the labels') thus raises no alarm. Without labels, or with a single class score, confidence and dead
+    units are a hint, never a warning: a wrong input can make a model very sure.
+    """
+    positions = np.flatnonzero(table.labels >= 0)
+    classes = len(np.unique(table.labels[positions]))
+    judged = len(positions) >= MIN_LABELLED and classes > 1 and model.logits is not None and model.num_classes > 1
+    if not judged:
+        positions = np.arange(len(table))
+    rng = np.random.default_rng(seed)
+    if len(positions) > examples:
+        positions = np.sort(rng.choice(positions, examples, replace=False))
+    images, read = _decode(dataset, table, positions, configured)
+    known = _presets(configured, model.input_type)
+    candidates = [configured, *(preset for preset in known if not _same(preset, configured))]
+    if not judged or len(read) < MIN_LABELLED:
+        return _hint(model, images, candidates)
+    return _judge(model, images, table.labels[read].astype(np.int64), table.class_names, candidates, rng)
+
+
+def _presets(configured: Preprocessing, input_type: InputType) -> list[Preprocessing]:
+    """The known ones, at the configured one's size and resizing; a model that takes bytes takes them as they are."""
+    return [
+        configured.model_copy(update={"name": name, "channels": order, "scale": 1 / 255, **PRESETS[name]})
+        for order in get_args(Channels)
+        for name in (["raw"] if input_type == "uint8" else PRESETS)
+    ]
+
+
+def _same(a: Preprocessing, b: Preprocessing) -> bool:
+    return all(getattr(a, field) == getattr(b, field) for field in _COMPARED)
+
+
+def _decode(
+    dataset: Dataset, table: ExampleTable, positions: NDArray[np.int64], configured: Preprocessing
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """(m, height, width, 3), and the positions of the m examples that can be read; extraction reports the others."""
+    images, read = [], []
+    for position in positions.tolist():
+        try:
+            images.append(fit(dataset.read_image(table.files[position]), configured))
+        except OSError:
+            continue
+        read.append(position)
+    height, width = configured.size
+    return np.array(images, np.uint8).reshape(-1, height, width, 3), np.array(read, np.int64)
+
+
+def _judge(
+    model: ModelRecord,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    class_names: tuple[str, ...],
+    candidates: list[Preprocessing],
+    rng: np.random.Generator,
+) -> PreprocessingCheck:
+    session = TapSession(model.model_copy(update={"taps": ()}))  # class scores only
+    shape = model.num_classes, max(len(class_names), int(labels.max()) + 1)
+    predicted = [_logits(session, images, candidate).argmax(axis=1) for candidate in candidates]
+    scores = []
+    for candidate, outputs in zip(candidates, predicted, strict=True):
+        right, _ = best_assignment(outputs, labels, shape)
+        share, interval = right / len(labels), wilson(right, len(labels))
+        scores.append(PresetScore(preprocessing=candidate, right=right, accuracy=share, interval=interval))
+    at = int(np.argmax([score.right or 0 for score in scores]))  # the first of equals: the configured one
+    shuffled = [best_assignment(predicted[at], rng.permutation(labels), shape)[0] for _ in range(_SHUFFLES)]
+    chance = float(np.quantile(shuffled, 0.99)) / len(labels)
+    _, assigned = best_assignment(predicted[at], labels, shape)
+    identity = all(label in (output, -1) for output, label in enumerate(assigned))
+    own, best = scores[0], scores[at]
+    clear = clearly_better(best, own, chance)
+    order = tuple("" if label < 0 else _class_name(class_names, label) for label in assigned)
+    text = (
+        f"Preprocessing {called(own.preprocessing)} is right on {_with_interval(own)} of {len(labels)} labelled "
+        f"examples (each under its best assignment of outputs to classes; the best one's: {_order_text(order, identity)})"
+    )
+    if clear:
+        text += (
+            f"; {called(best.preprocessing)} on {_with_interval(best)}, which is clearly better. The model was most likely "
+            f"trained with {called(best.preprocessing)}: use --preprocessing {best.preprocessing.name}"
+            + (
+                f" --channels {best.preprocessing.channels}"
+                if best.preprocessing.channels != own.preprocessing.channels
+                else ""
+            )
+            + ", or --preprocessing auto."
+        )
+    else:
+        text += f"; no known preset is clearly better (chance reaches {chance:.1%})."
+    return PreprocessingCheck(
+        verdict="another preset is clearly better" if clear else "fine",
+        sentence=text, best=best.preprocessing, scores=tuple(scores), labelled=len(labels), chance=chance,
+        order=order, identity=identity,
+    )  # fmt: skip
+
+
+def clearly_better(best: PresetScore, own: PresetScore, chance: float) -> bool:
+    """Whether the interval of `best` lies above that of the configured one, and above what shuffled labels reach."""
+    return best.interval is not None and own.interval is not None and best.interval[0] > max(own.interval[1], chance)
+
+
+def best_assignment(
+    outputs: NDArray[np.int64], labels: NDArray[np.int64], shape: tuple[int, int]
+) -> tuple[int, list[int]]:
+    """Examples that are right under the best one-to-one assignment, and the class of each output (-1: none).
+
+    `outputs` and `labels` are (n,); `shape` is the number of outputs and of classes, which may differ. Of equally good
+    assignments, one that keeps more of the order. An output that no example of its class goes to has class -1.
+    """
+    counts = np.bincount(outputs * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
+    rows, columns = linear_sum_assignment(counts * (min(shape) + 1) + np.eye(*shape, dtype=np.int64), maximize=True)
+    assigned = [-1] * shape[0]
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        assigned[row] = column if counts[row, column] else -1
+    return int(counts[rows, columns].sum()), assigned
+
+
+def _hint(model: ModelRecord, images: NDArray[np.uint8], candidates: list[Preprocessing]) -> PreprocessingCheck:
+    session = TapSession(model)
+    scores = [_without_labels(session, images, candidate) for candidate in candidates]
+    sure = "; ".join(
+        f"{called(score.preprocessing)} {_percent(score.confidence) or 'no class scores'}, {_percent(score.dead)}"
+        for score in scores
+    )
+    return PreprocessingCheck(
+        verdict="no labels",
+        sentence=f"Preprocessing {called(candidates[0])} is not checked: there are no labels to check it by. As a hint only, "
+        f"mean confidence and share of dead units: {sure}.",
+        best=candidates[0], scores=tuple(scores), labelled=0,
+    )  # fmt: skip
+
+
+def _without_labels(session: TapSession, images: NDArray[np.uint8], candidate: Preprocessing) -> PresetScore:
+    lowest: dict[str, NDArray[np.float32]] = {}
+    highest: dict[str, NDArray[np.float32]] = {}
+    confidence: list[float] = []
+    for start in range(0, len(images), _BATCH):
+        outputs = session.run(normalise(images[start : start + _BATCH], candidate))
+        for layer, values in outputs.layers.items():
+            lowest[layer] = np.minimum(lowest.get(layer, values[0]), values.min(axis=0))
+            highest[layer] = np.maximum(highest.get(layer, values[0]), values.max(axis=0))
+        if outputs.logits is not None and outputs.logits.shape[1] > 1:
+            exponents = np.exp(outputs.logits - outputs.logits.max(axis=1, keepdims=True))
+            confidence += (1 / exponents.sum(axis=1)).tolist()
+    dead = [(lowest[layer] == highest[layer]).ravel() for layer in lowest]
+    return PresetScore(
+        preprocessing=candidate,
+        confidence=float(np.mean(confidence)) if confidence else None,
+        dead=float(np.concatenate(dead).mean()) if dead else None,
+    )
+
+
+def _logits(session: TapSession, images: NDArray[np.uint8], candidate: Preprocessing) -> NDArray[np.float32]:
+    pieces = []
+    for start in range(0, len(images), _BATCH):
+        logits = session.run(normalise(images[start : start + _BATCH], candidate)).logits
+        if logits is not None:
+            pieces.append(logits)
+    return np.concatenate(pieces)
+
+
+def _class_name(names: tuple[str, ...], label: int) -> str:
+    return names[label] if label < len(names) else f"class {label}"
+
+
+def _order_text(order: tuple[str, ...], identity: bool) -> str:
+    listed = ", ".join(name or "none" for name in order[:10]) + (" …" if len(order) > 10 else "")
+    return ("the data set's own order, " if identity else "found order, ") + listed
+
+
+def _with_interval(score: PresetScore) -> str:
+    low, high = score.interval or (0.0, 1.0)
+    return f"{_percent(score.accuracy)} (95% interval {low:.1%} to {high:.1%})"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"

@@ -1,0 +1,1 @@
+"""/api/v1: the explorer's records as JSON."""

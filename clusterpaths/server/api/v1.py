@@ -1,0 +1,401 @@
+"""/api/v1, our own endpoints: records of clusterpaths/explore as JSON.
+
+Belongs here: addresses, parameters and their bounds, and which record answers. Models, sets, layers and examples are looked
+up by the functions that are called; no text of a request becomes a path.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, File, Path, Query, Request, UploadFile
+from pydantic import AfterValidator, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+
+from clusterpaths.comparison.record import Comparison
+from clusterpaths.errors import CacheError, DatasetError, NotFoundError
+from clusterpaths.evaluation.record import Evaluation, read_evaluation
+from clusterpaths.explanation.record import Explanation
+from clusterpaths.explore.ask import ask, ask_csv, choices
+from clusterpaths.explore.clusters import cluster_detail, cluster_infos, exemplars
+from clusterpaths.explore.compared import compared
+from clusterpaths.explore.examples import example_detail
+from clusterpaths.explore.paths import parse_path, path_detail, path_page
+from clusterpaths.explore.records import (
+    Choices,
+    ClusterDetail,
+    ClusterInfo,
+    ExampleDetail,
+    ExamplePage,
+    Exemplars,
+    ModelSummary,
+    PathDetail,
+    PathPage,
+    Question,
+    Routes,
+    SetSummary,
+    Transition,
+)
+from clusterpaths.explore.routes import routes
+from clusterpaths.records import Record
+from clusterpaths.server.answers import encode, has, json_answer, not_modified, of_set, of_version, tag_of
+from clusterpaths.server.dependencies import ImagesOf, LibraryOf
+from clusterpaths.server.errors import names_file
+from clusterpaths.server.middleware.uploads import explain_upload
+
+SIZES = (0, 48, 64, 96, 128, 160, 192, 224, 256, 320, 480, 640, 1024)  # few, so that they are found in the cache
+_LARGEST_INT = 2**63 - 1
+_PIECE_OF_CSV = 1 << 16
+
+MANY = tuple(name for name, field in Question.model_fields.items() if field.default == ())  # may be repeated
+MOST_FILTERS = 50  # in a question, besides ids
+MOST_IDS = 1000
+LONGEST = 2000  # characters of one value
+
+
+def refusal(pairs: Sequence[tuple[str, str]]) -> str:
+    """What is wrong with the size of a query, in a sentence; empty: nothing."""
+    for name, times in Counter(name for name, _ in pairs).items():
+        if times > 1 and name not in MANY:
+            return f"{name} is given {times:,} times. Expected it once; take the others out."
+    filters, ids = (sum((name == "id") == of_ids for name, _ in pairs if name in MANY) for of_ids in (False, True))
+    if filters > MOST_FILTERS:
+        return f"There are {filters:,} filters. Expected at most {MOST_FILTERS}, ids aside; ask for fewer at once."
+    if ids > MOST_IDS:
+        return f"There are {ids:,} ids. Expected at most {MOST_IDS:,}; ask for them in several pieces."
+    long = next((name for name, value in pairs if len(value) > LONGEST), None)
+    return f"{long[:80]} is too long. Expected at most {LONGEST:,} characters." if long else ""
+
+
+async def _sane(request: Request) -> None:
+    """Raises: HTTPException."""
+    if wrong := refusal(request.query_params.multi_items()):
+        raise HTTPException(422, wrong)
+
+
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(_sane)])
+_SET = "/models/{model}/sets/{set}"
+
+
+def _known_size(value: int) -> int:
+    if value not in SIZES:
+        raise ValueError(f"should be one of {', '.join(map(str, SIZES))}; 0 is the whole image")
+    return value
+
+
+Model = Annotated[str, Path(description="folder in the results' folder", max_length=255)]
+Set = Annotated[str, Path(description="set_01 and so on", max_length=255)]
+Layer = Annotated[str, Path(description="one of the set's layers", max_length=255)]
+Cluster = Annotated[int, Path(description="a cluster of that layer, from 0 on", ge=0, le=_LARGEST_INT)]
+Id = Annotated[int, Path(description="an example's id", ge=0, le=_LARGEST_INT)]
+Limit = Annotated[int, Field(ge=1, le=1000, description="how many at most")]
+Offset = Annotated[int, Field(ge=0, le=_LARGEST_INT, description="how many to leave out before")]
+Few = Annotated[int, Field(ge=0, le=100)]
+Size = Annotated[int, AfterValidator(_known_size), Field(json_schema_extra={"enum": list(SIZES)})]
+
+
+class Nothing(Record):
+    """No parameters: one that is misspelt is told, not passed over."""
+
+
+class Asked(Question):
+    """A selection, and which piece of it."""
+
+    id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field(
+        (), max_length=MOST_IDS, description="one of these ids"
+    )
+    limit: Limit = 50
+    offset: Offset = 0
+
+    @property
+    def question(self) -> Question:
+        return Question.model_validate(self.model_dump(exclude={"limit", "offset"}))
+
+
+class AskedWhole(Question):
+    """A selection, all of it."""
+
+    id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field(
+        (), max_length=MOST_IDS, description="one of these ids"
+    )
+
+
+class Exemplary(Record):
+    """Which members of a cluster."""
+
+    kind: Exemplars = Field("nearest", description="to the cluster's centroid; random ones are the same every time")
+    limit: Limit = 50
+    offset: Offset = 0
+
+
+class Paths(Record):
+    """Which piece of the list of paths."""
+
+    order: Annotated[str, Field(pattern="^(common|rare)$", description="common or rare ones first")] = "common"
+    limit: Limit = 20
+    offset: Offset = 0
+    exemplars: Few = Field(8, description="examples of each")
+
+
+class HowMany(Record):
+    """How many exemplars."""
+
+    exemplars: Few = 12
+
+
+class Neighbours(Record):
+    """How many neighbours."""
+
+    neighbours: Few = 12
+
+
+class Picture(Record):
+    """How large a picture is."""
+
+    size: Size = Field(160, description="pixels of the longer side at most; 0: as the image is")
+    v: str = Field("", max_length=200, description="the set's version: then the answer is kept for an hour")
+
+
+class Two(Record):
+    """Two sets."""
+
+    first: str = Field(max_length=511, description="the set before: MODEL/set_01")
+    second: str = Field(max_length=511, description="the set after")
+
+
+None_ = Annotated[Nothing, Query()]
+
+
+@router.get("/models", tags=["sets"], response_model=tuple[ModelSummary, ...])
+def models(library: LibraryOf, _: None_) -> Response:
+    """All models and their sets; sets that are there and cannot be shown, with the reason."""
+    return json_answer(encode(library.models()))
+
+
+@router.get("/models/{model}", tags=["sets"], response_model=ModelSummary)
+def one_model(library: LibraryOf, model: Model, _: None_) -> Response:
+    """One model's sets."""
+    return json_answer(encode(library.model(model)))
+
+
+@router.get(_SET, tags=["sets"], response_model=SetSummary)
+def summary(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002  # as the address says it
+    """One set in short."""
+    return of_set(request, model, set, lambda index: index.summary)
+
+
+@router.get(f"{_SET}/routes", tags=["routes"], response_model=Routes)
+def all_routes(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
+    """The Sankey: clusters, and the examples between those of neighbouring layers."""
+    return of_set(request, model, set, routes)
+
+
+@router.get(f"{_SET}/transitions", tags=["routes"], response_model=tuple[Transition, ...])
+def transitions(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
+    """How many examples go from which cluster to which of the next layer."""
+    return of_set(request, model, set, lambda index: routes(index).transitions)
+
+
+@router.get(f"{_SET}/clusters", tags=["clusters"], response_model=tuple[ClusterInfo, ...])
+def clusters(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
+    """All clusters of all layers in short."""
+    return of_set(request, model, set, cluster_infos)
+
+
+@router.get(  # before the one below, whose layer would take in all of it
+    f"{_SET}/clusters/{{layer:path}}/{{cluster}}/exemplars", tags=["clusters"], response_model=ExamplePage
+)
+def cluster_exemplars(
+    request: Request,
+    model: Model,
+    set: Set,  # noqa: A002
+    layer: Layer,
+    cluster: Cluster,
+    wanted: Annotated[Exemplary, Query()],
+) -> Response:
+    """Members of a cluster, a piece at a time."""
+    return of_set(
+        request,
+        model,
+        set,
+        lambda index: exemplars(index, layer, cluster, wanted.kind, wanted.limit, wanted.offset),
+    )
+
+
+@router.get(f"{_SET}/clusters/{{layer:path}}/{{cluster}}", tags=["clusters"], response_model=ClusterDetail)
+def one_cluster(
+    request: Request,
+    model: Model,
+    set: Set,  # noqa: A002
+    layer: Layer,
+    cluster: Cluster,
+    wanted: Annotated[HowMany, Query()],
+) -> Response:
+    """One cluster: exemplars, what is over-represented in it, where its members come from and go to."""
+    return of_set(request, model, set, lambda index: cluster_detail(index, layer, cluster, exemplars=wanted.exemplars))
+
+
+@router.get(f"{_SET}/paths", tags=["paths"], response_model=PathPage)
+def paths(request: Request, model: Model, set: Set, wanted: Annotated[Paths, Query()]) -> Response:  # noqa: A002
+    """Cluster paths by how frequent they are, a piece at a time."""
+    asked = wanted.model_dump()
+    return of_set(request, model, set, lambda index: path_page(index, **asked))
+
+
+@router.get(f"{_SET}/paths/{{path}}", tags=["paths"], response_model=PathDetail)
+def one_path(
+    request: Request,
+    model: Model,
+    set: Set,  # noqa: A002
+    path: Annotated[str, Path(description="cluster ids from the first layer on: 3-2-1-0-4", max_length=2000)],
+    wanted: Annotated[HowMany, Query()],
+) -> Response:
+    """One path; its examples are a question: /examples?path=3-2-1-0-4."""
+    return of_set(
+        request,
+        model,
+        set,
+        lambda index: path_detail(index, parse_path(index, path), exemplars=wanted.exemplars),
+    )
+
+
+@router.get(f"{_SET}/examples", tags=["examples"], response_model=ExamplePage)
+def examples(request: Request, model: Model, set: Set, asked: Annotated[Asked, Query()]) -> Response:  # noqa: A002
+    """Search: examples for which everything holds that is given, a piece at a time."""
+    return of_set(request, model, set, lambda index: ask(index, asked.question, limit=asked.limit, offset=asked.offset))
+
+
+@router.get(
+    f"{_SET}/examples.csv",
+    tags=["examples"],
+    response_class=StreamingResponse,
+    responses={200: {"description": "the selection, a row an example", "content": {"text/csv": {}}}},
+)
+def examples_csv(
+    library: LibraryOf,
+    model: Model,
+    set: Set,  # noqa: A002
+    asked: Annotated[AskedWhole, Query()],
+) -> Response:
+    """The same search, all of it as CSV."""
+    index = library.set(model, set)
+    lines = iter(ask_csv(index, Question.model_validate(asked.model_dump())))
+    first = next(lines, "")  # what is wrong with the question is found here, while it can still be answered
+    name = quote(f"{index.summary.model}_{index.summary.set}.csv", safe="")
+    return StreamingResponse(
+        _pieces(chain([first], lines)),
+        media_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f"attachment; filename*=UTF-8''{name}", "Cache-Control": "private, no-cache"},
+    )
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[bytes]:
+    """Lines in pieces of 64 kB: each one sent is a change of threads."""
+    waiting: list[str] = []
+    size = 0
+    for line in lines:
+        waiting.append(line)
+        size += len(line)
+        if size >= _PIECE_OF_CSV:
+            yield "".join(waiting).encode()
+            waiting, size = [], 0
+    yield "".join(waiting).encode()
+
+
+@router.get(f"{_SET}/examples/{{id}}", tags=["examples"], response_model=ExampleDetail)
+def one_example(
+    request: Request,
+    model: Model,
+    set: Set,  # noqa: A002
+    id: Id,  # noqa: A002
+    wanted: Annotated[Neighbours, Query()],
+) -> Response:
+    """One example: prediction, path, how strange it is, and others that the model treated alike."""
+    return of_set(
+        request,
+        model,
+        set,
+        lambda index: example_detail(index, id, neighbours=wanted.neighbours),
+        before=lambda index: index.all_top_scores(),
+    )
+
+
+@router.get(
+    f"{_SET}/examples/{{id}}/image",
+    tags=["examples"],
+    response_class=Response,
+    responses={200: {"description": "a JPEG", "content": {"image/jpeg": {"schema": {"type": "string"}}}}},
+)
+def example_image(
+    request: Request,
+    library: LibraryOf,
+    images: ImagesOf,
+    model: Model,
+    set: Set,  # noqa: A002
+    id: Id,  # noqa: A002
+    wanted: Annotated[Picture, Query()],
+) -> Response:
+    """An example's picture, for an img element."""
+    index = library.set(model, set)
+    row = index.row_of(id)
+    version = index.summary.version
+    stamp = images.stamp(index, row)
+    tag = tag_of(version, str(index.folder), str(id), str(wanted.size), str(stamp))
+    cache = "private, max-age=3600" if wanted.v == version else "private, no-cache"
+    if has(request, tag):
+        return not_modified(tag, cache)
+    content = images.jpeg(index, row, wanted.size, stamp)
+    return Response(content, media_type="image/jpeg", headers={"ETag": tag, "Cache-Control": cache})
+
+
+@router.get(f"{_SET}/metrics", tags=["sets"], response_model=Evaluation)
+def metrics(library: LibraryOf, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
+    """What the set's paths are worth, in numbers."""
+    index = library.set(model, set)
+    found = read_evaluation(index.folder)
+    if found is None:
+        raise NotFoundError(f"{model}/{set} was not measured: it has no metrics.json that this version understands.")
+    return json_answer(encode(found))
+
+
+@router.get(f"{_SET}/choices", tags=["examples"], response_model=Choices)
+def all_choices(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
+    """What can be asked of the set: names of classes, attributes, splits and layers."""
+    return of_set(request, model, set, choices)
+
+
+@router.post(f"{_SET}/explain", tags=["explain"], response_model=Explanation)
+async def explain(
+    request: Request,
+    library: LibraryOf,
+    model: Model,
+    set: Set,  # noqa: A002
+    image: Annotated[UploadFile, File(description="a picture: JPEG, PNG, WebP, BMP or GIF")],
+) -> Response:
+    """Run the set's model on an image: its prediction, its path, and what the set knows of both."""
+    index = await run_in_threadpool(library.set, model, set)
+    return json_answer(encode((await explain_upload(request, index, image)).explanation))
+
+
+@router.get("/comparisons", tags=["compare"], response_model=Comparison)
+def comparison(request: Request, library: LibraryOf, two: Annotated[Two, Query()]) -> Response:
+    """What changed from one set to another: of one model, or of two on the same images."""
+    first, second = (library.set(*_parts(name)) for name in (two.first, two.second))
+    versions = f"{first.summary.version} {second.summary.version}"
+    try:
+        return of_version(request, versions, f"{first.folder} {second.folder}", lambda: compared(first, second))
+    except (CacheError, DatasetError) as error:
+        if names_file(str(error)):
+            raise
+        raise HTTPException(409, str(error)) from error  # two sets that do not go together
+
+
+def _parts(name: str) -> tuple[str, str]:
+    model, _, set_name = name.partition("/")
+    return model, set_name

@@ -1,0 +1,101 @@
+"""/compare: two sets side by side.
+
+Belongs here: choosing the two, and the addresses that the page links to. The numbers are `compare.py`'s, words and chips
+`report/comparison.py`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+
+from clusterpaths.errors import ClusterPathsError, NotFoundError
+from clusterpaths.explore.compared import compared
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.library import Library
+from clusterpaths.explore.records import ModelSummary, SetSummary
+from clusterpaths.server.dependencies import LibraryOf
+from clusterpaths.server.errors import describe
+from clusterpaths.server.pages.routes import class_colours
+from clusterpaths.server.pages.view import render, set_view
+
+SUGGESTED = 6
+
+router = APIRouter()
+
+
+@router.get("/compare", response_class=HTMLResponse, include_in_schema=False)
+def compare_page(request: Request, library: LibraryOf) -> Response:
+    """The form, and what changed where two sets are given."""
+    models = library.models()
+    query = {name: request.query_params.get(name, "").strip() for name in ("first", "second")}
+    given = {name: value for name, value in query.items() if value}
+    if list(given.items()) != request.query_params.multi_items():
+        return RedirectResponse("/compare" + (f"?{_encoded(given)}" if given else ""), status_code=303)
+    values: dict[str, Any] = {"first": query["first"], "second": query["second"], "problem": ""}
+    status = 200
+    if len(given) == 2:
+        try:
+            values |= _answer(library, query["first"], query["second"])
+        except ClusterPathsError as error:
+            status, values["problem"] = describe(error)
+    return render(
+        request,
+        "compare.html",
+        status=status,
+        offered=tuple(_name(s) for model in models for s in model.sets),
+        suggested=_suggested(models),
+        **{"c": None} | values,
+    )
+
+
+def _answer(library: Library, first: str, second: str) -> dict[str, Any]:
+    """What the template shows of the comparison.
+
+    Raises:
+        NotFoundError, ConfigError, CacheError, DatasetError: see `compared`.
+    """
+    from clusterpaths.report.comparison import comparison_page  # scipy comes with it
+
+    one, other = (_set(library, name) for name in (first, second))
+    comparison = compared(one, other)
+    colour_of = class_colours(set_view(one), set_view(other))
+    return {
+        "c": comparison,
+        "page": comparison_page(comparison, colour_of=colour_of),
+        "classes": set_view(one) if colour_of else None,
+        "sides": (one.summary, other.summary),
+        "swapped": f"/compare?{_encoded({'first': second, 'second': first})}",
+        "shown": _shown(one, other),
+    }
+
+
+def _set(library: Library, name: str) -> SetIndex:
+    model, slash, set_name = name.rpartition("/")
+    if not slash:
+        raise NotFoundError(
+            f"There is no set {name!r}. Expected MODEL/SET, such as SampleFaces/set_01; choose from the list."
+        )
+    return library.set(model, set_name)
+
+
+def _shown(one: SetIndex, other: SetIndex) -> SetSummary | None:
+    """Whose images are on the page; None: neither set has any."""
+    return next((index.summary for index in (other, one) if index.summary.dataset), None)
+
+
+def _suggested(models: tuple[ModelSummary, ...]) -> tuple[tuple[str, str, str], ...]:
+    """(first, second, address) of each model's last two sets; whether two models saw the same images is not known here."""
+    pairs = [(_name(m.sets[-2]), _name(m.sets[-1])) for m in models if len(m.sets) > 1 and m.sets[-1].dataset]
+    return tuple((a, b, f"/compare?{_encoded({'first': a, 'second': b})}") for a, b in pairs[:SUGGESTED])
+
+
+def _name(summary: SetSummary) -> str:
+    return f"{summary.model}/{summary.set}"
+
+
+def _encoded(values: dict[str, str]) -> str:
+    return urlencode(values, quote_via=quote, safe="/")

@@ -1,0 +1,126 @@
+"""/: all models and their sets.
+
+Belongs here: facts in words, and which examples stand for a set. Finding sets is `explore/library.py`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from clusterpaths.errors import ClusterPathsError
+from clusterpaths.explore.library import Library
+from clusterpaths.explore.paths import path_page
+from clusterpaths.explore.records import ExampleRow, SetSummary
+from clusterpaths.server.dependencies import LibraryOf
+from clusterpaths.server.errors import describe
+from clusterpaths.server.pages.view import render
+
+STRIP = 10
+KEPT = 256  # strips in memory, each a few hundred bytes
+
+router = APIRouter()
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What stands for a set: one example of each of its most frequent paths."""
+
+    examples: tuple[ExampleRow, ...]
+    paths: int
+    largest: float
+
+
+@dataclass(frozen=True)
+class SetCard:
+    """One set in words; `strip` is None where another set of the model stands for it."""
+
+    summary: SetSummary
+    clusters: str
+    made: str
+    strip: Strip | None
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One model's folder, its newest set first."""
+
+    name: str
+    sets: tuple[SetCard, ...]
+    problems: tuple[str, ...]
+
+
+_strips: OrderedDict[tuple[str, str, str, str], Strip] = OrderedDict()
+_lock = threading.Lock()
+
+
+@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
+    """The list, newest first; or how to make a first set."""
+    cards = []
+    for model in library.models():
+        newest = sorted(model.sets, key=lambda s: (s.created, s.set), reverse=True)
+        problems = list(model.problems)
+        sets = []
+        for place, summary in enumerate(newest):
+            try:
+                strip = _strip(library, summary) if place == 0 else None
+            except ClusterPathsError as error:  # it was whole when it was listed
+                problems.append(f"{summary.set}: {describe(error)[1]}")
+                continue
+            sets.append(SetCard(summary, _clusters(summary), _made(summary.created), strip))
+        cards.append(ModelCard(model.name, tuple(sets), tuple(problems)))
+    cards.sort(key=lambda card: card.sets[0].summary.created if card.sets else "", reverse=True)
+    return render(
+        request,
+        "home.html",
+        models=tuple(card for card in cards if card.sets),
+        broken=tuple(card for card in cards if not card.sets and card.problems),
+        comparable=sum(len(card.sets) for card in cards) > 1,
+    )
+
+
+def _strip(library: Library, summary: SetSummary) -> Strip:
+    """Worked out once a set: opening all sets at each look at the list would take long.
+
+    Raises:
+        ClusterPathsError: the set cannot be opened.
+    """
+    key = (str(library.root), summary.model, summary.set, summary.version)
+    with _lock:
+        if key in _strips:
+            _strips.move_to_end(key)
+            return _strips[key]
+    page = path_page(library.set(summary.model, summary.set), limit=STRIP, exemplars=1)
+    strip = Strip(
+        examples=tuple(path.exemplars[0] for path in page.paths if path.exemplars),
+        paths=page.total,
+        largest=page.paths[0].share if page.paths else 0.0,
+    )
+    with _lock:
+        _strips[key] = strip
+        while len(_strips) > KEPT:
+            _strips.popitem(last=False)
+    return strip
+
+
+def _clusters(summary: SetSummary) -> str:
+    """k in words: one number where all layers have the same."""
+    ks = summary.k_per_layer
+    if len(set(ks.values())) == 1:
+        return f"{next(iter(ks.values()))} clusters a layer"
+    return "clusters: " + ", ".join(f"{k} in {layer}" for layer, k in ks.items())
+
+
+def _made(created: str) -> str:
+    """2026-11-23T14:03:05Z -> 23 November 2026, 14:03 UTC; as it is where that is no time."""
+    try:
+        time = datetime.datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{time.day} {time:%B %Y, %H:%M} UTC"

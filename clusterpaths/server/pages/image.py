@@ -1,0 +1,112 @@
+"""…/image: an image of the visitor's own, and what a set knows of it.
+
+Belongs here: the page around an `Explanation`. Running the model is `explore/dropped.py`'s, limits of what is sent are
+`uploads.py`'s, sentences `report/explanation.py`'s.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+from fastapi import APIRouter, Request, UploadFile
+from fastapi.responses import HTMLResponse
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from clusterpaths.errors import ClusterPathsError
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.uploaded import Explained
+from clusterpaths.server.dependencies import LibraryOf, SettingsOf
+from clusterpaths.server.errors import describe
+from clusterpaths.server.middleware.uploads import explain_upload
+from clusterpaths.server.pages.view import render
+from clusterpaths.server.settings import ServeConfig
+
+LISTED = 6  # classes
+TITLES = {
+    409: "This set cannot look at images",
+    413: "This image is too large",
+    415: "This is no image",
+    422: "This image cannot be looked at",
+    503: "Not just now",
+}
+
+router = APIRouter()
+
+
+@router.get("/explore/{model}/{set_name}/image", response_class=HTMLResponse, include_in_schema=False)
+def image_page(request: Request, library: LibraryOf, settings: SettingsOf, model: str, set_name: str) -> HTMLResponse:
+    """The form."""
+    index = library.set(model, set_name)
+    request.app.state.explainer.prepare(index)
+    return _page(request, index, settings)
+
+
+@router.post("/explore/{model}/{set_name}/image", response_class=HTMLResponse, include_in_schema=False)
+async def explained_page(
+    request: Request,
+    library: LibraryOf,
+    settings: SettingsOf,
+    model: str,
+    set_name: str,
+    image: UploadFile | None = None,
+) -> HTMLResponse:
+    """What the set knows of the image that was sent; or the form again with what is wrong with it."""
+    index = await run_in_threadpool(library.set, model, set_name)
+    if image is None or not image.filename:
+        problem = "No file came with the request. Expected a picture file in the field image; choose one and send it."
+        return await run_in_threadpool(_failed, request, index, settings, 422, problem)
+    try:
+        explained = await explain_upload(request, index, image)
+    except ClusterPathsError as error:
+        return await run_in_threadpool(_failed, request, index, settings, *describe(error))
+    except HTTPException as error:
+        return await run_in_threadpool(_failed, request, index, settings, error.status_code, str(error.detail))
+    return await run_in_threadpool(lambda: _page(request, index, settings, **_explained(explained)))
+
+
+def _failed(request: Request, index: SetIndex, settings: ServeConfig, status: int, problem: str) -> HTMLResponse:
+    title = TITLES.get(status, "This did not work")
+    return _page(request, index, settings, status, problem=problem[:1].upper() + problem[1:], problem_title=title)
+
+
+def _page(request: Request, index: SetIndex, settings: ServeConfig, status: int = 200, **values: Any) -> HTMLResponse:
+    defaults: dict[str, Any] = {"e": None, "problem": "", "problem_title": ""}
+    return render(
+        request,
+        "image.html",
+        status=status,
+        index=index,
+        able=index.record is not None and index.distances is not None,
+        limit=settings.max_upload,
+        pixels=settings.max_pixels,
+        **defaults | values,
+    )
+
+
+def _explained(explained: Explained) -> dict[str, Any]:
+    """What the template shows of an explanation."""
+    from clusterpaths.report import explanation as words  # brings onnx
+
+    explanation = explained.explanation
+    return {
+        "e": explanation,
+        "picture": _as_address(explained.small),
+        "headline": words.headline(explanation),
+        "common": words.common(explanation),
+        "strange": words.strange(explanation),
+        "other": words.other(explanation),
+        "decided": words.decided,
+        "title_of": words.example_title,
+        "classes_shown": LISTED,
+    }
+
+
+def _as_address(small: Image.Image) -> str:
+    """A small image as a data: address."""
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,0 +1,204 @@
+"""The explorer's pages: server-rendered, one address a view.
+
+Belongs here: which functions answer an address, and the files that pages load. Words and looks are templates/, what is
+looked up is `explore/`'s.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from clusterpaths.evaluation.record import METRICS, read_evaluation
+from clusterpaths.explore.clusters import cluster_detail
+from clusterpaths.explore.examples import example_detail
+from clusterpaths.explore.paths import parse_path, path_detail, path_examples, path_page
+from clusterpaths.report.evaluation import evaluation_rows
+from clusterpaths.server.dependencies import LibraryOf
+from clusterpaths.server.pages import ask as pages_ask
+from clusterpaths.server.pages import compare as pages_compare
+from clusterpaths.server.pages import home as pages_home
+from clusterpaths.server.pages import image as pages_image
+from clusterpaths.server.pages.plots import lift_plot, spread_plot
+from clusterpaths.server.pages.view import kept_for, render_once, set_view
+
+TOP_PATHS = 10  # on the overview
+PATHS = 25  # a page of the list
+EXAMPLES = 48  # a page of a path
+DISTANT = 10**6  # pages beyond are a mistake, not a question
+
+router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
+for part in (pages_home, pages_ask, pages_compare, pages_image):
+    router.include_router(part.router)
+
+PageNumber = Annotated[int, Query(ge=1, le=DISTANT)]
+
+
+@router.get("/explore/{model}/{name}")
+def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTMLResponse:
+    """A set at a glance: its routes, what they are worth, its most frequent paths."""
+    index = library.set(model, name)
+
+    def values() -> dict[str, Any]:
+        evaluation = read_evaluation(index.folder)
+        paths = path_page(index, limit=TOP_PATHS)
+        return {
+            "paths": paths,
+            "singles": int((index.paths.counts == 1).sum()),
+            "covered": sum(path.count for path in paths.paths) / max(index.summary.num_examples, 1),
+            "has_labels": bool((index.labels >= 0).any()),
+            "has_predictions": bool((index.predictions >= 0).any()),
+            "evaluation": evaluation,
+            "groups": evaluation_rows(evaluation) if evaluation else (),
+        }
+
+    return render_once(request, index, "overview.html", values, _written(index.folder / METRICS))
+
+
+@router.get("/explore/{model}/{name}/clusters/{layer:path}/{cluster:int}")
+def cluster(request: Request, library: LibraryOf, model: str, name: str, layer: str, cluster: int) -> HTMLResponse:
+    """One cluster."""
+    index = library.set(model, name)
+
+    def values() -> dict[str, Any]:
+        detail = cluster_detail(index, layer, cluster)
+        at, view, k = index.layer_index(layer), set_view(index), index.summary.k_per_layer[layer]
+        return {
+            "detail": detail,
+            "layer": layer,
+            "at": at,
+            "cluster": cluster,
+            "k": k,
+            "before": view.cluster_url(at, cluster - 1) if cluster else "",
+            "after": view.cluster_url(at, cluster + 1) if cluster + 1 < k else "",
+            "plot": lift_plot(detail.lifts),
+        }
+
+    return render_once(request, index, "cluster.html", values)
+
+
+@router.get("/explore/{model}/{name}/paths")
+def paths(
+    request: Request,
+    library: LibraryOf,
+    model: str,
+    name: str,
+    order: Literal["common", "rare"] = "common",
+    page: PageNumber = 1,
+) -> Response:
+    """The list of paths."""
+    index = library.set(model, name)
+    last = max(1, -(-len(index.paths.counts) // PATHS))
+    if page > last:
+        return RedirectResponse(set_view(index).paths_url(order, last), 303)
+
+    def values() -> dict[str, Any]:
+        return {
+            "paths": path_page(index, order=order, limit=PATHS, offset=(page - 1) * PATHS),
+            "order": order,
+            "page": page,
+            "last": last,
+            "largest": int(index.paths.counts.max(initial=1)),
+        }
+
+    return render_once(request, index, "paths.html", values)
+
+
+@router.get("/explore/{model}/{name}/paths/{path}")
+def path(request: Request, library: LibraryOf, model: str, name: str, path: str, page: PageNumber = 1) -> Response:
+    """One path, its examples page by page."""
+    index = library.set(model, name)
+    steps = parse_path(index, path)
+    view, text = set_view(index), "-".join(map(str, steps))
+    last = max(1, -(-int(index.paths.counts[index.path_rank(steps)]) // EXAMPLES))
+    if page > last:
+        return RedirectResponse(view.path_url(steps) + (f"?page={last}" if last > 1 else ""), 303)
+
+    def values() -> dict[str, Any]:
+        detail = path_detail(index, steps)
+        return {
+            "detail": detail,
+            "path": steps,
+            "text": text,
+            "found": path_examples(index, steps, limit=EXAMPLES, offset=(page - 1) * EXAMPLES),
+            "page": page,
+            "last": last,
+            "plot": lift_plot(detail.lifts),
+        }
+
+    return render_once(request, index, "path.html", values)
+
+
+@router.get("/explore/{model}/{name}/examples/{example:int}")
+def example(request: Request, library: LibraryOf, model: str, name: str, example: int) -> HTMLResponse:
+    """One example."""
+    index = library.set(model, name)
+    index.all_top_scores()  # read before the page is made: others wait for that
+
+    def values() -> dict[str, Any]:
+        detail = example_detail(index, example)
+        row = index.row_of(example)
+        return {
+            "detail": detail,
+            "plot": spread_plot(detail.layers),
+            "before": int(index.ids[row - 1]) if row else None,
+            "after": int(index.ids[row + 1]) if row + 1 < len(index.ids) else None,
+        }
+
+    return render_once(request, index, "example.html", values)
+
+
+def _written(file: Path) -> int:
+    """When a file was written; 0: it is not there."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+@router.get("/static/report.css")
+def report_css(request: Request) -> Response:
+    """The report's sheet: the explorer's first one."""
+    content = resources.files("clusterpaths.report").joinpath("report.css").read_bytes()
+    return _kept(request, "report.css", content, "text/css; charset=utf-8", hashlib.sha256(content).hexdigest()[:16])
+
+
+@router.get("/static/plotly.min.js")
+def plotly(request: Request) -> Response:
+    """plotly.js as the installed Python package ships it; 404 without: the figure that needs no script stays."""
+    found = _plotly()
+    if found is None:
+        return Response("plotly is not installed", 404, media_type="text/plain")
+    content, tag = found
+    return _kept(request, "plotly.min.js", content, "text/javascript; charset=utf-8", tag, gzipped=True)
+
+
+@cache
+def _plotly() -> tuple[bytes, str] | None:
+    """Compressed, and what tells it from another version; None: there is none."""
+    try:
+        content = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
+    except (ModuleNotFoundError, FileNotFoundError):
+        return None
+    return gzip.compress(content, 6), hashlib.sha256(content).hexdigest()[:16]
+
+
+def _kept(request: Request, name: str, content: bytes, kind: str, tag: str, *, gzipped: bool = False) -> Response:
+    """A file that browsers may keep: for good where the address has its version, else asked for again."""
+    headers = {
+        "ETag": f'"{tag}"',
+        "Cache-Control": kept_for(name, request.query_params.get("v")),
+        "Vary": "Accept-Encoding",
+    }
+    if f'"{tag}"' in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    if gzipped and "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(content, media_type=kind, headers=headers | {"Content-Encoding": "gzip"})
+    return Response(gzip.decompress(content) if gzipped else content, media_type=kind, headers=headers)

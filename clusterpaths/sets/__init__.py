@@ -1,0 +1,1 @@
+"""A published set: written atomically, found, and read."""

@@ -1,0 +1,76 @@
+"""Writing files so that a reader, or a crash, sees the old one or the whole new one.
+
+Belongs here: the `.partial` sibling, flush, rename. What is written is the caller's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clusterpaths.errors import DiskError
+from clusterpaths.storage.remote import put_in_place
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn "no space left" and "permission denied" under `path` into one paragraph.
+
+    Raises:
+        DiskError: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, and a file where a folder is needed; other OSErrors pass unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskError(
+                f"The disk is full: writing {path} failed ({error.strerror}). What was recorded before is kept. "
+                "Free some room (or use --cache-format zarr, a quarter of the bytes, or --cache-format none, "
+                "which keeps images only, or another --cache-root) and run the same command again; it goes on where it stopped."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise DiskError(
+                f"{path} cannot be written ({error.strerror}). Expected a folder that this user may write to. "
+                "Change its permissions, or name another folder with --cache-root."
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def partial_sibling(path: Path) -> Iterator[Path]:
+    """A unique `.partial` sibling to write to; it becomes `path` at the end, or is removed on any failure.
+
+    Where `path` is the mirror of an object, that is written too.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            put_in_place(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write the whole file, flushed to disk, or leave the old one.
+
+    Raises:
+        DiskError: no room or no permission.
+    """
+    with partial_sibling(path) as partial, partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def atomic_write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
+    """`atomic_write` of a JSON document, UTF-8, with a newline at its end."""
+    atomic_write(path, (json.dumps(content, indent=indent, ensure_ascii=False) + "\n").encode())

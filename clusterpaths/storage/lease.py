@@ -1,0 +1,180 @@
+"""One run at a time on a cache in object storage: a lock object that its holder renews.
+
+Belongs here: `lock.locked_cache` for an s3:// address. The object holds who has it and until when. A run that dies
+leaves it there: the next one takes it over once it has expired, or at once where the dead process was of this machine.
+Clocks of the machines must agree to within a minute. Should a holder lose its lease all the same (it stood still for
+longer), it finds out before it writes a manifest or a set: `require_held`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import datetime
+import hashlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from clusterpaths.errors import CacheError, StorageError
+from clusterpaths.records import Record
+from clusterpaths.storage import remote
+
+LOCK = ".lock"
+LEASE = 90.0  # seconds
+RENEW = 20.0
+_LET_GO = 5.0  # seconds for the storage to answer at the end
+_LOOK_AGAIN = 1.0
+
+_held: dict[str, _Lease] = {}
+
+
+class Holder(Record):
+    """The content of the lock object."""
+
+    who: str
+    machine: str
+    pid: int
+    expires: float
+    token: str
+
+
+@contextlib.contextmanager
+def leased_cache(directory: Path, wait: float, log: Callable[[str], None]) -> Iterator[None]:
+    """As `lock.locked_cache`.
+
+    Raises:
+        CacheError: another run still holds it after `wait` seconds.
+        StorageError: the storage does not answer, or refuses.
+    """
+    place = remote.place_of(directory)
+    if place is None:
+        raise ValueError(f"{directory} is no mirror")
+    remote.require_storage(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    lease = _Lease(directory / LOCK, place.url)
+    lease.acquire(wait, log)
+    _held[place.url] = lease
+    try:
+        with lease.renewed(log):
+            yield
+    finally:
+        del _held[place.url]
+        lease.release(log)
+
+
+def require_held(directory: Path) -> None:
+    """Check that this process, where it held the lease of a cache, still does.
+
+    Raises:
+        CacheError: another run has taken it over.
+    """
+    address = remote.address_of(directory)
+    lease = _held.get(address)
+    if lease and lease.lost:
+        raise CacheError(
+            f"{address} was taken over by another run, since this one had not been heard of for {LEASE:.0f} s. Nothing more "
+            "is written. Wait for the other run to end and run the same command again."
+        )
+
+
+class _Lease:
+    def __init__(self, path: Path, url: str) -> None:
+        self._path, self._url, self._token = path, url, uuid.uuid4().hex
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self._who = f"process {os.getpid()} on {socket.gethostname()} since {now}"
+        self._etag = ""
+        self.lost = False
+
+    def acquire(self, wait: float, log: Callable[[str], None]) -> None:
+        deadline, told = time.monotonic() + wait, False
+        while True:
+            found = remote.read_object(self._path)
+            holder = _parse(found[0]) if found else None
+            if found is None or holder is None or _is_over(holder):
+                etag = remote.put_object(self._path, self._content(), found[1] if found else None)
+                if etag is not None:
+                    self._etag = etag
+                    if holder and holder.expires:
+                        log(f"{self._url} was held by {holder.who}, which ended without letting go: taken over.")
+                    return
+                continue  # somebody was quicker: look who
+            if time.monotonic() >= deadline:
+                raise CacheError(
+                    f"{self._url} is in use by {holder.who}, and still was after {wait:.0f} s. One run at a time can write "
+                    "there. Wait for it to end, allow more time with --wait, or use another --name."
+                )
+            if not told:
+                log(f"{self._url} is in use by {holder.who}; waiting up to {wait:.0f} s for it to end.")
+                told = True
+            time.sleep(min(_LOOK_AGAIN, max(deadline - time.monotonic(), 0)))
+
+    @contextlib.contextmanager
+    def renewed(self, log: Callable[[str], None]) -> Iterator[None]:
+        """Renew it in a thread while inside."""
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(RENEW):
+                try:
+                    etag = remote.put_object(self._path, self._content(), self._etag)
+                except StorageError:  # the run's own next word to the storage says so
+                    continue
+                if etag is None and ended.is_set():
+                    return  # it was given back while this was under way
+                if etag is None:
+                    self.lost = True
+                    log(
+                        f"{self._url} was taken over by another run, since this one had not been heard of for too long."
+                    )
+                    return
+                self._etag = etag
+
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(renew,), name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(_LET_GO)
+
+    def release(self, log: Callable[[str], None]) -> None:
+        """Mark it as over (expires 0), if it is still this run's."""
+        if self.lost:
+            return
+        try:  # by writing on a condition: a delete could hit the lock of another
+            remote.put_object(self._path, self._content(expires=0), self._etag, _LET_GO)
+        except StorageError:
+            log(f"The lock of {self._url} could not be let go of, since the storage is away: it expires by itself.")
+
+    def _content(self, expires: float | None = None) -> bytes:
+        until = time.time() + LEASE if expires is None else expires
+        holder = Holder(who=self._who, machine=_machine(), pid=os.getpid(), expires=until, token=self._token)
+        return holder.model_dump_json().encode()
+
+
+def _parse(content: bytes) -> Holder | None:
+    try:
+        return Holder.model_validate_json(content)
+    except ValidationError:
+        return None
+
+
+def _is_over(holder: Holder) -> bool:
+    return holder.expires < time.time() or (holder.machine == _machine() and not Path(f"/proc/{holder.pid}").exists())
+
+
+def _machine() -> str:
+    """A name for the processes that this one can see: machine, boot, and pid namespace; unique where none can be had."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return uuid.uuid4().hex
+    return hashlib.sha256(f"{socket.gethostname()} {boot} {space}".encode()).hexdigest()[:16]

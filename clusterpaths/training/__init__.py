@@ -1,0 +1,1 @@
+"""Training small image classifiers and writing them as ONNX."""

@@ -1,0 +1,158 @@
+"""Is a model file whole, and does it load?
+
+Belongs here: one look at one file. Looking at a folder again and again is `folder.py`, what was announced `known.py`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import onnx
+from google.protobuf.message import DecodeError
+from pydantic import Field, TypeAdapter
+
+from clusterpaths.errors import InputError, ModelError
+from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.models.external import external_tensors, find_external_files, hash_files
+from clusterpaths.preprocessing.prepare import resolve_preprocessing
+from clusterpaths.records import Record
+
+_ADDED_OUTPUTS = "_instrumented"
+_FINAL = "--final"
+
+
+class Arrival(Record):
+    """A model that is whole and ran on a blank image."""
+
+    kind: Literal["arrived"] = "arrived"
+    path: str
+    name: str = Field(description="file stem without _instrumented")
+    sha256: str = Field(description="of the ONNX file and its external weights")
+
+
+class Rejected(Record):
+    """A file that is no model that a run could use."""
+
+    kind: Literal["rejected"] = "rejected"
+    path: str
+    name: str
+    sha256: str = Field(description="of the file and those of its external weights that are there; empty: unreadable")
+    reason: str = Field(description="one paragraph")
+
+
+class NotYet(Record):
+    """A file that may become whole: it is cut off, empty, or its weights are still missing."""
+
+    kind: Literal["not yet"] = "not yet"
+    path: str
+    reason: str
+
+
+Outcome = Arrival | Rejected
+_ANSWER: TypeAdapter[Arrival | Rejected | NotYet] = TypeAdapter(
+    Annotated[Arrival | Rejected | NotYet, Field(discriminator="kind")]
+)
+
+
+def model_name(path: Path) -> str:
+    """What a model is called: its file's stem without _instrumented."""
+    return path.stem.removesuffix(_ADDED_OUTPUTS) or path.stem
+
+
+def examine(path: Path, *, patient: bool = True) -> Arrival | Rejected | NotYet:
+    """Whether the model is whole, and runs on one blank image of the size that a run would give it.
+
+    `patient` False takes what lies there for all there will be: what is cut off or missing is then a reason to reject.
+    """
+    try:
+        if patient and (unfinished := why_unfinished(path)):
+            return NotYet(path=str(path.absolute()), reason=unfinished)
+        record = check_model(path)
+        instrument_model(record, resolve_preprocessing(record)[0].size)
+    except InputError as error:
+        return reject(path, str(error).split("\n\n")[0].strip())
+    except OSError as error:
+        reason = f"{path} cannot be read ({error.strerror or error})."
+        return NotYet(path=str(path.absolute()), reason=reason) if patient else reject(path, reason)
+    return Arrival(path=str(path.absolute()), name=model_name(path), sha256=record.sha256)
+
+
+def examine_apart(path: Path, *, patient: bool = True, timeout: float = 600.0) -> Arrival | Rejected | NotYet:
+    """`examine` in a process of its own: a file that brings ONNX Runtime down, or holds it up, takes nothing with it."""
+    command = [
+        sys.executable,
+        "-m",
+        "clusterpaths.watching.arrivals",
+        str(path.absolute()),
+        *([] if patient else [_FINAL]),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return reject(path, f"{path} did not run on one blank image within {timeout:.0f} s.")
+    if done.returncode == 0:
+        return _ANSWER.validate_json(done.stdout.strip().splitlines()[-1])
+    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    return reject(path, f"The process that loaded {path} ended with {how}: {said}")
+
+
+def reject(path: Path, reason: str) -> Rejected:
+    """The outcome for a file that will not do."""
+    return Rejected(path=str(path.absolute()), name=model_name(path), sha256=content_sha256(path), reason=reason)
+
+
+def why_unfinished(path: Path) -> str | None:
+    """Why the file may be part of one that is still on its way; None: it is whole, or will never be a model."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        return None if _is_text(path) else f"{path} is cut off ({error})."
+    if not model.graph.node:
+        return None if _is_text(path) else f"{path} holds no graph yet ({path.stat().st_size:,} bytes)."
+    try:
+        find_external_files(model, path.parent)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(60)
+    return bool(head.strip()) and head.isascii() and all(byte >= 32 or byte in b"\t\n\r" for byte in head)
+
+
+def external_locations(path: Path) -> tuple[str, ...]:
+    """The weights files that the model names; none where it cannot be read."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        locations = {onnx.external_data_helper.ExternalDataInfo(tensor).location for tensor in external_tensors(model)}
+    except (DecodeError, ValueError, OSError):
+        return ()
+    return tuple(sorted(location for location in locations if location))
+
+
+def weights_beside(folder: Path, location: str) -> Path | None:
+    """The weights file, also where its name differs in letter case; None: not there."""
+    wanted = folder / location
+    if wanted.is_file() or not wanted.parent.is_dir():
+        return wanted if wanted.is_file() else None
+    same = [path for path in wanted.parent.iterdir() if path.name.lower() == wanted.name.lower() and path.is_file()]
+    return same[0] if len(same) == 1 else None
+
+
+def content_sha256(path: Path, locations: tuple[str, ...] | None = None) -> str:
+    """`ModelRecord.sha256` where everything is there, else of what is there; empty: unreadable."""
+    names = external_locations(path) if locations is None else locations
+    try:
+        return hash_files([path, *(found for name in names if (found := weights_beside(path.parent, name)))])
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.stdout.write(examine(Path(sys.argv[1]), patient=_FINAL not in sys.argv[2:]).model_dump_json() + "\n")

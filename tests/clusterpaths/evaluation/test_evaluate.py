@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from clusterpaths.common import roots
+from clusterpaths.config import RunConfig
+from clusterpaths.evaluation import perturb
+from clusterpaths.evaluation.evaluate import evaluate_set, sample_rows
+from clusterpaths.evaluation.record import METRICS
+from clusterpaths.extraction.extract import ExtractionJob
+from clusterpaths.report.page import write_report
+from tests.clusterpaths.conftest import run_stages, save_model, write_celeba, write_cnn
+from tests.evaluating import publish
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root: Path = tmp_path_factory.mktemp("evaluate")
+    return root
+
+
+@pytest.fixture(scope="module")
+def sample(folder: Path) -> tuple[Path, ExtractionJob]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roots, "data_root", lambda: folder / "data")
+        return publish(RunConfig(sample=True, sample_size=200, layers=("fc1", "fc2"), k=3, cache_root=folder / "cache"))
+
+
+def test_a_whole_evaluation_is_written_and_taken_up_again(sample: tuple[Path, ExtractionJob]) -> None:
+    set_dir, job = sample
+    (set_dir / METRICS).unlink(missing_ok=True)
+    first = evaluate_set(set_dir, job)
+    assert (first.num_fit, first.num_eval, first.num_images) == (160, 40, 40)
+    assert first.alignment is not None
+    assert first.alignment.daf.low <= first.alignment.daf.value <= first.alignment.daf.high
+    assert len(first.perturbations) == 9
+    assert [one.name for one in first.strangers] == ["crops of photographs", "upside-down examples", "uniform noise"]
+    written = (set_dir / METRICS).read_bytes()
+    assert evaluate_set(set_dir, job) == first
+    (set_dir / METRICS).write_text("{}")
+    evaluate_set(set_dir, job)
+    assert (set_dir / METRICS).read_bytes() == written  # the same seed, the same bytes
+    other = evaluate_set(set_dir, job, seed=1)
+    assert (other.seed, other.alignment == first.alignment) == (1, False)
+    (set_dir / METRICS).write_bytes(written)
+
+
+def test_further_images_are_measured_and_nothing_is_stored(sample: tuple[Path, ExtractionJob]) -> None:
+    set_dir, job = sample
+    plain = evaluate_set(set_dir, job)
+    stored = (set_dir / METRICS).read_bytes()
+    black = np.zeros((30, *job.preprocessing.size, 3), np.uint8)
+    found = evaluate_set(set_dir, job, more={"black": black})
+    assert found.strangers[:-1] == plain.strangers
+    assert (found.strangers[-1].name, found.strangers[-1].num_images) == ("black", 30)
+    assert (set_dir / METRICS).read_bytes() == stored
+
+
+def test_only_a_batch_of_changed_images_is_held(
+    sample: tuple[Path, ExtractionJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_dir, job = sample
+    seen: list[int] = []
+
+    def look(images: perturb.Images, _: np.random.Generator) -> perturb.Images:
+        seen.append(len(images))
+        return images
+
+    monkeypatch.setattr(perturb, "PERTURBATIONS", {"nothing": look})
+    (only,) = evaluate_set(
+        set_dir, job, more={"black": np.zeros((1, *job.preprocessing.size, 3), np.uint8)}
+    ).perturbations
+    assert seen == [32, 8]
+    assert only.predictions is not None
+    assert (only.paths.value, only.layers.value, only.predictions.value) == (1, 1, 1)  # an unchanged image keeps all
+
+
+def test_the_report_shows_it(sample: tuple[Path, ExtractionJob]) -> None:
+    set_dir, job = sample
+    evaluate_set(set_dir, job)
+    html = write_report(set_dir, lambda _: (_ for _ in ()).throw(OSError())).read_text()
+    assert "What the paths are worth" in html
+    assert "noise 0.02" in html
+
+
+def test_without_class_scores_and_labels_what_needs_them_is_left_out(sample: tuple[Path, ExtractionJob]) -> None:
+    set_dir, job = sample
+    stored = (set_dir / "paths.parquet").read_bytes()
+    table = pq.read_table(set_dir / "paths.parquet")
+    for name in ("label", "prediction"):
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, pa.array(np.full(len(table), -1), pa.int16()))
+    pq.write_table(table, set_dir / "paths.parquet")
+    mute = job.model_copy(update={"model": job.model.model_copy(update={"logits": None})})
+    try:
+        found = evaluate_set(set_dir, mute, seed=7)
+    finally:
+        (set_dir / "paths.parquet").write_bytes(stored)
+    assert (found.alignment, found.purity_labels, found.purity_predictions) == (None, None, None)
+    assert all(one.predictions is None for one in found.perturbations)
+    assert [one.score for one in found.strangers[0].scores] == ["paths", "path rarity", "deep k-NN"]
+    assert any("no class scores" in note for note in found.notes)
+    assert any("label" in note for note in found.notes)
+
+
+def with_output(path: Path, kind: str) -> Path:
+    """The tiny CNN with another end: a regression's one number, or an embedding as rows of length 1 or as maps."""
+    graph = onnx.load(str(write_cnn(path))).graph
+    del graph.node[-1], graph.output[:]
+    if kind == "regression":
+        weights = np.random.default_rng(0).standard_normal((10, 1)).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(weights, "to_one"))
+        graph.node.append(helper.make_node("MatMul", ["relu_2", "to_one"], ["age"]))
+        graph.output.append(helper.make_tensor_value_info("age", TensorProto.FLOAT, ["batch", 1]))
+    elif kind == "unit embedding":
+        graph.node.append(helper.make_node("LpNormalization", ["f1"], ["embedding"], axis=1, p=2))
+        graph.output.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 10]))
+    else:
+        graph.node.append(helper.make_node("GlobalAveragePool", ["relu_1"], ["embedding"]))
+        graph.output.append(helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", 6, 1, 1]))
+    return save_model(path, graph)
+
+
+@pytest.mark.parametrize("kind", ["regression", "unit embedding", "embedding of maps"])
+def test_a_model_without_classes_has_no_decision_metrics(kind: str, tmp_path: Path) -> None:
+    faces = write_celeba(tmp_path / "faces", range(1, 161))
+    model = with_output(tmp_path / "model.onnx", kind)
+    done = run_stages(
+        RunConfig(
+            model=model,
+            data_root=faces,
+            cache_root=tmp_path / "cache",
+            name="T",
+            k=3,
+            preprocessing="unit",
+            layers=("conv1", "conv2"),
+        )
+    )
+    found = evaluate_set(done.published.path, done.job)
+    assert found.num_images == 32
+    assert (found.alignment, found.purity_predictions) == (None, None)
+    assert found.purity_labels is not None  # the data set has labels, whatever the model puts out
+    assert all(one.predictions is None for one in found.perturbations)
+    assert [one.score for one in found.strangers[0].scores] == ["paths", "path rarity", "deep k-NN"]
+    (note,) = found.notes
+    assert note.startswith("The model has no class scores (as a regression or an embedding has none)")
+
+
+def test_a_model_that_always_decides_the_same_is_said_so(tmp_path: Path) -> None:
+    graph = onnx.load(str(write_cnn(tmp_path / "model.onnx"))).graph
+    bias = next(weights for weights in graph.initializer if weights.name == "b4")
+    bias.CopyFrom(numpy_helper.from_array(np.array([0, 0, 1e6, 0, 0], np.float32), "b4"))
+    config = RunConfig(
+        model=save_model(tmp_path / "model.onnx", graph),
+        data_root=write_celeba(tmp_path / "faces", range(1, 161)),
+        cache_root=tmp_path / "cache",
+        name="T",
+        k=3,
+        preprocessing="unit",
+        layers=("conv2",),
+    )
+    done = run_stages(config)
+    found = evaluate_set(done.published.path, done.job)
+    assert found.alignment is not None
+    assert (found.alignment.daf.value, found.alignment.majority.value, found.alignment.deep_knn.value) == (1, 1, 1)
+    assert found.notes == ("The model decides the same for every example: alignment is perfect and says nothing.",)
+
+
+def test_fewer_examples_aside_than_clusters_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roots, "data_root", lambda: folder / "data")
+    config = RunConfig(sample=True, sample_size=200, k=45, layers=("fc2",), cache_root=folder / "many")
+    set_dir, job = publish(config)
+    found = evaluate_set(set_dir, job)
+    assert (found.num_eval, found.alignment, found.perturbations, found.strangers) == (40, None, (), ())
+    assert found.notes[-1].startswith("40 examples can be kept aside and at least 45 are needed")
+
+
+def test_too_few_examples_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roots, "data_root", lambda: folder / "few")
+    set_dir, job = publish(RunConfig(sample=True, sample_size=5, k=2, layers=("fc2",), cache_root=folder / "little"))
+    found = evaluate_set(set_dir, job)
+    assert (found.alignment, found.perturbations, found.strangers) == (None, (), ())
+    assert "1 examples can be kept aside" in found.notes[-1]
+
+
+def test_large_sets_are_sampled_in_runs() -> None:
+    assert sample_rows(10, 20, 0).tolist() == list(range(10))
+    rows = sample_rows(1000, 200, 0)
+    assert len(rows) <= 200
+    assert (np.diff(rows) > 0).all()

@@ -1,0 +1,411 @@
+"""A cache in object storage: addresses, mirrors, conditional writes, the lease, sets that appear whole, and errors."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("obstore", reason="needs the extra [s3]")
+pytest.importorskip("moto", reason="needs moto's server")
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from clusterpaths.cache import manifest
+from clusterpaths.cache.manifest import LayerRecord, Manifest, ShardRecord
+from clusterpaths.config import RunConfig
+from clusterpaths.errors import CacheError, ConfigError, StorageError
+from clusterpaths.records import ModelIdentity, Preprocessing
+from clusterpaths.sets.publish import list_sets
+from clusterpaths.storage import lease, objects, remote
+from clusterpaths.storage.lock import locked_cache
+from tests.storage import BUCKET, KEY_ID, SECRET, TOKEN, Storage, running_storage
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    folder = tmp_path_factory.mktemp("storage")
+    with running_storage(folder, folder / "mirror") as started:
+        yield started
+
+
+@pytest.fixture
+def cache(storage: Storage) -> Path:
+    """The mirror of a cache of this test's own."""
+    return remote.local_folder(f"s3://{BUCKET}/{uuid.uuid4().hex}/CelebA")
+
+
+def key(path: Path) -> str:
+    place = remote.place_of(path)
+    assert place is not None
+    return place.key
+
+
+def planned(shards: int) -> Manifest:
+    return Manifest(
+        model=ModelIdentity(file="model.onnx", sha256="0" * 64),
+        layers={"fc1": LayerRecord(tensor="fc1", shape=(4,), dtype="float16")},
+        dataset="celeba",
+        preprocessing=Preprocessing(name="x", size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1)),
+        dtype="float16",
+        format="zarr",
+        shards=tuple(ShardRecord(index=i, ids=f"{i * 64}-{i * 64 + 63}", start=i * 64) for i in range(shards)),
+    )
+
+
+# addresses
+
+
+@pytest.mark.parametrize("given", ["s3://some-bucket/a/b", "s3://some-bucket/a/b/", Path("s3://some-bucket/a/b")])
+def test_an_address_is_a_folder_here_and_itself_again_when_written_down(
+    given: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(remote.MIRROR_VARIABLE, str(tmp_path))
+    config = RunConfig.model_validate({"cache_root": given, "name": "N"})
+    assert config.cache_dir == tmp_path / "some-bucket" / "a" / "b" / "N"
+    assert remote.address_of(config.cache_dir) == "s3://some-bucket/a/b/N"
+    assert config.model_dump(mode="json")["cache_root"] == "s3://some-bucket/a/b"
+    assert RunConfig.model_validate_json(config.model_dump_json()).cache_dir == config.cache_dir
+
+
+def test_a_folder_stays_a_folder(tmp_path: Path) -> None:
+    config = RunConfig(cache_root=tmp_path)
+    assert config.cache_dir == tmp_path / "CelebA"
+    assert remote.place_of(config.cache_dir) is None
+    assert remote.address_of(tmp_path) == str(tmp_path)
+    assert remote.local_folder(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize(
+    "given", ["s3://", "s3://B_A_D/x", "s3://AKID:hidden@bucket/x", "s3://bucket/../x", "s3://bucket/a?b=hidden", "gs://bucket/x"]
+)  # fmt: skip
+def test_what_is_no_address_is_told_without_repeating_it(given: str) -> None:
+    with pytest.raises(ValueError, match=r"should be (a folder, or )?s3://BUCKET/PREFIX") as told:
+        RunConfig.model_validate({"cache_root": given})
+    assert "hidden" not in told.value.errors()[0]["msg"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cache_format", ["npy", "none"])
+def test_only_zarr_goes_with_object_storage(cache_format: str) -> None:
+    with pytest.raises(ValueError, match=f"--cache-format {cache_format} does not go with a cache in object storage"):
+        RunConfig.model_validate({"cache_root": "s3://bucket/x", "cache_format": cache_format})
+
+
+def test_without_the_extra_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "obstore" else real(name))
+    with pytest.raises(ConfigError, match=r'obstore, which is not installed.*pip install "clusterpaths\[s3\]"'):
+        remote.require_storage(remote.local_folder("s3://another-bucket/x"))
+
+
+def test_credentials_are_not_sent_in_the_clear_to_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://storage.example:9000")
+    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
+    with pytest.raises(ConfigError, match=r"storage\.example would be asked over http"):
+        objects.store_of("some-bucket")
+
+
+# mirrors
+
+
+def test_a_mirror_follows_what_another_machine_writes_and_removes(
+    cache: Path, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, text: str) -> None:
+        partial = tmp_path / "partial"
+        partial.write_text(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remote.put_in_place(partial, path)
+
+    for name, text in {"a.json": "one", "parts/b.json": "two", "parts/c.json": "three"}.items():
+        write(cache / name, text)
+    address = remote.address_of(cache)
+    monkeypatch.setenv(remote.MIRROR_VARIABLE, str(tmp_path / "elsewhere"))
+    there = remote.local_folder(address)
+    assert remote.fetch(there / "a.json").read_text() == "one"
+    remote.fetch_folder(there / "parts")
+    assert (there / "parts" / "c.json").read_text() == "three"
+    write(there / "a.json", "changed")
+    remote.remove_file(there / "parts" / "b.json")
+    monkeypatch.undo()
+    assert (cache / "a.json").read_text() == "one"
+    assert remote.fetch(cache / "a.json").read_text() == "changed"
+    remote.fetch_folder(cache / "parts")
+    assert not (cache / "parts" / "b.json").exists()
+    (cache / "a.json").write_text("changed by hand: no copy of the object any more")
+    assert remote.fetch(cache / "a.json").read_text() == "changed"
+    remote.remove_tree(cache)
+    assert storage.objects(key(cache)) == {}
+    assert not remote.fetch(cache / "a.json").exists()
+
+
+def test_what_is_up_to_date_is_not_sent_again(cache: Path, storage: Storage, tmp_path: Path) -> None:
+    storage.client().put_object(Bucket=BUCKET, Key=key(cache / "a"), Body=b"content")
+    remote.fetch(cache / "a")
+    inode = (cache / "a").stat().st_ino
+    remote.fetch(cache / "a")
+    assert (cache / "a").stat().st_ino == inode
+
+
+# conditional writes
+
+
+def test_writers_at_once_lose_no_shard(cache: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[bool] = []
+    put = remote.put_object
+
+    def counted(*given: object) -> str | None:
+        etag = put(*given)  # type: ignore[arg-type]
+        refused.append(etag is None)
+        return etag
+
+    monkeypatch.setattr(manifest, "put_object", counted)
+    first = planned(24)
+    manifest.write_manifest(cache, first)
+    start = threading.Barrier(4)
+
+    def record(writer: int) -> None:
+        start.wait()
+        for shard in first.shards[writer::4]:
+            manifest.update_shards(cache, shard.model_copy(update={"rows": 64, "checksums": {"fc1": str(writer)}}))
+
+    writers = [threading.Thread(target=record, args=(writer,)) for writer in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    found = manifest.require_manifest(cache)
+    assert [shard.checksums for shard in found.shards] == [{"fc1": str(index % 4)} for index in range(24)]
+    assert any(refused)  # they did meet: a plain write would have lost one's shard
+    assert Manifest.model_validate_json(storage.objects(key(cache))[key(cache / "manifest.json")]) == found
+
+
+def test_a_plan_made_of_an_older_manifest_is_refused(cache: Path) -> None:
+    manifest.write_manifest(cache, planned(3))
+    _, version = manifest.read_version(cache)
+    manifest.update_shards(cache, planned(3).shards[1].model_copy(update={"rows": 64}))
+    with pytest.raises(CacheError, match="was changed by another run since"):
+        manifest.write_manifest(cache, planned(5), version)
+    with pytest.raises(CacheError, match="was changed by another run since"):
+        manifest.write_manifest(cache, planned(5))  # for a cache that was not there
+    assert len(manifest.require_manifest(cache).shards) == 3
+
+
+def test_a_shard_that_was_planned_anew_meanwhile_is_not_recorded(cache: Path) -> None:
+    manifest.write_manifest(cache, planned(3))
+    stale = ShardRecord(index=1, ids="7-9", start=64, rows=3)
+    with pytest.raises(CacheError, match=r"Shard 1 of s3://.* was planned anew by another run"):
+        manifest.update_shards(cache, stale)
+    assert manifest.require_manifest(cache) == planned(3)
+
+
+# the lease
+
+_HOLD = """
+import sys
+from pathlib import Path
+from clusterpaths.storage import lease
+from clusterpaths.storage.lock import locked_cache
+from clusterpaths.storage.remote import local_folder
+with locked_cache(local_folder(sys.argv[1]), 0):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_of_two_runs_the_second_is_told_who_is_there_and_takes_over_from_a_dead_one(cache: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, remote.address_of(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(CacheError, match=rf"s3://.*/CelebA is in use by process {holder.pid} on .* --wait"),
+            locked_cache(cache, 0),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.wait(30)
+        holder.stdin.close()
+        holder.stdout.close()
+    said: list[str] = []
+    with locked_cache(cache, 0, said.append):
+        assert [f"was held by process {holder.pid} on" in line for line in said] == [True]
+    with locked_cache(cache, 0, said.append):  # it was let go of: nothing is said
+        assert len(said) == 1
+
+
+def test_a_lease_of_another_machine_is_taken_over_when_it_has_expired_and_not_before(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LEASE", 2.0)
+    monkeypatch.setattr(lease, "_machine", lambda: "another machine")
+    elsewhere = lease._Lease(cache / lease.LOCK, "there")
+    elsewhere.acquire(0, lambda _: None)  # and never renews it
+    monkeypatch.setattr(lease, "_machine", lambda: "this machine")
+    with pytest.raises(CacheError, match="in use by process"), locked_cache(cache, 0):
+        pass
+    said: list[str] = []
+    with locked_cache(cache, 30, said.append):
+        assert ["waiting up to 30 s" in said[0], "taken over" in said[1]] == [True, True]
+        assert remote.put_object(cache / lease.LOCK, b"", elsewhere._etag) is None  # it can not renew it any more
+
+
+def test_a_lease_is_renewed_and_its_loss_is_noticed_before_anything_is_written(
+    cache: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW", 0.05)
+    lost, renewed = threading.Event(), threading.Event()
+    put = remote.put_object
+
+    def noticed(path: Path, *given: object) -> str | None:
+        etag = put(path, *given)  # type: ignore[arg-type]
+        (renewed if etag else lost).set()
+        return etag
+
+    with locked_cache(cache, 0):
+        monkeypatch.setattr(remote, "put_object", noticed)
+        assert renewed.wait(30)
+        manifest.write_manifest(cache, planned(3))
+        storage.client().put_object(Bucket=BUCKET, Key=key(cache / lease.LOCK), Body=b"another's")
+        assert lost.wait(30)
+        _, version = manifest.read_version(cache)
+        deadline = time.monotonic() + 30
+        while not lease._held[remote.address_of(cache)].lost:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(CacheError, match="was taken over by another run"):
+            manifest.write_manifest(cache, planned(4), version)
+    assert storage.objects(key(cache))[key(cache / lease.LOCK)] == b"another's"
+
+
+# sets
+
+
+def made_set(folder: Path, content: str) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("centroids.npz", "paths.json", "set.json"):
+        (folder / name).write_text(f"{name} {content}")
+    return folder
+
+
+def test_a_set_is_seen_only_when_all_of_it_is_there(
+    cache: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    interrupted: list[bool] = []
+    upload = remote._upload
+
+    def watched(path: Path, place: remote.Place) -> str:
+        if path.name == "paths.json" and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        etag = upload(path, place)
+        seen.append(list_sets(cache))
+        return etag
+
+    monkeypatch.setattr(remote, "_upload", watched)
+    partial = made_set(cache / ".set_01.partial", "first")
+    (partial / "choice.json").write_text("left over")
+    with pytest.raises(KeyboardInterrupt):
+        remote.put_folder(partial, cache / "set_01", last="set.json")
+    assert storage.objects(key(cache / "set_01")) != {}  # half of it is there
+    assert list_sets(cache) == []
+    remote.put_folder(made_set(cache / ".again.partial", "second"), cache / "set_01", last="set.json")
+    assert seen == [[]] * 4  # two files of the first, centroids.npz and choice.json, and two of the second
+    assert list_sets(cache) == ["set_01"]
+    assert {name.rpartition("/")[2]: text for name, text in storage.objects(key(cache / "set_01")).items()} == {
+        name: f"{name} second".encode() for name in ("centroids.npz", "paths.json", "set.json")
+    }
+
+
+def test_a_set_is_never_written_over(cache: Path, storage: Storage) -> None:
+    remote.put_folder(made_set(cache / ".one.partial", "first"), cache / "set_01", last="set.json")
+    with pytest.raises(CacheError, match=r"set_01 was published by another run meanwhile"):
+        remote.put_folder(made_set(cache / ".two.partial", "second"), cache / "set_01", last="set.json")
+    assert storage.objects(key(cache / "set_01"))[key(cache / "set_01" / "paths.json")] == b"paths.json first"
+
+
+# errors: one paragraph each
+
+
+def paragraph(error: BaseException) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert [secret for secret in (SECRET, TOKEN, KEY_ID) if secret in text] == []
+    assert error.__cause__ is None  # whose text may quote the request
+    return text
+
+
+def test_a_bucket_that_is_not_there(storage: Storage) -> None:
+    folder = remote.local_folder("s3://no-such-bucket/x")
+    for call in (remote.require_storage, remote.fetch, remote.read_object):
+        with pytest.raises(
+            StorageError, match=r"There is no bucket no-such-bucket at 127\.0\.0\.1:\d+\. .*--cache-root"
+        ) as told:
+            call(folder)
+        paragraph(told.value)
+
+
+def test_credentials_that_the_server_refuses(tmp_path: Path) -> None:
+    # The first action, making the bucket, needs none; then the server checks signatures, and it knows nobody.
+    with running_storage(tmp_path, tmp_path / "mirror", INITIAL_NO_AUTH_ACTION_COUNT="1"):
+        with pytest.raises(
+            StorageError, match=r"refuses these credentials \(\w+\)\. Expected.*AWS_ACCESS_KEY_ID"
+        ) as told:
+            remote.require_storage(remote.local_folder(f"s3://{BUCKET}/x"))
+        paragraph(told.value)
+
+
+def test_no_credentials(storage: Storage) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    endpoint = {"AWS_ENDPOINT_URL": storage.environment["AWS_ENDPOINT_URL"]}
+    code = (
+        "from clusterpaths.storage import objects, remote; objects.FIRST_PATIENCE = 0\n"
+        f"remote.require_storage(remote.local_folder('s3://{BUCKET}/x'))"
+    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, env=kept | endpoint, capture_output=True, text=True, check=False)
+    assert f"StorageError: There are no credentials for s3://{BUCKET} at" in ended.stderr
+
+
+def test_a_server_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_storage(tmp_path, tmp_path / "mirror") as storage:
+        storage.proxy.cut()
+        monkeypatch.setattr(remote, "FIRST_PATIENCE", 0.5)
+        expected = r"does not answer \(no connection\), and still did not after 0 s.*AWS_ENDPOINT_URL"
+        with pytest.raises(StorageError, match=expected) as told:
+            remote.require_storage(remote.local_folder(f"s3://{BUCKET}/x"))
+        paragraph(told.value)
+
+
+def test_a_short_absence_is_waited_for_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    monkeypatch.setattr(objects.log, "handlers", [handler])
+    with running_storage(tmp_path, tmp_path / "mirror") as storage:
+        path = remote.local_folder(f"s3://{BUCKET}/x/a.json")
+        storage.client().put_object(Bucket=BUCKET, Key="x/a.json", Body=b"content")
+        storage.proxy.cut()
+        back = threading.Timer(3, storage.proxy.mend)
+        back.start()
+        readers = [threading.Thread(target=remote.fetch, args=(path,)) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for reader in [*readers, back]:
+            reader.join(60)
+        assert path.read_text() == "content"
+    assert len(lines) == 2
+    assert "does not answer (no connection); trying again for up to 300 s" in lines[0]
+    assert "answers again after" in lines[1]
