@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from clusterpaths import chain
 from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
-from clusterpaths.cache.shared_reading import RowsTogether
 from clusterpaths.cache.stores import CHUNK_ROWS, open_store
 from clusterpaths.clustering import cluster, kmeans, question
+from clusterpaths.clustering.shared_reading import RowsTogether
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig, available_cores
 from clusterpaths.datasets import open_dataset, read_table

@@ -14,8 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ConfigError
-from clusterpaths.preprocessing.prepare import Preset
-from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, Resize
+from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, Preset, Resize
 from clusterpaths.storage.remote import address_of, parse_root, place_of
 
 DEFAULT_K = 5

@@ -12,7 +12,7 @@ import pytest
 
 from clusterpaths.models.inspect import inspect_model
 from clusterpaths.models.reduce import LARGE, Asked, parse_reduce
-from clusterpaths.preprocessing.sidecar import read_sidecar
+from clusterpaths.models.sidecar import read_sidecar
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MODELS = (DOCS / "models.md").read_text(encoding="utf-8")

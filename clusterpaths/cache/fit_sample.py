@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 # Beyond, centroids are fitted on a uniform sample of this size. Of few clusters (kmeans.LEAST_FIT_ROWS) its means are
 # those of all rows but for some thousandths of the inertia.
 FIT_ROWS = 4096
+# Seeding draws this many rows of those, at most.
+SAMPLE_ROWS = 2048
 
 
 def fit_positions(ids: NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -19,11 +19,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import read_examples
-from clusterpaths.cache.fit_sample import fit_positions
+from clusterpaths.cache.fit_sample import SAMPLE_ROWS, fit_positions
 from clusterpaths.cache.manifest import ShardRecord, require_manifest
 from clusterpaths.cache.recomputed import RecomputedRows
 from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, open_store
-from clusterpaths.clustering.kmeans import SAMPLE_ROWS
 from clusterpaths.errors import CacheError, DamagedShardError
 from clusterpaths.storage.remote import address_of
 

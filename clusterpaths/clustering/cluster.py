@@ -17,9 +17,9 @@ import pyarrow as pa
 from clusterpaths.cache.examples import read_examples, write_table
 from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids, require_manifest
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.cache.shared_reading import RowsTogether
 from clusterpaths.clustering.kmeans import Clustering, cluster_rows, clustering
 from clusterpaths.clustering.question import Question
+from clusterpaths.clustering.shared_reading import RowsTogether
 from clusterpaths.errors import CacheError, DamagedShardError
 from clusterpaths.extraction.plan import ExtractionRecord
 from clusterpaths.records import ClusterSummary, Record

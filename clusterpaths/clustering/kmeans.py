@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
+from clusterpaths.cache.fit_sample import SAMPLE_ROWS
 from clusterpaths.common.threads import one_thread
 from clusterpaths.records import Distance
 
 Result = TypeVar("Result")
 Where = slice | NDArray[np.int64]  # positions of a block's rows within all rows
 
-SAMPLE_ROWS = 2048
 SKETCH_WIDTH = 256
 RESTARTS = 10
 MAX_PASSES = 3

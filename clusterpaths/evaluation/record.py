@@ -13,7 +13,6 @@ from clusterpaths.records import Record
 
 VERSION = 1  # raised when a definition changes
 METRICS = "metrics.json"
-NEIGHBOURS = 10  # of the deep k-NN
 
 
 class Measure(Record):

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.cache.shared_reading import RowsTogether
 from clusterpaths.clustering.kmeans import Assignment, Clustering, Pass, Result, Shape, Steps, Where, clustering, run
+from clusterpaths.clustering.shared_reading import RowsTogether
 from clusterpaths.records import SetRecord
 
 FEATURES = 256  # a wider last layer is projected to so many dimensions (Johnson and Lindenstrauss 1984)

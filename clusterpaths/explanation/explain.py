@@ -27,12 +27,12 @@ from clusterpaths.explanation.record import (
     PathNote,
 )
 from clusterpaths.export.path_model import check_set_model, read_centroids, stored_dtypes
+from clusterpaths.metrics import counts as tables
 from clusterpaths.metrics.ood import DistanceScale, overall_distance, scale_distances
 from clusterpaths.metrics.paths import PathCounts, count_paths, largest_class
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
-from clusterpaths.report import tables
 from clusterpaths.sets.set_files import Rows, read_record, read_rows
 
 __all__ = [

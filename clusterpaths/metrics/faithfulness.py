@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from clusterpaths.evaluation.record import NEIGHBOURS
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.metrics.paths import Ints, count_paths, largest_class
 
 Floats = NDArray[np.floating[Any]]
 
 RESAMPLES = 1000  # of the bootstrap
+NEIGHBOURS = 10  # of the deep k-NN
 FEW = 5  # fit examples that a cluster needs for statistics of its own
 _BLOCK_CELLS = 1 << 22  # of a distance matrix, at a time
 

@@ -23,7 +23,7 @@ from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
 from clusterpaths.models.shapes import inferred_shapes
-from clusterpaths.preprocessing.sidecar import find_sidecar, read_sidecar
+from clusterpaths.models.sidecar import find_sidecar, read_sidecar
 from clusterpaths.records import ModelRecord, Preprocessing, Reduce, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"

@@ -6,7 +6,7 @@ Preprocessing is part of the model: the wrong one makes a good model look like c
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from clusterpaths.errors import ConfigError
-from clusterpaths.records import Channels, ModelRecord, Preprocessing, Resize
+from clusterpaths.records import Channels, ModelRecord, Preprocessing, Preset, Resize
 
-Preset = Literal["imagenet", "unit", "symmetric", "raw"]
 PRESETS: dict[str, dict[str, object]] = {
     "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},  # torchvision's models
     "unit": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},  # plain x / 255

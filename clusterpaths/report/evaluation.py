@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clusterpaths.evaluation.record import NEIGHBOURS, Detection, Evaluation, Measure, Strangers
+from clusterpaths.evaluation.record import Detection, Evaluation, Measure, Strangers
+from clusterpaths.metrics.faithfulness import NEIGHBOURS
 
 SCORES = {
     "paths": "How far an image lies from the centroids on its path, for a member of those clusters.",

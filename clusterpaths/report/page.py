@@ -17,6 +17,7 @@ from PIL import Image
 
 from clusterpaths.errors import ConfigError
 from clusterpaths.evaluation.record import read_evaluation
+from clusterpaths.metrics.counts import nearest
 from clusterpaths.metrics.ood import overall_distance
 from clusterpaths.metrics.paths import count_paths
 from clusterpaths.preprocessing.check import read_check
@@ -24,7 +25,6 @@ from clusterpaths.report import view
 from clusterpaths.report.choice import read_choice
 from clusterpaths.report.comparison import read_comparisons
 from clusterpaths.report.evaluation import evaluation_rows
-from clusterpaths.report.tables import nearest
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
 from clusterpaths.sets.set_files import read_record, read_rows

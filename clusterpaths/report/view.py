@@ -12,9 +12,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterpaths.metrics import counts as tables
 from clusterpaths.metrics import paths as metrics
 from clusterpaths.records import SetRecord
-from clusterpaths.report import overview, tables
+from clusterpaths.report import overview
 from clusterpaths.report.thumbnails import Thumbnail
 
 COLOURS = 8  # the palette of report.css; further clusters start over, their number tells them apart

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from clusterpaths.metrics import counts as tables
 from clusterpaths.metrics import paths as metrics
 from clusterpaths.metrics.ood import overall_distance
-from clusterpaths.report import tables
 from clusterpaths.report.overview import HEIGHT, lay_out
 from clusterpaths.report.view import percent, seconds
 

@@ -12,8 +12,8 @@ from torchvision.transforms._presets import ImageClassification
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.check import check_model
+from clusterpaths.models.sidecar import find_sidecar, read_sidecar
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
-from clusterpaths.preprocessing.sidecar import find_sidecar, read_sidecar
 from clusterpaths.records import Preprocessing
 from tests.runs import SAMPLE_MODEL
 
