@@ -27,6 +27,7 @@ from clusterpaths.clustering.cluster import clustering_path, read_clustering, wr
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.kmeans import (
     MAX_PASSES,
+    ROUNDING,
     Assignment,
     Clustering,
     Rows,
@@ -199,7 +200,8 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
         zero_rows += found.zero_rows
     moved = lloyd_step(sums, counts, centroids, identity.distance)
     following = fit.model_copy(update={"iteration": fit.iteration + 1, "inertia": inertia})
-    if _ends(fit, inertia, np.array_equal(moved, centroids)):
+    rounding = ROUNDING * float((counts * np.einsum("ij,ij->i", centroids, centroids)).sum())
+    if inertia <= rounding or _ends(fit, inertia, np.array_equal(moved, centroids)):  # a gain on rounding is none
         rows_of_layer = LayerRows(local_folder(extraction.directory), fit.layer, ids)
         moved = centroids.copy()
         seeds_left = fit.seeded_again + 1 < MAX_PASSES
