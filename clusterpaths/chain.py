@@ -19,7 +19,6 @@ from clusterpaths.models.providers import choose_providers, require_ran
 from clusterpaths.preprocessing.prepare import default_preset, resolve_preprocessing
 from clusterpaths.records import ModelRecord, Preprocessing
 from clusterpaths.sets.publish import PublishedSet, find_set, publish_set
-from clusterpaths.storage.remote import local_folder
 
 
 def run_stages(config: RunConfig) -> tuple[PublishedSet, ExtractionJob]:
@@ -35,10 +34,10 @@ def run_stages(config: RunConfig) -> tuple[PublishedSet, ExtractionJob]:
     for shard in plan.pending:
         extract_shard(job, shard)
     release_sessions()
-    extraction = finish_extraction(local_folder(job.directory), parse_ids(plan.ids), job.max_failed)
+    extraction = finish_extraction(job.storage, parse_ids(plan.ids), job.max_failed)
     settings, choice = choose_settings(config, model, extraction)
     question = ask(settings, model, extraction)
-    found = None if config.refresh else find_set(local_folder(job.directory), question.fingerprint())
+    found = None if config.refresh else find_set(job.storage, question.fingerprint())
     if found:
         return found, job
     if shares_readings(extraction):

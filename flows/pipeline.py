@@ -14,8 +14,6 @@ from prefect import get_run_logger
 from clusterpaths.common.malloc import share_arenas
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.sets.publish import PublishedSet
-from clusterpaths.storage.lock import locked_cache
-from clusterpaths.storage.remote import require_storage
 from flows.running import set_up_logging
 from tasks import artifacts, comparing, stages
 from tasks import fan_out as many
@@ -43,7 +41,7 @@ def cluster_paths(config: RunConfig) -> Outcome:
     results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
     log, clock = get_run_logger(), StageClock()
 
-    require_storage(results)  # of s3:// results: told before a download, not after it
+    results.require()  # of s3:// results: told before a download, not after it
     with clock("check"):
         model = stages.check_model(config)
     with clock("download"):
@@ -51,7 +49,7 @@ def cluster_paths(config: RunConfig) -> Outcome:
     with clock("instrument"):
         model, preprocessing = stages.instrument(config, model)
 
-    with locked_cache(results, config.wait, log.warning), ExitStack() as until_done:
+    with results.lock(config.wait, log.warning), ExitStack() as until_done:
         kept = None
         if config.check_preprocessing and (config.preprocessing == AUTO or not config.plan):
             with clock("check preprocessing"):

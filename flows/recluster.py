@@ -18,6 +18,7 @@ from clusterpaths.config import CacheRoot, RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import Distance
 from clusterpaths.sets.publish import set_config
+from clusterpaths.storage import open_storage
 from flows.pipeline import cluster_paths, path_of
 from flows.running import invalid, run, set_up_logging
 
@@ -76,7 +77,7 @@ def recluster(
     asked = {"k": k, "distance": distance, "seed": seed, "layers": layers, "subset": subset, "workers": workers}
     changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
     changes |= {"engine": engine, "dask_address": dask_address}  # where the last run was is no reason for this one's
-    results = (cache_root or roots.cache_root()).expanduser().absolute()
+    results = open_storage(cache_root or roots.cache_root()).path
     config = set_config(find_set_folder(results, name))
     try:
         config = RunConfig(**{**config, **changes, "compare": True, "refresh": False, "plan": False})

@@ -17,12 +17,13 @@ from clusterpaths.preprocessing.check import PreprocessingCheck
 from clusterpaths.records import Preprocessing, StageTime
 from clusterpaths.report.page import EXEMPLARS
 from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.storage import Storage
 
 TOP_PATHS = 10
 PER_IMAGE = {"cluster", "trace"}
 
 
-def show_stages(stages: tuple[StageTime, ...], examples: int, extracted: int, results: Path) -> None:
+def show_stages(stages: tuple[StageTime, ...], examples: int, extracted: int, results: Storage) -> None:
     """Table artifact: seconds and images a second of each stage, in order, and the cache's size in the end."""
     rows = []
     for stage in stages:

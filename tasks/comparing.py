@@ -22,6 +22,7 @@ from clusterpaths.report.comparison import class_name, headline
 from clusterpaths.report.comparison import write_comparison as write_files
 from clusterpaths.sets.publish import PublishedSet
 from clusterpaths.sets.set_files import read_record
+from clusterpaths.storage import open_storage
 
 COMPARED = "cluster-paths.compared"
 DIVERGED = "cluster-paths.diverged"
@@ -31,7 +32,7 @@ DIVERGED = "cluster-paths.diverged"
 def find_sets(config: compare.CompareConfig) -> tuple[Path, Path]:
     """The folders of both sets, looked up by name in the cache root."""
     look_anew()
-    root = (config.cache_root or roots.cache_root()).expanduser().absolute()
+    root = open_storage(config.cache_root or roots.cache_root()).path
     return compare.find_set_folder(root, config.first), compare.find_set_folder(root, config.second)
 
 

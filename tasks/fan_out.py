@@ -24,7 +24,6 @@ from clusterpaths.extraction.extract import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan, ExtractionRecord, finish_extraction, forget_shard, widen_layers
 from clusterpaths.records import ModelRecord
 from clusterpaths.sets.publish import PublishedSet
-from clusterpaths.storage.remote import local_folder
 from tasks.engine import release_everywhere
 from tasks.evaluating import evaluate_set
 from tasks.progress import TOGETHER, Tracker, tracking_layers, tracking_shards
@@ -42,8 +41,8 @@ def extract(job: ExtractionJob, plan: ExtractionPlan, workers: int) -> Extractio
     while wider := _extract_shards(job, pending, workers):
         names = ", ".join(wider)
         get_run_logger().warning("%s: values beyond float16's range, kept as float32; all shards are made again", names)
-        pending = widen_layers(local_folder(job.directory), wider)
-    return finish_extraction(local_folder(job.directory), parse_ids(plan.ids), job.max_failed)
+        pending = widen_layers(job.storage, wider)
+    return finish_extraction(job.storage, parse_ids(plan.ids), job.max_failed)
 
 
 def cluster(
@@ -131,7 +130,7 @@ class _Mender:
             )
         self._made_again |= damaged
         for shard in sorted(damaged):
-            forget_shard(local_folder(self._job.directory), shard)
+            forget_shard(self._job.storage, shard)
         _extract_shards(self._job, tuple(sorted(damaged)), self._workers)
 
     def until_whole(self, work: Callable[[], Result | int]) -> Result:

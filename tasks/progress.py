@@ -31,7 +31,6 @@ from clusterpaths.cache.rows import SAMPLE_WEIGHT
 from clusterpaths.clustering.kmeans import SAMPLE_ROWS
 from clusterpaths.extraction.extract import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionRecord, examples_in
-from clusterpaths.storage.remote import local_folder
 from tasks.pace import Pace
 
 UPDATE_SECONDS = 2.0
@@ -108,7 +107,7 @@ def tracking_shards(
     job: ExtractionJob, shards: tuple[int, ...], workers: int
 ) -> contextlib.AbstractContextManager[Tracker]:
     """Show progress of these shards' examples while inside; `tracker` finds it from other threads."""
-    directory = local_folder(job.directory)
+    directory = job.storage
     sizes = {str(shard): count for shard, count in examples_in(directory, shards).items()}
     return _tracking("extraction", job.directory, sizes, sum(sizes.values()), workers)
 
@@ -121,7 +120,7 @@ def tracking_layers(
 
     Where a clustering has to go over its rows again, the display waits for it.
     """
-    examples, manifest = len(parse_ids(extraction.ids)), require_manifest(local_folder(extraction.directory))
+    examples, manifest = len(parse_ids(extraction.ids)), require_manifest(extraction.storage)
     rows = examples + min(examples, FIT_ROWS) + 2 * SAMPLE_WEIGHT * min(examples, SAMPLE_ROWS)
     sizes = {layer: rows * int(np.prod(manifest.layers[layer].shape)) for layer in layers}
     if together:

@@ -31,7 +31,6 @@ from clusterpaths.preprocessing.check import KeptCheck, PreprocessingCheck, chec
 from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
 from clusterpaths.report import page as report_page
 from clusterpaths.sets import publish
-from clusterpaths.storage.remote import address_of, local_folder
 from tasks.artifacts import show_model
 from tasks.progress import TOGETHER, tracker
 
@@ -261,12 +260,10 @@ def find_set(
 ) -> tuple[Question, publish.PublishedSet | None]:
     """The question that this run asks, and the set that already answers it."""
     question = ask(config, model, extraction)
-    found = None if config.refresh else publish.find_set(local_folder(extraction.directory), question.fingerprint())
+    found = None if config.refresh else publish.find_set(extraction.storage, question.fingerprint())
     if found:
         publish.describe_newest(found)
-        get_run_logger().info(
-            "%s already answers this question: same model, images, settings and seed", address_of(found.path)
-        )
+        get_run_logger().info("%s already answers this question: same model, images, settings and seed", found.folder)
     return question, found
 
 
@@ -290,7 +287,7 @@ def publish_set(
 ) -> publish.PublishedSet:
     """The next set appears, whole."""
     published = publish.publish_set(config, job, extraction, question, clusterings, traced, stages, choice, check)
-    get_run_logger().info("Published %s", address_of(published.path))
+    get_run_logger().info("Published %s", published.folder)
     return published
 
 

@@ -20,6 +20,7 @@ from clusterpaths.errors import ConfigError
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.records import Record
 from clusterpaths.sets.set_files import read_record
+from clusterpaths.storage import open_storage
 
 
 class ExportConfig(Record):
@@ -30,9 +31,9 @@ class ExportConfig(Record):
     cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
 
 
-def find_set(given: str, cache_root: Path | None) -> Path:
+def find_set(given: str, cache_root: str | None) -> Path:
     """The folder that NAME or NAME/set_NN stands for."""
-    return find_set_folder((cache_root or roots.cache_root()).expanduser().absolute(), given)
+    return find_set_folder(open_storage(cache_root or roots.cache_root()).path, given)
 
 
 def find_model(folder: Path, given: Path | None) -> Path:

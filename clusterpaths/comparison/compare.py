@@ -38,7 +38,7 @@ from clusterpaths.metrics.paths import PathCounts, count_paths
 from clusterpaths.records import Record, SetRecord
 from clusterpaths.sets.publish import list_sets, read_set
 from clusterpaths.sets.set_files import Rows, read_record, read_rows
-from clusterpaths.storage.remote import address_of, fetch_folder, require_storage, subfolders
+from clusterpaths.storage.remote import address_of, fetch_folder, require_storage, storage_of, subfolders
 
 __all__ = [
     "CompareConfig",
@@ -148,7 +148,7 @@ def _join(a: _Opened, b: _Opened) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 def _sizes(side: _Opened, ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """(n,) bytes of each image as the cache around the set recorded it; -1 where it does not say."""
     try:
-        table = read_examples(side.folder.parent, ["id", "size"])
+        table = read_examples(storage_of(side.folder.parent), ["id", "size"])
     except (CacheError, OSError, pa.ArrowInvalid):
         return np.full(len(ids), -1, np.int64)
     stored: NDArray[np.int64] = table["id"].to_numpy()
@@ -312,13 +312,13 @@ def find_set_folder(cache_root: Path, given: str) -> Path:
     """
     require_storage(cache_root)
     name, _, wanted = given.rstrip("/").partition("/")
-    names = [other for other in subfolders(cache_root) if list_sets(cache_root / other)]
+    names = [other for other in subfolders(cache_root) if list_sets(storage_of(cache_root / other))]
     if name not in names:
         raise CacheError(
             f"There are no sets called {given!r} in {address_of(cache_root)}. Expected NAME or NAME/set_NN, with NAME one of: "
             f"{', '.join(names) or 'none yet'}. Name one of these, or another folder with --cache-root."
         )
-    sets = list_sets(cache_root / name)
+    sets = list_sets(storage_of(cache_root / name))
     if wanted and wanted not in sets:
         raise CacheError(
             f"{name} in {address_of(cache_root)} has no set {wanted!r}. Expected one of: {', '.join(sets)}, or {name} alone "
@@ -333,10 +333,10 @@ def find_earlier(folder: Path) -> Path | None:
     Sets without a layer in common, and folders that are not ours, are passed over.
     """
     own = _open(folder)
-    sets = list_sets(own.folder.parent)
+    sets = list_sets(storage_of(own.folder.parent))
     for name in reversed(sets[: sets.index(own.folder.name)]):
         try:
-            record = read_set(own.folder.parent, name).record
+            record = read_set(storage_of(own.folder.parent), name).record
         except CacheError:
             continue
         if set(record.layers) & set(own.record.layers):
@@ -358,12 +358,12 @@ def find_predecessor(folder: Path) -> Path | None:
     found: list[tuple[datetime.datetime, str, str]] = []
     for beside in (own.folder.parent.parent / name for name in subfolders(own.folder.parent.parent)):
         try:
-            sets = list_sets(beside) if beside != own.folder.parent else []
+            sets = list_sets(storage_of(beside)) if beside != own.folder.parent else []
         except OSError:
             continue
         for name in sets:
             try:
-                record = read_set(beside, name).record
+                record = read_set(storage_of(beside), name).record
                 time = _time(record)
             except (CacheError, ValueError):
                 continue

@@ -46,8 +46,8 @@ from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.set_files import Rows as SetRows
 from clusterpaths.sets.set_files import read_record, read_rows
-from clusterpaths.storage.atomic import atomic_write_json
-from clusterpaths.storage.remote import fetch, local_folder
+from clusterpaths.storage import Storage
+from clusterpaths.storage.remote import storage_of
 
 MIN_EVAL = 30  # examples kept aside; fewer say nothing
 MAX_EXAMPLES = 20_000
@@ -85,7 +85,7 @@ def evaluate_set(
     with one_thread():
         evaluation = _evaluate(set_dir, record, read_rows(set_dir, record), job, seed, more or {})
     if not more:
-        atomic_write_json(set_dir / METRICS, evaluation.model_dump(mode="json"))
+        storage_of(set_dir).write_json(METRICS, evaluation.model_dump(mode="json"))
     return evaluation
 
 
@@ -100,7 +100,7 @@ def _evaluate(
     notes: list[str] = []
     path_of = count_paths(rows.clusters).of_example
     complexity = f.path_complexity(rows.clusters)
-    directory = local_folder(job.directory)
+    directory = job.storage
     decides = job.model.logits is not None and _decides(directory)
     predictions = rows.predictions if decides else np.full_like(rows.predictions, -1)
     sample = sample_rows(len(rows.ids), _row_limit(directory, record), seed)
@@ -147,9 +147,9 @@ def _evaluate(
     )
 
 
-def _decides(directory: Path) -> bool:
+def _decides(directory: Storage) -> bool:
     """Whether what the cache holds as class scores of the first examples can be that."""
-    with pq.ParquetFile(fetch(directory / EXAMPLES)) as file:
+    with pq.ParquetFile(directory.local(EXAMPLES)) as file:
         for batch in file.iter_batches(1024, columns=["logits"]):
             scores = batch.column(0).drop_null().to_pylist()
             if scores:
@@ -165,7 +165,7 @@ def sample_rows(n: int, limit: int, seed: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(start, min(start + RUN, n)) for start in np.sort(starts)])
 
 
-def _row_limit(directory: Path, record: SetRecord) -> int:
+def _row_limit(directory: Storage, record: SetRecord) -> int:
     widths = sum(LayerRows(directory, layer, np.empty(0, np.int64)).width for layer in record.layers)
     return min(MAX_EXAMPLES, max(MIN_CAPPED, MAX_BYTES // (4 * widths)))
 

@@ -30,6 +30,7 @@ from clusterpaths.models.session import add_tap
 from clusterpaths.records import CacheDtype, Distance, ModelIdentity, ModelRecord, Record, SetRecord
 from clusterpaths.sets.set_files import read_record, read_rows
 from clusterpaths.storage.atomic import atomic_write
+from clusterpaths.storage.remote import storage_of
 
 PATH_MODEL_KEY = "clusterpaths.path_model"
 PATH, DISTANCES, OOD_SCORE = "path", "distances", "ood_score"
@@ -151,7 +152,7 @@ def check_set_model(record: SetRecord, model_path: Path) -> ModelRecord:
 
 def stored_dtypes(set_dir: Path, record: SetRecord) -> tuple[dict[str, CacheDtype], list[str]]:
     """How the set's cache stored each layer, and a warning where that is no longer known (then: float32)."""
-    manifest = read_manifest(set_dir.resolve().parent)
+    manifest = read_manifest(storage_of(set_dir.resolve().parent))
     if manifest is None or manifest.model.sha256 != record.model.sha256 or set(record.layers) - set(manifest.layers):
         return dict.fromkeys(record.layers, "float32"), [
             f"The cache that {record.set} was made of is no longer beside it, so activations are not rounded as it stored "

@@ -6,7 +6,6 @@ makes it so; `finish_extraction` joins the examples and checks the share of fail
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import EXAMPLES, PARTS, join_parts, part_path, read_examples
+from clusterpaths.cache.examples import EXAMPLES, PARTS, join_parts, part_file, read_examples
 from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import (
     CLUSTERINGS,
@@ -35,22 +34,21 @@ from clusterpaths.cache.manifest import (
     write_manifest,
 )
 from clusterpaths.cache.pixels import kept_size, open_kept
-from clusterpaths.cache.stores import CHUNK_ROWS, open_store, size_on_disk
+from clusterpaths.cache.stores import open_store, size_on_disk
+from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
 from clusterpaths.datasets.fingerprint import fingerprint
 from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
 from clusterpaths.extraction.extract import MISSING, ExtractionJob, too_many_failures
 from clusterpaths.models.check import tap_again
-from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing, Record
-from clusterpaths.storage.atomic import disk_errors
-from clusterpaths.storage.remote import address_of, fetch_folder, local_folder, place_of, remove_file, remove_tree
+from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing
+from clusterpaths.storage import Storage, StoredRecord
 
 
-class ExtractionPlan(Record):
+class ExtractionPlan(StoredRecord):
     """What a run will do, in numbers."""
 
-    directory: str
     manifest: Manifest
     pending: tuple[int, ...]
     ids: str
@@ -100,7 +98,7 @@ def plan_run(
         dataset=dataset.name,
         preprocessing=preprocessing,
         dtype=dtype,
-        format=config.cache_format or ("zarr" if place_of(config.cache_dir) else "npy"),
+        format=config.cache_format or ("zarr" if config.cache_dir.request_per_file else "npy"),
         providers=model.providers,
     )
     plan = plan_extraction(
@@ -144,7 +142,7 @@ def require_enough(examples: int, k_per_layer: dict[str, int]) -> None:
 
 
 def plan_extraction(
-    directory: Path,
+    directory: Storage,
     required: CacheIdentity,
     table: ExampleTable,
     shard_size: int,
@@ -182,7 +180,7 @@ def plan_extraction(
     )
     files, size = kept_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
     return ExtractionPlan(
-        directory=address_of(directory),
+        directory=directory.address,
         manifest=manifest,
         pending=pending,
         ids=format_ids(table.ids),
@@ -191,21 +189,23 @@ def plan_extraction(
         values=sum(int(np.prod(layer.shape)) for layer in manifest.layers.values()),
         files=files,
         bytes=size,
-        free=_free_bytes(directory),
+        free=directory.free_bytes(),
         refresh=refresh,
         version=version,
     )
 
 
 def _keep(
-    stored: Manifest, directory: Path, table: ExampleTable, dataset: Dataset | None, by_content: bool
+    stored: Manifest, directory: Storage, table: ExampleTable, dataset: Dataset | None, by_content: bool
 ) -> tuple[list[ShardRecord], NDArray[np.int64]]:
     """Of a stored cache: the shards to keep (unmade where files of theirs are gone), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
     whole = open_kept(directory, stored).whole(recorded)
-    fetch_folder(directory / PARTS)
-    whole = {index for index in whole if part_path(directory, index).is_file()}
-    done = _check_unchanged(directory, sorted(whole), table, dataset, by_content)
+    parts = directory.local_tree(PARTS)
+    whole = {index for index in whole if (parts / part_file(index)).is_file()}
+    done = _check_unchanged(
+        directory, [parts / part_file(index) for index in sorted(whole)], table, dataset, by_content
+    )
     kept = []
     for shard in stored.shards:
         if shard.rows is not None and shard.index not in whole:
@@ -218,16 +218,16 @@ def _keep(
 
 
 def _check_unchanged(
-    directory: Path, shards: list[int], table: ExampleTable, dataset: Dataset | None, by_content: bool
+    directory: Storage, lying: list[Path], table: ExampleTable, dataset: Dataset | None, by_content: bool
 ) -> NDArray[np.int64]:
     """Ids that need no extraction: with rows, or failed and the file still the same.
 
     Raises:
         CacheError: files of examples with rows have other names, sizes or contents now.
     """
-    if not shards:
+    if not lying:
         return np.empty(0, np.int64)
-    parts = pa.concat_tables([_read_identity(part_path(directory, shard)) for shard in shards])
+    parts = pa.concat_tables(map(_read_identity, lying))
     ids = parts["id"].to_numpy()
     at = np.searchsorted(table.ids, ids)
     at[at == len(table)] = 0
@@ -244,7 +244,7 @@ def _check_unchanged(
     changed = files[~same & ~failed]
     if len(changed):
         raise CacheError(
-            f"The images are not those that the activations in {address_of(directory)} were made of; nothing was changed. "
+            f"The images are not those that the activations in {directory} were made of; nothing was changed. "
             f"{len(changed):,} of {int(there.sum()):,} files have another name, size or content than then, the first are "
             f"{', '.join(changed[:3])}. Use another --name to keep both, or --refresh to throw the stored activations away."
         )
@@ -291,14 +291,6 @@ def _slots(examples: int) -> int:
     return -(-examples // CHUNK_ROWS) * CHUNK_ROWS
 
 
-def _free_bytes(directory: Path) -> int | None:
-    """Of the disk; None in object storage, which has no end."""
-    if place_of(directory):
-        return None
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    return shutil.disk_usage(existing).free
-
-
 def check_room(plan: ExtractionPlan) -> None:
     """Stop before anything is written where the disk cannot hold it.
 
@@ -330,35 +322,34 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     Raises:
         DiskError: the folder cannot be written.
     """
-    directory = local_folder(plan.directory)
-    with disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    directory = plan.storage
+    directory.make()
     store = open_kept(directory, plan.manifest)
     if plan.refresh:
         remove_cache(directory)
         # what a refresh that was killed left, or a cache whose manifest is not understood
         for kept in (PIXELS, *plan.manifest.layers):
-            remove_tree(directory / kept)
+            directory.remove_tree(kept)
     write_manifest(directory, plan.manifest, plan.version)
     rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in plan.manifest.shards), default=0)
     store.reserve(rows)
 
 
-def remove_cache(directory: Path) -> None:
+def remove_cache(directory: Storage) -> None:
     """Remove the activations (or pixels) of a cache and all that describes them; its sets stay."""
     try:
         stored = read_manifest(directory)
     except CacheError:  # whose message says to refresh
         stored = None
-    remove_file(directory / MANIFEST)  # first: from here on nothing counts as recorded
-    remove_file(directory / EXAMPLES)
+    directory.remove(MANIFEST)  # first: from here on nothing counts as recorded
+    directory.remove(EXAMPLES)
     for made_of_them in (PARTS, CLUSTERINGS):
-        remove_tree(directory / made_of_them)
+        directory.remove_tree(made_of_them)
     if stored is not None:
         open_kept(directory, stored).remove()
 
 
-def widen_layers(directory: Path, layers: list[str]) -> tuple[int, ...]:
+def widen_layers(directory: Storage, layers: list[str]) -> tuple[int, ...]:
     """Keep these layers as float32 from now on; returns the shards that are to be made again, all of them."""
     manifest = require_manifest(directory)
     open_store(directory, manifest.format, {name: manifest.layers[name] for name in layers}).remove()
@@ -373,13 +364,13 @@ def widen_layers(directory: Path, layers: list[str]) -> tuple[int, ...]:
     return tuple(shard.index for shard in shards)
 
 
-def examples_in(directory: Path, shards: tuple[int, ...]) -> dict[int, int]:
+def examples_in(directory: Storage, shards: tuple[int, ...]) -> dict[int, int]:
     """How many examples each of these shards is planned for."""
     wanted = set(shards)
     return {s.index: len(s.planned_ids()) for s in require_manifest(directory).shards if s.index in wanted}
 
 
-def forget_shard(directory: Path, index: int) -> None:
+def forget_shard(directory: Storage, index: int) -> None:
     """Take a shard whose bytes are damaged out of the books: the next plan makes it again."""
     manifest = read_manifest(directory)
     for shard in manifest.shards if manifest else ():
@@ -387,16 +378,15 @@ def forget_shard(directory: Path, index: int) -> None:
             update_shards(directory, unmade(shard))
 
 
-class ExtractionRecord(Record):
+class ExtractionRecord(StoredRecord):
     """What extraction left: the examples of this run, and those of them that could not be read."""
 
-    directory: str
     num_examples: int
     failed: tuple[tuple[int, str, str], ...]
     ids: str
 
 
-def finish_extraction(directory: Path, wanted: NDArray[np.int64], max_failed: int) -> ExtractionRecord:
+def finish_extraction(directory: Storage, wanted: NDArray[np.int64], max_failed: int) -> ExtractionRecord:
     """Join examples.parquet and say which of the wanted examples have activations.
 
     Raises:
@@ -417,7 +407,7 @@ def finish_extraction(directory: Path, wanted: NDArray[np.int64], max_failed: in
     if len(usable) == 0:
         raise ExtractionError(too_many_failures(len(failed), len(failed) - 1, list(failed.values())))
     return ExtractionRecord(
-        directory=address_of(directory),
+        directory=directory.address,
         num_examples=len(usable),
         failed=tuple((failure.id, failure.file, failure.reason) for failure in failed.values()),
         ids=format_ids(usable),

@@ -21,7 +21,8 @@ from clusterpaths.records import name_of
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, usual_ratio
 from clusterpaths.report.view import COLOURS, Example, percent, thousands
-from clusterpaths.storage.atomic import atomic_write, atomic_write_json
+from clusterpaths.storage.atomic import atomic_write
+from clusterpaths.storage.remote import storage_of
 
 FEW_CLASSES = 12  # up to here the page shows all pairs of classes as a table
 ColourOf = Callable[[int, str, int], int]  # (side 0 or 1, layer, its own cluster there) -> number of the palette
@@ -153,7 +154,7 @@ def write_comparison(
         ratio=f"{usual_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
     )
-    atomic_write_json(document, comparison.model_dump(mode="json"))
+    storage_of(folder).write_json(document.name, comparison.model_dump(mode="json"))
     atomic_write(target, html.encode("utf-8", errors="replace"))
     return document, target
 

@@ -34,6 +34,7 @@ from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
 from clusterpaths.records import DatasetSpec, ModelRecord
 from clusterpaths.sets.publish import PublishedSet, publish_set
+from clusterpaths.storage import Storage
 
 NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59
 LAYERS = ("conv1", "conv2", "fc1")
@@ -157,7 +158,11 @@ class Extracted:
 
     @property
     def directory(self) -> Path:
-        return Path(self.record.directory)
+        return self.storage.path
+
+    @property
+    def storage(self) -> Storage:
+        return self.record.storage
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -201,8 +206,8 @@ def extract_planned(config: RunConfig, model: ModelRecord, plan: ExtractionPlan,
                 extract_shard(job, index)
             break
         except Float16OverflowError as overflow:
-            pending = widen_layers(Path(job.directory), overflow.layers)
-    record = finish_extraction(Path(job.directory), parse_ids(plan.ids), job.max_failed)
+            pending = widen_layers(job.storage, overflow.layers)
+    record = finish_extraction(job.storage, parse_ids(plan.ids), job.max_failed)
     return Extracted(config, model, plan, job, record)
 
 

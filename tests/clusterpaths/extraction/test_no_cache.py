@@ -51,7 +51,7 @@ def assert_same_set(one: Finished, other: Finished) -> None:
     for name in DOCUMENTS:
         assert (one.published.path / name).read_bytes() == (other.published.path / name).read_bytes(), name
     assert one.published.record.fingerprint == other.published.record.fingerprint
-    assert read_examples(one.directory).equals(read_examples(other.directory))
+    assert read_examples(one.storage).equals(read_examples(other.storage))
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
@@ -101,8 +101,8 @@ def test_killed_in_the_middle_and_resumed_the_set_is_the_same(kept: Finished, ph
         tmp_path / "job.json",
     ]
     assert subprocess.run(command, check=False, cwd=PROJECT).returncode == -signal.SIGKILL
-    assert (config.cache_dir / "pixels" / "00000.rgb").stat().st_size == 64 * 12_288
-    made = config.cache_dir / "pixels" / "00001.rgb"
+    assert (config.cache_dir.path / "pixels" / "00000.rgb").stat().st_size == 64 * 12_288
+    made = config.cache_dir.path / "pixels" / "00001.rgb"
     before = made.stat().st_mtime_ns
     resumed = run_stages(config.model_copy(update={"shard_size": 50}))
     assert resumed.plan.pending == (0, 2)
@@ -121,7 +121,7 @@ def test_a_flipped_byte_is_found_and_its_shard_made_again(kept: Finished, photos
     with pytest.raises(DamagedShardError, match="checksum differs") as caught:
         cluster_layer(none.record, none.question, "fc1")
     assert caught.value.shard == 1
-    forget_shard(none.directory, caught.value.shard)
+    forget_shard(none.storage, caught.value.shard)
     extract_shard(none.job, caught.value.shard)
     assert path.read_bytes() == sound
     assert_same_set(kept, run_stages(config))
@@ -138,7 +138,7 @@ def test_other_batches_change_at_most_what_rounding_changes(kept: Finished, phot
     """Batches are recorded a shard: a resumed run with others mixes them, as a cache of activations would."""
     run_extraction(sample(photos, tmp_path, subset=80))
     mixed = run_stages(sample(photos, tmp_path, batch_size=9))
-    assert [shard.batch for shard in require_manifest(mixed.directory).shards] == [32, 9, 9]
+    assert [shard.batch for shard in require_manifest(mixed.storage).shards] == [32, 9, 9]
     assert (mixed.published.path / "paths.json").read_bytes() == (kept.published.path / "paths.json").read_bytes()
 
 
