@@ -18,7 +18,9 @@ from clusterpaths.models import check
 from clusterpaths.models.providers import choose_providers, require_ran
 from clusterpaths.preprocessing.prepare import default_preset, resolve_preprocessing
 from clusterpaths.records import ModelRecord, Preprocessing
-from clusterpaths.sets.publish import PublishedSet, find_set, publish_set
+from clusterpaths.sets.find import find_set
+from clusterpaths.sets.publish import publish_set
+from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage.remote import local_folder
 
 

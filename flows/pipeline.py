@@ -13,7 +13,7 @@ from prefect import get_run_logger
 
 from clusterpaths.common.malloc import share_arenas
 from clusterpaths.config import AUTO, RunConfig
-from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage.lock import locked_cache
 from clusterpaths.storage.remote import require_storage
 from flows.running import set_up_logging

@@ -13,11 +13,10 @@ from prefect import flow, get_run_logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clusterpaths.common import roots
-from clusterpaths.comparison.compare import find_set_folder
 from clusterpaths.config import CacheRoot, RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import Distance
-from clusterpaths.sets.publish import set_config
+from clusterpaths.sets.find import find_named, set_config
 from flows.pipeline import cluster_paths, path_of
 from flows.running import invalid, run, set_up_logging
 
@@ -77,7 +76,7 @@ def recluster(
     changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
     changes |= {"engine": engine, "dask_address": dask_address}  # where the last run was is no reason for this one's
     results = (cache_root or roots.cache_root()).expanduser().absolute()
-    config = set_config(find_set_folder(results, name))
+    config = set_config(find_named(results, name))
     try:
         config = RunConfig(**{**config, **changes, "compare": True, "refresh": False, "plan": False})
     except ValidationError as error:

@@ -16,7 +16,7 @@ from clusterpaths.models.inspect import Inspection
 from clusterpaths.preprocessing.check import PreprocessingCheck
 from clusterpaths.records import Preprocessing, StageTime
 from clusterpaths.report.page import EXEMPLARS
-from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.published import PublishedSet
 
 TOP_PATHS = 10
 PER_IMAGE = {"cluster", "trace"}

@@ -20,23 +20,23 @@ from clusterpaths.errors import DatasetError, InputError
 from clusterpaths.records import DatasetSpec
 from clusterpaths.report.comparison import class_name, headline
 from clusterpaths.report.comparison import write_comparison as write_files
-from clusterpaths.sets.publish import PublishedSet
-from clusterpaths.sets.set_files import read_record
+from clusterpaths.sets.find import find_earlier, find_named
+from clusterpaths.sets.published import PublishedSet
 
 COMPARED = "cluster-paths.compared"
 DIVERGED = "cluster-paths.diverged"
 
 
 @task(name="find sets", task_run_name="find sets", cache_policy=NO_CACHE)
-def find_sets(config: compare.CompareConfig) -> tuple[Path, Path]:
-    """The folders of both sets, looked up by name in the cache root."""
+def find_sets(config: compare.CompareConfig) -> tuple[PublishedSet, PublishedSet]:
+    """Both sets, looked up by name in the cache root."""
     look_anew()
     root = (config.cache_root or roots.cache_root()).expanduser().absolute()
-    return compare.find_set_folder(root, config.first), compare.find_set_folder(root, config.second)
+    return find_named(root, config.first), find_named(root, config.second)
 
 
 @task(name="compare sets", task_run_name="compare sets", cache_policy=NO_CACHE)
-def compare_sets(first: Path, second: Path, top: int = compare.TOP) -> Comparison:
+def compare_sets(first: PublishedSet, second: PublishedSet, top: int = compare.TOP) -> Comparison:
     """What changed from the first to the second."""
     comparison = compare.compare_sets(first, second, top=top)
     get_run_logger().info(headline(comparison))
@@ -44,16 +44,16 @@ def compare_sets(first: Path, second: Path, top: int = compare.TOP) -> Compariso
 
 
 @task(name="write comparison", task_run_name="write comparison", cache_policy=NO_CACHE)
-def write_comparison(comparison: Comparison, second: Path, data_root: Path | None = None) -> Path:
+def write_comparison(comparison: Comparison, second: PublishedSet, data_root: Path | None = None) -> Path:
     """JSON and page in the second set's folder; returns the page."""
     document, page = write_files(comparison, second, image_reader(second, data_root))
     get_run_logger().info("Comparison: %s and %s", page, document)
     return page
 
 
-def image_reader(second: Path, data_root: Path | None) -> Callable[[str], Image.Image]:
+def image_reader(second: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
     """Reads images of the folder that was named, which must be there, or of the one that the set remembers, if it still is."""
-    record = read_record(second)
+    record = second.record
     try:
         root = data_root.expanduser().absolute() if data_root else record.data_root
         return open_dataset(DatasetSpec(name=record.dataset, root=str(root))).read_image
@@ -120,16 +120,16 @@ def compare_with_predecessor(config: RunConfig, published: PublishedSet) -> Path
     A published set stays published: where nothing fits to compare it with, that is said, and the run goes on.
     """
     log = get_run_logger()
-    earlier = compare.find_earlier(published.path)
+    earlier = find_earlier(published)
     if earlier is None:
         log.info("There is no earlier set on the same images to compare %s with", published.path)
         return None
     try:
-        comparison = compare_sets(earlier, published.path)
+        comparison = compare_sets(earlier, published)
     except InputError as error:
         log.warning("Not compared: %s", error)
         return None
-    page = write_comparison(comparison, published.path)
+    page = write_comparison(comparison, published)
     show_comparison(comparison, page)
     announce_comparison(comparison, config.alert_below)
     return page

@@ -13,7 +13,7 @@ from clusterpaths.evaluation import evaluate
 from clusterpaths.evaluation.record import Evaluation
 from clusterpaths.extraction.extract import ExtractionJob
 from clusterpaths.report.evaluation import evaluation_rows
-from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.published import PublishedSet
 
 
 @task(name="evaluate", task_run_name="evaluate", cache_policy=NO_CACHE)
@@ -24,7 +24,7 @@ def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation | in
     """
     log = get_run_logger()
     try:
-        evaluation = evaluate.evaluate_set(published.path, job)
+        evaluation = evaluate.evaluate_set(published, job)
     except DamagedShardError as damage:
         log.warning(str(damage))
         return damage.shard

@@ -23,7 +23,7 @@ from clusterpaths.evaluation.record import Evaluation
 from clusterpaths.extraction.extract import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan, ExtractionRecord, finish_extraction, forget_shard, widen_layers
 from clusterpaths.records import ModelRecord
-from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage.remote import local_folder
 from tasks.engine import release_everywhere
 from tasks.evaluating import evaluate_set

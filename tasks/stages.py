@@ -30,7 +30,8 @@ from clusterpaths.models.inspect import inspect_model
 from clusterpaths.preprocessing.check import KeptCheck, PreprocessingCheck, check_once, keep_check
 from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
 from clusterpaths.report import page as report_page
-from clusterpaths.sets import publish
+from clusterpaths.sets import find, publish
+from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage.remote import address_of, local_folder
 from tasks.artifacts import show_model
 from tasks.progress import TOGETHER, tracker
@@ -258,10 +259,10 @@ def choose_settings(
 @task(name="find set", task_run_name="find set", cache_policy=NO_CACHE)
 def find_set(
     config: RunConfig, model: ModelRecord, extraction: plan.ExtractionRecord
-) -> tuple[Question, publish.PublishedSet | None]:
+) -> tuple[Question, PublishedSet | None]:
     """The question that this run asks, and the set that already answers it."""
     question = ask(config, model, extraction)
-    found = None if config.refresh else publish.find_set(local_folder(extraction.directory), question.fingerprint())
+    found = None if config.refresh else find.find_set(local_folder(extraction.directory), question.fingerprint())
     if found:
         publish.describe_newest(found)
         get_run_logger().info(
@@ -287,7 +288,7 @@ def publish_set(
     stages: tuple[StageTime, ...],
     choice: Choice | None = None,
     check: PreprocessingCheck | None = None,
-) -> publish.PublishedSet:
+) -> PublishedSet:
     """The next set appears, whole."""
     published = publish.publish_set(config, job, extraction, question, clusterings, traced, stages, choice, check)
     get_run_logger().info("Published %s", address_of(published.path))
@@ -295,10 +296,10 @@ def publish_set(
 
 
 @task(**_on_machine("report"))
-def write_report(published: publish.PublishedSet) -> Path:
+def write_report(published: PublishedSet) -> Path:
     """report.html beside the set's documents, for a browser."""
     record = published.record
     dataset = open_dataset(DatasetSpec(name=record.dataset, root=record.data_root))
-    report = report_page.write_report(published.path, dataset.read_image)
+    report = report_page.write_report(published, dataset.read_image)
     get_run_logger().info("Report: %s", report)
     return report

@@ -131,11 +131,11 @@ def keep_check(directory: Path, kept: KeptCheck) -> None:
     atomic_write_json(directory / CHECK, kept.model_dump(mode="json"))
 
 
-def read_check(set_dir: Path) -> PreprocessingCheck | None:
-    """The check that a set was made under; None where there was none, or none that is understood."""
+def parse_check(document: bytes | None) -> PreprocessingCheck | None:
+    """The check that a set was made under, of its document; None where there is none, or none that is understood."""
     try:
-        return PreprocessingCheck.model_validate_json((set_dir / CHECK).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return None if document is None else PreprocessingCheck.model_validate_json(document)
+    except ValidationError:
         return None
 
 

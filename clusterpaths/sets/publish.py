@@ -1,8 +1,7 @@
-"""Stage publish: a set appears whole, under the next number, or not at all.
+"""Stage publish: a set appears complete, under the next number, or not at all.
 
-Belongs here: the documents that dashboards read (their shape is a contract), their binary twins, and finding the set
-that already answers a question. Existing readers take every folder whose name begins with set_ for a whole set,
-so what is being written carries another name.
+Belongs here: the documents that dashboards read (their shape is a contract), and their binary twins. Existing readers
+take every directory whose name begins with set_ for a complete set, so what is being written carries another name.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import re
 import shutil
 import uuid
 from pathlib import Path
@@ -33,79 +31,13 @@ from clusterpaths.extraction.plan import ExtractionRecord
 from clusterpaths.metrics.paths import count_paths, weighted_purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck
-from clusterpaths.records import ModelIdentity, ModelRecord, Record, SetRecord, StageTime
-from clusterpaths.sets.set_files import read_record
+from clusterpaths.records import ModelIdentity, ModelRecord, SetRecord, StageTime
+from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
+from clusterpaths.sets.find import list_sets
+from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage.atomic import atomic_write_json, disk_errors
 from clusterpaths.storage.lease import require_held
-from clusterpaths.storage.remote import (
-    address_of,
-    exists,
-    fetch_folder,
-    local_folder,
-    place_of,
-    put_folder,
-    remove_tree,
-    subfolders,
-)
-
-RECORD = "set.json"  # what makes a folder a set: in object storage it comes last
-_SET = re.compile(r"set_(\d+)")
-
-
-class PublishedSet(Record):
-    """A set on disk."""
-
-    directory: str
-    record: SetRecord
-
-    @property
-    def path(self) -> Path:
-        return local_folder(self.directory) / self.record.set
-
-
-def list_sets(directory: Path) -> list[str]:
-    """Names of the sets of a cache, by number; in object storage, of those that are whole."""
-    names = [name for name in subfolders(directory) if _SET.fullmatch(name)]
-    if place_of(directory):
-        names = [name for name in names if exists(directory / name / RECORD)]
-    return sorted(names, key=lambda name: int(name[4:]))
-
-
-def read_set(directory: Path, name: str) -> PublishedSet:
-    """One set's record.
-
-    Raises:
-        CacheError: the folder holds no record that is understood.
-    """
-    return PublishedSet(directory=address_of(directory), record=read_record(directory / name))
-
-
-def set_config(folder: Path) -> dict[str, Any]:
-    """How a set was asked for, as `RunConfig` takes it.
-
-    Raises:
-        CacheError: it does not say.
-    """
-    config = read_record(folder).config
-    if not config:
-        raise CacheError(
-            f"{folder} does not say how it was asked for (an older version made it). "
-            "Run flows/celeba.py once with the settings that you want; recluster then goes by that set."
-        )
-    return config
-
-
-def find_set(directory: Path, fingerprint: str) -> PublishedSet | None:
-    """The newest set that answers this question; folders that are not ours are passed over."""
-    for name in reversed(list_sets(directory)):
-        try:
-            found = read_set(directory, name)
-        except CacheError:
-            continue  # a set of another program under this name
-        if found.record.fingerprint == fingerprint:
-            fetch_folder(directory / name)
-            return found
-    return None
+from clusterpaths.storage.remote import local_folder, put_folder, remove_tree
 
 
 def publish_set(
@@ -119,7 +51,7 @@ def publish_set(
     choice: Choice | None = None,
     check: PreprocessingCheck | None = None,
 ) -> PublishedSet:
-    """Write the next set, then metadata.json beside it; returns its record.
+    """Write the next set, then metadata.json beside it.
 
     Raises:
         DiskError: no room or no permission; nothing half-written stays.
@@ -167,8 +99,8 @@ def publish_set(
             _write(partial / "centroids.json", json.dumps({layer: _rounded(centroids[layer]) for layer in layers}))
             _write(partial / "paths.json", _paths_json(paths["id"].to_numpy(), table))
             arrays: dict[str, Any] = {layer: centroids[layer] for layer in layers}
-            np.savez(partial / "centroids.npz", **arrays)
-            shutil.copyfile(traced, partial / "paths.parquet")
+            np.savez(partial / CENTROIDS, **arrays)
+            shutil.copyfile(traced, partial / PATHS)
             if choice:
                 _write(partial / "choice.json", choice.model_dump_json(indent=1) + "\n")
             if check:
@@ -180,7 +112,7 @@ def publish_set(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    published = PublishedSet(directory=address_of(directory), record=record)
+    published = PublishedSet(directory / record.set, record)
     describe_newest(published)
     return published
 
@@ -219,7 +151,7 @@ def describe_newest(published: PublishedSet) -> None:
 
     Safe to repeat: a run that was killed right after its set appeared does it when it comes again.
     """
-    directory = local_folder(published.directory)
+    directory = published.cache
     if published.record.set != list_sets(directory)[-1]:
         return
     atomic_write_json(directory / "metadata.json", metadata(published.record))

@@ -33,7 +33,8 @@ from clusterpaths.extraction.plan import (
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
 from clusterpaths.records import DatasetSpec, ModelRecord
-from clusterpaths.sets.publish import PublishedSet, publish_set
+from clusterpaths.sets.publish import publish_set
+from clusterpaths.sets.published import PublishedSet
 
 NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59
 LAYERS = ("conv1", "conv2", "fc1")

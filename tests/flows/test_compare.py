@@ -168,9 +168,9 @@ def test_a_new_model_is_compared_with_the_one_before_it(results: Path, faces: Pa
 
     @flow
     def afterwards(run: Any) -> Path | None:
-        from clusterpaths.sets.publish import read_set
+        from clusterpaths.sets.published import open_set
 
-        return compare_with_predecessor(config, read_set(run.parent, run.name))
+        return compare_with_predecessor(config, open_set(run))
 
     newest = afterwards(results / "Exchanged" / "set_01")
     assert newest is not None

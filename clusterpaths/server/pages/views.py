@@ -47,7 +47,7 @@ def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTM
     index = library.set(model, name)
 
     def values() -> dict[str, Any]:
-        evaluation = read_evaluation(index.folder)
+        evaluation = read_evaluation(index.source)
         paths = path_page(index, limit=TOP_PATHS)
         return {
             "paths": paths,
