@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clusterpaths.explore.ask import ask, ask_csv
-from clusterpaths.explore.clusters import cluster_detail, cluster_infos
+from clusterpaths.explore.cluster_detail import cluster_detail
+from clusterpaths.explore.clusters import cluster_infos
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
