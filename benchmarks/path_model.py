@@ -26,11 +26,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.export.path_model import PATH, export_path_model, load_whole
 from clusterpaths.models.check import check_model
+from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import Distance
 from clusterpaths.sets.published import open_set
@@ -109,6 +109,7 @@ def publish(
 ) -> Path:
     """The folder of a set of these layers, made by all stages in a row, as the flow runs them."""
     config = RunConfig(
+        evaluate=False,
         model=model_path,
         data_root=shared,
         cache_root=work / "cache",
@@ -119,7 +120,9 @@ def publish(
         subset=subset,
         preprocessing="imagenet",
     )
-    return run_stages(config)[0].path
+    published = run(config).published
+    assert published
+    return published.path
 
 
 def read_images(shared: Path, set_dir: Path) -> NDArray[np.float32]:

@@ -23,11 +23,11 @@ import numpy as np
 from machine import Material, Meter, cache_size
 from numpy.typing import NDArray
 
-from clusterpaths import chain
 from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
 from clusterpaths.cache.stores import CHUNK_ROWS, open_store
-from clusterpaths.clustering import cluster, kmeans, question
+from clusterpaths.clustering import cluster, kmeans
+from clusterpaths.clustering.identity import identify
 from clusterpaths.clustering.shared_reading import RowsTogether
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig, available_cores
@@ -39,6 +39,7 @@ from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheFormat
 from clusterpaths.report.page import write_report
+from clusterpaths.running import stages
 from clusterpaths.sets import publish
 
 GROUP = 256  # images that go through the early stages together: a whole number of chunks
@@ -82,7 +83,7 @@ def measure_alone(
 ) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.float16]]]:
     """Digest to write, each alone in one thread; and every layer's activations, (n, width)."""
     config = config_of(material, root, "alone")
-    model, preprocessing, _ = chain.instrument(config, chain.check_model(config))
+    model, preprocessing = stages.instrument(config, stages.check_model(config))
     spec = acquire(config)
     dataset, table = open_dataset(spec), read_table(spec)
     planned, _ = plan.plan_run(config, model, spec, preprocessing)
@@ -278,7 +279,7 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
             return cluster.cluster_layers(done, asked, list(asked.layers), workers)
         return in_threads(lambda layer: cluster.cluster_layer(done, asked, layer), asked.layers)
 
-    model, preprocessing, _ = chain.instrument(config, chain.check_model(config))
+    model, preprocessing = stages.instrument(config, stages.check_model(config))
     planned, job = plan.plan_run(config, model, acquire(config), preprocessing)
     total, together = planned.wanted, f"{workers} threads"
     plan.begin_extraction(planned)
@@ -286,8 +287,8 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
         shards = measured("extract", lambda: in_threads(extract_one, planned.pending), together)
         extract.release_sessions()
         done = plan.finish_extraction(Path(job.directory), parse_ids(planned.ids), job.max_failed)
-        settings, choice = question.choose_settings(config, model, done)
-        asked = question.ask(settings, model, done)
+        settings, choice = stages.choose_settings(config, model, done)
+        asked = identify(settings, model, done)
         layers = measured("cluster", cluster_all, together)
     if rest:
         how = "the model runs for each" if cache_format == WITHOUT_CACHE else "checksums with it"

@@ -76,9 +76,9 @@ def recluster(
     changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
     changes |= {"engine": engine, "dask_address": dask_address}  # where the last run was is no reason for this one's
     results = (cache_root or roots.cache_root()).expanduser().absolute()
-    config = set_config(find_named(results, name))
+    before = set_config(find_named(results, name))
     try:
-        config = RunConfig(**{**config, **changes, "compare": True, "refresh": False, "plan": False})
+        config = RunConfig(**{**before, **changes, "compare": True, "refresh": False, "plan": False})
     except ValidationError as error:
         raise ConfigError(f"These settings cannot be run: {invalid(error)}.") from error
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.manifest import PIXELS, CacheIdentity, ShardRecord
 from clusterpaths.cache.stores import open_store, size_on_disk
-from clusterpaths.errors import DamagedShardError
+from clusterpaths.errors import CorruptedShardError
 from clusterpaths.storage.atomic import disk_errors
 
 _READ = 1 << 20  # bytes at a time on the way to a checksum
@@ -107,7 +107,7 @@ class ShardPixels:
         """Read all of it and compare with the checksum.
 
         Raises:
-            DamagedShardError: the file is gone, has another size, or other bytes than were written.
+            CorruptedShardError: the file is gone, has another size, or other bytes than were written.
         """
         if not self.is_whole():
             raise self._damage("are gone, or not all there")
@@ -122,7 +122,7 @@ class ShardPixels:
         """(n, height, width, 3) uint8 rows start … stop - 1 of the shard, counted from 0.
 
         Raises:
-            DamagedShardError: they are not there.
+            CorruptedShardError: they are not there.
         """
         pixels = np.empty((stop - start, *self._size, 3), np.uint8)
         try:
@@ -135,8 +135,8 @@ class ShardPixels:
             raise self._damage("are gone, or not all there")
         return pixels
 
-    def _damage(self, how: str) -> DamagedShardError:
-        return DamagedShardError(
+    def _damage(self, how: str) -> CorruptedShardError:
+        return CorruptedShardError(
             f"The images of shard {self._record.index} in {self._path} {how}. The shard is made again.",
             self._record.index,
         )

@@ -62,7 +62,7 @@ class RecomputedRows:
         The checksum of the shard's pixels is checked whenever it is another shard than the last time.
 
         Raises:
-            DamagedShardError: its pixels are not those that were written.
+            CorruptedShardError: its pixels are not those that were written.
             ModelError: the model file is gone, or another one now.
         """
         shard = self.shard(record)

@@ -23,7 +23,7 @@ from clusterpaths.cache.fit_sample import SAMPLE_ROWS, fit_positions
 from clusterpaths.cache.manifest import ShardRecord, require_manifest
 from clusterpaths.cache.recomputed import RecomputedRows
 from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, open_store
-from clusterpaths.errors import CacheError, DamagedShardError
+from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.storage.remote import address_of
 
 # Of float32 values, a block. It depends on the layer alone: never on N, batch or shard size, so that results do not.
@@ -85,7 +85,7 @@ class LayerRows:
         All rows come in order of id, but those of `fit` first. The next block is read while this one is used.
 
         Raises:
-            DamagedShardError: bytes of a shard are not those that were written.
+            CorruptedShardError: bytes of a shard are not those that were written.
         """
         self._checks.clear()
         if isinstance(self._source, RecomputedRows):
@@ -171,7 +171,7 @@ class LayerRows:
         try:
             values[:] = self._source.read(self.layer, ids, rows)
         except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc says of damaged bytes
-            raise DamagedShardError(
+            raise CorruptedShardError(
                 f"The activations of layer {self.layer} in shard {shard} of {self._directory} cannot be read ({error}). "
                 "The shard is made again.",
                 shard,
@@ -191,7 +191,7 @@ class LayerRows:
             check.next_row == record.start + (record.rows or 0)
             and check.digest.hexdigest() != record.checksums[self.layer]
         ):
-            raise DamagedShardError(
+            raise CorruptedShardError(
                 f"The activations of layer {self.layer} in shard {shard} of {self._directory} are not those that were "
                 "written: their checksum differs. The shard is made again.",
                 shard,

@@ -17,10 +17,10 @@ import pyarrow as pa
 from clusterpaths.cache.examples import read_examples, write_table
 from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids, require_manifest
 from clusterpaths.cache.rows import LayerRows
+from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.kmeans import Clustering, cluster_rows, clustering
-from clusterpaths.clustering.question import Question
 from clusterpaths.clustering.shared_reading import RowsTogether
-from clusterpaths.errors import CacheError, DamagedShardError
+from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.extraction.plan import ExtractionRecord
 from clusterpaths.records import ClusterSummary, Record
 from clusterpaths.storage.atomic import partial_sibling
@@ -38,26 +38,26 @@ class ClusteringRecord(Record):
 
 
 def cluster_layer(
-    extraction: ExtractionRecord, question: Question, layer: str, progress: Callable[[int], None] | None = None
+    extraction: ExtractionRecord, identity: SetIdentity, layer: str, progress: Callable[[int], None] | None = None
 ) -> ClusteringRecord:
     """Cluster one layer of a cache; the file holds ids (n,), labels (n,), distances (n,) and centroids (k, width).
 
     `progress` is called with the number of values that were read since its last call.
 
     Raises:
-        DamagedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk are not those that were extracted.
     """
     started = time.perf_counter()
     directory = local_folder(extraction.directory)
-    path = clustering_path(extraction, question, layer)
+    path = clustering_path(extraction, identity, layer)
     ids = parse_ids(extraction.ids)
     clustering = read_clustering(path)
     found = clustering is not None
     if clustering is None:
         rows = LayerRows(directory, layer, ids, progress)
         try:
-            clustering = cluster_rows(rows, question.k_per_layer[layer], question.distance, question.seed)
-        except DamagedShardError:
+            clustering = cluster_rows(rows, identity.k_per_layer[layer], identity.distance, identity.seed)
+        except CorruptedShardError:
             raise
         except Exception:
             for _ in rows.blocks():  # NaN in damaged bytes is met before their checksum is; then this says so
@@ -69,7 +69,7 @@ def cluster_layer(
 
 def cluster_layers(
     extraction: ExtractionRecord,
-    question: Question,
+    identity: SetIdentity,
     layers: Sequence[str],
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
@@ -78,23 +78,23 @@ def cluster_layers(
 
     Args:
         extraction: of a cache of the format "none".
-        question: what is asked of it.
+        identity: what is asked of it.
         layers: some or all of the question's.
         workers: runs of the model at a time.
         progress: as of `LayerRows`.
 
     Raises:
-        DamagedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk are not those that were extracted.
         ModelError: the model file is gone, or another one now.
     """
     started = time.perf_counter()
     directory = local_folder(extraction.directory)
-    paths = {layer: clustering_path(extraction, question, layer) for layer in layers}
+    paths = {layer: clustering_path(extraction, identity, layer) for layer in layers}
     found = {layer: one for layer, path in paths.items() if (one := read_clustering(path)) is not None}
     made: dict[str, Clustering] = {}
     if missing := tuple(layer for layer in layers if layer not in found):
         made = RowsTogether(directory, missing, parse_ids(extraction.ids), workers, progress).run(
-            lambda layer, rows: clustering(rows, question.k_per_layer[layer], question.distance, question.seed)
+            lambda layer, rows: clustering(rows, identity.k_per_layer[layer], identity.distance, identity.seed)
         )
         for layer in missing:
             write_clustering(paths[layer], made[layer])
@@ -107,9 +107,9 @@ def shares_readings(extraction: ExtractionRecord) -> bool:
     return require_manifest(local_folder(extraction.directory)).format == "none"
 
 
-def clustering_path(extraction: ExtractionRecord, question: Question, layer: str) -> Path:
+def clustering_path(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> Path:
     """Where a layer's clustering lies."""
-    return local_folder(extraction.directory) / CLUSTERINGS / f"{layer}-{question.layer_fingerprint(layer)[:16]}.npz"
+    return local_folder(extraction.directory) / CLUSTERINGS / f"{layer}-{identity.layer_fingerprint(layer)[:16]}.npz"
 
 
 def _record(layer: str, path: Path, clustering: Clustering, seconds: float, found: bool) -> ClusteringRecord:
@@ -173,7 +173,7 @@ def _summary(clustering: Clustering) -> ClusterSummary:
     )
 
 
-def trace_paths(extraction: ExtractionRecord, question: Question, clusterings: list[ClusteringRecord]) -> Path:
+def trace_paths(extraction: ExtractionRecord, identity: SetIdentity, clusterings: list[ClusteringRecord]) -> Path:
     """Join the layers to cluster paths: a parquet file with the columns that `SetRecord` describes.
 
     Raises:
@@ -184,12 +184,12 @@ def trace_paths(extraction: ExtractionRecord, question: Question, clusterings: l
     examples = read_examples(directory, ["id", "file", "split", "label", "prediction"])
     examples = examples.filter(pa.array(np.isin(examples["id"].to_numpy(), ids)))
     by_layer = {record.layer: record for record in clusterings}
-    for layer in question.layers:
+    for layer in identity.layers:
         clustering = read_clustering(local_folder(by_layer[layer].path))
         if clustering is None or len(clustering.labels) != len(ids) or len(examples) != len(ids):
             raise CacheError(f"The clustering {by_layer[layer].path} is not of these {len(ids)} examples. Run again.")
         examples = examples.append_column(layer, pa.array(clustering.labels, pa.int16()))
         examples = examples.append_column(f"distance.{layer}", pa.array(clustering.distances, pa.float32()))
-    path = directory / CLUSTERINGS / f"paths-{question.fingerprint()[:16]}.parquet"
+    path = directory / CLUSTERINGS / f"paths-{identity.fingerprint()[:16]}.parquet"
     write_table(path, examples)
     return path

@@ -24,6 +24,7 @@ from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import parse_ids
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.cluster import clustering_path, read_clustering, write_clustering
+from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.kmeans import (
     MAX_PASSES,
     Assignment,
@@ -36,7 +37,6 @@ from clusterpaths.clustering.kmeans import (
     seeding_again,
     sums_of,
 )
-from clusterpaths.clustering.question import Question
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import CacheError
 from clusterpaths.extraction.plan import ExtractionRecord
@@ -126,31 +126,31 @@ def fits_in_parts(extraction: ExtractionRecord) -> bool:
     return len(parse_ids(extraction.ids)) >= PARALLEL_FROM
 
 
-def begin_fit(extraction: ExtractionRecord, question: Question, layer: str) -> LayerFit:
+def begin_fit(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> LayerFit:
     """The same sketch seeds as `kmeans.cluster_rows` has; or done, where the clustering lies there.
 
     Raises:
-        DamagedShardError: bytes on disk cannot be read.
+        CorruptedShardError: bytes on disk cannot be read.
     """
     ids = parse_ids(extraction.ids)
-    result = clustering_path(extraction, question, layer)
+    result = clustering_path(extraction, identity, layer)
     parts = -(-len(ids) // PART_ROWS)
     fit = LayerFit(layer=layer, folder=address_of(result.with_suffix(".fit")), part_rows=PART_ROWS, parts=parts)
     if read_clustering(result) is not None:
         return fit.model_copy(update={"done": True})
     rows = LayerRows(local_folder(extraction.directory), layer, ids)
-    rng = np.random.default_rng(question.seed)
-    centroids, _, distinct = run(seeding(rows, question.k_per_layer[layer], question.distance, rng), rows)
+    rng = np.random.default_rng(identity.seed)
+    centroids, _, distinct = run(seeding(rows, identity.k_per_layer[layer], identity.distance, rng), rows)
     local_folder(fit.folder).mkdir(parents=True, exist_ok=True)
-    _write_centroids(fit, scaled(centroids, question.distance))
+    _write_centroids(fit, scaled(centroids, identity.distance))
     return fit.model_copy(update={"distinct": distinct})
 
 
-def fit_part(extraction: ExtractionRecord, question: Question, fit: LayerFit, part: int) -> None:
+def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit, part: int) -> None:
     """Assign and add up one part's rows for the fit's centroids, into a file; a file that is there already is kept.
 
     Raises:
-        DamagedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk are not those that were extracted.
     """
     centroids = _read_centroids(fit)
     if _read_part(fit, part, centroids) is not None:
@@ -166,7 +166,7 @@ def fit_part(extraction: ExtractionRecord, question: Question, fit: LayerFit, pa
     chosen = fit_positions(ids)  # of all rows: those have shards of their own, a sample of this part has none
     rows.fit = None if chosen is None else chosen[(chosen >= start) & (chosen < stop)] - start
     with one_thread():
-        found = lloyd_part(rows, centroids, question.distance)
+        found = lloyd_part(rows, centroids, identity.distance)
     scalars = np.array([found.inertia, found.zero_rows], np.float64)
     with partial_sibling(_part_path(fit, part)) as partial, partial.open("wb") as file:
         np.savez(
@@ -175,7 +175,7 @@ def fit_part(extraction: ExtractionRecord, question: Question, fit: LayerFit, pa
         )  # fmt: skip
 
 
-def advance_fit(extraction: ExtractionRecord, question: Question, fit: LayerFit) -> LayerFit:
+def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit) -> LayerFit:
     """Join the parts of an iteration, and go on to the next or write the layer's clustering, as `cluster_layer` does.
 
     The labels that are written belong to the centroids that are written: those of the last iteration.
@@ -197,15 +197,15 @@ def advance_fit(extraction: ExtractionRecord, question: Question, fit: LayerFit)
         labels[rows], distances[rows] = found.labels, found.distances
         inertia += found.inertia
         zero_rows += found.zero_rows
-    moved = lloyd_step(sums, counts, centroids, question.distance)
+    moved = lloyd_step(sums, counts, centroids, identity.distance)
     following = fit.model_copy(update={"iteration": fit.iteration + 1, "inertia": inertia})
     if _ends(fit, inertia, np.array_equal(moved, centroids)):
         rows_of_layer = LayerRows(local_folder(extraction.directory), fit.layer, ids)
         moved = centroids.copy()
         seeds_left = fit.seeded_again + 1 < MAX_PASSES
-        if not seeds_left or not run(seeding_again(moved, question.distance, labels, distances), rows_of_layer):
+        if not seeds_left or not run(seeding_again(moved, identity.distance, labels, distances), rows_of_layer):
             clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
-            write_clustering(clustering_path(extraction, question, fit.layer), clustering)
+            write_clustering(clustering_path(extraction, identity, fit.layer), clustering)
             remove_tree(local_folder(fit.folder))
             return following.model_copy(update={"done": True})
         following = following.model_copy(update={"inertia": None, "seeded_again": fit.seeded_again + 1})

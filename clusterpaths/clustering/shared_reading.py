@@ -65,7 +65,7 @@ class RowsTogether:
         """Go through every layer's steps (`kmeans.Steps`), with one reading for all that want the same rows.
 
         Raises:
-            DamagedShardError: a shard's pixels are not those that were written.
+            CorruptedShardError: a shard's pixels are not those that were written.
             ModelError: the model file is gone, or another one now.
         """
         going = {layer: steps(layer, rows) for layer, rows in self.layers.items()}

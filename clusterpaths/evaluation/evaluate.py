@@ -74,7 +74,7 @@ def evaluate_set(
             stored: metrics.json tells of the same images for every set.
 
     Raises:
-        CacheError, DamagedShardError: the cache does not hold the set's activations.
+        CacheError, CorruptedShardError: the cache does not hold the set's activations.
         DiskError: no room or no permission.
     """
     record = published.record

@@ -56,7 +56,7 @@ def cluster_again(
         seed: of the projection; the clustering has the set's own.
 
     Raises:
-        DamagedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk are not those that were extracted.
     """
     shape, last = (len(sample), len(record.layers)), record.layers[-1]
     clusters, distances = np.empty(shape, np.int16), np.empty(shape, np.float32)

@@ -63,18 +63,22 @@ class ExtractionPlan(Record):
     refresh: bool
     version: str = ""
 
+    @property
+    def missing(self) -> int:
+        """Examples to extract."""
+        return self.wanted - self.cached
+
     def text(self) -> str:
         """One sentence for log and terminal."""
         layers = ", ".join(f"{name} {'x'.join(map(str, layer.shape))}" for name, layer in self.manifest.layers.items())
-        new = self.wanted - self.cached
         size = "about " if self.manifest.format == "zarr" else ""
         kept = f"{self.manifest.dtype} {self.manifest.format}"
         if self.manifest.format == "none":
             kept = "images, without activations,"
         room = "there is no bound there" if self.free is None else f"{human_bytes(self.free)} free on that disk"
         return (
-            f"{self.wanted:,} examples ({self.cached:,} in the cache, {new:,} to extract in {len(self.pending)} shards); "
-            f"{len(self.manifest.layers)} layers ({layers}), {self.values:,} values an example; "
+            f"{self.wanted:,} examples ({self.cached:,} in the cache, {self.missing:,} to extract "
+            f"in {len(self.pending)} shards); {len(self.manifest.layers)} layers ({layers}), {self.values:,} values an example; "
             f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {kept} "
             f"in {self.directory}; {room}."
         )
@@ -308,9 +312,9 @@ def check_room(plan: ExtractionPlan) -> None:
     if plan.free is None or plan.bytes <= plan.free:
         return
     smaller = {name: layer.model_copy(update={"dtype": "float16"}) for name, layer in plan.manifest.layers.items()}
-    _, zarr_bytes = size_on_disk("zarr", smaller, plan.wanted - plan.cached)
+    _, zarr_bytes = size_on_disk("zarr", smaller, plan.missing)
     without = plan.manifest.model_copy(update={"format": "none"})
-    _, pixel_bytes = kept_size(without, [plan.wanted - plan.cached])
+    _, pixel_bytes = kept_size(without, [plan.missing])
     ways = (
         f"--cache-format zarr with --cache-dtype float16 takes about {human_bytes(zarr_bytes)}; --cache-format none, which "
         f"runs the model again, {human_bytes(pixel_bytes)}; "

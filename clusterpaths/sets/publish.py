@@ -22,7 +22,7 @@ from clusterpaths.cache.examples import PARTS
 from clusterpaths.cache.manifest import CLUSTERINGS
 from clusterpaths.clustering.choice import Choice
 from clusterpaths.clustering.cluster import ClusteringRecord, read_clustering
-from clusterpaths.clustering.question import Question
+from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.errors import CacheError
@@ -44,7 +44,7 @@ def publish_set(
     config: RunConfig,
     job: ExtractionJob,
     extraction: ExtractionRecord,
-    question: Question,
+    identity: SetIdentity,
     clusterings: list[ClusteringRecord],
     traced: Path,
     stages: tuple[StageTime, ...] = (),
@@ -58,7 +58,7 @@ def publish_set(
     """
     directory = local_folder(extraction.directory)
     paths = pq.read_table(traced)
-    layers = tuple(question.layers)
+    layers = tuple(identity.layers)
     table = np.column_stack([paths[layer].to_numpy() for layer in layers])  # (n, layers)
     sets = list_sets(directory)
     examples = read_table(job.dataset)
@@ -66,18 +66,18 @@ def publish_set(
     class_names, label_names = _class_names(job.model, examples)
     record = SetRecord(
         set=f"set_{int(sets[-1][4:]) + 1 if sets else 1:02d}",
-        fingerprint=question.fingerprint(),
+        fingerprint=identity.fingerprint(),
         model=ModelIdentity(file=Path(job.model.path).name, sha256=job.model.sha256),
         dataset=job.dataset.name,
         data_root=job.dataset.root,
         dataset_fingerprint=job.dataset_fingerprint,
         preprocessing=job.preprocessing,
         layers=layers,
-        tensors={layer: question.layers[layer].tensor for layer in layers},
+        tensors={layer: identity.layers[layer].tensor for layer in layers},
         logits=job.model.logits or NO_LOGITS,
-        k_per_layer=question.k_per_layer,
-        distance=question.distance,
-        seed=question.seed,
+        k_per_layer=identity.k_per_layer,
+        distance=identity.distance,
+        seed=identity.seed,
         num_examples=len(paths),
         num_failed=len(extraction.failed),
         class_names=class_names,

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from clusterpaths.cache.manifest import parse_ids
-from clusterpaths.clustering.cluster import ClusteringRecord, cluster_layer, trace_paths
-from clusterpaths.clustering.question import Question, ask
+from clusterpaths.clustering.cluster import ClusteringRecord
+from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets import open_dataset, read_table
+from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.errors import Float16OverflowError
 from clusterpaths.extraction.extract import ExtractionJob, extract_shard
@@ -31,9 +31,10 @@ from clusterpaths.extraction.plan import (
     widen_layers,
 )
 from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
 from clusterpaths.records import DatasetSpec, ModelRecord
-from clusterpaths.sets.publish import publish_set
+from clusterpaths.running.runner import InProcess
 from clusterpaths.sets.published import PublishedSet
 
 NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59
@@ -169,7 +170,7 @@ class Extracted:
 class Finished(Extracted):
     """What all stages left."""
 
-    question: Question
+    identity: SetIdentity
     clusterings: list[ClusteringRecord]
     traced: Path
     published: PublishedSet
@@ -208,13 +209,47 @@ def extract_planned(config: RunConfig, model: ModelRecord, plan: ExtractionPlan,
 
 
 def run_stages(config: RunConfig) -> Finished:
-    """As the flow does it, without Prefect and without looking for an earlier set."""
-    done = run_extraction(config)
-    question = ask(config, done.model, done.record)
-    clusterings = [cluster_layer(done.record, question, layer) for layer in question.layers]
-    traced = trace_paths(done.record, question, clusterings)
-    published = publish_set(config, done.job, done.record, question, clusterings, traced)
-    return Finished(**vars(done), question=question, clusterings=clusterings, traced=traced, published=published)
+    """The pipeline, with what its stages returned on the way."""
+    clear_caches()
+    recording = Recording()
+    options = {"evaluate": False, "check_preprocessing": False}
+    published = run(config.model_copy(update=options), recording).published
+    assert published
+    assert config.model
+    plan, job = recording.returned["make_plan"][-1]
+    record, identity, clusterings = recording.given["trace_paths"][-1]
+    traced = recording.returned["trace_paths"][-1]
+    return Finished(
+        config,
+        job.model,
+        plan,
+        job,
+        record,
+        identity=identity,
+        clusterings=clusterings,
+        traced=traced,
+        published=published,
+    )
+
+
+class Recording(InProcess):
+    """Runs stages one after the other, and remembers by their names what they were given and what they returned."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.given: dict[str, list[Any]] = {}
+        self.submitted: dict[str, list[Any]] = {}
+        self.returned: dict[str, list[Any]] = {}
+
+    def run(self, stage: Callable[..., Any], *args: Any) -> Any:
+        result = super().run(stage, *args)
+        self.given.setdefault(stage.__name__, []).append(args)
+        self.returned.setdefault(stage.__name__, []).append(result)
+        return result
+
+    def submit(self, stage: Callable[..., Any], *args: Any, name: str = "") -> Any:
+        self.submitted.setdefault(stage.__name__, []).append(args)
+        return super().submit(stage, *args, name=name)
 
 
 @pytest.fixture(scope="session")

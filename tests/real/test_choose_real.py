@@ -13,12 +13,12 @@ import pytest
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.kmeans import assign, cluster_rows
-from clusterpaths.clustering.question import choose_settings
 from clusterpaths.config import RunConfig
 from clusterpaths.metrics.faithfulness import decision_alignment, split_fit_eval
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.metrics.paths import count_paths
 from clusterpaths.records import Distance
+from clusterpaths.running.stages import choose_settings
 from tests.clusterpaths.conftest import Extracted, run_extraction
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))

@@ -12,9 +12,9 @@ from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cache.stores import ZarrStore
 from clusterpaths.clustering import parallel_fit
-from clusterpaths.clustering.question import ask
+from clusterpaths.clustering.identity import identify
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import DamagedShardError
+from clusterpaths.errors import CorruptedShardError
 from tests.clusterpaths.conftest import Extracted, run_extraction
 
 Configure = Callable[..., RunConfig]
@@ -83,7 +83,7 @@ def test_flipped_bytes_are_found_also_where_rows_to_fit_on_lie_among_others(
     monkeypatch.setattr(order, "FIT_ROWS", 12)
     for position in (0, 15, 25, 39):
         flip(done, position)
-        with pytest.raises(DamagedShardError, match="checksum differs"):
+        with pytest.raises(CorruptedShardError, match="checksum differs"):
             list(LayerRows(done.directory, "fc1", done.ids).blocks())
         flip(done, position)
     assert sum(len(block) for _, block in LayerRows(done.directory, "fc1", done.ids).blocks()) == 40
@@ -93,13 +93,15 @@ def test_flipped_bytes_are_found_in_a_fit_in_parts(configure: Configure, monkeyp
     monkeypatch.setattr(order, "FIT_ROWS", 6)
     monkeypatch.setattr(parallel_fit, "PART_ROWS", 20)
     done = run_extraction(configure(cache_format="npy", shard_size=5))
-    question = ask(done.config, done.model, done.record)
-    fit = parallel_fit.begin_fit(done.record, question, "fc1")
+    identity = identify(done.config, done.model, done.record)
+    fit = parallel_fit.begin_fit(done.record, identity, "fc1")
     for position in range(1, 40, 6):
         flip(done, position)
         part = position // 20
-        with pytest.raises(DamagedShardError, match="checksum differs"):  # by the part that has the row, whatever else
-            parallel_fit.fit_part(done.record, question, fit, part)
+        with pytest.raises(
+            CorruptedShardError, match="checksum differs"
+        ):  # by the part that has the row, whatever else
+            parallel_fit.fit_part(done.record, identity, fit, part)
         flip(done, position)
         assert not list(Path(fit.folder).glob(f"part-0-{part}*"))
 

@@ -11,7 +11,7 @@ from clusterpaths.cache.manifest import ShardRecord, require_manifest
 from clusterpaths.cache.pixels import PixelStore, ShardPixels, image_bytes, kept_size
 from clusterpaths.cache.stores import activations_on_disk, open_store
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import DamagedShardError
+from clusterpaths.errors import CorruptedShardError
 from tests.clusterpaths.conftest import run_extraction
 from tests.runs import SAMPLE_MODEL
 
@@ -58,7 +58,7 @@ def test_what_a_killed_run_left_is_written_over(shard: ShardPixels, tmp_path: Pa
     again = PixelStore(tmp_path, SIZE).shard(recorded(3, fewer))
     again.write("pixels", IDS[:3], 64, fewer)
     again.check()
-    with pytest.raises(DamagedShardError):
+    with pytest.raises(CorruptedShardError):
         shard.check()
 
 
@@ -71,13 +71,13 @@ def test_damage_is_found_and_its_shard_named(tmp_path: Path, shard: ShardPixels,
     if harm == "gone":
         path.unlink()
     with pytest.raises(
-        DamagedShardError, match=r"images of shard 3 in .*00003\.rgb .*The shard is made again"
+        CorruptedShardError, match=r"images of shard 3 in .*00003\.rgb .*The shard is made again"
     ) as caught:
         shard.check()
     assert caught.value.shard == 3
     assert PixelStore(tmp_path, SIZE).whole([recorded(3, pixels)]) == ({3} if harm == "flipped" else set())
     if harm in ("gone", "short"):
-        with pytest.raises(DamagedShardError):
+        with pytest.raises(CorruptedShardError):
             shard.read(0, 5)
 
 

@@ -15,7 +15,7 @@ from clusterpaths.cache.manifest import FailedExample, ShardRecord, require_mani
 from clusterpaths.cache.recomputed import run_edges
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import CacheError, DamagedShardError, ModelError
+from clusterpaths.errors import CacheError, CorruptedShardError, ModelError
 from clusterpaths.models.session import Outputs, TapSession
 from tests.clusterpaths.conftest import (
     LAYERS,
@@ -159,7 +159,7 @@ def test_damage_between_two_passes_is_found_by_the_second(configure: Configure) 
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedShardError, match="checksum differs") as caught:
+    with pytest.raises(CorruptedShardError, match="checksum differs") as caught:
         list(rows.blocks())
     assert caught.value.shard == 2
 

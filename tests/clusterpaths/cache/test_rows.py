@@ -11,7 +11,7 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows, to_float32
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import CacheError, DamagedShardError
+from clusterpaths.errors import CacheError, CorruptedShardError
 from tests.clusterpaths.conftest import LAYERS, NUMBERS, Extracted, run_extraction, write_celeba
 
 Configure = Callable[..., RunConfig]
@@ -78,7 +78,7 @@ def test_flipped_byte_is_found_and_its_shard_named(extracted: Extracted, at: flo
     content[place] ^= 0x55
     path.write_bytes(content)
     what = "layer conv1 in" if path.suffix != ".rgb" else "images of"
-    with pytest.raises(DamagedShardError, match=rf"{what} shard 2 .*The shard is made again") as caught:
+    with pytest.raises(CorruptedShardError, match=rf"{what} shard 2 .*The shard is made again") as caught:
         all_rows(extracted, "conv1")
     assert caught.value.shard == 2
     if path.suffix != ".rgb":
@@ -92,7 +92,7 @@ def test_lost_bytes_are_damage_and_not_a_crash(extracted: Extracted, harm: str) 
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DamagedShardError):
+    with pytest.raises(CorruptedShardError):
         all_rows(extracted, "conv1")
 
 

@@ -55,7 +55,7 @@ def assert_equals_tracing(done: Finished, output: Path, batch: int = 8) -> None:
     np.testing.assert_array_equal(found["path"], rows.clusters)
     np.testing.assert_allclose(found["distances"], rows.distances, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(found["logits"].argmax(axis=1), rows.predictions)
-    k = [done.question.k_per_layer[layer] for layer in done.question.layers]
+    k = [done.identity.k_per_layer[layer] for layer in done.identity.layers]
     scores = scale_distances(rows.clusters, rows.distances, k).score(rows.clusters, rows.distances)
     np.testing.assert_allclose(found["ood_score"], scores, rtol=1e-2, atol=1e-2)
 

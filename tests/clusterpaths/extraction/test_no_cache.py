@@ -20,13 +20,13 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.clustering import kmeans
 from clusterpaths.clustering.cluster import cluster_layer, cluster_layers
-from clusterpaths.clustering.question import choose_settings
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import CacheError, DamagedShardError
+from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.evaluation.evaluate import evaluate_set
 from clusterpaths.extraction.extract import extract_shard
 from clusterpaths.extraction.plan import begin_extraction, forget_shard
 from clusterpaths.models.session import Outputs, TapSession
+from clusterpaths.running.stages import choose_settings
 from tests.clusterpaths.conftest import Finished, make_plan, run_extraction, run_stages, write_cnn
 from tests.runs import PROJECT, SAMPLE_MODEL
 
@@ -118,8 +118,8 @@ def test_a_flipped_byte_is_found_and_its_shard_made_again(kept: Finished, photos
     content = bytearray(sound)
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)
-    with pytest.raises(DamagedShardError, match="checksum differs") as caught:
-        cluster_layer(none.record, none.question, "fc1")
+    with pytest.raises(CorruptedShardError, match="checksum differs") as caught:
+        cluster_layer(none.record, none.identity, "fc1")
     assert caught.value.shard == 1
     forget_shard(none.directory, caught.value.shard)
     extract_shard(none.job, caught.value.shard)
@@ -170,15 +170,15 @@ def test_layers_together_are_clustered_as_each_alone_with_fewer_runs_of_the_mode
         return run(session, images)
 
     monkeypatch.setattr(TapSession, "run", counted)
-    together = cluster_layers(none.record, none.question, list(none.question.layers), workers=2)
+    together = cluster_layers(none.record, none.identity, list(none.identity.layers), workers=2)
     found = {record.layer: Path(record.path).read_bytes() for record in together}
     # The sample for sketches and again for first centroids, the rows to fit on, and all of them to assign.
     assert sum(seen) == (3 * 60 + 203 if fit_rows == 60 else 4 * 203)
-    again = cluster_layers(none.record, none.question, list(none.question.layers))
+    again = cluster_layers(none.record, none.identity, list(none.identity.layers))
     assert [record.found for record in again] == [True] * len(together)
     shutil.rmtree(none.directory / "clusterings")
-    for layer in none.question.layers:
-        alone = cluster_layer(none.record, none.question, layer)
+    for layer in none.identity.layers:
+        alone = cluster_layer(none.record, none.identity, layer)
         assert Path(alone.path).read_bytes() == found[layer]
 
 

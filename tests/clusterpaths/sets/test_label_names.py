@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clusterpaths.clustering.cluster import cluster_layer, trace_paths
-from clusterpaths.clustering.question import ask
+from clusterpaths.clustering.identity import identify
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable
@@ -55,7 +55,7 @@ def published(tmp_path: Path, metadata: dict[str, str] | None) -> PublishedSet:
     plan, job = plan_run(config, model, DatasetSpec(name="folder", root=str(tmp_path / "photos")), preprocessing)
     begin_extraction(plan)
     done = extract_planned(config, model, plan, job)
-    question = ask(config, model, done.record)
+    question = identify(config, model, done.record)
     clusterings = [cluster_layer(done.record, question, layer) for layer in question.layers]
     traced = trace_paths(done.record, question, clusterings)
     return publish_set(config, job, done.record, question, clusterings, traced)
