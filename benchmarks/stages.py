@@ -300,8 +300,8 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
             "publish", lambda: publish.publish_set(config, job, done, asked, layers, traced, choice=choice)
         )
         images = open_dataset(acquire(config)).read_image
-        measured("evaluate", lambda: evaluate.evaluate_set(published.path, job), "on samples: bounded in N")
-        measured("report", lambda: write_report(published.path, images), "bounded in N")
+        measured("evaluate", lambda: evaluate.evaluate_set(published, job), "on samples: bounded in N")
+        measured("report", lambda: write_report(published, images), "bounded in N")
     result = {
         "stages": told,
         "shard_seconds": shards,

@@ -26,7 +26,6 @@ from clusterpaths.clustering.choice import Choice
 from clusterpaths.clustering.cluster import ClusteringRecord, shares_readings, trace_paths
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.common.malloc import share_arenas
-from clusterpaths.comparison.compare import find_earlier
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError, InputError
 from clusterpaths.evaluation.record import Evaluation
@@ -45,7 +44,8 @@ from clusterpaths.running.progress import TOGETHER, Tracker
 from clusterpaths.running.report import Outcome, Report
 from clusterpaths.running.runner import Future, InProcess, Runner, bounded
 from clusterpaths.running.timer import StageTimer
-from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.find import find_earlier
+from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -123,16 +123,16 @@ def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report
 
     A published set stays published: where nothing fits to compare it with, that is logged, and the run goes on.
     """
-    earlier = find_earlier(published.path)
+    earlier = find_earlier(published)
     if earlier is None:
         log.info("There is no earlier set on the same images to compare %s with", published.path)
         return
     try:
-        comparison = runner.run(stages.compare_sets, earlier, published.path)
+        comparison = runner.run(stages.compare_sets, earlier, published)
     except InputError as error:
         log.warning("Not compared: %s", error)
         return
-    page = runner.run(stages.write_comparison, comparison, published.path)
+    page = runner.run(stages.write_comparison, comparison, published)
     report.comparison(comparison, page, alert_below)
 
 

@@ -13,12 +13,10 @@ from prefect import flow, get_run_logger
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clusterpaths.common import roots
-from clusterpaths.comparison.compare import find_set_folder
 from clusterpaths.config import CacheRoot, RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import Distance
-from clusterpaths.sets.publish import set_config
-from clusterpaths.storage import open_storage
+from clusterpaths.sets.find import find_named, set_config
 from flows.pipeline import cluster_paths, path_of
 from flows.running import invalid, run, set_up_logging
 
@@ -77,8 +75,7 @@ def recluster(
     asked = {"k": k, "distance": distance, "seed": seed, "layers": layers, "subset": subset, "workers": workers}
     changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
     changes |= {"engine": engine, "dask_address": dask_address}  # where the last run was is no reason for this one's
-    results = open_storage(cache_root or roots.cache_root()).path
-    before = set_config(find_set_folder(results, name))
+    before = set_config(find_named(cache_root or roots.cache_root(), name))
     try:
         config = RunConfig(**{**before, **changes, "compare": True, "refresh": False, "plan": False})
     except ValidationError as error:

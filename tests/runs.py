@@ -28,7 +28,7 @@ from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import normalise
-from clusterpaths.sets.publish import read_set
+from clusterpaths.sets.published import open_set
 
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLE_MODEL = PROJECT / "ONNX_models" / "SampleFaces_CNN.onnx"
@@ -119,7 +119,7 @@ def succeed(**options: Any) -> Run:
 def published(run: Run) -> Any:
     """The set's record."""
     assert run.path is not None
-    return read_set(run.path.parent, run.path.name).record
+    return open_set(run.path).record
 
 
 def paths_of(folder: Path) -> dict[str, list[int]]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
-from clusterpaths.sets.columns import read_json
+from clusterpaths.sets.external import CENTROIDS_JSON, METADATA, read_json
 from clusterpaths.storage.remote import fetch
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def metadata(folder: Path) -> bytes:
         NotFoundError: there is none, or it is no JSON.
     """
     try:
-        _, text = read_json(fetch(folder / "metadata.json").read_bytes())
+        _, text = read_json(fetch(folder / METADATA).read_bytes())
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder.name} has no metadata.json.") from error
     except ValueError as error:
@@ -165,7 +165,7 @@ def centroids(index: SetIndex) -> Path | bytes:
     Raises:
         NotFoundError: there is none.
     """
-    path = fetch(index.folder / "centroids.json")
+    path = index.source.file(CENTROIDS_JSON)
     if not path.is_file():
         raise NotFoundError(f"{index.name} has no centroids.json.")
     if index.record is None:

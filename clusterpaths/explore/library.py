@@ -7,6 +7,7 @@ part of a path: it is looked up among the names that are there. In object storag
 from __future__ import annotations
 
 import datetime
+import hashlib
 import re
 import threading
 import time
@@ -16,22 +17,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from clusterpaths.cache.examples import EXAMPLES
 from clusterpaths.common.text import is_utf8
 from clusterpaths.errors import CacheError, NotFoundError
-from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.index import SetIndex, summarise_set
 from clusterpaths.explore.records import ModelSummary, SetSummary
-from clusterpaths.records import SetRecord
-from clusterpaths.sets.columns import (
-    EXAMPLES,
-    FOREIGN,
-    PATHS,
-    RECORD,
-    check_whole,
-    is_foreign,
-    read_columns,
-    read_foreign,
-    short_hash,
-)
+from clusterpaths.sets.directory import PATHS, RECORD
+from clusterpaths.sets.external import CENTROIDS_JSON, METADATA, PATHS_JSON, ExternalSet, is_external, read_external
+from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.storage.remote import exists, fetch, local_subfolders, place_of, subfolders
 
 PREFERRED = "CelebA"  # what a request without a model means, where there is one: as existing dashboards expect
@@ -208,7 +201,9 @@ class Library:
         if known and known[0] == stamp and isinstance(known[1], str):
             raise CacheError(known[1])  # it is as damaged as it was
         try:
-            columns = read_foreign(folder) if is_foreign(folder) else read_columns(folder)
+            source = read_external(folder) if is_external(folder) else _checked(folder)
+            index = SetIndex(source, summarise_set(source, _version(source, stamp)))
+            index.attributes  # noqa: B018 - read now: what is wrong with them is said when the set is opened
         except _DAMAGED as error:
             problem = self._problem(folder, error)
             if self._stamp(folder) == stamp:  # else it was taken away or replaced meanwhile
@@ -216,8 +211,7 @@ class Library:
                     self._summaries[folder] = stamp, problem
             raise CacheError(problem) from error
         self.opened += 1
-        summary = _summarise(folder, stamp, columns.record, len(columns.ids), columns.layers, columns.k)
-        return SetIndex(folder, summary, columns)
+        return index
 
     def _stamp(self, folder: Path) -> Stamp:
         """What changes when the set is replaced.
@@ -236,8 +230,8 @@ class Library:
             beside = () if self._remote else (_identity(folder.parent / EXAMPLES),)
             if all(needed):
                 return *needed, *beside
-            if is_foreign(folder):
-                documents = (*(folder / name for name in FOREIGN), folder.parent / "metadata.json")
+            if is_external(folder):
+                documents = folder / PATHS_JSON, folder / CENTROIDS_JSON, folder.parent / METADATA
                 return *map(_identity, documents), *beside
         except OSError as error:  # a link that leads to itself, a folder of somebody else
             raise CacheError(self._problem(folder, error)) from error
@@ -278,12 +272,11 @@ class Library:
         if kept and kept[0] == stamp:
             return kept[1]
         found: SetSummary | str
-        if is_foreign(folder):
+        if is_external(folder):
             return self._open(folder).summary  # short of reading all of it, nothing says how many examples
         try:
-            record = check_whole(folder)
-            k = tuple(record.k_per_layer[layer] for layer in record.layers)
-            found = _summarise(folder, stamp, record, record.num_examples, record.layers, k)
+            source = _checked(folder)
+            found = summarise_set(source, _version(source, stamp))
         except _DAMAGED as error:
             found = self._problem(folder, error)
         with self._lock:
@@ -326,18 +319,14 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _summarise(
-    folder: Path, stamp: Stamp, record: SetRecord | None, examples: int, layers: tuple[str, ...], k: tuple[int, ...]
-) -> SetSummary:
-    return SetSummary(
-        model=folder.parent.name,
-        set=folder.name,
-        num_examples=examples,
-        layers=layers,
-        k_per_layer=dict(zip(layers, k, strict=True)),
-        distance=record.distance if record else None,
-        dataset=record.dataset if record else "",
-        model_file=record.model.file if record else "",
-        created=record.created if record else "",
-        version=short_hash(record.fingerprint if record else "", stamp),
-    )
+def _checked(folder: Path) -> PublishedSet:
+    """Raises: CacheError: the set is corrupted."""
+    published = open_set(folder)
+    published.check()
+    return published
+
+
+def _version(source: PublishedSet | ExternalSet, stamp: Stamp) -> str:
+    """Twelve hex digits that change when the set is replaced."""
+    fingerprint = source.record.fingerprint if source.record else ""
+    return hashlib.sha256(repr((fingerprint, stamp)).encode()).hexdigest()[:12]

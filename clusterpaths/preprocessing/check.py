@@ -6,7 +6,6 @@ the last one with what it is an answer to, a set's folder the one that it was ma
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -130,11 +129,11 @@ def keep_check(directory: Storage, kept: KeptCheck) -> None:
     directory.write_json(CHECK, kept.model_dump(mode="json"))
 
 
-def read_check(set_dir: Path) -> PreprocessingCheck | None:
-    """The check that a set was made under; None where there was none, or none that is understood."""
+def parse_check(document: bytes | None) -> PreprocessingCheck | None:
+    """The check that a set was made under, of its document; None where there is none, or none that is understood."""
     try:
-        return PreprocessingCheck.model_validate_json((set_dir / CHECK).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return None if document is None else PreprocessingCheck.model_validate_json(document)
+    except ValidationError:
         return None
 
 

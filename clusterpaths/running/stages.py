@@ -45,10 +45,9 @@ from clusterpaths.report import page
 from clusterpaths.report.comparison import headline
 from clusterpaths.report.comparison import write_comparison as write_comparison_files
 from clusterpaths.running.progress import TOGETHER, counter
-from clusterpaths.sets import publish
-from clusterpaths.sets.publish import PublishedSet
-from clusterpaths.sets.set_files import read_record
-from clusterpaths.storage import open_storage
+from clusterpaths.sets import find, publish
+from clusterpaths.sets.find import find_named
+from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -215,7 +214,7 @@ def find_set(
         ConfigError: as `identify`.
     """
     identity = identify(config, model, extraction)
-    found = None if config.refresh else publish.find_set(extraction.storage, identity.fingerprint())
+    found = None if config.refresh else find.find_set(extraction.storage, identity.fingerprint())
     if found:
         publish.describe_newest(found)
         log.info("%s already answers this question: same model, images, settings and seed", found.folder)
@@ -278,7 +277,7 @@ def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation:
     Raises:
         CorruptedShardError: bytes on disk are not those that were extracted.
     """
-    evaluation = evaluate.evaluate_set(published.path, job)
+    evaluation = evaluate.evaluate_set(published, job)
     for note in evaluation.notes:
         log.info(note)
     if evaluation.alignment:
@@ -290,30 +289,30 @@ def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation:
     return evaluation
 
 
-def find_sets(config: CompareConfig) -> tuple[Path, Path]:
-    """The directories of both sets, looked up by name in the cache root."""
+def find_sets(config: CompareConfig) -> tuple[PublishedSet, PublishedSet]:
+    """Both sets, looked up by name in the cache root."""
     clear_caches()
-    root = open_storage(config.cache_root or roots.cache_root()).path
-    return compare.find_set_folder(root, config.first), compare.find_set_folder(root, config.second)
+    root = config.cache_root or roots.cache_root()
+    return find_named(root, config.first), find_named(root, config.second)
 
 
-def compare_sets(first: Path, second: Path, top: int = compare.TOP) -> Comparison:
+def compare_sets(first: PublishedSet, second: PublishedSet, top: int = compare.TOP) -> Comparison:
     """What changed from the first set to the second."""
     comparison = compare.compare_sets(first, second, top=top)
     log.info(headline(comparison))
     return comparison
 
 
-def write_comparison(comparison: Comparison, second: Path, data_root: Path | None = None) -> Path:
+def write_comparison(comparison: Comparison, second: PublishedSet, data_root: Path | None = None) -> Path:
     """JSON and page in the second set's directory; returns the page."""
     document, page = write_comparison_files(comparison, second, _images_of(second, data_root))
     log.info("Comparison: %s and %s", page, document)
     return page
 
 
-def _images_of(set_dir: Path, data_root: Path | None) -> Callable[[str], Image.Image]:
+def _images_of(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
     """Reads images of the directory that was named, which must be there, or of the one that the set records, if it is."""
-    record = read_record(set_dir)
+    record = published.record
     try:
         root = data_root.expanduser().absolute() if data_root else record.data_root
         return open_dataset(DatasetSpec(name=record.dataset, root=str(root))).read_image
@@ -332,6 +331,6 @@ def write_report(published: PublishedSet) -> Path:
     """report.html beside the set's documents, for a browser."""
     record = published.record
     dataset = open_dataset(DatasetSpec(name=record.dataset, root=record.data_root))
-    report = page.write_report(published.path, dataset.read_image)
+    report = page.write_report(published, dataset.read_image)
     log.info("Report: %s", report)
     return report

@@ -20,11 +20,11 @@ from starlette.types import Scope
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ClusterPathsError
+from clusterpaths.explanation.uploaded import Explainer
 from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.routes import routes
-from clusterpaths.explore.uploaded import Explainer
 from clusterpaths.server import errors
 from clusterpaths.server.answers import Answers, HeadAsGet
 from clusterpaths.server.api import v1 as api

@@ -1,15 +1,13 @@
-"""Stage publish: a set appears whole, under the next number, or not at all.
+"""Stage publish: a set appears complete, under the next number, or not at all.
 
-Belongs here: the documents that dashboards read (their shape is a contract), their binary twins, and finding the set
-that already answers a identity. Existing readers take every folder whose name begins with set_ for a whole set,
-so what is being written carries another name.
+Belongs here: the documents that dashboards read (their shape is a contract), and their binary twins. Existing readers
+take every directory whose name begins with set_ for a complete set, so what is being written carries another name.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -32,70 +30,10 @@ from clusterpaths.metrics.paths import count_paths, weighted_purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck
 from clusterpaths.records import ModelIdentity, ModelRecord, SetRecord, StageTime
-from clusterpaths.sets.set_files import read_record
-from clusterpaths.storage import Storage, StoredRecord
-
-RECORD = "set.json"  # what makes a folder a set: in object storage it comes last
-_SET = re.compile(r"set_(\d+)")
-
-
-class PublishedSet(StoredRecord):
-    """A set of a cache, whose address it holds."""
-
-    record: SetRecord
-
-    @property
-    def folder(self) -> Storage:
-        """The set's own directory."""
-        return self.storage / self.record.set
-
-    @property
-    def path(self) -> Path:
-        """Where its files lie on this machine."""
-        return self.folder.path
-
-
-def list_sets(directory: Storage) -> list[str]:
-    """Names of the sets of a cache, by number; in object storage, of those that are whole."""
-    names = [name for name in directory.published("set_", RECORD) if _SET.fullmatch(name)]
-    return sorted(names, key=lambda name: int(name[4:]))
-
-
-def read_set(directory: Storage, name: str) -> PublishedSet:
-    """One set's record.
-
-    Raises:
-        CacheError: the folder holds no record that is understood.
-    """
-    return PublishedSet(directory=directory.address, record=read_record((directory / name).path))
-
-
-def set_config(folder: Path) -> dict[str, Any]:
-    """How a set was asked for, as `RunConfig` takes it.
-
-    Raises:
-        CacheError: it does not say.
-    """
-    config = read_record(folder).config
-    if not config:
-        raise CacheError(
-            f"{folder} does not say how it was asked for (an older version made it). "
-            "Run flows/celeba.py once with the settings that you want; recluster then goes by that set."
-        )
-    return config
-
-
-def find_set(directory: Storage, fingerprint: str) -> PublishedSet | None:
-    """The newest set that answers this question; folders that are not ours are passed over."""
-    for name in reversed(list_sets(directory)):
-        try:
-            found = read_set(directory, name)
-        except CacheError:
-            continue  # a set of another program under this name
-        if found.record.fingerprint == fingerprint:
-            directory.local_tree(name)
-            return found
-    return None
+from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
+from clusterpaths.sets.find import list_sets
+from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import Storage
 
 
 def publish_set(
@@ -109,7 +47,7 @@ def publish_set(
     choice: Choice | None = None,
     check: PreprocessingCheck | None = None,
 ) -> PublishedSet:
-    """Write the next set, then metadata.json beside it; returns its record.
+    """Write the next set, then metadata.json beside it.
 
     Raises:
         DiskError: no room or no permission; nothing half-written stays.
@@ -156,14 +94,14 @@ def publish_set(
         )
         (partial / "paths.json").write_text(_paths_json(paths["id"].to_numpy(), table), encoding="utf-8")
         arrays: dict[str, Any] = {layer: centroids[layer] for layer in layers}
-        np.savez(partial / "centroids.npz", **arrays)
-        shutil.copyfile(traced, partial / "paths.parquet")
+        np.savez(partial / CENTROIDS, **arrays)
+        shutil.copyfile(traced, partial / PATHS)
         if choice:
             (partial / "choice.json").write_text(choice.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if check:
             (partial / CHECK).write_text(check.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (partial / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    published = PublishedSet(directory=directory.address, record=record)
+    published = PublishedSet(directory / record.set, record)
     describe_newest(published)
     return published
 
@@ -201,7 +139,7 @@ def describe_newest(published: PublishedSet) -> None:
 
     Safe to repeat: a run that was killed right after its set appeared does it when it comes again.
     """
-    directory = published.storage
+    directory = published.cache
     if published.record.set != list_sets(directory)[-1]:
         return
     directory.write_json("metadata.json", metadata(published.record))

@@ -14,13 +14,16 @@ from clusterpaths.storage.base import Storage
 from clusterpaths.storage.bucket import SCHEME, Bucket
 from clusterpaths.storage.directory import Directory
 
-__all__ = ["Storage", "StoredRecord", "open_storage", "parse_address"]
+__all__ = ["Storage", "StorageLike", "StoredRecord", "open_storage", "parse_address"]
 
+StorageLike = Storage | Path | str
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
-def open_storage(address: str | Path) -> Storage:
+def open_storage(address: StorageLike) -> Storage:
     """The directory of an address: s3://BUCKET/PREFIX, or a path of this machine. Nothing is looked up."""
+    if isinstance(address, Storage):
+        return address
     if str(address).startswith(SCHEME):
         bucket, _, key = str(address).removeprefix(SCHEME).partition("/")
         return Bucket(bucket, key)

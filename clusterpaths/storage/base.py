@@ -69,6 +69,10 @@ class Storage(ABC):
     def path(self) -> Path:
         """Where its files lie on this machine: itself, or the mirror of a bucket, which only `local` brings up to date."""
 
+    def resolve(self) -> Storage:
+        """The same directory with symbolic links followed."""
+        return self
+
     # Reading
 
     @abstractmethod

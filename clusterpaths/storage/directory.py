@@ -50,6 +50,9 @@ class Directory(Storage):
     def parent(self) -> Directory:
         return Directory(self._path.parent)
 
+    def resolve(self) -> Directory:
+        return Directory(self._path.resolve())
+
     def require(self) -> None:
         pass
 

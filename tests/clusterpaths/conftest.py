@@ -35,7 +35,7 @@ from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
 from clusterpaths.records import DatasetSpec, ModelRecord
 from clusterpaths.running.runner import InProcess
-from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 
 NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59

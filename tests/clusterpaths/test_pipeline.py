@@ -17,7 +17,7 @@ from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.running import stages
 from clusterpaths.running.report import Outcome
 from clusterpaths.running.runner import InProcess, bounded
-from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.published import PublishedSet
 from tests.clusterpaths.conftest import Recording, write_cnn
 from tests.runs import DOCUMENTS, SAMPLE_MODEL
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from clusterpaths.cache.manifest import read_manifest
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
 from tests.deployments.site import Site, wait_until, written
 from tests.runs import PROJECT
 

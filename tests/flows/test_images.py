@@ -21,7 +21,7 @@ from clusterpaths.explanation.explain import explain_image
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
-from clusterpaths.sets.publish import read_set
+from clusterpaths.sets.published import open_set
 from flows.images import ImagesConfig
 from tests.cifar10 import CLASSES, write_cifar10
 from tests.runs import SAMPLE_MODEL, listening
@@ -42,7 +42,7 @@ def succeed(**options: Any) -> tuple[Path, SetRecord, list[str]]:
     state, log = run_images(**options)
     assert state.is_completed(), state.message
     path = state.result()
-    return path, read_set(path.parent, path.name).record, log
+    return path, open_set(path).record, log
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_reduced_layer_is_reduced_in_the_path_model_and_when_one_image_is_expl
     options = {"model": SAMPLE_MODEL, "data_root": by_class, "cache_root": tmp_path / "c", "layers": "relu_1,conv3"}
     path, record, _ = succeed(**options, k=3, reduce="conv3=gap")
     assert record.tensors["conv3"].endswith("|gap")
-    exported = export_path_model(path, SAMPLE_MODEL, tmp_path / "paths.onnx")
+    exported = export_path_model(open_set(path), SAMPLE_MODEL, tmp_path / "paths.onnx")
     rows = pq.read_table(path / "paths.parquet")
     table = np.column_stack([rows[layer].to_numpy() for layer in record.layers])
     pixels = [fit(open_rgb(by_class / file), record.preprocessing) for file in rows["file"].to_pylist()]
@@ -142,7 +142,7 @@ def test_a_reduced_layer_is_reduced_in_the_path_model_and_when_one_image_is_expl
     assert np.array_equal(found, table)
     stored = np.column_stack([rows[f"distance.{layer}"].to_numpy() for layer in record.layers])
     np.testing.assert_allclose(distances, stored, atol=1e-3)
-    one = explain_image(by_class / rows["file"][7].as_py(), path, SAMPLE_MODEL)
+    one = explain_image(by_class / rows["file"][7].as_py(), open_set(path), SAMPLE_MODEL)
     assert list(one.path) == table[7].tolist()
 
 

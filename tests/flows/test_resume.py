@@ -13,7 +13,7 @@ import pytest
 
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.errors import CacheError
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
 from tests.runs import (
     SAMPLE_MODEL,
     Run,

@@ -18,7 +18,7 @@ from clusterpaths.cache.manifest import Manifest, read_manifest
 from clusterpaths.clustering import parallel_fit
 from clusterpaths.errors import StorageError
 from clusterpaths.records import SetRecord
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
 from clusterpaths.storage import lease, objects
 from clusterpaths.storage.remote import local_folder
 from tests.runs import (

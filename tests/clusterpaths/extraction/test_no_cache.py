@@ -67,7 +67,7 @@ def test_the_sample_model_gives_the_same_set_choice_and_evaluation(
 ) -> None:
     none = run_stages(sample(photos, tmp_path))
     assert_same_set(kept, none)
-    evaluations = [evaluate_set(done.published.path, done.job) for done in (kept, none)]
+    evaluations = [evaluate_set(done.published, done.job) for done in (kept, none)]
     assert evaluations[0] == evaluations[1]
     choices = [choose_settings(c.config.model_copy(update={"k": "auto"}), c.model, c.record) for c in (kept, none)]
     assert choices[0][1] == choices[1][1]

@@ -14,7 +14,8 @@ import pytest
 
 from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore.ask import ask, ask_csv, choices
-from clusterpaths.explore.clusters import cluster_detail, exemplars
+from clusterpaths.explore.cluster_detail import cluster_detail
+from clusterpaths.explore.clusters import exemplars
 from clusterpaths.explore.documents import Documents, centroids, metadata, row_of_key
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.library import Library

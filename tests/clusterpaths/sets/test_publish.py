@@ -15,7 +15,9 @@ import pytest
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, DiskError
 from clusterpaths.sets import publish
-from clusterpaths.sets.publish import describe_newest, find_set, list_sets, publish_set, read_set
+from clusterpaths.sets.find import find_set, list_sets
+from clusterpaths.sets.publish import describe_newest, publish_set
+from clusterpaths.sets.published import open_set
 from tests.clusterpaths.conftest import LAYERS, NUMBERS, run_stages
 
 Configure = Callable[..., RunConfig]
@@ -47,7 +49,7 @@ def test_documents_have_the_contracts_shapes(configure: Configure) -> None:
     for layer in LAYERS:
         np.testing.assert_array_equal(np.array(centroids[layer], np.float32), twins[layer])
         assert record.clusters[layer].sizes == tuple(np.bincount(table[layer].to_numpy()).tolist())
-    assert read_set(done.storage, "set_01") == done.published
+    assert open_set(done.directory / "set_01") == done.published
 
 
 def test_another_seed_makes_the_next_set_and_metadata_are_of_the_newest(configure: Configure) -> None:
@@ -70,7 +72,7 @@ def test_numbers_go_on_behind_the_largest_also_of_folders_that_are_not_ours(conf
     assert list_sets(done.storage) == ["set_01", "set_9", "set_100"]
     assert find_set(done.storage, done.question.fingerprint()) == done.published
     with pytest.raises(CacheError, match=r"set_100.set\.json does not exist"):
-        read_set(done.storage, "set_100")
+        open_set(done.directory / "set_100")
     assert run_stages(configure(seed=1)).published.record.set == "set_101"
 
 

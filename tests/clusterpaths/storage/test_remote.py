@@ -23,7 +23,7 @@ from clusterpaths.cache.manifest import LayerRecord, Manifest, ShardRecord
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ConfigError, StorageError
 from clusterpaths.records import ModelIdentity, Preprocessing
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
 from clusterpaths.storage import Storage, bucket, lease, objects, open_storage
 from tests.storage import BUCKET, KEY_ID, SECRET, TOKEN, running_storage
 from tests.storage import Storage as Server
