@@ -35,7 +35,6 @@ from clusterpaths.server.middleware.uploads import FORM_BYTES, BodyLimit
 from clusterpaths.server.pages import views as pages
 from clusterpaths.server.pages.view import compile_templates, kept_for
 from clusterpaths.server.settings import ServeConfig
-from clusterpaths.storage import open_storage
 
 # Requests that are worked on at once; others wait their turn. More threads than cores would only take the interpreter from
 # each other: with 40, starlette's own number, pages took half as long again under 20 clients (benchmarks/load.py).
@@ -69,7 +68,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
         responses=errors.documented(400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503),
     )
     app.state.settings = settings
-    app.state.library = Library(open_storage(settings.cache_root or roots.cache_root()).path)
+    app.state.library = Library(settings.cache_root or roots.cache_root())
     app.state.explainer = Explainer(settings.max_pixels)
     app.state.images = Images(app.state.library)
     app.state.answers = Answers()

@@ -18,6 +18,7 @@ from clusterpaths.running import stages
 from clusterpaths.running.report import Outcome
 from clusterpaths.running.runner import InProcess, bounded
 from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import open_storage
 from tests.clusterpaths.conftest import Recording, write_cnn
 from tests.runs import DOCUMENTS, SAMPLE_MODEL
 
@@ -142,7 +143,7 @@ def test_a_layer_that_float16_cannot_hold_is_stored_as_float32(
 ) -> None:
     loud = write_cnn(tmp_path / "loud.onnx", factor=1e6)
     outcome = pipeline.run(configure(model=loud, cache_dtype="float16", evaluate=False))
-    dtypes = {name: layer.dtype for name, layer in require_manifest(Path(outcome.job.directory)).layers.items()}
+    dtypes = {name: layer.dtype for name, layer in require_manifest(open_storage(outcome.job.directory)).layers.items()}
     assert set(dtypes.values()) == {"float16", "float32"} or set(dtypes.values()) == {"float32"}
     wide = [name for name, dtype in dtypes.items() if dtype == "float32"]
     assert np.load(Path(outcome.job.directory) / wide[0] / "0.npy").dtype == np.float32

@@ -171,7 +171,7 @@ def test_layers_together_are_clustered_as_each_alone_with_fewer_runs_of_the_mode
 
     monkeypatch.setattr(TapSession, "run", counted)
     together = cluster_layers(none.record, none.identity, list(none.identity.layers), workers=2)
-    found = {record.layer: Path(record.path).read_bytes() for record in together}
+    found = {record.layer: none.storage.read(record.file) for record in together}
     # The sample for sketches and again for first centroids, the rows to fit on, and all of them to assign.
     assert sum(seen) == (3 * 60 + 203 if fit_rows == 60 else 4 * 203)
     again = cluster_layers(none.record, none.identity, list(none.identity.layers))
@@ -179,7 +179,7 @@ def test_layers_together_are_clustered_as_each_alone_with_fewer_runs_of_the_mode
     shutil.rmtree(none.directory / "clusterings")
     for layer in none.identity.layers:
         alone = cluster_layer(none.record, none.identity, layer)
-        assert Path(alone.path).read_bytes() == found[layer]
+        assert none.storage.read(alone.file) == found[layer]
 
 
 def test_what_does_not_fit_together_is_told(configure: Configure) -> None:
