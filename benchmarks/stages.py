@@ -36,6 +36,8 @@ from clusterpaths.datasets import open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.evaluation import evaluate
 from clusterpaths.extraction import extract, plan
+from clusterpaths.extraction.begin import begin_extraction
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheFormat
@@ -284,11 +286,11 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
     model, preprocessing = stages.instrument(config, stages.check_model(config))
     planned, job = plan.plan_run(config, model, acquire(config), preprocessing)
     total, together = planned.wanted, f"{workers} threads"
-    plan.begin_extraction(planned)
+    begin_extraction(planned)
     with counting() as counts:
         shards = measured("extract", lambda: in_threads(extract_one, planned.pending), together)
         extract.release_sessions()
-        done = plan.finish_extraction(job.storage, parse_ids(planned.ids), job.max_failed)
+        done = finish_extraction(job.storage, parse_ids(planned.ids), job.max_failed)
         settings, choice = stages.choose_settings(config, model, done)
         asked = identify(settings, model, done)
         layers = measured("cluster", cluster_all, together)
@@ -316,7 +318,7 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
     return result
 
 
-def read_all(extraction: plan.ExtractionRecord) -> None:
+def read_all(extraction: ExtractionRecord) -> None:
     """Read every row of every layer once, in the order of ids."""
     for layer in require_manifest(extraction.storage).layers:
         for _ in LayerRows(extraction.storage, layer, parse_ids(extraction.ids)).blocks():

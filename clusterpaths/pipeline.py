@@ -29,15 +29,10 @@ from clusterpaths.common.malloc import share_arenas
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError, InputError
 from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.extraction.begin import forget_shard, widen_layers
 from clusterpaths.extraction.extract import ExtractionJob, release_sessions
-from clusterpaths.extraction.plan import (
-    ExtractionPlan,
-    ExtractionRecord,
-    examples_in,
-    finish_extraction,
-    forget_shard,
-    widen_layers,
-)
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction.plan import ExtractionPlan, examples_in
 from clusterpaths.records import ModelRecord
 from clusterpaths.running import stages
 from clusterpaths.running.progress import TOGETHER, Tracker

@@ -37,6 +37,11 @@ def codec(layer: LayerRecord) -> BloscCodec:
     return BloscCodec(cname="zstd", clevel=1, shuffle="shuffle", blocksize=_BLOSC_BLOCK)
 
 
+def slots(examples: int) -> int:
+    """Rows that a shard holds in a zarr array: whole chunks, so that no two shards ever write to one chunk."""
+    return -(-examples // CHUNK_ROWS) * CHUNK_ROWS
+
+
 def chunk_file(layer: LayerRecord, row: int) -> str:
     """The file, within the array's directory, of the chunk that holds a row."""
     return f"c/{row // CHUNK_ROWS}{'/0' * len(layer.shape)}"

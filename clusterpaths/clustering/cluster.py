@@ -21,7 +21,7 @@ from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.kmeans import Clustering, cluster_rows, clustering
 from clusterpaths.clustering.shared_reading import RowsTogether
 from clusterpaths.errors import CacheError, CorruptedShardError
-from clusterpaths.extraction.plan import ExtractionRecord
+from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.records import ClusterSummary, Record
 from clusterpaths.storage import Storage
 

@@ -16,7 +16,8 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import LayerRecord, parse_ids, require_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
-from clusterpaths.extraction.plan import ExtractionRecord, require_enough
+from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.extraction.plan import require_enough
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
 from clusterpaths.storage import Storage
 

@@ -38,7 +38,7 @@ from clusterpaths.clustering.kmeans import (
 )
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import CacheError
-from clusterpaths.extraction.plan import ExtractionRecord
+from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.records import Distance
 from clusterpaths.storage import Storage, StoredRecord
 

@@ -68,7 +68,7 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
     `progress` is called with the number of examples that were done since its last call.
 
     Raises:
-        Float16OverflowError: a layer's values do not fit float16 (`plan.widen_layers` and again).
+        Float16OverflowError: a layer's values do not fit float16 (`begin.widen_layers` and again).
         ExtractionError: non-finite activations, or more than `job.max_failed` unreadable images in this shard.
         DiskError: no room; files of this shard may lie there, unrecorded, and are written again.
     """

@@ -1,7 +1,6 @@
-"""Before and after extraction: which shards are to be made, what they will take, and what came of them.
+"""Before extraction: which shards are to be made, and what they will take.
 
-Belongs here: comparing what a run wants with what a cache has. `plan_extraction` only reads; `begin_extraction`
-makes it so; `finish_extraction` joins the examples and checks the share of failures.
+Belongs here: comparing what a run wants with what a cache has. Nothing is written: `begin.py` carries the plan out.
 """
 
 from __future__ import annotations
@@ -13,34 +12,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import EXAMPLES, PARTS, join_parts, part_file, read_examples
+from clusterpaths.cache.examples import PARTS, part_file
 from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import (
-    CLUSTERINGS,
-    MANIFEST,
-    PIXELS,
     CacheIdentity,
     LayerRecord,
     Manifest,
     ShardRecord,
-    change_manifest,
     format_ids,
-    read_manifest,
     read_version,
     require_manifest,
     require_same,
     unmade,
-    update_shards,
-    write_manifest,
 )
 from clusterpaths.cache.pixels import kept_size, open_kept
-from clusterpaths.cache.stores import open_store, size_on_disk
-from clusterpaths.cache.zarr_layout import CHUNK_ROWS
+from clusterpaths.cache.stores import size_on_disk
+from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
 from clusterpaths.datasets.fingerprint import fingerprint
-from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
-from clusterpaths.extraction.extract import MISSING, ExtractionJob, too_many_failures
+from clusterpaths.errors import CacheError, ConfigError, DiskError
+from clusterpaths.extraction.extract import MISSING, ExtractionJob
 from clusterpaths.models.check import tap_again
 from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing
 from clusterpaths.storage import Storage, StoredRecord
@@ -278,7 +270,7 @@ def _new_shards(
 ) -> list[ShardRecord]:
     """Shards of the missing ids in order; those that a clustering is fitted on have shards of their own, the first."""
     index = max((shard.index for shard in kept), default=-1) + 1
-    start = max((shard.start + _slots(len(shard.planned_ids())) for shard in kept), default=0)
+    start = max((shard.start + slots(len(shard.planned_ids())) for shard in kept), default=0)
     shards: list[ShardRecord] = []
     fit = fit_positions(wanted)
     fitted = np.isin(missing, wanted[fit]) if fit is not None else np.zeros(len(missing), bool)
@@ -286,13 +278,8 @@ def _new_shards(
         for at in range(0, len(group), shard_size):
             ids = group[at : at + shard_size]
             shards.append(ShardRecord(index=index + len(shards), ids=format_ids(ids), start=start))
-            start += _slots(len(ids))
+            start += slots(len(ids))
     return shards
-
-
-def _slots(examples: int) -> int:
-    """Rows that a shard holds in a zarr array: whole chunks, so that no two shards ever write to one chunk."""
-    return -(-examples // CHUNK_ROWS) * CHUNK_ROWS
 
 
 def check_room(plan: ExtractionPlan) -> None:
@@ -320,102 +307,10 @@ def check_room(plan: ExtractionPlan) -> None:
     )
 
 
-def begin_extraction(plan: ExtractionPlan) -> None:
-    """Write the planned manifest and make room for the shards' rows; with refresh, remove the old cache first.
-
-    Raises:
-        DiskError: the folder cannot be written.
-    """
-    directory = plan.storage
-    directory.make()
-    store = open_kept(directory, plan.manifest)
-    if plan.refresh:
-        remove_cache(directory)
-        # what a refresh that was killed left, or a cache whose manifest is not understood
-        for kept in (PIXELS, *plan.manifest.layers):
-            directory.remove_tree(kept)
-    write_manifest(directory, plan.manifest, plan.version)
-    rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in plan.manifest.shards), default=0)
-    store.reserve(rows)
-
-
-def remove_cache(directory: Storage) -> None:
-    """Remove the activations (or pixels) of a cache and all that describes them; its sets stay."""
-    try:
-        stored = read_manifest(directory)
-    except CacheError:  # whose message says to refresh
-        stored = None
-    directory.remove(MANIFEST)  # first: from here on nothing counts as recorded
-    directory.remove(EXAMPLES)
-    for made_of_them in (PARTS, CLUSTERINGS):
-        directory.remove_tree(made_of_them)
-    if stored is not None:
-        open_kept(directory, stored).remove()
-
-
-def widen_layers(directory: Storage, layers: list[str]) -> tuple[int, ...]:
-    """Keep these layers as float32 from now on; returns the shards that are to be made again, all of them."""
-    manifest = require_manifest(directory)
-    open_store(directory, manifest.format, {name: manifest.layers[name] for name in layers}).remove()
-    wider = {
-        name: layer.model_copy(update={"dtype": "float32"}) if name in layers else layer
-        for name, layer in manifest.layers.items()
-    }
-    shards = tuple(unmade(shard) for shard in manifest.shards)
-    change_manifest(directory, lambda now: now.model_copy(update={"layers": wider, "shards": shards}))
-    rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in shards), default=0)
-    open_store(directory, manifest.format, wider).reserve(rows)
-    return tuple(shard.index for shard in shards)
-
-
 def examples_in(directory: Storage, shards: tuple[int, ...]) -> dict[int, int]:
     """How many examples each of these shards is planned for."""
     wanted = set(shards)
     return {s.index: len(s.planned_ids()) for s in require_manifest(directory).shards if s.index in wanted}
-
-
-def forget_shard(directory: Storage, index: int) -> None:
-    """Take a shard whose bytes are damaged out of the books: the next plan makes it again."""
-    manifest = read_manifest(directory)
-    for shard in manifest.shards if manifest else ():
-        if shard.index == index:
-            update_shards(directory, unmade(shard))
-
-
-class ExtractionRecord(StoredRecord):
-    """What extraction left: the examples of this run, and those of them that could not be read."""
-
-    num_examples: int
-    failed: tuple[tuple[int, str, str], ...]
-    ids: str
-
-
-def finish_extraction(directory: Storage, wanted: NDArray[np.int64], max_failed: int) -> ExtractionRecord:
-    """Join examples.parquet and say which of the wanted examples have activations.
-
-    Raises:
-        ExtractionError: more than `max_failed` of them could not be read, or none is left.
-    """
-    manifest = require_manifest(directory)
-    recorded = [shard for shard in manifest.shards if shard.rows is not None]
-    join_parts(directory, [shard.index for shard in recorded])
-    examples = read_examples(directory, ["id", "row"])
-    ids = examples["id"].to_numpy()
-    with_rows = ids[examples["row"].is_valid().to_numpy()]
-    failures = [failure for shard in recorded for failure in shard.failed]
-    lost = set(wanted[~np.isin(wanted, with_rows)].tolist())
-    failed = {failure.id: failure for failure in failures if failure.id in lost}
-    if len(failed) > max_failed:
-        raise ExtractionError(too_many_failures(len(failed), max_failed, list(failed.values())))
-    usable = wanted[np.isin(wanted, with_rows)]
-    if len(usable) == 0:
-        raise ExtractionError(too_many_failures(len(failed), len(failed) - 1, list(failed.values())))
-    return ExtractionRecord(
-        directory=directory.address,
-        num_examples=len(usable),
-        failed=tuple((failure.id, failure.file, failure.reason) for failure in failed.values()),
-        ids=format_ids(usable),
-    )
 
 
 def human_bytes(count: int) -> str:

@@ -34,8 +34,10 @@ from clusterpaths.errors import ClusterPathsError, DatasetError, ModelError
 from clusterpaths.evaluation import evaluate
 from clusterpaths.evaluation.record import Evaluation
 from clusterpaths.extraction import extract, plan
+from clusterpaths.extraction.begin import begin_extraction
 from clusterpaths.extraction.extract import ExtractionJob
-from clusterpaths.extraction.plan import ExtractionPlan, ExtractionRecord
+from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.models import check
 from clusterpaths.models.providers import choose_providers, require_ran
 from clusterpaths.preprocessing.check import KeptCheck, PreprocessingCheck, check_once, keep_check
@@ -155,7 +157,7 @@ def make_plan(
     log.info(planned.text())
     plan.check_room(planned)
     if not config.plan:
-        plan.begin_extraction(planned)
+        begin_extraction(planned)
         if checked:
             keep_check(config.cache_dir, checked)
     return planned, job

@@ -25,7 +25,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.errors import CacheError
 from clusterpaths.extraction.extract import ExtractionJob
-from clusterpaths.extraction.plan import ExtractionRecord
+from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.metrics.paths import count_paths, weighted_purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck

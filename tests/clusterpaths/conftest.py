@@ -21,15 +21,10 @@ from clusterpaths.config import RunConfig
 from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.errors import Float16OverflowError
+from clusterpaths.extraction.begin import begin_extraction, widen_layers
 from clusterpaths.extraction.extract import ExtractionJob, extract_shard
-from clusterpaths.extraction.plan import (
-    ExtractionPlan,
-    ExtractionRecord,
-    begin_extraction,
-    finish_extraction,
-    plan_run,
-    widen_layers,
-)
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction.plan import ExtractionPlan, plan_run
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import resolve_preprocessing

@@ -276,6 +276,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from clusterpaths.sets.cached_examples import read_top_scores
+from clusterpaths.storage import open_storage
 
 def most(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 

@@ -13,8 +13,9 @@ from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import open_dataset
 from clusterpaths.errors import ExtractionError, Float16OverflowError
+from clusterpaths.extraction.begin import begin_extraction, widen_layers
 from clusterpaths.extraction.extract import extract_shard, has_non_finite
-from clusterpaths.extraction.plan import begin_extraction, finish_extraction, widen_layers
+from clusterpaths.extraction.finish import finish_extraction
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import normalise, resize
 from tests.clusterpaths.conftest import (

@@ -23,8 +23,8 @@ from clusterpaths.clustering.cluster import cluster_layer, cluster_layers
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.evaluation.evaluate import evaluate_set
+from clusterpaths.extraction.begin import begin_extraction, forget_shard
 from clusterpaths.extraction.extract import extract_shard
-from clusterpaths.extraction.plan import begin_extraction, forget_shard
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.running.stages import choose_settings
 from tests.clusterpaths.conftest import Finished, make_plan, run_extraction, run_stages, write_cnn

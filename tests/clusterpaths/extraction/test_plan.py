@@ -16,17 +16,10 @@ from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
-from clusterpaths.extraction import plan as plan_module
+from clusterpaths.extraction.begin import begin_extraction, forget_shard
 from clusterpaths.extraction.extract import extract_shard
-from clusterpaths.extraction.plan import (
-    begin_extraction,
-    check_room,
-    examples_in,
-    finish_extraction,
-    forget_shard,
-    human_bytes,
-    require_enough,
-)
+from clusterpaths.extraction.finish import finish_extraction
+from clusterpaths.extraction.plan import check_room, examples_in, human_bytes, require_enough
 from tests.clusterpaths.conftest import (
     LAYERS,
     NUMBERS,
@@ -365,7 +358,7 @@ def test_too_little_room_is_told_with_the_smaller_format_before_anything_is_writ
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: usage(0, 0, 491_519))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 491_519))
     config = configure()
     plan = make_plan(config)[1]
     assert plan.bytes == 491_520  # 40 examples, 3 layers, a block of 4096 each
