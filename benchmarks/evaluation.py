@@ -80,7 +80,7 @@ def main(limit: int | None = None) -> None:
                 published, job = outcome.published, outcome.job
                 assert published
                 begun = time.perf_counter()
-                found = evaluate_set(published.path, job, more=scikit_image_crops(job.preprocessing.size, seed))
+                found = evaluate_set(published, job, more=scikit_image_crops(job.preprocessing.size, seed))
                 row = {"layers": name, "distance": distance, "seed": seed}
                 row |= {"seconds": round(time.perf_counter() - begun, 1)}
                 rows.append(row | found.model_dump(mode="json", exclude={"fingerprint", "set", "version"}))

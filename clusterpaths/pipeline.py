@@ -26,28 +26,21 @@ from clusterpaths.clustering.choice import Choice
 from clusterpaths.clustering.cluster import ClusteringRecord, shares_readings, trace_paths
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.common.malloc import share_arenas
-from clusterpaths.comparison.compare import find_earlier
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError, InputError
 from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.extraction.begin import forget_shard, widen_layers
 from clusterpaths.extraction.extract import ExtractionJob, release_sessions
-from clusterpaths.extraction.plan import (
-    ExtractionPlan,
-    ExtractionRecord,
-    examples_in,
-    finish_extraction,
-    forget_shard,
-    widen_layers,
-)
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction.plan import ExtractionPlan, examples_in
 from clusterpaths.records import ModelRecord
 from clusterpaths.running import stages
 from clusterpaths.running.progress import TOGETHER, Tracker
 from clusterpaths.running.report import Outcome, Report
 from clusterpaths.running.runner import Future, InProcess, Runner, bounded
 from clusterpaths.running.timer import StageTimer
-from clusterpaths.sets.publish import PublishedSet
-from clusterpaths.storage.lock import locked_cache
-from clusterpaths.storage.remote import local_folder, require_storage
+from clusterpaths.sets.find import find_earlier
+from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -68,7 +61,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
     runner, report, timer = runner or InProcess(config.workers), report or Report(), StageTimer()
     results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
 
-    require_storage(results)  # of s3:// results: an error comes before a download, not after it
+    results.require()  # of s3:// results: an error comes before a download, not after it
     with timer("check"):
         model = runner.run(stages.check_model, config)
         report.model(config, model)
@@ -77,7 +70,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
     with timer("instrument"):
         model, preprocessing = runner.run(stages.instrument, config, model)
 
-    with locked_cache(results, config.wait, log.warning), ExitStack() as until_done:
+    with results.lock(config.wait, log.warning), ExitStack() as until_done:
         checked = None
         if config.check_preprocessing and (config.preprocessing == AUTO or not config.plan):
             with timer("check preprocessing"):
@@ -125,16 +118,16 @@ def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report
 
     A published set stays published: where nothing fits to compare it with, that is logged, and the run goes on.
     """
-    earlier = find_earlier(published.path)
+    earlier = find_earlier(published)
     if earlier is None:
         log.info("There is no earlier set on the same images to compare %s with", published.path)
         return
     try:
-        comparison = runner.run(stages.compare_sets, earlier, published.path)
+        comparison = runner.run(stages.compare_sets, earlier, published)
     except InputError as error:
         log.warning("Not compared: %s", error)
         return
-    page = runner.run(stages.write_comparison, comparison, published.path)
+    page = runner.run(stages.write_comparison, comparison, published)
     report.comparison(comparison, page, alert_below)
 
 
@@ -143,7 +136,7 @@ class _Run:
 
     def __init__(self, job: ExtractionJob, runner: Runner, report: Report) -> None:
         self._job, self._runner, self._report = job, runner, report
-        self._directory = local_folder(job.directory)
+        self._directory = job.storage
         self._repaired: set[int] = set()
 
     def extract(self, plan: ExtractionPlan) -> ExtractionRecord:

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusterpaths.choose import choose
+from clusterpaths.kmeans import Clustering, Where, cluster_rows, count_distinct, first_alike, run, sketching
+from clusterpaths.one_thread import one_thread
+from clusterpaths.question import ask
 from numpy.typing import NDArray
 
 from clusterpaths import kmeans, parallel_fit
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.choose import choose
 from clusterpaths.config import RunConfig
-from clusterpaths.kmeans import Clustering, Where, cluster_rows, count_distinct, first_alike, run, sketching
-from clusterpaths.one_thread import one_thread
-from clusterpaths.question import ask
 from clusterpaths.records import Distance
 from tests.clusterpaths.conftest import run_extraction
 from tests.clusterpaths.test_kmeans import DISTANCES, ArrayRows, blobs, with_dead_rows
