@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusterpaths.choose import choose
-from clusterpaths.kmeans import Clustering, Where, cluster_rows, count_distinct, first_alike, run, sketching
-from clusterpaths.one_thread import one_thread
-from clusterpaths.question import ask
 from numpy.typing import NDArray
 
-from clusterpaths import kmeans, parallel_fit
 from clusterpaths.cache.rows import LayerRows
+from clusterpaths.clustering import kmeans, parallel_fit
+from clusterpaths.clustering.choose import choose
+from clusterpaths.clustering.identity import identify
+from clusterpaths.clustering.kmeans import Clustering, Where, cluster_rows, count_distinct, first_alike, run, sketching
+from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig
 from clusterpaths.records import Distance
+from tests.clusterpaths.clustering.test_kmeans import DISTANCES, ArrayRows, blobs, with_dead_rows
+from tests.clusterpaths.clustering.test_parallel_fit import fitted
 from tests.clusterpaths.conftest import run_extraction
-from tests.clusterpaths.test_kmeans import DISTANCES, ArrayRows, blobs, with_dead_rows
-from tests.clusterpaths.test_parallel_fit import fitted
 
 # Of float32's epsilon: up to so much of a product, and of the product of the lengths. Between four of OpenBLAS's kernels it
 # was at most 7 of the former, for rows of positive values, and 0.5 of the latter on average, 10 to 65,536 values a row.
@@ -240,6 +240,6 @@ def test_parts_end_at_once_where_every_row_lies_at_its_centroid(
         config = configure(distance=distance, name=distance)
         done = run_extraction(config)
         for layer in ("conv2", "fc1"):
-            clustering, record = fitted(done, ask(config, done.model, done.record), layer)
+            clustering, record = fitted(done, identify(config, done.model, done.record), layer)
             assert (clustering.distinct, clustering.passes) == (2, 1)
             assert "only 2 distinct activations were found" in record.summary.note
