@@ -141,7 +141,7 @@ def test_a_mistake_in_a_shell_ends_with_2_and_no_traceback(tmp_path: Path) -> No
         (["--mean", "0.5,0.5,0.5"], ["--mean and --std go together"]),
         (["--mean", "0,0,0", "--std", "1,0,1"], ["std above 0"]),
         (["--size", "48x48"], ["cannot be run on a batch of shape (1, 3, 48, 48)"]),
-        (["--name", "../CelebA"], ["--name", "plain folder name"]),
+        (["--name", "../CelebA"], ["--name", "plain directory name"]),
         (["--sample"], ["--sample draws its own images"]),
         (["--max-failures", "1.5"], ["--max-failures", "less than or equal to 1"]),
         (["--workers", "0"], ["--workers", "greater than or equal to 1"]),

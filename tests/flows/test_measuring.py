@@ -124,5 +124,5 @@ def test_a_plan_with_auto_leaves_nothing_behind(options: dict[str, Any], tmp_pat
 def test_auto_without_the_check_is_refused() -> None:
     from clusterpaths.config import RunConfig
 
-    with pytest.raises(ValueError, match="--preprocessing auto goes by the check"):
+    with pytest.raises(ValueError, match="--preprocessing auto uses the preprocessing check"):
         RunConfig(preprocessing="auto", check_preprocessing=False)
