@@ -89,7 +89,8 @@ class RunConfig(BaseModel):
         None, description="directory of the images; CelebA is downloaded into it where it is empty [data]"
     )
     cache_root: CacheRoot | None = Field(
-        None, description="where results go, one directory per name; or s3://BUCKET/PREFIX (extra [s3]) [activation_cache]"
+        None,
+        description="where results go, one directory per name; or s3://BUCKET/PREFIX (extra [s3]) [activation_cache]",
     )
     name: str | None = Field(
         None, description="name of the results' directory [CelebA; SampleFaces with --sample; else MODEL-DATA]"
@@ -111,7 +112,8 @@ class RunConfig(BaseModel):
         description="clusters per layer: 5, or conv3=15 (others 5), or 8,conv3=15, or auto: chosen by decision alignment",
     )
     distance: Distance | Literal["auto"] = Field(
-        "cosine", description="cosine (spherical k-means) or euclidean (plain k-means); auto: the one with the higher decision alignment"
+        "cosine",
+        description="cosine (spherical k-means) or euclidean (plain k-means); auto: the one with the higher decision alignment",
     )
     seed: int = Field(0, ge=0, description="the same seed gives the same bytes")
     preprocessing: Preset | Literal["auto"] | None = Field(
@@ -135,7 +137,9 @@ class RunConfig(BaseModel):
         None, description="dtype of cached activations [that of the cache; float16 for a new one]"
     )
     # how it is made
-    providers: str = Field("auto", description="ONNX Runtime execution providers: auto (the best one installed), cpu, cuda, …")
+    providers: str = Field(
+        "auto", description="ONNX Runtime execution providers: auto (the best one installed), cpu, cuda, …"
+    )
     fingerprint: Literal["quick", "full"] = Field(
         "quick", description="full: detect changed images by hashing every file instead of comparing modification times"
     )
@@ -160,7 +164,9 @@ class RunConfig(BaseModel):
     )
     max_failures: float = Field(0.01, ge=0, le=1, description="fraction of unreadable images above which the run fails")
     wait: float = Field(3600, ge=0, description="seconds to wait for another run on the same results; 0: fail at once")
-    refresh: bool = Field(False, description="delete the cached activations and extract everything again (published sets are preserved)")
+    refresh: bool = Field(
+        False, description="delete the cached activations and extract everything again (published sets are preserved)"
+    )
     check_preprocessing: Annotated[bool, Parameter(negative="--no-check-preprocessing")] = Field(
         True, description="warn where another known preprocessing is clearly better on labelled images"
     )

@@ -27,7 +27,8 @@ class ReclusterConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(
-        "CelebA", description="results' directory in the cache root; NAME/set_NN: use the settings of that set, not of the newest"
+        "CelebA",
+        description="results' directory in the cache root; NAME/set_NN: use the settings of that set, not of the newest",
     )
     k: int | str | None = Field(
         None, description="clusters per layer: 7, or conv3=15, or 8,conv3=15, or auto: chosen again [the last set's]"
@@ -74,7 +75,10 @@ def recluster(
     set_up_logging()  # before anything can fail
     asked = {"k": k, "distance": distance, "seed": seed, "layers": layers, "subset": subset, "workers": workers}
     changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
-    changes |= {"engine": engine, "dask_address": dask_address}  # where the last run ran does not decide where this one does
+    changes |= {
+        "engine": engine,
+        "dask_address": dask_address,
+    }  # where the last run ran does not decide where this one does
     results = (cache_root or roots.cache_root()).expanduser().absolute()
     before = set_config(find_named(results, name))
     try:
@@ -85,7 +89,8 @@ def recluster(
     outcome = cluster_paths(config)
     if not outcome.new and outcome.published:
         get_run_logger().info(
-            "Nothing new in the data directory and no setting changed since %s: no set was published", outcome.published.record.set
+            "Nothing new in the data directory and no setting changed since %s: no set was published",
+            outcome.published.record.set,
         )
     return path_of(outcome)
 
