@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, Preset, Resize
-from clusterpaths.storage.remote import address_of, parse_root, place_of
+from clusterpaths.storage import Storage, open_storage, parse_address
 
 DEFAULT_K = 5
 AUTO = "auto"
@@ -56,8 +56,8 @@ Numbers = Annotated[tuple[float, ...], BeforeValidator(_split), _WORD]
 Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size), _WORD]
 
 
-# Of s3://BUCKET/PREFIX, the folder of its mirror on this machine; written down, it is the address again.
-CacheRoot = Annotated[Path, BeforeValidator(parse_root), PlainSerializer(address_of, when_used="json"), _WORD]
+# The address of a directory: a path, or s3://BUCKET/PREFIX.
+CacheRoot = Annotated[str, BeforeValidator(parse_address), WithJsonSchema({"type": "string", "format": "path"}), _WORD]
 
 
 def available_cores() -> int:
@@ -215,7 +215,11 @@ class RunConfig(BaseModel):
             raise ValueError("--dask-address goes with --engine dask: add that, or leave the address out")
         if self.cache_format == "none" and self.cache_dtype == "float16":
             raise ValueError("--cache-format none stores no activations to round: leave out --cache-dtype float16")
-        if self.cache_format not in (None, "zarr") and self.cache_root and place_of(self.cache_root):
+        if (
+            self.cache_format not in (None, "zarr")
+            and self.cache_root
+            and open_storage(self.cache_root).request_per_file
+        ):
             raise ValueError(
                 f"--cache-format {self.cache_format} does not go with a cache in object storage, where one file per image is "
                 "slow and expensive: leave it out, or use zarr; or name a directory with --cache-root"
@@ -238,8 +242,9 @@ class RunConfig(BaseModel):
         return (64, 64) if self.sample or self.dataset in ("celeba", "faces") else (224, 224)
 
     @property
-    def cache_dir(self) -> Path:
-        return (self.cache_root or roots.cache_root()).expanduser().absolute() / self.result_name
+    def cache_dir(self) -> Storage:
+        """Where the results go: activations, then set_01, set_02 …"""
+        return open_storage(self.cache_root or roots.cache_root()) / self.result_name
 
     @property
     def chooses(self) -> bool:

@@ -79,8 +79,7 @@ def recluster(
         "engine": engine,
         "dask_address": dask_address,
     }  # where the last run ran does not decide where this one does
-    results = (cache_root or roots.cache_root()).expanduser().absolute()
-    before = set_config(find_named(results, name))
+    before = set_config(find_named(cache_root or roots.cache_root(), name))
     try:
         config = RunConfig(**{**before, **changes, "compare": True, "refresh": False, "plan": False})
     except ValidationError as error:
