@@ -76,7 +76,7 @@ class RunConfig(BaseModel):
     sample_size: int = Field(2000, ge=1, description="how many faces --sample draws")
     dataset: str = Field(
         "celeba",
-        description="celeba, folder, torchvision:NAME (such as torchvision:CIFAR10), arrays, faces, or the name of a plugin's data set",
+        description="celeba, folder, torchvision:NAME (such as torchvision:CIFAR10), arrays, faces, or a plugin's data set",
     )
     labels: Path | None = Field(None, description="labels of --dataset folder (CSV: file,label) or arrays (.npy)")
     model: Path | None = Field(
@@ -145,7 +145,7 @@ class RunConfig(BaseModel):
     )
     cache_format: CacheFormat | None = Field(
         None,
-        description="npy: one file per image and layer; zarr: a quarter of the bytes, few files; none: stores only the resized images, and "
+        description="npy: one file per image and layer; zarr: a quarter of the bytes, few files; none: stores the resized images only, "
         "the model runs again for every layer [that of the cache; npy]",
     )
     batch_size: int = Field(32, ge=1, description="images per batch")

@@ -29,15 +29,10 @@ from clusterpaths.common.malloc import share_arenas
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError, InputError
 from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.extraction.begin import forget_shard, widen_layers
 from clusterpaths.extraction.extract import ExtractionJob, release_sessions
-from clusterpaths.extraction.plan import (
-    ExtractionPlan,
-    ExtractionRecord,
-    examples_in,
-    finish_extraction,
-    forget_shard,
-    widen_layers,
-)
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction.plan import ExtractionPlan, examples_in
 from clusterpaths.records import ModelRecord
 from clusterpaths.running import stages
 from clusterpaths.running.progress import TOGETHER, Tracker
@@ -46,8 +41,6 @@ from clusterpaths.running.runner import Future, InProcess, Runner, bounded
 from clusterpaths.running.timer import StageTimer
 from clusterpaths.sets.find import find_earlier
 from clusterpaths.sets.published import PublishedSet
-from clusterpaths.storage.lock import locked_cache
-from clusterpaths.storage.remote import local_folder, require_storage
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -68,7 +61,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
     runner, report, timer = runner or InProcess(config.workers), report or Report(), StageTimer()
     results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
 
-    require_storage(results)  # of s3:// results: an error comes before a download, not after it
+    results.require()  # of s3:// results: an error comes before a download, not after it
     with timer("check"):
         model = runner.run(stages.check_model, config)
         report.model(config, model)
@@ -77,7 +70,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
     with timer("instrument"):
         model, preprocessing = runner.run(stages.instrument, config, model)
 
-    with locked_cache(results, config.wait, log.warning), ExitStack() as until_done:
+    with results.lock(config.wait, log.warning), ExitStack() as until_done:
         checked = None
         if config.check_preprocessing and (config.preprocessing == AUTO or not config.plan):
             with timer("check preprocessing"):
@@ -143,7 +136,7 @@ class _Run:
 
     def __init__(self, job: ExtractionJob, runner: Runner, report: Report) -> None:
         self._job, self._runner, self._report = job, runner, report
-        self._directory = local_folder(job.directory)
+        self._directory = job.storage
         self._repaired: set[int] = set()
 
     def extract(self, plan: ExtractionPlan) -> ExtractionRecord:

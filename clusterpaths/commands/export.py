@@ -30,9 +30,9 @@ class ExportConfig(Record):
     cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
 
 
-def find_set(given: str, cache_root: Path | None) -> PublishedSet:
+def find_set(given: str, cache_root: str | None) -> PublishedSet:
     """The set that NAME or NAME/set_NN stands for."""
-    return find_named((cache_root or roots.cache_root()).expanduser().absolute(), given)
+    return find_named(cache_root or roots.cache_root(), given)
 
 
 def find_model(published: PublishedSet, given: Path | None) -> Path:

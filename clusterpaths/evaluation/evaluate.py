@@ -44,7 +44,7 @@ from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.published import PublishedSet
-from clusterpaths.storage.remote import fetch, local_folder
+from clusterpaths.storage import Storage
 
 MIN_EVAL = 30  # examples kept aside; fewer say nothing
 MAX_EXAMPLES = 20_000
@@ -93,7 +93,7 @@ def _evaluate(published: PublishedSet, job: ExtractionJob, seed: int, more: Mapp
     record, notes = published.record, list[str]()
     path_of = published.paths.of_example
     complexity = f.path_complexity(published.clusters)
-    directory = local_folder(job.directory)
+    directory = job.storage
     decides = job.model.logits is not None and _decides(directory)
     predictions = published.predictions if decides else np.full_like(published.predictions, -1)
     sample = sample_rows(len(published.ids), _row_limit(directory, record), seed)
@@ -140,9 +140,9 @@ def _evaluate(published: PublishedSet, job: ExtractionJob, seed: int, more: Mapp
     )
 
 
-def _decides(directory: Path) -> bool:
+def _decides(directory: Storage) -> bool:
     """Whether what the cache holds as class scores of the first examples can be that."""
-    with pq.ParquetFile(fetch(directory / EXAMPLES)) as file:
+    with pq.ParquetFile(directory.local(EXAMPLES)) as file:
         for batch in file.iter_batches(1024, columns=["logits"]):
             scores = batch.column(0).drop_null().to_pylist()
             if scores:
@@ -158,7 +158,7 @@ def sample_rows(n: int, limit: int, seed: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(start, min(start + RUN, n)) for start in np.sort(starts)])
 
 
-def _row_limit(directory: Path, record: SetRecord) -> int:
+def _row_limit(directory: Storage, record: SetRecord) -> int:
     widths = sum(LayerRows(directory, layer, np.empty(0, np.int64)).width for layer in record.layers)
     return min(MAX_EXAMPLES, max(MIN_CAPPED, MAX_BYTES // (4 * widths)))
 

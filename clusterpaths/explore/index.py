@@ -52,7 +52,7 @@ class SetIndex:
         Raises:
             CacheError: its files are missing, corrupted, or do not fit together.
         """
-        self.source, self.record, self.folder = source, source.record, source.path
+        self.source, self.record, self.folder = source, source.record, source.folder
         self.summary = summary or summarise_set(source)
         self.layers, self.k = source.layers, source.k
         self.ids, self.clusters, self.distances = source.ids, source.clusters, source.distances

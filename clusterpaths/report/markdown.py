@@ -17,6 +17,7 @@ from clusterpaths.report import evaluation as evaluation_section
 from clusterpaths.report.comparison import class_name, headline
 from clusterpaths.report.page import EXEMPLARS
 from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import Storage
 
 TOP_PATHS = 10
 PER_IMAGE = {"cluster", "trace"}
@@ -29,7 +30,7 @@ def inspection(found: Inspection) -> str:
     return f"```\n{found.text()}```\n"
 
 
-def stage_rows(stages: tuple[StageTime, ...], examples: int, extracted: int, cache: Path) -> Rows:
+def stage_rows(stages: tuple[StageTime, ...], examples: int, extracted: int, cache: Storage) -> Rows:
     """Seconds and images a second of each stage, in order, and the cache's size in the end.
 
     Args:

@@ -34,8 +34,10 @@ from clusterpaths.errors import ClusterPathsError, DatasetError, ModelError
 from clusterpaths.evaluation import evaluate
 from clusterpaths.evaluation.record import Evaluation
 from clusterpaths.extraction import extract, plan
+from clusterpaths.extraction.begin import begin_extraction
 from clusterpaths.extraction.extract import ExtractionJob
-from clusterpaths.extraction.plan import ExtractionPlan, ExtractionRecord
+from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.models import check
 from clusterpaths.models.providers import choose_providers, require_ran
 from clusterpaths.preprocessing.check import KeptCheck, PreprocessingCheck, check_once, keep_check
@@ -48,7 +50,6 @@ from clusterpaths.running.progress import TOGETHER, counter
 from clusterpaths.sets import find, publish
 from clusterpaths.sets.find import find_named
 from clusterpaths.sets.published import PublishedSet
-from clusterpaths.storage.remote import address_of, local_folder
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -156,7 +157,7 @@ def make_plan(
     log.info(planned.text())
     plan.check_room(planned)
     if not config.plan:
-        plan.begin_extraction(planned)
+        begin_extraction(planned)
         if checked:
             keep_check(config.cache_dir, checked)
     return planned, job
@@ -186,7 +187,7 @@ def choose_settings(
     """
     if not config.chooses:
         return config, None
-    directory, ids = local_folder(extraction.directory), parse_ids(extraction.ids)
+    directory, ids = extraction.storage, parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "prediction"])
     predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
     rows = {layer: LayerRows(directory, layer, ids) for layer in model.layers}
@@ -215,10 +216,10 @@ def find_set(
         ConfigError: as `identify`.
     """
     identity = identify(config, model, extraction)
-    found = None if config.refresh else find.find_set(local_folder(extraction.directory), identity.fingerprint())
+    found = None if config.refresh else find.find_set(extraction.storage, identity.fingerprint())
     if found:
         publish.describe_newest(found)
-        log.info("%s already answers this question: same model, images, settings and seed", address_of(found.path))
+        log.info("%s already answers this question: same model, images, settings and seed", found.folder)
     return identity, found
 
 
@@ -268,7 +269,7 @@ def publish_set(
 ) -> PublishedSet:
     """The next set appears, complete or not at all."""
     published = publish.publish_set(config, job, extraction, identity, clusterings, traced, stages, choice, check)
-    log.info("Published %s", address_of(published.path))
+    log.info("Published %s", published.folder)
     return published
 
 
@@ -293,7 +294,7 @@ def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation:
 def find_sets(config: CompareConfig) -> tuple[PublishedSet, PublishedSet]:
     """Both sets, looked up by name in the cache root."""
     clear_caches()
-    root = (config.cache_root or roots.cache_root()).expanduser().absolute()
+    root = config.cache_root or roots.cache_root()
     return find_named(root, config.first), find_named(root, config.second)
 
 

@@ -68,7 +68,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
         responses=errors.documented(400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503),
     )
     app.state.settings = settings
-    app.state.library = Library((settings.cache_root or roots.cache_root()).expanduser().absolute())
+    app.state.library = Library(settings.cache_root or roots.cache_root())
     app.state.explainer = Explainer(settings.max_pixels)
     app.state.images = Images(app.state.library)
     app.state.answers = Answers()

@@ -5,7 +5,6 @@ Belongs here: columns of examples.parquet that are joined to a set. The table it
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,18 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import ATTRIBUTE, EXAMPLES, read_examples
 from clusterpaths.errors import CacheError
-from clusterpaths.storage.remote import fetch
+from clusterpaths.storage import Storage
 
 TopScores = tuple[NDArray[np.int16], NDArray[np.float32]]  # (n, top) class, -1 where not known, and softmax
 
 
-def read_attributes(cache: Path, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int8]]:
+def read_attributes(cache: Storage, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int8]]:
     """Attribute -> (n,) of these ids; 0 for examples that the cache does not have. Empty where it has no table.
 
     Raises:
         CacheError: examples.parquet is there and cannot be read.
     """
-    path = fetch(cache / EXAMPLES)
+    path = cache.local(EXAMPLES)
     if not path.is_file():
         return {}
     try:
@@ -49,7 +48,7 @@ def read_attributes(cache: Path, ids: NDArray[np.int64]) -> dict[str, NDArray[np
     return found
 
 
-def read_top_scores(cache: Path, ids: NDArray[np.int64], top: int) -> TopScores | None:
+def read_top_scores(cache: Storage, ids: NDArray[np.int64], top: int) -> TopScores | None:
     """The most probable classes of each of these ids: (n, top) class, -1 where not known, and (n, top) softmax.
 
     Read in pieces: the class scores of a whole cache may be larger than memory. None where the cache has none.
@@ -57,7 +56,7 @@ def read_top_scores(cache: Path, ids: NDArray[np.int64], top: int) -> TopScores 
     Raises:
         CacheError: examples.parquet is there and cannot be read.
     """
-    path = fetch(cache / EXAMPLES)
+    path = cache.local(EXAMPLES)
     classes = np.full((len(ids), top), -1, np.int16)
     shares = np.zeros((len(ids), top), np.float32)
     try:
@@ -81,7 +80,7 @@ def read_top_scores(cache: Path, ids: NDArray[np.int64], top: int) -> TopScores 
     return (classes, shares) if (classes >= 0).any() else None
 
 
-def read_sizes(cache: Path, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def read_sizes(cache: Storage, ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """(n,) bytes of each image as the cache recorded it; -1 where it does not say."""
     try:
         table = read_examples(cache, ["id", "size"])

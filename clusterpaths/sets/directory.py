@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from clusterpaths.storage.atomic import atomic_write, atomic_write_json
-from clusterpaths.storage.remote import fetch
+from clusterpaths.storage import Storage, StorageLike, open_storage
 
 RECORD, PATHS, CENTROIDS = "set.json", "paths.parquet", "centroids.npz"
 
@@ -17,23 +16,28 @@ RECORD, PATHS, CENTROIDS = "set.json", "paths.parquet", "centroids.npz"
 class SetDirectory:
     """A directory NAME/set_NN of the results."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: StorageLike) -> None:
+        self.folder = open_storage(folder)
 
     @property
-    def cache(self) -> Path:
+    def path(self) -> Path:
+        """Where its documents lie on this machine."""
+        return self.folder.path
+
+    @property
+    def cache(self) -> Storage:
         """The directory around it: with the activations, and with the other sets."""
-        return self.path.parent
+        return self.folder.parent
 
     @property
     def name(self) -> str:
         """NAME/set_NN, as messages and documents call the set; links are resolved."""
-        resolved = self.path.resolve()
+        resolved = self.folder.resolve()
         return f"{resolved.parent.name}/{resolved.name}"
 
     def file(self, name: str) -> Path:
         """Where a document lies on this machine, up to date; it need not exist."""
-        return fetch(self.path / name)
+        return self.folder.local(name)
 
     def document(self, name: str) -> bytes | None:
         """What is written there now, as far as it is on this machine; None where there is none of this name."""
@@ -52,12 +56,10 @@ class SetDirectory:
         Raises:
             DiskError: no room or no permission.
         """
-        path = self.path / name
-        atomic_write(path, content)
-        return path
+        self.folder.write_bytes(name, content)
+        return self.path / name
 
     def write_json(self, name: str, document: Any) -> Path:
         """As `write`, of what JSON can hold."""
-        path = self.path / name
-        atomic_write_json(path, document)
-        return path
+        self.folder.write_json(name, document)
+        return self.path / name

@@ -22,6 +22,7 @@ from clusterpaths.metrics.paths import PathCounts, count_paths
 from clusterpaths.records import name_of
 from clusterpaths.sets.cached_examples import read_attributes
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
+from clusterpaths.storage import StorageLike
 
 PATHS_JSON, CENTROIDS_JSON = "paths.json", "centroids.json"
 METADATA = "metadata.json"  # of the directory around the set
@@ -44,14 +45,14 @@ class ExternalSet(SetDirectory):
 
     def __init__(
         self,
-        path: Path,
+        folder: StorageLike,
         layers: tuple[str, ...],
         k: tuple[int, ...],
         ids: NDArray[np.int64],  # (n,) ascending
         clusters: NDArray[np.int16],  # (n, L)
         keys: Any,  # pyarrow.Array of n strings: what paths.json calls the examples
     ) -> None:
-        super().__init__(path)
+        super().__init__(folder)
         self.layers, self.k = layers, k
         self.ids, self.clusters, self.keys = ids, clusters, keys
         self.labels = self.predictions = self.splits = np.full(len(self.ids), -1, np.int16)  # (n,) none is known

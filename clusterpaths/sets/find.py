@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from clusterpaths.errors import CacheError, DatasetError
@@ -16,50 +15,51 @@ from clusterpaths.records import SetRecord
 from clusterpaths.sets.directory import RECORD
 from clusterpaths.sets.join import join_examples
 from clusterpaths.sets.published import PublishedSet, open_set
-from clusterpaths.storage.remote import address_of, exists, fetch_folder, place_of, require_storage, subfolders
+from clusterpaths.storage import Storage, StorageLike, open_storage
 
 LEAST_COMMON = 0.5  # share of a new set's examples that its predecessor must have
 _SET = re.compile(r"set_(\d+)")
 
 
-def list_sets(directory: Path) -> list[str]:
+def list_sets(directory: StorageLike) -> list[str]:
     """Names of the sets of a cache, by number; in object storage, of those that are complete."""
-    names = [name for name in subfolders(directory) if _SET.fullmatch(name)]
-    if place_of(directory):
-        names = [name for name in names if exists(directory / name / RECORD)]
+    names = [name for name in open_storage(directory).published("set_", RECORD) if _SET.fullmatch(name)]
     return sorted(names, key=lambda name: int(name[4:]))
 
 
-def find_set(directory: Path, fingerprint: str) -> PublishedSet | None:
+def find_set(directory: Storage, fingerprint: str) -> PublishedSet | None:
     """The newest set of a cache with this identity; directories of other programs are passed over."""
     for published in _newest_first(directory, list_sets(directory)):
         if published.record.fingerprint == fingerprint:
-            fetch_folder(published.path)
+            published.folder.local_tree()
             return published
     return None
 
 
-def find_named(cache_root: Path, given: str) -> PublishedSet:
+def find_named(cache_root: StorageLike, given: str) -> PublishedSet:
     """The set that NAME/set_NN, or NAME for its newest one, stands for; looked up among what is there.
 
     Raises:
         CacheError: there are no such results, or no such set among them, or it is another program's.
     """
-    require_storage(cache_root)
+    cache_root = open_storage(cache_root)
+    cache_root.require()
     name, _, wanted = given.rstrip("/").partition("/")
-    names = [other for other in subfolders(cache_root) if list_sets(cache_root / other)]
+    names = [other for other in cache_root.subdirectories() if list_sets(cache_root / other)]
     if name not in names:
         raise CacheError(
-            f"There are no sets called {given!r} in {address_of(cache_root)}. Expected NAME or NAME/set_NN, with NAME one of: "
+            f"There are no sets called {given!r} in {cache_root}. Expected NAME or NAME/set_NN, with NAME one of: "
             f"{', '.join(names) or 'none yet'}. Name one of these, or another folder with --cache-root."
         )
     sets = list_sets(cache_root / name)
     if wanted and wanted not in sets:
         raise CacheError(
-            f"{name} in {address_of(cache_root)} has no set {wanted!r}. Expected one of: {', '.join(sets)}, or {name} alone "
+            f"{name} in {cache_root} has no set {wanted!r}. Expected one of: {', '.join(sets)}, or {name} alone "
             "for the newest."
         )
-    return open_set(fetch_folder(cache_root / name / (wanted or sets[-1])))
+    folder = cache_root / name / (wanted or sets[-1])
+    folder.local_tree()
+    return open_set(folder)
 
 
 def set_config(published: PublishedSet) -> dict[str, Any]:
@@ -83,9 +83,9 @@ def find_earlier(own: PublishedSet) -> PublishedSet | None:
     Sets without a layer in common, and directories of other programs, are passed over.
     """
     sets = list_sets(own.cache)
-    for other in _newest_first(own.cache, sets[: sets.index(own.path.name)]):
+    for other in _newest_first(own.cache, sets[: sets.index(own.folder.name)]):
         if set(other.layers) & set(own.layers):
-            fetch_folder(other.path)
+            other.folder.local_tree()
             return other
     return find_predecessor(own)
 
@@ -102,7 +102,7 @@ def find_predecessor(own: PublishedSet) -> PublishedSet | None:
     born = _time(own.record)
     cache_root = own.cache.parent
     found: list[tuple[datetime.datetime, str, PublishedSet]] = []
-    for cache in (cache_root / name for name in subfolders(cache_root)):
+    for cache in (cache_root / name for name in cache_root.subdirectories()):
         try:
             sets = list_sets(cache) if cache != own.cache else []
         except OSError:
@@ -117,10 +117,10 @@ def find_predecessor(own: PublishedSet) -> PublishedSet | None:
                 and set(other.layers) == set(own.layers)
                 and time <= born
             ):
-                found.append((time, str(other.path), other))
+                found.append((time, other.folder.address, other))
     for _, _, other in sorted(found, key=lambda entry: entry[:2], reverse=True):
         try:
-            fetch_folder(other.path)
+            other.folder.local_tree()
             common = len(join_examples(other, own)[0])
         except (CacheError, DatasetError, OSError):
             continue  # corrupted, or of other images
@@ -129,7 +129,7 @@ def find_predecessor(own: PublishedSet) -> PublishedSet | None:
     return None
 
 
-def _newest_first(cache: Path, names: list[str]) -> Iterator[PublishedSet]:
+def _newest_first(cache: Storage, names: list[str]) -> Iterator[PublishedSet]:
     """Those of these sets that are ours."""
     for name in reversed(names):
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from clusterpaths.metrics.paths import PathCounts, count_paths
 from clusterpaths.records import CacheDtype, SetRecord
 from clusterpaths.sets.cached_examples import TopScores, read_attributes, read_top_scores
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
-from clusterpaths.storage.remote import address_of, local_folder
+from clusterpaths.storage import StorageLike
 
 
 @dataclass(frozen=True)
@@ -57,24 +56,24 @@ class PublishedSet(SetDirectory):
     another machine, holds no arrays.
     """
 
-    def __init__(self, path: Path, record: SetRecord, columns: Columns | None = None) -> None:
+    def __init__(self, folder: StorageLike, record: SetRecord, columns: Columns | None = None) -> None:
         """`columns`: those of paths.parquet, where they are at hand; else they are read when first asked for."""
-        super().__init__(path)
+        super().__init__(folder)
         self.record = record
         if columns:
             self.__dict__["columns"] = columns  # where a cached property keeps its value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PublishedSet) and (self.path, self.record) == (other.path, other.record)
+        return isinstance(other, PublishedSet) and (self.folder, self.record) == (other.folder, other.record)
 
     def __hash__(self) -> int:
-        return hash((self.path, self.record.fingerprint))
+        return hash((self.folder, self.record.fingerprint))
 
     def __repr__(self) -> str:
-        return f"PublishedSet({address_of(self.path)})"
+        return f"PublishedSet({self.folder})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (address_of(self.path), self.record)
+        return PublishedSet, (self.folder.address, self.record)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -287,7 +286,7 @@ class PublishedSet(SetDirectory):
 
     def stored_dtypes(self) -> tuple[dict[str, CacheDtype], list[str]]:
         """How the set's cache stored each layer, and a warning where that is no longer known (then: float32)."""
-        record, manifest = self.record, read_manifest(self.path.resolve().parent)
+        record, manifest = self.record, read_manifest(self.folder.resolve().parent)
         if (
             manifest is None
             or manifest.model.sha256 != record.model.sha256
@@ -300,15 +299,15 @@ class PublishedSet(SetDirectory):
         return {layer: manifest.layers[layer].dtype for layer in record.layers}, []
 
 
-def open_set(path: Path) -> PublishedSet:
+def open_set(folder: StorageLike) -> PublishedSet:
     """A set's directory; only its record is read at once.
 
     Raises:
         CacheError: it has no record that is understood.
     """
-    document = SetDirectory(path).file(RECORD)
+    document = SetDirectory(folder).file(RECORD)
     try:
-        return PublishedSet(path, SetRecord.model_validate_json(document.read_bytes()))
+        return PublishedSet(folder, SetRecord.model_validate_json(document.read_bytes()))
     except FileNotFoundError as error:
         raise CacheError(
             f"{document} does not exist. Expected the folder of a published set, with set.json and paths.parquet."
@@ -320,10 +319,6 @@ def open_set(path: Path) -> PublishedSet:
             f"{first['msg']} ({error.error_count()} problems in all). Expected what this version of the program writes; "
             "publish the set again."
         ) from error
-
-
-def _unpickled(address: str, record: SetRecord) -> PublishedSet:
-    return PublishedSet(local_folder(address), record)
 
 
 def _ints(table: Any, name: str) -> NDArray[np.int16]:

@@ -18,7 +18,7 @@ from clusterpaths.running import stages
 from clusterpaths.running.report import Outcome
 from clusterpaths.running.runner import InProcess, bounded
 from clusterpaths.sets.published import PublishedSet
-from clusterpaths.storage.lock import locked_cache
+from clusterpaths.storage import open_storage
 from tests.clusterpaths.conftest import Recording, write_cnn
 from tests.runs import DOCUMENTS, SAMPLE_MODEL
 
@@ -91,7 +91,7 @@ def test_a_plan_extracts_nothing(config: RunConfig, tmp_path: Path) -> None:
 
 
 def test_a_cache_that_another_run_uses_is_waited_for_and_then_refused(config: RunConfig) -> None:
-    with locked_cache(config.cache_dir, 0), pytest.raises(CacheError, match="is in use by process"):
+    with config.cache_dir.lock(0), pytest.raises(CacheError, match="is in use by process"):
         pipeline.run(config.model_copy(update={"wait": 0.0}))
 
 
@@ -143,7 +143,7 @@ def test_a_layer_that_float16_cannot_hold_is_stored_as_float32(
 ) -> None:
     loud = write_cnn(tmp_path / "loud.onnx", factor=1e6)
     outcome = pipeline.run(configure(model=loud, cache_dtype="float16", evaluate=False))
-    dtypes = {name: layer.dtype for name, layer in require_manifest(Path(outcome.job.directory)).layers.items()}
+    dtypes = {name: layer.dtype for name, layer in require_manifest(open_storage(outcome.job.directory)).layers.items()}
     assert set(dtypes.values()) == {"float16", "float32"} or set(dtypes.values()) == {"float32"}
     wide = [name for name, dtype in dtypes.items() if dtype == "float32"]
     assert np.load(Path(outcome.job.directory) / wide[0] / "0.npy").dtype == np.float32

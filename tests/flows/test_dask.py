@@ -21,6 +21,7 @@ from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.clustering import parallel_fit
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError, ExtractionError
+from clusterpaths.storage import open_storage
 from tasks import runner as runner_module
 from tests.runs import SAMPLE_MODEL, Run, assert_same_documents, published, run_celeba, succeed
 
@@ -93,7 +94,7 @@ def by_threads(prefect_server: None, faces: Path, tmp_path_factory: pytest.TempP
 
 
 def made(cache: Path) -> int:
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     return sum(shard.rows is not None for shard in manifest.shards) if manifest else 0
 
 

@@ -22,6 +22,7 @@ from clusterpaths.export.path_model import export_path_model
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.published import open_set
+from clusterpaths.storage import open_storage
 from flows.images import ImagesConfig
 from tests.cifar10 import CLASSES, write_cifar10
 from tests.runs import SAMPLE_MODEL, listening
@@ -116,7 +117,7 @@ def test_arrays(tmp_path: Path) -> None:
 def test_reduced_layers_are_part_of_what_a_cache_is(by_class: Path, tmp_path: Path) -> None:
     options = {"model": SAMPLE_MODEL, "data_root": by_class, "cache_root": tmp_path, "layers": "conv3", "k": 2}
     path, _, log = succeed(**options, reduce="conv3=gap")
-    manifest = read_manifest(path.parent)
+    manifest = read_manifest(open_storage(path.parent))
     assert manifest is not None
     assert manifest.layers["conv3"].shape == (64,)
     assert manifest.providers == ("CPUExecutionProvider",)
@@ -153,7 +154,7 @@ def test_a_cache_of_more_layers_stays_whole_when_images_come(by_class: Path, tmp
     assert (record.layers, record.num_examples) == (("fc1",), 30)
     again, both, _ = succeed(**options, layers="conv3,fc1", subset=30)
     assert both.num_examples == 30
-    manifest = read_manifest(again.parent)
+    manifest = read_manifest(open_storage(again.parent))
     assert manifest is not None
     assert {layer: kept.shape for layer, kept in manifest.layers.items()} == {"conv3": (64,), "fc1": (128,)}
     assert again != path

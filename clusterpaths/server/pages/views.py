@@ -59,7 +59,7 @@ def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTM
             "groups": evaluation_rows(evaluation) if evaluation else (),
         }
 
-    return render_once(request, index, "overview.html", values, _written(index.folder / METRICS))
+    return render_once(request, index, "overview.html", values, _written(index.folder.path / METRICS))
 
 
 @router.get("/explore/{model}/{name}/clusters/{layer:path}/{cluster:int}")

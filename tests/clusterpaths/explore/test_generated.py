@@ -276,11 +276,12 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from clusterpaths.sets.cached_examples import read_top_scores
+from clusterpaths.storage import open_storage
 
 def most(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 before = most()
-best, shares = read_top_scores(Path(sys.argv[1]), np.array([0, 5, 17, 59_999, 60_000]), 10)
+best, shares = read_top_scores(open_storage(sys.argv[1]), np.array([0, 5, 17, 59_999, 60_000]), 10)
 print(best.tolist(), shares.tolist(), most() - before, sep=";")
 """
 
