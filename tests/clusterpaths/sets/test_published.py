@@ -144,6 +144,6 @@ def test_a_record_of_another_version_is_one_paragraph(tmp_path: Path) -> None:
     folder = write_small(tmp_path)
     record = json.loads((folder / "set.json").read_text())
     (folder / "set.json").write_text(json.dumps(record | {"later": 1}))
-    with pytest.raises(CacheError, match="is not the record of a set: later: .*publish the set again") as caught:
+    with pytest.raises(CacheError, match=r"is not the record of a set: later: .*publish the set again") as caught:
         open_set(folder)
     assert "\n" not in str(caught.value)
