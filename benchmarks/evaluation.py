@@ -30,7 +30,7 @@ from PIL import Image
 
 from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
-from clusterpaths.evaluation.evaluate import MAX_STRANGERS, evaluate_set
+from clusterpaths.evaluation.evaluate import MAX_OOD, evaluate_set
 from clusterpaths.evaluation.perturb import Images, crops
 
 HERE = Path(__file__).resolve().parent
@@ -112,7 +112,7 @@ def scikit_image_crops(size: tuple[int, int], seed: int) -> dict[str, Images]:
     folder = Path(package.origin).parent / "data"
     photographs = [np.asarray(Image.open(folder / name).convert("RGB")) for name in PHOTOGRAPHS]
     rng = np.random.default_rng([seed, 6])
-    return {"crops of scikit-image's photographs": crops(photographs, MAX_STRANGERS, size, rng)}
+    return {"crops of scikit-image's photographs": crops(photographs, MAX_OOD, size, rng)}
 
 
 def version_of(package: str) -> str | None:

@@ -1,7 +1,6 @@
-"""The numbers on the page, as pure functions of integer arrays.
+"""Counts of classes and of crossings, and the members nearest to their centroids. Pure functions on integer arrays.
 
-Belongs here: counting classes and crossings, picking exemplars. Nothing here reads a file or knows how a number is
-shown; counting paths and purity are `metrics.py`.
+Counting paths, and purity, are `paths.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.integer]
+from clusterpaths.metrics.checks import Ints
 
 
 def class_counts(groups: Ints, classes: Ints, n_groups: int, n_classes: int) -> NDArray[np.int64]:
@@ -27,7 +26,7 @@ def crossings(left: Ints, right: Ints, k_left: int, k_right: int) -> NDArray[np.
     return class_counts(left, right, k_left, k_right)
 
 
-def nearest(groups: Ints, distances: NDArray[np.floating], ids: Ints, n_groups: int, count: int) -> list[Ints]:
+def nearest_members(groups: Ints, distances: NDArray[np.floating], ids: Ints, n_groups: int, count: int) -> list[Ints]:
     """The `count` examples of each group with the smallest distance; ties by id, NaN last.
 
     All inputs are (n,). Returns n_groups arrays of row positions, nearest first; short where a group is.

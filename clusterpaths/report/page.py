@@ -17,7 +17,7 @@ from PIL import Image
 
 from clusterpaths.errors import ConfigError
 from clusterpaths.evaluation.record import read_evaluation
-from clusterpaths.metrics.counts import nearest
+from clusterpaths.metrics.counts import nearest_members
 from clusterpaths.metrics.ood import overall_distance
 from clusterpaths.metrics.paths import count_paths
 from clusterpaths.preprocessing.check import read_check
@@ -56,14 +56,14 @@ def write_report(
     paths = count_paths(rows.clusters)
     k = [record.k_per_layer[layer] for layer in record.layers]
     by_cluster = [
-        nearest(rows.clusters[:, layer], rows.distances[:, layer], rows.ids, k[layer], exemplars)
+        nearest_members(rows.clusters[:, layer], rows.distances[:, layer], rows.ids, k[layer], exemplars)
         for layer in range(len(record.layers))
     ]
     top = np.flatnonzero(paths.of_example < top_paths)  # rows on one of the paths that are shown
     shown = min(top_paths, len(paths.counts))
     by_path = [
         top[picked]
-        for picked in nearest(
+        for picked in nearest_members(
             paths.of_example[top], overall_distance(rows.distances)[top], rows.ids[top], shown, exemplars
         )
     ]

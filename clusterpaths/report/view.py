@@ -311,7 +311,7 @@ class _Builder:
             largest[1],
             name(largest[0]),
             int((classes >= 0).sum()),
-            metrics.alone(paths.of_example, classes),
+            metrics.count_singletons(paths.of_example, classes),
         )
 
 
