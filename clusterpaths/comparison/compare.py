@@ -102,7 +102,7 @@ class _Comparing:
         self.matches = [
             match_clusters(self.paths_a[:, i], self.paths_b[:, i], self.k_a[i], self.k_b[i]) for i in range(len(layers))
         ]
-        self.unchanged, self.renamed = agreement.kept_layers(self.paths_a, self.paths_b, self.matches)
+        self.unchanged, self.renamed = agreement.matched_agreement(self.paths_a, self.paths_b, self.matches)
         self.classes = join_classes(
             a.record,
             b.record,
