@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 from clusterpaths.clustering.kmeans import SKETCH_WIDTH
 from clusterpaths.common.threads import one_thread
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.metrics.faithfulness import decision_alignment, split_fit_eval
+from clusterpaths.metrics.alignment import decision_alignment, split_fit_eval
 from clusterpaths.metrics.paths import count_paths
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.session import TapSession

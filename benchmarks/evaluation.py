@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from clusterpaths.config import RunConfig
-from clusterpaths.evaluation.evaluate import MAX_STRANGERS, evaluate_set
+from clusterpaths.evaluation.evaluate import MAX_OOD, evaluate_set
 from clusterpaths.evaluation.perturb import Images, crops
 from clusterpaths.pipeline import run
 
@@ -115,7 +115,7 @@ def scikit_image_crops(size: tuple[int, int], seed: int) -> dict[str, Images]:
     folder = Path(package.origin).parent / "data"
     photographs = [np.asarray(Image.open(folder / name).convert("RGB")) for name in PHOTOGRAPHS]
     rng = np.random.default_rng([seed, 6])
-    return {"crops of scikit-image's photographs": crops(photographs, MAX_STRANGERS, size, rng)}
+    return {"crops of scikit-image's photographs": crops(photographs, MAX_OOD, size, rng)}
 
 
 def version_of(package: str) -> str | None:

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.records import ClassShare, ExampleRow, SetSummary
 from clusterpaths.metrics.ood import DistanceScale
-from clusterpaths.metrics.paths import PathCounts
+from clusterpaths.metrics.paths import Majorities, PathCounts, majority_classes
 from clusterpaths.sets.cached_examples import TopScores
 from clusterpaths.sets.external import ExternalSet
 from clusterpaths.sets.published import PublishedSet
@@ -30,14 +30,6 @@ TOP_SCORES = 10
 _KEPT_ANSWERS = 64  # of clusters and paths
 _ANSWER = 240_000  # bytes that one takes at most, in records
 PAGES = 12_000_000  # bytes of pages that a server may keep beside each set
-
-
-class GroupClasses(NamedTuple):
-    """The classes of g groups, each (g,): the most frequent one (-1: none known), how often, and of how many known."""
-
-    best: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    known: NDArray[np.int64]
 
 
 class SetIndex:
@@ -262,12 +254,12 @@ class SetIndex:
         return 1 + int(np.searchsorted(self._falling_counts, -count))
 
     @cached_property
-    def path_predictions(self) -> GroupClasses:
-        return group_classes(self.paths.of_example, self.predictions, len(self.paths.counts))
+    def path_predictions(self) -> Majorities:
+        return majority_classes(self.paths.of_example, self.predictions, len(self.paths.counts))
 
     @cached_property
-    def path_labels(self) -> GroupClasses:
-        return group_classes(self.paths.of_example, self.labels, len(self.paths.counts))
+    def path_labels(self) -> Majorities:
+        return majority_classes(self.paths.of_example, self.labels, len(self.paths.counts))
 
     def top_scores(self, row: int) -> tuple[ClassShare, ...]:
         """The most probable classes of one example; none where its class scores are not known."""
@@ -333,29 +325,6 @@ def summarise_set(source: PublishedSet | ExternalSet, version: str = "") -> SetS
     )
 
 
-def group_classes(groups: NDArray[np.integer], classes: NDArray[np.integer], n_groups: int) -> GroupClasses:
-    """The most frequent known class of each group, the lower one on a tie; `groups` and `classes` are (n,).
-
-    Groups x classes may not fit in memory, so only pairs that occur are counted.
-    """
-    is_known = classes >= 0
-    n_classes = int(classes.max(initial=-1)) + 1
-    best, count = np.full(n_groups, -1, np.int64), np.zeros(n_groups, np.int64)
-    known = np.bincount(groups[is_known], minlength=n_groups).astype(np.int64)
-    if n_classes:
-        code = groups[is_known].astype(np.int64) * n_classes + classes[is_known]
-        if n_groups * n_classes <= 1 << 20:
-            every = np.bincount(code, minlength=n_groups * n_classes)
-            pairs = np.flatnonzero(every)
-            sizes = every[pairs]
-        else:
-            pairs, sizes = np.unique(code, return_counts=True)
-        order = np.lexsort((-pairs, sizes))  # the last one written wins: most frequent, then lowest
-        best[pairs[order] // n_classes] = pairs[order] % n_classes
-        count[pairs[order] // n_classes] = sizes[order]
-    return GroupClasses(best, count, known)
-
-
 def class_shares(classes: NDArray[np.integer], name: Callable[[int], str]) -> tuple[ClassShare, ...]:
     """The known classes among these (n,), most frequent first, then the lower index."""
     known = classes.compress(classes >= 0)
@@ -370,7 +339,7 @@ def class_shares(classes: NDArray[np.integer], name: Callable[[int], str]) -> tu
     )
 
 
-def majority(found: GroupClasses, group: int, name: Callable[[int], str]) -> ClassShare | None:
+def majority(found: Majorities, group: int, name: Callable[[int], str]) -> ClassShare | None:
     """One group's most frequent class."""
     index = int(found.best[group])
     if index < 0:

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
-from clusterpaths.comparison.compared import compared
+from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
@@ -390,7 +390,7 @@ def comparison(request: Request, library: LibraryOf, two: Annotated[Two, Query()
     first, second = (library.set(*_parts(name)) for name in (two.first, two.second))
     versions = f"{first.summary.version} {second.summary.version}"
     try:
-        return of_version(request, versions, f"{first.folder} {second.folder}", lambda: compared(first, second))
+        return of_version(request, versions, f"{first.folder} {second.folder}", lambda: compare_cached(first, second))
     except (CacheError, DatasetError) as error:
         if names_file(str(error)):
             raise

@@ -1,6 +1,6 @@
 """How much a request may send, and an image that is sent to be explained.
 
-Belongs here: the limit of every body, and the form field `image`. Whether its bytes are an image is `explore/dropped.py`.
+Belongs here: the limit of every body, and the form field `image`. Whether its bytes are an image is `explanation/uploaded.py`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from clusterpaths.comparison.compared import compared
+from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.errors import ClusterPathsError, NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
@@ -56,12 +56,12 @@ def _answer(library: Library, first: str, second: str) -> dict[str, Any]:
     """What the template shows of the comparison.
 
     Raises:
-        NotFoundError, ConfigError, CacheError, DatasetError: see `compared`.
+        NotFoundError, ConfigError, CacheError, DatasetError: see `compare_cached`.
     """
     from clusterpaths.report.comparison import comparison_page  # scipy comes with it
 
     one, other = (_set(library, name) for name in (first, second))
-    comparison = compared(one, other)
+    comparison = compare_cached(one, other)
     colour_of = class_colours(set_view(one), set_view(other))
     return {
         "c": comparison,

@@ -1,6 +1,6 @@
 """…/image: an image of the visitor's own, and what a set knows of it.
 
-Belongs here: the page around an `Explanation`. Running the model is `explore/dropped.py`'s, limits of what is sent are
+Belongs here: the page around an `Explanation`. Running the model is `explanation/uploaded.py`'s, limits of what is sent are
 `uploads.py`'s, sentences `report/explanation.py`'s.
 """
 
@@ -98,7 +98,7 @@ def _explained(explained: Explained) -> dict[str, Any]:
         "picture": _as_address(explained.small),
         "headline": words.headline(explanation),
         "common": words.common(explanation),
-        "strange": words.strange(explanation),
+        "strange": words.ood_sentence(explanation),
         "other": words.other(explanation),
         "decided": words.decided,
         "title_of": example_title,
