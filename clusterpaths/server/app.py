@@ -26,7 +26,7 @@ from clusterpaths.explore.library import Library
 from clusterpaths.explore.routes import routes
 from clusterpaths.explore.uploaded import Explainer
 from clusterpaths.server import errors
-from clusterpaths.server.answers import Answers, HeadAsGet
+from clusterpaths.server.answers import HeadAsGet, answer_cache
 from clusterpaths.server.api import v1 as api
 from clusterpaths.server.contract import dashboards as contract
 from clusterpaths.server.middleware import security
@@ -71,7 +71,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.state.library = Library((settings.cache_root or roots.cache_root()).expanduser().absolute())
     app.state.explainer = Explainer(settings.max_pixels)
     app.state.images = Images(app.state.library)
-    app.state.answers = Answers()
+    app.state.answers = answer_cache()
     app.state.documents = Documents()
     app.state.explaining = asyncio.Semaphore(1)
     app.include_router(security.router)

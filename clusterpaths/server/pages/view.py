@@ -19,7 +19,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup, escape
 
-from clusterpaths.common.lru import Kept
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.explore.index import PAGES, SetIndex
 from clusterpaths.explore.records import ModelSummary, Routes
 from clusterpaths.explore.routes import routes
@@ -58,7 +58,7 @@ class SetView:
         self.has_distances = index.distances is not None
         self.url = address(index.summary)
         self.routes: Routes = routes(index)
-        self.pages: Kept[bytes] = Kept(PAGES, len)
+        self.pages: LRUCache[bytes] = LRUCache(PAGES, len)
         self._stops: dict[tuple[int, int, bool], str] = {}
 
     @cached_property
