@@ -1,6 +1,6 @@
-"""Answers about a set: made once, kept, and not sent again to who has them.
+"""Answers about a set: computed once and cached; clients that already have the answer get 304.
 
-Belongs here: ETag, Cache-Control, HEAD, and the memory of answers in their encoded form. What they say is `api.py`'s.
+Belongs here: ETag, Cache-Control, and the cache of encoded answers. What they say is `api/`'s.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clusterpaths.common.lru import LRUCache
 
@@ -30,23 +29,6 @@ LARGEST = 2 << 20  # of one of them
 IN_TURN = threading.RLock()
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _PROGRAM = version("clusterpaths")  # another version may say the same set's answers differently
-
-
-class HeadAsGet:
-    """ASGI middleware: HEAD is answered as GET is, ETag and length included, without the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self.app(scope, receive, send)
-            return
-
-        async def without_body(message: Message) -> None:
-            await send(message if message["type"] != "http.response.body" else {**message, "body": b""})
-
-        await self.app({**scope, "method": "GET"}, receive, without_body)
 
 
 def answer_cache() -> LRUCache[bytes]:

@@ -10,8 +10,8 @@ import pytest
 from clusterpaths.explore.index import PAGES
 from clusterpaths.explore.records import ExampleLayer, Lift, Transition
 from clusterpaths.server.pages.plots import SHOWN, lift_plot, spread_plot, times
-from clusterpaths.server.pages.routes import MOST_LINKS, _largest
-from clusterpaths.server.pages.view import set_view
+from clusterpaths.server.pages.sankey import MOST_LINKS, _largest
+from clusterpaths.server.pages.set_view import set_view
 from tests.clusterpaths.explore.small import small
 
 

@@ -22,7 +22,8 @@ from PIL import Image
 
 from clusterpaths.explore.library import Library
 from clusterpaths.server.pages.html import found_item, signed
-from clusterpaths.server.pages.view import set_view, static
+from clusterpaths.server.pages.set_view import set_view
+from clusterpaths.server.static_files import static_url
 from tests import patient
 from tests.generated_set import generate
 from tests.server.conftest import Site
@@ -198,9 +199,9 @@ def test_an_example_says_how_unusual_it_is(client: httpx.Client, site: Site) -> 
 
 
 def test_unusual_is_said_in_whole_sentences(client: httpx.Client, site: Site) -> None:
-    from clusterpaths.server.pages.view import _environment
+    from clusterpaths.server.pages.rendering import environment
 
-    words_of = _environment().get_template("macros.html").module
+    words_of = environment().get_template("macros.html").module
     assert [str(words_of.percentile(x)) for x in (0.2, 45.4, 99.7)] == ["&lt;1%", "45%", "&gt;99%"]
     assert signed(-1.4) == "−1.40"
     example = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/examples/3").json()["example"]
@@ -238,7 +239,7 @@ def test_the_last_layers_blocks_say_their_class_in_words(client: httpx.Client, s
 
 def test_words_beside_blocks_do_not_touch_and_stay_inside() -> None:
     from clusterpaths.report.overview import HEIGHT
-    from clusterpaths.server.pages.routes import LINE, spread
+    from clusterpaths.server.pages.sankey import LINE, spread
 
     assert spread([50.0, 100.0]) == [50.0, 100.0]
     crowded = spread([2.0, 3.0, 150.0, 297.0, 298.0, 299.0])
@@ -334,7 +335,7 @@ def test_names_with_strange_letters_are_text_and_not_markup(tmp_path: Path) -> N
 
 
 def test_plotly_is_compressed_and_kept_by_browsers(client: httpx.Client) -> None:
-    first = client.get(static("plotly.min.js"))
+    first = client.get(static_url("plotly.min.js"))
     assert first.headers["content-encoding"] == "gzip"
     assert int(first.headers["content-length"]) < 2_000_000 < len(first.content)
     assert "immutable" in first.headers["cache-control"]

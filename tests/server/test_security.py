@@ -14,8 +14,9 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from clusterpaths.server.addresses import local_address
 from clusterpaths.server.app import create_app
-from clusterpaths.server.middleware.security import COOKIE, SESSION_SECONDS, local_address, new_session
+from clusterpaths.server.sessions import COOKIE, SESSION_SECONDS, new_session
 from clusterpaths.server.settings import ServeConfig
 from tests import patient
 from tests.server.asking import picture, raw

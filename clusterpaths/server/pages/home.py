@@ -18,7 +18,7 @@ from clusterpaths.explore.paths import path_page
 from clusterpaths.explore.records import ExampleRow, SetSummary
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
-from clusterpaths.server.pages.view import render
+from clusterpaths.server.pages.rendering import render
 
 STRIP = 10
 CACHED = 256  # strips, each a few hundred bytes
@@ -57,7 +57,7 @@ class ModelCard:
 _strips: LRUCache[Strip] = LRUCache(CACHED)
 
 
-@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+@router.get("/", response_class=HTMLResponse)
 def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
     """The list, newest first; or how to make a first set."""
     cards = []

@@ -11,34 +11,15 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from html import escape  # text, not Markup: half the time in what is put together here
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from markupsafe import Markup
 
 from clusterpaths.explore.records import ClassShare, ExampleRow, Lift, PathSummary, SetSummary
 from clusterpaths.report.view import percent
+from clusterpaths.server.addresses import image_url, set_url
 
 if TYPE_CHECKING:
-    from clusterpaths.server.pages.view import SetView
-
-
-@lru_cache(4096)
-def encoded(name: str) -> str:
-    """A name as one part of an address."""
-    return quote(name, safe="")
-
-
-def address(summary: SetSummary) -> str:
-    """Of a set's overview."""
-    return f"/explore/{encoded(summary.model)}/{encoded(summary.set)}"
-
-
-def image_url(summary: SetSummary, example: int, size: int = 160) -> str:
-    """Of one example's image, its longer side so long; the version lets browsers keep it for an hour."""
-    return (
-        f"/api/v1/models/{encoded(summary.model)}/sets/{encoded(summary.set)}/examples/{example}/image"
-        f"?size={size}&v={encoded(summary.version)}"
-    )
+    from clusterpaths.server.pages.set_view import SetView
 
 
 def example_words(example: ExampleRow) -> str:
@@ -74,7 +55,7 @@ def _thumb(summary: SetSummary, example: ExampleRow) -> str:
     rest += [f"distance {example.distance:.3g}"] if example.distance is not None else []
     hint = " · ".join((words, *(escape(part) for part in rest if part)))
     wrong = " wrong" if example.right is False else ""
-    return f'<a class="thumb{wrong}" href="{address(summary)}/examples/{example.id}" title="{hint}">{picture}</a>'
+    return f'<a class="thumb{wrong}" href="{set_url(summary)}/examples/{example.id}" title="{hint}">{picture}</a>'
 
 
 def signed(number: float) -> str:
