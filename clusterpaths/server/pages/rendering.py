@@ -13,25 +13,27 @@ from urllib.parse import quote
 import jinja2
 from fastapi import Request
 from fastapi.responses import HTMLResponse
+from jinja2.compiler import CodeGenerator
+from markupsafe import Markup, escape
 
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ModelSummary
 from clusterpaths.report.view import percent, thousands
 from clusterpaths.server.addresses import encoded, image_url, set_url
 from clusterpaths.server.answers import IN_TURN
-from clusterpaths.server.pages import html as page_html
+from clusterpaths.server.pages import words
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.static_files import static_url
 
-PIECES = (  # of page_html, for templates
-    "attribute_choice",
-    "example_words",
-    "found_item",
-    "lift_rows",
-    "path_row",
-    "share_bar",
-    "thumb",
-    "thumbs",
+WORDS = (  # functions of words.py that templates call
+    words.any_wrong,
+    words.attribute_choices,
+    words.example_words,
+    words.known_of,
+    words.lift_rows,
+    words.path_text,
+    words.path_words,
+    words.thumbs_of,
 )
 _REVALIDATED = {"Cache-Control": "private, no-cache"}  # a page lists the sets that there are now
 
@@ -77,10 +79,34 @@ def compile_templates() -> None:
             environment().get_template(name)
 
 
+def escaped(value: Any) -> str:
+    """As markupsafe.escape, but a str: most of the time that a page took went into making a Markup of each piece."""
+    kind = type(value)
+    if kind is str:
+        text: str = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return text.replace("'", "&#39;").replace('"', "&#34;")
+    return value if kind is Markup else str(value) if kind is int else escape(value)
+
+
+class _Generator(CodeGenerator):
+    """Of templates' Python: `escaped` around every expression."""
+
+    def _output_child_pre(self, node: Any, frame: Any, finalize: Any) -> None:
+        if frame.eval_ctx.volatile or not frame.eval_ctx.autoescape or finalize.src is not None:
+            super()._output_child_pre(node, frame, finalize)
+        else:
+            self.write("environment.escaped(")
+
+
+class _Environment(jinja2.Environment):
+    code_generator_class = _Generator
+    escaped = staticmethod(escaped)
+
+
 @cache
 def environment() -> jinja2.Environment:
     """Templates of the server, and those of the report as report/….html."""
-    found = jinja2.Environment(
+    found = _Environment(
         loader=jinja2.ChoiceLoader(
             [
                 jinja2.PackageLoader("clusterpaths.server", "templates"),
@@ -93,7 +119,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    found.filters |= {"thousands": thousands, "percent": percent, "part": encoded, "signed": page_html.signed}
+    found.filters |= {"thousands": thousands, "percent": percent, "part": encoded, "signed": words.signed}
     found.globals |= {"static": static_url, "address": set_url, "image_url": image_url}
-    found.globals |= {name: getattr(page_html, name) for name in PIECES}
+    found.globals |= {one.__name__: one for one in WORDS}
     return found

@@ -5,13 +5,13 @@ Belongs here: the addresses of clusters and paths, and their colours. The Sankey
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 from weakref import WeakKeyDictionary
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.explore.index import PAGES, SetIndex
@@ -36,7 +36,7 @@ class SetView:
         self.url = set_url(index.summary)
         self.routes: Routes = routes(index)
         self.pages: LRUCache[bytes] = LRUCache(PAGES, len)
-        self._stops: dict[tuple[int, int, bool], str] = {}
+        self._steps: dict[tuple[str, int, int, bool], str] = {}
 
     @cached_property
     def usual(self) -> dict[str, float]:
@@ -66,31 +66,19 @@ class SetView:
         row = self.colours[layer] if layer < len(self.colours) else ()
         return row[cluster] if 0 <= cluster < len(row) else NO_CLASS
 
-    def route(self, path: Sequence[int], other: Sequence[int] | None = None) -> Markup:
-        """A path as chips, one a layer, each a link to its cluster; of `other`, layers that differ are marked."""
-        stops = (self._stop(at, c, other is not None and other[at] != c) for at, c in enumerate(path))
-        return Markup(f'<span class="route">{"".join(stops)}</span>')
+    def steps(self, macro: Callable[..., str], path: Sequence[int], other: Sequence[int] | None = None) -> Markup:
+        """What a macro (view, layer, cluster, differs) makes of each step of a path, rendered once per cluster.
 
-    def _stop(self, at: int, cluster: int, differs: bool) -> str:
-        if (at, cluster, differs) not in self._stops:
-            layer, marked = escape(self.layers[at]), " differs" if differs else ""
-            self._stops[at, cluster, differs] = (
-                f'<a class="stop{marked}" href="{self.cluster_url(at, cluster)}" title="{layer}, cluster {cluster}">'
-                f'<span class="hidden">{layer} cluster </span>{self._chip(at, cluster)}'
-                f'<small aria-hidden="true">{layer}</small></a> '
-            )
-        return self._stops[at, cluster, differs]
-
-    def line(self, path: Sequence[int]) -> Markup:
-        """A path as chips close together, without links."""
-        return Markup("".join(self._chip(at, cluster) for at, cluster in enumerate(path)))
-
-    def chip(self, layer: int, cluster: int) -> Markup:
-        """One cluster: its number in its colour."""
-        return Markup(self._chip(layer, cluster))
-
-    def _chip(self, layer: int, cluster: int) -> str:
-        return f'<span class="chip f{self.cluster_colour(layer, cluster)}">{cluster}</span>'
+        `differs`: the step is not that of the path `other`.
+        """
+        name: str = macro.name  # type: ignore[attr-defined]
+        found = []
+        for layer, cluster in enumerate(path):
+            key = name, layer, cluster, other is not None and other[layer] != cluster
+            if key not in self._steps:
+                self._steps[key] = macro(self, *key[1:])
+            found.append(self._steps[key])
+        return Markup("".join(found))
 
     def cluster_url(self, layer: str | int, cluster: int) -> str:
         name = self.layers[layer] if isinstance(layer, int) else layer

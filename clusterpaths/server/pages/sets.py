@@ -140,6 +140,7 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
         return {
             "detail": detail,
             "plot": spread_plot(detail.layers),
+            "shared": {one.example.id: one.layers_shared for one in detail.neighbours},
             "before": int(index.ids[row - 1]) if row else None,
             "after": int(index.ids[row + 1]) if row + 1 < len(index.ids) else None,
         }
