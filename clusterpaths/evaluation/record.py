@@ -5,11 +5,10 @@ Belongs here: the records, and when a stored one still counts. A measure without
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, ValidationError
 
 from clusterpaths.records import Record
+from clusterpaths.sets.directory import SetDirectory
 
 VERSION = 1  # raised when a definition changes
 METRICS = "metrics.json"
@@ -87,9 +86,10 @@ class Evaluation(Record):
     notes: tuple[str, ...] = ()
 
 
-def read_evaluation(set_dir: Path) -> Evaluation | None:
-    """metrics.json of a set's folder; None where there is none that is understood."""
+def read_evaluation(directory: SetDirectory) -> Evaluation | None:
+    """metrics.json of a set; None where there is none that is understood."""
+    document = directory.document(METRICS)
     try:
-        return Evaluation.model_validate_json((set_dir / METRICS).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return None if document is None else Evaluation.model_validate_json(document)
+    except ValidationError:
         return None

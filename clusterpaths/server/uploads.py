@@ -1,6 +1,6 @@
 """An image that is sent to be explained, for the API and for the page.
 
-Belongs here: the form field `image`, and one after the other. Whether its bytes are an image is `explore/uploaded.py`'s.
+Belongs here: the form field `image`, and one after the other. Whether its bytes are an image is `explanation/uploaded.py`'s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fastapi import Request, UploadFile
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from clusterpaths.explore.uploaded import Explained, Explainer
+from clusterpaths.explanation.uploaded import Explained, Explainer
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ModelSummary
-from clusterpaths.report.view import percent, thousands
+from clusterpaths.report.numbers import percent, thousands
 from clusterpaths.server.addresses import encoded, image_url, set_url
 from clusterpaths.server.answers import IN_TURN
 from clusterpaths.server.pages import words

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from clusterpaths.explore.records import ClassShare, ExampleRow, Lift, SetSummary
-from clusterpaths.report.view import percent
+from clusterpaths.report.numbers import percent
 from clusterpaths.server.addresses import image_url, set_url
 
 

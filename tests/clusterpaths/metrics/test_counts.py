@@ -8,8 +8,8 @@ import pytest
 from clusterpaths.metrics import counts as tables
 from clusterpaths.metrics import paths as metrics
 from clusterpaths.metrics.ood import overall_distance
+from clusterpaths.report.numbers import percent, seconds
 from clusterpaths.report.overview import HEIGHT, lay_out
-from clusterpaths.report.view import percent, seconds
 
 PATHS = np.array([[0, 1], [1, 0], [0, 1], [0, 0], [1, 0], [0, 1]], dtype=np.int16)
 
