@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import time
 from collections.abc import Iterable
 
+from itsdangerous import BadData, TimestampSigner
 from starlette.datastructures import Headers
 
 COOKIE = "clusterpaths_session"
@@ -29,21 +29,22 @@ def same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
 
 
-def new_session(token: str, now: float | None = None) -> str:
-    """What a browser stores instead of the token: until when, and that this server said so (HMAC-SHA256)."""
-    until = int((time.time() if now is None else now) + SESSION_SECONDS)
-    return f"{until}.{_signature(until, token)}"
+def new_session(token: str) -> str:
+    """What a browser stores instead of the token: when it was given, signed with the token (HMAC-SHA256)."""
+    return signer(token).sign("session").decode()
 
 
 def _is_session(value: str, token: str) -> bool:
-    until, _, signature = value.partition(".")
-    if not (until.isascii() and until.isdigit() and len(until) < 15):
+    try:
+        signer(token).unsign(value, max_age=SESSION_SECONDS)
+    except BadData:
         return False
-    return same(signature, _signature(int(until), token)) and int(until) > time.time()
+    return True
 
 
-def _signature(until: int, token: str) -> str:
-    return hmac.new(token.encode(), f"clusterpaths session until {until}".encode(), hashlib.sha256).hexdigest()
+def signer(token: str) -> TimestampSigner:
+    """Of sessions; another token does not accept them."""
+    return TimestampSigner(token, salt="clusterpaths session", digest_method=hashlib.sha256)
 
 
 def _cookies(lines: Iterable[str]) -> list[str]:
