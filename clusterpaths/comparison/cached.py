@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clusterpaths.common.lru import Kept
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import ConfigError
 from clusterpaths.sets.published import PublishedSet
@@ -15,8 +15,8 @@ from clusterpaths.sets.published import PublishedSet
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
 
-KEPT = 16  # comparisons in memory; one is some 100 kB
-_comparisons: Kept[Comparison] = Kept(KEPT)
+CACHED = 16  # comparisons; one is some 100 kB
+_comparisons: LRUCache[Comparison] = LRUCache(CACHED)
 
 
 def compare_cached(first: SetIndex, second: SetIndex) -> Comparison:

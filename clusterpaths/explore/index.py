@@ -6,8 +6,6 @@ modules beside this one; reading the set is `sets/published.py` and `sets/extern
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.records import ClassShare, ExampleRow, SetSummary
 from clusterpaths.metrics.ood import DistanceScale
@@ -27,7 +26,7 @@ from clusterpaths.sets.published import PublishedSet
 Rows = NDArray[np.int64]
 T = TypeVar("T")
 TOP_SCORES = 10
-_KEPT_ANSWERS = 64  # of clusters and paths
+_ANSWERS = 64  # of clusters and paths
 _ANSWER = 240_000  # bytes that one takes at most, in records
 PAGES = 12_000_000  # bytes of pages that a server may keep beside each set
 
@@ -62,9 +61,8 @@ class SetIndex:
             self.scale = source.distance_scale
             self.standardised, self.ood = source.scores.standardised, source.scores.ood
             self.overall = source.overall_distances
-        self._making, self._lock = threading.RLock(), threading.Lock()  # what is made once may need other such things
-        self._kept: dict[Hashable, Any] = {}
-        self._answers: OrderedDict[Hashable, Any] = OrderedDict()
+        self._once: LRUCache[Any] = LRUCache(float("inf"))
+        self._answers: LRUCache[Any] = LRUCache(_ANSWERS)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,7 +77,7 @@ class SetIndex:
         n, n_layers = self.clusters.shape
         arrays = n * (100 + 30 * n_layers + len(self.attribute_names) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4
         keys = 0 if self.keys is None else self.keys.nbytes
-        return int(arrays + keys + _KEPT_ANSWERS * _ANSWER + PAGES)
+        return int(arrays + keys + _ANSWERS * _ANSWER + PAGES)
 
     # Names -------------------------------------------------------------------------------------------------------
 
@@ -141,28 +139,14 @@ class SetIndex:
         return self.once(("order", key), lambda: make().astype(np.int32 if len(self) < 1 << 31 else np.int64))
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is made when first asked for, by one thread, and kept as long as the index is."""
-        found: T | None = self._kept.get(key)
-        if found is None:
-            with self._making:
-                found = self._kept.get(key)
-                if found is None:
-                    found = self._kept[key] = make()
+        """What is computed when first asked for, by one thread, and cached as long as the index is."""
+        found: T = self._once.get(key, make)
         return found
 
     def answer(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was answered before to the same question; only the last ones are kept."""
-        with self._lock:
-            if key in self._answers:
-                self._answers.move_to_end(key)
-                found: T = self._answers[key]
-                return found
-        made = make()
-        with self._lock:
-            self._answers[key] = made
-            while len(self._answers) > _KEPT_ANSWERS:
-                self._answers.popitem(last=False)
-        return made
+        """The answer to a question, computed once; only the last ones are cached."""
+        found: T = self._answers.get(key, make)
+        return found
 
     def examples(
         self, rows: NDArray[np.integer], distances: NDArray[np.floating] | None = None
@@ -278,7 +262,7 @@ class SetIndex:
         source = self.source
         if isinstance(source, ExternalSet) or not (self.predictions >= 0).any():
             return None
-        return self.once("scores", lambda: (source.read_top_scores(TOP_SCORES),))[0]
+        return self.once("scores", lambda: source.read_top_scores(TOP_SCORES))
 
     @cached_property
     def _path_columns(self) -> NDArray[np.int16]:

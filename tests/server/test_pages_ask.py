@@ -16,7 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from clusterpaths.common.lru import Kept
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.comparison import cached as comparing
 from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
@@ -352,7 +352,7 @@ def test_a_comparison_is_made_once_while_both_sets_are_as_they_were(site: Site, 
 def test_who_asks_for_a_kept_comparison_does_not_wait_for_another(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library(site.root)
     first, second = (library.set(site.model, name) for name in (site.set, site.other))
-    monkeypatch.setattr(comparing, "_comparisons", Kept(99))
+    monkeypatch.setattr(comparing, "_comparisons", LRUCache(99))
     kept = compare_cached(first, second)
     began, go_on = threading.Event(), threading.Event()
 

@@ -48,7 +48,7 @@ from clusterpaths.records import Record
 from clusterpaths.server.answers import encode, has, json_answer, not_modified, of_set, of_version, tag_of
 from clusterpaths.server.dependencies import ImagesOf, LibraryOf
 from clusterpaths.server.errors import names_file
-from clusterpaths.server.middleware.uploads import explain_upload
+from clusterpaths.server.uploads import explain_upload
 
 SIZES = (0, 48, 64, 96, 128, 160, 192, 224, 256, 320, 480, 640, 1024)  # few, so that they are found in the cache
 _LARGEST_INT = 2**63 - 1

@@ -19,15 +19,16 @@ from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import ModelSummary, SetSummary
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
-from clusterpaths.server.pages.routes import class_colours
-from clusterpaths.server.pages.view import render, set_view
+from clusterpaths.server.pages.rendering import render
+from clusterpaths.server.pages.sankey import class_colours
+from clusterpaths.server.pages.set_view import set_view
 
 SUGGESTED = 6
 
 router = APIRouter()
 
 
-@router.get("/compare", response_class=HTMLResponse, include_in_schema=False)
+@router.get("/compare", response_class=HTMLResponse)
 def compare_page(request: Request, library: LibraryOf) -> Response:
     """The form, and what changed where two sets are given."""
     models = library.models()
