@@ -28,10 +28,10 @@ import cyclopts
 import numpy as np
 from PIL import Image
 
-from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
 from clusterpaths.evaluation.evaluate import MAX_OOD, evaluate_set
 from clusterpaths.evaluation.perturb import Images, crops
+from clusterpaths.pipeline import run
 
 HERE = Path(__file__).resolve().parent
 LAYERS = {"fc1+fc2": ("fc1", "fc2"), "all five": ("conv1", "conv2", "conv3", "fc1", "fc2")}
@@ -64,6 +64,7 @@ def main(limit: int | None = None) -> None:
             for seed in seeds[: 1 if limit else None]:
                 # One cache for each choice of layers: seeds and distances are questions to it.
                 config = RunConfig(
+                    evaluate=False,
                     model=Path(shared) / "models" / "CelebA_CNN_instrumented.onnx",
                     data_root=Path(shared),
                     cache_root=Path(folder) / name,
@@ -75,9 +76,11 @@ def main(limit: int | None = None) -> None:
                     subset=limit,
                     workers=1,
                 )
-                published, job = run_stages(config)
+                outcome = run(config)
+                published, job = outcome.published, outcome.job
+                assert published
                 begun = time.perf_counter()
-                found = evaluate_set(published.path, job, more=scikit_image_crops(job.preprocessing.size, seed))
+                found = evaluate_set(published, job, more=scikit_image_crops(job.preprocessing.size, seed))
                 row = {"layers": name, "distance": distance, "seed": seed}
                 row |= {"seconds": round(time.perf_counter() - begun, 1)}
                 rows.append(row | found.model_dump(mode="json", exclude={"fingerprint", "set", "version"}))

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
+from clusterpaths.pipeline import run
 from clusterpaths.records import Distance
 
 K = 5
@@ -31,6 +31,7 @@ def measure(material: Material, images: int, starts: int = 10) -> list[dict[str,
     told = []
     for distance in DISTANCES:
         config = RunConfig(
+            evaluate=False,
             model=material.model,
             data_root=root,
             cache_root=out,
@@ -39,7 +40,8 @@ def measure(material: Material, images: int, starts: int = 10) -> list[dict[str,
             k=K,
             preprocessing="imagenet",
         )
-        published = run_stages(config)[0]
+        published = run(config).published
+        assert published
         ids = pq.read_table(published.path / "paths.parquet", columns=["id"])["id"].to_numpy()
         for layer, ours in published.record.clusters.items():
             gram, points = as_points(LayerRows(config.cache_dir, layer, ids), distance)

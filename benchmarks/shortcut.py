@@ -31,14 +31,15 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import t as student
 from sklearn.metrics import adjusted_mutual_info_score
 
-from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.datasets.drawn_faces.cue import Cue
 from clusterpaths.datasets.drawn_faces.draw import draw_face, write_faces
 from clusterpaths.export.path_model import PATH, export_path_model
 from clusterpaths.metrics.paths import count_paths, largest_class, weighted_purity
+from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import normalise, resize
+from clusterpaths.sets.published import open_set
 from clusterpaths.training.train import PREPROCESSING, SIZE, TrainConfig, train_classifier
 
 HERE = Path(__file__).resolve().parent
@@ -189,7 +190,7 @@ def train(root: Path, cue: Cue | None, faces: int, epochs: int, seed: int) -> tu
 
 def expose(root: Path, model: Path, faces: Faces) -> Exposed:
     """Cluster the patched faces in every layer of a model, and follow them when the patch is removed."""
-    path_model = export_path_model(cluster(root, model, faces.patched), model, root / "path_model.onnx").path
+    path_model = export_path_model(open_set(cluster(root, model, faces.patched)), model, root / "path_model.onnx").path
     paths, predicted = follow(Path(path_model), faces.patched)
     moved, predicted_clean = follow(Path(path_model), faces.clean)
     hair = open_celeba(faces.patched).examples().labels
@@ -223,8 +224,12 @@ def pure(groups: NDArray[np.int64], cue: NDArray[np.int64]) -> float:
 
 def cluster(root: Path, model_path: Path, data: Path) -> Path:
     """The folder of the set that all stages in a row publish, as the flow runs them; five clusters a layer."""
-    config = RunConfig(model=model_path, data_root=data, cache_root=root / "cache", name="shortcut", layers=LAYERS)
-    return run_stages(config)[0].path
+    config = RunConfig(
+        model=model_path, data_root=data, cache_root=root / "cache", name="shortcut", layers=LAYERS, evaluate=False
+    )
+    published = run(config).published
+    assert published
+    return published.path
 
 
 def follow(path_model: Path, data: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -47,11 +47,11 @@ LIBRARY = """
 import sys
 from pathlib import Path
 
-from clusterpaths.chain import run_stages
+from clusterpaths.pipeline import run
 from clusterpaths.config import RunConfig
 
 model, data, out = map(Path, sys.argv[1:4])
-run_stages(RunConfig(model=model, data_root=data, cache_root=out, name="R", subset={subset}))
+run(RunConfig(model=model, data_root=data, cache_root=out, name="R", subset={subset}, evaluate=False))
 """
 
 
@@ -79,7 +79,7 @@ def measure(material: Material, repeats: int) -> dict[str, Any]:
     def turn() -> dict[str, dict[str, float]]:
         took = {
             "Python alone": seconds([*python, "pass"]),
-            "import of the library (clusterpaths.chain)": seconds([*python, "import clusterpaths.chain"]),
+            "import of the library (clusterpaths.pipeline)": seconds([*python, "import clusterpaths.pipeline"]),
             "import of the flow and its stages (flows.celeba, flows.pipeline)": seconds(
                 [*python, "import flows.celeba, flows.pipeline"]
             ),

@@ -14,7 +14,7 @@
     │   └── StorageError       object storage that stays away, refuses, or has no such bucket
     ├── DownloadError          the network; worth a retry
     ├── NoRunError             a server cannot start a run now, whoever asks
-    ├── DamagedShardError      bytes on disk differ from their checksum; the shard is made again
+    ├── CorruptedShardError      bytes on disk differ from their checksum; the shard is made again
     └── Float16OverflowError   a layer needs float32; extraction widens it and goes on
 
 A message says what happened, the actual value, what was expected, and what to do, in one paragraph.
@@ -27,7 +27,13 @@ from typing import Any
 
 
 class ClusterPathsError(Exception):
-    """Base of all errors that are raised on purpose."""
+    """Base of all errors that are raised on purpose.
+
+    Attributes:
+        recoverable: the pipeline goes on after it: it is no failure of a run.
+    """
+
+    recoverable = False
 
 
 class InputError(ClusterPathsError):
@@ -89,8 +95,10 @@ class NoRunError(ClusterPathsError):
     """A server cannot start a run now, whoever asks; the reason is for the one who does."""
 
 
-class DamagedShardError(ClusterPathsError):
+class CorruptedShardError(ClusterPathsError):
     """Activations on disk that do not match their recorded checksum."""
+
+    recoverable = True
 
     def __init__(self, message: str, shard: int) -> None:
         super().__init__(message)
@@ -102,6 +110,8 @@ class DamagedShardError(ClusterPathsError):
 
 class Float16OverflowError(ClusterPathsError):
     """A finite activation that float16 cannot hold."""
+
+    recoverable = True
 
     def __init__(self, layers: list[str]) -> None:
         super().__init__(f"values beyond float16's range (65504) in {', '.join(layers)}")

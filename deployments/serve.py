@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import cyclopts
 import yaml
-from prefect import serve
+from prefect import Flow, serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import construct_schedule
 from prefect.deployments.runner import RunnerDeployment
@@ -32,8 +32,8 @@ def deployments(root: Path = ROOT) -> list[RunnerDeployment]:
 
 def _deployment(entry: dict[str, Any], root: Path) -> RunnerDeployment:
     file, _, function = entry["entrypoint"].partition(":")
-    flow = load_flow_from_entrypoint(f"{root / file}:{function}")
-    return flow.to_deployment(
+    flow: Flow[..., Any] = load_flow_from_entrypoint(f"{root / file}:{function}")
+    deployment = flow.to_deployment(
         name=entry["name"],
         description=entry["description"],
         parameters=entry["parameters"],
@@ -42,6 +42,8 @@ def _deployment(entry: dict[str, Any], root: Path) -> RunnerDeployment:
         triggers=[DeploymentEventTrigger(**_trigger(trigger)) for trigger in entry.get("triggers", [])],
         concurrency_limit=_limit(entry),
     )
+    assert isinstance(deployment, RunnerDeployment)  # a coroutine only where a loop runs
+    return deployment
 
 
 def _limit(entry: dict[str, Any]) -> ConcurrencyLimitConfig | None:

@@ -12,18 +12,20 @@ from prefect import flow
 
 from clusterpaths.comparison.compare import CompareConfig
 from flows.running import run, set_up_logging
-from tasks import comparing
+from tasks.comparison_events import announce_comparison
+from tasks.report import show_comparison
+from tasks.stages import compare_sets, find_sets, write_comparison
 
 
 @flow(name="compare", flow_run_name="{config.first} and {config.second}")
 def compare(config: CompareConfig) -> Path:
     """What changed from one set to another: kept paths, matched clusters, changed decisions, moved examples."""
     set_up_logging()
-    first, second = comparing.find_sets(config)
-    comparison = comparing.compare_sets(first, second, config.top)
-    page = comparing.write_comparison(comparison, second, config.data_root)
-    comparing.show_comparison(comparison, page)
-    comparing.announce_comparison(comparison, config.alert_below)
+    first, second = find_sets(config)
+    comparison = compare_sets(first, second, config.top)
+    page = write_comparison(comparison, second, config.data_root)
+    show_comparison(comparison, page)
+    announce_comparison(comparison, config.alert_below)
     return page
 
 

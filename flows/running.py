@@ -35,6 +35,7 @@ from flows.temporary_server import begin_server, hand_over
 __all__ = ["USER_ERROR", "invalid", "option_message", "run", "run_command", "run_name", "set_up_logging"]
 
 LOG_FILE_VARIABLE = "CLUSTERPATHS_LOG_FILE"
+RELAYED = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")  # loggers of a run
 Config = TypeVar("Config", bound=BaseModel)
 
 
@@ -55,7 +56,7 @@ def run(
         name=flow.__name__, help=flow.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
     )
 
-    def start(*, config: Annotated[model, cyclopts.Parameter(name="*")] = None) -> None:  # type: ignore[valid-type, assignment]
+    def start(*, config: Annotated[model, cyclopts.Parameter(name="*")] = None) -> None:  # type: ignore[valid-type]
         given = config if config is not None else model()
         parameters = {name: getattr(given, name) for name in model.model_fields} if flat else {"config": given}
         _run(flow, parameters, stages)
@@ -109,6 +110,8 @@ class _OneParagraph(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, ClusterPathsError):
+            if error.recoverable:
+                record.levelno, record.levelname = logging.WARNING, "WARNING"
             told = getattr(error, "told", False)
             record.msg = "Stopped by the error above." if told else str(error)
             record.args, record.exc_info, record.exc_text = (), None, None
@@ -124,10 +127,12 @@ def set_up_logging() -> None:
     With CLUSTERPATHS_LOG_FILE set, every line of a run goes to that file too, as JSON with the run's id and name.
     Safe to repeat: a run that a worker starts does not come through `run`.
     """
-    storage = logging.getLogger("clusterpaths.storage")
-    if not any(isinstance(present, _ToTheRun) for present in storage.handlers):
-        storage.addHandler(_ToTheRun())
-        storage.propagate = False
+    for name in RELAYED:
+        library = logging.getLogger(name)
+        if not any(isinstance(present, _ToTheRun) for present in library.handlers):
+            library.addHandler(_ToTheRun())
+            library.setLevel(logging.INFO)
+            library.propagate = False
     target = os.environ.get(LOG_FILE_VARIABLE)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
@@ -138,7 +143,7 @@ def set_up_logging() -> None:
 
 
 class _ToTheRun(logging.Handler):
-    """Hands what the library says of object storage on to the log of the flow or task that is running; else to stderr."""
+    """Hands what the library logs of a run on to the log of the flow or task that is running; else to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

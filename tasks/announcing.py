@@ -34,7 +34,8 @@ class ServerAwayError(ClusterPathsError):
 
 def server_url() -> str | None:
     """The API of the server that announcements go to; None: none is configured."""
-    return PREFECT_API_URL.value()
+    url: str | None = PREFECT_API_URL.value()
+    return url
 
 
 def announce(outcomes: Sequence[Outcome], known: Known, *, again: bool = False) -> list[Outcome]:
@@ -69,7 +70,7 @@ def event_of(outcome: Outcome, id_: uuid.UUID) -> Event:
     return Event(
         id=id_,
         event=ARRIVED if isinstance(outcome, Arrival) else REJECTED,
-        resource={"prefect.resource.id": f"onnx-model.{outcome.name}", "prefect.resource.name": outcome.name},  # type: ignore[arg-type]
+        resource={"prefect.resource.id": f"onnx-model.{outcome.name}", "prefect.resource.name": outcome.name},
         payload=outcome.model_dump(exclude={"kind"}),
     )
 
@@ -81,7 +82,7 @@ def _deliver(events: list[Event], url: str) -> None:
             missing = _missing(client, events)
             if missing:
                 body = [event.model_dump(mode="json") for event in missing]
-                client.request("POST", "/events", json=body)  # type: ignore[arg-type]  # Prefect's own list lacks it
+                client.request("POST", "/events", json=body)  # Prefect's own list lacks it
             deadline = time.monotonic() + _TAKEN_IN_SECONDS
             while missing := _missing(client, missing):
                 if time.monotonic() > deadline:
@@ -100,5 +101,5 @@ def _missing(client: SyncPrefectClient, events: list[Event]) -> list[Event]:
     if not events:
         return []
     body = {"filter": {"id": {"id": [str(event.id) for event in events]}}, "limit": len(events)}
-    there = {entry["id"] for entry in client.request("POST", "/events/filter", json=body).json()["events"]}  # type: ignore[arg-type]
+    there = {entry["id"] for entry in client.request("POST", "/events/filter", json=body).json()["events"]}
     return [event for event in events if str(event.id) not in there]

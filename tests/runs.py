@@ -28,7 +28,8 @@ from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import normalise
-from clusterpaths.sets.publish import read_set
+from clusterpaths.sets.published import open_set
+from clusterpaths.storage import open_storage
 
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLE_MODEL = PROJECT / "ONNX_models" / "SampleFaces_CNN.onnx"
@@ -119,7 +120,7 @@ def succeed(**options: Any) -> Run:
 def published(run: Run) -> Any:
     """The set's record."""
     assert run.path is not None
-    return read_set(run.path.parent, run.path.name).record
+    return open_set(run.path).record
 
 
 def paths_of(folder: Path) -> dict[str, list[int]]:
@@ -152,7 +153,7 @@ def rows_of(cache: Path, layer: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
 
     Without activations: what the model gives for the images that lie there, in runs as they were.
     """
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     assert manifest is not None
     shards = [shard for shard in manifest.shards if shard.rows is not None]
     ids = np.concatenate([shard.row_ids() for shard in shards])

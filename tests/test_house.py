@@ -105,7 +105,6 @@ def test_a_package_is_imported_only_where_it_belongs(package: str, allowed: tupl
     assert {name for name in importers if not name.startswith(allowed)} == set()
 
 
-@pytest.mark.xfail(strict=True, reason="chain.py becomes pipeline.py")
 def test_the_root_of_the_library_holds_what_all_share() -> None:
     root = {path.stem for path in (ROOT / "clusterpaths").glob("*.py")}
     assert root == {"__init__", "config", "errors", "records", "pipeline"}

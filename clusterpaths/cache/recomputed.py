@@ -24,6 +24,7 @@ from clusterpaths.models.external import hash_files
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import normalise
 from clusterpaths.records import ModelRecord
+from clusterpaths.storage import Storage
 
 
 class RecomputedRows:
@@ -40,7 +41,7 @@ class RecomputedRows:
         CacheError: the manifest does not say how the model is run.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, layers: tuple[str, ...]) -> None:
+    def __init__(self, directory: Storage, manifest: Manifest, layers: tuple[str, ...]) -> None:
         if manifest.runner is None:
             raise CacheError(
                 f"The manifest in {directory} does not say how the model is run, which a cache without activations needs. "
@@ -62,7 +63,7 @@ class RecomputedRows:
         The checksum of the shard's pixels is checked whenever it is another shard than the last time.
 
         Raises:
-            DamagedShardError: its pixels are not those that were written.
+            CorruptedShardError: its pixels are not those that were written.
             ModelError: the model file is gone, or another one now.
         """
         shard = self.shard(record)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import xxhash
@@ -23,9 +22,11 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import parse_ids
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering.cluster import clustering_path, read_clustering, write_clustering
+from clusterpaths.clustering.cluster import clustering_file, read_clustering, write_clustering
+from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.kmeans import (
     MAX_PASSES,
+    ROUNDING,
     Assignment,
     Clustering,
     Rows,
@@ -36,13 +37,11 @@ from clusterpaths.clustering.kmeans import (
     seeding_again,
     sums_of,
 )
-from clusterpaths.clustering.question import Question
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import CacheError
-from clusterpaths.extraction.plan import ExtractionRecord
-from clusterpaths.records import Distance, Record
-from clusterpaths.storage.atomic import partial_sibling
-from clusterpaths.storage.remote import address_of, fetch, local_folder, remove_file, remove_tree
+from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.records import Distance
+from clusterpaths.storage import Storage, StoredRecord
 
 PARALLEL_FROM = 1_000_000  # examples; below, the one stream of `kmeans.cluster_rows` is quick enough, and reads less
 PART_ROWS = 1 << 16  # a multiple of the usual shard size: few shards lie across two parts
@@ -50,12 +49,12 @@ ITERATIONS = 10  # each reads all activations once
 TOLERANCE = 1e-4  # share of the inertia that an iteration must gain for another to follow
 
 
-class LayerFit(Record):
+class LayerFit(StoredRecord):
     """Where the fit of a layer stands.
 
     Attributes:
+        directory: of the fit's files.
         layer: its name.
-        folder: files of the fit.
         part_rows: examples in each part; the last has the rest.
         parts: how many there are.
         iteration: that comes next, from 0; its centroids lie in the folder.
@@ -66,7 +65,6 @@ class LayerFit(Record):
     """
 
     layer: str
-    folder: str
     part_rows: int
     parts: int
     iteration: int = 0
@@ -126,36 +124,37 @@ def fits_in_parts(extraction: ExtractionRecord) -> bool:
     return len(parse_ids(extraction.ids)) >= PARALLEL_FROM
 
 
-def begin_fit(extraction: ExtractionRecord, question: Question, layer: str) -> LayerFit:
+def begin_fit(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> LayerFit:
     """The same sketch seeds as `kmeans.cluster_rows` has; or done, where the clustering lies there.
 
     Raises:
-        DamagedShardError: bytes on disk cannot be read.
+        CorruptedShardError: bytes on disk cannot be read.
     """
-    ids = parse_ids(extraction.ids)
-    result = clustering_path(extraction, question, layer)
+    cache, ids = extraction.storage, parse_ids(extraction.ids)
+    result = clustering_file(identity, layer)
     parts = -(-len(ids) // PART_ROWS)
-    fit = LayerFit(layer=layer, folder=address_of(result.with_suffix(".fit")), part_rows=PART_ROWS, parts=parts)
-    if read_clustering(result) is not None:
+    own = cache / f"{result.removesuffix('.npz')}.fit"
+    fit = LayerFit(directory=own.address, layer=layer, part_rows=PART_ROWS, parts=parts)
+    if read_clustering(cache, result) is not None:
         return fit.model_copy(update={"done": True})
-    rows = LayerRows(local_folder(extraction.directory), layer, ids)
-    rng = np.random.default_rng(question.seed)
-    centroids, _, distinct = run(seeding(rows, question.k_per_layer[layer], question.distance, rng), rows)
-    local_folder(fit.folder).mkdir(parents=True, exist_ok=True)
-    _write_centroids(fit, scaled(centroids, question.distance))
+    rows = LayerRows(cache, layer, ids)
+    rng = np.random.default_rng(identity.seed)
+    centroids, _, distinct = run(seeding(rows, identity.k_per_layer[layer], identity.distance, rng), rows)
+    own.make()
+    _write_centroids(fit, scaled(centroids, identity.distance))
     return fit.model_copy(update={"distinct": distinct})
 
 
-def fit_part(extraction: ExtractionRecord, question: Question, fit: LayerFit, part: int) -> None:
+def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit, part: int) -> None:
     """Assign and add up one part's rows for the fit's centroids, into a file; a file that is there already is kept.
 
     Raises:
-        DamagedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk are not those that were extracted.
     """
     centroids = _read_centroids(fit)
     if _read_part(fit, part, centroids) is not None:
         return
-    directory, ids = local_folder(extraction.directory), parse_ids(extraction.ids)
+    directory, ids = extraction.storage, parse_ids(extraction.ids)
     start, stop = part * fit.part_rows, min((part + 1) * fit.part_rows, len(ids))
     if fit.iteration == 0 and len(across := _ids_across(directory, ids, start, stop)):
         whole = LayerRows(directory, fit.layer, across)
@@ -166,16 +165,16 @@ def fit_part(extraction: ExtractionRecord, question: Question, fit: LayerFit, pa
     chosen = fit_positions(ids)  # of all rows: those have shards of their own, a sample of this part has none
     rows.fit = None if chosen is None else chosen[(chosen >= start) & (chosen < stop)] - start
     with one_thread():
-        found = lloyd_part(rows, centroids, question.distance)
+        found = lloyd_part(rows, centroids, identity.distance)
     scalars = np.array([found.inertia, found.zero_rows], np.float64)
-    with partial_sibling(_part_path(fit, part)) as partial, partial.open("wb") as file:
+    with fit.storage.write(_part_file(fit, part)) as partial, partial.open("wb") as file:
         np.savez(
             file, sums=found.sums, counts=found.counts, labels=found.labels, distances=found.distances,
             scalars=scalars, made_for=np.array(_digest(centroids)),
         )  # fmt: skip
 
 
-def advance_fit(extraction: ExtractionRecord, question: Question, fit: LayerFit) -> LayerFit:
+def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit) -> LayerFit:
     """Join the parts of an iteration, and go on to the next or write the layer's clustering, as `cluster_layer` does.
 
     The labels that are written belong to the centroids that are written: those of the last iteration.
@@ -190,28 +189,31 @@ def advance_fit(extraction: ExtractionRecord, question: Question, fit: LayerFit)
     for part in range(fit.parts):
         found = _read_part(fit, part, centroids)
         if found is None:
-            raise CacheError(f"{_part_path(fit, part)} is gone or damaged. Run again: the other parts are kept.")
+            raise CacheError(
+                f"{fit.storage / _part_file(fit, part)} is gone or damaged. Run again: the other parts are kept."
+            )
         rows = slice(part * fit.part_rows, part * fit.part_rows + len(found.labels))
         sums += found.sums
         counts += found.counts
         labels[rows], distances[rows] = found.labels, found.distances
         inertia += found.inertia
         zero_rows += found.zero_rows
-    moved = lloyd_step(sums, counts, centroids, question.distance)
+    moved = lloyd_step(sums, counts, centroids, identity.distance)
     following = fit.model_copy(update={"iteration": fit.iteration + 1, "inertia": inertia})
-    if _ends(fit, inertia, np.array_equal(moved, centroids)):
-        rows_of_layer = LayerRows(local_folder(extraction.directory), fit.layer, ids)
+    rounding = ROUNDING * float((counts * np.einsum("ij,ij->i", centroids, centroids)).sum())
+    if inertia <= rounding or _ends(fit, inertia, np.array_equal(moved, centroids)):  # a gain on rounding is none
+        rows_of_layer = LayerRows(extraction.storage, fit.layer, ids)
         moved = centroids.copy()
         seeds_left = fit.seeded_again + 1 < MAX_PASSES
-        if not seeds_left or not run(seeding_again(moved, question.distance, labels, distances), rows_of_layer):
+        if not seeds_left or not run(seeding_again(moved, identity.distance, labels, distances), rows_of_layer):
             clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
-            write_clustering(clustering_path(extraction, question, fit.layer), clustering)
-            remove_tree(local_folder(fit.folder))
+            write_clustering(extraction.storage, clustering_file(identity, fit.layer), clustering)
+            fit.storage.remove_tree()
             return following.model_copy(update={"done": True})
         following = following.model_copy(update={"inertia": None, "seeded_again": fit.seeded_again + 1})
     _write_centroids(following, moved)
     for part in range(fit.parts):
-        remove_file(_part_path(fit, part))
+        fit.storage.remove(_part_file(fit, part))
     return following
 
 
@@ -220,7 +222,7 @@ def _ends(fit: LayerFit, inertia: float, settled: bool) -> bool:
     return settled or little or fit.iteration + 1 >= ITERATIONS * (1 + fit.seeded_again)
 
 
-def _ids_across(directory: Path, ids: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
+def _ids_across(directory: Storage, ids: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
     """Ids of the shards that lie in this part and in others."""
     examples = read_examples(directory, ["id", "shard"])
     shards = examples["shard"].to_numpy()[np.searchsorted(examples["id"].to_numpy(), ids)]
@@ -228,28 +230,28 @@ def _ids_across(directory: Path, ids: NDArray[np.int64], start: int, stop: int) 
     return ids[np.isin(shards, across)]
 
 
-def _centroids_path(fit: LayerFit) -> Path:
-    return local_folder(fit.folder) / f"centroids-{fit.iteration}.npy"
+def _centroids_file(fit: LayerFit) -> str:
+    return f"centroids-{fit.iteration}.npy"
 
 
-def _part_path(fit: LayerFit, part: int) -> Path:
-    return local_folder(fit.folder) / f"part-{fit.iteration}-{part}.npz"
+def _part_file(fit: LayerFit, part: int) -> str:
+    return f"part-{fit.iteration}-{part}.npz"
 
 
 def _write_centroids(fit: LayerFit, centroids: NDArray[np.float32]) -> None:
-    with partial_sibling(_centroids_path(fit)) as partial, partial.open("wb") as file:
+    with fit.storage.write(_centroids_file(fit)) as partial, partial.open("wb") as file:
         np.save(file, centroids)
 
 
 def _read_centroids(fit: LayerFit) -> NDArray[np.float32]:
-    centroids: NDArray[np.float32] = np.load(fetch(_centroids_path(fit)))
+    centroids: NDArray[np.float32] = np.load(fit.storage.local(_centroids_file(fit)))
     return centroids
 
 
 def _read_part(fit: LayerFit, part: int, centroids: NDArray[np.float32]) -> LloydPart | None:
     """What a part found for these centroids; None where it is not there, or was found for others."""
     try:
-        with np.load(fetch(_part_path(fit, part))) as file:
+        with np.load(fit.storage.local(_part_file(fit, part))) as file:
             if file["made_for"].item() != _digest(centroids):
                 return None  # of an interrupted run on another machine, whose sums round differently
             inertia, zero_rows = file["scalars"].tolist()

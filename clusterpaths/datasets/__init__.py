@@ -8,12 +8,12 @@ from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.datasets.registry import open_source
 from clusterpaths.records import DatasetSpec
 
-__all__ = ["Dataset", "ExampleTable", "look_anew", "open_dataset", "read_table"]
+__all__ = ["Dataset", "ExampleTable", "clear_caches", "open_dataset", "read_table"]
 
 
 @functools.lru_cache(maxsize=4)
 def open_dataset(spec: DatasetSpec) -> Dataset:
-    """The data set that a record names; opened once, until `look_anew`.
+    """The data set that a record names; opened once, until `clear_caches`.
 
     Raises:
         DatasetError: no data set of that name, or its folder is not usable.
@@ -23,11 +23,11 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
 
 @functools.lru_cache(maxsize=4)
 def read_table(spec: DatasetSpec) -> ExampleTable:
-    """`open_dataset(spec).examples()`, read once, until `look_anew`: annotations of 200,000 images take seconds."""
+    """`open_dataset(spec).examples()`, read once, until `clear_caches`: annotations of 200,000 images take seconds."""
     return open_dataset(spec).examples()
 
 
-def look_anew() -> None:
+def clear_caches() -> None:
     """Forget what was read of all data sets: a run in a process that lives on sees the folders as they are now."""
     open_dataset.cache_clear()
     read_table.cache_clear()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from clusterpaths.common import roots
 from clusterpaths.config import SAMPLE_NAME, SAMPLE_SEED, RunConfig
-from clusterpaths.datasets import look_anew
+from clusterpaths.datasets import clear_caches
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.datasets.registry import fetch, find_source
 from clusterpaths.errors import ConfigError
@@ -21,7 +21,7 @@ def acquire(config: RunConfig, log: Callable[[str], None] = lambda _: None) -> D
         DownloadError: the network failed; trying again can help.
         DatasetError: what is there, or came, is not that data set.
     """
-    look_anew()
+    clear_caches()
     if config.sample:
         root = roots.data_root() / f"{SAMPLE_NAME}-{config.sample_size}"
         log(f"The embedded sample: {config.sample_size:,} drawn faces in {root}")

@@ -47,14 +47,12 @@ from clusterpaths.metrics.detection import auroc, bootstrap_detection, fpr95
 from clusterpaths.metrics.intervals import bootstrap_mean
 from clusterpaths.metrics.neighbours import nearest_neighbours, neighbours_vote
 from clusterpaths.metrics.ood import confidence_scores, has_class_scores, path_rarity, scale_distances
-from clusterpaths.metrics.paths import count_paths, in_majority, path_complexity
+from clusterpaths.metrics.paths import in_majority, path_complexity
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
-from clusterpaths.sets.set_files import Rows as SetRows
-from clusterpaths.sets.set_files import read_record, read_rows
-from clusterpaths.storage.atomic import atomic_write_json
-from clusterpaths.storage.remote import fetch, local_folder
+from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import Storage
 
 MIN_EVAL = 30  # held-out examples; fewer say nothing
 MAX_EXAMPLES = 20_000
@@ -67,7 +65,10 @@ BATCH = 32
 
 
 def evaluate_set(
-    set_dir: Path, job: ExtractionJob, seed: int | None = None, more: Mapping[str, perturb.Images] | None = None
+    published: PublishedSet,
+    job: ExtractionJob,
+    seed: int | None = None,
+    more: Mapping[str, perturb.Images] | None = None,
 ) -> Evaluation:
     """Measure a published set and write metrics.json into its directory; a stored one that is valid is returned instead.
 
@@ -75,42 +76,35 @@ def evaluate_set(
     images are crops of scikit-learn's two photographs, the set's own upside down, noise, and the sample's faces.
 
     Args:
-        set_dir: directory of the set, in the cache that `job` filled.
+        published: the set, in the cache that `job` filled.
         seed: of the split, the samples, the noise and the intervals; the set's own if left out.
         more: further OOD images, by name, at the model's size. With them nothing stored is returned and nothing is
             stored: metrics.json is about the same images for every set.
 
     Raises:
-        CacheError, DamagedShardError: the cache does not hold the set's activations.
+        CacheError, CorruptedShardError: the cache does not hold the set's activations.
         DiskError: no room or no permission.
     """
-    record = read_record(set_dir)
+    record = published.record
     seed = record.seed if seed is None else seed
-    found = read_evaluation(set_dir)
+    found = read_evaluation(published)
     if not more and found and (found.fingerprint, found.seed, found.version) == (record.fingerprint, seed, VERSION):
         return found
     with one_thread():
-        evaluation = _evaluate(set_dir, record, read_rows(set_dir, record), job, seed, more or {})
+        evaluation = _evaluate(published, job, seed, more or {})
     if not more:
-        atomic_write_json(set_dir / METRICS, evaluation.model_dump(mode="json"))
+        published.write_json(METRICS, evaluation.model_dump(mode="json"))
     return evaluation
 
 
-def _evaluate(
-    set_dir: Path,
-    record: SetRecord,
-    rows: SetRows,
-    job: ExtractionJob,
-    seed: int,
-    more: Mapping[str, perturb.Images],
-) -> Evaluation:
-    notes: list[str] = []
-    path_of = count_paths(rows.clusters).of_example
-    complexity = path_complexity(rows.clusters)
-    directory = local_folder(job.directory)
+def _evaluate(published: PublishedSet, job: ExtractionJob, seed: int, more: Mapping[str, perturb.Images]) -> Evaluation:
+    record, notes = published.record, list[str]()
+    path_of = published.paths.of_example
+    complexity = path_complexity(published.clusters)
+    directory = job.storage
     decides = job.model.logits is not None and _decides(directory)
-    predictions = rows.predictions if decides else np.full_like(rows.predictions, -1)
-    sample = sample_rows(len(rows.ids), _row_limit(directory, record), seed)
+    predictions = published.predictions if decides else np.full_like(published.predictions, -1)
+    sample = sample_rows(len(published.ids), _row_limit(directory, record), seed)
     fit, held_out = split_fit_eval(len(sample), seed=seed)
     evaluation = Evaluation(
         set=record.set,
@@ -120,7 +114,7 @@ def _evaluate(
         num_eval=len(held_out),
         num_images=0,
         complexity=Complexity(occupied=complexity.occupied, covering=complexity.covering, entropy=complexity.entropy),
-        purity_labels=_mean(in_majority(path_of, rows.labels), seed),
+        purity_labels=_mean(in_majority(path_of, published.labels), seed),
         purity_predictions=_mean(in_majority(path_of, predictions), seed),
     )
     if evaluation.purity_labels is None:
@@ -139,10 +133,10 @@ def _evaluate(
             "path agreement and other images are left out."
         )
         return evaluation.model_copy(update={"notes": tuple(notes)})
-    again = cluster_again(directory, record, rows.ids, sample, fit, held_out, seed)
+    again = cluster_again(directory, record, published.ids, sample, fit, held_out, seed)
     alignment = _alignment(again, predictions[sample], seed) if evaluation.purity_predictions else None
-    probe = _Probe(set_dir, record, job, again, seed, decides)
-    images = probe.read(rows, notes)
+    probe = _Probe(published, job, again, seed, decides)
+    images = probe.read(published, notes)
     return evaluation.model_copy(
         update={
             "alignment": alignment,
@@ -154,9 +148,9 @@ def _evaluate(
     )
 
 
-def _decides(directory: Path) -> bool:
+def _decides(directory: Storage) -> bool:
     """Whether the cached outputs of the first examples can be class scores."""
-    with pq.ParquetFile(fetch(directory / EXAMPLES)) as file:
+    with pq.ParquetFile(directory.local(EXAMPLES)) as file:
         for batch in file.iter_batches(1024, columns=["logits"]):
             scores = batch.column(0).drop_null().to_pylist()
             if scores:
@@ -172,7 +166,7 @@ def sample_rows(n: int, limit: int, seed: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(start, min(start + RUN, n)) for start in np.sort(starts)])
 
 
-def _row_limit(directory: Path, record: SetRecord) -> int:
+def _row_limit(directory: Storage, record: SetRecord) -> int:
     widths = sum(LayerRows(directory, layer, np.empty(0, np.int64)).width for layer in record.layers)
     return min(MAX_EXAMPLES, max(MIN_CAPPED, MAX_BYTES // (4 * widths)))
 
@@ -218,24 +212,22 @@ class _Seen:
 class _Probe:
     """Sends images through the model."""
 
-    def __init__(
-        self, set_dir: Path, record: SetRecord, job: ExtractionJob, again: Refit, seed: int, decides: bool
-    ) -> None:
+    def __init__(self, published: PublishedSet, job: ExtractionJob, again: Refit, seed: int, decides: bool) -> None:
+        record = published.record
         self._record, self._job, self._again, self._seed, self._decides = record, job, again, seed, decides
         self._session = TapSession(job.model)
-        with np.load(set_dir / "centroids.npz") as stored:
-            self._published = {layer: stored[layer] for layer in record.layers}
+        self._published = published.read_centroids()
         self._first = {
             id(table): {layer: first_alike(table[layer]) for layer in record.layers}
             for table in (self._published, again.centroids)
         }
 
-    def read(self, rows: SetRows, notes: list[str]) -> perturb.Images:
+    def read(self, published: PublishedSet, notes: list[str]) -> perturb.Images:
         """Images of up to 500 eval examples."""
         wanted = self._again.held_out
         if len(wanted) > MAX_IMAGES:
             wanted = np.sort(np.random.default_rng([self._seed, 3]).choice(wanted, MAX_IMAGES, replace=False))
-        files = rows.files.take(pa.array(self._again.sample[wanted])).to_pylist()
+        files = published.files.take(pa.array(self._again.sample[wanted])).to_pylist()
         dataset, size = open_dataset(self._job.dataset), self._job.preprocessing.size
         pixels = []
         for file in files:

@@ -5,11 +5,10 @@ Belongs here: the records, and when a stored one is still valid. A measure witho
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, ValidationError
 
 from clusterpaths.records import Record
+from clusterpaths.sets.directory import SetDirectory
 
 VERSION = 2  # raised when a definition changes; 2: the OOD score of small clusters
 METRICS = "metrics.json"
@@ -87,9 +86,10 @@ class Evaluation(Record):
     notes: tuple[str, ...] = ()
 
 
-def read_evaluation(set_dir: Path) -> Evaluation | None:
-    """metrics.json of a set's directory; None where there is none that is valid."""
+def read_evaluation(directory: SetDirectory) -> Evaluation | None:
+    """metrics.json of a set; None where there is none that is valid."""
+    document = directory.document(METRICS)
     try:
-        return Evaluation.model_validate_json((set_dir / METRICS).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return None if document is None else Evaluation.model_validate_json(document)
+    except ValidationError:
         return None

@@ -7,7 +7,6 @@ them is `evaluate.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.kmeans import Assignment, Clustering, Pass, Result, Shape, Steps, Where, clustering, run
 from clusterpaths.clustering.shared_reading import RowsTogether
 from clusterpaths.records import SetRecord
+from clusterpaths.storage import Storage
 
 FEATURES = 256  # a wider last layer is projected to so many dimensions (Johnson and Lindenstrauss 1984)
 
@@ -37,7 +37,7 @@ class Refit:
 
 
 def cluster_again(
-    directory: Path,
+    directory: Storage,
     record: SetRecord,
     ids: NDArray[np.int64],
     sample: NDArray[np.int64],
@@ -57,7 +57,7 @@ def cluster_again(
         seed: of the projection; the clustering has the set's own.
 
     Raises:
-        DamagedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk are not those that were extracted.
     """
     shape, last = (len(sample), len(record.layers)), record.layers[-1]
     clusters, distances = np.empty(shape, np.int16), np.empty(shape, np.float32)

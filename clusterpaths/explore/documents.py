@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
-from clusterpaths.sets.columns import read_json
-from clusterpaths.storage.remote import fetch
+from clusterpaths.sets.external import CENTROIDS_JSON, METADATA, read_json
+from clusterpaths.storage import Storage
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
@@ -138,14 +138,14 @@ def number_of(example_id: int) -> int:
     return example_id + 1
 
 
-def metadata(folder: Path) -> bytes:
+def metadata(folder: Storage) -> bytes:
     """metadata.json of a model's folder, as it lies there; without a byte order mark.
 
     Raises:
         NotFoundError: there is none, or it is no JSON.
     """
     try:
-        _, text = read_json(fetch(folder / "metadata.json").read_bytes())
+        _, text = read_json(folder.read(METADATA))
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder.name} has no metadata.json.") from error
     except ValueError as error:
@@ -165,7 +165,7 @@ def centroids(index: SetIndex) -> Path | bytes:
     Raises:
         NotFoundError: there is none.
     """
-    path = fetch(index.folder / "centroids.json")
+    path = index.source.file(CENTROIDS_JSON)
     if not path.is_file():
         raise NotFoundError(f"{index.name} has no centroids.json.")
     if index.record is None:

@@ -129,12 +129,6 @@ def weighted_purity(groups: Ints, classes: Ints) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def count_singletons(groups: Ints, classes: Ints) -> int:
-    """How many examples are the only one of their group with a known class: pure whatever that class is."""
-    known = groups[classes >= 0]
-    return int((np.bincount(known) == 1).sum()) if len(known) else 0
-
-
 def largest_class(classes: Ints) -> tuple[int, float] | None:
     """The most frequent class and its share of the examples with a known class; the lower index on a tie."""
     known = classes[classes >= 0]

@@ -16,10 +16,12 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from clusterpaths.explanation.explain import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
+from clusterpaths.explanation.record import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
+from clusterpaths.report.examples import tile
+from clusterpaths.report.numbers import percent, thousands
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
-from clusterpaths.report.view import COLOURS, percent, thousands
+from clusterpaths.report.view import COLOURS
 from clusterpaths.storage.atomic import atomic_write
 
 PICTURE = 320  # pixels of the image's longer side on the page
@@ -51,12 +53,12 @@ def write_explanation(
         common=common(explanation),
         strange=strange(explanation),
         other=other(explanation),
-        title=example_title,
+        tile=lambda example: tile(example, thumbnails),
         decided=decided,
         colours=COLOURS,
         listed=LISTED,
-        picture=_encode(image),
-        thumbnails=thumbnails,
+        image=_encode(image),
+        thumbnails=list(thumbnails.values()),
         ratio=f"{usual_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
     )
@@ -129,14 +131,6 @@ def other(e: Explanation) -> str:
 def path_text(path: tuple[int, ...]) -> str:
     """1-0-4."""
     return "-".join(map(str, path))
-
-
-def example_title(example: ExampleNote) -> str:
-    """What hovering over an example shows."""
-    parts = [f"example {example.id}", example.file]
-    parts += [f"label {example.label}"] if example.label else []
-    parts += [f"prediction {example.prediction}"] if example.prediction else []
-    return " · ".join(parts)
 
 
 def print_explanation(e: Explanation, file: Any = None) -> None:

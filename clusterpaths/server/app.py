@@ -20,11 +20,11 @@ from starlette.types import Scope
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ClusterPathsError
+from clusterpaths.explanation.uploaded import Explainer
 from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.routes import routes
-from clusterpaths.explore.uploaded import Explainer
 from clusterpaths.server import errors
 from clusterpaths.server.answers import Answers, HeadAsGet
 from clusterpaths.server.api import v1 as api
@@ -68,7 +68,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
         responses=errors.documented(400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503),
     )
     app.state.settings = settings
-    app.state.library = Library((settings.cache_root or roots.cache_root()).expanduser().absolute())
+    app.state.library = Library(settings.cache_root or roots.cache_root())
     app.state.explainer = Explainer(settings.max_pixels)
     app.state.images = Images(app.state.library)
     app.state.answers = Answers()

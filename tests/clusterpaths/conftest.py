@@ -15,25 +15,23 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from clusterpaths.cache.manifest import parse_ids
-from clusterpaths.clustering.cluster import ClusteringRecord, cluster_layer, trace_paths
-from clusterpaths.clustering.question import Question, ask
+from clusterpaths.clustering.cluster import ClusteringRecord
+from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets import open_dataset, read_table
+from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.errors import Float16OverflowError
+from clusterpaths.extraction.begin import begin_extraction, widen_layers
 from clusterpaths.extraction.extract import ExtractionJob, extract_shard
-from clusterpaths.extraction.plan import (
-    ExtractionPlan,
-    ExtractionRecord,
-    begin_extraction,
-    finish_extraction,
-    plan_run,
-    widen_layers,
-)
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction.plan import ExtractionPlan, plan_run
 from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
 from clusterpaths.records import DatasetSpec, ModelRecord
-from clusterpaths.sets.publish import PublishedSet, publish_set
+from clusterpaths.running.runner import InProcess
+from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import Storage
 
 NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59
 LAYERS = ("conv1", "conv2", "fc1")
@@ -157,7 +155,11 @@ class Extracted:
 
     @property
     def directory(self) -> Path:
-        return Path(self.record.directory)
+        return self.storage.path
+
+    @property
+    def storage(self) -> Storage:
+        return self.record.storage
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -168,7 +170,7 @@ class Extracted:
 class Finished(Extracted):
     """What all stages left."""
 
-    question: Question
+    identity: SetIdentity
     clusterings: list[ClusteringRecord]
     traced: Path
     published: PublishedSet
@@ -201,19 +203,53 @@ def extract_planned(config: RunConfig, model: ModelRecord, plan: ExtractionPlan,
                 extract_shard(job, index)
             break
         except Float16OverflowError as overflow:
-            pending = widen_layers(Path(job.directory), overflow.layers)
-    record = finish_extraction(Path(job.directory), parse_ids(plan.ids), job.max_failed)
+            pending = widen_layers(job.storage, overflow.layers)
+    record = finish_extraction(job.storage, parse_ids(plan.ids), job.max_failed)
     return Extracted(config, model, plan, job, record)
 
 
 def run_stages(config: RunConfig) -> Finished:
-    """As the flow does it, without Prefect and without looking for an earlier set."""
-    done = run_extraction(config)
-    question = ask(config, done.model, done.record)
-    clusterings = [cluster_layer(done.record, question, layer) for layer in question.layers]
-    traced = trace_paths(done.record, question, clusterings)
-    published = publish_set(config, done.job, done.record, question, clusterings, traced)
-    return Finished(**vars(done), question=question, clusterings=clusterings, traced=traced, published=published)
+    """The pipeline, with what its stages returned on the way."""
+    clear_caches()
+    recording = Recording()
+    options = {"evaluate": False, "check_preprocessing": False}
+    published = run(config.model_copy(update=options), recording).published
+    assert published
+    assert config.model
+    plan, job = recording.returned["make_plan"][-1]
+    record, identity, clusterings = recording.given["trace_paths"][-1]
+    traced = recording.returned["trace_paths"][-1]
+    return Finished(
+        config,
+        job.model,
+        plan,
+        job,
+        record,
+        identity=identity,
+        clusterings=clusterings,
+        traced=traced,
+        published=published,
+    )
+
+
+class Recording(InProcess):
+    """Runs stages one after the other, and remembers by their names what they were given and what they returned."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.given: dict[str, list[Any]] = {}
+        self.submitted: dict[str, list[Any]] = {}
+        self.returned: dict[str, list[Any]] = {}
+
+    def run(self, stage: Callable[..., Any], *args: Any) -> Any:
+        result = super().run(stage, *args)
+        self.given.setdefault(stage.__name__, []).append(args)
+        self.returned.setdefault(stage.__name__, []).append(result)
+        return result
+
+    def submit(self, stage: Callable[..., Any], *args: Any, name: str = "") -> Any:
+        self.submitted.setdefault(stage.__name__, []).append(args)
+        return super().submit(stage, *args, name=name)
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def check_every_value(done: Finished, architecture: Exported, reduced: dict[str,
     """All examples, all layers and the logits, against forward hooks on the modules."""
     table = read_table(done.job.dataset)
     dataset = open_dataset(done.job.dataset)
-    logits = {row["id"]: row["logits"] for row in read_examples(done.directory, ["id", "logits"]).to_pylist()}
+    logits = {row["id"]: row["logits"] for row in read_examples(done.storage, ["id", "logits"]).to_pylist()}
     modules = {**PROPOSALS[architecture.name], "logits": ""}  # "" is the network itself
     spread = dict.fromkeys(modules, 0.0)
     for start in range(0, len(done.ids), BATCH):
@@ -124,7 +124,7 @@ def test_run_over_200_images_keeps_what_pytorch_computes_and_resumes(
     widths = {layer: int(np.prod(record.shape)) for layer, record in done.question.layers.items()}
     assert_contract(done.published.path, IMAGES, widths, K)
 
-    before = require_manifest(done.directory)
+    before = require_manifest(done.storage)
     lost = next(shard for shard in before.shards if shard.index == 2)
     for example in lost.row_ids().tolist():
         (done.directory / list(widths)[-1] / f"{example}.npy").unlink()
@@ -133,7 +133,7 @@ def test_run_over_200_images_keeps_what_pytorch_computes_and_resumes(
     again = run_stages(config)
     assert again.plan.pending == (lost.index,)
     assert batches == [BATCH] * (SHARD // BATCH)
-    assert require_manifest(done.directory).shards == before.shards  # with the checksums of their rows
+    assert require_manifest(done.storage).shards == before.shards  # with the checksums of their rows
     assert again.published.path != done.published.path
     assert_same_documents(again.published.path, done.published.path)
 

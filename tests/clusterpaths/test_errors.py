@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from clusterpaths import errors
-from clusterpaths.errors import ClusterPathsError, DamagedShardError, Float16OverflowError, RefusedImageError
+from clusterpaths.errors import ClusterPathsError, CorruptedShardError, Float16OverflowError, RefusedImageError
 
 OF_ITS_OWN: dict[type[ClusterPathsError], tuple[Any, ...]] = {
-    DamagedShardError: ("shard 7 is damaged", 7),
+    CorruptedShardError: ("shard 7 is damaged", 7),
     Float16OverflowError: (["conv1", "fc1"],),
     RefusedImageError: ("that is a text", 415),
 }
@@ -33,7 +33,7 @@ def test_every_error_survives_pickle_with_all_that_it_carries(kind: type[Cluster
 
 
 def test_those_with_more_than_a_message_carry_it() -> None:
-    damaged = pickle.loads(pickle.dumps(DamagedShardError("shard 7 is damaged", 7)))
+    damaged = pickle.loads(pickle.dumps(CorruptedShardError("shard 7 is damaged", 7)))
     assert (str(damaged), damaged.shard) == ("shard 7 is damaged", 7)
     overflow = pickle.loads(pickle.dumps(Float16OverflowError(["conv1", "fc1"])))
     assert overflow.layers == ["conv1", "fc1"]

@@ -23,6 +23,7 @@ import psutil
 
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.datasets.drawn_faces.draw import write_faces
+from clusterpaths.storage import open_storage
 from tests.deployments.conftest import server_environment
 from tests.runs import PROJECT, SAMPLE_MODEL
 
@@ -200,13 +201,13 @@ class Site:
 
 
 def made_shards(cache: Path) -> list[int]:
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     return [shard.index for shard in manifest.shards if shard.rows is not None] if manifest else []
 
 
 def written(cache: Path) -> dict[Path, int]:
     """Activation files of the recorded shards of an npy cache, with the time each was last written."""
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     assert manifest is not None
     ids = [i for shard in manifest.shards if shard.rows is not None for i in shard.row_ids()]
     files = [cache / layer / f"{i}.npy" for layer in manifest.layers for i in ids]

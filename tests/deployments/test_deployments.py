@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from clusterpaths.cache.manifest import read_manifest
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
+from clusterpaths.storage import open_storage
 from tests.deployments.site import Site, wait_until, written
 from tests.runs import PROJECT
 
@@ -94,7 +95,7 @@ def test_recluster_makes_the_next_set_only_where_something_is_new(site: Site) ->
     site.draw("growing", 60)
     site.complete(site.start("recluster/nightly", name="Growing"))
     assert list_sets(cache) == ["set_01", "set_02", "set_03"]
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     assert manifest is not None
     assert [shard.row_ids().tolist() for shard in manifest.shards[2:]] == [list(range(40, 60))]
     assert {file: file.stat().st_mtime_ns for file in before} == before

@@ -16,6 +16,7 @@ from PIL import Image
 
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.datasets.celeba import CelebA
+from clusterpaths.storage import open_storage
 from tests.runs import (
     SAMPLE_MODEL,
     SHAPES,
@@ -354,7 +355,7 @@ def test_every_path_belongs_to_its_image_where_files_in_the_middle_are_gone_or_c
     run = succeed(**on(copy, tmp_path, cache_format=cache_format, max_failures=0.05))
     record = published(run)
     assert (record.num_examples, record.num_failed) == (296, 3)
-    manifest = read_manifest(folder_of(run).parent)
+    manifest = read_manifest(open_storage(folder_of(run).parent))
     assert manifest is not None
     failed = {failure.id: (failure.file, failure.reason) for shard in manifest.shards for failure in shard.failed}
     assert {i: file for i, (file, _) in failed.items()} == {

@@ -13,7 +13,10 @@ from onnx import numpy_helper
 
 from clusterpaths.comparison.compare import CompareConfig
 from clusterpaths.comparison.record import Comparison
-from clusterpaths.config import RunConfig
+from clusterpaths.pipeline import compare_with_earlier
+from clusterpaths.running.report import Report
+from clusterpaths.running.runner import InProcess
+from clusterpaths.sets.published import open_set
 from tests.flows.test_command_line import assert_one_paragraph, log_to_this_test
 from tests.runs import SAMPLE_MODEL, listening, succeed
 
@@ -158,19 +161,23 @@ def test_events_tell_automations_of_a_comparison_and_of_one_under_the_threshold(
     assert any("is under 1.000" in line for line in lines)
 
 
+class Pages(Report):
+    """Remembers the page of a comparison."""
+
+    page: Path | None = None
+
+    def comparison(self, comparison: Comparison, page: Path, alert_below: float) -> None:  # noqa: ARG002
+        self.page = page
+
+
 def test_a_new_model_is_compared_with_the_one_before_it(results: Path, faces: Path) -> None:
-    from prefect import flow
-
-    from tasks.comparing import compare_with_predecessor
-
-    config = RunConfig(cache_root=results)
     alone = succeed(model=SAMPLE_MODEL, name="Alone", data_root=faces, cache_root=results / "apart", subset=20)
 
-    @flow
-    def afterwards(run: Any) -> Path | None:
-        from clusterpaths.sets.publish import read_set
-
-        return compare_with_predecessor(config, read_set(run.parent, run.name))
+    def afterwards(set_dir: Path) -> Path | None:
+        """The page that the pipeline writes after it published this set."""
+        report = Pages()
+        compare_with_earlier(open_set(set_dir), InProcess(), report, 0.0)
+        return report.page
 
     newest = afterwards(results / "Exchanged" / "set_01")
     assert newest is not None

@@ -21,7 +21,8 @@ from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.clustering import parallel_fit
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError, ExtractionError
-from tasks import engine as engine_module
+from clusterpaths.storage import open_storage
+from tasks import runner as runner_module
 from tests.runs import SAMPLE_MODEL, Run, assert_same_documents, published, run_celeba, succeed
 
 SHARD = 10
@@ -93,7 +94,7 @@ def by_threads(prefect_server: None, faces: Path, tmp_path_factory: pytest.TempP
 
 
 def made(cache: Path) -> int:
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     return sum(shard.rows is not None for shard in manifest.shards) if manifest else 0
 
 
@@ -187,7 +188,7 @@ def test_fitted_in_parts_workers_and_threads_find_the_same_and_damage_is_mended(
 def test_an_address_that_does_not_answer_is_told_in_one_paragraph(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "WORKERS_WITHIN", 1.0)
+    monkeypatch.setattr(runner_module, "WORKERS_WITHIN", 1.0)
     run = run_celeba(
         model=SAMPLE_MODEL, data_root=faces.parent, cache_root=tmp_path, subset=5,
         engine="dask", dask_address="tcp://127.0.0.1:9",
@@ -200,15 +201,15 @@ def test_without_the_extra_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     with (
         pytest.raises(ConfigError, match=r'prefect_dask, which is not installed.*pip install "clusterpaths\[dask\]"'),
-        engine_module.engine(RunConfig(engine="dask")),
+        runner_module.PrefectRunner(RunConfig(engine="dask")),
     ):
         pass
 
 
 def test_threads_need_no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
-    with engine_module.engine(RunConfig(workers=3)) as workers:
-        assert workers == 3
+    with runner_module.PrefectRunner(RunConfig(workers=3)) as runner:
+        assert runner.workers == 3
 
 
 def test_an_address_without_the_engine_is_a_mistake() -> None:

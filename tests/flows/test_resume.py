@@ -13,7 +13,8 @@ import pytest
 
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.errors import CacheError
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
+from clusterpaths.storage import open_storage
 from tests.runs import (
     SAMPLE_MODEL,
     Run,
@@ -63,13 +64,13 @@ def options(many: Path, root: Path, cache_format: str) -> list[str]:
 
 
 def made_shards(cache: Path) -> list[int]:
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     return [shard.index for shard in manifest.shards if shard.rows is not None] if manifest else []
 
 
 def files_of(cache: Path, shards: list[int], cache_format: str) -> dict[Path, int]:
     """Files of these shards, with the time each was last written."""
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     assert manifest is not None
     found = []
     for shard in (manifest.shards[index] for index in shards):

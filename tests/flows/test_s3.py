@@ -18,9 +18,8 @@ from clusterpaths.cache.manifest import Manifest, read_manifest
 from clusterpaths.clustering import parallel_fit
 from clusterpaths.errors import StorageError
 from clusterpaths.records import SetRecord
-from clusterpaths.sets.publish import list_sets
-from clusterpaths.storage import lease, objects
-from clusterpaths.storage.remote import local_folder
+from clusterpaths.sets.find import list_sets
+from clusterpaths.storage import lease, objects, open_storage
 from tests.runs import (
     DOCUMENTS,
     SAMPLE_MODEL,
@@ -74,7 +73,9 @@ def assert_as_on_disk(on_disk: Run, server: Storage, prefix: str) -> None:
     objects = {key.removeprefix(f"{prefix}/CelebA/"): content for key, content in server.objects(f"{prefix}/").items()}
     differing = [name for name in DOCUMENTS if objects[f"set_01/{name}"] != (on_disk.path / name).read_bytes()]
     assert differing == []
-    assert stored_manifest(server, prefix) == read_manifest(on_disk.path.parent)  # with every shard's checksums
+    assert stored_manifest(server, prefix) == read_manifest(
+        open_storage(on_disk.path.parent)
+    )  # with every shard's checksums
     records = [
         SetRecord.model_validate_json(content)
         for content in ((on_disk.path / "set.json").read_bytes(), objects["set_01/set.json"])
@@ -103,7 +104,7 @@ def test_a_whole_run_is_as_on_disk_and_is_found_again_by_another_machine(
     on_disk: Run, server: Storage, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = succeed(**asked(faces, "whole"), evaluate=True, check_preprocessing=True)
-    assert run.path == local_folder(f"s3://{BUCKET}/whole/CelebA/set_01")
+    assert run.path == open_storage(f"s3://{BUCKET}/whole/CelebA/set_01").path
     assert on_disk.path is not None
     assert_same_documents(on_disk.path, run.path)
     assert_as_on_disk(on_disk, server, "whole")
@@ -118,7 +119,7 @@ def test_a_whole_run_is_as_on_disk_and_is_found_again_by_another_machine(
     monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "another machine"))
     again = succeed(**asked(faces, "whole"), evaluate=True)
     assert again.batches == 0
-    assert again.path == local_folder(f"s3://{BUCKET}/whole/CelebA/set_01")
+    assert again.path == open_storage(f"s3://{BUCKET}/whole/CelebA/set_01").path
     assert again.path != run.path
     assert_same_documents(on_disk.path, again.path)
     assert server.objects("whole/CelebA/set_01/set.json") == {
@@ -136,7 +137,7 @@ def test_killed_in_the_middle_another_machine_goes_on_from_what_is_stored(
     kill_when(process, lambda: made(server, "killed") >= 2, output)
     done = made(server, "killed")
     assert 2 <= done < 10
-    assert list_sets(local_folder(f"s3://{BUCKET}/killed/CelebA")) == []
+    assert list_sets(f"s3://{BUCKET}/killed/CelebA") == []
 
     run = succeed(**given)
     assert run.batches == 10 - done
@@ -244,7 +245,7 @@ def test_sets_in_object_storage_are_clustered_again_compared_and_exported(
     succeed(**asked(faces, "more"))
     monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "another machine"))
     again = recluster(name="CelebA", k=4, cache_root=root)
-    assert again == local_folder(f"{root}/CelebA/set_02")
+    assert again == open_storage(f"{root}/CelebA/set_02").path
     keys = set(server.objects("more/CelebA/set_02/"))
     assert {f"comparison_with_CelebA_set_01.{kind}" for kind in ("json", "html")} <= {Path(key).name for key in keys}
     monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "a third"))

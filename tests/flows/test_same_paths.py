@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
+from clusterpaths.pipeline import run
 from tests.runs import SAMPLE_MODEL, assert_same_documents, paths_of, succeed
 
 SHARD, BATCH = 64, 32
@@ -26,20 +26,21 @@ def chosen(faces: Path, root: Path, cache_format: str, **more: Any) -> dict[str,
     return given | {"shard_size": SHARD, "batch_size": BATCH} | FLOAT32[cache_format] | more
 
 
-def chain(faces: Path, root: Path, cache_format: str, **more: Any) -> Path:
+def in_process(faces: Path, root: Path, cache_format: str, **more: Any) -> Path:
     """The set's folder, made without Prefect."""
-    published, _ = run_stages(RunConfig(**chosen(faces, root, cache_format, **more)))
+    published = run(RunConfig(**chosen(faces, root, cache_format, **more))).published
+    assert published
     return published.path
 
 
 @pytest.fixture(scope="module")
 def first(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chain(faces, tmp_path_factory.mktemp("first"), "npy")
+    return in_process(faces, tmp_path_factory.mktemp("first"), "npy")
 
 
 @pytest.mark.parametrize("cache_format", ["zarr", "none"])
 def test_every_format_gives_the_same_documents(first: Path, faces: Path, tmp_path: Path, cache_format: str) -> None:
-    assert_same_documents(first, chain(faces, tmp_path, cache_format))
+    assert_same_documents(first, in_process(faces, tmp_path, cache_format))
 
 
 @pytest.mark.parametrize("cache_format", ["npy", "zarr", "none"])
@@ -48,7 +49,7 @@ def test_shards_that_leave_the_batches_as_they_are_change_nothing(
     first: Path, faces: Path, tmp_path: Path, cache_format: str, shard_size: int
 ) -> None:
     """Of 300 examples, all batches have 32 of them but the last."""
-    assert_same_documents(first, chain(faces, tmp_path, cache_format, shard_size=shard_size))
+    assert_same_documents(first, in_process(faces, tmp_path, cache_format, shard_size=shard_size))
 
 
 @pytest.mark.parametrize("cache_format", ["npy", "none"])
@@ -57,7 +58,7 @@ def test_batches_of_any_size_give_the_same_paths(
     first: Path, faces: Path, tmp_path: Path, cache_format: str, batch_size: int, shard_size: int
 ) -> None:
     """ONNX Runtime chooses kernels by the size of a run: activations may differ in their last bits, and so centroids."""
-    other = chain(faces, tmp_path, cache_format, batch_size=batch_size, shard_size=shard_size)
+    other = in_process(faces, tmp_path, cache_format, batch_size=batch_size, shard_size=shard_size)
     assert paths_of(first) == paths_of(other)
     one, another = (json.loads((folder / "centroids.json").read_text()) for folder in (first, other))
     for layer, centroids in one.items():

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
+from clusterpaths.pipeline import run
 from tests.runs import assert_same_documents, paths_of, succeed
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))
@@ -21,16 +21,18 @@ def chosen(root: Path, **more: Any) -> dict[str, Any]:
     return {"model": model, "data_root": SHARED, "cache_root": root, "preprocessing": "imagenet"} | more
 
 
-def chain(root: Path, **more: Any) -> Path:
+def in_process(root: Path, **more: Any) -> Path:
     """The set's folder, made without Prefect."""
-    return run_stages(RunConfig(**chosen(root, **more)))[0].path
+    published = run(RunConfig(**chosen(root, **more))).published
+    assert published
+    return published.path
 
 
 def test_float16_agrees_with_float32_on_nearly_all_paths(tmp_path: Path) -> None:
     """All 2,000 images: of a few hundred, seeds 0 to 2 gave 98.3% to 100%."""
-    exact = paths_of(chain(tmp_path / "float32", cache_format="npy", cache_dtype="float32"))
+    exact = paths_of(in_process(tmp_path / "float32", cache_format="npy", cache_dtype="float32"))
     for cache_format in ("npy", "zarr"):
-        rounded = paths_of(chain(tmp_path / cache_format, cache_format=cache_format, cache_dtype="float16"))
+        rounded = paths_of(in_process(tmp_path / cache_format, cache_format=cache_format, cache_dtype="float16"))
         assert exact.keys() == rounded.keys()
         assert len(exact) == 2000
         agreeing = sum(exact[example] == rounded[example] for example in exact) / len(exact)
@@ -42,7 +44,7 @@ def test_float16_agrees_with_float32_on_nearly_all_paths(tmp_path: Path) -> None
 def test_dask_workers_without_activations_give_the_documents_of_a_float32_cache(tmp_path: Path) -> None:
     pytest.importorskip("prefect_dask", reason="needs the extra [dask]")
     few = {"subset": 300, "shard_size": 64}
-    kept = chain(tmp_path / "float32", cache_format="npy", cache_dtype="float32", **few)
+    kept = in_process(tmp_path / "float32", cache_format="npy", cache_dtype="float32", **few)
     run = succeed(**chosen(tmp_path / "dask", cache_format="none", engine="dask", workers=2, **few))
     assert run.path is not None
     assert_same_documents(kept, run.path)

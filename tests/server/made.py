@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clusterpaths.chain import run_stages
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.drawn_faces.draw import write_faces
+from clusterpaths.pipeline import run
 from tests.runs import SAMPLE_MODEL
 
 COUNT = 60
@@ -21,7 +21,8 @@ FOREIGN_METADATA = {"num_examples": 3, "layers": ["early", "late"], "k": 3}
 def make_set(cache_root: Path, **options: Any) -> Path:
     """Run all stages; the folder of the set."""
     defaults: dict[str, Any] = {"model": SAMPLE_MODEL, "cache_root": cache_root, "workers": 1, "evaluate": False}
-    published, _ = run_stages(RunConfig(**defaults | options))
+    published = run(RunConfig(**defaults | options)).published
+    assert published
     return published.path
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from clusterpaths.datasets.celeba import CelebA, open_celeba
 from clusterpaths.errors import NotFoundError
+from clusterpaths.explanation import uploaded as dropped
 from clusterpaths.explanation.explain import read_upright
-from clusterpaths.explore import uploaded as dropped
+from clusterpaths.explanation.uploaded import open_picture
 from clusterpaths.explore.images import Images, encode
 from clusterpaths.explore.library import Library
-from clusterpaths.explore.uploaded import open_picture
 from tests.server.made import draw_faces, make_set, write_foreign
 
 
@@ -223,7 +223,7 @@ def test_a_very_large_picture_is_halved(tmp_path: Path, monkeypatch: pytest.Monk
 _GROWTH = """
 import io, sys
 from PIL import Image
-from clusterpaths.explore.uploaded import open_picture
+from clusterpaths.explanation.uploaded import open_picture
 def peak(): return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 small = io.BytesIO()
 Image.new("RGB", (50, 50)).save(small, "PNG")

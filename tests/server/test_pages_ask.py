@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from clusterpaths.common.lru import Kept
+from clusterpaths.comparison import compared as comparing
+from clusterpaths.comparison.compared import compared
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import ConfigError
-from clusterpaths.explore import compared as comparing
-from clusterpaths.explore.compared import compared
 from clusterpaths.explore.library import Library
 from tests import patient
 from tests.server.conftest import Site

@@ -18,13 +18,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
+from clusterpaths.comparison.compared import compared
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
 from clusterpaths.explanation.record import Explanation
 from clusterpaths.explore.ask import ask, ask_csv, choices
-from clusterpaths.explore.clusters import cluster_detail, cluster_infos, exemplars
-from clusterpaths.explore.compared import compared
+from clusterpaths.explore.cluster_detail import cluster_detail
+from clusterpaths.explore.clusters import cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.paths import parse_path, path_detail, path_page
 from clusterpaths.explore.records import (
@@ -358,7 +359,7 @@ def example_image(
 def metrics(library: LibraryOf, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
     """What the set's paths are worth, in numbers."""
     index = library.set(model, set)
-    found = read_evaluation(index.folder)
+    found = read_evaluation(index.source)
     if found is None:
         raise NotFoundError(f"{model}/{set} was not measured: it has no metrics.json that this version understands.")
     return json_answer(encode(found))

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clusterpaths.explore.uploaded import Explained, Explainer
+from clusterpaths.explanation.uploaded import Explained, Explainer
 from clusterpaths.server.errors import answered
 
 if TYPE_CHECKING:

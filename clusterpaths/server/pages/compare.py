@@ -12,8 +12,8 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from clusterpaths.comparison.compared import compared
 from clusterpaths.errors import ClusterPathsError, NotFoundError
-from clusterpaths.explore.compared import compared
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import ModelSummary, SetSummary

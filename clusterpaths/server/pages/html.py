@@ -16,7 +16,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from clusterpaths.explore.records import ClassShare, ExampleRow, Lift, PathSummary, SetSummary
-from clusterpaths.report.view import percent
+from clusterpaths.report.numbers import percent
 
 if TYPE_CHECKING:
     from clusterpaths.server.pages.view import SetView

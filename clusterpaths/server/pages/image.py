@@ -17,8 +17,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from clusterpaths.errors import ClusterPathsError
+from clusterpaths.explanation.uploaded import Explained
 from clusterpaths.explore.index import SetIndex
-from clusterpaths.explore.uploaded import Explained
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.middleware.uploads import explain_upload
@@ -89,7 +89,8 @@ def _page(request: Request, index: SetIndex, settings: ServeConfig, status: int 
 
 def _explained(explained: Explained) -> dict[str, Any]:
     """What the template shows of an explanation."""
-    from clusterpaths.report import explanation as words  # brings onnx
+    from clusterpaths.report import explanation as words
+    from clusterpaths.report.examples import example_title
 
     explanation = explained.explanation
     return {
@@ -100,7 +101,7 @@ def _explained(explained: Explained) -> dict[str, Any]:
         "strange": words.strange(explanation),
         "other": words.other(explanation),
         "decided": words.decided,
-        "title_of": words.example_title,
+        "title_of": example_title,
         "classes_shown": LISTED,
     }
 

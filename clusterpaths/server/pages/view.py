@@ -23,7 +23,7 @@ from clusterpaths.common.lru import Kept
 from clusterpaths.explore.index import PAGES, SetIndex
 from clusterpaths.explore.records import ModelSummary, Routes
 from clusterpaths.explore.routes import routes
-from clusterpaths.report.view import percent, thousands
+from clusterpaths.report.numbers import percent, thousands
 from clusterpaths.server.answers import IN_TURN
 from clusterpaths.server.pages import html as page_html
 from clusterpaths.server.pages.html import address, encoded

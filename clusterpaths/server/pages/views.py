@@ -17,7 +17,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from clusterpaths.evaluation.record import METRICS, read_evaluation
-from clusterpaths.explore.clusters import cluster_detail
+from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.paths import parse_path, path_detail, path_examples, path_page
 from clusterpaths.report.evaluation import evaluation_rows
@@ -47,7 +47,7 @@ def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTM
     index = library.set(model, name)
 
     def values() -> dict[str, Any]:
-        evaluation = read_evaluation(index.folder)
+        evaluation = read_evaluation(index.source)
         paths = path_page(index, limit=TOP_PATHS)
         return {
             "paths": paths,
@@ -59,7 +59,7 @@ def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTM
             "groups": evaluation_rows(evaluation) if evaluation else (),
         }
 
-    return render_once(request, index, "overview.html", values, _written(index.folder / METRICS))
+    return render_once(request, index, "overview.html", values, _written(index.folder.path / METRICS))
 
 
 @router.get("/explore/{model}/{name}/clusters/{layer:path}/{cluster:int}")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,9 @@ from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cache.stores import ZarrStore
 from clusterpaths.clustering import parallel_fit
-from clusterpaths.clustering.question import ask
+from clusterpaths.clustering.identity import identify
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import DamagedShardError
+from clusterpaths.errors import CorruptedShardError
 from tests.clusterpaths.conftest import Extracted, run_extraction
 
 Configure = Callable[..., RunConfig]
@@ -45,16 +44,16 @@ def test_rows_to_fit_on_lie_in_shards_of_their_own_and_come_first(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, cache_format: str
 ) -> None:
     plain = run_extraction(configure(cache_format=cache_format, shard_size=7, name="plain"))
-    expected = LayerRows(plain.directory, "conv2", plain.ids).take(np.arange(40))
+    expected = LayerRows(plain.storage, "conv2", plain.ids).take(np.arange(40))
     monkeypatch.setattr(order, "FIT_ROWS", 12)
     done = run_extraction(configure(cache_format=cache_format, shard_size=7, name="fit"))
     fit = fit_positions(done.ids)
     assert fit is not None
-    shards = require_manifest(done.directory).shards
+    shards = require_manifest(done.storage).shards
     assert [len(shard.planned_ids()) for shard in shards] == [7, 5, 7, 7, 7, 7]
     np.testing.assert_array_equal(np.concatenate([s.planned_ids() for s in shards[:2]]), done.ids[fit])
     for of in (done, plain):  # a cache that was made before there were so many has no such shards
-        rows = LayerRows(of.directory, "conv2", of.ids)
+        rows = LayerRows(of.storage, "conv2", of.ids)
         read = list(rows.blocks())
         order_of = np.concatenate([np.asarray(where) for where, _ in read])
         np.testing.assert_array_equal(order_of[:12], fit)
@@ -83,34 +82,36 @@ def test_flipped_bytes_are_found_also_where_rows_to_fit_on_lie_among_others(
     monkeypatch.setattr(order, "FIT_ROWS", 12)
     for position in (0, 15, 25, 39):
         flip(done, position)
-        with pytest.raises(DamagedShardError, match="checksum differs"):
-            list(LayerRows(done.directory, "fc1", done.ids).blocks())
+        with pytest.raises(CorruptedShardError, match="checksum differs"):
+            list(LayerRows(done.storage, "fc1", done.ids).blocks())
         flip(done, position)
-    assert sum(len(block) for _, block in LayerRows(done.directory, "fc1", done.ids).blocks()) == 40
+    assert sum(len(block) for _, block in LayerRows(done.storage, "fc1", done.ids).blocks()) == 40
 
 
 def test_flipped_bytes_are_found_in_a_fit_in_parts(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order, "FIT_ROWS", 6)
     monkeypatch.setattr(parallel_fit, "PART_ROWS", 20)
     done = run_extraction(configure(cache_format="npy", shard_size=5))
-    question = ask(done.config, done.model, done.record)
-    fit = parallel_fit.begin_fit(done.record, question, "fc1")
+    identity = identify(done.config, done.model, done.record)
+    fit = parallel_fit.begin_fit(done.record, identity, "fc1")
     for position in range(1, 40, 6):
         flip(done, position)
         part = position // 20
-        with pytest.raises(DamagedShardError, match="checksum differs"):  # by the part that has the row, whatever else
-            parallel_fit.fit_part(done.record, question, fit, part)
+        with pytest.raises(
+            CorruptedShardError, match="checksum differs"
+        ):  # by the part that has the row, whatever else
+            parallel_fit.fit_part(done.record, identity, fit, part)
         flip(done, position)
-        assert not list(Path(fit.folder).glob(f"part-0-{part}*"))
+        assert not list(fit.storage.path.glob(f"part-0-{part}*"))
 
 
 def test_a_chunk_with_the_last_row_to_fit_on_and_the_first_other_one(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run_extraction(configure(cache_format="zarr", shard_size=40))
-    expected = LayerRows(done.directory, "fc1", done.ids).take(np.arange(40))
+    expected = LayerRows(done.storage, "fc1", done.ids).take(np.arange(40))
     monkeypatch.setattr(order, "FIT_ROWS", 12)
-    for where, block in LayerRows(done.directory, "fc1", done.ids).blocks():
+    for where, block in LayerRows(done.storage, "fc1", done.ids).blocks():
         np.testing.assert_array_equal(block, expected[where])
 
 
@@ -118,7 +119,7 @@ def test_rows_of_a_chunk_are_read_by_decompressing_it_once(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run_extraction(configure(cache_format="zarr", shard_size=40))
-    rows = LayerRows(done.directory, "conv2", done.ids)
+    rows = LayerRows(done.storage, "conv2", done.ids)
     whole = rows.take(np.arange(40))
     reads: list[int] = []
     read = ZarrStore.read

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering import parallel_fit
 from clusterpaths.clustering.cluster import ClusteringRecord, cluster_layer, read_clustering
+from clusterpaths.clustering.identity import SetIdentity, identify
 from clusterpaths.clustering.kmeans import Clustering, nearest, run, scaled, seeding
 from clusterpaths.clustering.parallel_fit import (
     LayerFit,
@@ -23,9 +23,8 @@ from clusterpaths.clustering.parallel_fit import (
     lloyd_part,
     lloyd_step,
 )
-from clusterpaths.clustering.question import Question, ask
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import CacheError, DamagedShardError
+from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.records import Distance
 from tests.clusterpaths.clustering.test_kmeans import DISTANCES, ArrayRows, blobs, unit
 from tests.clusterpaths.conftest import Extracted, run_extraction
@@ -104,19 +103,19 @@ def test_n_alone_chooses(configure: Configure, monkeypatch: pytest.MonkeyPatch) 
     assert fits_in_parts(record)
 
 
-def fitted(done: Extracted, question: Question, layer: str) -> tuple[Clustering, ClusteringRecord]:
-    fit = begin_fit(done.record, question, layer)
+def fitted(done: Extracted, identity: SetIdentity, layer: str) -> tuple[Clustering, ClusteringRecord]:
+    fit = begin_fit(done.record, identity, layer)
     passes = 0
     while not fit.done:
         for part in reversed(range(fit.parts)):  # in no particular order
-            fit_part(done.record, question, fit, part)
-        fit, passes = advance_fit(done.record, question, fit), passes + 1
-    record = cluster_layer(done.record, question, layer)
+            fit_part(done.record, identity, fit, part)
+        fit, passes = advance_fit(done.record, identity, fit), passes + 1
+    record = cluster_layer(done.record, identity, layer)
     assert record.found  # what was fitted in parts is what the stage after it takes
-    clustering = read_clustering(Path(record.path))
+    clustering = read_clustering(done.storage, record.file)
     assert clustering is not None
     assert clustering.passes == passes
-    assert not Path(fit.folder).exists()
+    assert not fit.storage.path.exists()
     return clustering, record
 
 
@@ -128,11 +127,11 @@ def test_from_the_cache_it_settles_where_lloyd_does_from_the_same_seeds(
     monkeypatch.setattr(parallel_fit, "TOLERANCE", 0)
     config = configure(distance=distance, cache_dtype="float32")
     done = run_extraction(config)
-    question = ask(config, done.model, done.record)
-    clustering, _ = fitted(done, question, "conv2")
+    identity = identify(config, done.model, done.record)
+    clustering, _ = fitted(done, identity, "conv2")
 
-    rows = LayerRows(done.directory, "conv2", done.ids)
-    seeds, _, _ = run(seeding(rows, 3, distance, np.random.default_rng(question.seed)), rows)
+    rows = LayerRows(done.storage, "conv2", done.ids)
+    seeds, _, _ = run(seeding(rows, 3, distance, np.random.default_rng(identity.seed)), rows)
     values = rows.take(np.arange(40))
     expected = lloyd_in_parts(values, scaled(seeds, distance), distance, 40, part_rows=40)
     np.testing.assert_allclose(clustering.centroids, expected, rtol=1e-4, atol=1e-5)
@@ -148,55 +147,55 @@ def test_shard_size_and_format_make_no_difference_to_the_bit(
     for name, shard_size, cache_format in (("A", 16, "npy"), ("B", 7, "npy"), ("C", 40, "zarr")):
         config = configure(name=name, shard_size=shard_size, cache_format=cache_format)
         done = run_extraction(config)
-        found.append(fitted(done, ask(config, done.model, done.record), "fc1")[0])
+        found.append(fitted(done, identify(config, done.model, done.record), "fc1")[0])
     for other in found[1:]:
         assert other.centroids.tobytes() == found[0].centroids.tobytes()
         assert other.labels.tobytes() == found[0].labels.tobytes()
 
 
 @pytest.fixture
-def begun(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> tuple[Extracted, Question, LayerFit]:
+def begun(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> tuple[Extracted, SetIdentity, LayerFit]:
     """Three parts of 14, 14 and 12 rows over shards of 16: shards 0 and 1 lie across two parts."""
     monkeypatch.setattr(parallel_fit, "PART_ROWS", 14)
     config = configure()
     done = run_extraction(config)
-    question = ask(config, done.model, done.record)
-    return done, question, begin_fit(done.record, question, "fc1")
+    identity = identify(config, done.model, done.record)
+    return done, identity, begin_fit(done.record, identity, "fc1")
 
 
 def test_parts_that_are_done_are_kept_and_others_centroids_are_not_taken(
-    begun: tuple[Extracted, Question, LayerFit],
+    begun: tuple[Extracted, SetIdentity, LayerFit],
 ) -> None:
-    done, question, fit = begun
-    fit_part(done.record, question, fit, 0)
-    path = Path(fit.folder) / "part-0-0.npz"
+    done, identity, fit = begun
+    fit_part(done.record, identity, fit, 0)
+    path = fit.storage.path / "part-0-0.npz"
     before = path.stat().st_mtime_ns, path.read_bytes()
-    again = begin_fit(done.record, question, "fc1")  # as after an interruption
-    fit_part(done.record, question, again, 0)
+    again = begin_fit(done.record, identity, "fc1")  # as after an interruption
+    fit_part(done.record, identity, again, 0)
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
-    centroids = Path(fit.folder) / "centroids-0.npy"
+    centroids = fit.storage.path / "centroids-0.npy"
     np.save(centroids, np.load(centroids) + 1)
-    fit_part(done.record, question, again, 0)
+    fit_part(done.record, identity, again, 0)
     assert path.read_bytes() != before[1]
 
 
-def test_a_part_that_is_gone_is_told(begun: tuple[Extracted, Question, LayerFit]) -> None:
-    done, question, fit = begun
-    fit_part(done.record, question, fit, 0)
-    fit_part(done.record, question, fit, 2)
+def test_a_part_that_is_gone_is_told(begun: tuple[Extracted, SetIdentity, LayerFit]) -> None:
+    done, identity, fit = begun
+    fit_part(done.record, identity, fit, 0)
+    fit_part(done.record, identity, fit, 2)
     with pytest.raises(CacheError, match=r"part-0-1\.npz is gone or damaged"):
-        advance_fit(done.record, question, fit)
+        advance_fit(done.record, identity, fit)
 
 
 @pytest.mark.parametrize(("position", "part", "shard"), [(15, 0, 0), (17, 1, 1), (31, 1, 1), (35, 2, 2)])
 def test_damage_is_found_also_in_shards_that_lie_across_parts(
-    begun: tuple[Extracted, Question, LayerFit], position: int, part: int, shard: int
+    begun: tuple[Extracted, SetIdentity, LayerFit], position: int, part: int, shard: int
 ) -> None:
-    done, question, fit = begun
+    done, identity, fit = begun
     file = done.directory / "fc1" / f"{done.ids[position]}.npy"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(DamagedShardError) as caught:
-        fit_part(done.record, question, fit, part)
+    with pytest.raises(CorruptedShardError) as caught:
+        fit_part(done.record, identity, fit, part)
     assert caught.value.shard == shard

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clusterpaths.datasets import look_anew, open_dataset, read_table
+from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.datasets.fingerprint import fingerprint
 from clusterpaths.datasets.registry import SOURCES, fetch, find_source, known_names
@@ -52,7 +52,7 @@ def install(
     (site / f"{package}.py").write_text(code)
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.delitem(sys.modules, package, raising=False)
-    look_anew()
+    clear_caches()
 
 
 def spec(name: str, root: Path | str = "somewhere") -> DatasetSpec:
@@ -102,7 +102,7 @@ def test_faces_are_the_drawn_sample_under_their_own_name(tmp_path: Path) -> None
     with pytest.raises(DatasetError, match=r"holds no drawn faces \(no faces.json"):
         open_dataset(spec("faces", tmp_path))
     write_faces(tmp_path, 3)
-    look_anew()
+    clear_caches()
     data = open_dataset(spec("faces", tmp_path))
     assert data.name == "faces"
     assert len(data.examples()) == 3

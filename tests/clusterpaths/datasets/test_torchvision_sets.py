@@ -18,7 +18,7 @@ import xxhash
 from PIL import Image
 from torchvision import datasets
 
-from clusterpaths.datasets import look_anew, open_dataset, read_table
+from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.base import file_digest
 from clusterpaths.datasets.registry import fetch
 from clusterpaths.datasets.torchvision_sets import names
@@ -28,7 +28,7 @@ from tests.cifar10 import CLASSES, write_cifar10
 
 
 def spec(name: str, root: Path) -> DatasetSpec:
-    look_anew()
+    clear_caches()
     return DatasetSpec(name=f"torchvision:{name}", root=str(root))
 
 

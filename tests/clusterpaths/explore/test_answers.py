@@ -13,7 +13,8 @@ import pytest
 
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.ask import ask, ask_csv, choices
-from clusterpaths.explore.clusters import cluster_detail, cluster_infos, exemplars
+from clusterpaths.explore.cluster_detail import cluster_detail
+from clusterpaths.explore.clusters import cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import SetIndex, group_classes
 from clusterpaths.explore.library import Library

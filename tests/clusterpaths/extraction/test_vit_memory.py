@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from clusterpaths.cache.manifest import require_manifest
+from clusterpaths.storage import open_storage
 from tests.runs import PROJECT, shell_environment
 
 LIMIT = 1.5e9  # bytes
@@ -85,7 +86,7 @@ def test_vit_ti_of_12_blocks_stays_under_one_and_a_half_gigabytes(vit: Path, pho
         peak = peak_of_tree(process)
     assert process.returncode == 0, output.read_text()
     print(f"{peak / 1e6:.0f} MB")
-    manifest = require_manifest(tmp_path / "cache" / "ViT")
+    manifest = require_manifest(open_storage(tmp_path / "cache" / "ViT"))
     shapes = [layer.shape for layer in manifest.layers.values()]
     assert shapes == [(197, 192)] * 5 + [(192,)]  # far below 262,144 values: auto keeps every token
     assert sum(shard.rows or 0 for shard in manifest.shards) == IMAGES

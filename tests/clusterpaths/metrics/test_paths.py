@@ -10,7 +10,6 @@ from scipy.stats import entropy
 from clusterpaths.metrics.paths import (
     PathComplexity,
     count_paths,
-    count_singletons,
     in_majority,
     largest_class,
     path_complexity,
@@ -24,6 +23,22 @@ def test_paths_are_counted_most_frequent_first() -> None:
     found = count_paths(PATHS)
     assert found.paths.tolist() == [[0, 1], [1, 1], [2, 0]]
     assert (found.counts.tolist(), found.of_example.tolist()) == ([3, 2, 1], [2, 0, 0, 1, 1, 0])
+
+
+def test_equally_frequent_paths_come_in_ascending_order() -> None:
+    assert count_paths(np.array([[2, 0], [0, 9], [0, 3]])).paths.tolist() == [[0, 3], [0, 9], [2, 0]]
+
+
+def test_forty_layers_of_thirty_clusters_do_not_overflow() -> None:
+    clusters = np.random.default_rng(0).integers(0, 30, (50, 40))
+    clusters[7] = clusters[3]
+    found = count_paths(clusters)
+    assert found.counts.tolist() == [2] + [1] * 48
+    assert (found.paths[found.of_example] == clusters).all()
+
+
+def test_no_examples_have_no_paths() -> None:
+    assert count_paths(np.empty((0, 3), dtype=np.int16)).paths.shape == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -48,11 +63,6 @@ def test_largest_class_is_the_purity_of_one_path_for_all(classes: list[int], lar
     values = np.array(classes, np.int16)
     assert largest_class(values) == largest
     assert weighted_purity(np.zeros(len(values), np.int64), values) == (largest[1] if largest else None)
-
-
-def test_singletons_are_counted_among_those_with_a_class() -> None:
-    groups = np.array([0, 0, 1, 2, 2])
-    assert count_singletons(groups, np.array([1, 1, 0, -1, 3])) == 2
 
 
 def test_complexity_by_hand() -> None:

@@ -19,6 +19,7 @@ from clusterpaths.evaluation.record import (
 )
 from clusterpaths.report.evaluation import SCORES, evaluation_rows
 from clusterpaths.report.templates import render
+from clusterpaths.sets.directory import SetDirectory
 from tests.clusterpaths.report.test_report import Page
 
 MISSING = Evaluation(
@@ -129,9 +130,9 @@ def test_names_are_escaped_and_notes_are_shown(tmp_path: Path) -> None:
 def test_metrics_that_are_not_understood_are_none(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / METRICS).write_text(content)
-    assert read_evaluation(tmp_path) is None
+    assert read_evaluation(SetDirectory(tmp_path)) is None
 
 
 def test_metrics_come_back_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text(WHOLE.model_dump_json())
-    assert read_evaluation(tmp_path) == WHOLE
+    assert read_evaluation(SetDirectory(tmp_path)) == WHOLE

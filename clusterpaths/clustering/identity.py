@@ -1,4 +1,4 @@
-"""What a set answers: everything that its result depends on, and nothing else.
+"""The identity of a set: everything that its result depends on, and nothing else.
 
 Belongs here: the fingerprints of a whole set and of one layer's clustering. Batch size, workers and the cache's format
 are how a result is made; they are no part of it.
@@ -7,7 +7,6 @@ are how a result is made; they are no part of it.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +14,18 @@ from pydantic import Field
 
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import LayerRecord, parse_ids, require_manifest
-from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering.choice import Choice
-from clusterpaths.clustering.choose import choose
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import ClusterPathsError, ConfigError
-from clusterpaths.extraction.plan import ExtractionRecord, require_enough
+from clusterpaths.errors import ConfigError
+from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.extraction.plan import require_enough
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
-from clusterpaths.storage.remote import local_folder
+from clusterpaths.storage import Storage
 
 # Raised when the algorithm changes, so that an old result is not taken for a new one.
 ALGORITHM = 2
 
 
-class Question(Record):
+class SetIdentity(Record):
     """The identity of a set."""
 
     algorithm: int = ALGORITHM
@@ -52,48 +49,19 @@ class Question(Record):
         return self.model_copy(update=one).fingerprint()
 
 
-def choose_settings(
-    config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
-) -> tuple[RunConfig, Choice | None]:
-    """The run with numbers for every "auto", and how they were chosen; None where all was given.
-
-    Raises:
-        ConfigError: too few examples to choose by.
-        DamagedShardError: bytes on disk cannot be read, or, of shards that are read whole, are not those that were
-            written. The sample of a large data set has but single rows of a shard; clustering then finds the damage.
-    """
-    if not config.chooses:
-        return config, None
-    directory, ids = local_folder(extraction.directory), parse_ids(extraction.ids)
-    examples = read_examples(directory, ["id", "prediction"])
-    predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
-    rows = {layer: LayerRows(directory, layer, ids) for layer in model.layers}
-    try:
-        choice = choose(rows, predictions, k=config.asked_k(model.layers), distance=config.distance, seed=config.seed)
-    except ClusterPathsError:
-        raise
-    except Exception:
-        for each in rows.values():
-            for _ in each.blocks():  # NaN in damaged bytes is met before their checksum is; then this says so
-                pass
-        raise
-    k = ",".join(f"{layer}={number}" for layer, number in choice.k_per_layer.items())
-    return config.model_copy(update={"k": k, "distance": choice.distance}), choice
-
-
-def ask(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord) -> Question:
-    """The question that a run asks of a finished extraction.
+def identify(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord) -> SetIdentity:
+    """The identity of the set that a run makes of a finished extraction.
 
     Raises:
         ConfigError: fewer examples than clusters, or settings that are still to be chosen.
     """
     if config.distance == "auto" or config.chooses:
         raise ConfigError("k or distance is still auto. Call choose_settings first, and ask with what it returns.")
-    directory = local_folder(extraction.directory)
+    directory = extraction.storage
     manifest = require_manifest(directory)
     k_per_layer = config.k_per_layer(model.layers)
     require_enough(extraction.num_examples, k_per_layer)
-    return Question(
+    return SetIdentity(
         model=manifest.model.sha256,
         dataset=manifest.dataset,
         examples=_digest(directory, parse_ids(extraction.ids)),
@@ -106,7 +74,7 @@ def ask(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord) -> 
     )
 
 
-def _digest(directory: Path, ids: NDArray[np.int64]) -> str:
+def _digest(directory: Storage, ids: NDArray[np.int64]) -> str:
     examples = read_examples(directory, ["id", "file", "size"])
     wanted = np.isin(examples["id"].to_numpy(), ids)
     rows = zip(*(examples[name].to_pylist() for name in ("id", "file", "size")), strict=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clusterpaths.common.lru import Kept
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import ConfigError
+from clusterpaths.sets.published import PublishedSet
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
@@ -30,8 +31,11 @@ def compared(first: SetIndex, second: SetIndex) -> Comparison:
         raise ConfigError(
             f"{_name(first)} was given twice. Expected two different sets; choose another for one of them."
         )
+    sources = []
     for index in (first, second):
-        if index.record is None:
+        if isinstance(index.source, PublishedSet):
+            sources.append(index.source)
+        else:
             raise ConfigError(
                 f"{_name(index)} cannot be compared: another program made it, and it does not say which model and "
                 "which images it is of. Expected two sets that ClusterPaths made; choose another."
@@ -47,7 +51,7 @@ def compared(first: SetIndex, second: SetIndex) -> Comparison:
     def compare() -> Comparison:
         from clusterpaths.comparison.compare import compare_sets  # brings scipy
 
-        return compare_sets(first.folder, second.folder)
+        return compare_sets(*sources)
 
     return _comparisons.get(key, compare)
 

@@ -1,4 +1,4 @@
-"""How long each stage took, for log, artifacts and report."""
+"""How long each stage took, for logs, artifacts and the set's record."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from clusterpaths.records import StageTime
 
 
-class StageClock:
-    """`with clock("extract") as note:` measures a stage; `note("2,000 examples")` says what it did."""
+class StageTimer:
+    """`with timer("extract") as details:` measures a stage; what is appended to `details` says what it did."""
 
     def __init__(self) -> None:
         self._stages: list[StageTime] = []

@@ -1,10 +1,10 @@
-"""Where submitted tasks run: in threads of this process, or on Dask workers.
+"""How Prefect runs the pipeline's stages: as tasks, in threads of this process or on Dask workers.
 
-Belongs here: starting and ending a Dask task runner inside a flow run, and what its workers need for their logs. The
-tasks are the same on either; what they do is the library's.
+Belongs here: from a stage to its task, starting and ending a Dask task runner inside a flow run, and what its workers
+need for their logs. The tasks are the same on either; what they do is the library's.
 
-The runner is put in place inside the flow, not at its decorator: so a run's own configuration chooses it, from a
-shell and from a deployment alike. Dask workers need this package, the folders of the run under the same paths, and,
+The Dask runner is started inside the flow, not at its decorator: so a run's own configuration chooses it, from a shell
+and from a deployment alike. Dask workers need this package, the folders of the run under the same paths, and,
 on other machines, PREFECT_API_URL.
 """
 
@@ -15,56 +15,77 @@ import contextlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from prefect import get_run_logger
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
+from prefect.futures import PrefectFuture, as_completed
 from prefect.logging.configuration import ensure_logging_setup
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.utilities.callables import get_call_parameters
 
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
-from clusterpaths.extraction.extract import release_sessions
+from clusterpaths.running.runner import Future
+from tasks.stages import TASKS
 
+if TYPE_CHECKING:
+    from prefect_dask.task_runners import DaskTaskRunner
+
+Result = TypeVar("Result")
 WORKERS_WITHIN = 30.0  # seconds for an address to answer, and for the first worker behind it
 
 
-@contextlib.contextmanager
-def engine(config: RunConfig, set_up_worker: Callable[[], None] | None = None) -> Iterator[int]:
-    """Run the tasks that are submitted inside where `config.engine` says; yields how many to submit at once.
+class PrefectRunner:
+    """Runs stages as Prefect tasks; to be used inside a flow.
 
     Args:
         config: `engine`, `dask_address`, and `workers`: by default, the threads of an existing cluster.
-        set_up_worker: called in every worker process before its first task; must be importable there.
-
-    Raises:
-        ConfigError: Dask is not installed, or nobody answers at its address.
+        set_up_worker: called in every Dask worker process before its first task; must be importable there.
     """
-    if config.engine == "threads":
-        yield config.workers
-        return
-    _require_dask()
-    flow_run = FlowRunContext.get()
-    if flow_run is None:
-        raise RuntimeError("engine() was called outside a flow run.")
-    with contextlib.ExitStack() as stack:
-        if PREFECT_API_URL.value() is None:  # a temporary server: local workers use it instead of starting their own
-            stack.enter_context(temporary_settings({PREFECT_API_URL: str(flow_run.client.api_url)}))
-            stack.callback(_wait_for_events)
-        runner, threads = _start(config, stack, set_up_worker)
-        stack.enter_context(flow_run.model_copy(update={"task_runner": runner}))
-        yield config.workers if "workers" in config.model_fields_set or not config.dask_address else threads
 
+    def __init__(self, config: RunConfig, set_up_worker: Callable[[], None] | None = None) -> None:
+        self.workers = config.workers
+        self._config, self._set_up_worker = config, set_up_worker
+        self._dask: DaskTaskRunner | None = None
+        self._until_done = contextlib.ExitStack()
 
-def release_everywhere() -> None:
-    """Give back the memory of idle model sessions, here and on Dask workers; for the end of an extraction."""
-    release_sessions()
-    flow_run = FlowRunContext.get()
-    if flow_run and (client := getattr(flow_run.task_runner, "client", None)):
-        client.run(release_sessions, on_error="ignore")  # a worker that is gone holds no memory
+    def __enter__(self) -> Self:
+        """Raises:
+        ConfigError: Dask is not installed, or nobody answers at its address.
+        """
+        if self._config.engine == "dask":
+            _require_dask()
+            with contextlib.ExitStack() as stack:
+                self._dask, threads = _start(self._config, stack, self._set_up_worker)
+                if self._config.dask_address and "workers" not in self._config.model_fields_set:
+                    self.workers = threads
+                self._until_done = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._until_done.close()
+        self._dask = None
+
+    def run(self, stage: Callable[..., Result], *args: Any) -> Result:
+        return cast(Result, TASKS[stage](*args))
+
+    def submit(self, stage: Callable[..., Result], *args: Any, name: str = "") -> Future[Result]:
+        task = TASKS[stage].with_options(task_run_name=name.replace("{", "{{").replace("}", "}}"))
+        if self._dask:
+            return self._dask.submit(task, get_call_parameters(task.fn, args, {}))
+        return task.submit(*args)
+
+    def first_done(self, running: list[Future[Result]]) -> Future[Result]:
+        return next(as_completed(cast(list[PrefectFuture[Result]], running)))
+
+    def everywhere(self, function: Callable[[], None]) -> None:
+        function()
+        if self._dask:
+            self._dask.client.run(function, on_error="ignore")  # a worker that is gone has nothing to run it
 
 
 def _require_dask() -> None:
@@ -77,10 +98,18 @@ def _require_dask() -> None:
         )
 
 
-def _start(config: RunConfig, stack: contextlib.ExitStack, set_up: Callable[[], None] | None) -> tuple[Any, int]:
+def _start(
+    config: RunConfig, stack: contextlib.ExitStack, set_up: Callable[[], None] | None
+) -> tuple[DaskTaskRunner, int]:
     """A started runner that has workers, and how many threads they have."""
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
+    flow_run = FlowRunContext.get()
+    if flow_run is None:
+        raise RuntimeError("A Dask task runner was started outside a flow run.")
+    if PREFECT_API_URL.value() is None:  # a temporary server: local workers use it instead of starting their own
+        stack.enter_context(temporary_settings({PREFECT_API_URL: str(flow_run.client.api_url)}))
+        stack.callback(_wait_for_events)
     local = {"n_workers": config.workers, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
     where = {"address": config.dask_address} if config.dask_address else {"cluster_kwargs": local}
     runner = stack.enter_context(DaskTaskRunner(client_kwargs={"timeout": WORKERS_WITHIN}, **where))

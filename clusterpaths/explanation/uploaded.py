@@ -20,7 +20,7 @@ from clusterpaths.errors import ClusterPathsError, ModelError, RefusedImageError
 from clusterpaths.explanation.record import Explanation
 
 if TYPE_CHECKING:
-    from clusterpaths.explanation.explain import Opened
+    from clusterpaths.explanation.explain import SetWithModel
     from clusterpaths.explore.index import SetIndex
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by content; few, as each decoder is code that strangers reach
@@ -114,7 +114,7 @@ class Explainer:
 
     def __init__(self, max_pixels: int = MAX_PIXELS, kept: int = KEPT) -> None:
         self.max_pixels, self.kept = max_pixels, kept
-        self._opened: OrderedDict[tuple[str, str], Opened] = OrderedDict()
+        self._opened: OrderedDict[tuple[str, str], SetWithModel] = OrderedDict()
         self._lock = threading.Lock()
 
     def explain(self, index: SetIndex, content: bytes, name: str) -> Explained:
@@ -142,7 +142,7 @@ class Explainer:
         with contextlib.suppress(ClusterPathsError), self._lock:  # it is told to who brings an image
             self._open(index)
 
-    def _open(self, index: SetIndex) -> Opened:
+    def _open(self, index: SetIndex) -> SetWithModel:
         key = (str(index.folder), index.summary.version)
         found = self._opened.get(key)
         if found is None:
@@ -154,13 +154,12 @@ class Explainer:
         return found
 
 
-def _open(index: SetIndex) -> Opened:
-    from clusterpaths.explanation.explain import open_set
-    from clusterpaths.sets.set_files import Rows
+def _open(index: SetIndex) -> SetWithModel:
+    from clusterpaths.explanation.explain import load_model
 
     record = index.record
     name = f"{index.summary.model}/{index.summary.set}"
-    if record is None or index.distances is None:
+    if record is None:
         raise ModelError(
             f"{name} was made by another program and does not say which model it is of, so no image can be explained by it. "
             "Expected a set that ClusterPaths made; choose another."
@@ -171,12 +170,4 @@ def _open(index: SetIndex) -> Opened:
             f"The model of {name}, {record.model.file}, is no longer where it was when the set was made, so no image can be "
             "explained by this set. Put the file back."
         )
-    rows = Rows(
-        ids=index.ids,
-        labels=index.labels,
-        predictions=index.predictions,
-        clusters=index.clusters,
-        distances=index.distances,
-        files=index.files,
-    )
-    return open_set(index.folder, record, rows, Path(model))
+    return load_model(index, Path(model))

@@ -1,0 +1,281 @@
+"""The stages from a model and images to a published set, in their order, once.
+
+    from clusterpaths.config import RunConfig
+    from clusterpaths.pipeline import run
+
+    outcome = run(RunConfig(subset=1000))
+
+Belongs here: the order, and what is repeated when a shard turns out corrupted or a layer too wide for float16. What each
+stage does is running/stages.py. Flows call the same function with Prefect's way to run pieces and to report.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import TypeVar
+
+import numpy as np
+
+from clusterpaths.cache.fit_sample import FIT_ROWS, SAMPLE_ROWS
+from clusterpaths.cache.manifest import parse_ids, require_manifest
+from clusterpaths.cache.rows import SAMPLE_WEIGHT
+from clusterpaths.clustering import parallel_fit
+from clusterpaths.clustering.choice import Choice
+from clusterpaths.clustering.cluster import ClusteringRecord, shares_readings, trace_paths
+from clusterpaths.clustering.identity import SetIdentity
+from clusterpaths.common.malloc import share_arenas
+from clusterpaths.config import AUTO, RunConfig
+from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError, InputError
+from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.extraction.begin import forget_shard, widen_layers
+from clusterpaths.extraction.extract import ExtractionJob, release_sessions
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction.plan import ExtractionPlan, examples_in
+from clusterpaths.records import ModelRecord
+from clusterpaths.running import stages
+from clusterpaths.running.progress import TOGETHER, Tracker
+from clusterpaths.running.report import Outcome, Report
+from clusterpaths.running.runner import Future, InProcess, Runner, bounded
+from clusterpaths.running.timer import StageTimer
+from clusterpaths.sets.find import find_earlier
+from clusterpaths.sets.published import PublishedSet
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def run(config: RunConfig, runner: Runner | None = None, report: Report | None = None) -> Outcome:
+    """Publish the set that the configuration asks for, or find it where it was published before.
+
+    Args:
+        config: what the result is, and how it is made.
+        runner: where stages run; `config.workers` threads of this process if left out.
+        report: what is shown of the run; a progress bar in a terminal if left out.
+
+    Raises:
+        ClusterPathsError: whatever a stage refuses; what was recorded before is preserved.
+    """
+    share_arenas()
+    runner, report, timer = runner or InProcess(config.workers), report or Report(), StageTimer()
+    results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
+
+    results.require()  # of s3:// results: an error comes before a download, not after it
+    with timer("check"):
+        model = runner.run(stages.check_model, config)
+        report.model(config, model)
+    with timer("download"):
+        dataset = runner.run(stages.download, config)
+    with timer("instrument"):
+        model, preprocessing = runner.run(stages.instrument, config, model)
+
+    with results.lock(config.wait, log.warning), ExitStack() as until_done:
+        checked = None
+        if config.check_preprocessing and (config.preprocessing == AUTO or not config.plan):
+            with timer("check preprocessing"):
+                preprocessing, checked = runner.run(stages.check_preprocessing, config, model, dataset, preprocessing)
+        check = checked.check if checked else None
+        plan, job = runner.run(stages.make_plan, config, model, dataset, preprocessing, checked)
+        if config.plan:
+            return Outcome(None, False, job, plan, preprocessing, check)
+        run = _Run(job, until_done.enter_context(runner), report)
+        with timer("extract") as details:
+            extraction = run.extract(plan)
+            details.append(f"{plan.missing:,} of {plan.wanted:,} examples")
+        settings, choice = config, None
+        if config.chooses:
+            with timer("choose"):
+                settings, choice = run.choose(config, model, extraction)
+        identity, published = runner.run(stages.find_set, settings, model, extraction)
+        new = published is None
+        if published is None:
+            with timer("cluster"):
+                clusterings = run.cluster(extraction, identity)
+            with timer("trace"):
+                traced = runner.run(trace_paths, extraction, identity, clusterings)
+            with timer("publish"):
+                published = runner.run(
+                    stages.publish_set,
+                    config, job, extraction, identity, clusterings, traced, timer.stages, choice, check,
+                )  # fmt: skip
+        if config.evaluate:
+            with timer("evaluate"):
+                report.evaluation(run.evaluate(published))
+        if config.compare and new:
+            with timer("compare"):
+                compare_with_earlier(published, runner, report, config.alert_below)
+        with timer("report"):
+            page = runner.run(stages.write_report, published)
+
+    outcome = Outcome(published, new, job, plan, preprocessing, check, choice, page, timer.stages)
+    report.outcome(outcome)
+    return outcome
+
+
+def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report, alert_below: float) -> None:
+    """Compare a new set with the one before, or with an earlier model's.
+
+    A published set stays published: where nothing fits to compare it with, that is logged, and the run goes on.
+    """
+    earlier = find_earlier(published)
+    if earlier is None:
+        log.info("There is no earlier set on the same images to compare %s with", published.path)
+        return
+    try:
+        comparison = runner.run(stages.compare_sets, earlier, published)
+    except InputError as error:
+        log.warning("Not compared: %s", error)
+        return
+    page = runner.run(stages.write_comparison, comparison, published)
+    report.comparison(comparison, page, alert_below)
+
+
+class _Run:
+    """The stages that are many pieces, or that have to be repeated once a corrupted shard is repaired."""
+
+    def __init__(self, job: ExtractionJob, runner: Runner, report: Report) -> None:
+        self._job, self._runner, self._report = job, runner, report
+        self._directory = job.storage
+        self._repaired: set[int] = set()
+
+    def extract(self, plan: ExtractionPlan) -> ExtractionRecord:
+        """Extract the planned shards and join what is known of their examples.
+
+        A layer that float16 cannot hold is stored as float32 from then on, and all shards are extracted again.
+        """
+        pending = plan.pending
+        while pending:
+            try:
+                self._extract_shards(pending)
+                break
+            except Float16OverflowError as overflow:
+                layers = ", ".join(overflow.layers)
+                log.warning("%s: values beyond float16's range, kept as float32; all shards are made again", layers)
+                pending = widen_layers(self._directory, overflow.layers)
+        return finish_extraction(self._directory, parse_ids(plan.ids), self._job.max_failed)
+
+    def choose(
+        self, config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
+    ) -> tuple[RunConfig, Choice | None]:
+        """Numbers for every "auto" of the configuration."""
+        return self._repairing(lambda: self._runner.run(stages.choose_settings, config, model, extraction))
+
+    def cluster(self, extraction: ExtractionRecord, identity: SetIdentity) -> list[ClusteringRecord]:
+        """Cluster every layer.
+
+        Of very many examples, each layer is fitted in parts by all workers; of fewer, each layer by one, or all by one
+        where every reading runs the model.
+        """
+        if parallel_fit.fits_in_parts(extraction):
+            for layer in identity.layers:
+                self._fit_in_parts(extraction, identity, layer)
+        elif shares_readings(extraction):
+            layers = tuple(identity.layers)
+            return self._repairing(lambda: self._cluster_together(extraction, identity, layers))
+        records: dict[str, ClusteringRecord] = {}
+        while missing := [layer for layer in identity.layers if layer not in records]:
+            calls = {
+                layer: self._call(stages.cluster_layer, extraction, identity, layer, name=f"cluster {layer}")
+                for layer in missing
+            }
+            corrupted: set[int] = set()
+            with self._clustering_progress(extraction, missing) as progress:
+                for layer, future in bounded(self._runner, calls, progress.finish):
+                    try:
+                        records[layer] = future.result()
+                    except CorruptedShardError as damage:
+                        corrupted.add(self._noted(damage))
+            self._repair(corrupted)  # now that no layer reads the cache
+        return [records[layer] for layer in identity.layers]
+
+    def evaluate(self, published: PublishedSet) -> Evaluation:
+        """What the paths of a set are worth."""
+        return self._repairing(lambda: self._runner.run(stages.evaluate_set, published, self._job))
+
+    def _extract_shards(self, shards: tuple[int, ...]) -> None:
+        """Raises:
+        Float16OverflowError: then not all shards were extracted.
+        """
+        calls = {
+            str(index): self._call(stages.extract_shard, self._job, index, name=f"extract shard {number}/{len(shards)}")
+            for number, index in enumerate(shards, start=1)
+        }
+        sizes = {str(shard): count for shard, count in examples_in(self._directory, shards).items()}
+        with self._report.progress("extraction", self._job.directory, sizes, sum(sizes.values())) as progress:
+            try:
+                for _, future in bounded(self._runner, calls, progress.finish):
+                    future.result()
+            finally:
+                self._runner.everywhere(release_sessions)
+
+    def _cluster_together(
+        self, extraction: ExtractionRecord, identity: SetIdentity, layers: tuple[str, ...]
+    ) -> list[ClusteringRecord]:
+        with self._clustering_progress(extraction, [TOGETHER]) as progress:
+            records = self._runner.submit(
+                stages.cluster_layers, extraction, identity, layers, self._runner.workers, name=f"cluster {layers}"
+            ).result()
+            progress.finish(TOGETHER)
+        return records
+
+    def _fit_in_parts(self, extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> None:
+        """Leaves the layer's clustering where `cluster_layer` finds it."""
+        fit = self._repairing(lambda: self._runner.run(parallel_fit.begin_fit, extraction, identity, layer))
+        while not fit.done:
+            name = f"fit {layer} pass {fit.iteration}"
+            calls = {
+                part: self._call(parallel_fit.fit_part, extraction, identity, fit, part, name=f"{name} part {part}")
+                for part in range(fit.parts)
+            }
+            corrupted: set[int] = set()
+            for _, future in bounded(self._runner, calls):
+                try:
+                    future.result()
+                except CorruptedShardError as damage:
+                    corrupted.add(self._noted(damage))
+            if corrupted:
+                self._repair(corrupted)  # and this pass again: parts that are done are found
+            else:
+                fit = self._runner.run(parallel_fit.advance_fit, extraction, identity, fit)
+                log.info("%s: pass %d over %d parts is done", layer, fit.iteration, fit.parts)
+
+    def _clustering_progress(self, extraction: ExtractionRecord, parts: list[str]) -> AbstractContextManager[Tracker]:
+        """A layer's rows are read to be fitted on and to be assigned, those of a sample twice before that."""
+        examples, manifest = len(parse_ids(extraction.ids)), require_manifest(self._directory)
+        rows = examples + min(examples, FIT_ROWS) + 2 * SAMPLE_WEIGHT * min(examples, SAMPLE_ROWS)
+        sizes = {layer: rows * int(np.prod(record.shape)) for layer, record in manifest.layers.items()}
+        sizes[TOGETHER] = sum(sizes.values())
+        return self._report.progress("clustering", extraction.directory, {p: sizes[p] for p in parts}, examples)
+
+    def _call(self, stage: Callable[..., Result], *args: object, name: str) -> Callable[[], Future[Result]]:
+        return lambda: self._runner.submit(stage, *args, name=name)
+
+    def _repairing(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns once it meets no corrupted shard."""
+        while True:
+            try:
+                return work()
+            except CorruptedShardError as damage:
+                self._repair({self._noted(damage)})
+
+    def _noted(self, damage: CorruptedShardError) -> int:
+        log.warning(str(damage))
+        return damage.shard
+
+    def _repair(self, corrupted: set[int]) -> None:
+        """Extract shards again whose bytes turned out corrupted, each once.
+
+        Raises:
+            CacheError: a shard is corrupted again right after it was extracted: the disk cannot be trusted.
+        """
+        if corrupted & self._repaired:
+            raise CacheError(
+                f"Shard {min(corrupted & self._repaired)} of {self._job.directory} was damaged, made again, and is "
+                "damaged again. Expected the disk to give back what was written. Check it, or use another --cache-root."
+            )
+        self._repaired |= corrupted
+        for shard in sorted(corrupted):
+            forget_shard(self._directory, shard)
+        if corrupted:
+            self._extract_shards(tuple(sorted(corrupted)))

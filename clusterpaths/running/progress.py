@@ -1,0 +1,123 @@
+"""How far extraction and clustering are, with speed and time left: a bar in a terminal, and the same as text.
+
+Pieces run in threads of one process, so they find the run's tracker by what is done and the cache's directory; in
+another process there is none, and their end is what counts. Estimates are rich's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+TOGETHER = "all layers"
+_SPEED_SECONDS = 600.0  # the speed is the mean of this long: a piece on a Dask worker reports its end only
+What = Literal["extraction", "clustering"]
+_trackers: dict[tuple[What, str], Tracker] = {}
+
+
+class Tracker:
+    """Counts what pieces have done. Thread-safe.
+
+    Args:
+        what: is done, for the bar.
+        sizes: of the pieces: shards with their examples, or layers with the values that are read of them.
+        examples: images in all; what is shown is in images, whatever the sizes count.
+        console: to draw on; None draws nothing.
+    """
+
+    def __init__(self, what: What, sizes: Mapping[str, int], examples: int, console: Console | None = None) -> None:
+        self._left, self._total, self._examples = dict(sizes), max(sum(sizes.values()), 1), examples
+        self._lock = threading.Lock()
+        columns = (TextColumn("{task.description}"), _Standing(self), BarColumn(), TaskProgressColumn())
+        self.bar = Progress(
+            *columns, console=console, transient=True, disable=console is None, speed_estimate_period=_SPEED_SECONDS
+        )
+        self._task = self.bar.add_task(what, total=self._total)
+
+    def advance(self, part: str, amount: int) -> None:
+        """So much more of a piece is done; what a retry does again counts once."""
+        with self._lock:
+            amount = min(amount, self._left.get(part, 0))
+            if amount > 0:
+                self._left[part] -= amount
+                self.bar.advance(self._task, amount)
+
+    def finish(self, part: str) -> None:
+        """A piece is done: in a process that does not count here, all of it at once."""
+        self.advance(part, self._left.get(part, 0))
+
+    def counter(self, part: str) -> Callable[[int], None]:
+        """`advance` of one piece."""
+        return functools.partial(self.advance, part)
+
+    @property
+    def share(self) -> float:
+        """0 … 1."""
+        return min(1.0, self._state.completed / self._total)
+
+    def text(self) -> str:
+        """Such as "1,024 of 2,000 images, 640 images/s, 2 s left"."""
+        speed, left = self._state.speed, self._state.time_remaining
+        done = f"{int(self.share * self._examples):,} of {self._examples:,} images"
+        if speed is None or left is None:
+            return done
+        return f"{done}, {speed * self._examples / self._total:,.0f} images/s, {duration(left)} left"
+
+    @property
+    def _state(self) -> Task:
+        return self.bar.tasks[0]
+
+
+class _Standing(ProgressColumn):
+    """The tracker's text."""
+
+    max_refresh = 0.5
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        super().__init__()
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002 - the tracker has one task
+        return Text(self._tracker.text())
+
+
+@contextlib.contextmanager
+def tracking(
+    what: What, directory: str, sizes: Mapping[str, int], examples: int, console: Console | None = None
+) -> Iterator[Tracker]:
+    """Show progress on the console, if there is one, while inside; `counter` finds it from other threads."""
+    tracker = Tracker(what, sizes, examples, console)
+    _trackers[what, directory] = tracker
+    try:
+        with tracker.bar:
+            yield tracker
+    finally:
+        del _trackers[what, directory]
+
+
+def counter(what: What, directory: str, part: str) -> Callable[[int], None] | None:
+    """What counts one piece of the extraction or clustering that goes on for this cache in this process."""
+    tracker = _trackers.get((what, directory))
+    return tracker.counter(part) if tracker else None
+
+
+def terminal() -> Console | None:
+    """A console for bars where stderr is a terminal."""
+    return Console(stderr=True) if sys.stderr.isatty() else None
+
+
+def duration(seconds: float) -> str:
+    """Such as 7 s, 1:05 min, 2:30 h."""
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    big, unit = (total, "min") if total < 3600 else (total // 60, "h")
+    return f"{big // 60}:{big % 60:02d} {unit}"

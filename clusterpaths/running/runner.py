@@ -1,0 +1,109 @@
+"""How the pipeline runs its stages: one at a time, or many pieces at once, in this process or elsewhere.
+
+Belongs here: the protocol, and the runner of this process. Prefect's tasks and Dask workers are tasks/runner.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent import futures
+from typing import Any, Protocol, Self, TypeVar, cast
+
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Future(Protocol[Result_co]):
+    """The result of a piece of work that was submitted."""
+
+    def result(self) -> Result_co:
+        """Wait for it; raises what the work raised."""
+
+
+class Runner(Protocol):
+    """Runs stages. Entered as a context manager before the first `submit`: there, workers start and end.
+
+    Attributes:
+        workers: how many pieces run at once.
+    """
+
+    @property
+    def workers(self) -> int: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def run(self, stage: Callable[..., Result], *args: Any) -> Result:
+        """Run a stage to its end."""
+
+    def submit(self, stage: Callable[..., Result], *args: Any, name: str = "") -> Future[Result]:
+        """Begin one of many pieces, called `name` where runs are listed."""
+
+    def first_done(self, running: list[Future[Result]]) -> Future[Result]:
+        """One of these that has ended; waits for it."""
+
+    def everywhere(self, function: Callable[[], None]) -> None:
+        """Call a function in every process that runs pieces."""
+
+
+class InProcess:
+    """Runs stages in this process, many pieces in threads: for scripts, notebooks and benchmarks.
+
+    Args:
+        workers: threads.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+        self._pool: futures.ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        self._pool = futures.ThreadPoolExecutor(self.workers, thread_name_prefix="clusterpaths")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pool:
+            self._pool.shutdown()
+            self._pool = None
+
+    def run(self, stage: Callable[..., Result], *args: Any) -> Result:
+        return stage(*args)
+
+    def submit(self, stage: Callable[..., Result], *args: Any, name: str = "") -> Future[Result]:  # noqa: ARG002 - no list of runs
+        if self._pool is None:
+            raise RuntimeError("submit() was called outside the runner's context.")
+        return self._pool.submit(stage, *args)
+
+    def first_done(self, running: list[Future[Result]]) -> Future[Result]:
+        of_pool = cast(list[futures.Future[Result]], running)
+        return futures.wait(of_pool, return_when=futures.FIRST_COMPLETED).done.pop()
+
+    def everywhere(self, function: Callable[[], None]) -> None:
+        function()
+
+
+def bounded(
+    runner: Runner, calls: Mapping[Key, Callable[[], Future[Result]]], ended: Callable[[Key], None] = lambda _: None
+) -> Iterator[tuple[Key, Future[Result]]]:
+    """Submit pieces, never more than `runner.workers` at a time; yields each key with its future as it ends.
+
+    Who leaves early stops submitting; pieces that run are waited for, so that nothing writes after the caller has gone.
+    """
+    waiting = list(calls.items())[::-1]
+    running: dict[Key, Future[Result]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < runner.workers:
+                key, submit = waiting.pop()
+                running[key] = submit()
+            done = runner.first_done(list(running.values()))
+            key = next(key for key, future in running.items() if future is done)
+            del running[key]
+            ended(key)
+            yield key, done
+    finally:
+        while running:
+            done = runner.first_done(list(running.values()))
+            running = {key: future for key, future in running.items() if future is not done}

@@ -1,0 +1,338 @@
+"""The stages as functions of a run's configuration and of what the stages before them returned.
+
+Belongs here: what each stage is given, the decisions that follow from options, and what is logged. The work is done in
+the stage's own directory. Each function takes and returns records, so that it can run in another process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from clusterpaths.cache.examples import read_examples
+from clusterpaths.cache.manifest import ShardRecord, parse_ids
+from clusterpaths.cache.rows import LayerRows
+from clusterpaths.clustering import cluster
+from clusterpaths.clustering.choice import Choice
+from clusterpaths.clustering.choose import choose
+from clusterpaths.clustering.cluster import ClusteringRecord
+from clusterpaths.clustering.identity import SetIdentity, identify
+from clusterpaths.common import roots
+from clusterpaths.comparison import compare
+from clusterpaths.comparison.compare import CompareConfig
+from clusterpaths.comparison.record import Comparison
+from clusterpaths.config import AUTO, SAMPLE_MODEL, RunConfig
+from clusterpaths.datasets import clear_caches, open_dataset, read_table
+from clusterpaths.datasets.acquire import acquire
+from clusterpaths.datasets.registry import find_source
+from clusterpaths.errors import ClusterPathsError, DatasetError, ModelError
+from clusterpaths.evaluation import evaluate
+from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.extraction import extract, plan
+from clusterpaths.extraction.begin import begin_extraction
+from clusterpaths.extraction.extract import ExtractionJob
+from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.extraction.plan import ExtractionPlan
+from clusterpaths.models import check
+from clusterpaths.models.providers import choose_providers, require_ran
+from clusterpaths.preprocessing.check import KeptCheck, PreprocessingCheck, check_once, keep_check
+from clusterpaths.preprocessing.prepare import default_preset, resolve_preprocessing
+from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
+from clusterpaths.report import page
+from clusterpaths.report.comparison import headline
+from clusterpaths.report.comparison import write_comparison as write_comparison_files
+from clusterpaths.running.progress import TOGETHER, counter
+from clusterpaths.sets import find, publish
+from clusterpaths.sets.find import find_named
+from clusterpaths.sets.published import PublishedSet
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def check_model(config: RunConfig) -> ModelRecord:
+    """The run's model loads, takes images, and has the layers: known here, not after an hour's download.
+
+    Raises:
+        ConfigError: an execution provider that is not there, or --k for a layer that is not clustered.
+        ModelError: as `models.check.check_model`, or the model is not the one that `model_sha256` names.
+    """
+    drawn = config.sample or config.dataset == "faces"
+    path = config.model or check.default_model(SAMPLE_MODEL if drawn else "CelebA_CNN")
+    providers = choose_providers(config.providers)
+    model = check.check_model(path.expanduser(), config.layers, config.default_size, config.logits, providers)
+    config.k_per_layer(model.layers)
+    if config.model_sha256 not in (None, model.sha256):
+        raise ModelError(
+            f"{model.path} is another model now: its sha256 is {model.sha256}, expected {config.model_sha256}. It was replaced "
+            "after it had been announced; the new one is announced by itself and has its own run."
+        )
+    for warning in model.warnings:
+        log.warning(warning)
+    log.info("%s: layers %s; logits %s", model.path, ", ".join(model.layers), model.logits or "none")
+    return model
+
+
+def download(config: RunConfig) -> DatasetSpec:
+    """The data set on disk: what is there, or fetched, or the drawn sample.
+
+    Raises:
+        ConfigError, DownloadError, DatasetError: as `datasets.acquire.acquire`.
+    """
+    spec = acquire(config, log.info)
+    for note in open_dataset(spec).notes:
+        log.info(note)
+    return spec
+
+
+def instrument(config: RunConfig, model: ModelRecord) -> tuple[ModelRecord, Preprocessing]:
+    """The tapped model, run once on a blank image, and how its images are prepared.
+
+    Raises:
+        ConfigError: options that do not fit together, or a provider that was asked for and did not start.
+        ModelError: as `models.check.instrument_model`.
+    """
+    preprocessing, source = resolve_preprocessing(
+        model,
+        config.preprocessing,
+        config.mean,
+        config.std,
+        config.size,
+        default=default_preset(model, find_source(config.dataset).preprocessing),
+        channels=config.channels,
+        resize=config.resize,
+        crop_from=config.crop_from,
+    )
+    tapped = check.instrument_model(model, preprocessing.size, config.reduce)
+    require_ran(config.providers, tapped.providers)
+    stated = model.preprocessing or config.preprocessing or config.mean
+    log.log(logging.INFO if stated else logging.WARNING, source)
+    log.info("Tapped %s; runs on %s", ", ".join(map(_described, tapped.taps)), tapped.providers[0])
+    return tapped, preprocessing
+
+
+def _described(tap: Tap) -> str:
+    shape = f"{tap.layer} {'x'.join(map(str, tap.shape))}"
+    return shape if tap.reduce == "none" else f"{shape} ({tap.reduce} of {'x'.join(map(str, tap.full_shape))})"
+
+
+def check_preprocessing(
+    config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
+) -> tuple[Preprocessing, KeptCheck | None]:
+    """The preprocessing that the run goes on with, and the check; warns where another preset is clearly better."""
+    table = read_table(dataset).choose(config.split, config.subset)
+    checked = check_once(config.cache_dir, model, open_dataset(dataset), table, preprocessing)
+    if checked is None:
+        log.info("Preprocessing is not checked: %d examples are too few.", len(table))
+        return preprocessing, None
+    if not checked.check.alarming:
+        log.info(checked.check.sentence)
+        return preprocessing, checked
+    if config.preprocessing == AUTO:
+        log.info("%s Taken, for --preprocessing auto.", checked.check.sentence)
+        return checked.check.best, checked
+    log.warning(checked.check.sentence)
+    return preprocessing, checked
+
+
+def make_plan(
+    config: RunConfig,
+    model: ModelRecord,
+    dataset: DatasetSpec,
+    preprocessing: Preprocessing,
+    checked: KeptCheck | None,
+) -> tuple[ExtractionPlan, ExtractionJob]:
+    """Which shards are to be extracted and what they take on disk; stops here where there is no room.
+
+    Raises:
+        ConfigError, CacheError: as `extraction.plan.plan_run`.
+        DiskError: as `extraction.plan.check_room`.
+    """
+    planned, job = plan.plan_run(config, model, dataset, preprocessing)
+    log.info(planned.text())
+    plan.check_room(planned)
+    if not config.plan:
+        begin_extraction(planned)
+        if checked:
+            keep_check(config.cache_dir, checked)
+    return planned, job
+
+
+def extract_shard(job: ExtractionJob, index: int) -> ShardRecord:
+    """Extract and record one shard.
+
+    Raises:
+        Float16OverflowError, ExtractionError, DiskError: as `extraction.extract.extract_shard`.
+    """
+    record = extract.extract_shard(job, index, counter("extraction", job.directory, str(index)))
+    for failure in record.failed:
+        log.warning("Left out example %d, %s: %s", failure.id, failure.file, failure.reason)
+    return record
+
+
+def choose_settings(
+    config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
+) -> tuple[RunConfig, Choice | None]:
+    """The run with numbers for every "auto", and how they were chosen; None where all was given.
+
+    Raises:
+        ConfigError: too few examples to choose by.
+        CorruptedShardError: bytes on disk cannot be read, or, of shards that are read in full, are not those that were
+            written. Of a large data set single rows of a shard are read; clustering finds what is corrupted then.
+    """
+    if not config.chooses:
+        return config, None
+    directory, ids = extraction.storage, parse_ids(extraction.ids)
+    examples = read_examples(directory, ["id", "prediction"])
+    predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
+    rows = {layer: LayerRows(directory, layer, ids) for layer in model.layers}
+    try:
+        choice = choose(rows, predictions, k=config.asked_k(model.layers), distance=config.distance, seed=config.seed)
+    except ClusterPathsError:
+        raise
+    except Exception:
+        for each in rows.values():
+            for _ in each.blocks():  # NaN in corrupted bytes is met before their checksum is; then this raises
+                pass
+        raise
+    log.info(choice.sentence)
+    if choice.advice:
+        log.info(choice.advice)
+    k = ",".join(f"{layer}={number}" for layer, number in choice.k_per_layer.items())
+    return config.model_copy(update={"k": k, "distance": choice.distance}), choice
+
+
+def find_set(
+    config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
+) -> tuple[SetIdentity, PublishedSet | None]:
+    """The identity of the set that this run makes, and the set that has it already.
+
+    Raises:
+        ConfigError: as `identify`.
+    """
+    identity = identify(config, model, extraction)
+    found = None if config.refresh else find.find_set(extraction.storage, identity.fingerprint())
+    if found:
+        publish.describe_newest(found)
+        log.info("%s already answers this question: same model, images, settings and seed", found.folder)
+    return identity, found
+
+
+def cluster_layer(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> ClusteringRecord:
+    """Cluster one layer.
+
+    Raises:
+        CorruptedShardError: bytes on disk are not those that were extracted.
+    """
+    record = cluster.cluster_layer(extraction, identity, layer, counter("clustering", extraction.directory, layer))
+    _log_clustering(record)
+    return record
+
+
+def cluster_layers(
+    extraction: ExtractionRecord, identity: SetIdentity, layers: tuple[str, ...], workers: int
+) -> list[ClusteringRecord]:
+    """Cluster layers whose every reading runs the model, together.
+
+    Raises:
+        CorruptedShardError, ModelError: as `clustering.cluster.cluster_layers`.
+    """
+    count = counter("clustering", extraction.directory, TOGETHER)
+    records = cluster.cluster_layers(extraction, identity, layers, workers, count)
+    for record in records:
+        _log_clustering(record)
+    return records
+
+
+def _log_clustering(record: ClusteringRecord) -> None:
+    sizes = list(record.summary.sizes)
+    log.info("%s: %s examples a cluster, inertia %.6g", record.layer, sizes, record.summary.inertia)
+    if record.summary.note:
+        log.warning("%s: %s", record.layer, record.summary.note)
+
+
+def publish_set(
+    config: RunConfig,
+    job: ExtractionJob,
+    extraction: ExtractionRecord,
+    identity: SetIdentity,
+    clusterings: list[ClusteringRecord],
+    traced: Path,
+    stages: tuple[StageTime, ...],
+    choice: Choice | None,
+    check: PreprocessingCheck | None,
+) -> PublishedSet:
+    """The next set appears, complete or not at all."""
+    published = publish.publish_set(config, job, extraction, identity, clusterings, traced, stages, choice, check)
+    log.info("Published %s", published.folder)
+    return published
+
+
+def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation:
+    """What the paths are worth: metrics.json in the set's directory.
+
+    Raises:
+        CorruptedShardError: bytes on disk are not those that were extracted.
+    """
+    evaluation = evaluate.evaluate_set(published, job)
+    for note in evaluation.notes:
+        log.info(note)
+    if evaluation.alignment:
+        daf, knn = evaluation.alignment.daf, evaluation.alignment.deep_knn
+        log.info(
+            "Decision alignment %.3f [%.3f, %.3f] on %d examples kept aside; nearest neighbours in the last layer %.3f",
+            daf.value, daf.low, daf.high, daf.n, knn.value,
+        )  # fmt: skip
+    return evaluation
+
+
+def find_sets(config: CompareConfig) -> tuple[PublishedSet, PublishedSet]:
+    """Both sets, looked up by name in the cache root."""
+    clear_caches()
+    root = config.cache_root or roots.cache_root()
+    return find_named(root, config.first), find_named(root, config.second)
+
+
+def compare_sets(first: PublishedSet, second: PublishedSet, top: int = compare.TOP) -> Comparison:
+    """What changed from the first set to the second."""
+    comparison = compare.compare_sets(first, second, top=top)
+    log.info(headline(comparison))
+    return comparison
+
+
+def write_comparison(comparison: Comparison, second: PublishedSet, data_root: Path | None = None) -> Path:
+    """JSON and page in the second set's directory; returns the page."""
+    document, page = write_comparison_files(comparison, second, _images_of(second, data_root))
+    log.info("Comparison: %s and %s", page, document)
+    return page
+
+
+def _images_of(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
+    """Reads images of the directory that was named, which must be there, or of the one that the set records, if it is."""
+    record = published.record
+    try:
+        root = data_root.expanduser().absolute() if data_root else record.data_root
+        return open_dataset(DatasetSpec(name=record.dataset, root=str(root))).read_image
+    except DatasetError as error:
+        if data_root:
+            raise
+        log.warning("The page has no pictures: %s Name the folder with --data-root.", error)
+        return _no_image
+
+
+def _no_image(file: str) -> Image.Image:
+    raise FileNotFoundError(file)
+
+
+def write_report(published: PublishedSet) -> Path:
+    """report.html beside the set's documents, for a browser."""
+    record = published.record
+    dataset = open_dataset(DatasetSpec(name=record.dataset, root=record.data_root))
+    report = page.write_report(published, dataset.read_image)
+    log.info("Report: %s", report)
+    return report

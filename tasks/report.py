@@ -1,0 +1,70 @@
+"""What the Prefect UI shows of a run: artifacts, made of what clusterpaths/report has as Markdown and as rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from clusterpaths.comparison.record import Comparison
+from clusterpaths.config import RunConfig
+from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.models.inspect import inspect_model
+from clusterpaths.records import ModelRecord
+from clusterpaths.report import markdown
+from clusterpaths.report.comparison import headline
+from clusterpaths.running.progress import Tracker, What
+from clusterpaths.running.report import Outcome, Report
+from tasks.comparison_events import announce_comparison
+from tasks.progress import progress_artifact
+
+
+class PrefectReport(Report):
+    """Artifacts of a flow run; to be used inside it."""
+
+    def progress(
+        self, what: What, directory: str, sizes: Mapping[str, int], examples: int
+    ) -> contextlib.AbstractContextManager[Tracker]:
+        return progress_artifact(what, directory, sizes, examples)
+
+    def model(self, config: RunConfig, model: ModelRecord) -> None:
+        size = config.size or (None if model.preprocessing else config.default_size)
+        inspection = inspect_model(Path(model.path), config.layers, config.logits, size, model.sha256)
+        create_markdown_artifact(markdown.inspection(inspection), key="model", description=Path(inspection.file).name)
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        rows = markdown.evaluation_rows(evaluation)
+        create_table_artifact(rows, key="path-metrics", description=f"What the paths of {evaluation.set} are worth")
+
+    def comparison(self, comparison: Comparison, page: Path, alert_below: float) -> None:
+        show_comparison(comparison, page)
+        announce_comparison(comparison, alert_below)
+
+    def outcome(self, outcome: Outcome) -> None:
+        rows = markdown.stage_rows(outcome.stages, outcome.plan.wanted, outcome.plan.missing, outcome.job.storage)
+        create_table_artifact(rows, key="stage-times", description="How long each stage took")
+        published, report, check = outcome.published, outcome.report, outcome.check
+        if published and report:
+            create_markdown_artifact(
+                markdown.published_set(published, report), key="cluster-paths", description=published.record.set
+            )
+            get_run_logger().info("%s Report: %s", markdown.in_one_sentence(published), report)
+        if choice := outcome.choice:
+            create_table_artifact(
+                markdown.choice_rows(choice), key="choice", description=f"{choice.sentence} {choice.advice}".strip()
+            )
+        if check:
+            create_markdown_artifact(
+                markdown.preprocessing(check, outcome.preprocessing), key="preprocessing", description=check.verdict
+            )
+
+
+def show_comparison(comparison: Comparison, page: Path) -> None:
+    """Markdown artifact with what changed, table artifact with a row for each layer."""
+    create_markdown_artifact(markdown.comparison(comparison, page), key="comparison", description=headline(comparison))
+    create_table_artifact(
+        markdown.comparison_rows(comparison), key="comparison-layers", description="Each layer; clusters before→after"
+    )

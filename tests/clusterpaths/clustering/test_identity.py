@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from clusterpaths.clustering.identity import SetIdentity, identify
+from clusterpaths.config import RunConfig
+from tests.clusterpaths.conftest import run_extraction, write_cnn, write_image
+
+Configure = Callable[..., RunConfig]
+
+
+def identity_of(config: RunConfig) -> SetIdentity:
+    done = run_extraction(config)
+    return identify(config, done.model, done.record)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"k": 4}, {"k": "conv1=4"}, {"distance": "euclidean"}, {"layers": "fc1"}, {"subset": 20},
+     {"preprocessing": "imagenet"}, {"cache_dtype": "float32"}],
+)  # fmt: skip
+def test_each_part_of_a_run_makes_another_identity(configure: Configure, change: dict[str, Any]) -> None:
+    assert identity_of(configure()).fingerprint() != identity_of(configure(name="other", **change)).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 3}, {"shard_size": 9}, {"workers": 7}, {"cache_format": "zarr"}, {"max_failures": 0.5}]
+)
+def test_how_it_is_made_is_no_part_of_the_identity(configure: Configure, change: dict[str, Any]) -> None:
+    assert identity_of(configure()) == identity_of(configure(name="other", **change))
+
+
+def test_what_the_preprocessing_is_called_is_no_part_of_the_identity(configure: Configure) -> None:
+    numbers = {"preprocessing": None, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    assert identity_of(configure()) == identity_of(configure(name="other", **numbers))
+
+
+def test_other_weights_and_other_images_make_another_identity(
+    configure: Configure, tmp_path: Any, own_faces: Any
+) -> None:
+    base = identity_of(configure(data_root=own_faces))
+    assert base == identity_of(configure(name="same"))  # the same images in another place
+    assert base != identity_of(configure(name="model", model=write_cnn(tmp_path / "m.onnx", seed=1)))
+    write_image(own_faces / "celeba" / "img_align_celeba" / "000001.jpg", 77, (40, 40))
+    assert base != identity_of(configure(name="images", data_root=own_faces))
+
+
+def test_other_layers_play_no_part_in_one_layers_clustering(configure: Configure) -> None:
+    both = identity_of(configure(k="3,conv1=4"))
+    alone = identity_of(configure(name="alone", layers="fc1"))
+    assert both.layer_fingerprint("fc1") == alone.layer_fingerprint("fc1")
+    assert both.layer_fingerprint("fc1") != both.layer_fingerprint("conv1")
+    assert both.layer_fingerprint("conv1") != identity_of(configure()).layer_fingerprint("conv1")
