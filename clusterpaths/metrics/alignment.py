@@ -74,7 +74,7 @@ def decision_alignment(fit_paths: Ints, fit_classes: Ints, eval_paths: Ints, eva
         return DecisionAlignment(None, None, None, np.full(m, -1, np.int64), np.zeros(m, np.bool_))
     both = count_paths(np.concatenate([fit_paths[known], eval_paths]))
     n = int(known.sum())
-    stands_for, votes = majority_classes(both.of_example[:n], fit_classes[known], len(both.counts))
+    stands_for, _, votes = majority_classes(both.of_example[:n], fit_classes[known], len(both.counts))
     wanted = np.unique(both.of_example[n:])
     unseen = wanted[votes[wanted] == 0]
     stands_for[unseen] = _vote(both.paths[unseen], both.paths[votes > 0], stands_for[votes > 0], votes[votes > 0])

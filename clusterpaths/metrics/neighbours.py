@@ -49,4 +49,4 @@ def neighbours_vote(positions: NDArray[np.int64], fit_classes: Ints) -> NDArray[
     if len(fit_classes) and fit_classes.min() < 0:
         raise ValueError(f"Classes should be >= 0, got {fit_classes.min()} instead. Leave out examples without one.")
     voters = np.repeat(np.arange(m), k)
-    return majority_classes(voters, fit_classes[positions].ravel(), m)[0]
+    return majority_classes(voters, fit_classes[positions].ravel(), m).best

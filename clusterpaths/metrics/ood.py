@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp, softmax
 
 from clusterpaths.metrics.checks import Ints, require_equal_width, require_paths
 from clusterpaths.metrics.paths import count_paths
@@ -126,6 +125,8 @@ def confidence_scores(logits: Floats) -> dict[str, NDArray[np.float64]]:
     "max softmax" is minus the largest probability (Hendrycks and Gimpel, arXiv 1610.02136), "energy" minus the log of the
     summed exponentials (Liu et al., arXiv 2010.03759). Where the model outputs probabilities there is no energy.
     """
+    from scipy.special import logsumexp, softmax  # the explorer imports this module, and starts without scipy
+
     values = logits.astype(np.float64)
     if _probabilities(values):
         return {"max softmax": -values.max(axis=1)}

@@ -7,6 +7,7 @@ decisions is `alignment.py`, how far two sets of paths agree `agreement.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,18 +83,40 @@ def path_complexity(paths: Ints) -> PathComplexity:
     return PathComplexity(len(counts), covering, float(abs((shares * np.log2(shares)).sum())))
 
 
-def majority_classes(groups: Ints, classes: Ints, n_groups: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The most frequent class of each group, the lowest on a tie, -1 for an empty group; and each group's size.
+class Majorities(NamedTuple):
+    """The classes of g groups, each (g,): the most frequent one (-1: none known), how often, and of how many known."""
 
-    `groups` and `classes` are (n,), n > 0, all >= 0. Returns two (n_groups,) arrays.
+    best: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    known: NDArray[np.int64]
+
+
+def majority_classes(groups: Ints, classes: Ints, n_groups: int) -> Majorities:
+    """The most frequent known class of each group, the lower one on a tie.
+
+    Groups x classes may not fit in memory, so only pairs that occur are counted.
+
+    Args:
+        groups: (n,) ids from 0 to n_groups - 1.
+        classes: (n,), -1 where not known.
+        n_groups: g, groups without an example too.
     """
-    n_classes = int(classes.max()) + 1
-    # sparse: groups x classes may not fit in memory
-    pairs, sizes = np.unique(groups.astype(np.int64) * n_classes + classes, return_counts=True)
-    order = np.lexsort((-(pairs % n_classes), sizes, pairs // n_classes))  # each group's majority comes last
-    majority = np.full(n_groups, -1, np.int64)
-    majority[pairs[order] // n_classes] = pairs[order] % n_classes
-    return majority, np.bincount(groups, minlength=n_groups).astype(np.int64)
+    is_known = classes >= 0
+    n_classes = int(classes.max(initial=-1)) + 1
+    best, count = np.full(n_groups, -1, np.int64), np.zeros(n_groups, np.int64)
+    known = np.bincount(groups[is_known], minlength=n_groups).astype(np.int64)
+    if n_classes:
+        code = groups[is_known].astype(np.int64) * n_classes + classes[is_known]
+        if n_groups * n_classes <= 1 << 20:
+            every = np.bincount(code, minlength=n_groups * n_classes)
+            pairs = np.flatnonzero(every)
+            sizes = every[pairs]
+        else:
+            pairs, sizes = np.unique(code, return_counts=True)
+        order = np.lexsort((-pairs, sizes))  # the last one written wins: most frequent, then lowest
+        best[pairs[order] // n_classes] = pairs[order] % n_classes
+        count[pairs[order] // n_classes] = sizes[order]
+    return Majorities(best, count, known)
 
 
 def in_majority(groups: Ints, classes: Ints) -> NDArray[np.bool_]:
@@ -115,7 +138,7 @@ def in_majority(groups: Ints, classes: Ints) -> NDArray[np.bool_]:
     members, own = groups[known], classes[known]
     if not len(own):
         return np.empty(0, np.bool_)
-    result: NDArray[np.bool_] = majority_classes(members, own, int(members.max()) + 1)[0][members] == own
+    result: NDArray[np.bool_] = majority_classes(members, own, int(members.max()) + 1).best[members] == own
     return result
 
 

@@ -116,12 +116,12 @@ def test_run_over_200_images_keeps_what_pytorch_computes_and_resumes(
     asked = ",".join(f"{layer}={way}" for layer, way in reduced.items()) or "auto"
     config = configured(architecture, photos, tmp_path, asked)
     done = run_stages(config)
-    assert done.question.layers.keys() == PROPOSALS[name].keys()
+    assert done.identity.layers.keys() == PROPOSALS[name].keys()
     assert {tap.layer: tap.reduce for tap in done.model.taps if tap.reduce != "none"} == reduced
     assert done.ids.tolist() == list(range(IMAGES))
     assert batches == [BATCH] * (IMAGES // BATCH)
     check_every_value(done, architecture, reduced)
-    widths = {layer: int(np.prod(record.shape)) for layer, record in done.question.layers.items()}
+    widths = {layer: int(np.prod(record.shape)) for layer, record in done.identity.layers.items()}
     assert_contract(done.published.path, IMAGES, widths, K)
 
     before = require_manifest(done.storage)
@@ -154,7 +154,7 @@ def test_both_exporters_lead_to_the_same_paths(name: str, photos: Path, tmp_path
     ways = {tap.layer: tap.reduce for tap in one.model.taps}
     assert ways == {tap.layer: tap.reduce for tap in other.model.taps}
     assert set(ways.values()) == {"none", {"resnet18": "gap", "vit": "tokens-mean"}[name]}
-    for layer in one.question.layers:
+    for layer in one.identity.layers:
         np.testing.assert_allclose(
             stored(one, layer, one.ids.tolist()), stored(other, layer, one.ids.tolist()), rtol=1e-3, atol=1e-4
         )

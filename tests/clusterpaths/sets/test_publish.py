@@ -58,7 +58,7 @@ def test_another_seed_makes_the_next_set_and_metadata_are_of_the_newest(configur
     assert list_sets(first.storage) == ["set_01", "set_02"]
     assert (second.plan.pending, read(second.directory / "metadata.json")["seed"]) == ((), 1)
     for done in (first, second):
-        assert find_set(done.storage, done.question.fingerprint()) == done.published
+        assert find_set(done.storage, done.identity.fingerprint()) == done.published
     assert find_set(first.storage, "0" * 64) is None
     describe_newest(first.published)
     assert read(second.directory / "metadata.json")["set"] == "set_02"
@@ -70,7 +70,7 @@ def test_numbers_go_on_behind_the_largest_also_of_folders_that_are_not_ours(conf
         (done.directory / name).mkdir()
     (done.directory / "set_300").write_text("a file")
     assert list_sets(done.storage) == ["set_01", "set_9", "set_100"]
-    assert find_set(done.storage, done.question.fingerprint()) == done.published
+    assert find_set(done.storage, done.identity.fingerprint()) == done.published
     with pytest.raises(CacheError, match=r"set_100.set\.json does not exist"):
         open_set(done.directory / "set_100")
     assert run_stages(configure(seed=1)).published.record.set == "set_101"
@@ -97,7 +97,7 @@ def test_full_disk_in_the_middle_leaves_nothing_half_written(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(DiskError, match="The disk is full"):
-        publish_set(done.config, done.job, done.record, done.question, done.clusterings, traced)
+        publish_set(done.config, done.job, done.record, done.identity, done.clusterings, traced)
     assert sorted(path.name for path in done.directory.iterdir()) == before
 
 
