@@ -296,7 +296,7 @@ def test_models_that_come_while_the_server_is_away_are_announced_once_it_is_back
     watcher = Watcher(folder, f"http://127.0.0.1:{port}/api", tmp_path / "home")
     try:
         watcher.start("--first-start", "announce")
-        wait_until(lambda: "Trying again" in watcher.output, lambda: watcher.output)
+        wait_until(lambda: "Retrying in" in watcher.output, lambda: watcher.output)
         write_cnn(folder / "second.onnx", seed=10)
         write_cnn(folder / "deleted.onnx", seed=11)
         wait_until(lambda: "3 waiting" in watcher.output, lambda: watcher.output)
