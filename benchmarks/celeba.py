@@ -169,8 +169,8 @@ def table(result: dict[str, Any]) -> str:
     """As Markdown."""
     sizes = result["sizes"]
     lines = [
-        f"| | ms an image | of the baseline | fixed, s | {' | '.join(f's at {count:,}' for count in sizes)} "
-        "| peak MB, process: least to most | with its server | cache, KB an image |",
+        f"| | ms per image | relative to the baseline | fixed, s | {' | '.join(f's at {count:,}' for count in sizes)} "
+        "| peak MB, process: minimum to maximum | with its server | cache, KB per image |",
         "|---" * (len(sizes) + 7) + "|",
     ]
     for way, each in result["ways"].items():

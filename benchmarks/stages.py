@@ -330,23 +330,23 @@ def table(result: dict[str, Any]) -> str:
     cores = len(next(iter(result["whole"].values()))["stages"][0]["cores"])
     columns = [
         "stage",
-        "ms an image",
-        "processor ms an image",
-        "cores busy, ours",
-        *(f"core {i}, all" for i in range(cores)),
+        "ms per image",
+        "CPU ms per image",
+        "cores busy, this process",
+        *(f"core {i}, all processes" for i in range(cores)),
         "",
     ]
     heading = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines = [f"{result['images']:,} images."]
     if result["alone"]:
-        lines += ["", "Each alone:", "", *heading, *map(line, result["alone"])]
+        lines += ["", "Each by itself:", "", *heading, *map(line, result["alone"])]
     for name, whole in result["whole"].items():
         reads = ", ".join(f"{layer} {times:.2f}" for layer, times in whole["layer_reads"].items())
-        again = " (computed again)" if name == WITHOUT_CACHE else ""
+        again = " (recomputed)" if name == WITHOUT_CACHE else ""
         lines += [
             "",
-            f"As a run overlaps them, {name}, {result['workers']} workers; {whole['model_images']:,} images through the model; "
-            f"times that each layer was read{again}: {reads}; {whole['cache_bytes_per_image'] / 1000:.0f} KB an image:",
+            f"Overlapping as in a run, {name}, {result['workers']} workers; {whole['model_images']:,} images through the model; "
+            f"number of times each layer was read{again}: {reads}; {whole['cache_bytes_per_image'] / 1000:.0f} KB per image:",
             "",
             *heading,
             *map(line, whole["stages"]),

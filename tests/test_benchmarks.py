@@ -118,7 +118,7 @@ def test_page_and_picture_tell_every_part(folder: Path) -> None:
     page = (folder / "suite.md").read_text()
     for heading in ("## Targets", "## End to end", "## Stages", "## Inertia"):
         assert heading in page
-    assert "| zarr: time an image, of the baseline's | 0.33 |" in page
+    assert "| zarr: time per image, relative to the baseline | 0.33 |" in page
     picture = ElementTree.parse(folder / "speed.svg").getroot()
     shown = " ".join(element.text or "" for element in picture.iter())
     for words in ("baseline: ", "npy: ", "zarr: ", "decode", "extract, zarr"):
