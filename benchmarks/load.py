@@ -1,10 +1,10 @@
 """The server under load, at CelebA's full size: 202,599 examples, five layers, 20 clients in a closed loop.
 
-Belongs here: a set of that size (numbers only, made by the tests' generator), the server in a process of its own, the clients
-in another, and the table. Each address is asked alone, then all of them mixed; then the baseline's (load_baseline.py).
+Belongs here: a set of that size (numbers only, from the tests' generator), the server in one process, the clients in
+another, and the table. Each endpoint is measured by itself, then all of them mixed; then the baseline's (load_baseline.py).
 
     python benchmarks/load.py                      results/load.json and load.md: five minutes
-    python benchmarks/load.py --quick --out FOLDER      few examples, a moment an address: a check that it works
+    python benchmarks/load.py --quick --out DIRECTORY      few examples, a moment per endpoint: a check that it works
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ TARGET_START_S = 3.0
 
 @dataclass(frozen=True)
 class Address:
-    """One kind of request; `{id}` and the like in its path are filled in anew for every request."""
+    """One kind of request; placeholders such as `{id}` in its path are filled in for every request."""
 
     name: str
     path: str
 
 
 def addresses(model: str) -> list[Address]:
-    """What dashboards ask for, what /api/v1 has, and the pages."""
+    """The endpoints of dashboards, those of /api/v1, and the pages."""
     of_set, ours, page = (
         f"/models/{model}/sets/set_01",
         f"/api/v1/models/{model}/sets/set_01",
@@ -104,7 +104,7 @@ def addresses(model: str) -> list[Address]:
 
 @contextlib.contextmanager
 def served(command: Sequence[str], port: int, errors: Path) -> Iterator[tuple[psutil.Process, float]]:
-    """A server in a process of its own, and the seconds from its start to its first answer."""
+    """A server in a separate process, and the seconds from its start to its first response."""
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     with errors.open("wb") as log:
         start = time.monotonic()
@@ -149,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
             self.answered.set_exception(exc or ConnectionError("closed by the server"))
 
     async def ask(self, request: bytes) -> tuple[int, int]:
-        """Status and size of the answer."""
+        """Status and size of the response."""
         self.head, self.left = b"", -1
         self.answered = asyncio.get_running_loop().create_future()
         self.transport.write(request)

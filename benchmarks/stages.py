@@ -1,9 +1,8 @@
-"""What each stage costs: measured one by one on the same images in one process, and then as a run overlaps them.
+"""The cost of each stage: first one by one on the same images in one process, then overlapping as in a run.
 
-One by one a stage runs alone, on what the stages before it left in memory, so that its time holds nothing else; the share
-of a core that it kept busy tells whether it waited. As a whole, extraction and clustering run in as many threads as a
-run has workers. Counted on the way: images that the model was run on, and how often each layer's rows
-were read.
+One by one, a stage reads its input from memory, so that its time includes nothing else; the share of a core that was busy
+shows whether it waited. Overlapping, extraction and clustering run in as many threads as a run has workers. Also counted:
+images through the model, and how often each layer's rows were read.
 """
 
 from __future__ import annotations
@@ -47,13 +46,13 @@ from clusterpaths.sets import publish
 from clusterpaths.storage import open_storage
 
 GROUP = 256  # images that go through the early stages together: a whole number of chunks
-WITHOUT_CACHE = "none"  # the format that keeps no activations
+WITHOUT_CACHE = "none"  # the format that stores no activations
 
 
 def measure(
     material: Material, images: int, formats: Sequence[CacheFormat], workers: int | None = None
 ) -> dict[str, Any]:
-    """The table of stages, and the whole of a run in one process, with each format."""
+    """The stages by themselves, and a complete run in one process, with each format."""
     workers = workers or available_cores()
     root = material.images(images)
     alone, held = measure_alone(material, root, [name for name in formats if name != WITHOUT_CACHE])
@@ -69,7 +68,7 @@ def measure(
 
 
 def measure_model(material: Material, model: Path, images: int, formats: Sequence[str]) -> dict[str, Any]:
-    """Another model over the same images: extraction and clustering with one worker and with one a core."""
+    """Another model over the same images: extraction and clustering with one worker and with one per core."""
     other, root, workers = replace(material, model=model), material.images(images), available_cores()
     wholes = {name: measure_whole(other, root, name, workers, rest=False) for name in formats}
     single = {name: measure_whole(other, root, name, 1, rest=False) for name in formats}
@@ -183,7 +182,7 @@ def measure_clustering(held: dict[str, NDArray[np.float16]]) -> list[dict[str, A
 
 @dataclass
 class Counts:
-    """What was done while counting: images that the model ran on (blank ones left out), and rows read of each layer."""
+    """Counts: images that the model ran on (blank ones left out), and rows read of each layer."""
 
     images: int = 0
     batches: int = 0
@@ -193,7 +192,7 @@ class Counts:
 
 @contextmanager
 def counting() -> Iterator[Counts]:
-    """Count model runs and rows read through `LayerRows`, in this process; format none computes what it reads again."""
+    """Count model runs and rows read through `LayerRows`, in this process; format none recomputes what it reads."""
     counts, lock = Counts(), threading.Lock()
     going, began = 0, 0.0  # layers that are still at what is bounded, since when
     run, blocks, take, clustering = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.clustering
@@ -326,7 +325,7 @@ def read_all(extraction: ExtractionRecord) -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     cores = len(next(iter(result["whole"].values()))["stages"][0]["cores"])
     columns = [
         "stage",

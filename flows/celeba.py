@@ -1,6 +1,7 @@
 """Cluster paths of CelebA: `python flows/celeba.py`, quickest with `--sample` or `--subset 5`.
 
-The stages are in pipeline.py.
+Read on in clusterpaths/pipeline.py: its `run(config)` calls the stages in order. flows/pipeline.py runs them as Prefect
+tasks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from flows.running import run, run_name
 @flow(name="celeba", flow_run_name=run_name)
 def celeba(config: RunConfig) -> Path | None:
     """Cluster paths of CelebA or of the embedded sample: which route each image takes through a model's layers."""
-    from flows.pipeline import cluster_paths, path_of  # half of all imports: --help does without
+    from flows.pipeline import cluster_paths, path_of  # half of all import time, which --help does not need
 
     return path_of(cluster_paths(config))
 
