@@ -145,8 +145,8 @@ class RunConfig(BaseModel):
     )
     cache_format: CacheFormat | None = Field(
         None,
-        description="npy: one file per image and layer; zarr: a quarter of the bytes, few files; none: stores the resized images only, "
-        "the model runs again for every layer [that of the cache; npy]",
+        description="npy: one file per image and layer; zarr: a quarter of the bytes, few files; none: stores the resized "
+        "images only, and the model runs again for every layer [that of the cache; npy]",
     )
     batch_size: int = Field(32, ge=1, description="images per batch")
     shard_size: int = Field(512, ge=1, description="examples per task: the unit of retry and resume")

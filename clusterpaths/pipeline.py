@@ -12,7 +12,7 @@ stage does is running/stages.py. Flows call the same function with Prefect's way
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
@@ -37,13 +37,14 @@ from clusterpaths.records import ModelRecord
 from clusterpaths.running import stages
 from clusterpaths.running.progress import TOGETHER, Tracker
 from clusterpaths.running.report import Outcome, Report
-from clusterpaths.running.runner import Future, InProcess, Runner, bounded
+from clusterpaths.running.runner import Future, InProcess, Runner, run_pieces
 from clusterpaths.running.timer import StageTimer
 from clusterpaths.sets.find import find_earlier
 from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+Key = TypeVar("Key", bound=Hashable)
 
 
 def run(config: RunConfig, runner: Runner | None = None, report: Report | None = None) -> Outcome:
@@ -179,13 +180,9 @@ class _Run:
                 layer: self._call(stages.cluster_layer, extraction, identity, layer, name=f"cluster {layer}")
                 for layer in missing
             }
-            corrupted: set[int] = set()
             with self._clustering_progress(extraction, missing) as progress:
-                for layer, future in bounded(self._runner, calls, progress.finish):
-                    try:
-                        records[layer] = future.result()
-                    except CorruptedShardError as damage:
-                        corrupted.add(self._noted(damage))
+                found, corrupted = self._pieces(calls, progress.finish)
+            records |= found
             self._repair(corrupted)  # now that no layer reads the cache
         return [records[layer] for layer in identity.layers]
 
@@ -204,8 +201,7 @@ class _Run:
         sizes = {str(shard): count for shard, count in examples_in(self._directory, shards).items()}
         with self._report.progress("extraction", self._job.directory, sizes, sum(sizes.values())) as progress:
             try:
-                for _, future in bounded(self._runner, calls, progress.finish):
-                    future.result()
+                self._pieces(calls, progress.finish)
             finally:
                 self._runner.everywhere(release_sessions)
 
@@ -228,12 +224,7 @@ class _Run:
                 part: self._call(parallel_fit.fit_part, extraction, identity, fit, part, name=f"{name} part {part}")
                 for part in range(fit.parts)
             }
-            corrupted: set[int] = set()
-            for _, future in bounded(self._runner, calls):
-                try:
-                    future.result()
-                except CorruptedShardError as damage:
-                    corrupted.add(self._noted(damage))
+            _, corrupted = self._pieces(calls)
             if corrupted:
                 self._repair(corrupted)  # and this pass again: parts that are done are found
             else:
@@ -247,6 +238,23 @@ class _Run:
         sizes = {layer: rows * int(np.prod(record.shape)) for layer, record in manifest.layers.items()}
         sizes[TOGETHER] = sum(sizes.values())
         return self._report.progress("clustering", extraction.directory, {p: sizes[p] for p in parts}, examples)
+
+    def _pieces(
+        self, calls: Mapping[Key, Callable[[], Future[Result]]], finished: Callable[[Key], None] = lambda _: None
+    ) -> tuple[dict[Key, Result], set[int]]:
+        """What the pieces returned, and the shards that others found corrupted; all that were begun have ended."""
+        results: dict[Key, Result] = {}
+        corrupted: set[int] = set()
+
+        def ended(key: Key, future: Future[Result]) -> None:
+            finished(key)
+            try:
+                results[key] = future.result()
+            except CorruptedShardError as damage:
+                corrupted.add(self._noted(damage))
+
+        run_pieces(self._runner, calls, ended)
+        return results, corrupted
 
     def _call(self, stage: Callable[..., Result], *args: object, name: str) -> Callable[[], Future[Result]]:
         return lambda: self._runner.submit(stage, *args, name=name)

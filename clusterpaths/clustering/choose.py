@@ -29,9 +29,10 @@ from clusterpaths.clustering.kmeans import Rows, count_distinct, draw_sample, ru
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import ConfigError
 from clusterpaths.metrics.agreement import adjusted_rand
-from clusterpaths.metrics.faithfulness import decision_alignment
+from clusterpaths.metrics.alignment import decision_alignment
+from clusterpaths.metrics.checks import Ints
 from clusterpaths.metrics.intervals import wilson
-from clusterpaths.metrics.paths import Ints, count_paths, largest_class
+from clusterpaths.metrics.paths import count_paths, largest_class
 from clusterpaths.records import Distance
 
 GRID = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30)

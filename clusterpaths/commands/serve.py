@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from clusterpaths.explore.records import ModelSummary
     from clusterpaths.storage import Storage
 
-NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart", "httpx": "httpx"}
+NEEDED = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "python_multipart": "python-multipart",
+    "itsdangerous": "itsdangerous",
+    "httpx": "httpx",
+}
 NEEDED |= {"plotly": "plotly"}
 CONNECTIONS = 1000  # open at once; beyond, the answer is 503
 IDLE = 30  # seconds that a connection is kept for the next request

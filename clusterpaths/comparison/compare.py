@@ -102,7 +102,7 @@ class _Comparing:
         self.matches = [
             match_clusters(self.paths_a[:, i], self.paths_b[:, i], self.k_a[i], self.k_b[i]) for i in range(len(layers))
         ]
-        self.kept, self.renamed = agreement.kept_layers(self.paths_a, self.paths_b, self.matches)
+        self.unchanged, self.renamed = agreement.matched_agreement(self.paths_a, self.paths_b, self.matches)
         self.classes = join_classes(
             a.record,
             b.record,
@@ -112,8 +112,8 @@ class _Comparing:
         )
 
     def comparison(self, top: int) -> Comparison:
-        n, n_layers = self.kept.shape
-        changed = (~self.kept).sum(axis=1)
+        n, n_layers = self.unchanged.shape
+        changed = (~self.unchanged).sum(axis=1)
         same = int((changed == 0).sum())
         ids = self.a.ids[self.at_a]
         return Comparison(
@@ -129,7 +129,7 @@ class _Comparing:
             path_agreement=same / n,
             path_agreement_interval=wilson(same, n),
             paths_kept=same,
-            layers_kept=float(self.kept.mean()),
+            layers_kept=float(self.unchanged.mean()),
             changed_layers=tuple(np.bincount(changed, minlength=n_layers + 1).tolist()),
             path_adjusted_rand=adjusted_rand(
                 count_paths(self.paths_a).of_example, count_paths(self.paths_b).of_example
@@ -158,7 +158,7 @@ class _Comparing:
             )
             for x, y in pairs
         )
-        same, n = int(self.kept[:, i].sum()), len(self.kept)
+        same, n = int(self.unchanged[:, i].sum()), len(self.unchanged)
         return LayerComparison(
             layer=self.layers[i],
             adjusted_rand=adjusted_rand(self.paths_a[:, i], self.paths_b[:, i]),
@@ -173,7 +173,7 @@ class _Comparing:
             ExampleChange(
                 id=int(self.a.ids[self.at_a[row]]),
                 file=file or "",
-                layers_changed=int((~self.kept[row]).sum()),
+                layers_changed=int((~self.unchanged[row]).sum()),
                 path_first=tuple(self.paths_a[row].tolist()),
                 path_second=tuple(self.paths_b[row].tolist()),
                 path_renamed=tuple(self.renamed[row].tolist()),

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
-from clusterpaths.explore.index import SetIndex, group_classes, majority
+from clusterpaths.explore.index import SetIndex, majority
 from clusterpaths.explore.records import ClusterInfo, ExamplePage, Exemplars, Source
+from clusterpaths.metrics.paths import majority_classes
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _chosen(index: SetIndex, layer: int, cluster: int, kind: Exemplars) -> NDArr
 def _cluster_infos(index: SetIndex) -> tuple[ClusterInfo, ...]:
     source, found = class_source(index), []
     for i, (layer, k) in enumerate(zip(index.layers, index.k, strict=True)):
-        classes = group_classes(index.clusters[:, i], source.classes, k)
+        classes = majority_classes(index.clusters[:, i], source.classes, k)
         found += [
             ClusterInfo(
                 layer=layer,

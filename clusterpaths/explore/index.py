@@ -6,20 +6,19 @@ modules beside this one; reading the set is `sets/published.py` and `sets/extern
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.records import ClassShare, ExampleRow, SetSummary
 from clusterpaths.metrics.ood import DistanceScale
-from clusterpaths.metrics.paths import PathCounts
+from clusterpaths.metrics.paths import Majorities, PathCounts, majority_classes
 from clusterpaths.sets.cached_examples import TopScores
 from clusterpaths.sets.external import ExternalSet
 from clusterpaths.sets.published import PublishedSet
@@ -27,17 +26,8 @@ from clusterpaths.sets.published import PublishedSet
 Rows = NDArray[np.int64]
 T = TypeVar("T")
 TOP_SCORES = 10
-_KEPT_ANSWERS = 64  # of clusters and paths
+_ANSWERS = 64  # of clusters and paths
 _ANSWER = 240_000  # bytes that one takes at most, in records
-PAGES = 12_000_000  # bytes of pages that a server may keep beside each set
-
-
-class GroupClasses(NamedTuple):
-    """The classes of g groups, each (g,): the most frequent one (-1: none known), how often, and of how many known."""
-
-    best: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    known: NDArray[np.int64]
 
 
 class SetIndex:
@@ -70,9 +60,8 @@ class SetIndex:
             self.scale = source.distance_scale
             self.standardised, self.ood = source.scores.standardised, source.scores.ood
             self.overall = source.overall_distances
-        self._making, self._lock = threading.RLock(), threading.Lock()  # what is made once may need other such things
-        self._kept: dict[Hashable, Any] = {}
-        self._answers: OrderedDict[Hashable, Any] = OrderedDict()
+        self._once: LRUCache[Any] = LRUCache(float("inf"))
+        self._answers: LRUCache[Any] = LRUCache(_ANSWERS)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,11 +72,11 @@ class SetIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays, with those that are made later, and room for answers and pages that are kept."""
+        """Memory of the arrays, with those that are made later, and room for cached answers."""
         n, n_layers = self.clusters.shape
         arrays = n * (100 + 30 * n_layers + len(self.attribute_names) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4
         keys = 0 if self.keys is None else self.keys.nbytes
-        return int(arrays + keys + _KEPT_ANSWERS * _ANSWER + PAGES)
+        return int(arrays + keys + _ANSWERS * _ANSWER)
 
     # Names -------------------------------------------------------------------------------------------------------
 
@@ -149,28 +138,14 @@ class SetIndex:
         return self.once(("order", key), lambda: make().astype(np.int32 if len(self) < 1 << 31 else np.int64))
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is made when first asked for, by one thread, and kept as long as the index is."""
-        found: T | None = self._kept.get(key)
-        if found is None:
-            with self._making:
-                found = self._kept.get(key)
-                if found is None:
-                    found = self._kept[key] = make()
+        """What is computed when first asked for, by one thread, and cached as long as the index is."""
+        found: T = self._once.get(key, make)
         return found
 
     def answer(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was answered before to the same question; only the last ones are kept."""
-        with self._lock:
-            if key in self._answers:
-                self._answers.move_to_end(key)
-                found: T = self._answers[key]
-                return found
-        made = make()
-        with self._lock:
-            self._answers[key] = made
-            while len(self._answers) > _KEPT_ANSWERS:
-                self._answers.popitem(last=False)
-        return made
+        """The answer to a question, computed once; only the last ones are cached."""
+        found: T = self._answers.get(key, make)
+        return found
 
     def examples(
         self, rows: NDArray[np.integer], distances: NDArray[np.floating] | None = None
@@ -262,12 +237,12 @@ class SetIndex:
         return 1 + int(np.searchsorted(self._falling_counts, -count))
 
     @cached_property
-    def path_predictions(self) -> GroupClasses:
-        return group_classes(self.paths.of_example, self.predictions, len(self.paths.counts))
+    def path_predictions(self) -> Majorities:
+        return majority_classes(self.paths.of_example, self.predictions, len(self.paths.counts))
 
     @cached_property
-    def path_labels(self) -> GroupClasses:
-        return group_classes(self.paths.of_example, self.labels, len(self.paths.counts))
+    def path_labels(self) -> Majorities:
+        return majority_classes(self.paths.of_example, self.labels, len(self.paths.counts))
 
     def top_scores(self, row: int) -> tuple[ClassShare, ...]:
         """The most probable classes of one example; none where its class scores are not known."""
@@ -286,7 +261,7 @@ class SetIndex:
         source = self.source
         if isinstance(source, ExternalSet) or not (self.predictions >= 0).any():
             return None
-        return self.once("scores", lambda: (source.read_top_scores(TOP_SCORES),))[0]
+        return self.once("scores", lambda: source.read_top_scores(TOP_SCORES))
 
     @cached_property
     def _path_columns(self) -> NDArray[np.int16]:
@@ -333,29 +308,6 @@ def summarise_set(source: PublishedSet | ExternalSet, version: str = "") -> SetS
     )
 
 
-def group_classes(groups: NDArray[np.integer], classes: NDArray[np.integer], n_groups: int) -> GroupClasses:
-    """The most frequent known class of each group, the lower one on a tie; `groups` and `classes` are (n,).
-
-    Groups x classes may not fit in memory, so only pairs that occur are counted.
-    """
-    is_known = classes >= 0
-    n_classes = int(classes.max(initial=-1)) + 1
-    best, count = np.full(n_groups, -1, np.int64), np.zeros(n_groups, np.int64)
-    known = np.bincount(groups[is_known], minlength=n_groups).astype(np.int64)
-    if n_classes:
-        code = groups[is_known].astype(np.int64) * n_classes + classes[is_known]
-        if n_groups * n_classes <= 1 << 20:
-            every = np.bincount(code, minlength=n_groups * n_classes)
-            pairs = np.flatnonzero(every)
-            sizes = every[pairs]
-        else:
-            pairs, sizes = np.unique(code, return_counts=True)
-        order = np.lexsort((-pairs, sizes))  # the last one written wins: most frequent, then lowest
-        best[pairs[order] // n_classes] = pairs[order] % n_classes
-        count[pairs[order] // n_classes] = sizes[order]
-    return GroupClasses(best, count, known)
-
-
 def class_shares(classes: NDArray[np.integer], name: Callable[[int], str]) -> tuple[ClassShare, ...]:
     """The known classes among these (n,), most frequent first, then the lower index."""
     known = classes.compress(classes >= 0)
@@ -370,7 +322,7 @@ def class_shares(classes: NDArray[np.integer], name: Callable[[int], str]) -> tu
     )
 
 
-def majority(found: GroupClasses, group: int, name: Callable[[int], str]) -> ClassShare | None:
+def majority(found: Majorities, group: int, name: Callable[[int], str]) -> ClassShare | None:
     """One group's most frequent class."""
     index = int(found.best[group])
     if index < 0:

@@ -1,6 +1,6 @@
 """All models and sets of a results' folder, looked up by name, opened when first asked for.
 
-Belongs here: which folders there are, whether a set is whole, and keeping opened ones. Text of a request never becomes
+Belongs here: which folders there are, whether a set is whole, and caching opened ones. Text of a request never becomes
 part of a path: it is looked up among the names that are there. In object storage, only sets of ours are found.
 """
 
@@ -12,13 +12,13 @@ import hashlib
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from clusterpaths.cache.examples import EXAMPLES
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.common.text import is_utf8
 from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore.index import SetIndex, summarise_set
@@ -29,7 +29,7 @@ from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.storage import Storage, StorageLike, open_storage
 
 PREFERRED = "CelebA"  # what a request without a model means, where there is one: as existing dashboards expect
-LARGEST = 200 << 20  # bytes of all indexes in memory, at least one is kept; two of 202,599 examples in five layers fit
+LARGEST = 200 << 20  # bytes of all cached indexes, one at least; two of 202,599 examples in five layers fit
 _FRESH = 1.0  # seconds that a list of names is taken for true
 _FRESH_REMOTE = 5.0  # in object storage, where a list takes a while and sets are never replaced
 _SET, _NUMBERED = "set_", re.compile(r"set_(\d{1,9})", re.ASCII)
@@ -49,13 +49,12 @@ class Library:
     """The sets below one results' folder. Threads may share it."""
 
     def __init__(self, root: StorageLike, *, largest: int = LARGEST) -> None:
-        self.root, self.largest = open_storage(root), largest
+        self.root = open_storage(root)
         self.opened = 0  # indexes made so far
-        self._lock, self._looking = threading.Lock(), threading.Lock()
-        self._opening: dict[Storage, threading.Lock] = {}
+        self._lock = threading.Lock()
         self._listing = _Listing({}, {}, -float("inf"))
-        self._lately: tuple[float, tuple[ModelSummary, ...]] = (-float("inf"), ())
-        self._indexes: OrderedDict[Storage, tuple[Stamp, SetIndex]] = OrderedDict()
+        self._lately: LRUCache[tuple[ModelSummary, ...]] = LRUCache(1, seconds=_FRESH)
+        self._indexes: LRUCache[SetIndex] = LRUCache(largest, lambda index: index.nbytes, minimum=1)
         self._summaries: dict[Storage, tuple[Stamp, SetSummary | str]] = {}  # or why it cannot be shown
 
     def models(self) -> tuple[ModelSummary, ...]:
@@ -66,13 +65,7 @@ class Library:
 
     def models_lately(self) -> tuple[ModelSummary, ...]:
         """As `models`, up to a second ago: for the head of every page, where a look at every set would cost most."""
-        with self._looking:  # of many who ask at once, one looks
-            at, models = self._lately
-            now = time.monotonic()
-            if now - at > _FRESH:
-                models = self.models()
-                self._lately = now, models
-            return models
+        return self._lately.get("models", self.models)
 
     def names(self) -> tuple[str, ...]:
         """Of all models, as of now."""
@@ -172,25 +165,7 @@ class Library:
 
     def _open(self, folder: Storage) -> SetIndex:
         stamp = self._stamp(folder)
-        with self._lock:
-            kept = self._indexes.get(folder)
-            if kept and kept[0] == stamp:
-                self._indexes.move_to_end(folder)
-                return kept[1]
-            opening = self._opening.setdefault(folder, threading.Lock())
-        with opening:  # of two that ask at once, one opens it
-            with self._lock:
-                kept = self._indexes.get(folder)
-            if kept and kept[0] == (stamp := self._stamp(folder)):
-                return kept[1]
-            index = self._read(folder, stamp)
-            with self._lock:
-                self._indexes[folder] = stamp, index
-                self._indexes.move_to_end(folder)
-                self._summaries[folder] = stamp, index.summary
-                while len(self._indexes) > 1 and sum(i.nbytes for _, i in self._indexes.values()) > self.largest:
-                    self._indexes.popitem(last=False)
-        return index
+        return self._indexes.get(folder, lambda: self._read(folder, stamp), version=stamp)
 
     def _read(self, folder: Storage, stamp: Stamp) -> SetIndex:
         with self._lock:
@@ -208,6 +183,8 @@ class Library:
                     self._summaries[folder] = stamp, problem
             raise CacheError(problem) from error
         self.opened += 1
+        with self._lock:
+            self._summaries[folder] = stamp, index.summary
         return index
 
     def _stamp(self, folder: Storage) -> Stamp:
@@ -228,8 +205,8 @@ class Library:
                 return *documents, *beside
         except OSError as error:  # a link that leads to itself, a folder of somebody else
             raise CacheError(self._problem(folder, error)) from error
+        self._indexes.discard(folder)
         with self._lock:
-            self._indexes.pop(folder, None)
             self._summaries.pop(folder, None)
         name = f"{folder.parent.name}/{folder.name}"
         if not folder.path.is_dir():
@@ -296,10 +273,10 @@ class Library:
             return 0.0
 
     def _forget(self, there: frozenset[Storage]) -> None:
+        self._indexes.retain(there)
         with self._lock:
-            for kept in (self._indexes, self._summaries, self._opening):
-                for folder in [folder for folder in kept if folder not in there]:
-                    del kept[folder]
+            for folder in [folder for folder in self._summaries if folder not in there]:
+                del self._summaries[folder]
 
 
 def _by_number(name: str) -> tuple[float, str]:

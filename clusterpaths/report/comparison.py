@@ -21,7 +21,7 @@ from clusterpaths.records import name_of
 from clusterpaths.report.examples import Tile
 from clusterpaths.report.numbers import percent, thousands
 from clusterpaths.report.templates import render
-from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, usual_ratio
+from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, median_ratio
 from clusterpaths.report.view import COLOURS
 from clusterpaths.sets.directory import SetDirectory
 
@@ -31,12 +31,12 @@ ColourOf = Callable[[int, str, int], int]  # (side 0 or 1, layer, its own cluste
 
 @dataclass(frozen=True)
 class Chip:
-    """One stop of a path; `colour` None: of no palette; `kept`: the same on both sides; `new`: none like it before."""
+    """One stop of a path; `colour` None: of no palette; `unchanged`: the same on both sides; `new`: none like it before."""
 
     text: str
     colour: int | None
     title: str
-    kept: bool = True
+    unchanged: bool = True
     new: bool = False
 
 
@@ -151,7 +151,7 @@ def write_comparison(
         comparison,
         thumbnails,
         thumbnails=list(thumbnails.values()),
-        ratio=f"{usual_ratio(thumbnails.values()):.3f}",
+        ratio=f"{median_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
     )
     document = directory.write_json(f"{stem}.json", comparison.model_dump(mode="json"))
@@ -257,11 +257,11 @@ class _Builder:
             rows.append(MatchRow(first, second, match.shared, size, match.shared / max(size, 1)))
         return LayerCard(numbers, tuple(rows))
 
-    def chip(self, side: int, layer: str, own: int, number: int, name: int, title: str, kept: bool = True) -> Chip:
+    def chip(self, side: int, layer: str, own: int, number: int, name: int, title: str, unchanged: bool = True) -> Chip:
         """A cluster of one side (0: first, 1: second) with its `own` number there, shown with `number`."""
         new = name == NO_MATCH
         colour = (None if new else name % COLOURS) if self.colour_of is None else self.colour_of(side, layer, own)
-        return Chip(str(number), colour, title, kept, new)
+        return Chip(str(number), colour, title, unchanged, new)
 
     def chips(
         self, side: int, own: Sequence[int], renamed: Sequence[int], other: Sequence[int] | None = None
@@ -270,9 +270,9 @@ class _Builder:
         chips = []
         for i, (cluster, name) in enumerate(zip(own, renamed, strict=True)):
             title = f"{self.names[i]}, cluster {cluster}" + ("" if cluster == name else _called(name))
-            kept = other is None or other[i] == name
+            unchanged = other is None or other[i] == name
             number = cluster if name == NO_MATCH else name
-            chips.append(self.chip(side, self.names[i], cluster, number, name, title, kept))
+            chips.append(self.chip(side, self.names[i], cluster, number, name, title, unchanged))
         return tuple(chips)
 
     def example(self, change: ExampleChange) -> Tile:

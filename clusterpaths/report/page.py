@@ -22,7 +22,7 @@ from clusterpaths.report.choice import read_choice
 from clusterpaths.report.comparison import read_comparisons
 from clusterpaths.report.evaluation import evaluation_rows
 from clusterpaths.report.templates import render
-from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
+from clusterpaths.report.thumbnails import make_thumbnails, median_ratio
 from clusterpaths.sets.published import PublishedSet
 
 EXEMPLARS = 8  # pictures of a cluster
@@ -66,7 +66,7 @@ def write_report(
         evaluation=evaluation,
         evaluation_groups=evaluation_rows(evaluation) if evaluation else (),
         thumbnails=list(thumbnails.values()),
-        ratio=f"{usual_ratio(thumbnails.values()):.3f}",
+        ratio=f"{median_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
     )
     # File names need not be valid Unicode (a surrogate stands for a stray byte): show, do not fail.

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.explore.clusters import cluster_infos, exemplars
-from clusterpaths.explore.index import GroupClasses, SetIndex, class_shares
+from clusterpaths.explore.index import SetIndex, class_shares
 from clusterpaths.explore.paths import path_page
 from clusterpaths.explore.records import ClassShare, ClusterInfo, ExampleRow, PathSummary, Routes
 from clusterpaths.explore.routes import routes
+from clusterpaths.metrics.paths import Majorities
 from clusterpaths.records import SetRecord
 from clusterpaths.report import overview
 from clusterpaths.report.examples import Tile, tile
@@ -275,7 +276,7 @@ def _path(path: PathSummary, pictures: Mapping[str, Thumbnail]) -> PathRow:
 
 
 def _purities(index: SetIndex, record: SetRecord, table: ClassTable) -> Iterable[Purity]:
-    found: tuple[tuple[str, Sequence[ClassShare], GroupClasses, float | None], ...] = (
+    found: tuple[tuple[str, Sequence[ClassShare], Majorities, float | None], ...] = (
         ("predictions", table.predictions, index.path_predictions, record.purity_predictions),
         ("labels", table.labels, index.path_labels, record.purity_labels),
     )

@@ -1,13 +1,12 @@
-"""Answers about a set: made once, kept, and not sent again to who has them.
+"""Answers about a set: computed once and cached; clients that already have the answer get 304.
 
-Belongs here: ETag, Cache-Control, HEAD, and the memory of answers in their encoded form. What they say is `api.py`'s.
+Belongs here: ETag, Cache-Control, and the cache of encoded answers. What they say is `api/`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,62 +14,26 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clusterpaths.common.lru import LRUCache
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
     from clusterpaths.explore.library import Library
 
-BUDGET = 24 << 20  # bytes of answers kept
-LARGEST = 2 << 20  # of one that is kept
-# Held while an answer is worked out: threads that do so at once take the interpreter from each other, and all together
-# take a third longer than one after the other (benchmarks/load.py). For milliseconds: what takes seconds, or waits for a
-# disk, is not done in turn.
-IN_TURN = threading.RLock()
+BUDGET = 36 << 20  # bytes of cached answers and pages
+LARGEST = 2 << 20  # of one of them
+# Held while an answer is computed: threads that compute at once take the interpreter from each other, and need up to a
+# third longer than one after the other (benchmarks/load.py). Only for milliseconds: what takes seconds, or waits for a
+# disk, is done without it.
+ONE_AT_A_TIME = threading.RLock()
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
-_PROGRAM = version("clusterpaths")  # another version may say the same set's answers differently
+_PROGRAM = version("clusterpaths")  # another version may answer differently for the same set
 
 
-class HeadAsGet:
-    """ASGI middleware: HEAD is answered as GET is, ETag and length included, without the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self.app(scope, receive, send)
-            return
-
-        async def without_body(message: Message) -> None:
-            await send(message if message["type"] != "http.response.body" else {**message, "body": b""})
-
-        await self.app({**scope, "method": "GET"}, receive, without_body)
-
-
-class Answers:
-    """The last answers, encoded; safe to share between threads."""
-
-    def __init__(self, budget: int = BUDGET) -> None:
-        self.budget = budget
-        self._kept: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[str, str, str]) -> bytes | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def keep(self, key: tuple[str, str, str], content: bytes) -> None:
-        if len(content) > LARGEST:
-            return
-        with self._lock:
-            self._bytes += len(content) - len(self._kept.pop(key, b""))
-            self._kept[key] = content
-            while self._bytes > self.budget:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
+def answer_cache() -> LRUCache[bytes]:
+    """For the last answers and pages, as they are sent."""
+    return LRUCache(BUDGET, len, largest=LARGEST)
 
 
 def encode(value: Any) -> bytes:
@@ -85,9 +48,9 @@ def of_set(
     make: Callable[[SetIndex], Any],
     before: Callable[[SetIndex], object] = lambda _: None,
 ) -> Response:
-    """What `make` says of a set, as JSON: from memory while the set is the same, 304 to who has it already.
+    """What `make` says of a set, as JSON: from the cache while the set is unchanged, 304 to clients that have it.
 
-    `before` reads what `make` needs: `make` is called in turn, and must not wait for a disk.
+    `before` reads what `make` needs: `make` is called one at a time, and must not wait for a disk.
 
     Raises:
         NotFoundError: no such model or set; and what `make` raises.
@@ -97,7 +60,7 @@ def of_set(
 
     def answer() -> Any:
         before(index)
-        with IN_TURN:
+        with ONE_AT_A_TIME:
             return make(index)
 
     return of_version(request, index.summary.version, str(index.folder), answer)
@@ -108,13 +71,9 @@ def of_version(request: Request, of: str, place: str, make: Callable[[], Any]) -
     tag = tag_of(of, request.url.path, request.url.query)
     if has(request, tag):
         return not_modified(tag)
-    answers: Answers = request.app.state.answers
+    answers: LRUCache[bytes] = request.app.state.answers
     key = (of, place, f"{request.url.path}?{request.url.query}")
-    content = answers.get(key)
-    if content is None:
-        content = encode(make())
-        answers.keep(key, content)
-    return json_answer(content, tag)
+    return json_answer(answers.get(key, lambda: encode(make())), tag)
 
 
 def json_answer(content: bytes, tag: str | None = None) -> Response:
@@ -130,7 +89,7 @@ def tag_of(*parts: str) -> str:
 
 
 def has(request: Request, tag: str) -> bool:
-    """Whether the one who asks has this answer already."""
+    """Whether the client has this answer already."""
     given = request.headers.get("if-none-match", "")
     return tag in (part.strip().removeprefix("W/") for part in given.split(","))
 

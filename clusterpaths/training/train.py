@@ -26,6 +26,7 @@ from clusterpaths.common import roots
 from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.datasets.drawn_faces.cue import Cue
 from clusterpaths.errors import DatasetError
+from clusterpaths.metrics.intervals import wilson
 from clusterpaths.preprocessing.prepare import normalise, resize
 from clusterpaths.records import Preprocessing, Record
 from clusterpaths.storage.atomic import atomic_write
@@ -179,7 +180,7 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
             seed=config.seed,
             cue=config.planted,
             accuracy=right / len(held_out),
-            interval=wilson_interval(right, len(held_out)),
+            interval=wilson(right, len(held_out)),
             confusion=tuple(tuple(int(n) for n in row) for row in confusion),
             torch=torch.__version__,
         )
@@ -192,14 +193,6 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
         f"{record.interval[1]:.1%}); wrote {config.output_path} after {seconds} s."
     )
     return record.model_copy(update={"seconds": seconds, "path": str(config.output_path)})
-
-
-def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share (E. B. Wilson, JASA 1927); by default at 95%."""
-    share, square = right / total, z * z / total
-    middle = (share + square / 2) / (1 + square)
-    half = z * math.sqrt(share * (1 - share) / total + square / (4 * total)) / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def describe(record: TrainRecord) -> str:

@@ -16,7 +16,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.running import stages
 from clusterpaths.running.report import Outcome
-from clusterpaths.running.runner import InProcess, bounded
+from clusterpaths.running.runner import InProcess, run_pieces
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import open_storage
 from tests.clusterpaths.conftest import Recording, write_cnn
@@ -171,7 +171,9 @@ def test_no_more_pieces_are_submitted_than_there_are_workers_and_all_come_back()
     with Counting(8) as runner:
         runner.workers = 3
         calls = {i: lambda i=i: runner.submit(runner.piece, i) for i in range(20)}
-        assert sorted((key, future.result()) for key, future in bounded(runner, calls)) == [(i, i) for i in range(20)]
+        found: dict[int, int] = {}
+        run_pieces(runner, calls, lambda key, future: found.update({key: future.result()}))
+        assert found == {i: i for i in range(20)}
         assert runner.most == 3
 
 
@@ -185,6 +187,6 @@ def test_pieces_that_run_are_waited_for_when_one_fails() -> None:
             i: lambda i=i: runner.submit(lambda: (threading.Event().wait(0.05), ended.append(i))) for i in range(1, 9)
         }
         with pytest.raises(ValueError, match="broken"):
-            [future.result() for _, future in bounded(runner, calls)]
+            run_pieces(runner, calls, lambda _, future: future.result())
         before = len(ended)
     assert before == len(ended) < 8  # nothing goes on afterwards, and not everything was begun

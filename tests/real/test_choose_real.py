@@ -14,7 +14,7 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.kmeans import assign, cluster_rows
 from clusterpaths.config import RunConfig
-from clusterpaths.metrics.faithfulness import decision_alignment, split_fit_eval
+from clusterpaths.metrics.alignment import decision_alignment, split_fit_eval
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.metrics.paths import count_paths
 from clusterpaths.records import Distance

@@ -1,21 +1,20 @@
-"""What pages are made of: places of marks, kept pages, the bands that are drawn."""
+"""What pages are made of: places of marks, room for cached pages, the bands that are drawn."""
 
 from __future__ import annotations
 
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
-from clusterpaths.common.lru import Kept
-from clusterpaths.explore.index import PAGES
 from clusterpaths.explore.records import ExampleLayer, Lift, Transition
+from clusterpaths.server import answers
+from clusterpaths.server.app import create_app
 from clusterpaths.server.pages.plots import SHOWN, lift_plot, spread_plot, times
-from clusterpaths.server.pages.routes import MOST_LINKS, _largest
-from clusterpaths.server.pages.view import set_view
+from clusterpaths.server.pages.sankey import MOST_LINKS, _largest
+from clusterpaths.server.settings import ServeConfig
 from tests.clusterpaths.explore.small import small
 
 
@@ -104,44 +103,28 @@ def test_a_very_strange_example_is_still_within_the_plot() -> None:
     assert spread_plot([layer(None)]) is None
 
 
-def test_kept_pages_stay_within_their_bytes_and_the_oldest_go_first() -> None:
-    cache, made = Kept[bytes](100, len), list[str]()
+def test_pages_and_answers_share_one_bounded_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path)
+    monkeypatch.setattr(answers, "BUDGET", 40_000)
+    app = create_app(ServeConfig(cache_root=tmp_path))
+    cache = app.state.answers
 
-    def ask(name: str) -> bytes:
-        return cache.get(name, lambda: made.append(name) or name.encode() * 40)  # type: ignore[func-returns-value]
+    def get(path: str) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+                return await client.get(path)
 
-    assert ask("a") == ask("a") == b"a" * 40
-    ask("b")
-    ask("a")
-    ask("c")  # b goes: a was asked for after it
-    ask("a")
-    ask("b")
-    assert made == ["a", "b", "c", "b"]
-    assert cache.size <= 100
-    with pytest.raises(ZeroDivisionError):
-        cache.get("bad", lambda: bytes(1 // 0))
-    assert cache.get("bad", lambda: b"good") == b"good"
+        return asyncio.run(ask())
 
-
-def test_of_many_who_ask_for_the_same_at_once_one_makes_it() -> None:
-    kept, made, all_here = Kept[bytes](100, len), list[str](), threading.Barrier(20)
-
-    def make() -> bytes:
-        made.append("page")
-        time.sleep(0.1)  # long enough for all the others to come
-        return b"page"
-
-    def ask(_: int) -> bytes:
-        all_here.wait(20)
-        return kept.get("page", make)
-
-    with ThreadPoolExecutor(20) as pool:
-        assert set(pool.map(ask, range(20))) == {b"page"}
-    assert made == ["page"]
-
-
-def test_pages_that_are_kept_fit_into_the_room_that_a_set_counts_for_them(tmp_path: Path) -> None:
-    assert set_view(small(tmp_path)).pages.limit <= PAGES
+    assert get("/api/v1/models/Small/sets/set_01/routes").status_code == 200
+    assert len(cache) == 1
+    page = get("/explore/Small/set_01")
+    assert (len(cache), cache.size > len(page.content)) == (2, True)
+    assert get("/explore/Small/set_01").content == page.content
+    assert len(cache) == 2
+    for number in range(9):
+        get(f"/explore/Small/set_01?{number}")
+    assert len(page.content) < cache.size <= 40_000
 
 
 def test_every_cluster_keeps_a_band_where_there_are_too_many_to_draw() -> None:

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
-from clusterpaths.comparison.compared import compared
+from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
@@ -48,7 +48,7 @@ from clusterpaths.records import Record
 from clusterpaths.server.answers import encode, has, json_answer, not_modified, of_set, of_version, tag_of
 from clusterpaths.server.dependencies import ImagesOf, LibraryOf
 from clusterpaths.server.errors import names_file
-from clusterpaths.server.middleware.uploads import explain_upload
+from clusterpaths.server.uploads import explain_upload
 
 SIZES = (0, 48, 64, 96, 128, 160, 192, 224, 256, 320, 480, 640, 1024)  # few, so that they are found in the cache
 _LARGEST_INT = 2**63 - 1
@@ -102,7 +102,7 @@ Size = Annotated[int, AfterValidator(_known_size), Field(json_schema_extra={"enu
 
 
 class Nothing(Record):
-    """No parameters: one that is misspelt is told, not passed over."""
+    """No parameters; unknown ones are rejected."""
 
 
 class Asked(Question):
@@ -390,7 +390,7 @@ def comparison(request: Request, library: LibraryOf, two: Annotated[Two, Query()
     first, second = (library.set(*_parts(name)) for name in (two.first, two.second))
     versions = f"{first.summary.version} {second.summary.version}"
     try:
-        return of_version(request, versions, f"{first.folder} {second.folder}", lambda: compared(first, second))
+        return of_version(request, versions, f"{first.folder} {second.folder}", lambda: compare_cached(first, second))
     except (CacheError, DatasetError) as error:
         if names_file(str(error)):
             raise

@@ -14,7 +14,7 @@ import pytest
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, ConfigError, DatasetError
-from clusterpaths.metrics.agreement import adjusted_rand, kept_layers, match_clusters, migrations, most_moved
+from clusterpaths.metrics.agreement import adjusted_rand, match_clusters, matched_agreement, migrations, most_moved
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.records import ModelIdentity
 from clusterpaths.sets.find import find_earlier, find_named, find_predecessor
@@ -92,7 +92,7 @@ def test_clusters_are_matched_for_the_largest_sum(
 
 
 def test_a_layer_is_kept_where_the_renamed_cluster_is_the_same() -> None:
-    kept, renamed = kept_layers(
+    kept, renamed = matched_agreement(
         np.array([[0, 0], [1, 1]]), np.array([[1, 2], [0, 1]]), [np.array([1, 0]), np.array([0, 1, -1])]
     )
     assert renamed.tolist() == [[0, -1], [1, 1]]
@@ -109,14 +109,6 @@ def test_migrations_count_the_largest_paths_and_all_others() -> None:
     found = migrations(np.array([[0], [0], [0], [1], [2]]), np.array([[5], [5], [4], [4], [3]]), 1)
     assert found.counts.tolist() == [[1, 2], [1, 1]]  # 4 and 5 are as frequent: 4 comes first
     assert found.counts.sum() == 5
-
-
-@pytest.mark.parametrize(
-    ("successes", "n", "expected"),
-    [(9, 10, (0.5958, 0.9821)), (0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (1, 2, (0.0945, 0.9055))],
-)
-def test_wilson_s_interval(successes: int, n: int, expected: tuple[float, float]) -> None:
-    assert wilson(successes, n) == pytest.approx(expected, abs=5e-5)
 
 
 # two sets

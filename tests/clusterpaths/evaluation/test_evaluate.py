@@ -174,13 +174,13 @@ def test_a_model_that_always_decides_the_same_is_said_so(tmp_path: Path) -> None
     assert found.notes == ("The model decides the same for every example: alignment is perfect and says nothing.",)
 
 
-def test_fewer_examples_aside_than_clusters_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_held_out_examples_than_clusters_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roots, "data_root", lambda: folder / "data")
     config = RunConfig(sample=True, sample_size=200, k=45, layers=("fc2",), cache_root=folder / "many")
     set_dir, job = publish(config)
     found = evaluate_set(open_set(set_dir), job)
     assert (found.num_eval, found.alignment, found.perturbations, found.strangers) == (40, None, (), ())
-    assert found.notes[-1].startswith("40 examples can be kept aside and at least 45 are needed")
+    assert found.notes[-1].startswith("40 examples can be held out and at least 45 are needed")
 
 
 def test_too_few_examples_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_too_few_examples_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPa
     set_dir, job = publish(RunConfig(sample=True, sample_size=5, k=2, layers=("fc2",), cache_root=folder / "little"))
     found = evaluate_set(open_set(set_dir), job)
     assert (found.alignment, found.perturbations, found.strangers) == (None, (), ())
-    assert "1 examples can be kept aside" in found.notes[-1]
+    assert "1 examples can be held out" in found.notes[-1]
 
 
 def test_large_sets_are_sampled_in_runs() -> None:

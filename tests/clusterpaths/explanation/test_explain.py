@@ -17,7 +17,7 @@ from clusterpaths.errors import DatasetError, ModelError
 from clusterpaths.explanation.explain import Explanation, explain_image, look_up, read_upright
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord
-from clusterpaths.report.explanation import common, other, print_explanation, strange, write_explanation
+from clusterpaths.report.explanation import common, ood_sentence, other, print_explanation, write_explanation
 from clusterpaths.sets.published import Columns, PublishedSet, open_set
 from tests.clusterpaths.conftest import image_of, run_stages, write_cnn
 
@@ -144,7 +144,7 @@ def test_the_text_and_the_page_say_it_and_escape_what_comes_from_elsewhere(tmp_p
     e = explained((0, 0), logits=(1.0, 0.0)).model_copy(update={"image": "<b>[red].jpg"})
     text = io.StringIO()
     print_explanation(e, text)
-    for words in ("<b>[red].jpg is cat", "0-0", common(e), strange(e), other(e), "10.jpg, 13.jpg"):
+    for words in ("<b>[red].jpg is cat", "0-0", common(e), ood_sentence(e), other(e), "10.jpg, 13.jpg"):
         assert words in text.getvalue()
 
     def gone(file: str) -> Image.Image:

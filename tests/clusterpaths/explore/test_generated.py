@@ -238,7 +238,7 @@ ANSWER_ALL = """
 import re, sys
 from pathlib import Path
 from clusterpaths.explore.library import Library
-from clusterpaths.explore import ask, clusters, examples, paths, routes
+from clusterpaths.explore import ask, cluster_detail, examples, paths, routes
 from clusterpaths.explore.records import Question
 
 def resident(): return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -247,7 +247,7 @@ library, before = Library(Path(sys.argv[1])), resident()
 index = library.default()
 for layer in index.layers:
     for cluster in range(5):
-        clusters.cluster_detail(index, layer, cluster)
+        cluster_detail.cluster_detail(index, layer, cluster)
 for summary in paths.path_page(index, limit=200).paths:
     paths.path_detail(index, summary.path)
 for order in ("id", "rare", "common", "near", "far", "strange"):

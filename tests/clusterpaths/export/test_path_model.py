@@ -203,19 +203,3 @@ def test_names_that_the_model_uses_already_are_not_taken() -> None:
         "path__",
         "other",
     ]
-
-
-def test_the_scale_of_distances_by_hand() -> None:
-    """One layer: cluster 0 at 1 and 3, cluster 1 alone at 5, cluster 2 empty, cluster 3 twice at 4."""
-    clusters = np.array([[0], [0], [1], [3], [3]])
-    distances = np.array([[1], [3], [5], [4], [4]], np.float32)
-    scale = scale_distances(clusters, distances, [4])
-    pooled = np.sqrt(2 / 5)
-    np.testing.assert_allclose(scale.means[0], [2, 5, 17 / 5, 4])
-    np.testing.assert_allclose(scale.spreads[0], [1, pooled, pooled, pooled / 10])
-    np.testing.assert_allclose(scale.score(clusters, distances), [-1, 1, 0, 0, 0])
-
-
-def test_a_layer_without_any_spread_has_a_finite_score() -> None:
-    clusters, distances = np.zeros((3, 1), int), np.zeros((3, 1), np.float32)
-    assert scale_distances(clusters, distances, [2]).score(clusters, distances).tolist() == [0, 0, 0]

@@ -13,8 +13,8 @@ from clusterpaths.evaluation.record import (
     Detection,
     Evaluation,
     Measure,
+    OODDetection,
     Perturbed,
-    Strangers,
     read_evaluation,
 )
 from clusterpaths.report.evaluation import SCORES, evaluation_rows
@@ -57,7 +57,7 @@ WHOLE = MISSING.model_copy(
             Perturbed(name="<b>blur</b>", paths=measure(0.4), layers=measure(0.45), predictions=None),
         ),
         "strangers": tuple(
-            Strangers(
+            OODDetection(
                 name=name,
                 num_images=1300,
                 scores=tuple(Detection(score=s, auroc=measure(0.875), fpr95=measure(0.25)) for s in SCORES),

@@ -1,13 +1,13 @@
-"""What changed between two sets, worked out once and kept while both are as they were.
+"""Comparisons of two sets in memory: each computed once, and cached while both sets are as they were.
 
-Belongs here: the memory of comparisons. The numbers are `compare.py`'s.
+Belongs here: the cache of comparisons, and which two sets can be compared. The numbers are `compare.py`'s.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clusterpaths.common.lru import Kept
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import ConfigError
 from clusterpaths.sets.published import PublishedSet
@@ -15,11 +15,11 @@ from clusterpaths.sets.published import PublishedSet
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
 
-KEPT = 16  # comparisons in memory; one is some 100 kB
-_comparisons: Kept[Comparison] = Kept(KEPT)
+CACHED = 16  # comparisons; one is some 100 kB
+_comparisons: LRUCache[Comparison] = LRUCache(CACHED)
 
 
-def compared(first: SetIndex, second: SetIndex) -> Comparison:
+def compare_cached(first: SetIndex, second: SetIndex) -> Comparison:
     """What changed from the first set to the second; about a second at 200,000 examples, then from memory.
 
     Raises:
