@@ -128,8 +128,8 @@ def measure_alone(
         "digest": "reads the file's bytes",
         "inference": f"batches of {config.batch_size}, to float16 in the graph",
     }
-    told = [meter.result(step, total, notes.get(step, "")) for step, meter in meters.items()]
-    return told, {layer: values.reshape(total, -1) for layer, values in held.items()}
+    timings = [meter.result(step, total, notes.get(step, "")) for step, meter in meters.items()]
+    return timings, {layer: values.reshape(total, -1) for layer, values in held.items()}
 
 
 class HeldRows:
@@ -259,13 +259,13 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
     Without `rest`, extraction and clustering alone: what grows with the number of images.
     """
     config = config_of(material, root, f"whole-{cache_format}", cache_format=cache_format)
-    told: list[dict[str, Any]] = []
+    timings: list[dict[str, Any]] = []
     total = 0
 
     def measured(stage: str, work: Callable[[], Any], note: str = "") -> Any:
         with Meter() as meter:
             result = work()
-        told.append(meter.result(stage, total, note))
+        timings.append(meter.result(stage, total, note))
         return result
 
     def in_threads(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -304,7 +304,7 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
         measured("evaluate", lambda: evaluate.evaluate_set(published, job), "on samples: bounded in N")
         measured("report", lambda: write_report(published, images), "bounded in N")
     result = {
-        "stages": told,
+        "stages": timings,
         "shard_seconds": shards,
         "bounded_seconds": counts.bounded_seconds,
         "model_images": counts.images,
