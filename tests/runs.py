@@ -1,4 +1,4 @@
-"""What tests of whole runs share: a run of the flow in this process or in one of its own, and what it left.
+"""What tests of whole runs share: a run of the pipeline or of a flow, in this process or its own, and what it left.
 
 Belongs here: starting runs and reading back. No expectation.
 """
@@ -24,10 +24,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clusterpaths import pipeline
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import normalise
+from clusterpaths.running.runner import Runner
 from clusterpaths.sets.publish import read_set
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -40,10 +42,21 @@ SHAPES = {"conv1": (16, 64, 64), "conv2": (32, 32, 32), "conv3": (64, 16, 16), "
 class Run:
     """A finished run in this process."""
 
-    state: Any
+    state: Any = None  # a flow's; of the library's pipeline there is none
     path: Path | None = None
     batches: int = 0  # how often the model was run on images
     log: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The set's."""
+        assert self.path is not None
+        return self.path
+
+    @property
+    def cache(self) -> Path:
+        """What the set is in."""
+        return self.folder.parent
 
     @property
     def flow_run_id(self) -> Any:
@@ -65,6 +78,15 @@ class Run:
                 time.sleep(0.2)
 
 
+def run_pipeline(config: RunConfig, runner: Runner | None = None) -> Run:
+    """Run the library's pipeline, without Prefect; raises what it raises."""
+    run = Run()
+    with counting(run), listening(run.log, LIBRARY):
+        outcome = pipeline.run(config, runner)
+    run.path = outcome.published.path if outcome.published else None
+    return run
+
+
 def run_celeba(**options: Any) -> Run:
     """Run the flow in this process; never raises for a run that fails, its state says so.
 
@@ -72,8 +94,18 @@ def run_celeba(**options: Any) -> Run:
     """
     from flows.celeba import celeba
 
-    run = Run(state=None)
+    run = Run()
     options = {"evaluate": False, "check_preprocessing": False} | options
+    with counting(run), listening(run.log):
+        run.state = celeba(RunConfig(**options), return_state=True)
+    if run.state.is_completed():
+        run.path = run.state.result()
+    return run
+
+
+@contextmanager
+def counting(run: Run) -> Iterator[None]:
+    """Count how often a model is run on images."""
 
     def counted(session: TapSession, images: NDArray[np.float32]) -> Outputs:
         blank = bool((images == 0.5).all())  # it shows that the model runs; it is none of the data
@@ -82,31 +114,35 @@ def run_celeba(**options: Any) -> Run:
         return original(session, images)
 
     original, lock = TapSession._run, threading.Lock()
-    with pytest.MonkeyPatch.context() as patch, listening(run.log):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TapSession, "_run", counted)
-        run.state = celeba(RunConfig(**options), return_state=True)
-    if run.state.is_completed():
-        run.path = run.state.result()
-    return run
+        yield
+
+
+FLOWS = ("prefect.flow_runs", "prefect.task_runs")
+LIBRARY = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")
 
 
 @contextmanager
-def listening(lines: list[str]) -> Iterator[None]:
-    """Collect what flow and task runs log."""
+def listening(lines: list[str], names: tuple[str, ...] = FLOWS) -> Iterator[None]:
+    """Collect what flow and task runs log, or the library's pipeline."""
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(f"{record.levelname} {record.getMessage()}")
 
     handler = Collect()
-    loggers = [logging.getLogger(name) for name in ("prefect.flow_runs", "prefect.task_runs")]
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for logger in loggers:
+        for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 def succeed(**options: Any) -> Run:
@@ -118,8 +154,7 @@ def succeed(**options: Any) -> Run:
 
 def published(run: Run) -> Any:
     """The set's record."""
-    assert run.path is not None
-    return read_set(run.path.parent, run.path.name).record
+    return read_set(run.cache, run.folder.name).record
 
 
 def paths_of(folder: Path) -> dict[str, list[int]]:
