@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from clusterpaths import pipeline
@@ -103,22 +103,36 @@ def run_celeba(**options: Any) -> Run:
     return run
 
 
+_counted: list[Run] = []  # runs at once, in threads, count the batches of each other
+_counting = threading.Lock()
+
+
 @contextmanager
 def counting(run: Run) -> Iterator[None]:
     """Count how often a model is run on images."""
-
-    def counted(session: TapSession, images: NDArray[np.float32]) -> Outputs:
-        blank = bool((images == 0.5).all())  # it shows that the model runs; it is none of the data
-        with lock:  # sessions run in several threads
-            run.batches += not blank
-        return original(session, images)
-
-    original, lock = TapSession._run, threading.Lock()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TapSession, "_run", counted)
+    with _counting:
+        if not _counted:
+            _count_batches.start()
+        _counted.append(run)
+    try:
         yield
+    finally:
+        with _counting:
+            _counted.remove(run)
+            if not _counted:
+                _count_batches.stop()
 
 
+def _counted_run(session: TapSession, images: NDArray[np.float32]) -> Outputs:
+    if not (images == 0.5).all():  # a blank one shows that the model runs; it is none of the data
+        with _counting:
+            for run in _counted:
+                run.batches += 1
+    return _run(session, images)
+
+
+_run = TapSession._run
+_count_batches = mock.patch.object(TapSession, "_run", _counted_run)
 FLOWS = ("prefect.flow_runs", "prefect.task_runs")
 LIBRARY = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")
 
@@ -244,6 +258,20 @@ def start_celeba(*options: str, output: Path, environment: dict[str, str]) -> su
         return subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=output.parent, start_new_session=True
         )
+
+
+def start_pipeline(config: RunConfig, *, output: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """As `start_celeba`, the library's pipeline, without Prefect."""
+    code = (
+        "import sys; from clusterpaths.config import RunConfig; from clusterpaths.pipeline import run; "
+        "run(RunConfig.model_validate_json(sys.argv[1]))"
+    )
+    given = config.model_dump_json(include=config.model_fields_set)
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, given], stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=PROJECT,
+            start_new_session=True,
+        )  # fmt: skip
 
 
 def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], output: Path) -> None:

@@ -14,8 +14,20 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.datasets.celeba import CelebA
-from tests.runs import SAMPLE_MODEL, SHAPES, Run, assert_same_documents, published, run_celeba, succeed
+from tests.runs import (
+    SAMPLE_MODEL,
+    SHAPES,
+    Run,
+    assert_same_documents,
+    kill_when,
+    published,
+    run_celeba,
+    shell_environment,
+    start_celeba,
+    succeed,
+)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -100,3 +112,25 @@ def test_an_image_that_is_left_out_is_in_the_log_of_the_run(faces: Path, tmp_pat
     run = succeed(**on(tmp_path, tmp_path / "cache", subset=None, layers="fc2", max_failures=0.1))
     assert published(run).num_failed == 1
     assert any(line.startswith("WARNING Left out example 6, 000007.jpg: ") for line in run.log), run.log
+
+
+def test_a_run_that_is_killed_goes_on_and_its_task_runs_are_what_was_missing(
+    clean: Run, faces: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output.txt"
+    given = on(faces, tmp_path) | {"evaluate": False, "check_preprocessing": False}
+    options = [word for key, value in given.items() if value for word in (f"--{key.replace('_', '-')}", str(value))]
+    options += ["--no-evaluate", "--no-check-preprocessing", "--workers", "1"]
+    process = start_celeba(*options, output=output, environment=shell_environment())
+    kill_when(process, lambda: made(tmp_path / "CelebA") >= 1, output)
+    missing = 4 - made(tmp_path / "CelebA")
+    assert missing >= 1
+    run = succeed(**on(faces, tmp_path))
+    extracted = [task.name for task in run.task_runs() if task.name.startswith("extract shard")]
+    assert sorted(extracted) == [f"extract shard {i}/{missing}" for i in range(1, missing + 1)]
+    assert_same_documents(clean.folder, run.folder)
+
+
+def made(cache: Path) -> int:
+    manifest = read_manifest(cache)
+    return sum(shard.rows is not None for shard in manifest.shards) if manifest else 0
