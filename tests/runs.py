@@ -196,6 +196,15 @@ def assert_contract(folder: Path, examples: int, layers: dict[str, int], k: int)
     assert metadata["k"] == k
 
 
+def written(cache: Path) -> dict[Path, int]:
+    """Activation files of the recorded shards of an npy cache, with the time each was last written."""
+    manifest = read_manifest(cache)
+    assert manifest is not None
+    ids = [i for shard in manifest.shards if shard.rows is not None for i in shard.row_ids()]
+    files = [cache / layer / f"{i}.npy" for layer in manifest.layers for i in ids]
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
 def rows_of(cache: Path, layer: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
     """Ids (n,) ascending and activations (n, width) as they lie there, read without the library's reader.
 

@@ -1,4 +1,4 @@
-"""Whole runs of torchvision's architectures over 200 images: what lies in the cache is what PyTorch computes."""
+"""Whole runs of torchvision's architectures over 80 images: what lies in the cache is what PyTorch computes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.clusterpaths.conftest import Finished, run_stages
 from tests.clusterpaths.models.test_layers import PROPOSALS
 from tests.runs import assert_contract, assert_same_documents
 
-IMAGES, SHARD, BATCH, K = 200, 50, 25, 4
+IMAGES, SHARD, BATCH, K = 80, 20, 10, 4
 EXPORTER = {
     "alexnet": "torchscript",
     "resnet18": "dynamo",
@@ -108,7 +108,7 @@ def check_every_value(done: Finished, architecture: Exported, reduced: dict[str,
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_run_over_200_images_keeps_what_pytorch_computes_and_resumes(
+def test_run_over_80_images_keeps_what_pytorch_computes_and_resumes(
     name: str, photos: Path, tmp_path: Path, batches: list[int]
 ) -> None:
     architecture = exported(name, EXPORTER[name])
