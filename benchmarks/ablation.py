@@ -1,8 +1,8 @@
 """The case for the defaults: distance, scaling, k, layers and seeds, on real images.
 
-Every setting is fitted on 80% of the images and judged on the other 20%: decision alignment (DAF), occupied paths,
-whole paths kept under Gaussian noise, and whether distances to centroids tell upside-down images and uniform noise from
-real ones. Clusters are made on random projections of each layer's scaled activations to 256 dimensions, the best of
+Every setting is fitted on 80% of the images and judged on the held-out 20%: decision alignment (DAF), occupied paths,
+path agreement under Gaussian noise, and how well the OOD score tells upside-down images and uniform noise from real
+ones. Clusters are made on random projections of each layer's scaled activations to 256 dimensions, the best of
 ten k-means++ runs. Needs CLUSTERPATHS_SHARED (a folder with celeba/ and models/).
 
     python benchmarks/ablation.py               writes docs/ablation.md, docs/ablation.svg, benchmarks/results/ablation.json
@@ -25,12 +25,13 @@ import numpy as np
 from ablation_page import DISTANCES, KS, LAYERS, SCALINGS, SIGMA, default_of, document, plot, table
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
-from sklearn.metrics import roc_auc_score
 
 from clusterpaths.clustering.kmeans import SKETCH_WIDTH
 from clusterpaths.common.threads import one_thread
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.metrics.faithfulness import decision_alignment, split_fit_eval
+from clusterpaths.metrics.alignment import decision_alignment, split_fit_eval
+from clusterpaths.metrics.detection import auroc
+from clusterpaths.metrics.ood import scale_distances
 from clusterpaths.metrics.paths import count_paths
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.session import TapSession
@@ -58,13 +59,13 @@ def main(limit: int | None = None) -> None:
         sys.exit("error: CLUSTERPATHS_SHARED is not set. It should name a folder that holds celeba/ and models/.")
     started = time.perf_counter()
     with one_thread():
-        sketches, predictions, fit, kept = project(Path(shared), limit)
+        sketches, predictions, fit, held_out = project(Path(shared), limit)
         projected = time.perf_counter()
-        rows = sweep(sketches, predictions, fit, kept)
+        rows = sweep(sketches, predictions, fit, held_out)
     result = {
         "images": len(predictions),
         "fit": len(fit),
-        "eval": len(kept),
+        "eval": len(held_out),
         "seconds": {"project": round(projected - started, 1), "sweep": round(time.perf_counter() - projected, 1)},
         "seeds": list(SEEDS),
         "rows": rows,
@@ -89,14 +90,14 @@ def project(
     dataset = open_celeba(shared)
     files = dataset.examples().files[:limit]
     pixels = np.stack([resize(dataset.read_image(file), preprocessing.size) for file in files])  # (n, h, w, 3) uint8
-    fit, kept = split_fit_eval(len(files))
+    fit, held_out = split_fit_eval(len(files))
     rng = np.random.default_rng(0)
-    noisy = pixels[kept] + rng.normal(0, 255 * SIGMA, pixels[kept].shape)
+    noisy = pixels[held_out] + rng.normal(0, 255 * SIGMA, pixels[held_out].shape)
     kinds = {
         "clean": pixels,
         "noisy": noisy.clip(0, 255).round().astype(np.uint8),
-        "upside-down": pixels[kept][:, ::-1],
-        "uniform noise": rng.integers(0, 256, pixels[kept].shape, dtype=np.uint8),
+        "upside-down": pixels[held_out][:, ::-1],
+        "uniform noise": rng.integers(0, 256, pixels[held_out].shape, dtype=np.uint8),
     }
 
     def run(images: NDArray[np.uint8]) -> Iterator[tuple[slice, Any]]:
@@ -140,17 +141,17 @@ def project(
                 }
                 for scaling in SCALINGS:
                     sketches[layer, scaling][kind][where] = scaled[scaling] @ projections[layer]
-    return sketches, predictions, fit, kept
+    return sketches, predictions, fit, held_out
 
 
 def sweep(
-    sketches: Sketches, predictions: NDArray[np.int64], fit: NDArray[np.int64], kept: NDArray[np.int64]
+    sketches: Sketches, predictions: NDArray[np.int64], fit: NDArray[np.int64], held_out: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
     """A row for each setting: means over seeds, with intervals over images."""
     rows = []
     for distance, scaling, k in product(DISTANCES, SCALINGS, KS):
         found = {
-            (layer, seed): cluster(sketches[layer, scaling], fit, kept, distance, k, seed)
+            (layer, seed): cluster(sketches[layer, scaling], fit, held_out, distance, k, seed)
             for layer, seed in product(LAYERS[-1], SEEDS)
         }
         for layers in LAYERS:
@@ -159,12 +160,12 @@ def sweep(
             for seed in SEEDS:
                 each = [found[layer, seed] for layer in layers]
                 clean, noisy = (np.stack([one["labels"][kind] for one in each], axis=1) for kind in ("clean", "noisy"))
-                told = decision_alignment(clean[fit], predictions[fit], clean[kept], predictions[kept])
-                right.append(told.predicted == predictions[kept])
-                same.append((clean[kept] == noisy).all(axis=1))
+                told = decision_alignment(clean[fit], predictions[fit], clean[held_out], predictions[held_out])
+                right.append(told.predicted == predictions[held_out])
+                same.append((clean[held_out] == noisy).all(axis=1))
                 paths.append(len(count_paths(clean).counts))
                 for kind in scores:
-                    scores[kind].append(np.mean([one["strange"][kind] for one in each], axis=0))
+                    scores[kind].append(np.mean([one["standardised"][kind] for one in each], axis=0))
             rows.append(
                 {
                     "distance": distance,
@@ -177,8 +178,8 @@ def sweep(
                     "daf_of_seeds": [round(float(one.mean()), 4) for one in right],
                     "paths": round(float(np.mean(paths)), 1),
                     "agreement": share(np.mean(same, axis=0)),
-                    "upside_down": auroc(scores["clean"], scores["upside-down"]),
-                    "uniform_noise": auroc(scores["clean"], scores["uniform noise"]),
+                    "upside_down": area(scores["clean"], scores["upside-down"]),
+                    "uniform_noise": area(scores["clean"], scores["uniform noise"]),
                 }
             )
     return [compared(row, default_of(rows, tuple(row["layers"]))) for row in rows]
@@ -193,7 +194,7 @@ def compared(row: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
 def cluster(
     kinds: dict[str, NDArray[np.float32]],
     fit: NDArray[np.int64],
-    kept: NDArray[np.int64],
+    held_out: NDArray[np.int64],
     distance: str,
     k: int,
     seed: int,
@@ -216,15 +217,12 @@ def cluster(
         return squared.argmin(axis=1), gaps / 2 if distance == "cosine" else np.sqrt(gaps)
 
     labels, far = assign(clean)
-    own = [far[fit][labels[fit] == c] for c in range(k)]
-    middle = np.array([one.mean() if len(one) else 0 for one in own])
-    spread = np.array([max(one.std(), 1e-9) if len(one) > 1 else 1 for one in own])
     noisy, _ = assign(scaled(kinds["noisy"]))
-    strange = {"clean": ((far - middle[labels]) / spread[labels])[kept]}
-    for kind in ("upside-down", "uniform noise"):
-        where, gaps = assign(scaled(kinds[kind]))
-        strange[kind] = (gaps - middle[where]) / spread[where]
-    return {"labels": {"clean": labels, "noisy": noisy}, "strange": strange}
+    scale = scale_distances(labels[fit, None], far[fit, None], [k])
+    found = {"clean": (labels[held_out], far[held_out])}
+    found |= {kind: assign(scaled(kinds[kind])) for kind in ("upside-down", "uniform noise")}
+    standardised = {kind: scale.score(at[:, None], gaps[:, None]) for kind, (at, gaps) in found.items()}
+    return {"labels": {"clean": labels, "noisy": noisy}, "standardised": standardised}
 
 
 def share(values: NDArray[np.float64]) -> list[float]:
@@ -234,22 +232,21 @@ def share(values: NDArray[np.float64]) -> list[float]:
     return [round(float(number), 4) for number in (values.mean(), low, high)]
 
 
-def auroc(known: list[NDArray[np.float64]], strange: list[NDArray[np.float64]]) -> list[float]:
-    """Mean over seeds, and the 95% bootstrap interval over images (DeLong's question, asked by resampling)."""
+def area(own: list[NDArray[np.float64]], others: list[NDArray[np.float64]]) -> list[float]:
+    """AUROC: mean over seeds, and its 95% bootstrap interval over images."""
     rng = np.random.default_rng(0)
-    values = [mean_auroc(known, strange)]
+    values = [mean_auroc(own, others)]
     for _ in range(RESAMPLES // 5):
-        a = rng.integers(len(known[0]), size=len(known[0]))
-        b = rng.integers(len(strange[0]), size=len(strange[0]))
-        values.append(mean_auroc([one[a] for one in known], [one[b] for one in strange]))
+        a = rng.integers(len(own[0]), size=len(own[0]))
+        b = rng.integers(len(others[0]), size=len(others[0]))
+        values.append(mean_auroc([one[a] for one in own], [one[b] for one in others]))
     low, high = np.percentile(values[1:], [2.5, 97.5])
     return [round(float(number), 4) for number in (values[0], low, high)]
 
 
-def mean_auroc(known: list[NDArray[np.float64]], strange: list[NDArray[np.float64]]) -> float:
-    """How often a stranger scores above a known image."""
-    truth = np.repeat([0, 1], [len(known[0]), len(strange[0])])
-    return float(np.mean([roc_auc_score(truth, np.concatenate(pair)) for pair in zip(known, strange, strict=True)]))
+def mean_auroc(own: list[NDArray[np.float64]], others: list[NDArray[np.float64]]) -> float:
+    """Over seeds."""
+    return float(np.mean([auroc(*pair) for pair in zip(own, others, strict=True)]))
 
 
 if __name__ == "__main__":

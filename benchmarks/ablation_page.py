@@ -24,7 +24,7 @@ DECISION = (  # taken by people; to be read again whenever the numbers are new
 def table(result: dict[str, Any]) -> str:
     """All settings as Markdown; today's defaults in bold."""
     lines = [
-        "| layers | distance | scaling | k | DAF | paths | kept under noise | AUROC upside-down | AUROC uniform noise |",
+        "| layers | distance | scaling | k | DAF | paths | agreement under noise | AUROC upside-down | AUROC uniform noise |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for layers in LAYERS:
@@ -61,7 +61,7 @@ def verdict(rows: list[dict[str, Any]]) -> list[str]:
     lines = ["| layers | measure | default | better beyond chance |", "|---|---|---|---|"]
     measures = {
         "daf": "DAF",
-        "agreement": "kept under noise",
+        "agreement": "agreement under noise",
         "upside_down": "AUROC upside-down",
         "uniform_noise": "AUROC uniform noise",
     }
@@ -100,17 +100,17 @@ def document(result: dict[str, Any]) -> str:
             "## What was measured",
             "",
             f"{result['images']:,} real images through CelebA_CNN with ImageNet preprocessing: {result['fit']:,} to fit, "
-            f"{result['eval']:,} kept aside and judged. Each number is the mean over {len(result['seeds'])} seeds, with "
+            f"{result['eval']:,} held out and judged. Each number is the mean over {len(result['seeds'])} seeds, with "
             "its 95% bootstrap interval over images. Clusters are made on random projections of each layer to 256 "
             "dimensions, after scaling: none, standard (each unit to mean 0 and deviation 1 on the images to fit), or "
             "the square root. Today's defaults (cosine, no scaling, k=5) are bold.",
             "",
-            "- **DAF**, decision alignment: share of images kept aside whose path's majority decision is the model's own.",
+            "- **DAF**, decision alignment: share of held-out images whose path's majority decision is the model's own.",
             "- **paths**: occupied paths among all images; the complexity.",
-            f"- **kept under noise**, agreement: share of images that keep their whole path under Gaussian noise of sigma "
-            f"{SIGMA}. It comes cheap with fewer clusters: read it beside DAF.",
-            "- **AUROC**: distance to the own centroid (standardised within the cluster, mean over layers) as a score that "
-            "tells strangers from images kept aside: the same images upside-down, and uniform noise.",
+            f"- **agreement under noise**, path agreement: share of images that keep their complete path under "
+            f"Gaussian noise of sigma {SIGMA}. It comes cheap with fewer clusters: read it beside DAF.",
+            "- **AUROC**: the OOD score (distance to the own centroid, standardised within the cluster, mean over layers) "
+            "tells OOD images from held-out ones: the same images upside-down, and uniform noise.",
             "",
             f"Written by `python benchmarks/ablation.py` in {seconds:.0f} s on one core; the numbers behind it, each "
             "seed's too, are in `benchmarks/results/ablation.json`.",
@@ -165,7 +165,7 @@ def answer(rows: list[dict[str, Any]]) -> list[str]:
     tried = len(rows) - len(ours)
     found = "; ".join(
         f"{setting(row)} on {name(tuple(row['layers']))}, DAF {row['daf'][0]:.3f} against {one['daf'][0]:.3f} "
-        f"({row['daf_gain'][1]:+.3f} to {row['daf_gain'][2]:+.3f}), kept under noise {row['agreement'][0]:.3f} against "
+        f"({row['daf_gain'][1]:+.3f} to {row['daf_gain'][2]:+.3f}), agreement under noise {row['agreement'][0]:.3f} against "
         f"{one['agreement'][0]:.3f}"
         for row, one in better
     )
@@ -229,7 +229,7 @@ def plot(rows: list[dict[str, Any]]) -> str:
     parts.append(f'<circle cx="{left + 17}" cy="{ring_y}" r="8" fill="none" stroke="#222" stroke-width="2"/>')
     parts.append(f'<text x="{left + 42}" y="{ring_y + 4}">today\'s defaults</text>')
     parts.append(
-        f'<text x="{left - 40}" y="18" fill="#555">Decision alignment (DAF) on images kept aside, 95% intervals</text>'
+        f'<text x="{left - 40}" y="18" fill="#555">Decision alignment (DAF) on held-out images, 95% intervals</text>'
     )
     return "\n".join([*parts, "</svg>\n"])
 

@@ -34,7 +34,7 @@ from machine import (
 )
 
 from clusterpaths.records import CacheFormat
-from clusterpaths.sets.set_files import read_record
+from clusterpaths.sets.published import open_set
 
 BASELINE = "baseline"
 SIZES = (500, 2000, 5000, 20_000, 50_000)
@@ -120,7 +120,7 @@ def measure_run(material: Material, count: int, way: tuple[str, Sequence[str]] |
         told["cache_bytes"] = size_of(out)
     else:
         told["cache_bytes"] = cache_size(out / "R")
-        told["stages"] = {stage.stage: stage.seconds for stage in read_record(out / "R" / "set_01").stages}
+        told["stages"] = {stage.stage: stage.seconds for stage in open_set(out / "R" / "set_01").record.stages}
     shutil.rmtree(out)
     return told
 

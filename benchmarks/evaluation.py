@@ -1,9 +1,9 @@
-"""What the paths of real images are worth: decision alignment, path agreement, other images told apart, by seed.
+"""What the paths of real images are worth: decision alignment, path agreement, OOD detection, by seed.
 
 The stage evaluate on published sets of 2,000 real images: two sets of layers, two distances, k=5, three seeds (ten for
-the alignment of fc1+fc2). A seed is of the clustering, the split, the noise and the other images. Needs
+the alignment of fc1+fc2). A seed is of the clustering, the split, the noise and the OOD images. Needs
 CLUSTERPATHS_SHARED (a folder with celeba/ and models/). Where scikit-image is installed, crops of its photographs are
-one more kind of other images.
+one more kind of OOD images.
 
     python benchmarks/evaluation.py               writes benchmarks/results/evaluation.json
     python benchmarks/evaluation.py --limit 300   a check that it works: few images, one seed, nothing is written
@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 from clusterpaths.config import RunConfig
-from clusterpaths.evaluation.evaluate import MAX_STRANGERS, evaluate_set
+from clusterpaths.evaluation.evaluate import MAX_OOD, evaluate_set
 from clusterpaths.evaluation.perturb import Images, crops
 from clusterpaths.pipeline import run
 
@@ -80,7 +80,7 @@ def main(limit: int | None = None) -> None:
                 published, job = outcome.published, outcome.job
                 assert published
                 begun = time.perf_counter()
-                found = evaluate_set(published.path, job, more=scikit_image_crops(job.preprocessing.size, seed))
+                found = evaluate_set(published, job, more=scikit_image_crops(job.preprocessing.size, seed))
                 row = {"layers": name, "distance": distance, "seed": seed}
                 row |= {"seconds": round(time.perf_counter() - begun, 1)}
                 rows.append(row | found.model_dump(mode="json", exclude={"fingerprint", "set", "version"}))
@@ -115,7 +115,7 @@ def scikit_image_crops(size: tuple[int, int], seed: int) -> dict[str, Images]:
     folder = Path(package.origin).parent / "data"
     photographs = [np.asarray(Image.open(folder / name).convert("RGB")) for name in PHOTOGRAPHS]
     rng = np.random.default_rng([seed, 6])
-    return {"crops of scikit-image's photographs": crops(photographs, MAX_STRANGERS, size, rng)}
+    return {"crops of scikit-image's photographs": crops(photographs, MAX_OOD, size, rng)}
 
 
 def version_of(package: str) -> str | None:
@@ -133,7 +133,7 @@ def cpu_name() -> str:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Three Markdown tables: alignment, agreement, other images."""
+    """Three Markdown tables: alignment, agreement, OOD detection."""
     settings = [(name, distance) for name in LAYERS for distance in DISTANCES]
     of = {
         key: [r for r in result["rows"] if (r["layers"], r["distance"]) == key and r["seed"] in SEEDS]
@@ -142,7 +142,7 @@ def tables(result: dict[str, Any]) -> str:
     heads = [f"{name}, {distance}" for name, distance in settings]
     first = result["rows"][0]
     lines = [
-        f"{first['num_fit']:,} images to fit, {first['num_eval']:,} kept aside, k={result['k']}. Each number is the mean "
+        f"{first['num_fit']:,} images to fit, {first['num_eval']:,} held out, k={result['k']}. Each number is the mean "
         f"over {len(of[settings[0]])} seeds; in brackets the mean ends of a seed's 95% interval.",
         "",
         "| layers, distance | DAF | each seed | on a seen path | paths | deep k-NN | majority |",
@@ -159,31 +159,31 @@ def tables(result: dict[str, Any]) -> str:
         "",
         f"{', '.join(REPEATED)}, {len(daf)} seeds: DAF {statistics.fmean(daf):.3f}, {min(daf):.3f} to {max(daf):.3f}",
     ]
-    lines += ["", f"| whole path kept | decision kept | {' | '.join(heads)} |", "|---|---" + "|---" * len(heads) + "|"]
+    lines += ["", f"| change | same decision | {' | '.join(heads)} |", "|---|---" + "|---" * len(heads) + "|"]
     for at, change in enumerate(first["perturbations"]):
-        kept = [measure([row["perturbations"][at]["paths"] for row in found]) for found in of.values()]
+        same = [measure([row["perturbations"][at]["paths"] for row in found]) for found in of.values()]
         decided = measure([row["perturbations"][at]["predictions"] for row in of[settings[0]]])
-        lines.append(f"| {change['name']} | {decided} | {' | '.join(kept)} |")
-    lines += ["", *told_apart(of, first, "auroc", "AUROC"), "", *told_apart(of, first, "fpr95", "FPR95")]
+        lines.append(f"| {change['name']} | {decided} | {' | '.join(same)} |")
+    lines += ["", *ood_detection(of, first, "auroc", "AUROC"), "", *ood_detection(of, first, "fpr95", "FPR95")]
     lines += ["", f"{result['machine']}; {result['seconds']:.0f} s in all."]
     return "\n".join(lines)
 
 
-def told_apart(
+def ood_detection(
     of: dict[tuple[str, str], list[dict[str, Any]]], first: dict[str, Any], key: str, label: str
 ) -> list[str]:
-    """One row for each kind of other images: the paths of each setting, then the scores that need no paths."""
+    """One row for each kind of OOD images: the paths of each setting, then the scores that need no paths."""
     others = ("max softmax", "energy", "deep k-NN")
     heads = [f"paths: {name}, {distance}" for name, distance in of] + list(others)
     lines = [f"| {label} | {' | '.join(heads)} |", "|---" + "|---" * len(heads) + "|"]
-    for at, stranger in enumerate(first["strangers"]):
+    for at, images in enumerate(first["strangers"]):
 
         def scored(found: list[dict[str, Any]], score: str, at: int = at) -> str:
             return measure([next(s for s in r["strangers"][at]["scores"] if s["score"] == score)[key] for r in found])
 
         cells = [scored(found, "paths") for found in of.values()]
         cells += [scored(next(iter(of.values())), score) for score in others]
-        lines.append(f"| {stranger['name']} | {' | '.join(cells)} |")
+        lines.append(f"| {images['name']} | {' | '.join(cells)} |")
     return lines
 
 

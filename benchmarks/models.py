@@ -35,7 +35,7 @@ import psutil
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.session import TapSession
-from clusterpaths.sets.set_files import read_record
+from clusterpaths.sets.published import open_set
 
 HERE = Path(__file__).resolve().parent
 FLOW = HERE.parent / "flows" / "images.py"
@@ -158,7 +158,7 @@ def measure_run(model: Path, photos: Path, work: Path, cache_format: str) -> dic
     command = [sys.executable, str(FLOW), *(str(word) for pair in options.items() for word in pair)]
     command += ["--no-evaluate", "--no-check-preprocessing"]
     took, peaks = watch(command, work)
-    record = read_record(out / "R" / "set_01")
+    record = open_set(out / "R" / "set_01").record
     files = [file for file in (out / "R").rglob("*") if file.is_file()]
     sizes = {layer: size_of(out / "R" / layer) for layer in record.layers}
     result = {

@@ -33,7 +33,7 @@ from clusterpaths.models.check import check_model
 from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import Distance
-from clusterpaths.sets.set_files import read_record, read_rows
+from clusterpaths.sets.published import open_set
 
 HERE = Path(__file__).resolve().parent
 DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")
@@ -83,8 +83,8 @@ def measure(shared: Path, work: Path, rounds: int, threads: tuple[int, ...], sub
             if not images.size:
                 images = read_images(shared, run)
             case = f"{name}, {distance}"
-            models[case] = Path(export_path_model(run, model, work / "paths.onnx").path).read_bytes()
-            clusters = read_rows(run, read_record(run)).clusters
+            models[case] = Path(export_path_model(open_set(run), model, work / "paths.onnx").path).read_bytes()
+            clusters = open_set(run).clusters
             unequal[case] = {
                 batch: int((follow(models[case], images, batch) != clusters).any(axis=1).sum()) for batch in BATCHES
             }
@@ -127,8 +127,8 @@ def publish(
 
 def read_images(shared: Path, set_dir: Path) -> NDArray[np.float32]:
     """The set's images as the model takes them, (n, 3, height, width)."""
-    record, dataset = read_record(set_dir), open_celeba(shared)
-    files = read_rows(set_dir, record).files.to_pylist()
+    record, dataset = open_set(set_dir).record, open_celeba(shared)
+    files = open_set(set_dir).files.to_pylist()
     pixels = np.stack([fit(dataset.read_image(file), record.preprocessing) for file in files])
     return normalise(pixels, record.preprocessing)
 

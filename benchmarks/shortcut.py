@@ -39,6 +39,7 @@ from clusterpaths.export.path_model import PATH, export_path_model
 from clusterpaths.metrics.paths import count_paths, largest_class, weighted_purity
 from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import normalise, resize
+from clusterpaths.sets.published import open_set
 from clusterpaths.training.train import PREPROCESSING, SIZE, TrainConfig, train_classifier
 
 HERE = Path(__file__).resolve().parent
@@ -189,7 +190,7 @@ def train(root: Path, cue: Cue | None, faces: int, epochs: int, seed: int) -> tu
 
 def expose(root: Path, model: Path, faces: Faces) -> Exposed:
     """Cluster the patched faces in every layer of a model, and follow them when the patch is removed."""
-    path_model = export_path_model(cluster(root, model, faces.patched), model, root / "path_model.onnx").path
+    path_model = export_path_model(open_set(cluster(root, model, faces.patched)), model, root / "path_model.onnx").path
     paths, predicted = follow(Path(path_model), faces.patched)
     moved, predicted_clean = follow(Path(path_model), faces.clean)
     hair = open_celeba(faces.patched).examples().labels

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
-from clusterpaths.cache.stores import CHUNK_ROWS, open_store
+from clusterpaths.cache.stores import open_store
+from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.clustering import cluster, kmeans
 from clusterpaths.clustering.identity import identify
 from clusterpaths.clustering.shared_reading import RowsTogether
@@ -35,12 +36,15 @@ from clusterpaths.datasets import open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.evaluation import evaluate
 from clusterpaths.extraction import extract, plan
+from clusterpaths.extraction.begin import begin_extraction
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheFormat
 from clusterpaths.report.page import write_report
 from clusterpaths.running import stages
 from clusterpaths.sets import publish
+from clusterpaths.storage import open_storage
 
 GROUP = 256  # images that go through the early stages together: a whole number of chunks
 WITHOUT_CACHE = "none"  # the format that keeps no activations
@@ -90,7 +94,7 @@ def measure_alone(
     layers, total = planned.manifest.layers, len(table)
     stores = {}
     for name in formats:
-        stores[name] = open_store(material.work / "stages" / f"written-{name}", name, layers)
+        stores[name] = open_store(open_storage(material.work / "stages" / f"written-{name}"), name, layers)
         stores[name].reserve(total)
     session = TapSession(model, {layer: record.dtype for layer, record in layers.items()})
     held = {layer: np.empty((total, *record.shape), record.dtype) for layer, record in layers.items()}
@@ -282,11 +286,11 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
     model, preprocessing = stages.instrument(config, stages.check_model(config))
     planned, job = plan.plan_run(config, model, acquire(config), preprocessing)
     total, together = planned.wanted, f"{workers} threads"
-    plan.begin_extraction(planned)
+    begin_extraction(planned)
     with counting() as counts:
         shards = measured("extract", lambda: in_threads(extract_one, planned.pending), together)
         extract.release_sessions()
-        done = plan.finish_extraction(Path(job.directory), parse_ids(planned.ids), job.max_failed)
+        done = finish_extraction(job.storage, parse_ids(planned.ids), job.max_failed)
         settings, choice = stages.choose_settings(config, model, done)
         asked = identify(settings, model, done)
         layers = measured("cluster", cluster_all, together)
@@ -298,8 +302,8 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
             "publish", lambda: publish.publish_set(config, job, done, asked, layers, traced, choice=choice)
         )
         images = open_dataset(acquire(config)).read_image
-        measured("evaluate", lambda: evaluate.evaluate_set(published.path, job), "on samples: bounded in N")
-        measured("report", lambda: write_report(published.path, images), "bounded in N")
+        measured("evaluate", lambda: evaluate.evaluate_set(published, job), "on samples: bounded in N")
+        measured("report", lambda: write_report(published, images), "bounded in N")
     result = {
         "stages": told,
         "shard_seconds": shards,
@@ -310,14 +314,14 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
         "cache_bytes_per_image": cache_size(Path(job.directory)) / total,
         "inertia": {record.layer: record.summary.inertia for record in layers},
     }
-    shutil.rmtree(config.cache_dir)
+    config.cache_dir.remove_tree()
     return result
 
 
-def read_all(extraction: plan.ExtractionRecord) -> None:
+def read_all(extraction: ExtractionRecord) -> None:
     """Read every row of every layer once, in the order of ids."""
-    for layer in require_manifest(Path(extraction.directory)).layers:
-        for _ in LayerRows(Path(extraction.directory), layer, parse_ids(extraction.ids)).blocks():
+    for layer in require_manifest(extraction.storage).layers:
+        for _ in LayerRows(extraction.storage, layer, parse_ids(extraction.ids)).blocks():
             pass
 
 

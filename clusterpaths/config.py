@@ -1,4 +1,4 @@
-"""What a run can be asked: one frozen model, whose field descriptions are the command line's help and the UI form's text.
+"""Options of a run: one frozen model, whose field descriptions are the command line's help and the text of the UI's form.
 
 Belongs here: names, defaults and checks that need no file. What needs the model or the data is checked by the stages.
 """
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, Preset, Resize
-from clusterpaths.storage.remote import address_of, parse_root, place_of
+from clusterpaths.storage import Storage, open_storage, parse_address
 
 DEFAULT_K = 5
 AUTO = "auto"
-FEWEST_K = 2  # what --k auto takes at least; checks that come before the choice go by it
+FEWEST_K = 2  # the smallest k that --k auto chooses; checks before the choice assume it
 MAX_K = 32767  # cluster ids are int16
 SAMPLE_NAME = "SampleFaces"
 SAMPLE_MODEL = "SampleFaces_CNN"
@@ -56,8 +56,8 @@ Numbers = Annotated[tuple[float, ...], BeforeValidator(_split), _WORD]
 Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size), _WORD]
 
 
-# Of s3://BUCKET/PREFIX, the folder of its mirror on this machine; written down, it is the address again.
-CacheRoot = Annotated[Path, BeforeValidator(parse_root), PlainSerializer(address_of, when_used="json"), _WORD]
+# The address of a directory: a path, or s3://BUCKET/PREFIX.
+CacheRoot = Annotated[str, BeforeValidator(parse_address), WithJsonSchema({"type": "string", "format": "path"}), _WORD]
 
 
 def available_cores() -> int:
@@ -76,23 +76,24 @@ class RunConfig(BaseModel):
     sample_size: int = Field(2000, ge=1, description="how many faces --sample draws")
     dataset: str = Field(
         "celeba",
-        description="celeba, folder, torchvision:NAME (such as torchvision:CIFAR10), arrays, faces, or a package's own",
+        description="celeba, folder, torchvision:NAME (such as torchvision:CIFAR10), arrays, faces, or a plugin's data set",
     )
     labels: Path | None = Field(None, description="labels of --dataset folder (CSV: file,label) or arrays (.npy)")
     model: Path | None = Field(
         None, description="ONNX image classifier [ONNX_models/CelebA_CNN_instrumented.onnx, or CelebA_CNN.onnx]"
     )
     model_sha256: str | None = Field(
-        None, description="run only if the model is still this one; for runs that an arrived model has started"
+        None, description="fail unless the model file has this SHA-256; set by runs that a new model triggers"
     )
     data_root: Path | None = Field(
-        None, description="folder of the images; celeba's is downloaded into where empty [data]"
+        None, description="directory of the images; CelebA is downloaded into it where it is empty [data]"
     )
     cache_root: CacheRoot | None = Field(
-        None, description="where results go, a folder a name; or s3://BUCKET/PREFIX (extra [s3]) [activation_cache]"
+        None,
+        description="where results go, one directory per name; or s3://BUCKET/PREFIX (extra [s3]) [activation_cache]",
     )
     name: str | None = Field(
-        None, description="name of the results' folder [CelebA; SampleFaces with --sample; else MODEL-DATA]"
+        None, description="name of the results' directory [CelebA; SampleFaces with --sample; else MODEL-DATA]"
     )
     split: Literal["train", "valid", "test", "all"] = Field("all", description="the data set's own partition")
     layers: Names | None = Field(
@@ -102,54 +103,57 @@ class RunConfig(BaseModel):
     )
     reduce: str = Field(
         "auto",
-        description="what is kept of a layer: none, mean, max, gap, cls, tokens-mean, or each its own: layer1=gap,layer2=none; "
+        description="how activations are reduced: none, mean, max, gap, cls, tokens-mean, or per layer: layer1=gap,layer2=none; "
         "auto averages over space or tokens from 262,144 values on",
     )
-    logits: str | None = Field(None, description="the output with class scores, or none [found by name and shape]")
+    logits: str | None = Field(None, description="the output with class scores, or none [detected by name and shape]")
     k: int | str = Field(
         DEFAULT_K,
-        description="clusters a layer: 5, or conv3=15 (others 5), or 8,conv3=15, or auto: chosen by decision alignment",
+        description="clusters per layer: 5, or conv3=15 (others 5), or 8,conv3=15, or auto: chosen by decision alignment",
     )
     distance: Distance | Literal["auto"] = Field(
-        "cosine", description="what near means: the angle between activations, or plain k-means; auto: what fits better"
+        "cosine",
+        description="cosine (spherical k-means) or euclidean (plain k-means); auto: the one with the higher decision alignment",
     )
     seed: int = Field(0, ge=0, description="the same seed gives the same bytes")
     preprocessing: Preset | Literal["auto"] | None = Field(
         None,
-        description="how pixels are scaled; auto: the preset that is clearly best on labelled images, where one is "
-        "[what the model's metadata say, else imagenet]",
+        description="how pixels are scaled; auto: the preset that is clearly best on labelled images, if one is "
+        "[from the model's metadata, else imagenet]",
     )
     channels: Channels | None = Field(
-        None, description="order in which the model takes its colours [what its metadata say, else RGB]"
+        None, description="channel order of the model's input [from its metadata, else RGB]"
     )
-    mean: Numbers | None = Field(None, description="own normalisation, three numbers of 0..1 pixels; with --std")
-    std: Numbers | None = Field(None, description="own normalisation, three numbers; with --mean")
-    size: Size | None = Field(None, description="HEIGHTxWIDTH that the model is fed [the model's, else 64x64]")
+    mean: Numbers | None = Field(None, description="mean of each channel, for pixels in 0..1; with --std")
+    std: Numbers | None = Field(None, description="standard deviation of each channel; with --mean")
+    size: Size | None = Field(None, description="HEIGHTxWIDTH of the model's input [the model's, else 64x64]")
     resize: Resize | None = Field(
-        None, description="how images are resized, as Pillow does it [what the model's metadata say, else bilinear]"
+        None, description="Pillow's resampling filter [from the model's metadata, else bilinear]"
     )
     crop_from: int | None = Field(
-        None, ge=1, description="resize the shorter side to this, then cut the centre out [to the exact size]"
+        None, ge=1, description="resize the shorter side to this, then centre-crop [resize to the exact size]"
     )
     cache_dtype: CacheDtype | None = Field(
-        None, description="activations on disk [what the cache has; float16 for a new one]"
+        None, description="dtype of cached activations [that of the cache; float16 for a new one]"
     )
     # how it is made
-    providers: str = Field("auto", description="where the model runs: auto (what is installed), cpu, cuda, …")
+    providers: str = Field(
+        "auto", description="ONNX Runtime execution providers: auto (the best one installed), cpu, cuda, …"
+    )
     fingerprint: Literal["quick", "full"] = Field(
-        "quick", description="full: tell by every image's bytes whether images changed, not by their times"
+        "quick", description="full: detect changed images by hashing every file instead of comparing modification times"
     )
     cache_format: CacheFormat | None = Field(
         None,
-        description="npy: one file an image; zarr: a quarter of the bytes, few files; none: only the resized images, and "
-        "the model runs again for every layer [what the cache has; npy]",
+        description="npy: one file per image and layer; zarr: a quarter of the bytes, few files; none: stores the resized "
+        "images only, and the model runs again for every layer [that of the cache; npy]",
     )
-    batch_size: int = Field(32, ge=1, description="images a model run")
-    shard_size: int = Field(512, ge=1, description="examples a task: the unit of retry and resume")
+    batch_size: int = Field(32, ge=1, description="images per batch")
+    shard_size: int = Field(512, ge=1, description="examples per task: the unit of retry and resume")
     workers: int = Field(
         default_factory=available_cores,
         ge=1,
-        description="tasks at once [cores of this machine; threads of the cluster with --dask-address]",
+        description="concurrent tasks [cores of this machine; threads of the cluster with --dask-address]",
     )
     engine: Literal["threads", "dask"] = Field(
         "threads", description="where shards and layers run: threads of this process, or Dask workers (extra [dask])"
@@ -158,22 +162,24 @@ class RunConfig(BaseModel):
         None,
         description="scheduler of an existing Dask cluster, such as tcp://10.0.0.5:8786 [a cluster on this machine]",
     )
-    max_failures: float = Field(0.01, ge=0, le=1, description="share of unreadable images above which the run fails")
+    max_failures: float = Field(0.01, ge=0, le=1, description="fraction of unreadable images above which the run fails")
     wait: float = Field(3600, ge=0, description="seconds to wait for another run on the same results; 0: fail at once")
-    refresh: bool = Field(False, description="throw the cached activations away and make everything again (sets stay)")
+    refresh: bool = Field(
+        False, description="delete the cached activations and extract everything again (published sets are preserved)"
+    )
     check_preprocessing: Annotated[bool, Parameter(negative="--no-check-preprocessing")] = Field(
         True, description="warn where another known preprocessing is clearly better on labelled images"
     )
     evaluate: Annotated[bool, Parameter(negative="--no-evaluate")] = Field(
-        True, description="measure what the paths are worth: metrics.json and a part of the report"
+        True, description="evaluate the paths: metrics.json and a section of the report"
     )
     compare: bool = Field(
         False, description="compare a new set with the one before, or with an earlier model's on the same images"
     )
     alert_below: float = Field(
-        0.8, ge=0, le=1, description="path agreement under which a comparison raises the event cluster-paths.diverged"
+        0.8, ge=0, le=1, description="path agreement below which a comparison emits the event cluster-paths.diverged"
     )
-    plan: bool = Field(False, description="only say what the run would do, and what it would take on disk")
+    plan: bool = Field(False, description="dry run: report what the run would do and how much disk space it would need")
 
     @field_validator("k")
     @classmethod
@@ -194,7 +200,7 @@ class RunConfig(BaseModel):
         if value is not None and (
             value in ("", ".", "..") or value.startswith(".") or set(value) & set('/\\:*?"<>|\0')
         ):
-            raise ValueError(f"should be a plain folder name such as CelebA, got {value!r}")
+            raise ValueError(f"should be a plain directory name such as CelebA, got {value!r}")
         return value
 
     @model_validator(mode="after")
@@ -208,14 +214,18 @@ class RunConfig(BaseModel):
         if self.dask_address is not None and self.engine != "dask":
             raise ValueError("--dask-address goes with --engine dask: add that, or leave the address out")
         if self.cache_format == "none" and self.cache_dtype == "float16":
-            raise ValueError("--cache-format none keeps no activations to round: leave out --cache-dtype float16")
-        if self.cache_format not in (None, "zarr") and self.cache_root and place_of(self.cache_root):
+            raise ValueError("--cache-format none stores no activations to round: leave out --cache-dtype float16")
+        if (
+            self.cache_format not in (None, "zarr")
+            and self.cache_root
+            and open_storage(self.cache_root).request_per_file
+        ):
             raise ValueError(
-                f"--cache-format {self.cache_format} does not go with a cache in object storage, where a file an image is slow "
-                "and dear: leave it out, or take zarr; or name a folder with --cache-root"
+                f"--cache-format {self.cache_format} does not go with a cache in object storage, where one file per image is "
+                "slow and expensive: leave it out, or use zarr; or name a directory with --cache-root"
             )
         if self.preprocessing == AUTO and not self.check_preprocessing:
-            raise ValueError("--preprocessing auto goes by the check of the preprocessing: leave it on")
+            raise ValueError("--preprocessing auto uses the preprocessing check: leave --check-preprocessing on")
         return self
 
     @property
@@ -232,8 +242,9 @@ class RunConfig(BaseModel):
         return (64, 64) if self.sample or self.dataset in ("celeba", "faces") else (224, 224)
 
     @property
-    def cache_dir(self) -> Path:
-        return (self.cache_root or roots.cache_root()).expanduser().absolute() / self.result_name
+    def cache_dir(self) -> Storage:
+        """Where the results go: activations, then set_01, set_02 …"""
+        return open_storage(self.cache_root or roots.cache_root()) / self.result_name
 
     @property
     def chooses(self) -> bool:
@@ -260,7 +271,7 @@ class RunConfig(BaseModel):
         if unknown:
             raise ConfigError(
                 f"--k names {', '.join(unknown)}, which is not clustered in this run. "
-                f"Expected some of {', '.join(layers)}. Mend --k, or add the layer with --layers."
+                f"Expected some of {', '.join(layers)}. Correct --k, or add the layer with --layers."
             )
         return {layer: each.get(layer, default) for layer in layers}
 

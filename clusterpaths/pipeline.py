@@ -12,7 +12,7 @@ stage does is running/stages.py. Flows call the same function with Prefect's way
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import TypeVar
 
@@ -26,31 +26,25 @@ from clusterpaths.clustering.choice import Choice
 from clusterpaths.clustering.cluster import ClusteringRecord, shares_readings, trace_paths
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.common.malloc import share_arenas
-from clusterpaths.comparison.compare import find_earlier
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError, InputError
 from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.extraction.begin import forget_shard, widen_layers
 from clusterpaths.extraction.extract import ExtractionJob, release_sessions
-from clusterpaths.extraction.plan import (
-    ExtractionPlan,
-    ExtractionRecord,
-    examples_in,
-    finish_extraction,
-    forget_shard,
-    widen_layers,
-)
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction.plan import ExtractionPlan, examples_in
 from clusterpaths.records import ModelRecord
 from clusterpaths.running import stages
 from clusterpaths.running.progress import TOGETHER, Tracker
 from clusterpaths.running.report import Outcome, Report
-from clusterpaths.running.runner import Future, InProcess, Runner, bounded
+from clusterpaths.running.runner import Future, InProcess, Runner, run_pieces
 from clusterpaths.running.timer import StageTimer
-from clusterpaths.sets.publish import PublishedSet
-from clusterpaths.storage.lock import locked_cache
-from clusterpaths.storage.remote import local_folder, require_storage
+from clusterpaths.sets.find import find_earlier
+from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+Key = TypeVar("Key", bound=Hashable)
 
 
 def run(config: RunConfig, runner: Runner | None = None, report: Report | None = None) -> Outcome:
@@ -68,7 +62,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
     runner, report, timer = runner or InProcess(config.workers), report or Report(), StageTimer()
     results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
 
-    require_storage(results)  # of s3:// results: an error comes before a download, not after it
+    results.require()  # of s3:// results: an error comes before a download, not after it
     with timer("check"):
         model = runner.run(stages.check_model, config)
         report.model(config, model)
@@ -77,7 +71,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
     with timer("instrument"):
         model, preprocessing = runner.run(stages.instrument, config, model)
 
-    with locked_cache(results, config.wait, log.warning), ExitStack() as until_done:
+    with results.lock(config.wait, log.warning), ExitStack() as until_done:
         checked = None
         if config.check_preprocessing and (config.preprocessing == AUTO or not config.plan):
             with timer("check preprocessing"):
@@ -125,16 +119,16 @@ def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report
 
     A published set stays published: where nothing fits to compare it with, that is logged, and the run goes on.
     """
-    earlier = find_earlier(published.path)
+    earlier = find_earlier(published)
     if earlier is None:
         log.info("There is no earlier set on the same images to compare %s with", published.path)
         return
     try:
-        comparison = runner.run(stages.compare_sets, earlier, published.path)
+        comparison = runner.run(stages.compare_sets, earlier, published)
     except InputError as error:
         log.warning("Not compared: %s", error)
         return
-    page = runner.run(stages.write_comparison, comparison, published.path)
+    page = runner.run(stages.write_comparison, comparison, published)
     report.comparison(comparison, page, alert_below)
 
 
@@ -143,7 +137,7 @@ class _Run:
 
     def __init__(self, job: ExtractionJob, runner: Runner, report: Report) -> None:
         self._job, self._runner, self._report = job, runner, report
-        self._directory = local_folder(job.directory)
+        self._directory = job.storage
         self._repaired: set[int] = set()
 
     def extract(self, plan: ExtractionPlan) -> ExtractionRecord:
@@ -186,13 +180,9 @@ class _Run:
                 layer: self._call(stages.cluster_layer, extraction, identity, layer, name=f"cluster {layer}")
                 for layer in missing
             }
-            corrupted: set[int] = set()
             with self._clustering_progress(extraction, missing) as progress:
-                for layer, future in bounded(self._runner, calls, progress.finish):
-                    try:
-                        records[layer] = future.result()
-                    except CorruptedShardError as damage:
-                        corrupted.add(self._noted(damage))
+                found, corrupted = self._pieces(calls, progress.finish)
+            records |= found
             self._repair(corrupted)  # now that no layer reads the cache
         return [records[layer] for layer in identity.layers]
 
@@ -211,8 +201,7 @@ class _Run:
         sizes = {str(shard): count for shard, count in examples_in(self._directory, shards).items()}
         with self._report.progress("extraction", self._job.directory, sizes, sum(sizes.values())) as progress:
             try:
-                for _, future in bounded(self._runner, calls, progress.finish):
-                    future.result()
+                self._pieces(calls, progress.finish)
             finally:
                 self._runner.everywhere(release_sessions)
 
@@ -235,12 +224,7 @@ class _Run:
                 part: self._call(parallel_fit.fit_part, extraction, identity, fit, part, name=f"{name} part {part}")
                 for part in range(fit.parts)
             }
-            corrupted: set[int] = set()
-            for _, future in bounded(self._runner, calls):
-                try:
-                    future.result()
-                except CorruptedShardError as damage:
-                    corrupted.add(self._noted(damage))
+            _, corrupted = self._pieces(calls)
             if corrupted:
                 self._repair(corrupted)  # and this pass again: parts that are done are found
             else:
@@ -254,6 +238,23 @@ class _Run:
         sizes = {layer: rows * int(np.prod(record.shape)) for layer, record in manifest.layers.items()}
         sizes[TOGETHER] = sum(sizes.values())
         return self._report.progress("clustering", extraction.directory, {p: sizes[p] for p in parts}, examples)
+
+    def _pieces(
+        self, calls: Mapping[Key, Callable[[], Future[Result]]], finished: Callable[[Key], None] = lambda _: None
+    ) -> tuple[dict[Key, Result], set[int]]:
+        """What the pieces returned, and the shards that others found corrupted; all that were begun have ended."""
+        results: dict[Key, Result] = {}
+        corrupted: set[int] = set()
+
+        def ended(key: Key, future: Future[Result]) -> None:
+            finished(key)
+            try:
+                results[key] = future.result()
+            except CorruptedShardError as damage:
+                corrupted.add(self._noted(damage))
+
+        run_pieces(self._runner, calls, ended)
+        return results, corrupted
 
     def _call(self, stage: Callable[..., Result], *args: object, name: str) -> Callable[[], Future[Result]]:
         return lambda: self._runner.submit(stage, *args, name=name)

@@ -18,7 +18,6 @@ from clusterpaths.report import markdown
 from clusterpaths.report.comparison import headline
 from clusterpaths.running.progress import Tracker, What
 from clusterpaths.running.report import Outcome, Report
-from clusterpaths.storage.remote import local_folder
 from tasks.comparison_events import announce_comparison
 from tasks.progress import progress_artifact
 
@@ -45,9 +44,7 @@ class PrefectReport(Report):
         announce_comparison(comparison, alert_below)
 
     def outcome(self, outcome: Outcome) -> None:
-        rows = markdown.stage_rows(
-            outcome.stages, outcome.plan.wanted, outcome.plan.missing, local_folder(outcome.job.directory)
-        )
+        rows = markdown.stage_rows(outcome.stages, outcome.plan.wanted, outcome.plan.missing, outcome.job.storage)
         create_table_artifact(rows, key="stage-times", description="How long each stage took")
         published, report, check = outcome.published, outcome.report, outcome.check
         if published and report:

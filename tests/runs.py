@@ -30,7 +30,8 @@ from clusterpaths.config import RunConfig
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import normalise
 from clusterpaths.running.runner import Runner
-from clusterpaths.sets.publish import read_set
+from clusterpaths.sets.published import open_set
+from clusterpaths.storage import open_storage
 
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLE_MODEL = PROJECT / "ONNX_models" / "SampleFaces_CNN.onnx"
@@ -168,7 +169,7 @@ def succeed(**options: Any) -> Run:
 
 def published(run: Run) -> Any:
     """The set's record."""
-    return read_set(run.cache, run.folder.name).record
+    return open_set(run.folder).record
 
 
 def paths_of(folder: Path) -> dict[str, list[int]]:
@@ -198,7 +199,7 @@ def assert_contract(folder: Path, examples: int, layers: dict[str, int], k: int)
 
 def written(cache: Path) -> dict[Path, int]:
     """Activation files of the recorded shards of an npy cache, with the time each was last written."""
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     assert manifest is not None
     ids = [i for shard in manifest.shards if shard.rows is not None for i in shard.row_ids()]
     files = [cache / layer / f"{i}.npy" for layer in manifest.layers for i in ids]
@@ -210,7 +211,7 @@ def rows_of(cache: Path, layer: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
 
     Without activations: what the model gives for the images that lie there, in runs as they were.
     """
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     assert manifest is not None
     shards = [shard for shard in manifest.shards if shard.rows is not None]
     ids = np.concatenate([shard.row_ids() for shard in shards])

@@ -64,7 +64,6 @@ def circle(arrows: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
-@pytest.mark.xfail(strict=True, reason="four circles inside directories are still to be cut")
 def test_no_module_imports_itself_by_way_of_others() -> None:
     assert circle(graph()) == []
 

@@ -7,8 +7,6 @@ bytes) of the file that was read, and attr_NAME for each attribute.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,17 +14,16 @@ from numpy.typing import NDArray
 
 from clusterpaths.datasets.base import ExampleTable
 from clusterpaths.errors import CacheError
-from clusterpaths.storage.atomic import partial_sibling
-from clusterpaths.storage.remote import address_of, fetch, fetch_folder
+from clusterpaths.storage import Storage
 
 EXAMPLES = "examples.parquet"
 PARTS = "examples"
 ATTRIBUTE = "attr_"
 
 
-def part_path(directory: Path, shard: int) -> Path:
-    """Where what is known of one shard's examples lies."""
-    return directory / PARTS / f"{shard:05d}.parquet"
+def part_file(shard: int) -> str:
+    """The file, in PARTS, of what is known of one shard's examples."""
+    return f"{shard:05d}.parquet"
 
 
 def make_part(
@@ -71,40 +68,43 @@ def make_part(
     return pa.table(columns)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
+def write_part(directory: Storage, shard: int, part: pa.Table) -> None:
+    """Atomically."""
+    write_table(directory, f"{PARTS}/{part_file(shard)}", part)
+
+
+def write_table(directory: Storage, name: str, table: pa.Table) -> None:
     """Atomically, zstd, without anything that changes from run to run."""
-    with partial_sibling(path) as partial:
+    with directory.write(name) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 
-def join_parts(directory: Path, shards: list[int]) -> Path:
+def join_parts(directory: Storage, shards: list[int]) -> None:
     """examples.parquet out of the parts of these shards, ids ascending, one row an id.
 
     An example that failed and whose file was mended since stands in two parts: the later one counts.
     """
-    fetch_folder(directory / PARTS)
-    parts = [pq.read_table(part_path(directory, shard)) for shard in shards]
+    lying = directory.local_tree(PARTS)
+    parts = [pq.read_table(lying / part_file(shard)) for shard in shards]
     # "permissive": attributes may have come to the data folder after the first shards were made
     table = pa.concat_tables(parts, promote_options="permissive").sort_by([("id", "ascending"), ("shard", "ascending")])
     ids = table["id"].to_numpy()
-    table = table.filter(pa.array(np.append(ids[1:] != ids[:-1], True)))
-    path = directory / EXAMPLES
-    write_table(path, table)
-    return path
+    write_table(directory, EXAMPLES, table.filter(pa.array(np.append(ids[1:] != ids[:-1], True))))
 
 
 def read_examples(
-    directory: Path, columns: list[str] | None = None, between: tuple[int, int] | None = None
+    directory: Storage, columns: list[str] | None = None, between: tuple[int, int] | None = None
 ) -> pa.Table:
     """Columns of examples.parquet, ids ascending; only of ids from one to another where these are given.
 
     Raises:
         CacheError: it is missing.
     """
-    path = fetch(directory / EXAMPLES)
+    path = directory.local(EXAMPLES)
     if not path.is_file():
         raise CacheError(
-            f"{address_of(path)} is missing: extraction has not finished here. Run the flow again; it goes on from there."
+            f"{directory / EXAMPLES} is missing: extraction has not finished here. Run the flow again; it goes on from "
+            "there."
         )
     filters = [("id", ">=", between[0]), ("id", "<=", between[1])] if between else None
     return pq.read_table(path, columns=columns, filters=filters)

@@ -6,22 +6,15 @@ A shard exists once it is recorded here, not before.
 
 from __future__ import annotations
 
-import random
-import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from clusterpaths.errors import CacheError
 from clusterpaths.records import CacheDtype, CacheFormat, ModelIdentity, ModelRecord, Preprocessing, Record
-from clusterpaths.storage.atomic import atomic_write
-from clusterpaths.storage.lease import require_held
-from clusterpaths.storage.remote import address_of, place_of, put_object, read_object
+from clusterpaths.storage import Storage
 
 MANIFEST = "manifest.json"
 PIXELS = "pixels"  # of a cache without activations
@@ -95,7 +88,7 @@ class Manifest(CacheIdentity):
     shards: tuple[ShardRecord, ...] = ()
 
 
-def read_manifest(directory: Path) -> Manifest | None:
+def read_manifest(directory: Storage) -> Manifest | None:
     """The manifest of a cache, or None where there is none.
 
     Raises:
@@ -104,72 +97,60 @@ def read_manifest(directory: Path) -> Manifest | None:
     return read_version(directory)[0]
 
 
-def read_version(directory: Path) -> tuple[Manifest | None, str]:
-    """As `read_manifest`, and which version it is (of a cache in object storage, its etag; else "")."""
-    path = directory / MANIFEST
-    version = ""
+def read_version(directory: Storage) -> tuple[Manifest | None, str]:
+    """As `read_manifest`, and which version it is, for `write_manifest`."""
+    content, version = directory.read_version(MANIFEST)
+    return (None if content is None else _parse(directory, content)), version
+
+
+def _parse(directory: Storage, content: bytes) -> Manifest:
     try:
-        if place_of(path):
-            found = read_object(path)
-            text, version = found or (b"", "")
-            if found is None:
-                return None, ""
-        else:
-            text = path.read_bytes()
-    except FileNotFoundError:
-        return None, ""
-    try:
-        return Manifest.model_validate_json(text), version
+        return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise CacheError(
-            f"{address_of(path)} is not understood: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. It was "
+            f"{directory / MANIFEST} is not understood: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. It was "
             "written by another version or changed by hand. Use another --name, or --refresh to make the cache again."
         ) from error
 
 
-def require_manifest(directory: Path) -> Manifest:
+def require_manifest(directory: Storage) -> Manifest:
     """The manifest of a cache that must be there by now.
 
     Raises:
         CacheError: there is none.
     """
-    manifest = read_manifest(directory)
+    return _required(directory, read_manifest(directory))
+
+
+def _required(directory: Storage, manifest: Manifest | None) -> Manifest:
     if manifest is None:
         raise CacheError(
-            f"{address_of(directory / MANIFEST)} is missing. Expected the cache that this run planned; something removed it "
+            f"{directory / MANIFEST} is missing. Expected the cache that this run planned; something removed it "
             "meanwhile. Run the flow again."
         )
     return manifest
 
 
-def write_manifest(directory: Path, manifest: Manifest, version: str = "") -> None:
+def write_manifest(directory: Storage, manifest: Manifest, version: str = "") -> None:
     """Atomically.
 
     Raises:
         CacheError: of a cache in object storage: the manifest there is not of the version (see `read_version`; "": that there
             is none) that this one was made from.
     """
-    if not _replace(directory, manifest, version):
+    if not directory.replace(MANIFEST, _content(manifest), version):
         raise CacheError(
-            f"{address_of(directory / MANIFEST)} was changed by another run since this one read it; nothing was written. "
+            f"{directory / MANIFEST} was changed by another run since this one read it; nothing was written. "
             "Wait for the other run to end and run the same command again."
         )
 
 
-def _replace(directory: Path, manifest: Manifest, version: str) -> bool:
-    path, content = directory / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode()
-    if place_of(path):
-        require_held(directory)
-        return put_object(path, content, version or None) is not None
-    atomic_write(path, content)
-    return True
+def _content(manifest: Manifest) -> bytes:
+    return (manifest.model_dump_json(indent=1) + "\n").encode()
 
 
-_in_process = threading.Lock()  # FileLock objects of one process would not wait for each other's threads in order
-
-
-def update_shards(directory: Path, *records: ShardRecord) -> None:
+def update_shards(directory: Storage, *records: ShardRecord) -> None:
     """Put these records in the places of those with their index; safe between threads, processes and machines.
 
     Raises:
@@ -182,7 +163,7 @@ def update_shards(directory: Path, *records: ShardRecord) -> None:
             record = by_index.get(shard.index, shard)
             if (record.ids, record.start) != (shard.ids, shard.start):
                 raise CacheError(
-                    f"Shard {shard.index} of {address_of(directory)} was planned anew by another run while it was made here; "
+                    f"Shard {shard.index} of {directory} was planned anew by another run while it was made here; "
                     "nothing was recorded. Wait for the other run to end and run the same command again."
                 )
         shards = tuple(by_index.get(shard.index, shard) for shard in manifest.shards)
@@ -191,23 +172,17 @@ def update_shards(directory: Path, *records: ShardRecord) -> None:
     change_manifest(directory, recorded)
 
 
-def change_manifest(directory: Path, change: Callable[[Manifest], Manifest]) -> None:
-    """Read, change and write the manifest as one step; in object storage by conditional writes, again until one holds."""
-    if not place_of(directory):
-        with _in_process, FileLock(directory / ".manifest.lock"):
-            write_manifest(directory, change(require_manifest(directory)))
-        return
-    while True:
-        manifest, version = read_version(directory)
-        if manifest is None:
-            require_manifest(directory)
-        elif _replace(directory, change(manifest), version):
-            return
-        time.sleep(random.uniform(0.01, 0.1))  # writers of many machines should not meet again at once
+def change_manifest(directory: Storage, change: Callable[[Manifest], Manifest]) -> None:
+    """Read, change and write the manifest as one step; `change` may be called again."""
+
+    def changed(content: bytes | None) -> bytes:
+        return _content(change(_required(directory, None if content is None else _parse(directory, content))))
+
+    directory.update(MANIFEST, changed)
 
 
 def require_same(
-    stored: Manifest, required: CacheIdentity, directory: Path, *, format_asked: bool, dtype_asked: bool
+    stored: Manifest, required: CacheIdentity, directory: Storage, *, format_asked: bool, dtype_asked: bool
 ) -> None:
     """Check that a stored cache is what a run requires.
 
@@ -240,7 +215,7 @@ def require_same(
         differences.append(f"cache dtype: stored {stored.dtype}, required {required.dtype}")
     if differences:
         raise CacheError(
-            f"The activations in {address_of(directory)} are not those of this run; nothing was changed. They differ in "
+            f"The activations in {directory} are not those of this run; nothing was changed. They differ in "
             + "; ".join(differences)
             + ". Use another --name to keep both, or --refresh to throw the stored activations away."
         )

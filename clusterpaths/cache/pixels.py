@@ -6,7 +6,6 @@ of them by `recomputed.py`. As with activations, nothing counts before the manif
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.manifest import PIXELS, CacheIdentity, ShardRecord
 from clusterpaths.cache.stores import open_store, size_on_disk
 from clusterpaths.errors import CorruptedShardError
+from clusterpaths.storage import Storage
 from clusterpaths.storage.atomic import disk_errors
 
 _READ = 1 << 20  # bytes at a time on the way to a checksum
@@ -36,7 +36,7 @@ class Kept(Protocol):
         """Remove all of it."""
 
 
-def open_kept(directory: Path, identity: CacheIdentity) -> Kept:
+def open_kept(directory: Storage, identity: CacheIdentity) -> Kept:
     """What a cache keeps of its images: activations, or pixels."""
     if identity.format == "none":
         return PixelStore(directory, identity.preprocessing.size)
@@ -59,23 +59,21 @@ def image_bytes(size: tuple[int, int]) -> int:
 class PixelStore:
     """pixels/SHARD.rgb: the shard's readable images in order of id, (rows, height, width, 3) uint8 without a header."""
 
-    def __init__(self, directory: Path, size: tuple[int, int]) -> None:
-        self._folder = directory / PIXELS
-        self._size = size
+    def __init__(self, directory: Storage, size: tuple[int, int]) -> None:
+        self._directory, self._size = directory / PIXELS, size
 
     def shard(self, record: ShardRecord) -> ShardPixels:
         """The file of one shard, to be written or read; it need not be there."""
-        return ShardPixels(self._folder / f"{record.index:05d}.rgb", record, self._size)
+        return ShardPixels(self._directory.path / f"{record.index:05d}.rgb", record, self._size)
 
     def reserve(self, rows: int) -> None:  # noqa: ARG002 - files need no room beforehand
-        with disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
+        self._directory.make()
 
     def whole(self, shards: list[ShardRecord]) -> set[int]:
         return {shard.index for shard in shards if self.shard(shard).is_whole()}
 
     def remove(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._directory.remove_tree()
 
 
 class ShardPixels:

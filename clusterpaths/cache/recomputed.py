@@ -24,6 +24,7 @@ from clusterpaths.models.external import hash_files
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import normalise
 from clusterpaths.records import ModelRecord
+from clusterpaths.storage import Storage
 
 
 class RecomputedRows:
@@ -40,7 +41,7 @@ class RecomputedRows:
         CacheError: the manifest does not say how the model is run.
     """
 
-    def __init__(self, directory: Path, manifest: Manifest, layers: tuple[str, ...]) -> None:
+    def __init__(self, directory: Storage, manifest: Manifest, layers: tuple[str, ...]) -> None:
         if manifest.runner is None:
             raise CacheError(
                 f"The manifest in {directory} does not say how the model is run, which a cache without activations needs. "

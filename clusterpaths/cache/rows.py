@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,10 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.fit_sample import SAMPLE_ROWS, fit_positions
 from clusterpaths.cache.manifest import ShardRecord, require_manifest
 from clusterpaths.cache.recomputed import RecomputedRows
-from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, open_store
+from clusterpaths.cache.stores import ActivationStore, open_store
+from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.errors import CacheError, CorruptedShardError
-from clusterpaths.storage.remote import address_of
+from clusterpaths.storage import Storage
 
 # Of float32 values, a block. It depends on the layer alone: never on N, batch or shard size, so that results do not.
 BLOCK_BYTES = 16 << 20
@@ -48,7 +48,7 @@ class LayerRows:
     """
 
     def __init__(
-        self, directory: Path, layer: str, ids: NDArray[np.int64], progress: Callable[[int], None] | None = None
+        self, directory: Storage, layer: str, ids: NDArray[np.int64], progress: Callable[[int], None] | None = None
     ) -> None:
         manifest = require_manifest(directory)
         if layer not in manifest.layers:
@@ -57,7 +57,7 @@ class LayerRows:
         self.fit = fit_positions(ids)
         self.width = int(np.prod(manifest.layers[layer].shape))
         self.block_rows = int(np.clip(BLOCK_BYTES // (self.width * 4), 1, MAX_BLOCK_ROWS))
-        self._directory = address_of(directory)  # in messages
+        self._directory = directory
         self._source: RecomputedRows | ActivationStore = (
             RecomputedRows(directory, manifest, (layer,))
             if manifest.format == "none"

@@ -29,9 +29,10 @@ from clusterpaths.clustering.kmeans import Rows, count_distinct, draw_sample, ru
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import ConfigError
 from clusterpaths.metrics.agreement import adjusted_rand
-from clusterpaths.metrics.faithfulness import decision_alignment
+from clusterpaths.metrics.alignment import decision_alignment
+from clusterpaths.metrics.checks import Ints
 from clusterpaths.metrics.intervals import wilson
-from clusterpaths.metrics.paths import Ints, count_paths, largest_class
+from clusterpaths.metrics.paths import count_paths, largest_class
 from clusterpaths.records import Distance
 
 GRID = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30)
@@ -139,8 +140,8 @@ def choose(
                 scaled = _unit(sketches) if name == "cosine" else sketches
                 directed = np.asarray(scaled.any(axis=1)) | (name != "cosine")
                 compact = _compact(scaled)
-                for number in _grid(asked[layer], count_distinct(scaled), len(sample)):
-                    one = _fit(compact, directed, number, judge.fits, seed)
+                for number in _grid(asked[layer], count_distinct(scaled, GRID[-1]), len(sample)):
+                    one = _fit(scaled, compact, directed, number, judge.fits, seed)
                     fits[layer, name, number] = one
                     daf, interval = judge.daf(one.labels[:, :, None])
                     points.append(
@@ -267,19 +268,28 @@ def _compact(sketches: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _fit(
-    sketches: NDArray[np.float64], directed: NDArray[np.bool_], k: int, fits: NDArray[np.bool_], seed: int
+    sketches: NDArray[np.float32],
+    compact: NDArray[np.float64],
+    directed: NDArray[np.bool_],
+    k: int,
+    fits: NDArray[np.bool_],
+    seed: int,
 ) -> _Fits:
-    """Cluster (s, d) sketches once a seed; rows that are not `directed` go into cluster 0, as everywhere."""
+    """Cluster (s, d) sketches once a seed; rows that are not `directed` go into cluster 0, as everywhere.
+
+    A fold may lack some of the distinct rows: then it has fewer clusters, for of two equal ones rounding would choose.
+    """
     labels = np.zeros((len(fits), len(sketches)), np.int16)
     silhouettes = []
     for number, fit in enumerate(fits):
-        seen = sketches[fit & directed]
-        if len(seen) == 0:
+        seen = fit & directed
+        if not seen.any():
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a fold may lack some of the distinct rows
-            model = KMeans(min(k, len(seen)), n_init=1, random_state=seed + number).fit(seen)
-        gaps = model.transform(sketches)  # (s, k)
+            warnings.simplefilter("ignore", ConvergenceWarning)  # rows may be as good as equal
+            found = count_distinct(sketches[seen], k)
+            model = KMeans(found, n_init=1, random_state=seed + number).fit(compact[seen])
+        gaps = model.transform(compact)  # (s, k)
         labels[number, directed] = gaps.argmin(axis=1)[directed]
         if gaps.shape[1] > 1 and (~fit & directed).any():
             own, other = np.partition(gaps[~fit & directed], 1, axis=1)[:, :2].T

@@ -21,17 +21,16 @@ from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.kmeans import Clustering, cluster_rows, clustering
 from clusterpaths.clustering.shared_reading import RowsTogether
 from clusterpaths.errors import CacheError, CorruptedShardError
-from clusterpaths.extraction.plan import ExtractionRecord
+from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.records import ClusterSummary, Record
-from clusterpaths.storage.atomic import partial_sibling
-from clusterpaths.storage.remote import address_of, fetch, local_folder
+from clusterpaths.storage import Storage
 
 
 class ClusteringRecord(Record):
-    """Where one layer's clustering lies, and what it looks like."""
+    """Which file of the cache one layer's clustering is in, and what it looks like."""
 
     layer: str
-    path: str
+    file: str
     summary: ClusterSummary
     seconds: float
     found: bool
@@ -48,10 +47,9 @@ def cluster_layer(
         CorruptedShardError: bytes on disk are not those that were extracted.
     """
     started = time.perf_counter()
-    directory = local_folder(extraction.directory)
-    path = clustering_path(extraction, identity, layer)
-    ids = parse_ids(extraction.ids)
-    clustering = read_clustering(path)
+    directory, ids = extraction.storage, parse_ids(extraction.ids)
+    file = clustering_file(identity, layer)
+    clustering = read_clustering(directory, file)
     found = clustering is not None
     if clustering is None:
         rows = LayerRows(directory, layer, ids, progress)
@@ -63,8 +61,8 @@ def cluster_layer(
             for _ in rows.blocks():  # NaN in damaged bytes is met before their checksum is; then this says so
                 pass
             raise
-        write_clustering(path, clustering)
-    return _record(layer, path, clustering, time.perf_counter() - started, found)
+        write_clustering(directory, file, clustering)
+    return _record(layer, file, clustering, time.perf_counter() - started, found)
 
 
 def cluster_layers(
@@ -88,45 +86,43 @@ def cluster_layers(
         ModelError: the model file is gone, or another one now.
     """
     started = time.perf_counter()
-    directory = local_folder(extraction.directory)
-    paths = {layer: clustering_path(extraction, identity, layer) for layer in layers}
-    found = {layer: one for layer, path in paths.items() if (one := read_clustering(path)) is not None}
+    directory = extraction.storage
+    files = {layer: clustering_file(identity, layer) for layer in layers}
+    found = {layer: one for layer, file in files.items() if (one := read_clustering(directory, file)) is not None}
     made: dict[str, Clustering] = {}
     if missing := tuple(layer for layer in layers if layer not in found):
         made = RowsTogether(directory, missing, parse_ids(extraction.ids), workers, progress).run(
             lambda layer, rows: clustering(rows, identity.k_per_layer[layer], identity.distance, identity.seed)
         )
         for layer in missing:
-            write_clustering(paths[layer], made[layer])
+            write_clustering(directory, files[layer], made[layer])
     seconds = (time.perf_counter() - started) / max(len(missing), 1)
-    return [_record(layer, paths[layer], (found | made)[layer], seconds, layer in found) for layer in layers]
+    return [_record(layer, files[layer], (found | made)[layer], seconds, layer in found) for layer in layers]
 
 
 def shares_readings(extraction: ExtractionRecord) -> bool:
     """Whether all layers of this cache are best clustered by one `cluster_layers`: where every reading runs the model."""
-    return require_manifest(local_folder(extraction.directory)).format == "none"
+    return require_manifest(extraction.storage).format == "none"
 
 
-def clustering_path(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> Path:
-    """Where a layer's clustering lies."""
-    return local_folder(extraction.directory) / CLUSTERINGS / f"{layer}-{identity.layer_fingerprint(layer)[:16]}.npz"
+def clustering_file(identity: SetIdentity, layer: str) -> str:
+    """The file of the cache for a layer's clustering."""
+    return f"{CLUSTERINGS}/{layer}-{identity.layer_fingerprint(layer)[:16]}.npz"
 
 
-def _record(layer: str, path: Path, clustering: Clustering, seconds: float, found: bool) -> ClusteringRecord:
-    return ClusteringRecord(
-        layer=layer, path=address_of(path), summary=_summary(clustering), seconds=seconds, found=found
-    )
+def _record(layer: str, file: str, clustering: Clustering, seconds: float, found: bool) -> ClusteringRecord:
+    return ClusteringRecord(layer=layer, file=file, summary=_summary(clustering), seconds=seconds, found=found)
 
 
-def read_clustering(path: Path) -> Clustering | None:
+def read_clustering(directory: Storage, file: str) -> Clustering | None:
     """A clustering from its file; None where there is none that can be read."""
     try:
-        with np.load(fetch(path)) as file:
-            scalars = file["scalars"].tolist()
+        with np.load(directory.local(file)) as arrays:
+            scalars = arrays["scalars"].tolist()
             return Clustering(
-                file["centroids"],
-                file["labels"],
-                file["distances"],
+                arrays["centroids"],
+                arrays["labels"],
+                arrays["distances"],
                 inertia=scalars[0],
                 distinct=int(scalars[1]),
                 zero_rows=int(scalars[2]),
@@ -136,12 +132,12 @@ def read_clustering(path: Path) -> Clustering | None:
         return None  # written atomically, so a bad one is not ours or was damaged: it is made again
 
 
-def write_clustering(path: Path, clustering: Clustering) -> None:
+def write_clustering(directory: Storage, file: str, clustering: Clustering) -> None:
     """Atomically."""
     scalars = [clustering.inertia, clustering.distinct, clustering.zero_rows, clustering.passes]
-    with partial_sibling(path) as partial, partial.open("wb") as file:
+    with directory.write(file) as partial, partial.open("wb") as opened:
         np.savez(
-            file,
+            opened,
             centroids=clustering.centroids,
             labels=clustering.labels,
             distances=clustering.distances,
@@ -179,17 +175,17 @@ def trace_paths(extraction: ExtractionRecord, identity: SetIdentity, clusterings
     Raises:
         CacheError: a layer's clustering is gone, or is not of these examples.
     """
-    directory = local_folder(extraction.directory)
-    ids = parse_ids(extraction.ids)
+    directory, ids = extraction.storage, parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "file", "split", "label", "prediction"])
     examples = examples.filter(pa.array(np.isin(examples["id"].to_numpy(), ids)))
     by_layer = {record.layer: record for record in clusterings}
     for layer in identity.layers:
-        clustering = read_clustering(local_folder(by_layer[layer].path))
+        clustering = read_clustering(directory, by_layer[layer].file)
         if clustering is None or len(clustering.labels) != len(ids) or len(examples) != len(ids):
-            raise CacheError(f"The clustering {by_layer[layer].path} is not of these {len(ids)} examples. Run again.")
+            gone = directory / by_layer[layer].file
+            raise CacheError(f"The clustering {gone} is not of these {len(ids)} examples. Run again.")
         examples = examples.append_column(layer, pa.array(clustering.labels, pa.int16()))
         examples = examples.append_column(f"distance.{layer}", pa.array(clustering.distances, pa.float32()))
-    path = directory / CLUSTERINGS / f"paths-{identity.fingerprint()[:16]}.parquet"
-    write_table(path, examples)
-    return path
+    file = f"{CLUSTERINGS}/paths-{identity.fingerprint()[:16]}.parquet"
+    write_table(directory, file, examples)
+    return directory.path / file

@@ -7,7 +7,6 @@ are how a result is made; they are no part of it.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +16,10 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import LayerRecord, parse_ids, require_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
-from clusterpaths.extraction.plan import ExtractionRecord, require_enough
+from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.extraction.plan import require_enough
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
-from clusterpaths.storage.remote import local_folder
+from clusterpaths.storage import Storage
 
 # Raised when the algorithm changes, so that an old result is not taken for a new one.
 ALGORITHM = 2
@@ -57,7 +57,7 @@ def identify(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
     """
     if config.distance == "auto" or config.chooses:
         raise ConfigError("k or distance is still auto. Call choose_settings first, and ask with what it returns.")
-    directory = local_folder(extraction.directory)
+    directory = extraction.storage
     manifest = require_manifest(directory)
     k_per_layer = config.k_per_layer(model.layers)
     require_enough(extraction.num_examples, k_per_layer)
@@ -74,7 +74,7 @@ def identify(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
     )
 
 
-def _digest(directory: Path, ids: NDArray[np.int64]) -> str:
+def _digest(directory: Storage, ids: NDArray[np.int64]) -> str:
     examples = read_examples(directory, ["id", "file", "size"])
     wanted = np.isin(examples["id"].to_numpy(), ids)
     rows = zip(*(examples[name].to_pylist() for name in ("id", "file", "size")), strict=True)

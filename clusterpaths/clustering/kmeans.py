@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
@@ -30,6 +31,11 @@ MAX_PASSES = 3
 # A cluster: of CelebA's layers, a fit on 320 rows a cluster has an inertia within 0.3% of that on all, on 200 within 0.7%,
 # on 100 within 2.3% (2,000 real images, three seeds).
 LEAST_FIT_ROWS = 200
+# Of squared lengths. Below ALIKE, two rows are the same but for rounding. ROUNDING is what rounding may leave of a squared
+# distance that is 0: it is the difference of float32 sums that are as large as the squared length, and up to 1.3e-6 of it
+# was seen (262,144 values a row, three of OpenBLAS's kernels).
+ALIKE = 1e-10
+ROUNDING = 1e-5
 
 
 class Shape(Protocol):
@@ -82,7 +88,7 @@ class Clustering:
         labels: (n,) int16, the nearest centroid of each row.
         distances: (n,) float32, to it: 1 - cosine, or Euclidean.
         inertia: sum of squared distances; for cosine between unit rows and unit centroids.
-        distinct: how many different rows the sample holds, at most k of interest.
+        distinct: how many different rows the sample holds; k where there are more.
         zero_rows: rows of length 0, which have no direction; cosine puts them into cluster 0, at distance 0, and
             lets them play no part in the centroids (which are 0 only where no row of the sample has a direction).
         passes: streaming passes it took.
@@ -148,7 +154,9 @@ def seeding_again(
 ) -> Steps[int]:
     """Move centroids of clusters without a row onto rows that lie far off, in place; how many could be moved."""
     empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
-    far = np.sort(farthest(distances, labels, len(empty)))
+    unsure = (ROUNDING * np.einsum("ij,ij->i", centroids, centroids))[labels]  # (n,) squared
+    least = unsure / 2 if distance == "cosine" else np.sqrt(unsure)
+    far = np.sort(farthest(distances, labels, len(empty), least))
 
     def add(where: Where, block: NDArray[np.float32]) -> None:
         centroids[empty[_places(far, where)]] = scaled(block, distance)
@@ -158,15 +166,18 @@ def seeding_again(
     return len(far)
 
 
-def farthest(distances: NDArray[np.float32], labels: NDArray[np.int16], count: int) -> NDArray[np.int64]:
+def farthest(
+    distances: NDArray[np.float32], labels: NDArray[np.int16], count: int, least: NDArray[np.float32]
+) -> NDArray[np.int64]:
     """Up to `count` positions of rows that would make good new seeds: far off, each from another cluster first.
 
-    Rows at (nearly) no distance, and rows of clusters that would lose their only one, are none.
+    Rows at (nearly) no distance, and rows of clusters that would lose their only one, are none. `least` (n,) is the
+    distance of each row from which it is more than rounding: else rounding would say whether there is another pass.
     """
     if count == 0:
         return np.empty(0, np.int64)
     crowded = np.bincount(labels)[labels] > 1
-    candidates = np.flatnonzero(crowded & (distances > 1e-4 * max(float(distances.max()), 1e-30)) & (distances > 1e-6))
+    candidates = np.flatnonzero(crowded & (distances > 1e-4 * float(distances.max())) & (distances > least))
     order = candidates[np.argsort(-distances[candidates], kind="stable")]
     _, first_of_cluster = np.unique(labels[order], return_index=True)
     return order[np.sort(first_of_cluster)][:count]
@@ -184,9 +195,9 @@ def seeding(
     directed = np.asarray(sketches.any(axis=1))
     if distance == "euclidean" or not directed.any():
         directed = np.ones(len(sample), bool)
-    distinct = count_distinct(sketches[directed])
+    distinct = count_distinct(sketches[directed], k)
     labels = np.full(len(sample), -1, np.int64)  # -1: has no direction
-    labels[directed] = _best_labels(sketches[directed], min(k, distinct), int(rng.integers(2**31)))
+    labels[directed] = _best_labels(sketches[directed], distinct, int(rng.integers(2**31)))
     found = int(labels.max()) + 1
     sums = np.zeros((found, rows.width), np.float32)
 
@@ -221,6 +232,9 @@ def sketching(
     For cosine they have unit length before they are projected, and rows of zeros stay zeros. Where there are many rows
     (`rows.fit`), the projection is one of random signs, of which each value has one: a count sketch whose buckets are
     not drawn (Charikar, Chen and Farach-Colton 2002). It takes a fifth of a Gaussian one's time.
+
+    Equal rows have equal sketches, to the bit: a matrix product alone does not see to that, as the last bits of a row
+    may depend on where in a block it stands.
     """
     projection, signs = None, None
     if rows.width > SKETCH_WIDTH and rows.fit is not None:
@@ -228,15 +242,26 @@ def sketching(
     elif rows.width > SKETCH_WIDTH:
         projection = rng.standard_normal((rows.width, SKETCH_WIDTH), np.float32) / np.float32(np.sqrt(SKETCH_WIDTH))
     sketches = np.empty((len(sample), min(rows.width, SKETCH_WIDTH)), np.float32)
+    digests = np.empty(len(sample), np.uint64)
 
     def add(where: Where, block: NDArray[np.float32]) -> None:
+        places = _places(sample, where)
+        digests[places] = _digests(block)
         values = scaled(block, distance)  # (m, width)
         if signs is not None:
             values = _folded(values, signs)
-        sketches[_places(sample, where)] = values if projection is None else values @ projection
+        sketches[places] = values if projection is None else values @ projection
 
     yield Pass(sample, add)
-    return sketches
+    _, first, kind = np.unique(digests, return_index=True, return_inverse=True)
+    return sketches[first[kind]]
+
+
+def _digests(block: NDArray[np.float32]) -> NDArray[np.uint64]:
+    """What each row (m, width) is, as 64 bits (XXH3); turns -0 into 0, in place."""
+    block += 0
+    rows = np.ascontiguousarray(block)
+    return np.fromiter((xxhash.xxh3_64_intdigest(row.data) for row in rows), np.uint64, len(rows))
 
 
 def _folded(values: NDArray[np.float32], signs: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -253,21 +278,48 @@ def _places(sample: NDArray[np.int64], where: Where) -> NDArray[np.int64]:
     return np.searchsorted(sample, np.arange(where.start, where.stop) if isinstance(where, slice) else where)
 
 
-def count_distinct(sketches: NDArray[np.float32]) -> int:
-    """How many rows differ by more than rounding."""
-    scale = float(np.abs(sketches).max())
-    if scale == 0:
-        return 1
-    return len(np.unique(np.round(sketches / np.float32(scale), 4), axis=0))
+def count_distinct(sketches: NDArray[np.float32], most: int) -> int:
+    """How many rows differ by more than rounding: from all that were counted before them; `most` ends the counting.
+
+    By the distance between rows, for a grid has borders everywhere, and rounding alone would take a row across one. So
+    multiples of a row are one for cosine, and so is an image that the model saw in two batches and rounded in two ways.
+    """
+    found, count = np.empty((min(most, len(sketches)), sketches.shape[1]), sketches.dtype), 0
+    for row in sketches:
+        if not _alike(found[:count], row).any():
+            found[count] = row
+            count += 1
+            if count == most:
+                break
+    return count
+
+
+def _alike(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(m,) whether rows (m, d) are the same as one (d,) but for rounding."""
+    gaps = rows - one
+    longer = np.maximum(np.einsum("ij,ij->i", rows, rows), np.einsum("i,i", one, one))
+    near: NDArray[np.bool_] = np.einsum("ij,ij->i", gaps, gaps) <= ALIKE * longer
+    return near
 
 
 def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
-    """Labels 0 … of the best of 10 k-means++ runs; numbered without gaps."""
-    with warnings.catch_warnings():
-        # Fewer distinct points than clusters is no surprise here: the numbering below closes the gap.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        labels = KMeans(k, n_init=RESTARTS, random_state=seed).fit_predict(sketches)
-    _, numbered = np.unique(labels, return_inverse=True)
+    """Labels 0 … of the best of 10 k-means++ runs; numbered without gaps.
+
+    The runs are those of `KMeans(k, n_init=10)`, which compares their inertia in float32: the best two of ten often are
+    equal there but for the last bit, and then the kernel of a matrix product would choose, with the clusters' numbers.
+    """
+    draws, least = np.random.RandomState(seed), np.inf
+    best = np.zeros(len(sketches), np.int64)
+    for _ in range(RESTARTS):
+        with warnings.catch_warnings():
+            # Fewer distinct points than clusters is no surprise here: the numbering below closes the gap.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found = KMeans(k, n_init=1, random_state=draws).fit(sketches)
+        gaps = sketches - found.cluster_centers_[found.labels_]
+        inertia = float(np.einsum("ij,ij->", gaps, gaps, dtype=np.float64))
+        if inertia < least * (1 - 1e-7):  # by more than rounding: the same clusters with other numbers are no better
+            best, least = found.labels_, inertia
+    _, numbered = np.unique(best, return_inverse=True)
     return numbered.astype(np.int64)
 
 
@@ -285,7 +337,9 @@ class MiniBatches:
     """
 
     def __init__(self, centroids: NDArray[np.float32], weights: NDArray[np.float64], distance: Distance) -> None:
-        self._means, self._counts, self._distance = centroids.copy(), weights.astype(np.float64), distance
+        # Of equal ones only the first moves, and takes the others along: else rounding would choose which follows a row.
+        first, self._place = np.unique(first_alike(centroids), return_inverse=True)
+        self._means, self._counts, self._distance = centroids[first], weights[first].astype(np.float64), distance
 
     def add(self, where: Where, block: NDArray[np.float32]) -> None:  # noqa: ARG002 - the order of rows is all it needs
         found = nearest(block, self._means, self._distance)
@@ -298,7 +352,7 @@ class MiniBatches:
 
     def centroids(self) -> NDArray[np.float32]:
         """(k, width) float32 as of now, of unit length for cosine."""
-        return scaled(self._means.copy(), self._distance)
+        return scaled(self._means[self._place], self._distance)
 
 
 def sums_of(block: NDArray[np.float32], found: Nearest, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -365,12 +419,12 @@ def first_alike(centroids: NDArray[np.float32]) -> NDArray[np.int16]:
     """
     lengths = np.einsum("ij,ij->i", centroids, centroids)
     longer = np.maximum.outer(lengths, lengths)
-    near = np.add.outer(lengths, lengths) - 2 * (centroids @ centroids.T) <= 1e-4 * longer  # a quick first look
+    # A quick first look; its rounding is far from reaching 1e-4.
+    near = np.add.outer(lengths, lengths) - 2 * (centroids @ centroids.T) <= 1e-4 * longer
     first = np.arange(len(centroids), dtype=np.int16)
     for j in range(1, len(centroids)):
         for i in np.flatnonzero(near[j, :j]):
-            gap = centroids[i] - centroids[j]
-            if gap @ gap <= 1e-10 * longer[i, j]:
+            if _alike(centroids[i : i + 1], centroids[j])[0]:
                 first[j] = first[i]
                 break
     return first

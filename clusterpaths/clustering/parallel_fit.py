@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import xxhash
@@ -23,10 +22,11 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import parse_ids
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering.cluster import clustering_path, read_clustering, write_clustering
+from clusterpaths.clustering.cluster import clustering_file, read_clustering, write_clustering
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.kmeans import (
     MAX_PASSES,
+    ROUNDING,
     Assignment,
     Clustering,
     Rows,
@@ -39,10 +39,9 @@ from clusterpaths.clustering.kmeans import (
 )
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import CacheError
-from clusterpaths.extraction.plan import ExtractionRecord
-from clusterpaths.records import Distance, Record
-from clusterpaths.storage.atomic import partial_sibling
-from clusterpaths.storage.remote import address_of, fetch, local_folder, remove_file, remove_tree
+from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.records import Distance
+from clusterpaths.storage import Storage, StoredRecord
 
 PARALLEL_FROM = 1_000_000  # examples; below, the one stream of `kmeans.cluster_rows` is quick enough, and reads less
 PART_ROWS = 1 << 16  # a multiple of the usual shard size: few shards lie across two parts
@@ -50,12 +49,12 @@ ITERATIONS = 10  # each reads all activations once
 TOLERANCE = 1e-4  # share of the inertia that an iteration must gain for another to follow
 
 
-class LayerFit(Record):
+class LayerFit(StoredRecord):
     """Where the fit of a layer stands.
 
     Attributes:
+        directory: of the fit's files.
         layer: its name.
-        folder: files of the fit.
         part_rows: examples in each part; the last has the rest.
         parts: how many there are.
         iteration: that comes next, from 0; its centroids lie in the folder.
@@ -66,7 +65,6 @@ class LayerFit(Record):
     """
 
     layer: str
-    folder: str
     part_rows: int
     parts: int
     iteration: int = 0
@@ -132,16 +130,17 @@ def begin_fit(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -
     Raises:
         CorruptedShardError: bytes on disk cannot be read.
     """
-    ids = parse_ids(extraction.ids)
-    result = clustering_path(extraction, identity, layer)
+    cache, ids = extraction.storage, parse_ids(extraction.ids)
+    result = clustering_file(identity, layer)
     parts = -(-len(ids) // PART_ROWS)
-    fit = LayerFit(layer=layer, folder=address_of(result.with_suffix(".fit")), part_rows=PART_ROWS, parts=parts)
-    if read_clustering(result) is not None:
+    own = cache / f"{result.removesuffix('.npz')}.fit"
+    fit = LayerFit(directory=own.address, layer=layer, part_rows=PART_ROWS, parts=parts)
+    if read_clustering(cache, result) is not None:
         return fit.model_copy(update={"done": True})
-    rows = LayerRows(local_folder(extraction.directory), layer, ids)
+    rows = LayerRows(cache, layer, ids)
     rng = np.random.default_rng(identity.seed)
     centroids, _, distinct = run(seeding(rows, identity.k_per_layer[layer], identity.distance, rng), rows)
-    local_folder(fit.folder).mkdir(parents=True, exist_ok=True)
+    own.make()
     _write_centroids(fit, scaled(centroids, identity.distance))
     return fit.model_copy(update={"distinct": distinct})
 
@@ -155,7 +154,7 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
     centroids = _read_centroids(fit)
     if _read_part(fit, part, centroids) is not None:
         return
-    directory, ids = local_folder(extraction.directory), parse_ids(extraction.ids)
+    directory, ids = extraction.storage, parse_ids(extraction.ids)
     start, stop = part * fit.part_rows, min((part + 1) * fit.part_rows, len(ids))
     if fit.iteration == 0 and len(across := _ids_across(directory, ids, start, stop)):
         whole = LayerRows(directory, fit.layer, across)
@@ -168,7 +167,7 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
     with one_thread():
         found = lloyd_part(rows, centroids, identity.distance)
     scalars = np.array([found.inertia, found.zero_rows], np.float64)
-    with partial_sibling(_part_path(fit, part)) as partial, partial.open("wb") as file:
+    with fit.storage.write(_part_file(fit, part)) as partial, partial.open("wb") as file:
         np.savez(
             file, sums=found.sums, counts=found.counts, labels=found.labels, distances=found.distances,
             scalars=scalars, made_for=np.array(_digest(centroids)),
@@ -190,7 +189,9 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
     for part in range(fit.parts):
         found = _read_part(fit, part, centroids)
         if found is None:
-            raise CacheError(f"{_part_path(fit, part)} is gone or damaged. Run again: the other parts are kept.")
+            raise CacheError(
+                f"{fit.storage / _part_file(fit, part)} is gone or damaged. Run again: the other parts are kept."
+            )
         rows = slice(part * fit.part_rows, part * fit.part_rows + len(found.labels))
         sums += found.sums
         counts += found.counts
@@ -199,19 +200,20 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
         zero_rows += found.zero_rows
     moved = lloyd_step(sums, counts, centroids, identity.distance)
     following = fit.model_copy(update={"iteration": fit.iteration + 1, "inertia": inertia})
-    if _ends(fit, inertia, np.array_equal(moved, centroids)):
-        rows_of_layer = LayerRows(local_folder(extraction.directory), fit.layer, ids)
+    rounding = ROUNDING * float((counts * np.einsum("ij,ij->i", centroids, centroids)).sum())
+    if inertia <= rounding or _ends(fit, inertia, np.array_equal(moved, centroids)):  # a gain on rounding is none
+        rows_of_layer = LayerRows(extraction.storage, fit.layer, ids)
         moved = centroids.copy()
         seeds_left = fit.seeded_again + 1 < MAX_PASSES
         if not seeds_left or not run(seeding_again(moved, identity.distance, labels, distances), rows_of_layer):
             clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
-            write_clustering(clustering_path(extraction, identity, fit.layer), clustering)
-            remove_tree(local_folder(fit.folder))
+            write_clustering(extraction.storage, clustering_file(identity, fit.layer), clustering)
+            fit.storage.remove_tree()
             return following.model_copy(update={"done": True})
         following = following.model_copy(update={"inertia": None, "seeded_again": fit.seeded_again + 1})
     _write_centroids(following, moved)
     for part in range(fit.parts):
-        remove_file(_part_path(fit, part))
+        fit.storage.remove(_part_file(fit, part))
     return following
 
 
@@ -220,7 +222,7 @@ def _ends(fit: LayerFit, inertia: float, settled: bool) -> bool:
     return settled or little or fit.iteration + 1 >= ITERATIONS * (1 + fit.seeded_again)
 
 
-def _ids_across(directory: Path, ids: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
+def _ids_across(directory: Storage, ids: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
     """Ids of the shards that lie in this part and in others."""
     examples = read_examples(directory, ["id", "shard"])
     shards = examples["shard"].to_numpy()[np.searchsorted(examples["id"].to_numpy(), ids)]
@@ -228,28 +230,28 @@ def _ids_across(directory: Path, ids: NDArray[np.int64], start: int, stop: int) 
     return ids[np.isin(shards, across)]
 
 
-def _centroids_path(fit: LayerFit) -> Path:
-    return local_folder(fit.folder) / f"centroids-{fit.iteration}.npy"
+def _centroids_file(fit: LayerFit) -> str:
+    return f"centroids-{fit.iteration}.npy"
 
 
-def _part_path(fit: LayerFit, part: int) -> Path:
-    return local_folder(fit.folder) / f"part-{fit.iteration}-{part}.npz"
+def _part_file(fit: LayerFit, part: int) -> str:
+    return f"part-{fit.iteration}-{part}.npz"
 
 
 def _write_centroids(fit: LayerFit, centroids: NDArray[np.float32]) -> None:
-    with partial_sibling(_centroids_path(fit)) as partial, partial.open("wb") as file:
+    with fit.storage.write(_centroids_file(fit)) as partial, partial.open("wb") as file:
         np.save(file, centroids)
 
 
 def _read_centroids(fit: LayerFit) -> NDArray[np.float32]:
-    centroids: NDArray[np.float32] = np.load(fetch(_centroids_path(fit)))
+    centroids: NDArray[np.float32] = np.load(fit.storage.local(_centroids_file(fit)))
     return centroids
 
 
 def _read_part(fit: LayerFit, part: int, centroids: NDArray[np.float32]) -> LloydPart | None:
     """What a part found for these centroids; None where it is not there, or was found for others."""
     try:
-        with np.load(fetch(_part_path(fit, part))) as file:
+        with np.load(fit.storage.local(_part_file(fit, part))) as file:
             if file["made_for"].item() != _digest(centroids):
                 return None  # of an interrupted run on another machine, whose sums round differently
             inertia, zero_rows = file["scalars"].tolist()

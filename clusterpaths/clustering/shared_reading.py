@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from clusterpaths.cache.recomputed import RecomputedRows, Shard
 from clusterpaths.cache.rows import LayerRows, reading_weight, to_float32
 from clusterpaths.clustering.kmeans import Pass, Rows, Steps, Where
 from clusterpaths.common.threads import one_thread
+from clusterpaths.storage import Storage
 
 Result = TypeVar("Result")
 
@@ -48,7 +48,7 @@ class RowsTogether:
 
     def __init__(
         self,
-        directory: Path,
+        directory: Storage,
         layers: tuple[str, ...],
         ids: NDArray[np.int64],
         workers: int = 1,

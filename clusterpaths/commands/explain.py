@@ -22,7 +22,7 @@ from clusterpaths.errors import DatasetError
 from clusterpaths.explanation.explain import explain_image, read_upright
 from clusterpaths.records import DatasetSpec, Record
 from clusterpaths.report.explanation import print_explanation, write_explanation
-from clusterpaths.sets.set_files import read_record
+from clusterpaths.sets.published import PublishedSet
 
 
 class ExplainConfig(Record):
@@ -44,8 +44,8 @@ def explain(
     config: Annotated[ExplainConfig, cyclopts.Parameter(name="*")],
 ) -> None:
     """Explain one image: its prediction, its cluster path, and what a set knows of both."""
-    folder = find_set(config.set, config.cache_root)
-    explanation = explain_image(image.expanduser(), folder, find_model(folder, config.model))
+    published = find_set(config.set, config.cache_root)
+    explanation = explain_image(image.expanduser(), published, find_model(published, config.model))
     for warning in explanation.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     if config.as_json:
@@ -55,14 +55,14 @@ def explain(
     if config.output is None and config.as_json:
         return
     target = (config.output or Path(f"explanation_{image.stem}.html")).expanduser().absolute()
-    write_explanation(explanation, read_upright(image.expanduser()), target, _reader(folder, config.data_root))
+    write_explanation(explanation, read_upright(image.expanduser()), target, _reader(published, config.data_root))
     if not config.as_json:
         sys.stdout.write(f"Page: {target}\n")
 
 
-def _reader(folder: Path, data_root: Path | None) -> Callable[[str], Image.Image]:
+def _reader(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
     """Reads the set's images; a folder that is gone leaves placeholders, unless it was named."""
-    record = read_record(folder)
+    record = published.record
     root = data_root.expanduser().absolute() if data_root else record.data_root
     try:
         return open_dataset(DatasetSpec(name=record.dataset, root=str(root))).read_image

@@ -14,12 +14,12 @@ from pydantic import Field
 
 from clusterpaths.commands.shell import run_command
 from clusterpaths.common import roots
-from clusterpaths.comparison.compare import find_set_folder
 from clusterpaths.config import CacheRoot
 from clusterpaths.errors import ConfigError
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.records import Record
-from clusterpaths.sets.set_files import read_record
+from clusterpaths.sets.find import find_named
+from clusterpaths.sets.published import PublishedSet
 
 
 class ExportConfig(Record):
@@ -30,12 +30,12 @@ class ExportConfig(Record):
     cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
 
 
-def find_set(given: str, cache_root: Path | None) -> Path:
-    """The folder that NAME or NAME/set_NN stands for."""
-    return find_set_folder((cache_root or roots.cache_root()).expanduser().absolute(), given)
+def find_set(given: str, cache_root: str | None) -> PublishedSet:
+    """The set that NAME or NAME/set_NN stands for."""
+    return find_named(cache_root or roots.cache_root(), given)
 
 
-def find_model(folder: Path, given: Path | None) -> Path:
+def find_model(published: PublishedSet, given: Path | None) -> Path:
     """The model that was named, else where the set's record says that it was.
 
     Raises:
@@ -43,9 +43,9 @@ def find_model(folder: Path, given: Path | None) -> Path:
     """
     if given is not None:
         return given.expanduser().absolute()
-    recorded = read_record(folder).config.get("model")
+    recorded = published.record.config.get("model")
     if not recorded:
-        raise ConfigError(f"{folder} does not say where its model was. Name the ONNX file with --model.")
+        raise ConfigError(f"{published.path} does not say where its model was. Name the ONNX file with --model.")
     return Path(recorded)
 
 
@@ -56,9 +56,9 @@ def export(
 ) -> None:
     """Write one ONNX file that gives class scores, cluster path, distances and OOD score of an image batch."""
     config = config or ExportConfig()
-    folder = find_set(name, config.cache_root)
-    output = config.output or Path(f"{folder.parent.name}_{folder.name}_paths.onnx")
-    record = export_path_model(folder, find_model(folder, config.model), output.expanduser().absolute())
+    published = find_set(name, config.cache_root)
+    output = config.output or Path(f"{published.cache.name}_{published.path.name}_paths.onnx")
+    record = export_path_model(published, find_model(published, config.model), output.expanduser().absolute())
     for warning in record.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     outputs = ", ".join(record.note.outputs.values())

@@ -13,7 +13,6 @@ import logging
 import os
 import socket
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
@@ -27,8 +26,15 @@ if TYPE_CHECKING:
     import uvicorn
 
     from clusterpaths.explore.records import ModelSummary
+    from clusterpaths.storage import Storage
 
-NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart", "httpx": "httpx"}
+NEEDED = {
+    "fastapi": "fastapi",
+    "uvicorn": "uvicorn",
+    "python_multipart": "python-multipart",
+    "itsdangerous": "itsdangerous",
+    "httpx": "httpx",
+}
 NEEDED |= {"plotly": "plotly"}
 CONNECTIONS = 1000  # open at once; beyond, the answer is 503
 IDLE = 30  # seconds that a connection is kept for the next request
@@ -137,7 +143,7 @@ def address(host: str, listening: socket.socket) -> str:
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
-def greeting(where: str, root: Path, models: tuple[ModelSummary, ...]) -> str:
+def greeting(where: str, root: Storage, models: tuple[ModelSummary, ...]) -> str:
     """Where to look, and what there is to see; or how to make some."""
     lines = [f"Open {where} in a browser; Ctrl-C ends the server."]
     with_sets = [model for model in models if model.sets]

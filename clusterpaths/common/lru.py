@@ -1,50 +1,115 @@
-"""What was worked out already: kept up to a limit, and worked out once, however many ask.
+"""A least-recently-used cache for threads that ask for the same value at the same time.
 
-Belongs here: keeping and bounding. What a thing depends on is said where it is made.
+Belongs here: storing and evicting. What a value depends on, and so its key, is said where it is computed.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Container, Hashable
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
-    """The things asked for last, up to a limit of their sizes together. Several threads may ask at once."""
+class _Entry(NamedTuple, Generic[T]):
+    value: T
+    version: Hashable
+    size: int
+    computed: float  # time.monotonic()
 
-    def __init__(self, limit: int, size_of: Callable[[T], int] = lambda _: 1) -> None:
-        self.limit, self.size, self._size_of = limit, 0, size_of
-        self._things: OrderedDict[Hashable, T] = OrderedDict()
-        self._making: dict[Hashable, threading.Lock] = {}
+
+class LRUCache(Generic[T]):
+    """The values asked for last, up to a limit of their sizes together. Thread-safe; each value is computed once.
+
+    Args:
+        limit: evict the least recently used values beyond this total.
+        size_of: size of one value; by default 1, so that `limit` is a number of values.
+        largest: a larger value is returned and not cached [the limit].
+        minimum: values that stay, however large they are; they are cached although larger than `largest`.
+        seconds: a value that is older is computed again.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        size_of: Callable[[T], int] = lambda _: 1,
+        *,
+        largest: float | None = None,
+        minimum: int = 0,
+        seconds: float = float("inf"),
+    ) -> None:
+        self.limit, self.largest, self.minimum, self.seconds = limit, largest or limit, minimum, seconds
+        self.size = 0
+        self._size_of = size_of
+        self._entries: OrderedDict[Hashable, _Entry[T]] = OrderedDict()
+        self._computing: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The thing of this key, made where it is not there; what `make` raises is not kept."""
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._entries
+
+    def get(self, key: Hashable, compute: Callable[[], T], version: Hashable = None) -> T:
+        """The cached value of this key, else a newly computed one; an exception of `compute` is not cached.
+
+        Of many threads that ask for a missing value one computes it; those that ask for other values do not wait.
+
+        Args:
+            version: a value cached under another version is replaced.
+        """
         with self._lock:
-            if key in self._things:
-                self._things.move_to_end(key)
-                return self._things[key]
-            making = self._making.setdefault(key, threading.Lock())
-        with making:  # of many who ask for it at once, one makes it; who asks for another does not wait
+            found = self._find(key, version)
+            if found is not None:
+                return found.value
+            computing = self._computing.setdefault(key, threading.Lock())
+        with computing:
             with self._lock:
-                if key in self._things:
-                    return self._things[key]
+                found = self._find(key, version)
+            if found is not None:
+                return found.value
             try:
-                return self._keep(key, make())
+                started = time.monotonic()
+                value = compute()
+                self._store(key, _Entry(value, version, self._size_of(value), started))
+                return value
             finally:
                 with self._lock:
-                    self._making.pop(key, None)
+                    self._computing.pop(key, None)
 
-    def _keep(self, key: Hashable, thing: T) -> T:
+    def discard(self, key: Hashable) -> None:
+        """Remove the value of this key, if there is one."""
         with self._lock:
-            if key in self._things:
-                self.size -= self._size_of(self._things.pop(key))
-            self._things[key] = thing
-            self.size += self._size_of(thing)
-            while self.size > self.limit:
-                self.size -= self._size_of(self._things.popitem(last=False)[1])
-        return thing
+            self._remove(key)
+
+    def retain(self, keys: Container[Hashable]) -> None:
+        """Remove the values of all other keys."""
+        with self._lock:
+            for key in [key for key in self._entries if key not in keys]:
+                self._remove(key)
+
+    def _find(self, key: Hashable, version: Hashable) -> _Entry[T] | None:
+        found = self._entries.get(key)
+        if found is None or found.version != version or time.monotonic() - found.computed > self.seconds:
+            return None
+        self._entries.move_to_end(key)
+        return found
+
+    def _store(self, key: Hashable, entry: _Entry[T]) -> None:
+        with self._lock:
+            self._remove(key)
+            if entry.size > self.largest and not self.minimum:
+                return
+            self._entries[key] = entry
+            self.size += entry.size
+            while self.size > self.limit and len(self._entries) > self.minimum:
+                self.size -= self._entries.popitem(last=False)[1].size
+
+    def _remove(self, key: Hashable) -> None:
+        found = self._entries.pop(key, None)
+        if found is not None:
+            self.size -= found.size

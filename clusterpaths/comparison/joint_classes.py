@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths.metrics.paths import Ints
+from clusterpaths.metrics.checks import Ints
 from clusterpaths.records import SetRecord, name_of
 
 

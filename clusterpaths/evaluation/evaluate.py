@@ -1,11 +1,13 @@
-"""Stage evaluate: what a set's paths are worth, from its folder, its cache and its images to metrics.json.
+"""Stage evaluate: what a set's paths are worth, from its directory, its cache and its images to metrics.json.
 
-Belongs here: which examples each number is measured on. The measures are `faithfulness.py`, the images `perturb.py`,
-the record `evaluation.py`.
+Belongs here: which examples each number is measured on. The measures are in `metrics/`, the images in `perturb.py`, the
+record in `record.py`.
 
-The set's own clustering saw every example. So that alignment and strangers are judged on examples that nothing saw,
-each layer is clustered again on 80% of them with the set's k, distance and seed; that tells how such a clustering
-generalises, and differs from the published one by a fifth of its data. Path agreement is of the published centroids.
+The set's own clustering saw every example. Alignment and OOD detection are evaluated on a held-out 20%: each layer is
+clustered again on the other 80% with the set's k, distance and seed. That measures how such a clustering generalises, and
+differs from the published one by a fifth of its data. Path agreement is of the published centroids.
+
+OOD detection measures the OOD score that is shipped (`metrics/ood.py`), with the statistics of those 80%.
 """
 
 from __future__ import annotations
@@ -33,88 +35,87 @@ from clusterpaths.evaluation.record import (
     Detection,
     Evaluation,
     Measure,
+    OODDetection,
     Perturbed,
-    Strangers,
     read_evaluation,
 )
 from clusterpaths.evaluation.refit import Refit, cluster_again
 from clusterpaths.extraction.extract import ExtractionJob
-from clusterpaths.metrics import faithfulness as f
-from clusterpaths.metrics.paths import count_paths
+from clusterpaths.metrics.agreement import path_agreement
+from clusterpaths.metrics.alignment import decision_alignment, majority_baseline, split_fit_eval
+from clusterpaths.metrics.detection import auroc, bootstrap_detection, fpr95
+from clusterpaths.metrics.intervals import bootstrap_mean
+from clusterpaths.metrics.neighbours import nearest_neighbours, neighbours_vote
+from clusterpaths.metrics.ood import confidence_scores, has_class_scores, path_rarity, scale_distances
+from clusterpaths.metrics.paths import in_majority, path_complexity
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
-from clusterpaths.sets.set_files import Rows as SetRows
-from clusterpaths.sets.set_files import read_record, read_rows
-from clusterpaths.storage.atomic import atomic_write_json
-from clusterpaths.storage.remote import fetch, local_folder
+from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import Storage
 
-MIN_EVAL = 30  # examples kept aside; fewer say nothing
+MIN_EVAL = 30  # held-out examples; fewer say nothing
 MAX_EXAMPLES = 20_000
 MAX_BYTES = 4 << 30  # of float32 activations of all layers, that clustering again may read
 MIN_CAPPED = 2000  # examples even of a model with huge layers
 RUN = 64  # consecutive examples that are sampled together: a chunk of the cache
 MAX_IMAGES = 500  # examples to perturb
-MAX_STRANGERS = 300
+MAX_OOD = 300  # OOD images of each kind
 BATCH = 32
 
 
 def evaluate_set(
-    set_dir: Path, job: ExtractionJob, seed: int | None = None, more: Mapping[str, perturb.Images] | None = None
+    published: PublishedSet,
+    job: ExtractionJob,
+    seed: int | None = None,
+    more: Mapping[str, perturb.Images] | None = None,
 ) -> Evaluation:
-    """Measure a published set and write metrics.json into its folder; what is stored there is returned if it counts.
+    """Measure a published set and write metrics.json into its directory; a stored one that is valid is returned instead.
 
-    What cannot be measured is left out, and a note says so: too few examples, no class scores, no labels. The other
+    What cannot be measured is left out, and a note says so: too few examples, no class scores, no labels. The OOD
     images are crops of scikit-learn's two photographs, the set's own upside down, noise, and the sample's faces.
 
     Args:
-        set_dir: folder of the set, in the cache that `job` filled.
+        published: the set, in the cache that `job` filled.
         seed: of the split, the samples, the noise and the intervals; the set's own if left out.
-        more: further images, of none of the data set, by name, at the model's size. With them nothing is taken up or
-            stored: metrics.json tells of the same images for every set.
+        more: further OOD images, by name, at the model's size. With them nothing stored is returned and nothing is
+            stored: metrics.json is about the same images for every set.
 
     Raises:
         CacheError, CorruptedShardError: the cache does not hold the set's activations.
         DiskError: no room or no permission.
     """
-    record = read_record(set_dir)
+    record = published.record
     seed = record.seed if seed is None else seed
-    found = read_evaluation(set_dir)
+    found = read_evaluation(published)
     if not more and found and (found.fingerprint, found.seed, found.version) == (record.fingerprint, seed, VERSION):
         return found
     with one_thread():
-        evaluation = _evaluate(set_dir, record, read_rows(set_dir, record), job, seed, more or {})
+        evaluation = _evaluate(published, job, seed, more or {})
     if not more:
-        atomic_write_json(set_dir / METRICS, evaluation.model_dump(mode="json"))
+        published.write_json(METRICS, evaluation.model_dump(mode="json"))
     return evaluation
 
 
-def _evaluate(
-    set_dir: Path,
-    record: SetRecord,
-    rows: SetRows,
-    job: ExtractionJob,
-    seed: int,
-    more: Mapping[str, perturb.Images],
-) -> Evaluation:
-    notes: list[str] = []
-    path_of = count_paths(rows.clusters).of_example
-    complexity = f.path_complexity(rows.clusters)
-    directory = local_folder(job.directory)
+def _evaluate(published: PublishedSet, job: ExtractionJob, seed: int, more: Mapping[str, perturb.Images]) -> Evaluation:
+    record, notes = published.record, list[str]()
+    path_of = published.paths.of_example
+    complexity = path_complexity(published.clusters)
+    directory = job.storage
     decides = job.model.logits is not None and _decides(directory)
-    predictions = rows.predictions if decides else np.full_like(rows.predictions, -1)
-    sample = sample_rows(len(rows.ids), _row_limit(directory, record), seed)
-    fit, kept = f.split_fit_eval(len(sample), seed=seed)
+    predictions = published.predictions if decides else np.full_like(published.predictions, -1)
+    sample = sample_rows(len(published.ids), _row_limit(directory, record), seed)
+    fit, held_out = split_fit_eval(len(sample), seed=seed)
     evaluation = Evaluation(
         set=record.set,
         fingerprint=record.fingerprint,
         seed=seed,
         num_fit=len(fit),
-        num_eval=len(kept),
+        num_eval=len(held_out),
         num_images=0,
         complexity=Complexity(occupied=complexity.occupied, covering=complexity.covering, entropy=complexity.entropy),
-        purity_labels=_mean(f.pure(path_of, rows.labels), seed),
-        purity_predictions=_mean(f.pure(path_of, predictions), seed),
+        purity_labels=_mean(in_majority(path_of, published.labels), seed),
+        purity_predictions=_mean(in_majority(path_of, predictions), seed),
     )
     if evaluation.purity_labels is None:
         notes.append("No example has a label: purity with labels is left out.")
@@ -126,34 +127,34 @@ def _evaluate(
     elif len(np.unique(predictions[predictions >= 0])) == 1:
         notes.append("The model decides the same for every example: alignment is perfect and says nothing.")
     needed = max(MIN_EVAL, *record.k_per_layer.values())
-    if len(kept) < needed:
+    if len(held_out) < needed:
         notes.append(
-            f"{len(kept)} examples can be kept aside and at least {needed} are needed (30, and the largest k): alignment, "
+            f"{len(held_out)} examples can be held out and at least {needed} are needed (30, and the largest k): alignment, "
             "path agreement and other images are left out."
         )
         return evaluation.model_copy(update={"notes": tuple(notes)})
-    again = cluster_again(directory, record, rows.ids, sample, fit, kept, seed)
+    again = cluster_again(directory, record, published.ids, sample, fit, held_out, seed)
     alignment = _alignment(again, predictions[sample], seed) if evaluation.purity_predictions else None
-    probe = _Probe(set_dir, record, job, again, seed, decides)
-    images = probe.read(rows, notes)
+    probe = _Probe(published, job, again, seed, decides)
+    images = probe.read(published, notes)
     return evaluation.model_copy(
         update={
             "alignment": alignment,
             "num_images": len(images),
             "perturbations": probe.perturbed(images) if len(images) else (),
-            "strangers": probe.strangers(images, more) if len(images) else (),
+            "strangers": probe.ood_detection(images, more) if len(images) else (),
             "notes": tuple(notes),
         }
     )
 
 
-def _decides(directory: Path) -> bool:
-    """Whether what the cache holds as class scores of the first examples can be that."""
-    with pq.ParquetFile(fetch(directory / EXAMPLES)) as file:
+def _decides(directory: Storage) -> bool:
+    """Whether the cached outputs of the first examples can be class scores."""
+    with pq.ParquetFile(directory.local(EXAMPLES)) as file:
         for batch in file.iter_batches(1024, columns=["logits"]):
             scores = batch.column(0).drop_null().to_pylist()
             if scores:
-                return f.has_class_scores(np.array(scores))
+                return has_class_scores(np.array(scores))
     return False
 
 
@@ -165,31 +166,31 @@ def sample_rows(n: int, limit: int, seed: int) -> NDArray[np.int64]:
     return np.concatenate([np.arange(start, min(start + RUN, n)) for start in np.sort(starts)])
 
 
-def _row_limit(directory: Path, record: SetRecord) -> int:
+def _row_limit(directory: Storage, record: SetRecord) -> int:
     widths = sum(LayerRows(directory, layer, np.empty(0, np.int64)).width for layer in record.layers)
     return min(MAX_EXAMPLES, max(MIN_CAPPED, MAX_BYTES // (4 * widths)))
 
 
 def _alignment(again: Refit, predictions: NDArray[np.int16], seed: int) -> Alignment | None:
-    fit, kept = again.fit[predictions[again.fit] >= 0], again.kept[predictions[again.kept] >= 0]
-    if not len(fit) or not len(kept):
+    fit, held_out = (rows[predictions[rows] >= 0] for rows in (again.fit, again.held_out))
+    if not len(fit) or not len(held_out):
         return None
-    own = predictions[kept]
-    found = f.decision_alignment(again.clusters[fit], predictions[fit], again.clusters[kept], own)
-    right = found.predicted == own
-    near, _ = f.nearest_neighbours(again.features[fit], again.features[kept])
+    own = predictions[held_out]
+    found = decision_alignment(again.clusters[fit], predictions[fit], again.clusters[held_out], own)
+    correct = found.predicted == own
+    neighbours, _ = nearest_neighbours(again.features[fit], again.features[held_out])
     return Alignment(
-        daf=_measured(right, seed),
+        daf=_measured(correct, seed),
         coverage=_measured(found.seen, seed),
-        daf_seen=_mean(right[found.seen], seed),
-        paths=f.path_complexity(again.clusters[fit]).occupied,
-        majority=_measured(f.majority_baseline(predictions[fit], len(kept)) == own, seed),
-        deep_knn=_measured(f.neighbours_vote(near, predictions[fit]) == own, seed),
+        daf_seen=_mean(correct[found.seen], seed),
+        paths=path_complexity(again.clusters[fit]).occupied,
+        majority=_measured(majority_baseline(predictions[fit], len(held_out)) == own, seed),
+        deep_knn=_measured(neighbours_vote(neighbours, predictions[fit]) == own, seed),
     )
 
 
 def _measured(values: NDArray[np.bool_] | NDArray[np.float64], seed: int) -> Measure:
-    low, high = f.bootstrap_mean(values, seed)
+    low, high = bootstrap_mean(values, seed)
     return Measure(value=float(values.mean()), low=low, high=high, n=len(values))
 
 
@@ -199,7 +200,7 @@ def _mean(values: NDArray[np.bool_], seed: int) -> Measure | None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the model made of m images."""
+    """Paths, features and class scores of m images."""
 
     published: NDArray[np.int16]  # (m, L) paths by the set's centroids
     clusters: NDArray[np.int16]  # (m, L) by those of the clustering again
@@ -211,24 +212,22 @@ class _Seen:
 class _Probe:
     """Sends images through the model."""
 
-    def __init__(
-        self, set_dir: Path, record: SetRecord, job: ExtractionJob, again: Refit, seed: int, decides: bool
-    ) -> None:
+    def __init__(self, published: PublishedSet, job: ExtractionJob, again: Refit, seed: int, decides: bool) -> None:
+        record = published.record
         self._record, self._job, self._again, self._seed, self._decides = record, job, again, seed, decides
         self._session = TapSession(job.model)
-        with np.load(set_dir / "centroids.npz") as stored:
-            self._published = {layer: stored[layer] for layer in record.layers}
+        self._published = published.read_centroids()
         self._first = {
             id(table): {layer: first_alike(table[layer]) for layer in record.layers}
             for table in (self._published, again.centroids)
         }
 
-    def read(self, rows: SetRows, notes: list[str]) -> perturb.Images:
+    def read(self, published: PublishedSet, notes: list[str]) -> perturb.Images:
         """Images of up to 500 eval examples."""
-        kept = self._again.kept
-        if len(kept) > MAX_IMAGES:
-            kept = np.sort(np.random.default_rng([self._seed, 3]).choice(kept, MAX_IMAGES, replace=False))
-        files = rows.files.take(pa.array(self._again.rows[kept])).to_pylist()
+        wanted = self._again.held_out
+        if len(wanted) > MAX_IMAGES:
+            wanted = np.sort(np.random.default_rng([self._seed, 3]).choice(wanted, MAX_IMAGES, replace=False))
+        files = published.files.take(pa.array(self._again.sample[wanted])).to_pylist()
         dataset, size = open_dataset(self._job.dataset), self._job.preprocessing.size
         pixels = []
         for file in files:
@@ -236,14 +235,16 @@ class _Probe:
                 pixels.append(fit(dataset.read_image(file), self._job.preprocessing))
             except OSError:
                 continue
-        if len(pixels) < len(kept):
-            notes.append(f"{len(kept) - len(pixels)} of {len(kept)} images could not be read again and are left out.")
+        if len(pixels) < len(wanted):
+            notes.append(
+                f"{len(wanted) - len(pixels)} of {len(wanted)} images could not be read again and are left out."
+            )
         return np.array(pixels, np.uint8).reshape(len(pixels), *size, 3)
 
     def run(
         self, images: perturb.Images, change: perturb.Perturbation = lambda images, _: images, at: int = 0
     ) -> _Seen:
-        """In batches; changed images and activations are kept no longer than one."""
+        """In batches; changed images and activations are held for one batch only."""
         rng = np.random.default_rng([self._seed, 4, at])
         parts = [self._run(change(images[start : start + BATCH], rng)) for start in range(0, len(images), BATCH)]
         logits = [part.logits for part in parts if part.logits is not None]
@@ -279,22 +280,22 @@ class _Probe:
         clean, found = self.run(images), []
         for index, (name, change) in enumerate(perturb.PERTURBATIONS.items()):
             seen = self.run(images, change, index)
-            whole, layers = f.kept_paths(clean.published, seen.published)
+            unchanged, layers = path_agreement(clean.published, seen.published)
             same = None
             if clean.logits is not None and seen.logits is not None:
                 same = _measured(clean.logits.argmax(axis=1) == seen.logits.argmax(axis=1), self._seed)
             found.append(
                 Perturbed(
                     name=name,
-                    paths=_measured(whole, self._seed),
+                    paths=_measured(unchanged, self._seed),
                     layers=_measured(layers, self._seed),
                     predictions=same,
                 )
             )
         return tuple(found)
 
-    def strangers(self, images: perturb.Images, more: Mapping[str, perturb.Images]) -> tuple[Strangers, ...]:
-        count, size = min(MAX_STRANGERS, len(images)), self._job.preprocessing.size
+    def ood_detection(self, images: perturb.Images, more: Mapping[str, perturb.Images]) -> tuple[OODDetection, ...]:
+        count, size = min(MAX_OOD, len(images)), self._job.preprocessing.size
         rng = np.random.default_rng([self._seed, 5])
         others = {
             "crops of photographs": perturb.photo_crops(count, size, rng),
@@ -310,7 +311,7 @@ class _Probe:
         for name, pixels in others.items():
             theirs = self._scores(self.run(pixels))
             found.append(
-                Strangers(
+                OODDetection(
                     name=name,
                     num_images=len(pixels),
                     scores=tuple(self._detect(score, own[score], theirs[score]) for score in own if score in theirs),
@@ -319,21 +320,22 @@ class _Probe:
         return tuple(found)
 
     def _scores(self, seen: _Seen) -> dict[str, NDArray[np.float64]]:
-        """Of each image and score; higher is stranger."""
-        again = self._again
-        fit, near = again.clusters[again.fit], f.nearest_neighbours(again.features[again.fit], seen.features)
+        """OOD scores of each image, by name; higher is farther from the set's own."""
+        fit = self._again.fit
+        paths, distances = self._again.clusters[fit], self._again.distances[fit]
+        k = [self._record.k_per_layer[layer] for layer in self._record.layers]
         scores = {
-            "paths": f.standardised_distance(fit, again.distances[again.fit], seen.clusters, seen.distances),
-            "path rarity": f.path_rarity(fit, seen.clusters),
-            "deep k-NN": near[1][:, -1],
+            "paths": scale_distances(paths, distances, k).score(seen.clusters, seen.distances),
+            "path rarity": path_rarity(paths, seen.clusters),
+            "deep k-NN": nearest_neighbours(self._again.features[fit], seen.features)[1][:, -1],
         }
         if seen.logits is not None:
-            scores |= f.decision_scores(seen.logits)
+            scores |= confidence_scores(seen.logits)
         return scores
 
     def _detect(self, score: str, own: NDArray[np.float64], others: NDArray[np.float64]) -> Detection:
-        area, rate = f.auroc(own, others), f.fpr95(own, others)
-        areas, rates = f.bootstrap_detection(own, others, self._seed)
+        area, rate = auroc(own, others), fpr95(own, others)
+        areas, rates = bootstrap_detection(own, others, self._seed)
         n = len(own) + len(others)
         return Detection(
             score=score,

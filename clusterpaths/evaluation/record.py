@@ -1,17 +1,16 @@
-"""What `evaluate.py` finds, as metrics.json holds it.
+"""What `evaluate.py` measures, as metrics.json holds it.
 
-Belongs here: the records, and when a stored one still counts. A measure without a value is left out, and a note says why.
+Belongs here: the records, and when a stored one is still valid. A measure without a value is left out, and a note says why.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, ValidationError
 
 from clusterpaths.records import Record
+from clusterpaths.sets.directory import SetDirectory
 
-VERSION = 1  # raised when a definition changes
+VERSION = 2  # raised when a definition changes; 2: the OOD score of small clusters
 METRICS = "metrics.json"
 
 
@@ -33,18 +32,18 @@ class Complexity(Record):
 
 
 class Alignment(Record):
-    """Decision-alignment faithfulness on examples that neither clustering nor majorities saw."""
+    """Decision-alignment faithfulness on held-out examples."""
 
     daf: Measure
     coverage: Measure = Field(description="share on a path that was seen in fit")
-    daf_seen: Measure | None = Field(description="of those alone")
+    daf_seen: Measure | None = Field(description="of those only")
     paths: int = Field(description="occupied paths of the fit examples")
     majority: Measure = Field(description="baseline: always the most frequent class")
     deep_knn: Measure = Field(description="baseline: the nearest neighbours in the last layer")
 
 
 class Perturbed(Record):
-    """What a change of the pixels leaves."""
+    """Path agreement under one change of the pixels."""
 
     name: str
     paths: Measure = Field(description="share that keep the whole path")
@@ -53,15 +52,15 @@ class Perturbed(Record):
 
 
 class Detection(Record):
-    """How one score tells other images from the set's own."""
+    """How well one OOD score tells other images from the set's own."""
 
     score: str
     auroc: Measure
     fpr95: Measure = Field(description="share of other images that pass where 95% of own examples do")
 
 
-class Strangers(Record):
-    """Other images, and the scores on them."""
+class OODDetection(Record):
+    """One kind of out-of-distribution images, and how well each score detects them."""
 
     name: str
     num_images: int
@@ -77,19 +76,20 @@ class Evaluation(Record):
     seed: int
     num_fit: int
     num_eval: int
-    num_images: int = Field(description="eval examples whose images were perturbed and compared with other images")
+    num_images: int = Field(description="eval examples whose images were perturbed and compared with OOD images")
     complexity: Complexity
     purity_labels: Measure | None
     purity_predictions: Measure | None
     alignment: Alignment | None = None
     perturbations: tuple[Perturbed, ...] = ()
-    strangers: tuple[Strangers, ...] = ()
+    strangers: tuple[OODDetection, ...] = Field(default=(), description="OOD detection, one entry per kind of images")
     notes: tuple[str, ...] = ()
 
 
-def read_evaluation(set_dir: Path) -> Evaluation | None:
-    """metrics.json of a set's folder; None where there is none that is understood."""
+def read_evaluation(directory: SetDirectory) -> Evaluation | None:
+    """metrics.json of a set; None where there is none that is valid."""
+    document = directory.document(METRICS)
     try:
-        return Evaluation.model_validate_json((set_dir / METRICS).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return None if document is None else Evaluation.model_validate_json(document)
+    except ValidationError:
         return None

@@ -1,12 +1,12 @@
-"""The clustering of a set again, on a part of its examples, so that the others judge it.
+"""The clustering of a set again, on a part of its examples, so that it can be evaluated on the held-out others.
 
-Belongs here: reading a sample of examples, some to fit and some to keep aside. What is made of it is `evaluate.py`.
+Belongs here: reading a sample of examples, clustering the fit ones, assigning the held-out ones. What is measured on
+them is `evaluate.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +17,18 @@ from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.kmeans import Assignment, Clustering, Pass, Result, Shape, Steps, Where, clustering, run
 from clusterpaths.clustering.shared_reading import RowsTogether
 from clusterpaths.records import SetRecord
+from clusterpaths.storage import Storage
 
 FEATURES = 256  # a wider last layer is projected to so many dimensions (Johnson and Lindenstrauss 1984)
 
 
 @dataclass(frozen=True)
 class Refit:
-    """The clustering again: of n sampled rows of the set, on those to fit."""
+    """The clustering again: of a sample of n of the set's examples, on those to fit."""
 
-    rows: NDArray[np.int64]  # (n,) of the set
-    fit: NDArray[np.int64]  # positions among them
-    kept: NDArray[np.int64]
+    sample: NDArray[np.int64]  # (n,) positions in the set, ascending
+    fit: NDArray[np.int64]  # positions in the sample
+    held_out: NDArray[np.int64]  # the others
     clusters: NDArray[np.int16]  # (n, L)
     distances: NDArray[np.float32]  # (n, L)
     features: NDArray[np.float32]  # (n, FEATURES or fewer) of the last layer
@@ -36,12 +37,12 @@ class Refit:
 
 
 def cluster_again(
-    directory: Path,
+    directory: Storage,
     record: SetRecord,
     ids: NDArray[np.int64],
     sample: NDArray[np.int64],
     fit: NDArray[np.int64],
-    kept: NDArray[np.int64],
+    held_out: NDArray[np.int64],
     seed: int,
 ) -> Refit:
     """Cluster every layer on a part of a sample of a set's examples, and assign the rest of the sample.
@@ -52,7 +53,7 @@ def cluster_again(
         ids: (m,) of all its examples.
         sample: (n,) ascending positions among them.
         fit: positions among the sample, to cluster.
-        kept: the others, to assign.
+        held_out: the others, to assign.
         seed: of the projection; the clustering has the set's own.
 
     Raises:
@@ -73,12 +74,12 @@ def cluster_again(
         k = record.k_per_layer[layer]
         members = _Members(rows.width, len(fit))
         found = yield from _among(clustering(members, k, record.distance, record.seed), fit, len(sample))
-        labels, far = np.empty(len(kept), np.int16), np.empty(len(kept), np.float32)
+        labels, far = np.empty(len(held_out), np.int16), np.empty(len(held_out), np.float32)
         assigned = Assignment(found.centroids, record.distance, labels, far)
-        yield from _among(_once(assigned), kept, len(sample))
+        yield from _among(_once(assigned), held_out, len(sample))
         at = record.layers.index(layer)
         clusters[fit, at], distances[fit, at] = found.labels, found.distances
-        clusters[kept, at], distances[kept, at] = labels, far
+        clusters[held_out, at], distances[held_out, at] = labels, far
         if layer == last:
             yield Pass(None, add_features)
         return found
@@ -96,7 +97,7 @@ def cluster_again(
             rows.fit = first
         found = {layer: run(steps(layer, rows), rows) for layer, rows in every.items()}
     centroids = {layer: one.centroids for layer, one in found.items()}
-    return Refit(sample, fit, kept, clusters, distances, features, projection, centroids)
+    return Refit(sample, fit, held_out, clusters, distances, features, projection, centroids)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """What a set knows of one image: the record, and its parts.
 
-Belongs here: fields. `explain.py` makes it, `report/explanation.py` says it in sentences and draws it as a page.
+Belongs here: the fields of a document that is written and sent. `explain.py` fills it from the records of `explore/`,
+`report/explanation.py` says it in sentences and draws it as a page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A set's answers as JSON text for existing readers: made once a set, cut out at each request.
+"""A set's answers as JSON text for existing readers: computed once per set, sliced at each request.
 
 Belongs here: bytes. At 202,599 examples a loop over all of them, or a parse of paths.json, takes longer than a request
 may. Which request gets which text is `server/contract.py`'s.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import codecs
 import re
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +15,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import NotFoundError
-from clusterpaths.sets.columns import read_json
-from clusterpaths.storage.remote import fetch
+from clusterpaths.sets.external import CENTROIDS_JSON, METADATA, read_json
+from clusterpaths.storage import Storage
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
 
-BUDGET = 48 << 20  # bytes of text kept of all sets; of 202,599 examples in five layers it is 13 MB
+BUDGET = 48 << 20  # bytes of cached text of all sets; of 202,599 examples in five layers it is 13 MB
 _BETWEEN = ", "
 _AT_ONCE = 8192  # examples
 _KEY = re.compile(r"example_([0-9]{1,19})")
@@ -33,7 +32,7 @@ _LARGEST = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class _Text:
-    """What is kept of one set, n examples."""
+    """The text of one set, n examples."""
 
     rows: bytes  # "example_0063": [1, 1, 4], … one after the other
     starts: NDArray[np.int64]  # (n + 1,) where each begins
@@ -46,12 +45,10 @@ class _Text:
 
 
 class Documents:
-    """The texts of the sets that were asked for last; safe to share between threads."""
+    """The texts of the sets that were asked for last. Thread-safe."""
 
     def __init__(self, budget: int = BUDGET) -> None:
-        self.budget = budget
-        self._texts: OrderedDict[tuple[str, str], _Text] = OrderedDict()
-        self._lock = threading.Lock()
+        self._texts: LRUCache[_Text] = LRUCache(budget, lambda text: text.size, minimum=1)
 
     def paths(self, index: SetIndex, limit: int, offset: int) -> memoryview:
         """ "example_0016": [3, 2, 1], … of `limit` examples from the `offset`th on, in the set's order: an object's inside."""
@@ -79,15 +76,7 @@ class Documents:
         return len(chosen), memoryview(listed)[:-1]  # without the last comma
 
     def _text(self, index: SetIndex) -> _Text:
-        key = str(index.folder), index.summary.version
-        with self._lock:  # held while a text is made: the others wait for it instead of making it, too
-            text = self._texts.get(key)
-            if text is None:
-                text = self._texts[key] = _make(index)
-                while len(self._texts) > 1 and sum(kept.size for kept in self._texts.values()) > self.budget:
-                    self._texts.popitem(last=False)
-            self._texts.move_to_end(key)
-            return text
+        return self._texts.get(index.folder, lambda: _make(index), version=index.summary.version)
 
 
 def row_of_key(index: SetIndex, key: str) -> int:
@@ -138,14 +127,14 @@ def number_of(example_id: int) -> int:
     return example_id + 1
 
 
-def metadata(folder: Path) -> bytes:
+def metadata(folder: Storage) -> bytes:
     """metadata.json of a model's folder, as it lies there; without a byte order mark.
 
     Raises:
         NotFoundError: there is none, or it is no JSON.
     """
     try:
-        _, text = read_json(fetch(folder / "metadata.json").read_bytes())
+        _, text = read_json(folder.read(METADATA))
     except FileNotFoundError as error:
         raise NotFoundError(f"{folder.name} has no metadata.json.") from error
     except ValueError as error:
@@ -165,7 +154,7 @@ def centroids(index: SetIndex) -> Path | bytes:
     Raises:
         NotFoundError: there is none.
     """
-    path = fetch(index.folder / "centroids.json")
+    path = index.source.file(CENTROIDS_JSON)
     if not path.is_file():
         raise NotFoundError(f"{index.name} has no centroids.json.")
     if index.record is None:

@@ -1,6 +1,6 @@
 """The pictures of a set's examples, as JPEG of a chosen size.
 
-Belongs here: from an example to bytes, through the data set that its set's record names; the last ones are kept. They are
+Belongs here: from an example to bytes, through the data set that its set's record names; the last ones are cached. They are
 shown as extraction saw them, and without what a camera wrote beside the pixels. One whose file was replaced is read again.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.datasets.base import Dataset, ExampleTable, path_in
 from clusterpaths.datasets.celeba import CelebA, find_images
 from clusterpaths.datasets.folder import Folder
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
     from clusterpaths.explore.library import Library
 
 QUALITY = 85
-BUDGET = 32 << 20  # bytes of JPEG kept: 4,000 pictures of CelebA's size, 10,000 thumbnails
+BUDGET = 32 << 20  # bytes of cached JPEG: 4,000 pictures of CelebA's size, 10,000 thumbnails
 AT_ONCE = 4  # pictures being decoded: bounds the memory that large ones take
 _OPEN = 4  # data sets
 Stamp = tuple[int, ...]  # when a file was last written, nanoseconds since 1970, and its bytes
-_Key = tuple[DatasetSpec, str, int, Stamp]
 _NONE = np.empty(0, np.int64)
 _NO_TABLE = ExampleTable(ids=_NONE, files=(), sizes=_NONE, splits=(), labels=_NONE.astype(np.int16))
 
@@ -42,16 +41,12 @@ log = logging.getLogger(__name__)
 
 
 class Images:
-    """Pictures of a library's sets; safe to share between threads."""
+    """Pictures of a library's sets. Thread-safe."""
 
     def __init__(self, library: Library, budget: int = BUDGET) -> None:
         self.library = library
-        self.budget = budget
-        self._made: OrderedDict[_Key, bytes] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-        self._sets: OrderedDict[DatasetSpec, Dataset] = OrderedDict()
-        self._opening = threading.Lock()
+        self._jpegs: LRUCache[bytes] = LRUCache(budget, len)
+        self._data_sets: LRUCache[Dataset] = LRUCache(_OPEN)
         self._room = threading.BoundedSemaphore(AT_ONCE)
 
     def jpeg(self, index: SetIndex, row: int, size: int = 0, stamp: Stamp | None = None) -> bytes:
@@ -65,12 +60,7 @@ class Images:
         """
         file, spec = _file_of(index, row)
         key = spec, file, size, self.stamp(index, row) if stamp is None else stamp
-        kept = self._kept(key)
-        if kept is None:
-            with self._room:
-                kept = self._kept(key) or self._read(index, spec, file, size)
-            self._keep(key, kept)
-        return kept
+        return self._jpegs.get(key, lambda: self._read(index, spec, file, size))
 
     def stamp(self, index: SetIndex, row: int) -> Stamp:
         """What changes when an example's file is replaced; () where the data set has no file that could be looked at.
@@ -95,7 +85,8 @@ class Images:
     def _read(self, index: SetIndex, spec: DatasetSpec, file: str, size: int) -> bytes:
         data_set = self._open(index, spec)
         try:
-            return encode(data_set.read_image(file), size)
+            with self._room:
+                return encode(data_set.read_image(file), size)
         except FileNotFoundError as error:
             raise _gone(index, file) from error
         except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -105,36 +96,13 @@ class Images:
             ) from error
 
     def _open(self, index: SetIndex, spec: DatasetSpec) -> Dataset:
-        with self._opening:  # 200,000 files take seconds: once
-            found = self._sets.get(spec)
-            if found is None:
-                try:
-                    found = _reader(spec)
-                except (ClusterPathsError, OSError) as error:  # its text names folders of this machine
-                    log.warning("The images of %s cannot be opened: %s", index.name, error)
-                    raise NotFoundError(
-                        f"The images of {index.name} (data set {spec.name}) are not where they were when the set was made."
-                    ) from error
-                self._sets[spec] = found
-                while len(self._sets) > _OPEN:
-                    self._sets.popitem(last=False)
-            self._sets.move_to_end(spec)
-            return found
-
-    def _kept(self, key: _Key) -> bytes | None:
-        with self._lock:
-            found = self._made.get(key)
-            if found is not None:
-                self._made.move_to_end(key)
-            return found
-
-    def _keep(self, key: _Key, content: bytes) -> None:
-        with self._lock:
-            if key not in self._made:
-                self._made[key] = content
-                self._bytes += len(content)
-            while self._bytes > self.budget:
-                self._bytes -= len(self._made.popitem(last=False)[1])
+        try:
+            return self._data_sets.get(spec, lambda: _reader(spec))  # once: 200,000 files take seconds
+        except (ClusterPathsError, OSError) as error:  # its text names folders of this machine
+            log.warning("The images of %s cannot be opened: %s", index.name, error)
+            raise NotFoundError(
+                f"The images of {index.name} (data set {spec.name}) are not where they were when the set was made."
+            ) from error
 
 
 def _file_of(index: SetIndex, row: int) -> tuple[str, DatasetSpec]:

@@ -1,43 +1,34 @@
 """One set in memory: its columns, and what is looked up often, worked out once.
 
 Belongs here: rows by id, cluster, path, and the orders that questions ask for. Answers as records are made in the
-modules beside this one; reading the folder is `set_columns.py`.
+modules beside this one; reading the set is `sets/published.py` and `sets/external.py`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.records import ClassShare, ExampleRow, SetSummary
-from clusterpaths.metrics.ood import DistanceScale, overall_distance, scale_distances
-from clusterpaths.metrics.paths import PathCounts, count_paths
-from clusterpaths.records import name_of
-from clusterpaths.sets.columns import Columns, TopScores, read_top_scores
+from clusterpaths.metrics.ood import DistanceScale
+from clusterpaths.metrics.paths import Majorities, PathCounts, majority_classes
+from clusterpaths.sets.cached_examples import TopScores
+from clusterpaths.sets.external import ExternalSet
+from clusterpaths.sets.published import PublishedSet
 
 Rows = NDArray[np.int64]
 T = TypeVar("T")
 TOP_SCORES = 10
-_KEPT_ANSWERS = 64  # of clusters and paths
+_ANSWERS = 64  # of clusters and paths
 _ANSWER = 240_000  # bytes that one takes at most, in records
 PAGES = 12_000_000  # bytes of pages that a server may keep beside each set
-
-
-class GroupClasses(NamedTuple):
-    """The classes of g groups, each (g,): the most frequent one (-1: none known), how often, and of how many known."""
-
-    best: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    known: NDArray[np.int64]
 
 
 class SetIndex:
@@ -46,34 +37,32 @@ class SetIndex:
     Several threads may ask at once.
     """
 
-    def __init__(self, folder: Path, summary: SetSummary, columns: Columns) -> None:
-        self.folder, self.summary, self.record = folder, summary, columns.record
-        self.layers, self.k = columns.layers, columns.k
-        self.ids, self.clusters, self.distances = columns.ids, columns.clusters, columns.distances
-        self.labels, self.predictions = columns.labels, columns.predictions
-        self.splits, self.split_names = columns.splits, columns.split_names  # (n,) index into the names, -1: not known
-        self.files = columns.files  # pyarrow.Array, or None
-        self.keys = columns.keys  # pyarrow.Array, or None: see Columns
-        self.attribute_names = tuple(columns.attributes)
-        self.attribute_values: NDArray[np.int8] = (  # (attributes, n)
-            np.stack(list(columns.attributes.values())) if columns.attributes else np.empty((0, len(self.ids)), np.int8)
-        )
-        self.attributes: dict[str, NDArray[np.int8]] = dict(
-            zip(self.attribute_names, self.attribute_values, strict=True)
-        )
-        self.paths: PathCounts = count_paths(self.clusters)
+    def __init__(self, source: PublishedSet | ExternalSet, summary: SetSummary | None = None) -> None:
+        """Everything of `source` but the attributes is read now.
+
+        Raises:
+            CacheError: its files are missing, corrupted, or do not fit together.
+        """
+        self.source, self.record, self.folder = source, source.record, source.folder
+        self.summary = summary or summarise_set(source)
+        self.layers, self.k = source.layers, source.k
+        self.ids, self.clusters, self.distances = source.ids, source.clusters, source.distances
+        self.labels, self.predictions = source.labels, source.predictions
+        self.splits, self.split_names = source.splits, source.split_names  # (n,) index into the names, -1: not known
+        self.files = source.files  # pyarrow.Array, or None
+        self.keys = source.keys if isinstance(source, ExternalSet) else None  # pyarrow.Array: as paths.json has them
+        self.same_classes, self.class_name, self.label_name = source.same_classes, source.class_name, source.label_name
+        self.paths: PathCounts = source.paths
         self.scale: DistanceScale | None = None
         self.standardised: NDArray[np.float32] | None = None  # (n, L)
         self.ood: NDArray[np.float64] | None = None  # (n,)
         self.overall: NDArray[np.float64] | None = None  # (n,) distance in all layers together
-        if self.distances is not None and len(self.ids):
-            self.scale = scale_distances(self.clusters, self.distances, self.k)
-            exact = self.scale.standardise(self.clusters, self.distances)
-            self.standardised, self.ood = exact.astype(np.float32), exact.mean(axis=1)
-            self.overall = overall_distance(self.distances)
-        self._making, self._lock = threading.RLock(), threading.Lock()  # what is made once may need other such things
-        self._kept: dict[Hashable, Any] = {}
-        self._answers: OrderedDict[Hashable, Any] = OrderedDict()
+        if isinstance(source, PublishedSet) and len(self.ids):
+            self.scale = source.distance_scale
+            self.standardised, self.ood = source.scores.standardised, source.scores.ood
+            self.overall = source.overall_distances
+        self._once: LRUCache[Any] = LRUCache(float("inf"))
+        self._answers: LRUCache[Any] = LRUCache(_ANSWERS)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,21 +75,11 @@ class SetIndex:
     def nbytes(self) -> int:
         """Memory of the arrays, with those that are made later, and room for answers and pages that are kept."""
         n, n_layers = self.clusters.shape
-        arrays = n * (100 + 30 * n_layers + len(self.attributes) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4
+        arrays = n * (100 + 30 * n_layers + len(self.attribute_names) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4
         keys = 0 if self.keys is None else self.keys.nbytes
-        return int(arrays + keys + _KEPT_ANSWERS * _ANSWER + PAGES)
+        return int(arrays + keys + _ANSWERS * _ANSWER + PAGES)
 
     # Names -------------------------------------------------------------------------------------------------------
-
-    @property
-    def same_classes(self) -> bool:
-        return self.record is None or self.record.same_classes
-
-    def class_name(self, index: int) -> str:
-        return name_of(self.record.class_names if self.record else (), index)
-
-    def label_name(self, index: int) -> str:
-        return name_of((self.record.label_names or self.record.class_names) if self.record else (), index)
 
     def layer_index(self, name: str) -> int:
         """Raises: NotFoundError."""
@@ -160,28 +139,14 @@ class SetIndex:
         return self.once(("order", key), lambda: make().astype(np.int32 if len(self) < 1 << 31 else np.int64))
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is made when first asked for, by one thread, and kept as long as the index is."""
-        found: T | None = self._kept.get(key)
-        if found is None:
-            with self._making:
-                found = self._kept.get(key)
-                if found is None:
-                    found = self._kept[key] = make()
+        """What is computed when first asked for, by one thread, and cached as long as the index is."""
+        found: T = self._once.get(key, make)
         return found
 
     def answer(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was answered before to the same question; only the last ones are kept."""
-        with self._lock:
-            if key in self._answers:
-                self._answers.move_to_end(key)
-                found: T = self._answers[key]
-                return found
-        made = make()
-        with self._lock:
-            self._answers[key] = made
-            while len(self._answers) > _KEPT_ANSWERS:
-                self._answers.popitem(last=False)
-        return made
+        """The answer to a question, computed once; only the last ones are cached."""
+        found: T = self._answers.get(key, make)
+        return found
 
     def examples(
         self, rows: NDArray[np.integer], distances: NDArray[np.floating] | None = None
@@ -232,6 +197,27 @@ class SetIndex:
         return np.where(known, self.labels == self.predictions, -1).astype(np.int8)
 
     @cached_property
+    def attributes(self) -> dict[str, NDArray[np.int8]]:
+        """Attribute -> (n,) 1, -1, 0 not known: a row of `attribute_values`."""
+        return dict(zip(self.attribute_names, self.attribute_values, strict=True))
+
+    @property
+    def attribute_names(self) -> tuple[str, ...]:
+        return self._attributes[0]
+
+    @property
+    def attribute_values(self) -> NDArray[np.int8]:
+        """(attributes, n)."""
+        return self._attributes[1]
+
+    @cached_property
+    def _attributes(self) -> tuple[tuple[str, ...], NDArray[np.int8]]:
+        """Raises: CacheError: the cache has a table of its examples that cannot be read."""
+        found = self.source.read_attributes()
+        values = np.stack(list(found.values())) if found else np.empty((0, len(self.ids)), np.int8)
+        return tuple(found), values
+
+    @cached_property
     def attribute_totals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """How many examples have each attribute, and of how many that is known: (attributes,) each."""
         return (self.attribute_values == 1).sum(axis=1), (self.attribute_values != 0).sum(axis=1)
@@ -252,12 +238,12 @@ class SetIndex:
         return 1 + int(np.searchsorted(self._falling_counts, -count))
 
     @cached_property
-    def path_predictions(self) -> GroupClasses:
-        return group_classes(self.paths.of_example, self.predictions, len(self.paths.counts))
+    def path_predictions(self) -> Majorities:
+        return majority_classes(self.paths.of_example, self.predictions, len(self.paths.counts))
 
     @cached_property
-    def path_labels(self) -> GroupClasses:
-        return group_classes(self.paths.of_example, self.labels, len(self.paths.counts))
+    def path_labels(self) -> Majorities:
+        return majority_classes(self.paths.of_example, self.labels, len(self.paths.counts))
 
     def top_scores(self, row: int) -> tuple[ClassShare, ...]:
         """The most probable classes of one example; none where its class scores are not known."""
@@ -273,9 +259,10 @@ class SetIndex:
 
     def all_top_scores(self) -> TopScores | None:
         """Of every example, classes and probabilities; read when first asked for, which takes seconds for a large set."""
-        if self.record is None or not (self.predictions >= 0).any():
+        source = self.source
+        if isinstance(source, ExternalSet) or not (self.predictions >= 0).any():
             return None
-        return self.once("scores", lambda: (read_top_scores(self.folder.parent, self.ids, TOP_SCORES),))[0]
+        return self.once("scores", lambda: source.read_top_scores(TOP_SCORES))
 
     @cached_property
     def _path_columns(self) -> NDArray[np.int16]:
@@ -305,27 +292,21 @@ class SetIndex:
         return np.lexsort((self.overall, self.paths.of_example))
 
 
-def group_classes(groups: NDArray[np.integer], classes: NDArray[np.integer], n_groups: int) -> GroupClasses:
-    """The most frequent known class of each group, the lower one on a tie; `groups` and `classes` are (n,).
-
-    Groups x classes may not fit in memory, so only pairs that occur are counted.
-    """
-    is_known = classes >= 0
-    n_classes = int(classes.max(initial=-1)) + 1
-    best, count = np.full(n_groups, -1, np.int64), np.zeros(n_groups, np.int64)
-    known = np.bincount(groups[is_known], minlength=n_groups).astype(np.int64)
-    if n_classes:
-        code = groups[is_known].astype(np.int64) * n_classes + classes[is_known]
-        if n_groups * n_classes <= 1 << 20:
-            every = np.bincount(code, minlength=n_groups * n_classes)
-            pairs = np.flatnonzero(every)
-            sizes = every[pairs]
-        else:
-            pairs, sizes = np.unique(code, return_counts=True)
-        order = np.lexsort((-pairs, sizes))  # the last one written wins: most frequent, then lowest
-        best[pairs[order] // n_classes] = pairs[order] % n_classes
-        count[pairs[order] // n_classes] = sizes[order]
-    return GroupClasses(best, count, known)
+def summarise_set(source: PublishedSet | ExternalSet, version: str = "") -> SetSummary:
+    """A set in short; `version` changes when it is replaced."""
+    record = source.record
+    return SetSummary(
+        model=source.cache.name,
+        set=source.path.name,
+        num_examples=source.num_examples,
+        layers=source.layers,
+        k_per_layer=dict(zip(source.layers, source.k, strict=True)),
+        distance=record.distance if record else None,
+        dataset=record.dataset if record else "",
+        model_file=record.model.file if record else "",
+        created=record.created if record else "",
+        version=version,
+    )
 
 
 def class_shares(classes: NDArray[np.integer], name: Callable[[int], str]) -> tuple[ClassShare, ...]:
@@ -342,7 +323,7 @@ def class_shares(classes: NDArray[np.integer], name: Callable[[int], str]) -> tu
     )
 
 
-def majority(found: GroupClasses, group: int, name: Callable[[int], str]) -> ClassShare | None:
+def majority(found: Majorities, group: int, name: Callable[[int], str]) -> ClassShare | None:
     """One group's most frequent class."""
     index = int(found.best[group])
     if index < 0:

@@ -1,4 +1,5 @@
-"""What the explorer answers: frozen records, the same for the JSON of /api/v1 and for the pages.
+"""Examples, classes, clusters and paths as frozen records: the same for the JSON of /api/v1, for the pages, for
+report.html and for explanations.
 
 Belongs here: their fields. They are made in the modules beside this one.
 """
@@ -47,6 +48,11 @@ class ClassShare(Record):
     name: str
     count: int
     share: float
+
+    @property
+    def known(self) -> int:
+        """How many in the group have a class that is known; count > 0."""
+        return round(self.count / self.share)
 
 
 class Lift(Record):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from clusterpaths.explore.clusters import class_source, cluster_infos
-from clusterpaths.explore.index import SetIndex, class_shares, group_classes, majority
+from clusterpaths.explore.index import SetIndex, class_shares, majority
 from clusterpaths.explore.records import Routes, Transition
+from clusterpaths.metrics.paths import majority_classes
 
 
 def routes(index: SetIndex) -> Routes:
@@ -36,7 +37,7 @@ def _transitions(index: SetIndex, left: int) -> tuple[Transition, ...]:
     source = class_source(index)
     groups = index.clusters[:, left].astype(np.int64) * k + index.clusters[:, left + 1]
     counts = np.bincount(groups, minlength=k_left * k)
-    classes = group_classes(groups, source.classes, k_left * k)
+    classes = majority_classes(groups, source.classes, k_left * k)
     return tuple(
         Transition(
             layer=index.layers[left],

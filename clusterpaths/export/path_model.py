@@ -15,20 +15,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from pydantic import Field
 
-from clusterpaths.cache.manifest import read_manifest
-from clusterpaths.errors import CacheError, ModelError
+from clusterpaths.errors import ModelError
 from clusterpaths.export.path_graph import GraphBuilder, LayerCentroids, add_nearest, add_score
-from clusterpaths.metrics.ood import scale_distances
 from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY, check_model, instrument_model, tap_again
 from clusterpaths.models.external import external_tensors
 from clusterpaths.models.session import add_tap
-from clusterpaths.records import CacheDtype, Distance, ModelIdentity, ModelRecord, Record, SetRecord
-from clusterpaths.sets.set_files import read_record, read_rows
+from clusterpaths.records import Distance, ModelIdentity, ModelRecord, Record, SetRecord
+from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage.atomic import atomic_write
 
 PATH_MODEL_KEY = "clusterpaths.path_model"
@@ -66,11 +62,11 @@ class ExportRecord(Record):
     warnings: tuple[str, ...] = ()
 
 
-def export_path_model(set_dir: Path, model_path: Path, output: Path) -> ExportRecord:
+def export_path_model(published: PublishedSet, model_path: Path, output: Path) -> ExportRecord:
     """Write one ONNX file that computes what tracing gave for the set's own examples, and gives it for any image.
 
     Args:
-        set_dir: a published set, in its cache's folder: whose manifest says which layers were stored as float16.
+        published: the set, in its cache's directory: whose manifest says which layers were stored as float16.
         model_path: the classifier that the set was made with; external weights are taken into the new file.
         output: the file to write, whole or not at all.
 
@@ -79,17 +75,15 @@ def export_path_model(set_dir: Path, model_path: Path, output: Path) -> ExportRe
         CacheError: the set's files are missing or do not fit together.
         DiskError: no room or no permission.
     """
-    record = read_record(set_dir)
-    rows = read_rows(set_dir, record)
+    record, scale = published.record, published.distance_scale
     model = check_set_model(record, model_path)
     if output.resolve() in {Path(model.path), *(Path(path) for path in model.external.values())}:
         raise ModelError(f"{output} is the classifier itself, or its weights. Name another file with --output.")
-    dtypes, warnings = stored_dtypes(set_dir, record)
-    k = [record.k_per_layer[layer] for layer in record.layers]
+    dtypes, warnings = published.stored_dtypes()
     proto = load_whole(model)
     graph = GraphBuilder(proto)
     note = PathModelNote(
-        set=f"{set_dir.resolve().parent.name}/{record.set}",
+        set=published.name,
         fingerprint=record.fingerprint,
         model=record.model,
         dataset=record.dataset,
@@ -102,7 +96,7 @@ def export_path_model(set_dir: Path, model_path: Path, output: Path) -> ExportRe
         | {name: graph.free_name(name) for name in (PATH, DISTANCES, OOD_SCORE)},
         created=record.created,
     )
-    centroids = read_centroids(set_dir, record)
+    centroids = published.read_centroids()
     taps = {tap.layer: tap for tap in model.taps}
     layers = [
         LayerCentroids(
@@ -114,7 +108,6 @@ def export_path_model(set_dir: Path, model_path: Path, output: Path) -> ExportRe
         for layer in record.layers
     ]
     add_nearest(graph, layers, record.distance, model.input, model.batch, (note.outputs[PATH], note.outputs[DISTANCES]))
-    scale = scale_distances(rows.clusters, rows.distances, k)
     add_score(graph, scale.means, scale.spreads, note.outputs)
     _replace_outputs(proto, note.outputs, len(layers))
     _describe(proto, record, note, model)
@@ -147,40 +140,6 @@ def check_set_model(record: SetRecord, model_path: Path) -> ModelRecord:
         model = check_model(model_path, record.layers)
         return instrument_model(model, record.preprocessing.size)
     return tap_again(model, record.tensors, record.preprocessing.size)
-
-
-def stored_dtypes(set_dir: Path, record: SetRecord) -> tuple[dict[str, CacheDtype], list[str]]:
-    """How the set's cache stored each layer, and a warning where that is no longer known (then: float32)."""
-    manifest = read_manifest(set_dir.resolve().parent)
-    if manifest is None or manifest.model.sha256 != record.model.sha256 or set(record.layers) - set(manifest.layers):
-        return dict.fromkeys(record.layers, "float32"), [
-            f"The cache that {record.set} was made of is no longer beside it, so activations are not rounded as it stored "
-            "them: an image that lies between two centroids may get the other one."
-        ]
-    return {layer: manifest.layers[layer].dtype for layer in record.layers}, []
-
-
-def read_centroids(set_dir: Path, record: SetRecord) -> dict[str, NDArray[np.float32]]:
-    """Layer -> (k, width) float32 of centroids.npz.
-
-    Raises:
-        CacheError: the file cannot be read, or is not the record's.
-    """
-    path = set_dir / "centroids.npz"
-    try:
-        with np.load(path) as file:
-            found = {layer: np.asarray(file[layer], np.float32) for layer in record.layers}
-    except (OSError, KeyError, ValueError, EOFError) as error:
-        raise CacheError(
-            f"{path} cannot be read: {error}. Expected the set's centroids; publish the set again."
-        ) from error
-    for layer, rows in found.items():
-        if rows.ndim != 2 or len(rows) != record.k_per_layer[layer]:
-            raise CacheError(
-                f"{path} has centroids of shape {rows.shape} in layer {layer}; set.json says k="
-                f"{record.k_per_layer[layer]}. They do not belong together; publish the set again."
-            )
-    return found
 
 
 def load_whole(model: ModelRecord) -> onnx.ModelProto:

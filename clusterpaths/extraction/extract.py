@@ -13,23 +13,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import make_part, part_path, write_table
+from clusterpaths.cache.examples import make_part, write_part
 from clusterpaths.cache.manifest import PIXELS, FailedExample, Manifest, ShardRecord, require_manifest, update_shards
 from clusterpaths.cache.pixels import PixelStore, ShardPixels
-from clusterpaths.cache.stores import CHUNK_ROWS, ActivationStore, open_store
+from clusterpaths.cache.stores import ActivationStore, open_store
+from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
 from clusterpaths.errors import ExtractionError, Float16OverflowError
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
-from clusterpaths.records import CacheDtype, DatasetSpec, ModelRecord, Preprocessing, Record
-from clusterpaths.storage.remote import local_folder
+from clusterpaths.records import CacheDtype, DatasetSpec, ModelRecord, Preprocessing
+from clusterpaths.storage import Storage, StoredRecord
 
 _DECODED_AHEAD = 2  # batches; more would only take memory
 # An OSError with one of these numbers is about one file; any other (an I/O error, a lost network disk) is about the
@@ -38,10 +38,9 @@ MISSING = "missing"  # the reason of an example whose file was listed and then g
 _ABOUT_ONE_FILE = {None, errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
-class ExtractionJob(Record):
+class ExtractionJob(StoredRecord):
     """All that a shard's extraction needs to know, wherever it runs."""
 
-    directory: str
     model: ModelRecord
     dataset: DatasetSpec
     preprocessing: Preprocessing
@@ -69,11 +68,11 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
     `progress` is called with the number of examples that were done since its last call.
 
     Raises:
-        Float16OverflowError: a layer's values do not fit float16 (`plan.widen_layers` and again).
+        Float16OverflowError: a layer's values do not fit float16 (`begin.widen_layers` and again).
         ExtractionError: non-finite activations, or more than `job.max_failed` unreadable images in this shard.
         DiskError: no room; files of this shard may lie there, unrecorded, and are written again.
     """
-    directory = local_folder(job.directory)
+    directory = job.storage
     manifest = require_manifest(directory)
     shard = next(shard for shard in manifest.shards if shard.index == index)
     table = _examples_of(job.dataset, shard)
@@ -96,7 +95,7 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
     record = rows.finish()
     if keeps_pixels:
         record = record.model_copy(update={"batch": job.batch_size})
-    write_table(part_path(directory, index), rows.part())
+    write_part(directory, index, rows.part())
     update_shards(directory, record)
     return record
 
@@ -223,7 +222,7 @@ def has_non_finite(values: NDArray[Any]) -> bool:
     return bool(values.view(signed).max() >= infinity or values.view(unsigned).max() >= negative)
 
 
-def _row_writer(directory: Path, manifest: Manifest, shard: ShardRecord, table: ExampleTable) -> _RowWriter:
+def _row_writer(directory: Storage, manifest: Manifest, shard: ShardRecord, table: ExampleTable) -> _RowWriter:
     if manifest.format == "none":
         size = manifest.preprocessing.size
         buffers: dict[str, NDArray[Any]] = {PIXELS: np.empty((CHUNK_ROWS, *size, 3), np.uint8)}

@@ -1,12 +1,10 @@
-"""Before and after extraction: which shards are to be made, what they will take, and what came of them.
+"""Before extraction: which shards are to be made, and what they will take.
 
-Belongs here: comparing what a run wants with what a cache has. `plan_extraction` only reads; `begin_extraction`
-makes it so; `finish_extraction` joins the examples and checks the share of failures.
+Belongs here: comparing what a run wants with what a cache has. Nothing is written: `begin.py` carries the plan out.
 """
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,43 +12,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import EXAMPLES, PARTS, join_parts, part_path, read_examples
+from clusterpaths.cache.examples import PARTS, part_file
 from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import (
-    CLUSTERINGS,
-    MANIFEST,
-    PIXELS,
     CacheIdentity,
     LayerRecord,
     Manifest,
     ShardRecord,
-    change_manifest,
     format_ids,
-    read_manifest,
     read_version,
     require_manifest,
     require_same,
     unmade,
-    update_shards,
-    write_manifest,
 )
 from clusterpaths.cache.pixels import kept_size, open_kept
-from clusterpaths.cache.stores import CHUNK_ROWS, open_store, size_on_disk
+from clusterpaths.cache.stores import size_on_disk
+from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
 from clusterpaths.datasets.fingerprint import fingerprint
-from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
-from clusterpaths.extraction.extract import MISSING, ExtractionJob, too_many_failures
+from clusterpaths.errors import CacheError, ConfigError, DiskError
+from clusterpaths.extraction.extract import MISSING, ExtractionJob
 from clusterpaths.models.check import tap_again
-from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing, Record
-from clusterpaths.storage.atomic import disk_errors
-from clusterpaths.storage.remote import address_of, fetch_folder, local_folder, place_of, remove_file, remove_tree
+from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing
+from clusterpaths.storage import Storage, StoredRecord
 
 
-class ExtractionPlan(Record):
+class ExtractionPlan(StoredRecord):
     """What a run will do, in numbers."""
 
-    directory: str
     manifest: Manifest
     pending: tuple[int, ...]
     ids: str
@@ -104,7 +94,7 @@ def plan_run(
         dataset=dataset.name,
         preprocessing=preprocessing,
         dtype=dtype,
-        format=config.cache_format or ("zarr" if place_of(config.cache_dir) else "npy"),
+        format=config.cache_format or ("zarr" if config.cache_dir.request_per_file else "npy"),
         providers=model.providers,
     )
     plan = plan_extraction(
@@ -148,7 +138,7 @@ def require_enough(examples: int, k_per_layer: dict[str, int]) -> None:
 
 
 def plan_extraction(
-    directory: Path,
+    directory: Storage,
     required: CacheIdentity,
     table: ExampleTable,
     shard_size: int,
@@ -186,7 +176,7 @@ def plan_extraction(
     )
     files, size = kept_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
     return ExtractionPlan(
-        directory=address_of(directory),
+        directory=directory.address,
         manifest=manifest,
         pending=pending,
         ids=format_ids(table.ids),
@@ -195,21 +185,23 @@ def plan_extraction(
         values=sum(int(np.prod(layer.shape)) for layer in manifest.layers.values()),
         files=files,
         bytes=size,
-        free=_free_bytes(directory),
+        free=directory.free_bytes(),
         refresh=refresh,
         version=version,
     )
 
 
 def _keep(
-    stored: Manifest, directory: Path, table: ExampleTable, dataset: Dataset | None, by_content: bool
+    stored: Manifest, directory: Storage, table: ExampleTable, dataset: Dataset | None, by_content: bool
 ) -> tuple[list[ShardRecord], NDArray[np.int64]]:
     """Of a stored cache: the shards to keep (unmade where files of theirs are gone), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
     whole = open_kept(directory, stored).whole(recorded)
-    fetch_folder(directory / PARTS)
-    whole = {index for index in whole if part_path(directory, index).is_file()}
-    done = _check_unchanged(directory, sorted(whole), table, dataset, by_content)
+    parts = directory.local_tree(PARTS)
+    whole = {index for index in whole if (parts / part_file(index)).is_file()}
+    done = _check_unchanged(
+        directory, [parts / part_file(index) for index in sorted(whole)], table, dataset, by_content
+    )
     kept = []
     for shard in stored.shards:
         if shard.rows is not None and shard.index not in whole:
@@ -222,16 +214,16 @@ def _keep(
 
 
 def _check_unchanged(
-    directory: Path, shards: list[int], table: ExampleTable, dataset: Dataset | None, by_content: bool
+    directory: Storage, lying: list[Path], table: ExampleTable, dataset: Dataset | None, by_content: bool
 ) -> NDArray[np.int64]:
     """Ids that need no extraction: with rows, or failed and the file still the same.
 
     Raises:
         CacheError: files of examples with rows have other names, sizes or contents now.
     """
-    if not shards:
+    if not lying:
         return np.empty(0, np.int64)
-    parts = pa.concat_tables([_read_identity(part_path(directory, shard)) for shard in shards])
+    parts = pa.concat_tables(map(_read_identity, lying))
     ids = parts["id"].to_numpy()
     at = np.searchsorted(table.ids, ids)
     at[at == len(table)] = 0
@@ -248,7 +240,7 @@ def _check_unchanged(
     changed = files[~same & ~failed]
     if len(changed):
         raise CacheError(
-            f"The images are not those that the activations in {address_of(directory)} were made of; nothing was changed. "
+            f"The images are not those that the activations in {directory} were made of; nothing was changed. "
             f"{len(changed):,} of {int(there.sum()):,} files have another name, size or content than then, the first are "
             f"{', '.join(changed[:3])}. Use another --name to keep both, or --refresh to throw the stored activations away."
         )
@@ -278,7 +270,7 @@ def _new_shards(
 ) -> list[ShardRecord]:
     """Shards of the missing ids in order; those that a clustering is fitted on have shards of their own, the first."""
     index = max((shard.index for shard in kept), default=-1) + 1
-    start = max((shard.start + _slots(len(shard.planned_ids())) for shard in kept), default=0)
+    start = max((shard.start + slots(len(shard.planned_ids())) for shard in kept), default=0)
     shards: list[ShardRecord] = []
     fit = fit_positions(wanted)
     fitted = np.isin(missing, wanted[fit]) if fit is not None else np.zeros(len(missing), bool)
@@ -286,21 +278,8 @@ def _new_shards(
         for at in range(0, len(group), shard_size):
             ids = group[at : at + shard_size]
             shards.append(ShardRecord(index=index + len(shards), ids=format_ids(ids), start=start))
-            start += _slots(len(ids))
+            start += slots(len(ids))
     return shards
-
-
-def _slots(examples: int) -> int:
-    """Rows that a shard holds in a zarr array: whole chunks, so that no two shards ever write to one chunk."""
-    return -(-examples // CHUNK_ROWS) * CHUNK_ROWS
-
-
-def _free_bytes(directory: Path) -> int | None:
-    """Of the disk; None in object storage, which has no end."""
-    if place_of(directory):
-        return None
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    return shutil.disk_usage(existing).free
 
 
 def check_room(plan: ExtractionPlan) -> None:
@@ -328,104 +307,10 @@ def check_room(plan: ExtractionPlan) -> None:
     )
 
 
-def begin_extraction(plan: ExtractionPlan) -> None:
-    """Write the planned manifest and make room for the shards' rows; with refresh, remove the old cache first.
-
-    Raises:
-        DiskError: the folder cannot be written.
-    """
-    directory = local_folder(plan.directory)
-    with disk_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    store = open_kept(directory, plan.manifest)
-    if plan.refresh:
-        remove_cache(directory)
-        # what a refresh that was killed left, or a cache whose manifest is not understood
-        for kept in (PIXELS, *plan.manifest.layers):
-            remove_tree(directory / kept)
-    write_manifest(directory, plan.manifest, plan.version)
-    rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in plan.manifest.shards), default=0)
-    store.reserve(rows)
-
-
-def remove_cache(directory: Path) -> None:
-    """Remove the activations (or pixels) of a cache and all that describes them; its sets stay."""
-    try:
-        stored = read_manifest(directory)
-    except CacheError:  # whose message says to refresh
-        stored = None
-    remove_file(directory / MANIFEST)  # first: from here on nothing counts as recorded
-    remove_file(directory / EXAMPLES)
-    for made_of_them in (PARTS, CLUSTERINGS):
-        remove_tree(directory / made_of_them)
-    if stored is not None:
-        open_kept(directory, stored).remove()
-
-
-def widen_layers(directory: Path, layers: list[str]) -> tuple[int, ...]:
-    """Keep these layers as float32 from now on; returns the shards that are to be made again, all of them."""
-    manifest = require_manifest(directory)
-    open_store(directory, manifest.format, {name: manifest.layers[name] for name in layers}).remove()
-    wider = {
-        name: layer.model_copy(update={"dtype": "float32"}) if name in layers else layer
-        for name, layer in manifest.layers.items()
-    }
-    shards = tuple(unmade(shard) for shard in manifest.shards)
-    change_manifest(directory, lambda now: now.model_copy(update={"layers": wider, "shards": shards}))
-    rows = max((shard.start + _slots(len(shard.planned_ids())) for shard in shards), default=0)
-    open_store(directory, manifest.format, wider).reserve(rows)
-    return tuple(shard.index for shard in shards)
-
-
-def examples_in(directory: Path, shards: tuple[int, ...]) -> dict[int, int]:
+def examples_in(directory: Storage, shards: tuple[int, ...]) -> dict[int, int]:
     """How many examples each of these shards is planned for."""
     wanted = set(shards)
     return {s.index: len(s.planned_ids()) for s in require_manifest(directory).shards if s.index in wanted}
-
-
-def forget_shard(directory: Path, index: int) -> None:
-    """Take a shard whose bytes are damaged out of the books: the next plan makes it again."""
-    manifest = read_manifest(directory)
-    for shard in manifest.shards if manifest else ():
-        if shard.index == index:
-            update_shards(directory, unmade(shard))
-
-
-class ExtractionRecord(Record):
-    """What extraction left: the examples of this run, and those of them that could not be read."""
-
-    directory: str
-    num_examples: int
-    failed: tuple[tuple[int, str, str], ...]
-    ids: str
-
-
-def finish_extraction(directory: Path, wanted: NDArray[np.int64], max_failed: int) -> ExtractionRecord:
-    """Join examples.parquet and say which of the wanted examples have activations.
-
-    Raises:
-        ExtractionError: more than `max_failed` of them could not be read, or none is left.
-    """
-    manifest = require_manifest(directory)
-    recorded = [shard for shard in manifest.shards if shard.rows is not None]
-    join_parts(directory, [shard.index for shard in recorded])
-    examples = read_examples(directory, ["id", "row"])
-    ids = examples["id"].to_numpy()
-    with_rows = ids[examples["row"].is_valid().to_numpy()]
-    failures = [failure for shard in recorded for failure in shard.failed]
-    lost = set(wanted[~np.isin(wanted, with_rows)].tolist())
-    failed = {failure.id: failure for failure in failures if failure.id in lost}
-    if len(failed) > max_failed:
-        raise ExtractionError(too_many_failures(len(failed), max_failed, list(failed.values())))
-    usable = wanted[np.isin(wanted, with_rows)]
-    if len(usable) == 0:
-        raise ExtractionError(too_many_failures(len(failed), len(failed) - 1, list(failed.values())))
-    return ExtractionRecord(
-        directory=address_of(directory),
-        num_examples=len(usable),
-        failed=tuple((failure.id, failure.file, failure.reason) for failure in failed.values()),
-        ids=format_ids(usable),
-    )
 
 
 def human_bytes(count: int) -> str:

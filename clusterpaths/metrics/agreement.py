@@ -1,7 +1,7 @@
 """How far two clusterings of the same examples agree: pure functions on integer arrays.
 
-Belongs here: adjusted Rand index, matching of clusters, kept paths, migration between paths. Which
-sets are compared, and what is said of it, is `compare.py`; what one set's paths are worth is `metrics.py`.
+Belongs here: path agreement, adjusted Rand index, matching of clusters, migration between paths. Which sets are
+compared is `comparison/compare.py`, which changes of the images `evaluation/perturb.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score
 
-from clusterpaths.metrics.paths import Ints, PathCounts, count_paths
+from clusterpaths.metrics.checks import Ints
+from clusterpaths.metrics.paths import PathCounts, count_paths
 
 NO_MATCH = -1
 
@@ -49,16 +50,34 @@ def match_clusters(a: Ints, b: Ints, k_a: int, k_b: int) -> NDArray[np.int64]:
     return result
 
 
-def kept_layers(a: Ints, b: Ints, matches: list[NDArray[np.int64]]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Where paths agree once the clusters of `b` have the names of `a`.
+def path_agreement(a: Ints, b: Ints) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Path agreement (arXiv 2510.06541) of two (n, L) arrays of paths of the same examples.
+
+    Returns:
+        whether the complete path is the same, and the share of layers that are; both (n,). The mean of the first is the
+        strict path agreement, that of the second the mild.
+
+    Raises:
+        ValueError: arrays of different shapes.
+    """
+    if a.shape != b.shape or a.ndim != 2:
+        raise ValueError(f"Both should be (n, L) of the same examples, got {a.shape} and {b.shape} instead.")
+    same = a == b
+    return same.all(axis=1), same.mean(axis=1)
+
+
+def matched_agreement(
+    a: Ints, b: Ints, matches: list[NDArray[np.int64]]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Where paths agree once the clusters of `b` have the ids of `a`.
 
     Args:
         a: (n, L) cluster ids.
         b: (n, L) cluster ids of the same examples.
-        matches: for each of L layers what `match_clusters` says.
+        matches: for each of L layers what `match_clusters` returns.
 
     Returns:
-        kept (n, L) bool, and `b` in the names of `a` (n, L) int64, NO_MATCH where a cluster has no counterpart.
+        agreement (n, L) bool, and `b` with the ids of `a` (n, L) int64, NO_MATCH where a cluster has no counterpart.
     """
     renamed = np.empty(b.shape, np.int64)
     for layer, match in enumerate(matches):

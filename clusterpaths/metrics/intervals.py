@@ -1,10 +1,15 @@
-"""Intervals of shares and of their ratios, in closed form."""
+"""95% intervals of shares, of their ratios, and of means."""
 
 from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000  # of a bootstrap
 _Z95 = 1.959963984540054  # the normal distribution's 97.5th percentile
 
 
@@ -13,6 +18,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
     Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22 (1927); recommended also near
     0 and 1 by Brown, Cai and DasGupta, Interval Estimation for a Binomial Proportion, Statistical Science 16 (2001).
+    scipy.stats.binomtest gives the same to 32 ulps, but tests a hypothesis first: 140 to 430 us, this 0.7.
     """
     share, z2 = successes / n, _Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
@@ -40,3 +46,23 @@ def ratio_interval(
     half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance)
     ratio = inside / known / (outside / known_outside)
     return ratio * math.exp(-half), ratio * math.exp(half)
+
+
+def bootstrap_mean(values: NDArray[np.floating[Any]] | NDArray[np.bool_], seed: int) -> tuple[float, float]:
+    """95% interval of a mean: the percentile bootstrap (Efron, Annals of Statistics 7, 1979) with 1,000 resamples.
+
+    Drawn as counts of the different values, which is the same and quick where they are few. A share of exactly 0 or 1
+    would get an interval of no width; it gets the score interval (`wilson`) instead.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not len(values):
+        raise ValueError("A mean needs at least one value, got none.")
+    different, counts = np.unique(values.astype(np.float64), return_counts=True)
+    n = int(counts.sum())
+    if len(different) == 1 and different[0] in (0, 1):
+        return wilson(n * int(different[0]), n)
+    means = np.random.default_rng(seed).multinomial(n, counts / n, size=RESAMPLES) @ different / n
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,35 +1,49 @@
-"""How unusual a distance to a centroid is: distances in units that clusters and layers share.
+"""Out-of-distribution (OOD) scores: how unlike the data set's own an example is. Higher is farther from them.
 
-Belongs here: pure functions on the columns of paths.parquet. Which centroid is nearest is `kmeans.py`'s; the same
-numbers as ONNX nodes are `models/path_graph.py`'s.
+Belongs here: pure functions on cluster ids, distances to centroids, and class scores. The OOD score of the explorer, of
+explanations, of path models (as ONNX nodes: `export/path_graph.py`) and of the evaluation is `DistanceScale.score`.
+How well a score detects OOD examples is `detection.py`; the k-NN score is `neighbours.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-SPREAD_FLOOR = 0.1  # of the layer's pooled spread: a cluster of near-twins must not make every newcomer a stranger
+from clusterpaths.metrics.checks import Ints, require_equal_width, require_paths
+from clusterpaths.metrics.paths import count_paths
+
+Floats = NDArray[np.floating[Any]]
+
+SPREAD_FLOOR = 0.1  # of the layer's pooled spread: a cluster of near-duplicates must not make every newcomer an outlier
 TINIEST_SPREAD = 1e-6  # a layer without any spread
 
 
 @dataclass(frozen=True)
 class DistanceScale:
-    """How far examples of each cluster usually lie from its centroid: for each layer (k,) float64 mean and spread."""
+    """How far the fit examples of each cluster lie from its centroid: for each layer (k,) float64 mean and spread."""
 
     means: tuple[NDArray[np.float64], ...]
     spreads: tuple[NDArray[np.float64], ...]
 
-    def score(self, clusters: NDArray[np.integer], distances: NDArray[np.floating]) -> NDArray[np.float64]:
+    def score(self, clusters: Ints, distances: Floats) -> NDArray[np.float64]:
         """(n,) OOD score: mean over layers of the distance, standardised within its own cluster; both are (n, layers)."""
         scores: NDArray[np.float64] = self.standardise(clusters, distances).mean(axis=1)
         return scores
 
-    def standardise(self, clusters: NDArray[np.integer], distances: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(n, layers): how many spreads each distance lies above the mean of its cluster."""
+    def standardise(self, clusters: Ints, distances: Floats) -> NDArray[np.float64]:
+        """(n, layers): how many spreads each distance lies above the mean of its cluster.
+
+        Raises:
+            ValueError: shapes that do not fit, or another number of layers.
+        """
+        _require_distances(clusters, distances)
+        if clusters.shape[1] != len(self.means):
+            raise ValueError(f"clusters should have {len(self.means)} layers, got {clusters.shape[1]} instead.")
         columns = [
             (distances[:, i].astype(np.float64) - self.means[i][clusters[:, i]]) / self.spreads[i][clusters[:, i]]
             for i in range(clusters.shape[1])
@@ -37,19 +51,25 @@ class DistanceScale:
         return np.stack(columns, axis=1)
 
 
-def scale_distances(clusters: NDArray[np.integer], distances: NDArray[np.floating], k: Sequence[int]) -> DistanceScale:
+def scale_distances(clusters: Ints, distances: Floats, k: Sequence[int]) -> DistanceScale:
     """Mean and standard deviation of the distances in each cluster of each layer; inputs are (n, layers), n > 0.
 
     A spread is at least a tenth of the layer's pooled one (root of the mean squared deviation from the own cluster's
     mean). A cluster with one example has no spread of its own and takes the pooled one; an empty cluster takes the
     layer's mean, too.
+
+    Raises:
+        ValueError: shapes that do not fit, ids below 0, or no examples.
     """
+    _require_distances(clusters, distances)
+    if not len(clusters):
+        raise ValueError("There should be at least one example to fit, got none.")
     means, spreads = [], []
-    for i, clusters_here in enumerate(k):
+    for i, num_clusters in enumerate(k):
         own, values = clusters[:, i], distances[:, i].astype(np.float64)
-        sizes = np.bincount(own, minlength=clusters_here)  # (k,)
-        mean = np.bincount(own, values, clusters_here) / np.maximum(sizes, 1)
-        squares = np.bincount(own, (values - mean[own]) ** 2, clusters_here)
+        sizes = np.bincount(own, minlength=num_clusters)  # (k,)
+        mean = np.bincount(own, values, num_clusters) / np.maximum(sizes, 1)
+        squares = np.bincount(own, (values - mean[own]) ** 2, num_clusters)
         pooled = float(np.sqrt(squares.sum() / len(own)))
         spread = np.where(sizes > 1, np.sqrt(squares / np.maximum(sizes, 1)), pooled)
         means.append(np.where(sizes > 0, mean, values.mean()))
@@ -57,11 +77,67 @@ def scale_distances(clusters: NDArray[np.integer], distances: NDArray[np.floatin
     return DistanceScale(tuple(means), tuple(spreads))
 
 
-def overall_distance(distances: NDArray[np.floating]) -> NDArray[np.float64]:
+def overall_distance(distances: Floats) -> NDArray[np.float64]:
     """(n,) mean over layers of the distance, each layer in units of its own mean; `distances` is (n, layers).
 
-    A layer in which every distance is 0 adds nothing.
+    It orders examples by how typical they are of one path. A layer in which every distance is 0 adds nothing.
     """
     scale = distances.sum(axis=0, dtype=np.float64) / max(len(distances), 1)
     result: NDArray[np.float64] = (distances / np.where(scale > 0, scale, 1.0)).mean(axis=1)
     return result
+
+
+def path_rarity(fit_paths: Ints, paths: Ints) -> NDArray[np.float64]:
+    """-log of each path's smoothed frequency in fit, in nats; (m,) of (m, L).
+
+    Add-one smoothing (Laplace) over the p occupied paths and one more that stands for all unseen ones:
+    (count + 1) / (n + p + 1).
+
+    Raises:
+        ValueError: shapes that do not fit, or ids below 0.
+    """
+    require_paths("fit_paths", fit_paths)
+    require_paths("paths", paths)
+    require_equal_width("fit_paths", fit_paths, "paths", paths)
+    both = count_paths(np.concatenate([fit_paths, paths]))
+    n = len(fit_paths)
+    counts = np.bincount(both.of_example[:n], minlength=len(both.counts))
+    rarity: NDArray[np.float64] = -np.log((counts[both.of_example[n:]] + 1) / (n + (counts > 0).sum() + 1))
+    return rarity
+
+
+def has_class_scores(outputs: Floats) -> bool:
+    """Whether (m, n) outputs of a model can be class scores, of which the largest is the decision.
+
+    One number per example is a regression. Rows that all have length 1 are an embedding on the sphere, but for
+    probabilities, which may be all 0 and 1. An embedding of any length cannot be told from class scores: its "decision"
+    is the index of its largest unit.
+    """
+    values = outputs.astype(np.float64)
+    if not len(values) or values.shape[1] < 2:
+        return False
+    return _probabilities(values) or not np.allclose(np.linalg.norm(values, axis=1), 1, atol=1e-3)
+
+
+def confidence_scores(logits: Floats) -> dict[str, NDArray[np.float64]]:
+    """The OOD scores that need class scores (m, classes) only; each (m,).
+
+    "max softmax" is minus the largest probability (Hendrycks and Gimpel, arXiv 1610.02136), "energy" minus the log of the
+    summed exponentials (Liu et al., arXiv 2010.03759). Where the model outputs probabilities there is no energy.
+    """
+    from scipy.special import logsumexp, softmax  # the explorer imports this module, and starts without scipy
+
+    values = logits.astype(np.float64)
+    if _probabilities(values):
+        return {"max softmax": -values.max(axis=1)}
+    return {"max softmax": -softmax(values, axis=1).max(axis=1), "energy": -logsumexp(values, axis=1)}
+
+
+def _require_distances(clusters: Ints, distances: Floats) -> None:
+    require_paths("clusters", clusters)
+    if clusters.shape != distances.shape:
+        raise ValueError(f"distances should be {clusters.shape} as clusters, got {distances.shape} instead.")
+
+
+def _probabilities(values: NDArray[np.float64]) -> bool:
+    return bool((values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3))

@@ -1,14 +1,18 @@
-"""What paths are worth, in numbers: pure functions on integer arrays."""
+"""Cluster paths counted: how many there are, and how pure they are. Pure functions on integer arrays.
+
+Belongs here: counts, complexity and purity of paths, or of any other groups of examples. What paths say of the model's
+decisions is `alignment.py`, how far two sets of paths agree `agreement.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.integer[Any]]
+from clusterpaths.metrics.checks import Ints, require_classes, require_groups, require_paths
 
 
 @dataclass(frozen=True)
@@ -46,25 +50,106 @@ def count_paths(clusters: Ints) -> PathCounts:
     return PathCounts(clusters[first[order]].astype(np.int64), counts[order].astype(np.int64), rank[code])
 
 
+@dataclass(frozen=True)
+class PathComplexity:
+    """How many paths there are.
+
+    Attributes:
+        occupied: paths with at least one example.
+        covering: how many of the most frequent ones hold at least 95% of the examples.
+        entropy: of the distribution over paths, in bits.
+    """
+
+    occupied: int
+    covering: int
+    entropy: float
+
+
+def path_complexity(paths: Ints) -> PathComplexity:
+    """Path complexity (arXiv 2510.06541) of (n, L) paths: those occupied, those that cover 95%, the entropy in bits.
+
+    The paper counts occupied paths. The other two are ours, since a long tail of rare paths hardly costs a reader.
+
+    Raises:
+        ValueError: no matrix of ids >= 0.
+    """
+    require_paths("paths", paths)
+    counts = count_paths(paths).counts
+    if not len(counts):
+        return PathComplexity(0, 0, 0.0)
+    n = int(counts.sum())
+    covering = int(np.searchsorted(np.cumsum(counts) * 20, n * 19)) + 1  # in integers: no rounding at the border
+    shares = counts / n
+    return PathComplexity(len(counts), covering, float(abs((shares * np.log2(shares)).sum())))
+
+
+class Majorities(NamedTuple):
+    """The classes of g groups, each (g,): the most frequent one (-1: none known), how often, and of how many known."""
+
+    best: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    known: NDArray[np.int64]
+
+
+def majority_classes(groups: Ints, classes: Ints, n_groups: int) -> Majorities:
+    """The most frequent known class of each group, the lower one on a tie.
+
+    Groups x classes may not fit in memory, so only pairs that occur are counted.
+
+    Args:
+        groups: (n,) ids from 0 to n_groups - 1.
+        classes: (n,), -1 where not known.
+        n_groups: g, groups without an example too.
+    """
+    is_known = classes >= 0
+    n_classes = int(classes.max(initial=-1)) + 1
+    best, count = np.full(n_groups, -1, np.int64), np.zeros(n_groups, np.int64)
+    known = np.bincount(groups[is_known], minlength=n_groups).astype(np.int64)
+    if n_classes:
+        code = groups[is_known].astype(np.int64) * n_classes + classes[is_known]
+        if n_groups * n_classes <= 1 << 20:
+            every = np.bincount(code, minlength=n_groups * n_classes)
+            pairs = np.flatnonzero(every)
+            sizes = every[pairs]
+        else:
+            pairs, sizes = np.unique(code, return_counts=True)
+        order = np.lexsort((-pairs, sizes))  # the last one written wins: most frequent, then lowest
+        best[pairs[order] // n_classes] = pairs[order] % n_classes
+        count[pairs[order] // n_classes] = sizes[order]
+    return Majorities(best, count, known)
+
+
+def in_majority(groups: Ints, classes: Ints) -> NDArray[np.bool_]:
+    """For each example with a known class, whether it has its group's most frequent one, the lowest on a tie.
+
+    Args:
+        groups: (n,) ids >= 0.
+        classes: (n,), -1 for none.
+
+    Returns:
+        (m,) for the m examples with a class. The mean is the purity; single values are what a bootstrap draws from.
+
+    Raises:
+        ValueError: shapes that do not fit, ids or classes below those.
+    """
+    require_groups("groups", groups)
+    require_classes("classes", classes, "groups", len(groups))
+    known = classes >= 0
+    members, own = groups[known], classes[known]
+    if not len(own):
+        return np.empty(0, np.bool_)
+    result: NDArray[np.bool_] = majority_classes(members, own, int(members.max()) + 1).best[members] == own
+    return result
+
+
 def weighted_purity(groups: Ints, classes: Ints) -> float | None:
     """Share of examples with a known class that have their group's most frequent one; None where there are none.
 
-    With cluster paths as groups this is the weighted-path purity of arXiv 2510.06541.
+    With cluster paths as groups this is the weighted-path purity of arXiv 2510.06541, measured, as there, on the
+    examples that were clustered: a group of a single example is pure.
     """
-    known = classes >= 0
-    if not known.any():
-        return None
-    n_groups, n_classes = int(groups[known].max()) + 1, int(classes[known].max()) + 1
-    pairs, sizes = np.unique(groups[known].astype(np.int64) * n_classes + classes[known], return_counts=True)
-    best = np.zeros(n_groups, dtype=np.int64)  # sparse: paths x classes may not fit in memory
-    np.maximum.at(best, pairs // n_classes, sizes)
-    return float(best.sum() / known.sum())
-
-
-def alone(groups: Ints, classes: Ints) -> int:
-    """How many examples are the only one of their group with a known class: pure whatever that class is."""
-    known = groups[classes >= 0]
-    return int((np.bincount(known) == 1).sum()) if len(known) else 0
+    values = in_majority(groups, classes)
+    return float(values.mean()) if len(values) else None
 
 
 def largest_class(classes: Ints) -> tuple[int, float] | None:

@@ -6,7 +6,6 @@ the last one with what it is an answer to, a set's folder the one that it was ma
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,8 +18,7 @@ from clusterpaths.metrics.intervals import wilson
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import PRESETS, called, fit, normalise
 from clusterpaths.records import Channels, InputType, ModelRecord, Preprocessing, Record, fingerprint
-from clusterpaths.storage.atomic import atomic_write_json
-from clusterpaths.storage.remote import fetch
+from clusterpaths.storage import Storage
 
 CHECK = "preprocessing_check.json"
 VERSION = 1  # raised when the verdict changes
@@ -87,7 +85,7 @@ class KeptCheck(Record):
 
 
 def check_once(
-    directory: Path,
+    directory: Storage,
     model: ModelRecord,
     dataset: Dataset,
     table: ExampleTable,
@@ -113,7 +111,7 @@ def check_once(
         }
     )  # fmt: skip
     try:
-        found = KeptCheck.model_validate_json(fetch(directory / CHECK).read_bytes())
+        found = KeptCheck.model_validate_json(directory.read(CHECK))
     except (FileNotFoundError, ValidationError):
         found = None
     if found and found.question == question:
@@ -122,20 +120,20 @@ def check_once(
     return KeptCheck(question=question, check=check)
 
 
-def keep_check(directory: Path, kept: KeptCheck) -> None:
+def keep_check(directory: Storage, kept: KeptCheck) -> None:
     """Write it beside a cache, for the next run.
 
     Raises:
         DiskError: no room or no permission.
     """
-    atomic_write_json(directory / CHECK, kept.model_dump(mode="json"))
+    directory.write_json(CHECK, kept.model_dump(mode="json"))
 
 
-def read_check(set_dir: Path) -> PreprocessingCheck | None:
-    """The check that a set was made under; None where there was none, or none that is understood."""
+def parse_check(document: bytes | None) -> PreprocessingCheck | None:
+    """The check that a set was made under, of its document; None where there is none, or none that is understood."""
     try:
-        return PreprocessingCheck.model_validate_json((set_dir / CHECK).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return None if document is None else PreprocessingCheck.model_validate_json(document)
+    except ValidationError:
         return None
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from clusterpaths.clustering.choice import Choice, SweepPoint
+from clusterpaths.sets.directory import SetDirectory
 
 WIDTH, HEIGHT = 220.0, 130.0
 
@@ -35,11 +35,14 @@ class Shown:
     panels: tuple[Panel, ...]
 
 
-def read_choice(folder: Path) -> Shown | None:
-    """choice.json of a set's folder, ready to draw; None where nothing was chosen, or it is of another version."""
+def read_choice(directory: SetDirectory) -> Shown | None:
+    """choice.json of a set, ready to draw; None where nothing was chosen, or it is of another version."""
+    document = directory.document("choice.json")
     try:
-        choice = Choice.model_validate_json((folder / "choice.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+        choice = None if document is None else Choice.model_validate_json(document)
+    except ValueError:
+        return None
+    if choice is None:
         return None
     return Shown(choice, tuple(_panel(choice, layer) for layer in choice.k_per_layer))
 

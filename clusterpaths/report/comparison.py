@@ -18,10 +18,12 @@ from PIL import Image
 from clusterpaths.comparison.record import Comparison, DecisionCount, ExampleChange, LayerComparison, PathCount, Side
 from clusterpaths.metrics.agreement import NO_MATCH
 from clusterpaths.records import name_of
+from clusterpaths.report.examples import Tile
+from clusterpaths.report.numbers import percent, thousands
 from clusterpaths.report.templates import render
-from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, usual_ratio
-from clusterpaths.report.view import COLOURS, Example, percent, thousands
-from clusterpaths.storage.atomic import atomic_write, atomic_write_json
+from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, median_ratio
+from clusterpaths.report.view import COLOURS
+from clusterpaths.sets.directory import SetDirectory
 
 FEW_CLASSES = 12  # up to here the page shows all pairs of classes as a table
 ColourOf = Callable[[int, str, int], int]  # (side 0 or 1, layer, its own cluster there) -> number of the palette
@@ -29,12 +31,12 @@ ColourOf = Callable[[int, str, int], int]  # (side 0 or 1, layer, its own cluste
 
 @dataclass(frozen=True)
 class Chip:
-    """One stop of a path; `colour` None: of no palette; `kept`: the same on both sides; `new`: none like it before."""
+    """One stop of a path; `colour` None: of no palette; `unchanged`: the same on both sides; `new`: none like it before."""
 
     text: str
     colour: int | None
     title: str
-    kept: bool = True
+    unchanged: bool = True
     new: bool = False
 
 
@@ -61,7 +63,7 @@ class LayerCard:
 class Move:
     """One example that changed, with both paths."""
 
-    example: Example
+    example: Tile
     file: str
     before: tuple[Chip, ...]
     after: tuple[Chip, ...]
@@ -79,7 +81,7 @@ class DecisionRow:
     second: str
     count: int
     share: float
-    examples: tuple[Example, ...]
+    examples: tuple[Tile, ...]
 
 
 @dataclass(frozen=True)
@@ -127,13 +129,13 @@ class Page:
 
 
 def write_comparison(
-    comparison: Comparison, folder: Path, read_image: Callable[[str], Image.Image]
+    comparison: Comparison, directory: SetDirectory, read_image: Callable[[str], Image.Image]
 ) -> tuple[Path, Path]:
-    """Write comparison_with_<NAME>_<set>.json and .html into `folder`, each whole or not at all.
+    """Write comparison_with_<NAME>_<set>.json and .html into `directory`, each complete or not at all.
 
     Args:
         comparison: what to write; NAME and set are its first set's.
-        folder: the second set's folder; programs that read sets look for names of their own there.
+        directory: the second set's; programs that read sets look for names of their own there.
         read_image: called with names of the `file` column; may raise OSError for an image that is gone, which
             then has a placeholder.
 
@@ -141,7 +143,6 @@ def write_comparison(
         DiskError: no room or no permission.
     """
     stem = f"comparison_with_{comparison.first.name.replace('/', '_')}"
-    document, target = folder / f"{stem}.json", folder / f"{stem}.html"
     changed = comparison.decisions.counts if comparison.decisions else ()
     shown = [*comparison.moved, *(example for pair in changed for example in pair.examples)]
     thumbnails = make_thumbnails((example.file for example in shown), read_image)
@@ -150,12 +151,11 @@ def write_comparison(
         comparison,
         thumbnails,
         thumbnails=list(thumbnails.values()),
-        ratio=f"{usual_ratio(thumbnails.values()):.3f}",
+        ratio=f"{median_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
     )
-    atomic_write_json(document, comparison.model_dump(mode="json"))
-    atomic_write(target, html.encode("utf-8", errors="replace"))
-    return document, target
+    document = directory.write_json(f"{stem}.json", comparison.model_dump(mode="json"))
+    return document, directory.write(f"{stem}.html", html.encode("utf-8", errors="replace"))
 
 
 def comparison_section(comparison: Comparison) -> Markup:
@@ -172,15 +172,15 @@ class Shown:
     page: str
 
 
-def read_comparisons(folder: Path) -> list[Shown]:
-    """The comparisons that were written into a set's folder, by name; one that is not understood is passed over."""
+def read_comparisons(directory: SetDirectory) -> list[Shown]:
+    """The comparisons that were written into a set's directory, by name; one that is not understood is passed over."""
     found = []
-    for path in sorted(folder.glob("comparison_with_*.json")):
+    for name, document in directory.documents("comparison_with_*.json"):
         try:
-            comparison = Comparison.model_validate_json(path.read_bytes())
+            comparison = Comparison.model_validate_json(document)
         except ValueError:
             continue  # of another version: its own page still says what it said
-        found.append(Shown(headline(comparison), comparison_section(comparison), path.with_suffix(".html").name))
+        found.append(Shown(headline(comparison), comparison_section(comparison), f"{name.removesuffix('.json')}.html"))
     return found
 
 
@@ -257,11 +257,11 @@ class _Builder:
             rows.append(MatchRow(first, second, match.shared, size, match.shared / max(size, 1)))
         return LayerCard(numbers, tuple(rows))
 
-    def chip(self, side: int, layer: str, own: int, number: int, name: int, title: str, kept: bool = True) -> Chip:
+    def chip(self, side: int, layer: str, own: int, number: int, name: int, title: str, unchanged: bool = True) -> Chip:
         """A cluster of one side (0: first, 1: second) with its `own` number there, shown with `number`."""
         new = name == NO_MATCH
         colour = (None if new else name % COLOURS) if self.colour_of is None else self.colour_of(side, layer, own)
-        return Chip(str(number), colour, title, kept, new)
+        return Chip(str(number), colour, title, unchanged, new)
 
     def chips(
         self, side: int, own: Sequence[int], renamed: Sequence[int], other: Sequence[int] | None = None
@@ -270,15 +270,15 @@ class _Builder:
         chips = []
         for i, (cluster, name) in enumerate(zip(own, renamed, strict=True)):
             title = f"{self.names[i]}, cluster {cluster}" + ("" if cluster == name else _called(name))
-            kept = other is None or other[i] == name
+            unchanged = other is None or other[i] == name
             number = cluster if name == NO_MATCH else name
-            chips.append(self.chip(side, self.names[i], cluster, number, name, title, kept))
+            chips.append(self.chip(side, self.names[i], cluster, number, name, title, unchanged))
         return tuple(chips)
 
-    def example(self, change: ExampleChange) -> Example:
+    def example(self, change: ExampleChange) -> Tile:
         parts = [f"example {change.id}", change.file, self.decided(change) or ""]
         parts += [f"label {label_name(self.comparison, change.label)}"] if change.label >= 0 else []
-        return Example(change.id, " · ".join(part for part in parts if part), self.pictures.get(change.file))
+        return Tile(change.id, " · ".join(part for part in parts if part), self.pictures.get(change.file))
 
     def decided(self, change: ExampleChange) -> str | None:
         classes = (change.prediction_first, change.prediction_second)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clusterpaths.evaluation.record import Detection, Evaluation, Measure, Strangers
-from clusterpaths.metrics.faithfulness import NEIGHBOURS
+from clusterpaths.evaluation.record import Detection, Evaluation, Measure, OODDetection
+from clusterpaths.metrics.neighbours import NEIGHBOURS
 
 SCORES = {
     "paths": "How far an image lies from the centroids on its path, for a member of those clusters.",
@@ -88,8 +88,8 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[Group, ...]:
     return tuple(group for group in found if group.rows)
 
 
-def _terms(strangers: Strangers) -> tuple[tuple[str, str], ...]:
-    measured = {score.score for score in strangers.scores}
+def _terms(detection: OODDetection) -> tuple[tuple[str, str], ...]:
+    measured = {score.score for score in detection.scores}
     return (*((name, words) for name, words in SCORES.items() if name in measured), ("FPR95", FPR95))
 
 

@@ -16,10 +16,12 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from clusterpaths.explanation.explain import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
+from clusterpaths.explanation.record import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
+from clusterpaths.report.examples import tile
+from clusterpaths.report.numbers import percent, thousands
 from clusterpaths.report.templates import render
-from clusterpaths.report.thumbnails import make_thumbnails, usual_ratio
-from clusterpaths.report.view import COLOURS, percent, thousands
+from clusterpaths.report.thumbnails import make_thumbnails, median_ratio
+from clusterpaths.report.view import COLOURS
 from clusterpaths.storage.atomic import atomic_write
 
 PICTURE = 320  # pixels of the image's longer side on the page
@@ -49,15 +51,15 @@ def write_explanation(
         name=Path(explanation.image).name,  # a page is sent on: where the file lay is nobody's business
         headline=headline(explanation),
         common=common(explanation),
-        strange=strange(explanation),
+        strange=ood_sentence(explanation),
         other=other(explanation),
-        title=example_title,
+        tile=lambda example: tile(example, thumbnails),
         decided=decided,
         colours=COLOURS,
         listed=LISTED,
-        picture=_encode(image),
-        thumbnails=thumbnails,
-        ratio=f"{usual_ratio(thumbnails.values()):.3f}",
+        image=_encode(image),
+        thumbnails=list(thumbnails.values()),
+        ratio=f"{median_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
     )
     atomic_write(target, html.encode("utf-8", errors="replace"))
@@ -102,7 +104,7 @@ def _majority(majority: MajorityClass | None, source: str) -> str:
     return f"{majority.name} among {source} ({percent(majority.share)} of {thousands(majority.of)})" if majority else ""
 
 
-def strange(e: Explanation) -> str:
+def ood_sentence(e: Explanation) -> str:
     """What the OOD score says."""
     where = f"{e.ood_percentile:.0f}% of the set's own examples have a lower one"
     verdict = "unusual for this set" if e.ood_percentile >= UNUSUAL else "usual for this set"
@@ -131,14 +133,6 @@ def path_text(path: tuple[int, ...]) -> str:
     return "-".join(map(str, path))
 
 
-def example_title(example: ExampleNote) -> str:
-    """What hovering over an example shows."""
-    parts = [f"example {example.id}", example.file]
-    parts += [f"label {example.label}"] if example.label else []
-    parts += [f"prediction {example.prediction}"] if example.prediction else []
-    return " · ".join(parts)
-
-
 def print_explanation(e: Explanation, file: Any = None) -> None:
     """The same as readable text on a terminal."""
     from rich.console import Console
@@ -152,7 +146,7 @@ def print_explanation(e: Explanation, file: Any = None) -> None:
         console.print(f"Classes      {escape(', '.join(likely))}")
     console.print(f"Path         {path_text(e.path)}, in {escape(e.set)} of {escape(e.model.file)}")
     console.print(f"How common   {escape(common(e))}")
-    console.print(f"OOD score    {strange(e)}")
+    console.print(f"OOD score    {ood_sentence(e)}")
     console.print(f"Otherwise    {escape(other(e))}")
     table = Table("layer", "cluster", "examples in it", "distance", "in spreads", "nearest exemplars", box=None)
     for layer in e.layers:

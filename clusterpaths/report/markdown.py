@@ -5,22 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-
 from clusterpaths.cache.stores import activations_on_disk
 from clusterpaths.clustering.choice import Choice
 from clusterpaths.comparison.record import Comparison, ExampleChange
 from clusterpaths.evaluation.record import Evaluation
 from clusterpaths.extraction.plan import human_bytes
-from clusterpaths.metrics.paths import PathCounts, count_paths
 from clusterpaths.models.inspect import Inspection
 from clusterpaths.preprocessing.check import PreprocessingCheck
 from clusterpaths.records import Preprocessing, StageTime
 from clusterpaths.report import evaluation as evaluation_section
 from clusterpaths.report.comparison import class_name, headline
 from clusterpaths.report.page import EXEMPLARS
-from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import Storage
 
 TOP_PATHS = 10
 PER_IMAGE = {"cluster", "trace"}
@@ -33,7 +30,7 @@ def inspection(found: Inspection) -> str:
     return f"```\n{found.text()}```\n"
 
 
-def stage_rows(stages: tuple[StageTime, ...], examples: int, extracted: int, cache: Path) -> Rows:
+def stage_rows(stages: tuple[StageTime, ...], examples: int, extracted: int, cache: Storage) -> Rows:
     """Seconds and images a second of each stage, in order, and the cache's size in the end.
 
     Args:
@@ -95,7 +92,7 @@ def published_set(published: PublishedSet, report: Path) -> str:
     """Sizes of clusters, the most frequent paths, purity, times."""
     record = published.record
     lines = [
-        f"# {published.path.parent.name} / {record.set}",
+        f"# {published.cache.name} / {record.set}",
         f"{record.num_examples:,} examples, {record.num_failed:,} left out; {record.distance} distance, seed {record.seed}; "
         f"model {record.model.file} ({record.model.sha256[:12]}).",
         f"Report with pictures: `{report}`",
@@ -124,15 +121,9 @@ def published_set(published: PublishedSet, report: Path) -> str:
     return "\n".join(lines)
 
 
-def _count_paths(published: PublishedSet) -> PathCounts:
-    layers = list(published.record.layers)
-    table = pq.read_table(published.path / "paths.parquet", columns=layers)
-    return count_paths(np.column_stack([table[layer].to_numpy() for layer in layers]))
-
-
 def _frequent_paths(published: PublishedSet) -> list[str]:
     record = published.record
-    found = _count_paths(published)
+    found = published.paths
     top = list(zip(found.paths.tolist(), found.counts.tolist(), strict=True))[:TOP_PATHS]
     lines = [
         f"## The {len(top)} most frequent of {len(found.counts):,} paths",
@@ -156,7 +147,7 @@ def _purity(published: PublishedSet) -> list[str]:
 def in_one_sentence(published: PublishedSet) -> str:
     """What a terminal shows last."""
     record = published.record
-    paths = _count_paths(published).counts
+    paths = published.paths.counts
     purity = "" if record.purity_labels is None else f"; path purity with labels {record.purity_labels:.2f}"
     return f"{record.set}: {record.num_examples:,} examples on {len(paths):,} paths of {len(record.layers)} layers{purity}."
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from clusterpaths.report.view import percent, seconds, thousands
+from clusterpaths.report.numbers import percent, seconds, thousands
 
 
 def render(template: str, **values: Any) -> str:

@@ -49,7 +49,7 @@ def make_thumbnails(files: Iterable[str], read_image: Callable[[str], Image.Imag
     return made
 
 
-def usual_ratio(thumbnails: Iterable[Thumbnail]) -> float:
+def median_ratio(thumbnails: Iterable[Thumbnail]) -> float:
     """Width over height of the median picture, within 2:3 and 3:2; 1 where there is none."""
     ratios = sorted(t.width / t.height for t in thumbnails)
     return min(max(ratios[len(ratios) // 2], 2 / 3), 3 / 2) if ratios else 1.0

@@ -1,21 +1,26 @@
-"""What the template shows, ready to print: cards, rows and sentences.
+"""What report.html shows, ready to print: the explorer's answers about a set, laid out as cards and rows.
 
-Belongs here: the step from arrays to words and shares. No HTML, no files, no pictures.
+Belongs here: which clusters, paths and classes stand on the page. Their numbers are `explore/`'s; no HTML, no files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths.metrics import counts as tables
-from clusterpaths.metrics import paths as metrics
+from clusterpaths.explore.clusters import cluster_infos, exemplars
+from clusterpaths.explore.index import SetIndex, class_shares
+from clusterpaths.explore.paths import path_page
+from clusterpaths.explore.records import ClassShare, ClusterInfo, ExampleRow, PathSummary, Routes
+from clusterpaths.explore.routes import routes
+from clusterpaths.metrics.paths import Majorities
 from clusterpaths.records import SetRecord
 from clusterpaths.report import overview
+from clusterpaths.report.examples import Tile, tile
+from clusterpaths.report.numbers import thousands
 from clusterpaths.report.thumbnails import Thumbnail
 
 COLOURS = 8  # the palette of report.css; further clusters start over, their number tells them apart
@@ -23,33 +28,34 @@ FEW_CLASSES = 6  # up to here every card lists all classes, in the same order
 LISTED = 5  # beyond, the most frequent ones
 
 
-class Columns(Protocol):
-    """The arrays of paths.parquet; see `page.Rows`."""
-
-    @property
-    def ids(self) -> NDArray[np.int64]: ...
-    @property
-    def labels(self) -> NDArray[np.int16]: ...
-    @property
-    def predictions(self) -> NDArray[np.int16]: ...
-    @property
-    def clusters(self) -> NDArray[np.int16]: ...
-    @property
-    def distances(self) -> NDArray[np.float32]: ...
-
-
 @dataclass(frozen=True)
-class Example:
-    """One picture on the page, or the place where it would be."""
+class Exemplars:
+    """The examples on the page: of each layer's clusters, exemplars[layer][cluster], and of the most frequent paths."""
 
-    id: int
-    title: str
-    picture: Thumbnail | None
+    clusters: tuple[tuple[tuple[ExampleRow, ...], ...], ...]
+    paths: tuple[PathSummary, ...]
+
+    def files(self) -> list[str]:
+        """Their file names, by id."""
+        shown = {one.id: one.file for layer in self.clusters for cluster in layer for one in cluster}
+        shown |= {one.id: one.file for path in self.paths for one in path.exemplars}
+        return [shown[id_] for id_ in sorted(shown)]
+
+
+def choose_exemplars(index: SetIndex, count: int, top_paths: int) -> Exemplars:
+    """`count` of each cluster and of each of the `top_paths` most frequent paths, nearest to the centroids first."""
+    return Exemplars(
+        tuple(
+            tuple(exemplars(index, layer, cluster, "nearest", count).examples for cluster in range(k))
+            for layer, k in zip(index.layers, index.k, strict=True)
+        ),
+        path_page(index, limit=top_paths, exemplars=count).paths,
+    )
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class in a card; shares among those with a known class.
+    """One class in a card: its share of the predictions and of the labels there, and of those of all examples.
 
     None where none is known, and where labels are other classes than predictions: a row is then of one of both.
     """
@@ -65,16 +71,14 @@ class ClassRow:
 class ClusterCard:
     """One cluster of a layer; `label_classes` has rows of its own where labels are other classes than predictions."""
 
-    number: int
+    info: ClusterInfo
     colour: int
-    count: int
-    share: float
     classes: tuple[ClassRow, ...]
     label_classes: tuple[ClassRow, ...]
     other_classes: int
     other_label_classes: int
     labelled: int
-    examples: tuple[Example, ...]
+    examples: tuple[Tile, ...]
 
 
 @dataclass(frozen=True)
@@ -91,24 +95,13 @@ class LayerSection:
 
 
 @dataclass(frozen=True)
-class Majority:
-    """The most frequent class on a path: of labels or of predictions."""
-
-    source: str
-    name: str
-    share: float
-    of: int
-
-
-@dataclass(frozen=True)
 class PathRow:
     """One of the most frequent paths; chips are (cluster, colour), one a layer."""
 
+    summary: PathSummary
     chips: tuple[tuple[int, int], ...]
-    count: int
-    share: float
-    majorities: tuple[Majority, ...]
-    examples: tuple[Example, ...]
+    majorities: tuple[tuple[str, ClassShare], ...]  # of predictions, of labels: where any is known
+    examples: tuple[Tile, ...]
 
 
 @dataclass(frozen=True)
@@ -117,10 +110,8 @@ class Purity:
 
     source: str
     value: float
-    chance: float
-    chance_class: str
-    of: int
-    alone: int
+    chance: ClassShare  # the most frequent class of all examples
+    singletons: int  # examples that are the only one on their path whose class is known
 
 
 @dataclass(frozen=True)
@@ -157,218 +148,169 @@ class Page:
     @property
     def links(self) -> tuple[tuple[str, ...], ...]:
         """Where a block of the overview leads: links[layer][cluster]."""
-        return tuple(tuple(f"#l{i}c{card.number}" for card in layer.cards) for i, layer in enumerate(self.layers))
+        return tuple(tuple(f"#l{i}c{card.info.cluster}" for card in layer.cards) for i, layer in enumerate(self.layers))
 
 
-def thousands(value: float) -> str:
-    """1234567 -> "1,234,567"."""
-    return f"{value:,.0f}"
+class ClassTable:
+    """The classes of any group of examples as rows, beside their shares among all examples."""
 
-
-def percent(share: float, digits: int = 0) -> str:
-    """0.934 -> "93%"; a share that would print as all or nothing but isn't becomes ">99%" or "<1%"."""
-    smallest = 10.0**-digits
-    value = share * 100
-    if 0 < value < smallest / 2:
-        return f"<{smallest:.{digits}f}%"
-    if 100 - smallest / 2 <= value < 100:
-        return f">{100 - smallest:.{digits}f}%"
-    return f"{value:.{digits}f}%"
-
-
-def seconds(value: float) -> str:
-    """0.42 -> "0.4 s", 75 -> "1 min 15 s", 4000 -> "1 h 07 min"."""
-    if value < 59.95:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-class _Builder:
-    def __init__(
-        self, record: SetRecord, rows: Columns, files: Mapping[int, str], pictures: Mapping[str, Thumbnail]
-    ) -> None:
-        self.record, self.rows, self.files, self.pictures = record, rows, files, pictures
-        self.n_labels, self.n_predictions = (
-            max(len(names), int(classes.max(initial=-1)) + 1)
-            for names, classes in (
-                (record.label_names or record.class_names, rows.labels),
-                (record.class_names, rows.predictions),
-            )
-        )
+    def __init__(self, index: SetIndex, record: SetRecord) -> None:
+        self.index, self.record = index, record
+        self.n_labels = _number(record.label_names or record.class_names, index.labels)
+        self.n_predictions = _number(record.class_names, index.predictions)
         if record.same_classes:
             self.n_labels = self.n_predictions = max(self.n_labels, self.n_predictions)
-        self.label_counts = np.bincount(rows.labels[rows.labels >= 0], minlength=self.n_labels)
-        self.prediction_counts = np.bincount(rows.predictions[rows.predictions >= 0], minlength=self.n_predictions)
-        self.all_labels, self.all_predictions = _shares(self.label_counts), _shares(self.prediction_counts)
+        self.predictions = class_shares(index.predictions, index.class_name)
+        self.labels = class_shares(index.labels, index.label_name)
+        self.all_predictions = _by_class(self.predictions, self.n_predictions)
+        self.all_labels = _by_class(self.labels, self.n_labels)
 
-    def example(self, row: int, distance: str) -> Example:
-        label, prediction, file = int(self.rows.labels[row]), int(self.rows.predictions[row]), self.files[row]
-        parts = [f"example {self.rows.ids[row]}", file, distance]
-        parts += [f"label {self.record.label_name(label)}"] if label >= 0 else []
-        parts += [f"prediction {self.record.class_name(prediction)}"] if prediction >= 0 else []
-        return Example(int(self.rows.ids[row]), " · ".join(p for p in parts if p), self.pictures.get(file))
-
-    def class_rows(
-        self, labels: NDArray[np.int64], predictions: NDArray[np.int64]
+    def rows(
+        self, predictions: Sequence[ClassShare], labels: Sequence[ClassShare]
     ) -> tuple[tuple[ClassRow, ...], tuple[ClassRow, ...]]:
         """Rows of predictions and labels together, and none; where they are other classes, rows of each."""
-        label_shares, prediction_shares = _shares(labels), _shares(predictions)
+        of_predictions, of_labels = _by_class(predictions, self.n_predictions), _by_class(labels, self.n_labels)
         if self.record.same_classes:
-            weight = prediction_shares + label_shares / 1e6 if predictions.any() else label_shares
+            weight = of_predictions + of_labels / 1e6 if predictions else of_labels
             rows = tuple(
                 ClassRow(
                     self.record.class_name(i),
-                    float(prediction_shares[i]) if predictions.any() else None,
-                    float(label_shares[i]) if labels.any() else None,
+                    float(of_predictions[i]) if predictions else None,
+                    float(of_labels[i]) if labels else None,
                     float(self.all_predictions[i]),
                     float(self.all_labels[i]),
                 )
                 for i in _listed(weight)
             )
             return rows, ()
-        of_predictions = tuple(
-            ClassRow(self.record.class_name(i), float(prediction_shares[i]), None, float(self.all_predictions[i]), 0.0)
-            for i in (_listed(prediction_shares) if predictions.any() else ())
-        )
-        of_labels = tuple(
-            ClassRow(self.record.label_name(i), None, float(label_shares[i]), 0.0, float(self.all_labels[i]))
-            for i in (_listed(label_shares) if labels.any() else ())
-        )
-        return of_predictions, of_labels
-
-    def layer(self, index: int, exemplars: Sequence[NDArray[np.integer]]) -> LayerSection:
-        name = self.record.layers[index]
-        k, summary = self.record.k_per_layer[name], self.record.clusters.get(name)
-        own = self.rows.clusters[:, index]
-        sizes = np.bincount(own, minlength=k)
-        labels = tables.class_counts(own, self.rows.labels, k, self.n_labels)
-        predictions = tables.class_counts(own, self.rows.predictions, k, self.n_predictions)
-        cards = []
-        for c in range(k):
-            classes, label_classes = self.class_rows(labels[c], predictions[c]) if sizes[c] else ((), ())
-            counted = labels[c] + predictions[c] if self.record.same_classes else predictions[c]
-            cards.append(
-                ClusterCard(
-                    number=c,
-                    colour=c % COLOURS,
-                    count=int(sizes[c]),
-                    share=int(sizes[c]) / max(len(own), 1),
-                    classes=classes,
-                    label_classes=label_classes,
-                    other_classes=_unlisted(counted, classes),
-                    other_label_classes=_unlisted(labels[c], label_classes) if label_classes else 0,
-                    labelled=int(labels[c].sum()),
-                    examples=tuple(
-                        self.example(row, f"distance {self.rows.distances[row, index]:.3g}")
-                        for row in exemplars[c].tolist()
-                    ),
-                )
-            )
-        agreement = metrics.weighted_purity(own, self.rows.predictions)
-        return LayerSection(
-            name=name,
-            cards=tuple(cards),
-            agreement=agreement if agreement is not None else metrics.weighted_purity(own, self.rows.labels),
-            inertia=summary.inertia if summary else float("nan"),
-            iterations=summary.iterations if summary else 0,
-            note=summary.note if summary else "",
-            empty=tuple(np.flatnonzero(sizes == 0).tolist()),
-        )
-
-    def path(self, members: NDArray[np.integer], path: NDArray[np.int64], examples: NDArray[np.integer]) -> PathRow:
-        majorities = []
-        for source, classes, name in (
-            ("predictions", self.rows.predictions, self.record.class_name),
-            ("labels", self.rows.labels, self.record.label_name),
-        ):
-            best = metrics.largest_class(classes[members])
-            if best:
-                of = int((classes[members] >= 0).sum())
-                majorities.append(Majority(source, name(best[0]), best[1], of))
-        return PathRow(
-            chips=tuple((c, c % COLOURS) for c in path.tolist()),
-            count=len(members),
-            share=len(members) / len(self.rows.ids),
-            majorities=tuple(majorities),
-            examples=tuple(self.example(row, "") for row in examples.tolist()),
-        )
-
-    def purity(self, source: str, paths: metrics.PathCounts, recorded: float | None) -> Purity | None:
-        classes, name = (
-            (self.rows.labels, self.record.label_name)
-            if source == "labels"
-            else (self.rows.predictions, self.record.class_name)
-        )
-        value, largest = metrics.weighted_purity(paths.of_example, classes), metrics.largest_class(classes)
-        if value is None or largest is None:
-            return None
-        return Purity(
-            source,
-            value if recorded is None else recorded,
-            largest[1],
-            name(largest[0]),
-            int((classes >= 0).sum()),
-            metrics.alone(paths.of_example, classes),
+        return tuple(
+            ClassRow(self.record.class_name(i), float(of_predictions[i]), None, float(self.all_predictions[i]), 0.0)
+            for i in (_listed(of_predictions) if predictions else ())
+        ), tuple(
+            ClassRow(self.record.label_name(i), None, float(of_labels[i]), 0.0, float(self.all_labels[i]))
+            for i in (_listed(of_labels) if labels else ())
         )
 
 
-def build(
-    record: SetRecord,
-    rows: Columns,
-    paths: metrics.PathCounts,
-    by_cluster: Sequence[Sequence[NDArray[np.integer]]],
-    by_path: Sequence[NDArray[np.integer]],
-    files: Mapping[int, str],
-    pictures: Mapping[str, Thumbnail],
-) -> Page:
+def build(index: SetIndex, record: SetRecord, shown: Exemplars, pictures: Mapping[str, Thumbnail]) -> Page:
     """Put the page together.
 
     Args:
-        by_cluster: for each layer and cluster the rows of its exemplars.
-        by_path: for each path that is shown, most frequent first, the rows of its pictures.
-        files: file name of every row in either.
+        index: the set.
+        record: of the same set.
+        shown: its exemplars.
         pictures: by file name; a file without one could not be read.
     """
-    make = _Builder(record, rows, files, pictures)
-    k = [record.k_per_layer[layer] for layer in record.layers]
-    columns = rows.clusters.T
-    sizes = [np.bincount(column, minlength=k[i]).astype(np.int64) for i, column in enumerate(columns)]
-    flows = [tables.crossings(columns[i], columns[i + 1], k[i], k[i + 1]) for i in range(len(k) - 1)]
-    purities = (
-        make.purity("predictions", paths, record.purity_predictions),
-        make.purity("labels", paths, record.purity_labels),
-    )
-    classes, label_classes = make.class_rows(make.label_counts, make.prediction_counts)
-    possible = int(np.prod(np.array(k, dtype=object)))
-    distinct = set(files.values())
+    table, drawn = ClassTable(index, record), routes(index)
+    classes, label_classes = table.rows(table.predictions, table.labels)
+    possible = int(np.prod(np.array(index.k, dtype=object)))
+    files = set(shown.files())
     return Page(
-        layers=tuple(make.layer(i, by_cluster[i]) for i in range(len(k))),
-        paths=tuple(
-            make.path(np.flatnonzero(paths.of_example == p), paths.paths[p], examples)
-            for p, examples in enumerate(by_path)
+        layers=tuple(
+            _layer(index, record, at, table, [tuple(tile(x, pictures, x.distance) for x in some) for some in clusters])
+            for at, clusters in enumerate(shown.clusters)
         ),
-        purities=tuple(p for p in purities if p is not None),
-        overview=overview.lay_out(sizes, flows),
+        paths=tuple(_path(path, pictures) for path in shown.paths),
+        purities=tuple(_purities(index, record, table)),
+        overview=_lay_out(drawn, index),
         classes=classes,
         label_classes=label_classes,
-        n=len(rows.ids),
-        occupied=len(paths.counts),
+        n=len(index),
+        occupied=len(index.paths.counts),
         possible=thousands(possible) if possible < 10**9 else f"{float(possible):.1e}",
-        ks=str(k[0]) if len(set(k)) == 1 else ", ".join(f"{record.k_per_layer[x]} ({x})" for x in record.layers),
-        singles=int((paths.counts == 1).sum()),
-        covered=float(paths.counts[: len(by_path)].sum() / max(len(rows.ids), 1)),
-        has_labels=bool((rows.labels >= 0).any()),
-        has_predictions=bool((rows.predictions >= 0).any()),
-        missing_pictures=sum(file not in pictures for file in distinct),
-        pictures=len(distinct),
+        ks=str(index.k[0])
+        if len(set(index.k)) == 1
+        else ", ".join(f"{k} ({layer})" for layer, k in zip(index.layers, index.k, strict=True)),
+        singles=int((index.paths.counts == 1).sum()),
+        covered=sum(path.count for path in shown.paths) / max(len(index), 1),
+        has_labels=bool(table.labels),
+        has_predictions=bool(table.predictions),
+        missing_pictures=sum(file not in pictures for file in files),
+        pictures=len(files),
     )
 
 
-def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    return counts / max(int(counts.sum()), 1)
+def _layer(
+    index: SetIndex, record: SetRecord, at: int, table: ClassTable, examples: Sequence[tuple[Tile, ...]]
+) -> LayerSection:
+    name = index.layers[at]
+    infos = [info for info in cluster_infos(index) if info.layer == name]
+    summary = record.clusters.get(name)
+    return LayerSection(
+        name=name,
+        cards=tuple(_card(index, at, info, table, examples[info.cluster]) for info in infos),
+        agreement=_agreement(info.majority for info in infos),
+        inertia=summary.inertia if summary else float("nan"),
+        iterations=summary.iterations if summary else 0,
+        note=summary.note if summary else "",
+        empty=tuple(info.cluster for info in infos if not info.count),
+    )
+
+
+def _card(index: SetIndex, layer: int, info: ClusterInfo, table: ClassTable, examples: tuple[Tile, ...]) -> ClusterCard:
+    members = index.members(layer, info.cluster)
+    predictions = class_shares(index.predictions[members], index.class_name)
+    labels = class_shares(index.labels[members], index.label_name)
+    classes, label_classes = table.rows(predictions, labels) if info.count else ((), ())
+    occurring = {one.index for one in (*predictions, *(labels if index.same_classes else ()))}
+    return ClusterCard(
+        info=info,
+        colour=info.cluster % COLOURS,
+        classes=classes,
+        label_classes=label_classes,
+        other_classes=max(len(occurring) - len(classes), 0),
+        other_label_classes=max(len(labels) - len(label_classes), 0) if label_classes else 0,
+        labelled=sum(one.count for one in labels),
+        examples=examples,
+    )
+
+
+def _path(path: PathSummary, pictures: Mapping[str, Thumbnail]) -> PathRow:
+    sources = {"predictions": path.prediction, "labels": path.label}
+    return PathRow(
+        summary=path,
+        chips=tuple((c, c % COLOURS) for c in path.path),
+        majorities=tuple((source, majority) for source, majority in sources.items() if majority),
+        examples=tuple(tile(example, pictures) for example in path.exemplars),
+    )
+
+
+def _purities(index: SetIndex, record: SetRecord, table: ClassTable) -> Iterable[Purity]:
+    found: tuple[tuple[str, Sequence[ClassShare], Majorities, float | None], ...] = (
+        ("predictions", table.predictions, index.path_predictions, record.purity_predictions),
+        ("labels", table.labels, index.path_labels, record.purity_labels),
+    )
+    for source, classes, of_paths, recorded in found:
+        if classes:
+            purity = float(of_paths.counts.sum() / of_paths.known.sum()) if recorded is None else recorded
+            yield Purity(source, purity, classes[0], int((of_paths.known == 1).sum()))
+
+
+def _agreement(majorities: Iterable[ClassShare | None]) -> float | None:
+    """Share of the examples with a known class that have their cluster's most frequent one."""
+    found = [one for one in majorities if one]
+    return sum(one.count for one in found) / sum(one.known for one in found) if found else None
+
+
+def _lay_out(drawn: Routes, index: SetIndex) -> overview.Overview:
+    at = {layer: place for place, layer in enumerate(index.layers)}
+    flows = [np.zeros(pair, np.int64) for pair in zip(index.k, index.k[1:], strict=False)]
+    for one in drawn.transitions:
+        flows[at[one.layer]][one.cluster, one.next_cluster] = one.count
+    return overview.lay_out(index.sizes, flows)
+
+
+def _number(names: Sequence[str], classes: NDArray[np.int16]) -> int:
+    """Of classes: those with a name, and those that occur."""
+    return max(len(names), int(classes.max(initial=-1)) + 1)
+
+
+def _by_class(shares: Sequence[ClassShare], number: int) -> NDArray[np.float64]:
+    """(number,) the share of each class."""
+    found = np.zeros(number)
+    for one in shares:
+        found[one.index] = one.share
+    return found
 
 
 def _listed(weight: NDArray[np.float64]) -> list[int]:
@@ -376,8 +318,3 @@ def _listed(weight: NDArray[np.float64]) -> list[int]:
     if len(weight) <= FEW_CLASSES:
         return list(range(len(weight)))
     return [i for i in np.argsort(-weight, kind="stable")[:LISTED].tolist() if weight[i] > 0]
-
-
-def _unlisted(counts: NDArray[np.int64], listed: Sequence[ClassRow]) -> int:
-    """Classes that occur and have no row."""
-    return max(int(np.count_nonzero(counts)) - len(listed), 0)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clusterpaths.extraction.plan import ExtractionPlan
     from clusterpaths.preprocessing.check import PreprocessingCheck
     from clusterpaths.records import ModelRecord, Preprocessing, StageTime
-    from clusterpaths.sets.publish import PublishedSet
+    from clusterpaths.sets.published import PublishedSet
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Belongs here: the protocol, and the runner of this process. Prefect's tasks and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent import futures
 from typing import Any, Protocol, Self, TypeVar, cast
 
@@ -84,12 +84,13 @@ class InProcess:
         function()
 
 
-def bounded(
-    runner: Runner, calls: Mapping[Key, Callable[[], Future[Result]]], ended: Callable[[Key], None] = lambda _: None
-) -> Iterator[tuple[Key, Future[Result]]]:
-    """Submit pieces, never more than `runner.workers` at a time; yields each key with its future as it ends.
+def run_pieces(
+    runner: Runner, calls: Mapping[Key, Callable[[], Future[Result]]], ended: Callable[[Key, Future[Result]], None]
+) -> None:
+    """Submit pieces, never more than `runner.workers` at a time; `ended` is called with each key and future as it ends.
 
-    Who leaves early stops submitting; pieces that run are waited for, so that nothing writes after the caller has gone.
+    Where `ended` raises, no more are submitted; pieces that run are waited for, so that nothing writes after the caller
+    has gone.
     """
     waiting = list(calls.items())[::-1]
     running: dict[Key, Future[Result]] = {}
@@ -101,8 +102,7 @@ def bounded(
             done = runner.first_done(list(running.values()))
             key = next(key for key, future in running.items() if future is done)
             del running[key]
-            ended(key)
-            yield key, done
+            ended(key, done)
     finally:
         while running:
             done = runner.first_done(list(running.values()))

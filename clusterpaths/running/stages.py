@@ -34,8 +34,10 @@ from clusterpaths.errors import ClusterPathsError, DatasetError, ModelError
 from clusterpaths.evaluation import evaluate
 from clusterpaths.evaluation.record import Evaluation
 from clusterpaths.extraction import extract, plan
+from clusterpaths.extraction.begin import begin_extraction
 from clusterpaths.extraction.extract import ExtractionJob
-from clusterpaths.extraction.plan import ExtractionPlan, ExtractionRecord
+from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.models import check
 from clusterpaths.models.providers import choose_providers, require_ran
 from clusterpaths.preprocessing.check import KeptCheck, PreprocessingCheck, check_once, keep_check
@@ -45,10 +47,9 @@ from clusterpaths.report import page
 from clusterpaths.report.comparison import headline
 from clusterpaths.report.comparison import write_comparison as write_comparison_files
 from clusterpaths.running.progress import TOGETHER, counter
-from clusterpaths.sets import publish
-from clusterpaths.sets.publish import PublishedSet
-from clusterpaths.sets.set_files import read_record
-from clusterpaths.storage.remote import address_of, local_folder
+from clusterpaths.sets import find, publish
+from clusterpaths.sets.find import find_named
+from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -156,7 +157,7 @@ def make_plan(
     log.info(planned.text())
     plan.check_room(planned)
     if not config.plan:
-        plan.begin_extraction(planned)
+        begin_extraction(planned)
         if checked:
             keep_check(config.cache_dir, checked)
     return planned, job
@@ -186,7 +187,7 @@ def choose_settings(
     """
     if not config.chooses:
         return config, None
-    directory, ids = local_folder(extraction.directory), parse_ids(extraction.ids)
+    directory, ids = extraction.storage, parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "prediction"])
     predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
     rows = {layer: LayerRows(directory, layer, ids) for layer in model.layers}
@@ -215,10 +216,10 @@ def find_set(
         ConfigError: as `identify`.
     """
     identity = identify(config, model, extraction)
-    found = None if config.refresh else publish.find_set(local_folder(extraction.directory), identity.fingerprint())
+    found = None if config.refresh else find.find_set(extraction.storage, identity.fingerprint())
     if found:
         publish.describe_newest(found)
-        log.info("%s already answers this question: same model, images, settings and seed", address_of(found.path))
+        log.info("%s already answers this question: same model, images, settings and seed", found.folder)
     return identity, found
 
 
@@ -268,7 +269,7 @@ def publish_set(
 ) -> PublishedSet:
     """The next set appears, complete or not at all."""
     published = publish.publish_set(config, job, extraction, identity, clusterings, traced, stages, choice, check)
-    log.info("Published %s", address_of(published.path))
+    log.info("Published %s", published.folder)
     return published
 
 
@@ -278,7 +279,7 @@ def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation:
     Raises:
         CorruptedShardError: bytes on disk are not those that were extracted.
     """
-    evaluation = evaluate.evaluate_set(published.path, job)
+    evaluation = evaluate.evaluate_set(published, job)
     for note in evaluation.notes:
         log.info(note)
     if evaluation.alignment:
@@ -290,30 +291,30 @@ def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation:
     return evaluation
 
 
-def find_sets(config: CompareConfig) -> tuple[Path, Path]:
-    """The directories of both sets, looked up by name in the cache root."""
+def find_sets(config: CompareConfig) -> tuple[PublishedSet, PublishedSet]:
+    """Both sets, looked up by name in the cache root."""
     clear_caches()
-    root = (config.cache_root or roots.cache_root()).expanduser().absolute()
-    return compare.find_set_folder(root, config.first), compare.find_set_folder(root, config.second)
+    root = config.cache_root or roots.cache_root()
+    return find_named(root, config.first), find_named(root, config.second)
 
 
-def compare_sets(first: Path, second: Path, top: int = compare.TOP) -> Comparison:
+def compare_sets(first: PublishedSet, second: PublishedSet, top: int = compare.TOP) -> Comparison:
     """What changed from the first set to the second."""
     comparison = compare.compare_sets(first, second, top=top)
     log.info(headline(comparison))
     return comparison
 
 
-def write_comparison(comparison: Comparison, second: Path, data_root: Path | None = None) -> Path:
+def write_comparison(comparison: Comparison, second: PublishedSet, data_root: Path | None = None) -> Path:
     """JSON and page in the second set's directory; returns the page."""
     document, page = write_comparison_files(comparison, second, _images_of(second, data_root))
     log.info("Comparison: %s and %s", page, document)
     return page
 
 
-def _images_of(set_dir: Path, data_root: Path | None) -> Callable[[str], Image.Image]:
+def _images_of(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
     """Reads images of the directory that was named, which must be there, or of the one that the set records, if it is."""
-    record = read_record(set_dir)
+    record = published.record
     try:
         root = data_root.expanduser().absolute() if data_root else record.data_root
         return open_dataset(DatasetSpec(name=record.dataset, root=str(root))).read_image
@@ -332,6 +333,6 @@ def write_report(published: PublishedSet) -> Path:
     """report.html beside the set's documents, for a browser."""
     record = published.record
     dataset = open_dataset(DatasetSpec(name=record.dataset, root=record.data_root))
-    report = page.write_report(published.path, dataset.read_image)
+    report = page.write_report(published, dataset.read_image)
     log.info("Report: %s", report)
     return report

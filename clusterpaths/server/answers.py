@@ -1,13 +1,12 @@
-"""Answers about a set: made once, kept, and not sent again to who has them.
+"""Answers about a set: computed once and cached; clients that already have the answer get 304.
 
-Belongs here: ETag, Cache-Control, HEAD, and the memory of answers in their encoded form. What they say is `api.py`'s.
+Belongs here: ETag, Cache-Control, and the cache of encoded answers. What they say is `api/`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clusterpaths.common.lru import LRUCache
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
     from clusterpaths.explore.library import Library
 
-BUDGET = 24 << 20  # bytes of answers kept
-LARGEST = 2 << 20  # of one that is kept
+BUDGET = 24 << 20  # bytes of cached answers
+LARGEST = 2 << 20  # of one of them
 # Held while an answer is worked out: threads that do so at once take the interpreter from each other, and all together
 # take a third longer than one after the other (benchmarks/load.py). For milliseconds: what takes seconds, or waits for a
 # disk, is not done in turn.
@@ -31,46 +31,9 @@ _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _PROGRAM = version("clusterpaths")  # another version may say the same set's answers differently
 
 
-class HeadAsGet:
-    """ASGI middleware: HEAD is answered as GET is, ETag and length included, without the body."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self.app(scope, receive, send)
-            return
-
-        async def without_body(message: Message) -> None:
-            await send(message if message["type"] != "http.response.body" else {**message, "body": b""})
-
-        await self.app({**scope, "method": "GET"}, receive, without_body)
-
-
-class Answers:
-    """The last answers, encoded; safe to share between threads."""
-
-    def __init__(self, budget: int = BUDGET) -> None:
-        self.budget = budget
-        self._kept: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[str, str, str]) -> bytes | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def keep(self, key: tuple[str, str, str], content: bytes) -> None:
-        if len(content) > LARGEST:
-            return
-        with self._lock:
-            self._bytes += len(content) - len(self._kept.pop(key, b""))
-            self._kept[key] = content
-            while self._bytes > self.budget:
-                self._bytes -= len(self._kept.popitem(last=False)[1])
+def answer_cache() -> LRUCache[bytes]:
+    """For the last answers, encoded."""
+    return LRUCache(BUDGET, len, largest=LARGEST)
 
 
 def encode(value: Any) -> bytes:
@@ -108,13 +71,9 @@ def of_version(request: Request, of: str, place: str, make: Callable[[], Any]) -
     tag = tag_of(of, request.url.path, request.url.query)
     if has(request, tag):
         return not_modified(tag)
-    answers: Answers = request.app.state.answers
+    answers: LRUCache[bytes] = request.app.state.answers
     key = (of, place, f"{request.url.path}?{request.url.query}")
-    content = answers.get(key)
-    if content is None:
-        content = encode(make())
-        answers.keep(key, content)
-    return json_answer(content, tag)
+    return json_answer(answers.get(key, lambda: encode(make())), tag)
 
 
 def json_answer(content: bytes, tag: str | None = None) -> Response:

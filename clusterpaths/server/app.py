@@ -8,32 +8,30 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import resources
 from importlib.metadata import version
 
 import anyio.to_thread
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ClusterPathsError
+from clusterpaths.explanation.uploaded import Explainer
 from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.routes import routes
-from clusterpaths.explore.uploaded import Explainer
-from clusterpaths.server import errors
-from clusterpaths.server.answers import Answers, HeadAsGet
+from clusterpaths.server import errors, static_files
+from clusterpaths.server.answers import answer_cache
 from clusterpaths.server.api import v1 as api
 from clusterpaths.server.contract import dashboards as contract
 from clusterpaths.server.middleware import security
+from clusterpaths.server.middleware.body_limit import FORM_BYTES, BodyLimit
+from clusterpaths.server.middleware.head import HeadAsGet
 from clusterpaths.server.middleware.log import RequestLog
-from clusterpaths.server.middleware.uploads import FORM_BYTES, BodyLimit
-from clusterpaths.server.pages import views as pages
-from clusterpaths.server.pages.view import compile_templates, kept_for
+from clusterpaths.server.pages import ask, compare, home, image, login, sets
+from clusterpaths.server.pages.errors import error_page
+from clusterpaths.server.pages.rendering import compile_templates
 from clusterpaths.server.settings import ServeConfig
 
 # Requests that are worked on at once; others wait their turn. More threads than cores would only take the interpreter from
@@ -68,18 +66,19 @@ def create_app(settings: ServeConfig) -> FastAPI:
         responses=errors.documented(400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503),
     )
     app.state.settings = settings
-    app.state.library = Library((settings.cache_root or roots.cache_root()).expanduser().absolute())
+    app.state.library = Library(settings.cache_root or roots.cache_root())
     app.state.explainer = Explainer(settings.max_pixels)
     app.state.images = Images(app.state.library)
-    app.state.answers = Answers()
+    app.state.answers = answer_cache()
     app.state.documents = Documents()
     app.state.explaining = asyncio.Semaphore(1)
-    app.include_router(security.router)
     app.include_router(contract.router)
     app.include_router(api.router)
-    app.include_router(pages.router, include_in_schema=False)
-    app.mount("/static", _Static(directory=str(resources.files("clusterpaths.server").joinpath("static"))))
-    errors.install(app)
+    for pages in (login, home, ask, compare, image, sets):
+        app.include_router(pages.router, include_in_schema=False)
+    app.include_router(static_files.router)
+    app.mount("/static", static_files.VersionedFiles())
+    errors.install(app, error_page)
     # The last one is the first that a request meets.
     app.add_middleware(BodyLimit, limit=settings.max_upload + FORM_BYTES)
     app.add_middleware(security.Gate, settings=settings)
@@ -97,12 +96,3 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestLog)
     return app
-
-
-class _Static(StaticFiles):
-    """Files that browsers keep as long as their version is in the address."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
-        response.headers["Cache-Control"] = kept_for(path, Request(scope).query_params.get("v"))
-        return response

@@ -1,4 +1,4 @@
-"""What a failed request is answered: one place, the same words as JSON and as a page.
+"""What a failed request is answered: in one place, the same words as JSON and as a page.
 
 Belongs here: which error is which status, and what of its message may leave this machine. Messages of the library name
 files; such a message goes to the log, and the answer says in general words what is wrong.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -32,6 +32,7 @@ from clusterpaths.errors import (
     RefusedImageError,
 )
 from clusterpaths.records import Record
+from clusterpaths.server.addresses import is_page
 from clusterpaths.server.middleware.log import LOGGER, printable, shown
 
 # An absolute path with two parts or more, in the way of POSIX or Windows, or one below the home folder
@@ -73,28 +74,24 @@ def names_file(text: str) -> bool:
     return _FILE.search(text) is not None
 
 
-def is_page(path: str) -> bool:
-    """Whether a person looks at the answer, not a program."""
-    return path in ("/", "/compare") or path.startswith("/explore")
-
-
-def install(app: FastAPI) -> None:
-    """Make the application answer errors this way."""
+def install(app: FastAPI, error_page: Callable[[Request, int, str], Response]) -> None:
+    """Make the application answer errors this way; `error_page` renders one for a person, by status and text."""
+    app.state.error_page = error_page
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, ClusterPathsError)
         status, text = describe(error)
-        return await answered(request, status, text)
+        return await error_response(request, status, text)
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         framework = error.detail == HTTPStatus(error.status_code).phrase
         text = _PLAIN.get(error.status_code, error.detail) if framework else error.detail
-        return await answered(request, error.status_code, str(text), error.headers)
+        return await error_response(request, error.status_code, str(text), error.headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return await answered(request, 422, what_is_invalid(error.errors()))
+        return await error_response(request, 422, what_is_invalid(error.errors()))
 
     app.add_exception_handler(ClusterPathsError, known)
     app.add_exception_handler(HTTPException, refused)
@@ -114,32 +111,26 @@ def describe(error: ClusterPathsError) -> tuple[int, str]:
     return status, text
 
 
-async def answered(request: Request, status: int, text: str, headers: Any = None) -> Response:
-    """An error as a page for a person, else as JSON; the page is made in a thread, as it looks at the disk."""
-    if is_page(request.url.path):
-        return await run_in_threadpool(_page, request, status, text, headers)
-    return JSONResponse({"detail": text}, status, headers)
-
-
-def _page(request: Request, status: int, text: str, headers: Any) -> Response:
-    from clusterpaths.server.pages.errors import error_page
-
-    page = error_page(request, status, text)
+async def error_response(request: Request, status: int, text: str, headers: Any = None) -> Response:
+    """An error as a page for a person, else as JSON; the page is rendered in a thread, as it looks at the disk."""
+    if not is_page(request.url.path):
+        return JSONResponse({"detail": text}, status, headers)
+    page: Response = await run_in_threadpool(request.app.state.error_page, request, status, text)
     page.headers.update(headers or {})
     return page
 
 
 def what_is_invalid(errors: Sequence[Any]) -> str:
     """Each field that is wrong, in one sentence."""
-    told = []
+    found = []
     for entry in errors:
         place, *names = (str(part) for part in entry["loc"])
         name = ".".join(names) or f"the {place}"
         if entry["type"] == "extra_forbidden":
-            told.append(f"{name}: there is no such parameter")
+            found.append(f"{name}: there is no such parameter")
         else:
-            told.append(f"{name}: {entry['msg'].removeprefix('Value error, ')[0:200]}{_got(entry)}")
-    return "; ".join(told)
+            found.append(f"{name}: {entry['msg'].removeprefix('Value error, ')[0:200]}{_got(entry)}")
+    return "; ".join(found)
 
 
 def _got(entry: Any) -> str:
@@ -152,7 +143,7 @@ def _reference() -> str:
 
 
 class UnexpectedErrors:
-    """ASGI middleware: a bug is logged whole, and answered with a reference into the log."""
+    """ASGI middleware: a bug is logged with its traceback, and answered with a reference into the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -174,10 +165,10 @@ class UnexpectedErrors:
             reference = _reference()
             LOGGER.exception("[%s] %s %s", reference, printable(scope["method"]), shown(scope))
             if started:
-                raise  # the server cuts the connection: half an answer must not look like a whole one
+                raise  # the server cuts the connection: half an answer must not look like a complete one
             text = f"internal error, see the server's log at {reference}"
             try:
-                response = await answered(Request(scope), 500, text)
+                response = await error_response(Request(scope), 500, text)
             except Exception:  # noqa: BLE001  # what broke the page may break the page about it; it is logged
                 LOGGER.exception("[%s] the page about it", reference)
                 response = JSONResponse({"detail": text}, 500)

@@ -1,18 +1,14 @@
-"""Stage publish: a set appears whole, under the next number, or not at all.
+"""Stage publish: a set appears complete, under the next number, or not at all.
 
-Belongs here: the documents that dashboards read (their shape is a contract), their binary twins, and finding the set
-that already answers a identity. Existing readers take every folder whose name begins with set_ for a whole set,
-so what is being written carries another name.
+Belongs here: the documents that dashboards read (their shape is a contract), and their binary twins. Existing readers
+take every directory whose name begins with set_ for a complete set, so what is being written carries another name.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-import os
-import re
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -29,83 +25,15 @@ from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.errors import CacheError
 from clusterpaths.extraction.extract import ExtractionJob
-from clusterpaths.extraction.plan import ExtractionRecord
+from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.metrics.paths import count_paths, weighted_purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck
-from clusterpaths.records import ModelIdentity, ModelRecord, Record, SetRecord, StageTime
-from clusterpaths.sets.set_files import read_record
-from clusterpaths.storage.atomic import atomic_write_json, disk_errors
-from clusterpaths.storage.lease import require_held
-from clusterpaths.storage.remote import (
-    address_of,
-    exists,
-    fetch_folder,
-    local_folder,
-    place_of,
-    put_folder,
-    remove_tree,
-    subfolders,
-)
-
-RECORD = "set.json"  # what makes a folder a set: in object storage it comes last
-_SET = re.compile(r"set_(\d+)")
-
-
-class PublishedSet(Record):
-    """A set on disk."""
-
-    directory: str
-    record: SetRecord
-
-    @property
-    def path(self) -> Path:
-        return local_folder(self.directory) / self.record.set
-
-
-def list_sets(directory: Path) -> list[str]:
-    """Names of the sets of a cache, by number; in object storage, of those that are whole."""
-    names = [name for name in subfolders(directory) if _SET.fullmatch(name)]
-    if place_of(directory):
-        names = [name for name in names if exists(directory / name / RECORD)]
-    return sorted(names, key=lambda name: int(name[4:]))
-
-
-def read_set(directory: Path, name: str) -> PublishedSet:
-    """One set's record.
-
-    Raises:
-        CacheError: the folder holds no record that is understood.
-    """
-    return PublishedSet(directory=address_of(directory), record=read_record(directory / name))
-
-
-def set_config(folder: Path) -> dict[str, Any]:
-    """How a set was asked for, as `RunConfig` takes it.
-
-    Raises:
-        CacheError: it does not say.
-    """
-    config = read_record(folder).config
-    if not config:
-        raise CacheError(
-            f"{folder} does not say how it was asked for (an older version made it). "
-            "Run flows/celeba.py once with the settings that you want; recluster then goes by that set."
-        )
-    return config
-
-
-def find_set(directory: Path, fingerprint: str) -> PublishedSet | None:
-    """The newest set that answers this question; folders that are not ours are passed over."""
-    for name in reversed(list_sets(directory)):
-        try:
-            found = read_set(directory, name)
-        except CacheError:
-            continue  # a set of another program under this name
-        if found.record.fingerprint == fingerprint:
-            fetch_folder(directory / name)
-            return found
-    return None
+from clusterpaths.records import ModelIdentity, ModelRecord, SetRecord, StageTime
+from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
+from clusterpaths.sets.find import list_sets
+from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import Storage
 
 
 def publish_set(
@@ -119,12 +47,12 @@ def publish_set(
     choice: Choice | None = None,
     check: PreprocessingCheck | None = None,
 ) -> PublishedSet:
-    """Write the next set, then metadata.json beside it; returns its record.
+    """Write the next set, then metadata.json beside it.
 
     Raises:
         DiskError: no room or no permission; nothing half-written stays.
     """
-    directory = local_folder(extraction.directory)
+    directory = extraction.storage
     paths = pq.read_table(traced)
     layers = tuple(identity.layers)
     table = np.column_stack([paths[layer].to_numpy() for layer in layers])  # (n, layers)
@@ -159,28 +87,21 @@ def publish_set(
         config=_to_repeat(config, job),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    centroids = {c.layer: _centroids(local_folder(c.path)) for c in clusterings}
-    partial = directory / f".{record.set}.{uuid.uuid4().hex[:8]}.partial"
-    try:
-        with disk_errors(partial):
-            partial.mkdir()
-            _write(partial / "centroids.json", json.dumps({layer: _rounded(centroids[layer]) for layer in layers}))
-            _write(partial / "paths.json", _paths_json(paths["id"].to_numpy(), table))
-            arrays: dict[str, Any] = {layer: centroids[layer] for layer in layers}
-            np.savez(partial / "centroids.npz", **arrays)
-            shutil.copyfile(traced, partial / "paths.parquet")
-            if choice:
-                _write(partial / "choice.json", choice.model_dump_json(indent=1) + "\n")
-            if check:
-                _write(partial / CHECK, check.model_dump_json(indent=1) + "\n")
-            _write(partial / RECORD, record.model_dump_json(indent=2) + "\n")
-            _sync_folder(partial)
-            require_held(directory)
-            put_folder(partial, directory / record.set, last=RECORD)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    published = PublishedSet(directory=address_of(directory), record=record)
+    centroids = {c.layer: _centroids(directory, c.file) for c in clusterings}
+    with directory.publish(record.set, last=RECORD) as partial:
+        (partial / "centroids.json").write_text(
+            json.dumps({layer: _rounded(centroids[layer]) for layer in layers}), encoding="utf-8"
+        )
+        (partial / "paths.json").write_text(_paths_json(paths["id"].to_numpy(), table), encoding="utf-8")
+        arrays: dict[str, Any] = {layer: centroids[layer] for layer in layers}
+        np.savez(partial / CENTROIDS, **arrays)
+        shutil.copyfile(traced, partial / PATHS)
+        if choice:
+            (partial / "choice.json").write_text(choice.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        if check:
+            (partial / CHECK).write_text(check.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (partial / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    published = PublishedSet(directory / record.set, record)
     describe_newest(published)
     return published
 
@@ -188,8 +109,7 @@ def publish_set(
 def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
     """The options that were given, with the folders and the model as they were found: a later run takes them up."""
     given = config.model_dump(mode="json", exclude_unset=True)
-    root, _, name = job.directory.rpartition("/")
-    given |= {"model": job.model.path, "cache_root": root, "name": name}
+    given |= {"model": job.model.path, "cache_root": job.storage.parent.address, "name": job.storage.name}
     return given if config.sample else given | {"dataset": job.dataset.name, "data_root": job.dataset.root}
 
 
@@ -219,13 +139,12 @@ def describe_newest(published: PublishedSet) -> None:
 
     Safe to repeat: a run that was killed right after its set appeared does it when it comes again.
     """
-    directory = local_folder(published.directory)
+    directory = published.cache
     if published.record.set != list_sets(directory)[-1]:
         return
-    atomic_write_json(directory / "metadata.json", metadata(published.record))
-    remove_tree(directory / CLUSTERINGS)
-    for left in (*directory.glob(".*.partial"), *(directory / PARTS).glob(".*.partial")):
-        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    directory.write_json("metadata.json", metadata(published.record))
+    directory.remove_tree(CLUSTERINGS)
+    directory.remove_partials("", PARTS)
 
 
 def metadata(record: SetRecord) -> dict[str, Any]:
@@ -252,10 +171,10 @@ def metadata(record: SetRecord) -> dict[str, Any]:
     }
 
 
-def _centroids(path: Path) -> NDArray[np.float32]:
-    clustering = read_clustering(path)
+def _centroids(directory: Storage, file: str) -> NDArray[np.float32]:
+    clustering = read_clustering(directory, file)
     if clustering is None:
-        raise CacheError(f"The clustering {path} is gone. Run the flow again; it makes it anew.")
+        raise CacheError(f"The clustering {directory / file} is gone. Run the flow again; it makes it anew.")
     return clustering.centroids
 
 
@@ -267,17 +186,3 @@ def _rounded(centroids: NDArray[np.float32]) -> list[list[float]]:
 def _paths_json(ids: NDArray[np.int64], table: NDArray[np.int16]) -> str:
     rows = (f'"example_{example:04d}": {path}' for example, path in zip(ids.tolist(), table.tolist(), strict=True))
     return "{" + ",\n".join(rows) + "}\n"
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the other files too: the rename below must not reach the disk before what it names."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

@@ -1,1 +1,61 @@
-"""Where documents and arrays lie: a local directory or object storage. Nothing outside asks which."""
+"""Where documents and arrays lie: a local directory or object storage, behind one object. Nothing outside asks which.
+
+`open_storage` makes it of an address. Records that cross machines hold addresses, not paths.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from clusterpaths.records import Record
+from clusterpaths.storage.base import Storage
+from clusterpaths.storage.bucket import SCHEME, Bucket
+from clusterpaths.storage.directory import Directory
+
+__all__ = ["Storage", "StorageLike", "StoredRecord", "open_storage", "parse_address"]
+
+StorageLike = Storage | Path | str
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+def open_storage(address: StorageLike) -> Storage:
+    """The directory of an address: s3://BUCKET/PREFIX, or a path of this machine. Nothing is looked up."""
+    if isinstance(address, Storage):
+        return address
+    if str(address).startswith(SCHEME):
+        bucket, _, key = str(address).removeprefix(SCHEME).partition("/")
+        return Bucket(bucket, key)
+    return Directory(Path(address).expanduser().absolute())
+
+
+def parse_address(value: Any) -> Any:
+    """An address as it was given: a path as text, s3://BUCKET/PREFIX without a slash at its end, all else as it is.
+
+    Raises:
+        ValueError: no such address.
+    """
+    if not isinstance(value, (str, Path)):
+        return value
+    match = re.match(r"s3:/+(.*)", str(value))  # a Path makes one slash of two
+    if not match:
+        if "://" in str(value):
+            raise ValueError("should be a folder, or s3://BUCKET/PREFIX")
+        return str(Path(value))
+    bucket, *prefix = match[1].rstrip("/").split("/")
+    if not _BUCKET.fullmatch(bucket) or any(part in ("", ".", "..") or set(part) & set("?#@\\") for part in prefix):
+        # not repeated: people write credentials into addresses
+        raise ValueError("should be s3://BUCKET/PREFIX with nothing else in it; credentials come from the environment")
+    return f"{SCHEME}{'/'.join([bucket, *prefix])}"
+
+
+class StoredRecord(Record):
+    """A record of something that lies in a directory: it holds the address, so that it can cross machines."""
+
+    directory: str
+
+    @property
+    def storage(self) -> Storage:
+        """The directory."""
+        return open_storage(self.directory)

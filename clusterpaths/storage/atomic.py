@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, sees the old one or the whole new one.
+"""Writing local files so that a reader, or a crash, sees the old one or the whole new one.
 
 Belongs here: the `.partial` sibling, flush, rename. What is written is the caller's business.
 """
@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from clusterpaths.errors import DiskError
-from clusterpaths.storage.remote import put_in_place
 
 
 @contextlib.contextmanager
@@ -42,35 +39,35 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def partial_name(name: str) -> str:
+    """A unique hidden name for what is not whole yet."""
+    return f".{name}.{uuid.uuid4().hex[:8]}.partial"
+
+
 @contextlib.contextmanager
-def partial_sibling(path: Path) -> Iterator[Path]:
+def partial_sibling(path: Path, put_in_place: Callable[[Path], object] | None = None) -> Iterator[Path]:
     """A unique `.partial` sibling to write to; it becomes `path` at the end, or is removed on any failure.
 
-    Where `path` is the mirror of an object, that is written too.
+    `put_in_place` makes it so, a rename if left out.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = path.with_name(partial_name(path.name))
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield partial
-            put_in_place(partial, path)
+            put_in_place(partial) if put_in_place else partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes, put_in_place: Callable[[Path], object] | None = None) -> None:
     """Write the whole file, flushed to disk, or leave the old one.
 
     Raises:
         DiskError: no room or no permission.
     """
-    with partial_sibling(path) as partial, partial.open("wb") as file:
+    with partial_sibling(path, put_in_place) as partial, partial.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def atomic_write_json(path: Path, content: Any, *, indent: int | None = 2) -> None:
-    """`atomic_write` of a JSON document, UTF-8, with a newline at its end."""
-    atomic_write(path, (json.dumps(content, indent=indent, ensure_ascii=False) + "\n").encode())

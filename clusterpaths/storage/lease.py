@@ -1,6 +1,6 @@
-"""One run at a time on a cache in object storage: a lock object that its holder renews.
+"""One run at a time in a directory of a bucket: a lock object that its holder renews.
 
-Belongs here: `lock.locked_cache` for an s3:// address. The object holds who has it and until when. A run that dies
+Belongs here: `Storage.lock` for an s3:// address. The object holds who has it and until when. A run that dies
 leaves it there: the next one takes it over once it has expired, or at once where the dead process was of this machine.
 Clocks of the machines must agree to within a minute. Should a holder lose its lease all the same (it stood still for
 longer), it finds out before it writes a manifest or a set: `require_held`.
@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from clusterpaths.errors import CacheError, StorageError
 from clusterpaths.records import Record
-from clusterpaths.storage import remote
+from clusterpaths.storage import objects
 
 LOCK = ".lock"
 LEASE = 90.0  # seconds
@@ -46,47 +46,48 @@ class Holder(Record):
 
 
 @contextlib.contextmanager
-def leased_cache(directory: Path, wait: float, log: Callable[[str], None]) -> Iterator[None]:
-    """As `lock.locked_cache`.
+def leased(bucket: str, key: str, url: str, wait: float, log: Callable[[str], None]) -> Iterator[None]:
+    """As `Storage.lock`, by the object `key`.
+
+    Args:
+        bucket: its bucket.
+        key: of the lock object.
+        url: address of what is locked.
+        wait: seconds.
+        log: as of `Storage.lock`.
 
     Raises:
         CacheError: another run still holds it after `wait` seconds.
         StorageError: the storage does not answer, or refuses.
     """
-    place = remote.place_of(directory)
-    if place is None:
-        raise ValueError(f"{directory} is no mirror")
-    remote.require_storage(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    lease = _Lease(directory / LOCK, place.url)
+    lease = _Lease(bucket, key, url)
     lease.acquire(wait, log)
-    _held[place.url] = lease
+    _held[url] = lease
     try:
         with lease.renewed(log):
             yield
     finally:
-        del _held[place.url]
+        del _held[url]
         lease.release(log)
 
 
-def require_held(directory: Path) -> None:
-    """Check that this process, where it held the lease of a cache, still does.
+def require_held(url: str) -> None:
+    """Check that this process, where it held the lease of a directory, still does.
 
     Raises:
         CacheError: another run has taken it over.
     """
-    address = remote.address_of(directory)
-    lease = _held.get(address)
+    lease = _held.get(url)
     if lease and lease.lost:
         raise CacheError(
-            f"{address} was taken over by another run, since this one had not been heard of for {LEASE:.0f} s. Nothing more "
+            f"{url} was taken over by another run, since this one had not been heard of for {LEASE:.0f} s. Nothing more "
             "is written. Wait for the other run to end and run the same command again."
         )
 
 
 class _Lease:
-    def __init__(self, path: Path, url: str) -> None:
-        self._path, self._url, self._token = path, url, uuid.uuid4().hex
+    def __init__(self, bucket: str, key: str, url: str) -> None:
+        self._bucket, self._key, self._url, self._token = bucket, key, url, uuid.uuid4().hex
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self._who = f"process {os.getpid()} on {socket.gethostname()} since {now}"
         self._etag = ""
@@ -95,10 +96,10 @@ class _Lease:
     def acquire(self, wait: float, log: Callable[[str], None]) -> None:
         deadline, told = time.monotonic() + wait, False
         while True:
-            found = remote.read_object(self._path)
+            found = objects.read(self._bucket, self._key)
             holder = _parse(found[0]) if found else None
             if found is None or holder is None or _is_over(holder):
-                etag = remote.put_object(self._path, self._content(), found[1] if found else None)
+                etag = self._put(self._content(), found[1] if found else None)
                 if etag is not None:
                     self._etag = etag
                     if holder and holder.expires:
@@ -123,7 +124,7 @@ class _Lease:
         def renew() -> None:
             while not ended.wait(RENEW):
                 try:
-                    etag = remote.put_object(self._path, self._content(), self._etag)
+                    etag = self._put(self._content(), self._etag)
                 except StorageError:  # the run's own next word to the storage says so
                     continue
                 if etag is None and ended.is_set():
@@ -149,9 +150,12 @@ class _Lease:
         if self.lost:
             return
         try:  # by writing on a condition: a delete could hit the lock of another
-            remote.put_object(self._path, self._content(expires=0), self._etag, _LET_GO)
+            self._put(self._content(expires=0), self._etag, _LET_GO)
         except StorageError:
             log(f"The lock of {self._url} could not be let go of, since the storage is away: it expires by itself.")
+
+    def _put(self, content: bytes, etag: str | None, patience: float | None = None) -> str | None:
+        return objects.put(self._bucket, self._key, content, etag, patience)
 
     def _content(self, expires: float | None = None) -> bytes:
         until = time.time() + LEASE if expires is None else expires

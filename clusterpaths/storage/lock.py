@@ -1,4 +1,4 @@
-"""One run at a time on a cache: the second waits, or is told who is there."""
+"""One run at a time in a local directory: the second waits, or is told who is there."""
 
 from __future__ import annotations
 
@@ -13,28 +13,16 @@ from filelock import FileLock, Timeout
 
 from clusterpaths.errors import CacheError
 from clusterpaths.storage.atomic import disk_errors
-from clusterpaths.storage.lease import leased_cache
-from clusterpaths.storage.remote import place_of
 
 
 @contextlib.contextmanager
-def locked_cache(directory: Path, wait: float, log: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Hold the cache in `directory` while inside; the system lets go of it when a process dies, however it does.
-
-    Args:
-        directory: made where it does not exist.
-        wait: seconds to wait for another run; 0 fails at once.
-        log: told once when waiting begins.
+def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Iterator[None]:
+    """As `Storage.lock`; the system lets go of it when a process dies, however it does.
 
     Raises:
         CacheError: another run still holds it after that time.
-        DiskError: the folder cannot be written.
-        StorageError: of a cache in object storage, which `lease.py` locks.
+        DiskError: the directory cannot be written.
     """
-    if place_of(directory):
-        with leased_cache(directory, wait, log):
-            yield
-        return
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / ".lock").touch()

@@ -1,6 +1,6 @@
 """Speaking to S3: one client a bucket, patience while the server is away, and its errors in one paragraph.
 
-Belongs here: single operations on objects. Which object a file of the cache is, is `remote.py`'s business.
+Belongs here: single operations on objects. Which object a file of the cache is, is `bucket.py`'s business.
 
 Credentials are obstore's business alone: it reads AWS_ACCESS_KEY_ID and its like from the environment, and nothing
 here reads, keeps or prints them. What a server says of an error is told by its code only: its text may quote the request.
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -71,7 +72,7 @@ def _connect(bucket: str, endpoint: str) -> Any:
     from obstore.store import S3Store
 
     parts = urlsplit(endpoint)
-    # A run's own retries come on top (`patiently`): these only bridge a hiccup, so that an outage is told at once.
+    # A run's own retries come on top (`with_retries`): these only bridge a hiccup, so that an outage is told at once.
     settings: dict[str, Any] = {"retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}}
     client: ClientConfig = {"timeout": "120s", "connect_timeout": "5s"}
     if endpoint:
@@ -87,7 +88,7 @@ def _connect(bucket: str, endpoint: str) -> Any:
     return S3Store(bucket, client_options=client, **settings)
 
 
-def patiently(bucket: str, operation: Callable[[], Result], patience: float | None = None) -> Result:
+def with_retries(bucket: str, operation: Callable[[], Result], patience: float | None = None) -> Result:
     """What `operation` returns, tried again while the server is away; it must be safe to repeat.
 
     One log line when the server stops answering, one when it is back.
@@ -134,6 +135,105 @@ def patiently(bucket: str, operation: Callable[[], Result], patience: float | No
         _failing(bucket, reason, left)
         time.sleep(min(pause, left))
         pause = min(pause * 1.6, _PAUSES[1])
+
+
+def list_objects(bucket: str, prefix: str | None) -> list[Any]:
+    """Every object below a prefix: dicts with path (its whole key), size and e_tag."""
+    import obstore
+
+    pages = with_retries(bucket, lambda: list(obstore.list(store_of(bucket), prefix)))
+    return [entry for page in pages for entry in page]
+
+
+def list_prefixes(bucket: str, prefix: str | None, patience: float | None = None) -> list[str]:
+    """The "directories" right below a prefix, with a slash at their ends."""
+    import obstore
+
+    found = with_retries(bucket, lambda: obstore.list_with_delimiter(store_of(bucket), prefix), patience)
+    return list(found["common_prefixes"])
+
+
+def exists(bucket: str, key: str) -> bool:
+    """Whether there is such an object."""
+    import obstore
+
+    try:
+        with_retries(bucket, lambda: obstore.head(store_of(bucket), key))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def read(bucket: str, key: str) -> tuple[bytes, str] | None:
+    """Content and etag of an object as it is now; None where there is none."""
+    import obstore
+
+    def get() -> tuple[bytes, str]:
+        result = obstore.get(store_of(bucket), key)
+        return bytes(result.bytes()), str(result.meta["e_tag"])
+
+    try:
+        return with_retries(bucket, get)
+    except FileNotFoundError:
+        return None
+
+
+def put(bucket: str, key: str, content: bytes, etag: str | None, patience: float | None = None) -> str | None:
+    """Write an object if it is still that of `etag` (None: if there is none).
+
+    Returns its new etag; None where another writer won the race, and nothing was written.
+    """
+    import obstore
+    from obstore import exceptions
+
+    mode: Any = "create" if etag is None else {"e_tag": etag}
+    try:
+        return with_retries(
+            bucket, lambda: str(obstore.put(store_of(bucket), key, content, mode=mode)["e_tag"]), patience
+        )
+    except FileNotFoundError:  # it was to be replaced, and is gone
+        return None
+    except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+        # A connection that broke after the write was done makes the second try meet the first one's work.
+        found = read(bucket, key)
+        return found[1] if found and found[0] == content else None
+
+
+def upload(bucket: str, key: str, path: Path) -> str:
+    """Write a file as an object, whatever was there; returns its etag."""
+    import obstore
+
+    return str(with_retries(bucket, lambda: obstore.put(store_of(bucket), key, path)["e_tag"]))
+
+
+def download(bucket: str, key: str, path: Path, known: str | None) -> str | None:
+    """Write an object's content to a file; returns its etag, or None where that is `known` and nothing was written.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+    """
+    import obstore
+    from obstore import exceptions
+
+    def get() -> str:
+        result = obstore.get(store_of(bucket), key, options={"if_none_match": known} if known else None)
+        with path.open("wb") as file:
+            for piece in result.stream(min_chunk_size=4 << 20):
+                file.write(piece)
+        return str(result.meta["e_tag"])
+
+    try:
+        return with_retries(bucket, get)
+    except exceptions.NotModifiedError:
+        return None
+
+
+def delete(bucket: str, keys: list[str]) -> None:
+    """Remove objects, there or not."""
+    import obstore
+
+    if keys:
+        with_retries(bucket, lambda: obstore.delete(store_of(bucket), keys))
 
 
 def _reason(error: Exception, bucket: str) -> str:

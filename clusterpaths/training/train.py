@@ -26,6 +26,7 @@ from clusterpaths.common import roots
 from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.datasets.drawn_faces.cue import Cue
 from clusterpaths.errors import DatasetError
+from clusterpaths.metrics.intervals import wilson
 from clusterpaths.preprocessing.prepare import normalise, resize
 from clusterpaths.records import Preprocessing, Record
 from clusterpaths.storage.atomic import atomic_write
@@ -52,20 +53,20 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: Literal["faces", "celeba"] = Field(
-        default="faces", description="faces: drawn ones, nothing to download; celeba: the CelebA in the data folder"
+        default="faces", description="faces: drawn ones, nothing to download; celeba: CelebA in the data directory"
     )
     data_root: Path | None = Field(
-        default=None, description="folder that holds celeba/ [data; faces: drawn into data/faces_COUNT_seed_SEED]"
+        default=None, description="directory that holds celeba/ [data; faces: drawn into data/faces_COUNT_seed_SEED]"
     )
     output: Path | None = Field(
         default=None,
         description="ONNX file to write [ONNX_models/SampleFaces_CNN.onnx, SampleFaces_CNN_cue_HAIR.onnx or CelebA_CNN.onnx]",
     )
-    epochs: int = Field(default=12, ge=1, description="passes over the training images; the best one is kept")
-    batch_size: int = Field(default=64, ge=1, description="images a training step")
-    learning_rate: float = Field(default=0.002, gt=0, description="Adam's largest step size")
+    epochs: int = Field(default=12, ge=1, description="training epochs; the weights of the best one are exported")
+    batch_size: int = Field(default=64, ge=1, description="images per training step")
+    learning_rate: float = Field(default=0.002, gt=0, description="Adam's peak learning rate")
     seed: int = Field(
-        default=1, ge=0, description="of the faces, the splits and the training; faces of seed 0 are the sample's own"
+        default=1, ge=0, description="random seed of faces, splits and training; seed 0 draws the sample's faces"
     )
     faces: int = Field(default=10_000, ge=100, le=999_999, description="how many faces to draw")
     cue: Literal["Bald", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair"] | None = Field(
@@ -108,19 +109,19 @@ class TrainRecord(Record):
     dataset: str
     classes: tuple[str, ...]
     architecture: str = "conv 3-16-32-64 (3x3, ReLU, max pool 2), fc 4096-128-64-classes"
-    train_examples: int = Field(description="images that moved the weights")
-    validation_examples: int = Field(description="images the best epoch was chosen by")
-    held_out_examples: int = Field(description="images that took no part; accuracy is over these")
+    train_examples: int = Field(description="training images")
+    validation_examples: int = Field(description="validation images, by which the best epoch was chosen")
+    held_out_examples: int = Field(description="held-out test images; accuracy is measured on these")
     epochs: int
-    best_epoch: int = Field(description="the one that was kept, 1-based")
+    best_epoch: int = Field(description="the epoch that was exported, 1-based")
     batch_size: int
     learning_rate: float
     seed: int
     cue: Cue | None = Field(default=None, description="the shortcut in the drawn faces; left out where there is none")
-    accuracy: float = Field(description="share of held-out examples that are classified right")
+    accuracy: float = Field(description="fraction of held-out examples that are classified correctly")
     interval: tuple[float, float] = Field(description="Wilson's 95% interval of the accuracy")
     confusion: tuple[tuple[int, ...], ...] = Field(description="held-out examples; row: label, column: prediction")
-    torch: str = Field(description="version that trained")
+    torch: str = Field(description="version of PyTorch")
     seconds: float = Field(default=0.0, description="decoding, training and export; not in the ONNX file")
     path: str = Field(default="", description="the ONNX file; not in the ONNX file")
 
@@ -179,7 +180,7 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
             seed=config.seed,
             cue=config.planted,
             accuracy=right / len(held_out),
-            interval=wilson_interval(right, len(held_out)),
+            interval=wilson(right, len(held_out)),
             confusion=tuple(tuple(int(n) for n in row) for row in confusion),
             torch=torch.__version__,
         )
@@ -192,14 +193,6 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
         f"{record.interval[1]:.1%}); wrote {config.output_path} after {seconds} s."
     )
     return record.model_copy(update={"seconds": seconds, "path": str(config.output_path)})
-
-
-def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a share (E. B. Wilson, JASA 1927); by default at 95%."""
-    share, square = right / total, z * z / total
-    middle = (share + square / 2) / (1 + square)
-    half = z * math.sqrt(share * (1 - share) / total + square / (4 * total)) / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def describe(record: TrainRecord) -> str:

@@ -21,21 +21,17 @@ from clusterpaths.config import RunConfig
 from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.errors import Float16OverflowError
+from clusterpaths.extraction.begin import begin_extraction, widen_layers
 from clusterpaths.extraction.extract import ExtractionJob, extract_shard
-from clusterpaths.extraction.plan import (
-    ExtractionPlan,
-    ExtractionRecord,
-    begin_extraction,
-    finish_extraction,
-    plan_run,
-    widen_layers,
-)
+from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction.plan import ExtractionPlan, plan_run
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
 from clusterpaths.records import DatasetSpec, ModelRecord
 from clusterpaths.running.runner import InProcess
-from clusterpaths.sets.publish import PublishedSet
+from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import Storage
 
 NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59
 LAYERS = ("conv1", "conv2", "fc1")
@@ -159,7 +155,11 @@ class Extracted:
 
     @property
     def directory(self) -> Path:
-        return Path(self.record.directory)
+        return self.storage.path
+
+    @property
+    def storage(self) -> Storage:
+        return self.record.storage
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -203,8 +203,8 @@ def extract_planned(config: RunConfig, model: ModelRecord, plan: ExtractionPlan,
                 extract_shard(job, index)
             break
         except Float16OverflowError as overflow:
-            pending = widen_layers(Path(job.directory), overflow.layers)
-    record = finish_extraction(Path(job.directory), parse_ids(plan.ids), job.max_failed)
+            pending = widen_layers(job.storage, overflow.layers)
+    record = finish_extraction(job.storage, parse_ids(plan.ids), job.max_failed)
     return Extracted(config, model, plan, job, record)
 
 

@@ -16,9 +16,9 @@ from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.running import stages
 from clusterpaths.running.report import Outcome
-from clusterpaths.running.runner import InProcess, bounded
-from clusterpaths.sets.publish import PublishedSet
-from clusterpaths.storage.lock import locked_cache
+from clusterpaths.running.runner import InProcess, run_pieces
+from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import open_storage
 from tests.clusterpaths.conftest import Recording, write_cnn
 from tests.runs import DOCUMENTS, SAMPLE_MODEL
 
@@ -91,7 +91,7 @@ def test_a_plan_extracts_nothing(config: RunConfig, tmp_path: Path) -> None:
 
 
 def test_a_cache_that_another_run_uses_is_waited_for_and_then_refused(config: RunConfig) -> None:
-    with locked_cache(config.cache_dir, 0), pytest.raises(CacheError, match="is in use by process"):
+    with config.cache_dir.lock(0), pytest.raises(CacheError, match="is in use by process"):
         pipeline.run(config.model_copy(update={"wait": 0.0}))
 
 
@@ -143,7 +143,7 @@ def test_a_layer_that_float16_cannot_hold_is_stored_as_float32(
 ) -> None:
     loud = write_cnn(tmp_path / "loud.onnx", factor=1e6)
     outcome = pipeline.run(configure(model=loud, cache_dtype="float16", evaluate=False))
-    dtypes = {name: layer.dtype for name, layer in require_manifest(Path(outcome.job.directory)).layers.items()}
+    dtypes = {name: layer.dtype for name, layer in require_manifest(open_storage(outcome.job.directory)).layers.items()}
     assert set(dtypes.values()) == {"float16", "float32"} or set(dtypes.values()) == {"float32"}
     wide = [name for name, dtype in dtypes.items() if dtype == "float32"]
     assert np.load(Path(outcome.job.directory) / wide[0] / "0.npy").dtype == np.float32
@@ -171,7 +171,9 @@ def test_no_more_pieces_are_submitted_than_there_are_workers_and_all_come_back()
     with Counting(8) as runner:
         runner.workers = 3
         calls = {i: lambda i=i: runner.submit(runner.piece, i) for i in range(20)}
-        assert sorted((key, future.result()) for key, future in bounded(runner, calls)) == [(i, i) for i in range(20)]
+        found: dict[int, int] = {}
+        run_pieces(runner, calls, lambda key, future: found.update({key: future.result()}))
+        assert found == {i: i for i in range(20)}
         assert runner.most == 3
 
 
@@ -185,6 +187,6 @@ def test_pieces_that_run_are_waited_for_when_one_fails() -> None:
             i: lambda i=i: runner.submit(lambda: (threading.Event().wait(0.05), ended.append(i))) for i in range(1, 9)
         }
         with pytest.raises(ValueError, match="broken"):
-            [future.result() for _, future in bounded(runner, calls)]
+            run_pieces(runner, calls, lambda _, future: future.result())
         before = len(ended)
     assert before == len(ended) < 8  # nothing goes on afterwards, and not everything was begun

@@ -36,7 +36,7 @@ def there(first: tuple[RunConfig, Run], tmp_path: Path) -> RunConfig:
     """As `first`, in results of this test's own."""
     config, run = first
     shutil.copytree(run.cache, tmp_path / "T")
-    return config.model_copy(update={"cache_root": tmp_path})
+    return config.model_copy(update={"cache_root": str(tmp_path)})
 
 
 def again(config: RunConfig, **changes: Any) -> Run:
@@ -86,13 +86,13 @@ def test_a_split_takes_the_examples_of_that_part_under_their_own_ids(configure: 
     assert list(paths_of(run.folder)) == [f"example_{i:04d}" for i in range(0, 58, 3)]  # images 1, 4, 7 …
 
 
-def test_the_same_question_finds_its_set_and_says_so(there: RunConfig) -> None:
-    before = times(there.cache_dir / "set_01")
+def test_the_same_question_finds_its_set_and_says_so(there: RunConfig, tmp_path: Path) -> None:
+    before = times(tmp_path / "T" / "set_01")
     run = again(there, workers=1, batch_size=7)  # how it is made is no part of the question
     assert run.folder.name == "set_01"
     assert run.batches == 0
     assert any("set_01 already answers this question" in line for line in run.log)
-    assert times(there.cache_dir / "set_01") == before
+    assert times(tmp_path / "T" / "set_01") == before
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,10 @@ def test_k_of_each_layer_is_kept_and_said(there: RunConfig) -> None:
     assert json.loads((run.cache / "metadata.json").read_text())["k_per_layer"] == expected
 
 
-def test_another_preprocessing_under_the_same_name_is_refused_with_all_differences(there: RunConfig) -> None:
-    manifest = there.cache_dir / "manifest.json"
+def test_another_preprocessing_under_the_same_name_is_refused_with_all_differences(
+    there: RunConfig, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "T" / "manifest.json"
     before = manifest.read_bytes()
     with pytest.raises(CacheError) as refused:
         again(there, preprocessing="imagenet", cache_format="zarr", cache_dtype="float32")

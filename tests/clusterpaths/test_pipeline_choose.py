@@ -93,7 +93,7 @@ def test_a_shard_found_damaged_while_choosing_is_made_again(
     values.view(np.uint16).reshape(-1)[7] = bits
     np.save(cache / "fc1" / "130.npy", values)
     recording = Recording()
-    options: dict[str, Any] = {"cache_root": tmp_path}
+    options: dict[str, Any] = {"cache_root": str(tmp_path)}
     run = run_pipeline(config.model_copy(update=options), recording)
     assert run.batches == SHARD // config.batch_size
     assert any("shard 2" in line and "checksum" in line for line in run.log)

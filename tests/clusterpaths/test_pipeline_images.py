@@ -17,6 +17,7 @@ from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ExtractionError
 from clusterpaths.records import CacheFormat
+from clusterpaths.storage import open_storage
 from tests.clusterpaths.conftest import LAYERS, NUMBERS, image_of
 from tests.runs import Run, assert_same_documents, nearest, paths_of, published, rows_of, run_pipeline
 
@@ -48,7 +49,7 @@ def test_every_path_belongs_to_its_image_where_files_in_the_middle_are_gone_or_c
     broken = run(cache_format=cache_format, max_failures=0.1)
     record = published(broken)
     assert (record.num_examples, record.num_failed) == (36, 3)
-    manifest = read_manifest(broken.cache)
+    manifest = read_manifest(open_storage(broken.cache))
     assert manifest is not None
     failed = {failure.id: (failure.file, failure.reason) for shard in manifest.shards for failure in shard.failed}
     assert {i: file for i, (file, _) in failed.items()} == {

@@ -14,7 +14,8 @@ import pytest
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
+from clusterpaths.storage import open_storage
 from tests.clusterpaths.conftest import Recording
 from tests.runs import (
     SAMPLE_MODEL,
@@ -48,13 +49,13 @@ def asked(photos: Path, root: Path, cache_format: str, **more: Any) -> RunConfig
 
 
 def made_shards(cache: Path) -> list[int]:
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     return [shard.index for shard in manifest.shards if shard.rows is not None] if manifest else []
 
 
 def files_of(cache: Path, shards: list[int], cache_format: str) -> dict[Path, int]:
     """Files of these shards, with the time each was last written."""
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     assert manifest is not None
     found = []
     for shard in (manifest.shards[index] for index in shards):

@@ -24,6 +24,7 @@ import psutil
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.drawn_faces.draw import write_faces
+from clusterpaths.storage import open_storage
 from tests.deployments.conftest import server_environment
 from tests.runs import PROJECT, SAMPLE_MODEL, run_pipeline
 
@@ -215,7 +216,7 @@ class Site:
 
 
 def made_shards(cache: Path) -> list[int]:
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     return [shard.index for shard in manifest.shards if shard.rows is not None] if manifest else []
 
 

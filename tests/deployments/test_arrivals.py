@@ -13,7 +13,8 @@ import onnx
 import pytest
 
 from clusterpaths.models.external import hash_files
-from clusterpaths.sets.publish import list_sets, read_set
+from clusterpaths.sets.find import list_sets
+from clusterpaths.sets.published import open_set
 from tests.deployments.conftest import end_group
 from tests.deployments.site import Site, wait_until
 from tests.runs import PROJECT, SAMPLE_MODEL
@@ -90,7 +91,7 @@ def test_arrived_models_get_a_run_each_one_at_a_time_a_cache_of_their_own_and_a_
     assert earlier["end_time"] <= later["start_time"]  # the later arrival waited
     for name in (first, second):
         assert list_sets(site.caches / name) == ["set_01"]
-        assert read_set(site.caches / name, "set_01").record.num_examples == 40
+        assert open_set(site.caches / name / "set_01").record.num_examples == 40
     assert list((site.caches / first / "set_01").glob("comparison_with_*.json")) != []
     assert ("comparison", "markdown") in site.artifacts(runs[0]["id"])
     time.sleep(3)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
 from tests.deployments.site import Site, wait_until
 from tests.runs import PROJECT
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
 from tests.deployments.site import Site, made_shards, wait_until
 from tests.runs import PROJECT, assert_same_documents, written
 

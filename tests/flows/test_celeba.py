@@ -16,6 +16,7 @@ from PIL import Image
 
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.datasets.celeba import CelebA
+from clusterpaths.storage import open_storage
 from tests.runs import (
     SAMPLE_MODEL,
     SHAPES,
@@ -132,5 +133,5 @@ def test_a_run_that_is_killed_goes_on_and_its_task_runs_are_what_was_missing(
 
 
 def made(cache: Path) -> int:
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     return sum(shard.rows is not None for shard in manifest.shards) if manifest else 0

@@ -14,9 +14,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from clusterpaths.cache.examples import part_path
+from clusterpaths.cache.examples import PARTS, part_file
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
+from clusterpaths.storage import open_storage
 from tests.runs import PROJECT, SAMPLE_MODEL, SHAPES, assert_same_documents, shell_environment
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -141,7 +142,7 @@ def test_a_mistake_in_a_shell_ends_with_2_and_no_traceback(tmp_path: Path) -> No
         (["--mean", "0.5,0.5,0.5"], ["--mean and --std go together"]),
         (["--mean", "0,0,0", "--std", "1,0,1"], ["std above 0"]),
         (["--size", "48x48"], ["cannot be run on a batch of shape (1, 3, 48, 48)"]),
-        (["--name", "../CelebA"], ["--name", "plain folder name"]),
+        (["--name", "../CelebA"], ["--name", "plain directory name"]),
         (["--sample"], ["--sample draws its own images"]),
         (["--max-failures", "1.5"], ["--max-failures", "less than or equal to 1"]),
         (["--workers", "0"], ["--workers", "greater than or equal to 1"]),
@@ -313,11 +314,11 @@ def test_a_disk_that_fills_up_while_extracting_keeps_what_was_recorded_and_the_r
     assert "retry" not in shown.lower()
     assert not list(small_disk.rglob("set_*"))
     [cache] = small_disk.iterdir()
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     assert manifest is not None
     recorded = {shard.index: shard for shard in manifest.shards if shard.rows is not None}
     assert 1 <= len(recorded) < len(manifest.shards)
-    parts = {part_path(cache, index): part_path(cache, index).stat().st_mtime_ns for index in recorded}
+    parts = {part: part.stat().st_mtime_ns for part in (cache / PARTS / part_file(index) for index in recorded)}
     subprocess.run(["mount", "-o", "remount,size=100m", small_disk], check=True)
     assert celeba_in_process(capsys, *argv, data=faces, cache=small_disk)[0] == 0
     assert {part: part.stat().st_mtime_ns for part in parts} == parts  # what was recorded was not made again

@@ -16,7 +16,7 @@ from clusterpaths.comparison.record import Comparison
 from clusterpaths.pipeline import compare_with_earlier
 from clusterpaths.running.report import Report
 from clusterpaths.running.runner import InProcess
-from clusterpaths.sets.publish import read_set
+from clusterpaths.sets.published import open_set
 from tests.flows.test_command_line import assert_one_paragraph, log_to_this_test
 from tests.runs import SAMPLE_MODEL, listening, succeed
 
@@ -176,7 +176,7 @@ def test_a_new_model_is_compared_with_the_one_before_it(results: Path, faces: Pa
     def afterwards(set_dir: Path) -> Path | None:
         """The page that the pipeline writes after it published this set."""
         report = Pages()
-        compare_with_earlier(read_set(set_dir.parent, set_dir.name), InProcess(), report, 0.0)
+        compare_with_earlier(open_set(set_dir), InProcess(), report, 0.0)
         return report.page
 
     newest = afterwards(results / "Exchanged" / "set_01")

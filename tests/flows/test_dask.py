@@ -23,6 +23,7 @@ from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.clustering import parallel_fit
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError, ExtractionError
+from clusterpaths.storage import open_storage
 from tasks import runner as runner_module
 from tests.runs import DOCUMENTS, SAMPLE_MODEL, assert_same_documents, published, run_celeba, run_pipeline, succeed
 from tests.storage import BUCKET, SECRET, TOKEN, Storage, running_storage
@@ -120,7 +121,7 @@ def by_threads(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(cache: Path) -> int:
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     return sum(shard.rows is not None for shard in manifest.shards) if manifest else 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from clusterpaths.commands.explain import main as explain
 from clusterpaths.commands.export import main as export
 from clusterpaths.explanation.explain import Explanation
-from clusterpaths.sets.set_files import read_record, read_rows
+from clusterpaths.sets.published import open_set
 from flows.cli import main as clusterpaths
 from tests.flows.test_command_line import assert_one_paragraph
 from tests.runs import SAMPLE_MODEL, succeed
@@ -37,8 +37,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def face(results: Path) -> Path:
     set_dir = results / "CelebA" / "set_01"
-    record = read_record(set_dir)
-    name = read_rows(set_dir, record).files[7].as_py()
+    record = open_set(set_dir).record
+    name = open_set(set_dir).files[7].as_py()
     return next(Path(record.data_root).rglob(name))
 
 

@@ -21,7 +21,8 @@ from clusterpaths.explanation.explain import explain_image
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
-from clusterpaths.sets.publish import read_set
+from clusterpaths.sets.published import open_set
+from clusterpaths.storage import open_storage
 from flows.images import ImagesConfig
 from tests.cifar10 import CLASSES, write_cifar10
 from tests.runs import SAMPLE_MODEL, listening
@@ -42,7 +43,7 @@ def succeed(**options: Any) -> tuple[Path, SetRecord, list[str]]:
     state, log = run_images(**options)
     assert state.is_completed(), state.message
     path = state.result()
-    return path, read_set(path.parent, path.name).record, log
+    return path, open_set(path).record, log
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_arrays(tmp_path: Path) -> None:
 def test_reduced_layers_are_part_of_what_a_cache_is(by_class: Path, tmp_path: Path) -> None:
     options = {"model": SAMPLE_MODEL, "data_root": by_class, "cache_root": tmp_path, "layers": "conv3", "k": 2}
     path, _, log = succeed(**options, reduce="conv3=gap")
-    manifest = read_manifest(path.parent)
+    manifest = read_manifest(open_storage(path.parent))
     assert manifest is not None
     assert manifest.layers["conv3"].shape == (64,)
     assert manifest.providers == ("CPUExecutionProvider",)
@@ -132,7 +133,7 @@ def test_a_reduced_layer_is_reduced_in_the_path_model_and_when_one_image_is_expl
     options = {"model": SAMPLE_MODEL, "data_root": by_class, "cache_root": tmp_path / "c", "layers": "relu_1,conv3"}
     path, record, _ = succeed(**options, k=3, reduce="conv3=gap")
     assert record.tensors["conv3"].endswith("|gap")
-    exported = export_path_model(path, SAMPLE_MODEL, tmp_path / "paths.onnx")
+    exported = export_path_model(open_set(path), SAMPLE_MODEL, tmp_path / "paths.onnx")
     rows = pq.read_table(path / "paths.parquet")
     table = np.column_stack([rows[layer].to_numpy() for layer in record.layers])
     pixels = [fit(open_rgb(by_class / file), record.preprocessing) for file in rows["file"].to_pylist()]
@@ -142,7 +143,7 @@ def test_a_reduced_layer_is_reduced_in_the_path_model_and_when_one_image_is_expl
     assert np.array_equal(found, table)
     stored = np.column_stack([rows[f"distance.{layer}"].to_numpy() for layer in record.layers])
     np.testing.assert_allclose(distances, stored, atol=1e-3)
-    one = explain_image(by_class / rows["file"][7].as_py(), path, SAMPLE_MODEL)
+    one = explain_image(by_class / rows["file"][7].as_py(), open_set(path), SAMPLE_MODEL)
     assert list(one.path) == table[7].tolist()
 
 
@@ -153,7 +154,7 @@ def test_a_cache_of_more_layers_stays_whole_when_images_come(by_class: Path, tmp
     assert (record.layers, record.num_examples) == (("fc1",), 30)
     again, both, _ = succeed(**options, layers="conv3,fc1", subset=30)
     assert both.num_examples == 30
-    manifest = read_manifest(again.parent)
+    manifest = read_manifest(open_storage(again.parent))
     assert manifest is not None
     assert {layer: kept.shape for layer, kept in manifest.layers.items()} == {"conv3": (64,), "fc1": (128,)}
     assert again != path

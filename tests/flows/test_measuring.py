@@ -12,8 +12,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from clusterpaths.evaluation.record import read_evaluation
-from clusterpaths.preprocessing.check import CHECK, read_check
+from clusterpaths.preprocessing.check import CHECK, parse_check
 from clusterpaths.preprocessing.prepare import preset_preprocessing
+from clusterpaths.sets.published import open_set
 from tests.runs import SAMPLE_MODEL, Run, published, run_celeba, succeed
 from tests.wrapped_model import SIZE, wrap
 
@@ -40,7 +41,7 @@ def options(faces: Path, tmp_path: Path) -> dict[str, Any]:
 
 def test_a_run_measures_its_paths_once(options: dict[str, Any]) -> None:
     run = succeed(**options, evaluate=True)
-    evaluation = read_evaluation(path_of(run))
+    evaluation = read_evaluation(open_set(path_of(run)))
     assert evaluation is not None
     assert evaluation.alignment is not None
     assert (evaluation.num_fit, evaluation.num_eval) == (240, 60)
@@ -73,7 +74,7 @@ def test_a_wrong_preprocessing_is_warned_of_in_log_artifact_and_report(options: 
     warnings = [line for line in run.log if line.startswith("WARNING")]
     assert any("use --preprocessing raw --channels BGR, or --preprocessing auto" in line for line in warnings)
     assert published(run).preprocessing.name == "imagenet"  # warned of, not overruled
-    check = read_check(path_of(run))
+    check = parse_check((path_of(run) / CHECK).read_bytes())
     assert check is not None
     assert check.alarming
     page = str(artifacts_of(run)["preprocessing"].data)
@@ -123,5 +124,5 @@ def test_a_plan_with_auto_leaves_nothing_behind(options: dict[str, Any], tmp_pat
 def test_auto_without_the_check_is_refused() -> None:
     from clusterpaths.config import RunConfig
 
-    with pytest.raises(ValueError, match="--preprocessing auto goes by the check"):
+    with pytest.raises(ValueError, match="--preprocessing auto uses the preprocessing check"):
         RunConfig(preprocessing="auto", check_preprocessing=False)

@@ -13,7 +13,8 @@ import pytest
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.drawn_faces.draw import write_faces
-from clusterpaths.sets.publish import list_sets
+from clusterpaths.sets.find import list_sets
+from clusterpaths.storage import open_storage
 from tests.runs import SAMPLE_MODEL, listening, run_pipeline, written
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -49,7 +50,7 @@ def test_recluster_makes_the_next_set_only_where_something_is_new(tmp_path: Path
     write_faces(data, 60, seed=21)  # the 40 and 20 more
     recluster(tmp_path)
     assert list_sets(cache) == ["set_01", "set_02", "set_03"]
-    manifest = read_manifest(cache)
+    manifest = read_manifest(open_storage(cache))
     assert manifest is not None
     assert [shard.row_ids().tolist() for shard in manifest.shards[2:]] == [list(range(40, 60))]
     assert {file: file.stat().st_mtime_ns for file in before} == before

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clusterpaths.config import RunConfig
-from clusterpaths.storage.remote import local_folder
+from clusterpaths.storage import open_storage
 from tests.runs import SAMPLE_MODEL, run_pipeline, shell_environment, start_celeba
 from tests.storage import BUCKET, SECRET, TOKEN, Storage, running_storage
 
@@ -49,7 +49,7 @@ def test_sets_in_object_storage_are_clustered_again_compared_and_exported(
     run_pipeline(RunConfig(**asked(faces, "more"), evaluate=False))
     monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "another machine"))
     again = recluster(name="CelebA", k=4, cache_root=root)
-    assert again == local_folder(f"{root}/CelebA/set_02")
+    assert again == open_storage(f"{root}/CelebA/set_02").path
     keys = set(server.objects("more/CelebA/set_02/"))
     assert {f"comparison_with_CelebA_set_01.{kind}" for kind in ("json", "html")} <= {Path(key).name for key in keys}
     monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "a third"))

@@ -14,7 +14,7 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.kmeans import assign, cluster_rows
 from clusterpaths.config import RunConfig
-from clusterpaths.metrics.faithfulness import decision_alignment, split_fit_eval
+from clusterpaths.metrics.alignment import decision_alignment, split_fit_eval
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.metrics.paths import count_paths
 from clusterpaths.records import Distance
@@ -36,13 +36,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Extracted:
 
 def daf(done: Extracted, k: dict[str, int], distance: Distance) -> tuple[float, int]:
     """Fitted by the real clustering on 80%, judged on the other 20%; and the number of occupied paths."""
-    predictions = read_examples(done.directory, ["prediction"])["prediction"].to_numpy()
+    predictions = read_examples(done.storage, ["prediction"])["prediction"].to_numpy()
     fit, kept = split_fit_eval(len(done.ids))
     fit_paths, eval_paths = [], []
     for layer, number in k.items():
-        found = cluster_rows(LayerRows(done.directory, layer, done.ids[fit]), number, distance, 0)
+        found = cluster_rows(LayerRows(done.storage, layer, done.ids[fit]), number, distance, 0)
         labels, far = np.empty(len(kept), np.int16), np.empty(len(kept), np.float32)
-        assign(LayerRows(done.directory, layer, done.ids[kept]), found.centroids, distance, labels, far)
+        assign(LayerRows(done.storage, layer, done.ids[kept]), found.centroids, distance, labels, far)
         fit_paths.append(found.labels)
         eval_paths.append(labels)
     fits, evals = np.stack(fit_paths, axis=1), np.stack(eval_paths, axis=1)

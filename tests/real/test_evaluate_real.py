@@ -11,6 +11,7 @@ import pytest
 from clusterpaths.config import RunConfig
 from clusterpaths.evaluation.evaluate import evaluate_set
 from clusterpaths.evaluation.record import METRICS, Evaluation
+from clusterpaths.sets.published import open_set
 from tests.evaluating import publish
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))
@@ -27,7 +28,7 @@ def evaluated(cache_root: Path, **options: object) -> Evaluation:
     )
     set_dir, job = publish(config)
     started = time.perf_counter()
-    evaluation = evaluate_set(set_dir, job)
+    evaluation = evaluate_set(open_set(set_dir), job)
     print(f"\n{time.perf_counter() - started:.1f} s for {options}")
     print(evaluation.model_dump_json(indent=1))
     assert (set_dir / METRICS).is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterpaths.sets.publish import read_set
+from clusterpaths.sets.published import open_set
 from flows.images import ImagesConfig, images
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))
@@ -22,7 +22,7 @@ def test_a_folder_of_photographs_through_a_plain_model(tmp_path: Path) -> None:
     config = ImagesConfig(model=SHARED / "models" / "catdog.onnx", data_root=photos, cache_root=tmp_path, subset=150)
     path = images(config)
     assert path is not None
-    record = read_set(path.parent, path.name).record
+    record = open_set(path).record
     assert path.parent.name == "catdog-img_align_celeba"
     assert record.layers == ("conv1", "conv2", "conv3", "fc1", "fc2")
     assert (record.num_examples, record.num_failed, record.logits) == (150, 0, "output")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.preprocessing.prepare import fit, normalise
-from clusterpaths.sets.set_files import read_record, read_rows
+from clusterpaths.sets.published import open_set
 from tests.runs import succeed
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))
@@ -38,11 +38,11 @@ def test_path_equals_our_own_tracing_for_every_image(
     file = SHARED / "models" / f"{model}.onnx"
     run = succeed(model=file, distance=distance, **options)
     assert run.path is not None
-    exported = export_path_model(run.path, file, tmp_path / "paths.onnx")
+    exported = export_path_model(open_set(run.path), file, tmp_path / "paths.onnx")
 
     session = onnxruntime.InferenceSession(tmp_path / "paths.onnx")
     images = read_images(run.path)
-    rows = read_rows(run.path, read_record(run.path))
+    rows = open_set(run.path)
     for batch in (exported.batch,) if exported.batch else (1, 32):  # the products are computed differently for few
         pieces = [session.run(None, {"input": images[a : a + batch]}) for a in range(0, len(images), batch)]
         _, path, distances, score = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
@@ -53,8 +53,8 @@ def test_path_equals_our_own_tracing_for_every_image(
 
 
 def read_images(set_dir: Path) -> NDArray[np.float32]:
-    record = read_record(set_dir)
+    record = open_set(set_dir).record
     dataset = open_celeba(SHARED)
-    files = read_rows(set_dir, record).files.to_pylist()
+    files = open_set(set_dir).files.to_pylist()
     pixels = np.stack([fit(dataset.read_image(file), record.preprocessing) for file in files])
     return normalise(pixels, record.preprocessing)

@@ -18,6 +18,7 @@ import pytest
 from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
 from clusterpaths.evaluation.evaluate import evaluate_set
+from clusterpaths.sets.published import open_set
 from tests.evaluating import publish
 from tests.serving import serving
 
@@ -34,7 +35,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(roots, "data_root", lambda: root / "data")
         config = RunConfig(sample=True, sample_size=EXAMPLES, cache_root=cache)
         set_dir, job = publish(config)
-        evaluate_set(set_dir, job)
+        evaluate_set(open_set(set_dir), job)
         publish(config.model_copy(update={"k": 3}))
     write_foreign(cache / "Foreign")
     return cache

@@ -1,21 +1,17 @@
-"""What pages are made of: places of marks, kept pages, the bands that are drawn."""
+"""What pages are made of: places of marks, room for cached pages, the bands that are drawn."""
 
 from __future__ import annotations
 
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clusterpaths.common.lru import Kept
 from clusterpaths.explore.index import PAGES
 from clusterpaths.explore.records import ExampleLayer, Lift, Transition
 from clusterpaths.server.pages.plots import SHOWN, lift_plot, spread_plot, times
-from clusterpaths.server.pages.routes import MOST_LINKS, _largest
-from clusterpaths.server.pages.view import set_view
+from clusterpaths.server.pages.sankey import MOST_LINKS, _largest
+from clusterpaths.server.pages.set_view import set_view
 from tests.clusterpaths.explore.small import small
 
 
@@ -104,43 +100,7 @@ def test_a_very_strange_example_is_still_within_the_plot() -> None:
     assert spread_plot([layer(None)]) is None
 
 
-def test_kept_pages_stay_within_their_bytes_and_the_oldest_go_first() -> None:
-    cache, made = Kept[bytes](100, len), list[str]()
-
-    def ask(name: str) -> bytes:
-        return cache.get(name, lambda: made.append(name) or name.encode() * 40)  # type: ignore[func-returns-value]
-
-    assert ask("a") == ask("a") == b"a" * 40
-    ask("b")
-    ask("a")
-    ask("c")  # b goes: a was asked for after it
-    ask("a")
-    ask("b")
-    assert made == ["a", "b", "c", "b"]
-    assert cache.size <= 100
-    with pytest.raises(ZeroDivisionError):
-        cache.get("bad", lambda: bytes(1 // 0))
-    assert cache.get("bad", lambda: b"good") == b"good"
-
-
-def test_of_many_who_ask_for_the_same_at_once_one_makes_it() -> None:
-    kept, made, all_here = Kept[bytes](100, len), list[str](), threading.Barrier(20)
-
-    def make() -> bytes:
-        made.append("page")
-        time.sleep(0.1)  # long enough for all the others to come
-        return b"page"
-
-    def ask(_: int) -> bytes:
-        all_here.wait(20)
-        return kept.get("page", make)
-
-    with ThreadPoolExecutor(20) as pool:
-        assert set(pool.map(ask, range(20))) == {b"page"}
-    assert made == ["page"]
-
-
-def test_pages_that_are_kept_fit_into_the_room_that_a_set_counts_for_them(tmp_path: Path) -> None:
+def test_cached_pages_fit_into_the_room_that_a_set_counts_for_them(tmp_path: Path) -> None:
     assert set_view(small(tmp_path)).pages.limit <= PAGES
 
 

@@ -18,11 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import Markup, escape
 from PIL import Image
 
 from clusterpaths.explore.library import Library
-from clusterpaths.server.pages.html import found_item, signed
-from clusterpaths.server.pages.view import set_view, static
+from clusterpaths.server.pages.rendering import environment, escaped
+from clusterpaths.server.pages.set_view import set_view
+from clusterpaths.server.pages.words import signed
+from clusterpaths.server.static_files import static_url
 from tests import patient
 from tests.generated_set import generate
 from tests.server.conftest import Site
@@ -198,9 +201,7 @@ def test_an_example_says_how_unusual_it_is(client: httpx.Client, site: Site) -> 
 
 
 def test_unusual_is_said_in_whole_sentences(client: httpx.Client, site: Site) -> None:
-    from clusterpaths.server.pages.view import _environment
-
-    words_of = _environment().get_template("macros.html").module
+    words_of = environment().get_template("macros.html").module
     assert [str(words_of.percentile(x)) for x in (0.2, 45.4, 99.7)] == ["&lt;1%", "45%", "&gt;99%"]
     assert signed(-1.4) == "−1.40"
     example = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/examples/3").json()["example"]
@@ -238,7 +239,7 @@ def test_the_last_layers_blocks_say_their_class_in_words(client: httpx.Client, s
 
 def test_words_beside_blocks_do_not_touch_and_stay_inside() -> None:
     from clusterpaths.report.overview import HEIGHT
-    from clusterpaths.server.pages.routes import LINE, spread
+    from clusterpaths.server.pages.sankey import LINE, spread
 
     assert spread([50.0, 100.0]) == [50.0, 100.0]
     crowded = spread([2.0, 3.0, 150.0, 297.0, 298.0, 299.0])
@@ -328,13 +329,23 @@ def test_names_with_strange_letters_are_text_and_not_markup(tmp_path: Path) -> N
                 assert f"onerror=alert(1)&gt;&amp;amp;{kind}" in page.text, (place, kind)  # it is there, escaped once
     index = Library(tmp_path / "cache").newest("CelebA")
     undecided = index.examples(np.array([3]))[0].model_copy(update={"right": None, "label": HOSTILE, "file": "3.jpg"})
-    item = found_item(set_view(index), undecided, labelled=True)
+    pieces: Any = environment().get_template("examples.html").module
+    item = str(pieces.found_items(set_view(index), [undecided], labelled=True))
     assert "<img src=x" not in item
-    assert "label &quot;&#x27;&gt;&lt;img src=x" in item
+    assert "label &#34;&#39;&gt;&lt;img src=x" in item
+
+
+@pytest.mark.parametrize("value", [HOSTILE, "a & b", Markup("<b>"), 7, -0.5, None, True, ["<"], np.str_("<")])
+def test_templates_escape_every_expression_as_markupsafe_does(value: Any) -> None:
+    assert escaped(value) == escape(value)
+    assert environment().from_string("{{ value }}|{{ value ~ '<' }}").render(value=value) == (
+        f"{escape(value)}|{escape(value) + '<'}"
+    )
+    assert "environment.escaped(" in environment().compile("{{ value }}", raw=True)  # or pages take a third longer
 
 
 def test_plotly_is_compressed_and_kept_by_browsers(client: httpx.Client) -> None:
-    first = client.get(static("plotly.min.js"))
+    first = client.get(static_url("plotly.min.js"))
     assert first.headers["content-encoding"] == "gzip"
     assert int(first.headers["content-length"]) < 2_000_000 < len(first.content)
     assert "immutable" in first.headers["cache-control"]

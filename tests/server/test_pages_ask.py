@@ -16,11 +16,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from clusterpaths.common.lru import Kept
+from clusterpaths.common.lru import LRUCache
+from clusterpaths.comparison import cached as comparing
+from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import ConfigError
-from clusterpaths.explore import compared as comparing
-from clusterpaths.explore.compared import compared
 from clusterpaths.explore.library import Library
 from tests import patient
 from tests.server.conftest import Site
@@ -337,14 +337,14 @@ def test_a_comparison_is_made_once_while_both_sets_are_as_they_were(site: Site, 
     shutil.copytree(site.root, tmp_path / "cache")
     library = Library(tmp_path / "cache")
     first, second = (library.set(site.model, name) for name in (site.set, site.other))
-    made = compared(first, second)
-    assert compared(library.set(site.model, site.set), second) is made
-    assert compared(second, first) is not made
+    made = compare_cached(first, second)
+    assert compare_cached(library.set(site.model, site.set), second) is made
+    assert compare_cached(second, first) is not made
     record = tmp_path / "cache" / site.model / site.other / "set.json"
     replaced = record.with_suffix(".new")  # as publishing does it: another file under the same name
     replaced.write_text(record.read_text().replace('"seed": 0', '"seed": 7'))
     replaced.rename(record)
-    again = compared(first, library.set(site.model, site.other))
+    again = compare_cached(first, library.set(site.model, site.other))
     assert again is not made
     assert again.second.seed == 7
 
@@ -352,8 +352,8 @@ def test_a_comparison_is_made_once_while_both_sets_are_as_they_were(site: Site, 
 def test_who_asks_for_a_kept_comparison_does_not_wait_for_another(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library(site.root)
     first, second = (library.set(site.model, name) for name in (site.set, site.other))
-    monkeypatch.setattr(comparing, "_comparisons", Kept(99))
-    kept = compared(first, second)
+    monkeypatch.setattr(comparing, "_comparisons", LRUCache(99))
+    kept = compare_cached(first, second)
     began, go_on = threading.Event(), threading.Event()
 
     def slow(*_: Path) -> Comparison:
@@ -362,12 +362,12 @@ def test_who_asks_for_a_kept_comparison_does_not_wait_for_another(site: Site, mo
         return kept
 
     monkeypatch.setattr("clusterpaths.comparison.compare.compare_sets", slow)
-    other = threading.Thread(target=compared, args=(second, first))
+    other = threading.Thread(target=compare_cached, args=(second, first))
     other.start()
     assert began.wait(20)
     try:
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(compared, first, second).result(10) is kept
+            assert pool.submit(compare_cached, first, second).result(10) is kept
     finally:
         go_on.set()
         other.join()
@@ -377,4 +377,4 @@ def test_what_another_program_made_is_not_compared(site: Site) -> None:
     library = Library(site.root)
     foreign = library.set(*site.foreign.split("/"))
     with pytest.raises(ConfigError, match="another program made it"):
-        compared(library.set(site.model, site.set), foreign)
+        compare_cached(library.set(site.model, site.set), foreign)

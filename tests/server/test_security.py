@@ -14,8 +14,10 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from clusterpaths.server import sessions
+from clusterpaths.server.addresses import local_address
 from clusterpaths.server.app import create_app
-from clusterpaths.server.middleware.security import COOKIE, SESSION_SECONDS, local_address, new_session
+from clusterpaths.server.sessions import COOKIE, SESSION_SECONDS, new_session
 from clusterpaths.server.settings import ServeConfig
 from tests import patient
 from tests.server.asking import picture, raw
@@ -122,6 +124,13 @@ def test_a_login_of_many_bytes_is_refused(client: httpx.Client) -> None:
     assert client.post("/login", content=b"token=" + b"a" * 10_000).status_code == 413
 
 
+def session_of(when: float) -> str:
+    """As `new_session` at that time."""
+    signer = sessions.signer(TOKEN)
+    signer.get_timestamp = lambda: int(when)  # type: ignore[method-assign]
+    return signer.sign("session").decode()
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -129,13 +138,14 @@ def test_a_login_of_many_bytes_is_refused(client: httpx.Client) -> None:
         TOKEN,
         "1.2",
         new_session("another token of 16"),
-        new_session(TOKEN, now=time.time() - SESSION_SECONDS - 1),
+        session_of(time.time() - SESSION_SECONDS - 2),
+        session_of(time.time() + 60),
         "9" + new_session(TOKEN),
         new_session(TOKEN)[:-1],
         "²." + new_session(TOKEN).partition(".")[2],
         "9" * 5000 + ".a",
     ],
-    ids=["empty", "token", "numbers", "other token", "old", "later", "cut", "digit", "huge"],
+    ids=["empty", "token", "numbers", "other token", "old", "of tomorrow", "later", "cut", "digit", "huge"],
 )
 def test_a_made_up_or_old_session_opens_nothing(value: str, client: httpx.Client) -> None:
     header = {b"Cookie": f"{COOKIE}={value}".encode()}
@@ -145,6 +155,8 @@ def test_a_made_up_or_old_session_opens_nothing(value: str, client: httpx.Client
 def test_a_session_is_found_among_other_cookies(client: httpx.Client) -> None:
     cookies = f"a=b; bad[]=,@; {COOKIE}=old; {COOKIE}={new_session(TOKEN)}; z"
     assert client.get("/api/v1/models", headers={"Cookie": cookies}).status_code == 200
+    late = f"{COOKIE}={session_of(time.time() - SESSION_SECONDS + 60)}"
+    assert client.get("/api/v1/models", headers={"Cookie": late}).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
+from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
 from clusterpaths.explanation.record import Explanation
 from clusterpaths.explore.ask import ask, ask_csv, choices
-from clusterpaths.explore.clusters import cluster_detail, cluster_infos, exemplars
-from clusterpaths.explore.compared import compared
+from clusterpaths.explore.cluster_detail import cluster_detail
+from clusterpaths.explore.clusters import cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.paths import parse_path, path_detail, path_page
 from clusterpaths.explore.records import (
@@ -47,7 +48,7 @@ from clusterpaths.records import Record
 from clusterpaths.server.answers import encode, has, json_answer, not_modified, of_set, of_version, tag_of
 from clusterpaths.server.dependencies import ImagesOf, LibraryOf
 from clusterpaths.server.errors import names_file
-from clusterpaths.server.middleware.uploads import explain_upload
+from clusterpaths.server.uploads import explain_upload
 
 SIZES = (0, 48, 64, 96, 128, 160, 192, 224, 256, 320, 480, 640, 1024)  # few, so that they are found in the cache
 _LARGEST_INT = 2**63 - 1
@@ -358,7 +359,7 @@ def example_image(
 def metrics(library: LibraryOf, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
     """What the set's paths are worth, in numbers."""
     index = library.set(model, set)
-    found = read_evaluation(index.folder)
+    found = read_evaluation(index.source)
     if found is None:
         raise NotFoundError(f"{model}/{set} was not measured: it has no metrics.json that this version understands.")
     return json_answer(encode(found))
@@ -389,7 +390,7 @@ def comparison(request: Request, library: LibraryOf, two: Annotated[Two, Query()
     first, second = (library.set(*_parts(name)) for name in (two.first, two.second))
     versions = f"{first.summary.version} {second.summary.version}"
     try:
-        return of_version(request, versions, f"{first.folder} {second.folder}", lambda: compared(first, second))
+        return of_version(request, versions, f"{first.folder} {second.folder}", lambda: compare_cached(first, second))
     except (CacheError, DatasetError) as error:
         if names_file(str(error)):
             raise

@@ -20,7 +20,6 @@ from clusterpaths.common import roots
 from clusterpaths.datasets.registry import find_source, known_names
 from clusterpaths.errors import DatasetError, NoRunError, NotFoundError
 from clusterpaths.explore.documents import shown
-from clusterpaths.storage.remote import address_of
 
 if TYPE_CHECKING:
     from clusterpaths.explore.library import Library
@@ -66,7 +65,7 @@ async def start_run(
         )
     config = await run_in_threadpool(_config, request, library)
     if own_root:
-        config["cache_root"] = address_of(library.root)
+        config["cache_root"] = library.root.address
     flow, _, name = deployment.partition("/")
     deadline = time.monotonic() + PATIENCE
     async with _client(api) as client:

@@ -1,7 +1,7 @@
 """Who may ask, and what a browser may do with an answer.
 
-Belongs here: security headers, the host and origin checks, the token and the session it gives a browser. How much may be
-sent is `uploads.py`.
+Belongs here: security headers, and the checks of host, origin and token. What shows the token is `sessions.py`'s, how much
+may be sent `body_limit.py`'s.
 
 Threats: other people in the network (a token, unless only this machine is served); a page of another site in the user's
 own browser, which reaches 127.0.0.1 too (hosts, against DNS rebinding; origins, against posting; no CORS but for sites
@@ -10,22 +10,16 @@ that were named); text of a data set on a page (the content security policy: no 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import socket
-import time
-from collections.abc import Iterable
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clusterpaths.server.errors import is_page
+from clusterpaths.server.addresses import is_page
+from clusterpaths.server.sessions import shows_token
 from clusterpaths.server.settings import ServeConfig
 
 # plotly.js puts two style elements into a page and fills them through the CSSOM, which no policy forbids; these are the
@@ -62,11 +56,6 @@ _HEADERS = [
 ]
 _OPEN = ("/health", "/login")  # and /static: nothing of a set is there
 _SAFE = ("GET", "HEAD", "OPTIONS")
-COOKIE = "clusterpaths_session"
-SESSION_SECONDS = 7 * 24 * 3600
-_LONGEST_FORM = 8192
-
-router = APIRouter(include_in_schema=False)
 
 
 class SecurityHeaders:
@@ -117,7 +106,7 @@ class Gate:
         path: str = scope["path"]
         if self.settings.token is None or path in _OPEN or path.startswith("/static/"):
             return None
-        if _shows_token(headers, self.settings.token):
+        if shows_token(headers, self.settings.token):
             return None
         if is_page(path) and scope["method"] in _SAFE:
             query = scope["query_string"].decode("latin-1")
@@ -162,82 +151,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _shows_token(headers: Headers, token: str) -> bool:
-    kind, _, given = headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer" and _same(given.strip(), token):
-        return True
-    return any(_is_session(value, token) for value in _cookies(headers.getlist("cookie")))
-
-
-def _same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
-
-
-def _cookies(lines: Iterable[str]) -> list[str]:
-    """Values under our name; other servers of this machine leave cookies of any form beside it, as these know no ports."""
-    pairs = (part.strip().partition("=") for line in lines for part in line.split(";"))
-    return [value for name, _, value in pairs if name == COOKIE]
-
-
-def new_session(token: str, now: float | None = None) -> str:
-    """What a browser keeps instead of the token: until when, and that this server said so (HMAC-SHA256)."""
-    until = int((time.time() if now is None else now) + SESSION_SECONDS)
-    return f"{until}.{_signature(until, token)}"
-
-
-def _is_session(value: str, token: str) -> bool:
-    until, _, signature = value.partition(".")
-    if not (until.isascii() and until.isdigit() and len(until) < 15):
-        return False
-    return _same(signature, _signature(int(until), token)) and int(until) > time.time()
-
-
-def _signature(until: int, token: str) -> str:
-    return hmac.new(token.encode(), f"clusterpaths session until {until}".encode(), hashlib.sha256).hexdigest()
-
-
-def local_address(given: str) -> str:
-    """Where to go after the login: an address of this server, else the start page."""
-    plain = given.isascii() and given.isprintable() and "\\" not in given
-    return given if plain and given.startswith("/") and not given.startswith("//") else "/"
-
-
-@router.get("/login")
-def login_form(request: Request) -> Response:
-    """The form for the token."""
-    settings: ServeConfig = request.app.state.settings
-    if settings.token is None or _shows_token(request.headers, settings.token):
-        return RedirectResponse(local_address(request.query_params.get("next", "/")), 303)
-    return _login_page(request, wrong=False)
-
-
-@router.post("/login")
-async def log_in(request: Request) -> Response:
-    """Take the token, give a session."""
-    settings: ServeConfig = request.app.state.settings
-    body = await request.body()
-    if len(body) > _LONGEST_FORM:
-        raise HTTPException(413, f"a login takes at most {_LONGEST_FORM} bytes")
-    fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
-    target = local_address(fields.get("next", [request.query_params.get("next", "/")])[0])
-    if settings.token is None:
-        return RedirectResponse(target, 303)
-    if not _same(fields.get("token", [""])[0].strip(), settings.token):
-        return await run_in_threadpool(_login_page, request, wrong=True)
-    done = RedirectResponse(target, 303)
-    secure = request.url.scheme == "https"
-    session = new_session(settings.token)
-    # Lax: a link in a chat opens what it shows; whatever changes something is asked where it comes from (Gate)
-    done.set_cookie(COOKIE, session, max_age=SESSION_SECONDS, httponly=True, samesite="lax", secure=secure)
-    return done
-
-
-def _login_page(request: Request, *, wrong: bool) -> Response:
-    from clusterpaths.server.pages.errors import login_page
-
-    page = login_page(request, wrong)
-    page.status_code = 401 if wrong else 200
-    page.headers["Cache-Control"] = "no-store"
-    return page

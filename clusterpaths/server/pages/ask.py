@@ -21,13 +21,13 @@ from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.ask import NONE, choices, select
 from clusterpaths.explore.index import SetIndex, class_shares
 from clusterpaths.explore.records import Choices, ExamplePage, Question
+from clusterpaths.server.addresses import query_of
 from clusterpaths.server.answers import IN_TURN
 from clusterpaths.server.api.v1 import MANY, refusal
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
-from clusterpaths.server.pages.html import address
-from clusterpaths.server.pages.view import listed_models, render, set_view
-from clusterpaths.server.pages.view import question as question_of
+from clusterpaths.server.pages.rendering import listed_models, render
+from clusterpaths.server.pages.set_view import set_view
 
 PAGE_SIZE = 36
 FEW = 12  # up to here classes are boxes to tick; beyond, names to type
@@ -87,7 +87,7 @@ class _BadAddressError(Exception):
     """A query that is no question; says what was expected."""
 
 
-@router.get("/explore/{model}/{set_name}/ask", response_class=HTMLResponse, include_in_schema=False)
+@router.get("/explore/{model}/{set_name}/ask", response_class=HTMLResponse)
 def ask_page(request: Request, library: LibraryOf, model: str, set_name: str) -> Response:
     """The form with its answer; addresses with empty or superfluous fields lead to the one without."""
     index = library.set(model, set_name)
@@ -193,7 +193,7 @@ def _page(
             paths=_paths(index, asked, rows),
             suggestions=_suggestions(index, asked) if answer and not answer.total and len(filters) > 1 else (),
             everything=_address(index, []),
-            csv=set_view(index).csv_url() + question_of(asked),
+            csv=set_view(index).csv_url() + query_of(asked),
             problem=problem,
             listed=listed,
         )
@@ -327,4 +327,4 @@ def _shown(name: str, value: str) -> str:
 
 
 def _address(index: SetIndex, pairs: Iterable[tuple[str, str]]) -> str:
-    return f"{address(index.summary)}/ask{question_of(pairs)}"
+    return f"{set_view(index).url}/ask{query_of(pairs)}"

@@ -12,22 +12,23 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.errors import ClusterPathsError, NotFoundError
-from clusterpaths.explore.compared import compared
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import ModelSummary, SetSummary
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
-from clusterpaths.server.pages.routes import class_colours
-from clusterpaths.server.pages.view import render, set_view
+from clusterpaths.server.pages.rendering import render
+from clusterpaths.server.pages.sankey import class_colours
+from clusterpaths.server.pages.set_view import set_view
 
 SUGGESTED = 6
 
 router = APIRouter()
 
 
-@router.get("/compare", response_class=HTMLResponse, include_in_schema=False)
+@router.get("/compare", response_class=HTMLResponse)
 def compare_page(request: Request, library: LibraryOf) -> Response:
     """The form, and what changed where two sets are given."""
     models = library.models()
@@ -56,12 +57,12 @@ def _answer(library: Library, first: str, second: str) -> dict[str, Any]:
     """What the template shows of the comparison.
 
     Raises:
-        NotFoundError, ConfigError, CacheError, DatasetError: see `compared`.
+        NotFoundError, ConfigError, CacheError, DatasetError: see `compare_cached`.
     """
     from clusterpaths.report.comparison import comparison_page  # scipy comes with it
 
     one, other = (_set(library, name) for name in (first, second))
-    comparison = compared(one, other)
+    comparison = compare_cached(one, other)
     colour_of = class_colours(set_view(one), set_view(other))
     return {
         "c": comparison,

@@ -1,6 +1,6 @@
-"""Pages that say what went wrong and where to go on, and the page that asks for the token.
+"""The page that says what went wrong and where to go on.
 
-Belongs here: words for a status. Which exception is which status is `errors.py`'s.
+Belongs here: words for a status. Which exception is which status is `server/errors.py`'s.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 
 from clusterpaths.explore.records import ModelSummary
-from clusterpaths.server.middleware.security import local_address
-from clusterpaths.server.pages.view import render
+from clusterpaths.server.pages.rendering import render
 
-STRANGERS = (400, 401, 403, 408, 413)  # may be answered before it is known who asks: they are not told what is here
+BEFORE_TOKEN = (400, 401, 403, 408, 413)  # may be answered before the token is checked: no set is listed
 TITLES = {
     400: "This cannot be understood",
     403: "This is not allowed",
@@ -43,22 +42,16 @@ def error_page(request: Request, status: int, text: str = "") -> HTMLResponse:
         status: HTTP status of the answer.
         text: what happened and what to do; empty: the usual advice.
     """
-    listed: tuple[ModelSummary, ...] = () if status in STRANGERS else request.app.state.library.models()
-    told = text or ADVICE.get(status, "")
+    listed: tuple[ModelSummary, ...] = () if status in BEFORE_TOKEN else request.app.state.library.models()
+    said = text or ADVICE.get(status, "")
     return render(
         request,
         "error.html",
         status=status,
         title=TITLES.get(status, "This did not work"),
-        text=told[:1].upper() + told[1:],
+        text=said[:1].upper() + said[1:],
         advice=ADVICE.get(status, "") if text else "",
         number=status,
         places=tuple(model.name for model in listed if model.sets),
         listed=listed,
     )
-
-
-def login_page(request: Request, wrong: bool = False) -> HTMLResponse:
-    """Asks for the server's token; `wrong`: one was given that isn't it. It says nothing of what is here."""
-    target = local_address(request.query_params.get("next", "/"))
-    return render(request, "login.html", status=401, wrong=wrong, next=target, listed=())

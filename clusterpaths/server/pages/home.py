@@ -6,23 +6,22 @@ Belongs here: facts in words, and which examples stand for a set. Finding sets i
 from __future__ import annotations
 
 import datetime
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.paths import path_page
 from clusterpaths.explore.records import ExampleRow, SetSummary
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
-from clusterpaths.server.pages.view import render
+from clusterpaths.server.pages.rendering import render
 
 STRIP = 10
-KEPT = 256  # strips in memory, each a few hundred bytes
+CACHED = 256  # strips, each a few hundred bytes
 
 router = APIRouter()
 
@@ -55,11 +54,10 @@ class ModelCard:
     problems: tuple[str, ...]
 
 
-_strips: OrderedDict[tuple[str, str, str, str], Strip] = OrderedDict()
-_lock = threading.Lock()
+_strips: LRUCache[Strip] = LRUCache(CACHED)
 
 
-@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+@router.get("/", response_class=HTMLResponse)
 def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
     """The list, newest first; or how to make a first set."""
     cards = []
@@ -86,27 +84,21 @@ def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
 
 
 def _strip(library: Library, summary: SetSummary) -> Strip:
-    """Worked out once a set: opening all sets at each look at the list would take long.
+    """Computed once per set: opening all sets at each look at the list would take long.
 
     Raises:
         ClusterPathsError: the set cannot be opened.
     """
-    key = (str(library.root), summary.model, summary.set, summary.version)
-    with _lock:
-        if key in _strips:
-            _strips.move_to_end(key)
-            return _strips[key]
-    page = path_page(library.set(summary.model, summary.set), limit=STRIP, exemplars=1)
-    strip = Strip(
-        examples=tuple(path.exemplars[0] for path in page.paths if path.exemplars),
-        paths=page.total,
-        largest=page.paths[0].share if page.paths else 0.0,
-    )
-    with _lock:
-        _strips[key] = strip
-        while len(_strips) > KEPT:
-            _strips.popitem(last=False)
-    return strip
+
+    def make() -> Strip:
+        page = path_page(library.set(summary.model, summary.set), limit=STRIP, exemplars=1)
+        return Strip(
+            examples=tuple(path.exemplars[0] for path in page.paths if path.exemplars),
+            paths=page.total,
+            largest=page.paths[0].share if page.paths else 0.0,
+        )
+
+    return _strips.get((library.root, summary.model, summary.set), make, version=summary.version)
 
 
 def _clusters(summary: SetSummary) -> str:

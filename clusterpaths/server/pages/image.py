@@ -1,7 +1,7 @@
 """…/image: an image of the visitor's own, and what a set knows of it.
 
-Belongs here: the page around an `Explanation`. Running the model is `explore/dropped.py`'s, limits of what is sent are
-`uploads.py`'s, sentences `report/explanation.py`'s.
+Belongs here: the page around an `Explanation`. Running the model is `explanation/uploaded.py`'s, limits of what is sent are
+`server/uploads.py`'s, sentences `report/explanation.py`'s.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from clusterpaths.errors import ClusterPathsError
+from clusterpaths.explanation.uploaded import Explained
 from clusterpaths.explore.index import SetIndex
-from clusterpaths.explore.uploaded import Explained
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
 from clusterpaths.server.errors import describe
-from clusterpaths.server.middleware.uploads import explain_upload
-from clusterpaths.server.pages.view import render
+from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.settings import ServeConfig
+from clusterpaths.server.uploads import explain_upload
 
 LISTED = 6  # classes
 TITLES = {
@@ -37,7 +37,7 @@ TITLES = {
 router = APIRouter()
 
 
-@router.get("/explore/{model}/{set_name}/image", response_class=HTMLResponse, include_in_schema=False)
+@router.get("/explore/{model}/{set_name}/image", response_class=HTMLResponse)
 def image_page(request: Request, library: LibraryOf, settings: SettingsOf, model: str, set_name: str) -> HTMLResponse:
     """The form."""
     index = library.set(model, set_name)
@@ -45,7 +45,7 @@ def image_page(request: Request, library: LibraryOf, settings: SettingsOf, model
     return _page(request, index, settings)
 
 
-@router.post("/explore/{model}/{set_name}/image", response_class=HTMLResponse, include_in_schema=False)
+@router.post("/explore/{model}/{set_name}/image", response_class=HTMLResponse)
 async def explained_page(
     request: Request,
     library: LibraryOf,
@@ -89,7 +89,8 @@ def _page(request: Request, index: SetIndex, settings: ServeConfig, status: int 
 
 def _explained(explained: Explained) -> dict[str, Any]:
     """What the template shows of an explanation."""
-    from clusterpaths.report import explanation as words  # brings onnx
+    from clusterpaths.report import explanation as words
+    from clusterpaths.report.examples import example_title
 
     explanation = explained.explanation
     return {
@@ -97,10 +98,10 @@ def _explained(explained: Explained) -> dict[str, Any]:
         "picture": _as_address(explained.small),
         "headline": words.headline(explanation),
         "common": words.common(explanation),
-        "strange": words.strange(explanation),
+        "strange": words.ood_sentence(explanation),
         "other": words.other(explanation),
         "decided": words.decided,
-        "title_of": words.example_title,
+        "title_of": example_title,
         "classes_shown": LISTED,
     }
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,16 +44,16 @@ def test_rows_to_fit_on_lie_in_shards_of_their_own_and_come_first(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, cache_format: str
 ) -> None:
     plain = run_extraction(configure(cache_format=cache_format, shard_size=7, name="plain"))
-    expected = LayerRows(plain.directory, "conv2", plain.ids).take(np.arange(40))
+    expected = LayerRows(plain.storage, "conv2", plain.ids).take(np.arange(40))
     monkeypatch.setattr(order, "FIT_ROWS", 12)
     done = run_extraction(configure(cache_format=cache_format, shard_size=7, name="fit"))
     fit = fit_positions(done.ids)
     assert fit is not None
-    shards = require_manifest(done.directory).shards
+    shards = require_manifest(done.storage).shards
     assert [len(shard.planned_ids()) for shard in shards] == [7, 5, 7, 7, 7, 7]
     np.testing.assert_array_equal(np.concatenate([s.planned_ids() for s in shards[:2]]), done.ids[fit])
     for of in (done, plain):  # a cache that was made before there were so many has no such shards
-        rows = LayerRows(of.directory, "conv2", of.ids)
+        rows = LayerRows(of.storage, "conv2", of.ids)
         read = list(rows.blocks())
         order_of = np.concatenate([np.asarray(where) for where, _ in read])
         np.testing.assert_array_equal(order_of[:12], fit)
@@ -84,9 +83,9 @@ def test_flipped_bytes_are_found_also_where_rows_to_fit_on_lie_among_others(
     for position in (0, 15, 25, 39):
         flip(done, position)
         with pytest.raises(CorruptedShardError, match="checksum differs"):
-            list(LayerRows(done.directory, "fc1", done.ids).blocks())
+            list(LayerRows(done.storage, "fc1", done.ids).blocks())
         flip(done, position)
-    assert sum(len(block) for _, block in LayerRows(done.directory, "fc1", done.ids).blocks()) == 40
+    assert sum(len(block) for _, block in LayerRows(done.storage, "fc1", done.ids).blocks()) == 40
 
 
 def test_flipped_bytes_are_found_in_a_fit_in_parts(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,16 +102,16 @@ def test_flipped_bytes_are_found_in_a_fit_in_parts(configure: Configure, monkeyp
         ):  # by the part that has the row, whatever else
             parallel_fit.fit_part(done.record, identity, fit, part)
         flip(done, position)
-        assert not list(Path(fit.folder).glob(f"part-0-{part}*"))
+        assert not list(fit.storage.path.glob(f"part-0-{part}*"))
 
 
 def test_a_chunk_with_the_last_row_to_fit_on_and_the_first_other_one(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run_extraction(configure(cache_format="zarr", shard_size=40))
-    expected = LayerRows(done.directory, "fc1", done.ids).take(np.arange(40))
+    expected = LayerRows(done.storage, "fc1", done.ids).take(np.arange(40))
     monkeypatch.setattr(order, "FIT_ROWS", 12)
-    for where, block in LayerRows(done.directory, "fc1", done.ids).blocks():
+    for where, block in LayerRows(done.storage, "fc1", done.ids).blocks():
         np.testing.assert_array_equal(block, expected[where])
 
 
@@ -120,7 +119,7 @@ def test_rows_of_a_chunk_are_read_by_decompressing_it_once(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run_extraction(configure(cache_format="zarr", shard_size=40))
-    rows = LayerRows(done.directory, "conv2", done.ids)
+    rows = LayerRows(done.storage, "conv2", done.ids)
     whole = rows.take(np.arange(40))
     reads: list[int] = []
     read = ZarrStore.read

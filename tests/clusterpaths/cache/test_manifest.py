@@ -26,6 +26,7 @@ from clusterpaths.cache.manifest import (
 )
 from clusterpaths.errors import CacheError
 from clusterpaths.records import ModelIdentity, Preprocessing
+from clusterpaths.storage import Storage, open_storage
 
 
 def identity(**changes: Any) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def refused(tmp_path: Path, changes: dict[str, Any], asked: bool = True) -> str:
         require_same(
             Manifest(**identity()),
             CacheIdentity(**identity(**changes)),
-            tmp_path,
+            open_storage(tmp_path),
             format_asked=asked,
             dtype_asked=asked,
         )
@@ -146,14 +147,18 @@ def test_all_differences_are_listed_at_once(tmp_path: Path) -> None:
 )
 def test_names_and_defaults_are_no_differences(tmp_path: Path, changes: dict[str, Any]) -> None:
     require_same(
-        Manifest(**identity()), CacheIdentity(**identity(**changes)), tmp_path, format_asked=False, dtype_asked=False
+        Manifest(**identity()),
+        CacheIdentity(**identity(**changes)),
+        open_storage(tmp_path),
+        format_asked=False,
+        dtype_asked=False,
     )
 
 
 def test_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    assert read_manifest(tmp_path) is None
-    write_manifest(tmp_path, manifest_of(3))
-    assert read_manifest(tmp_path) == manifest_of(3)
+    assert read_manifest(open_storage(tmp_path)) is None
+    write_manifest(open_storage(tmp_path), manifest_of(3))
+    assert read_manifest(open_storage(tmp_path)) == manifest_of(3)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
@@ -161,30 +166,30 @@ def test_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
 def test_manifest_that_is_not_understood_says_what_to_do(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(CacheError, match=r"is not understood: .* Use another --name, or --refresh"):
-        read_manifest(tmp_path)
+        read_manifest(open_storage(tmp_path))
 
 
 def test_manifest_that_must_be_there_and_is_not_is_told(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="is missing"):
-        require_manifest(tmp_path)
+        require_manifest(open_storage(tmp_path))
     with pytest.raises(CacheError, match="is missing"):
-        update_shards(tmp_path, ShardRecord(index=0, ids="0", start=0))
+        update_shards(open_storage(tmp_path), ShardRecord(index=0, ids="0", start=0))
 
 
-def _record(directory: Path, index: int) -> None:
+def _record(directory: Storage, index: int) -> None:
     shard = require_manifest(directory).shards[index]
     update_shards(directory, shard.model_copy(update={"rows": index, "checksums": {"conv1": str(index)}}))
 
 
 def test_shards_recorded_by_many_threads_are_all_kept(tmp_path: Path) -> None:
-    write_manifest(tmp_path, manifest_of(40))
+    write_manifest(open_storage(tmp_path), manifest_of(40))
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(_record, [tmp_path] * 40, range(40)))
-    assert [shard.rows for shard in require_manifest(tmp_path).shards] == list(range(40))
+        list(pool.map(_record, [open_storage(tmp_path)] * 40, range(40)))
+    assert [shard.rows for shard in require_manifest(open_storage(tmp_path)).shards] == list(range(40))
 
 
 def test_shards_recorded_by_two_processes_are_all_kept(tmp_path: Path) -> None:
-    write_manifest(tmp_path, manifest_of(30))
+    write_manifest(open_storage(tmp_path), manifest_of(30))
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(_record, [tmp_path] * 30, range(30)))
-    assert [shard.rows for shard in require_manifest(tmp_path).shards] == list(range(30))
+        list(pool.map(_record, [open_storage(tmp_path)] * 30, range(30)))
+    assert [shard.rows for shard in require_manifest(open_storage(tmp_path)).shards] == list(range(30))

@@ -12,6 +12,7 @@ from clusterpaths.cache.pixels import PixelStore, ShardPixels, image_bytes, kept
 from clusterpaths.cache.stores import activations_on_disk, open_store
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CorruptedShardError
+from clusterpaths.storage import open_storage
 from tests.clusterpaths.conftest import run_extraction
 from tests.runs import SAMPLE_MODEL
 
@@ -36,7 +37,7 @@ def pixels() -> np.ndarray:
 @pytest.fixture
 def shard(tmp_path: Path, pixels: np.ndarray) -> ShardPixels:
     """Five images, written in two pieces."""
-    store = PixelStore(tmp_path, SIZE)
+    store = PixelStore(open_storage(tmp_path), SIZE)
     store.reserve(5)
     shard = store.shard(recorded(3, pixels))
     shard.write("pixels", IDS[:2], 64, pixels[:2])
@@ -55,7 +56,7 @@ def test_what_is_written_comes_back_and_takes_its_pixels_bytes(
 
 def test_what_a_killed_run_left_is_written_over(shard: ShardPixels, tmp_path: Path) -> None:
     fewer = images(3, seed=1)
-    again = PixelStore(tmp_path, SIZE).shard(recorded(3, fewer))
+    again = PixelStore(open_storage(tmp_path), SIZE).shard(recorded(3, fewer))
     again.write("pixels", IDS[:3], 64, fewer)
     again.check()
     with pytest.raises(CorruptedShardError):
@@ -75,7 +76,9 @@ def test_damage_is_found_and_its_shard_named(tmp_path: Path, shard: ShardPixels,
     ) as caught:
         shard.check()
     assert caught.value.shard == 3
-    assert PixelStore(tmp_path, SIZE).whole([recorded(3, pixels)]) == ({3} if harm == "flipped" else set())
+    assert PixelStore(open_storage(tmp_path), SIZE).whole([recorded(3, pixels)]) == (
+        {3} if harm == "flipped" else set()
+    )
     if harm in ("gone", "short"):
         with pytest.raises(CorruptedShardError):
             shard.read(0, 5)
@@ -83,11 +86,11 @@ def test_damage_is_found_and_its_shard_named(tmp_path: Path, shard: ShardPixels,
 
 def test_a_shard_without_a_readable_image_needs_no_file(tmp_path: Path) -> None:
     empty = recorded(0, images(0))
-    assert PixelStore(tmp_path, SIZE).whole([empty]) == {0}
+    assert PixelStore(open_storage(tmp_path), SIZE).whole([empty]) == {0}
 
 
 def test_removing_leaves_nothing(tmp_path: Path, shard: ShardPixels, pixels: np.ndarray) -> None:
-    store = PixelStore(tmp_path, SIZE)
+    store = PixelStore(open_storage(tmp_path), SIZE)
     store.remove()
     assert list(tmp_path.iterdir()) == []
     assert not shard.is_whole()
@@ -96,7 +99,7 @@ def test_removing_leaves_nothing(tmp_path: Path, shard: ShardPixels, pixels: np.
 
 def test_such_a_cache_has_no_store_of_activations(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="should be npy or zarr, got none"):
-        open_store(tmp_path, "none", {})
+        open_store(open_storage(tmp_path), "none", {})
 
 
 def test_an_image_of_the_sample_takes_twelve_kilobytes_as_planned(
@@ -105,9 +108,9 @@ def test_an_image_of_the_sample_takes_twelve_kilobytes_as_planned(
     done = run_extraction(
         configure(model=SAMPLE_MODEL, dataset="folder", data_root=photos, cache_format="none", shard_size=100)
     )
-    manifest = require_manifest(done.directory)
+    manifest = require_manifest(done.storage)
     assert image_bytes(manifest.preprocessing.size) == 64 * 64 * 3 == 12_288
-    assert activations_on_disk(done.directory) == kept_size(manifest, [100, 100, 3]) == (3, 203 * 12_288)
+    assert activations_on_disk(done.storage) == kept_size(manifest, [100, 100, 3]) == (3, 203 * 12_288)
     assert (done.plan.files, done.plan.bytes) == (3, 203 * 12_288)
     assert "3 more files, 2.5 MB more as images, without activations, in" in done.plan.text()
     assert not any((done.directory / layer).exists() for layer in manifest.layers)

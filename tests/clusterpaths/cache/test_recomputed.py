@@ -53,7 +53,7 @@ def both(configure: Configure, **options: Any) -> tuple[Extracted, Extracted]:
 
 
 def every_row(extracted: Extracted, layer: str) -> NDArray[np.float32]:
-    rows = LayerRows(extracted.directory, layer, extracted.ids)
+    rows = LayerRows(extracted.storage, layer, extracted.ids)
     return np.concatenate([block for _, block in rows.blocks()])
 
 
@@ -93,7 +93,7 @@ def test_images_that_cannot_be_read_leave_the_runs_as_they_were(configure: Confi
         if number % 3:
             image_of(own_faces, number).write_bytes(b"no image")
     kept, none = both(configure, data_root=own_faces, batch_size=3, max_failures=0.5)
-    assert [shard.rows for shard in require_manifest(none.directory).shards] != [16, 16, 8]
+    assert [shard.rows for shard in require_manifest(none.storage).shards] != [16, 16, 8]
     assert_same_bits(kept, none)
 
 
@@ -119,10 +119,10 @@ def test_single_rows_are_those_of_the_blocks(configure: Configure) -> None:
     done = run_extraction(configure(cache_format="none", shard_size=11))
     some = np.array([0, 7, 8, 9, 10, 11, 30, 39])
     for layer in LAYERS:
-        rows = LayerRows(done.directory, layer, done.ids)
+        rows = LayerRows(done.storage, layer, done.ids)
         np.testing.assert_array_equal(rows.take(some), every_row(done, layer)[some])
         np.testing.assert_array_equal(rows.take(np.array([3])), every_row(done, layer)[3:4])
-        part = LayerRows(done.directory, layer, done.ids[5:23:3])
+        part = LayerRows(done.storage, layer, done.ids[5:23:3])
         np.testing.assert_array_equal(part.take(np.arange(6)), every_row(done, layer)[5:23:3])
 
 
@@ -133,7 +133,7 @@ def test_a_pass_runs_the_model_once_an_image_wherever_its_blocks_end(
     assert runs[-5:] == [8, 8, 8, 8, 8]  # after those that look at shapes
     runs.clear()
     monkeypatch.setattr(rows_module, "MAX_BLOCK_ROWS", 3)
-    rows = LayerRows(done.directory, "conv1", done.ids)
+    rows = LayerRows(done.storage, "conv1", done.ids)
     assert len(runs) == 0  # opening costs nothing
     assert [len(block) for _, block in rows.blocks()] == [3] * 13 + [1]
     assert runs == [8, 8, 8, 8, 8]
@@ -153,7 +153,7 @@ def test_runs_are_counted_in_rows_that_could_be_read() -> None:
 
 def test_damage_between_two_passes_is_found_by_the_second(configure: Configure) -> None:
     done = run_extraction(configure(cache_format="none"))
-    rows = LayerRows(done.directory, "fc1", done.ids)
+    rows = LayerRows(done.storage, "fc1", done.ids)
     assert sum(len(block) for _, block in rows.blocks()) == 40
     path = done.directory / "pixels" / "00002.rgb"
     content = bytearray(path.read_bytes())
@@ -177,10 +177,10 @@ def test_another_or_a_lost_model_is_told_before_it_runs(configure: Configure, tm
 
 def test_a_manifest_that_does_not_say_how_the_model_runs_is_told(configure: Configure) -> None:
     done = run_extraction(configure(cache_format="none"))
-    manifest = require_manifest(done.directory)
-    write_manifest(done.directory, manifest.model_copy(update={"runner": None}))
+    manifest = require_manifest(done.storage)
+    write_manifest(done.storage, manifest.model_copy(update={"runner": None}))
     with pytest.raises(CacheError, match="does not say how the model is run"):
-        LayerRows(done.directory, "fc1", done.ids)
+        LayerRows(done.storage, "fc1", done.ids)
 
 
 def test_memory_does_not_grow_with_the_images(configure: Configure, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_memory_does_not_grow_with_the_images(configure: Configure, tmp_path: Pa
     for count in (100, 800):
         data = write_celeba(tmp_path / f"{count}", range(1, count + 1), colour=lambda number: (number % 256, 0, 0))
         done = run_extraction(configure(cache_format="none", data_root=data, name=str(count), shard_size=32))
-        rows = LayerRows(done.directory, "conv1", done.ids)
+        rows = LayerRows(done.storage, "conv1", done.ids)
         rows.block_rows = 20
         tracemalloc.start()
         assert sum(len(block) for _, block in rows.blocks()) == count

@@ -23,7 +23,7 @@ def extracted(request: pytest.FixtureRequest, configure: Configure) -> Extracted
 
 
 def all_rows(extracted: Extracted, layer: str, ids: np.ndarray | None = None) -> np.ndarray:
-    rows = LayerRows(extracted.directory, layer, extracted.ids if ids is None else ids)
+    rows = LayerRows(extracted.storage, layer, extracted.ids if ids is None else ids)
     result = np.full((len(rows), rows.width), np.nan, np.float32)
     for where, block in rows.blocks():
         assert np.isnan(result[where]).all()
@@ -38,7 +38,7 @@ def test_blocks_are_what_take_gives_and_what_was_written(
     whole = all_rows(extracted, layer)
     monkeypatch.setattr(rows_module, "MAX_BLOCK_ROWS", 3)
     np.testing.assert_array_equal(all_rows(extracted, layer), whole)
-    rows = LayerRows(extracted.directory, layer, extracted.ids)
+    rows = LayerRows(extracted.storage, layer, extracted.ids)
     assert [len(block) for _, block in rows.blocks()] == [3] * 13 + [1]
     np.testing.assert_array_equal(rows.take(np.arange(40)), whole)
     some = np.array([0, 6, 7, 8, 30, 39])
@@ -49,7 +49,7 @@ def test_blocks_are_what_take_gives_and_what_was_written(
 
 def test_blocks_may_be_changed_in_place_without_harm(extracted: Extracted) -> None:
     before = all_rows(extracted, "conv1")
-    rows = LayerRows(extracted.directory, "conv1", extracted.ids)
+    rows = LayerRows(extracted.storage, "conv1", extracted.ids)
     for _, block in rows.blocks():
         block *= 0
     np.testing.assert_array_equal(all_rows(extracted, "conv1"), before)
@@ -103,7 +103,7 @@ def test_grown_cache_is_still_read_in_order_of_id(configure: Configure, tmp_path
     write_celeba(data, NUMBERS)
     grown = run_extraction(configure(cache_format=cache_format, data_root=data))
     assert grown.ids.tolist() == [number - 1 for number in NUMBERS]
-    shards = read_examples(grown.directory, ["shard"])["shard"].to_pylist()
+    shards = read_examples(grown.storage, ["shard"])["shard"].to_pylist()
     assert shards != sorted(shards)
     fresh = run_extraction(configure(cache_format=cache_format, data_root=data, name="fresh"))
     for layer in LAYERS:
@@ -112,7 +112,7 @@ def test_grown_cache_is_still_read_in_order_of_id(configure: Configure, tmp_path
 
 def test_layer_that_the_cache_lacks_is_told(extracted: Extracted) -> None:
     with pytest.raises(CacheError, match="has no layer 'fc9'"):
-        LayerRows(extracted.directory, "fc9", extracted.ids)
+        LayerRows(extracted.storage, "fc9", extracted.ids)
 
 
 def test_every_float16_becomes_exactly_its_float32() -> None:
@@ -135,4 +135,4 @@ def test_rows_of_float32_caches_are_not_rounded(configure: Configure) -> None:
         exact = all_rows(wide, layer)
         assert not np.array_equal(exact, all_rows(narrow, layer))
         np.testing.assert_array_equal(exact.astype(np.float16), all_rows(narrow, layer))
-    assert {layer.dtype for layer in require_manifest(wide.directory).layers.values()} == {"float32"}
+    assert {layer.dtype for layer in require_manifest(wide.storage).layers.values()} == {"float32"}

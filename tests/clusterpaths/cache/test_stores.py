@@ -16,6 +16,7 @@ from clusterpaths.cache.manifest import FailedExample, LayerRecord, ShardRecord,
 from clusterpaths.cache.stores import ActivationStore, open_store, size_on_disk
 from clusterpaths.errors import DiskError
 from clusterpaths.records import CacheFormat
+from clusterpaths.storage import open_storage
 
 FORMATS: tuple[CacheFormat, ...] = ("npy", "zarr")
 LAYERS: Mapping[str, LayerRecord] = {
@@ -50,7 +51,7 @@ def cache_format(request: pytest.FixtureRequest) -> CacheFormat:
 
 @pytest.fixture
 def store(tmp_path: Path, cache_format: CacheFormat) -> ActivationStore:
-    store = open_store(tmp_path, cache_format, LAYERS)
+    store = open_store(open_storage(tmp_path), cache_format, LAYERS)
     store.reserve(128)
     return store
 
@@ -60,7 +61,7 @@ def test_what_is_written_is_read_in_stored_dtype_and_order(
     store: ActivationStore, tmp_path: Path, cache_format: CacheFormat, layer: str
 ) -> None:
     fill(store, IDS, 64)
-    again = open_store(tmp_path, cache_format, LAYERS)
+    again = open_store(open_storage(tmp_path), cache_format, LAYERS)
     for reader in (store, again):
         read = reader.read(layer, IDS, 64 + np.arange(len(IDS)))
         assert read.dtype == LAYERS[layer].dtype
@@ -141,8 +142,8 @@ def test_removed_folder_makes_nothing_whole(store: ActivationStore, tmp_path: Pa
 
 def test_reserving_over_anothers_left_overs_makes_it_fit(tmp_path: Path, cache_format: CacheFormat) -> None:
     other = {name: LayerRecord(tensor="x", shape=(5, 5), dtype="float32") for name in LAYERS}
-    open_store(tmp_path, "zarr", other).reserve(64)
-    store = open_store(tmp_path, cache_format, LAYERS)
+    open_store(open_storage(tmp_path), "zarr", other).reserve(64)
+    store = open_store(open_storage(tmp_path), cache_format, LAYERS)
     store.reserve(64)
     fill(store, IDS, 0)
     assert store.read("conv1", IDS, np.arange(len(IDS))).dtype == np.float16
@@ -167,7 +168,7 @@ def test_bytes_of_npy_are_counted_in_blocks_by_hand() -> None:
 
 
 def test_npy_files_open_with_numpy_in_the_models_shape(tmp_path: Path) -> None:
-    store = open_store(tmp_path, "npy", LAYERS)
+    store = open_store(open_storage(tmp_path), "npy", LAYERS)
     store.reserve(0)
     fill(store, IDS, 0)
     assert sorted(path.name for path in (tmp_path / "conv1").iterdir()) == sorted(f"{i}.npy" for i in IDS)
@@ -178,7 +179,7 @@ def test_npy_files_open_with_numpy_in_the_models_shape(tmp_path: Path) -> None:
 
 
 def test_zarr_arrays_open_with_zarr_in_the_models_shape(tmp_path: Path) -> None:
-    store = open_store(tmp_path, "zarr", LAYERS)
+    store = open_store(open_storage(tmp_path), "zarr", LAYERS)
     store.reserve(128)
     fill(store, IDS, 64)
     array = zarr.open_array(tmp_path / "conv1", mode="r")
@@ -202,7 +203,7 @@ def test_full_disk_is_told_in_words(
 
 
 def test_short_write_of_a_full_disk_is_not_taken_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = open_store(tmp_path, "npy", LAYERS)
+    store = open_store(open_storage(tmp_path), "npy", LAYERS)
     store.reserve(0)
     monkeypatch.setattr(os, "writev", lambda fd, parts: os.write(fd, parts[0]))
     with pytest.raises(DiskError, match="The disk is full"):
@@ -214,6 +215,6 @@ def test_folder_without_permission_is_told_in_words(tmp_path: Path, cache_format
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(DiskError, match="cannot be written"):
-            open_store(tmp_path, cache_format, LAYERS).reserve(64)
+            open_store(open_storage(tmp_path), cache_format, LAYERS).reserve(64)
     finally:
         tmp_path.chmod(0o700)

@@ -348,28 +348,31 @@ def test_first_alike_is_the_first_of_equal_centroids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("distances", "labels", "count", "expected"),
+    ("distances", "labels", "count", "least", "expected"),
     [
-        ([1, 9, 8, 2], [0, 0, 0, 0], 2, [1]),  # one a cluster
-        ([1, 9, 8, 2], [0, 0, 1, 1], 2, [1, 2]),
-        ([1, 9, 8, 2], [0, 0, 1, 1], 1, [1]),
-        ([9, 1, 2], [0, 1, 1], 2, [2]),  # a cluster's only row stays there
-        ([0, 0, 0], [0, 0, 0], 2, []),  # nothing to gain
-        ([5, 5e-5, 0], [0, 1, 1], 2, []),
-        ([3, 4], [0, 0], 0, []),
+        ([1, 9, 8, 2], [0, 0, 0, 0], 2, 0, [1]),  # one a cluster
+        ([1, 9, 8, 2], [0, 0, 1, 1], 2, 0, [1, 2]),
+        ([1, 9, 8, 2], [0, 0, 1, 1], 1, 0, [1]),
+        ([9, 1, 2], [0, 1, 1], 2, 0, [2]),  # a cluster's only row stays there
+        ([0, 0, 0], [0, 0, 0], 2, 0, []),  # nothing to gain
+        ([5, 5e-5, 0], [0, 1, 1], 2, 0, []),
+        ([1, 9, 8, 2], [0, 0, 1, 1], 2, 8.5, [1]),  # the other may be rounding
+        ([3, 4], [0, 0], 0, 0, []),
     ],
 )
 def test_good_new_seeds_are_far_rows_of_crowded_clusters(
-    distances: list[float], labels: list[int], count: int, expected: list[int]
+    distances: list[float], labels: list[int], count: int, least: float, expected: list[int]
 ) -> None:
-    found = farthest(np.array(distances, np.float32), np.array(labels, np.int16), count)
+    far = np.array(distances, np.float32)
+    found = farthest(far, np.array(labels, np.int16), count, np.full_like(far, least))
     assert found.tolist() == expected
 
 
 def test_distinct_rows_are_counted_up_to_rounding() -> None:
     rows = np.array([[1, 2], [1, 2], [1 + 1e-6, 2], [1, 2.1]], np.float32)
-    assert count_distinct(rows) == 2
-    assert count_distinct(np.zeros((4, 3), np.float32)) == 1
+    assert count_distinct(rows, 10) == 2
+    assert count_distinct(rows, 1) == 1  # more are of no interest
+    assert count_distinct(np.zeros((4, 3), np.float32), 10) == 1
 
 
 def test_threads_are_given_back_when_the_last_one_leaves() -> None:

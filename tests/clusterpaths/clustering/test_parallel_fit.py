@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,10 +112,10 @@ def fitted(done: Extracted, identity: SetIdentity, layer: str) -> tuple[Clusteri
         fit, passes = advance_fit(done.record, identity, fit), passes + 1
     record = cluster_layer(done.record, identity, layer)
     assert record.found  # what was fitted in parts is what the stage after it takes
-    clustering = read_clustering(Path(record.path))
+    clustering = read_clustering(done.storage, record.file)
     assert clustering is not None
     assert clustering.passes == passes
-    assert not Path(fit.folder).exists()
+    assert not fit.storage.path.exists()
     return clustering, record
 
 
@@ -131,7 +130,7 @@ def test_from_the_cache_it_settles_where_lloyd_does_from_the_same_seeds(
     identity = identify(config, done.model, done.record)
     clustering, _ = fitted(done, identity, "conv2")
 
-    rows = LayerRows(done.directory, "conv2", done.ids)
+    rows = LayerRows(done.storage, "conv2", done.ids)
     seeds, _, _ = run(seeding(rows, 3, distance, np.random.default_rng(identity.seed)), rows)
     values = rows.take(np.arange(40))
     expected = lloyd_in_parts(values, scaled(seeds, distance), distance, 40, part_rows=40)
@@ -169,12 +168,12 @@ def test_parts_that_are_done_are_kept_and_others_centroids_are_not_taken(
 ) -> None:
     done, identity, fit = begun
     fit_part(done.record, identity, fit, 0)
-    path = Path(fit.folder) / "part-0-0.npz"
+    path = fit.storage.path / "part-0-0.npz"
     before = path.stat().st_mtime_ns, path.read_bytes()
     again = begin_fit(done.record, identity, "fc1")  # as after an interruption
     fit_part(done.record, identity, again, 0)
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
-    centroids = Path(fit.folder) / "centroids-0.npy"
+    centroids = fit.storage.path / "centroids-0.npy"
     np.save(centroids, np.load(centroids) + 1)
     fit_part(done.record, identity, again, 0)
     assert path.read_bytes() != before[1]

@@ -16,6 +16,7 @@ from clusterpaths.evaluation.evaluate import evaluate_set, sample_rows
 from clusterpaths.evaluation.record import METRICS
 from clusterpaths.extraction.extract import ExtractionJob
 from clusterpaths.report.page import write_report
+from clusterpaths.sets.published import open_set
 from tests.clusterpaths.conftest import run_stages, save_model, write_celeba, write_cnn
 from tests.evaluating import publish
 
@@ -36,28 +37,28 @@ def sample(folder: Path) -> tuple[Path, ExtractionJob]:
 def test_a_whole_evaluation_is_written_and_taken_up_again(sample: tuple[Path, ExtractionJob]) -> None:
     set_dir, job = sample
     (set_dir / METRICS).unlink(missing_ok=True)
-    first = evaluate_set(set_dir, job)
+    first = evaluate_set(open_set(set_dir), job)
     assert (first.num_fit, first.num_eval, first.num_images) == (160, 40, 40)
     assert first.alignment is not None
     assert first.alignment.daf.low <= first.alignment.daf.value <= first.alignment.daf.high
     assert len(first.perturbations) == 9
     assert [one.name for one in first.strangers] == ["crops of photographs", "upside-down examples", "uniform noise"]
     written = (set_dir / METRICS).read_bytes()
-    assert evaluate_set(set_dir, job) == first
+    assert evaluate_set(open_set(set_dir), job) == first
     (set_dir / METRICS).write_text("{}")
-    evaluate_set(set_dir, job)
+    evaluate_set(open_set(set_dir), job)
     assert (set_dir / METRICS).read_bytes() == written  # the same seed, the same bytes
-    other = evaluate_set(set_dir, job, seed=1)
+    other = evaluate_set(open_set(set_dir), job, seed=1)
     assert (other.seed, other.alignment == first.alignment) == (1, False)
     (set_dir / METRICS).write_bytes(written)
 
 
 def test_further_images_are_measured_and_nothing_is_stored(sample: tuple[Path, ExtractionJob]) -> None:
     set_dir, job = sample
-    plain = evaluate_set(set_dir, job)
+    plain = evaluate_set(open_set(set_dir), job)
     stored = (set_dir / METRICS).read_bytes()
     black = np.zeros((30, *job.preprocessing.size, 3), np.uint8)
-    found = evaluate_set(set_dir, job, more={"black": black})
+    found = evaluate_set(open_set(set_dir), job, more={"black": black})
     assert found.strangers[:-1] == plain.strangers
     assert (found.strangers[-1].name, found.strangers[-1].num_images) == ("black", 30)
     assert (set_dir / METRICS).read_bytes() == stored
@@ -75,7 +76,7 @@ def test_only_a_batch_of_changed_images_is_held(
 
     monkeypatch.setattr(perturb, "PERTURBATIONS", {"nothing": look})
     (only,) = evaluate_set(
-        set_dir, job, more={"black": np.zeros((1, *job.preprocessing.size, 3), np.uint8)}
+        open_set(set_dir), job, more={"black": np.zeros((1, *job.preprocessing.size, 3), np.uint8)}
     ).perturbations
     assert seen == [32, 8]
     assert only.predictions is not None
@@ -84,8 +85,8 @@ def test_only_a_batch_of_changed_images_is_held(
 
 def test_the_report_shows_it(sample: tuple[Path, ExtractionJob]) -> None:
     set_dir, job = sample
-    evaluate_set(set_dir, job)
-    html = write_report(set_dir, lambda _: (_ for _ in ()).throw(OSError())).read_text()
+    evaluate_set(open_set(set_dir), job)
+    html = write_report(open_set(set_dir), lambda _: (_ for _ in ()).throw(OSError())).read_text()
     assert "What the paths are worth" in html
     assert "noise 0.02" in html
 
@@ -100,7 +101,7 @@ def test_without_class_scores_and_labels_what_needs_them_is_left_out(sample: tup
     pq.write_table(table, set_dir / "paths.parquet")
     mute = job.model_copy(update={"model": job.model.model_copy(update={"logits": None})})
     try:
-        found = evaluate_set(set_dir, mute, seed=7)
+        found = evaluate_set(open_set(set_dir), mute, seed=7)
     finally:
         (set_dir / "paths.parquet").write_bytes(stored)
     assert (found.alignment, found.purity_labels, found.purity_predictions) == (None, None, None)
@@ -143,7 +144,7 @@ def test_a_model_without_classes_has_no_decision_metrics(kind: str, tmp_path: Pa
             layers=("conv1", "conv2"),
         )
     )
-    found = evaluate_set(done.published.path, done.job)
+    found = evaluate_set(done.published, done.job)
     assert found.num_images == 32
     assert (found.alignment, found.purity_predictions) == (None, None)
     assert found.purity_labels is not None  # the data set has labels, whatever the model puts out
@@ -167,27 +168,27 @@ def test_a_model_that_always_decides_the_same_is_said_so(tmp_path: Path) -> None
         layers=("conv2",),
     )
     done = run_stages(config)
-    found = evaluate_set(done.published.path, done.job)
+    found = evaluate_set(done.published, done.job)
     assert found.alignment is not None
     assert (found.alignment.daf.value, found.alignment.majority.value, found.alignment.deep_knn.value) == (1, 1, 1)
     assert found.notes == ("The model decides the same for every example: alignment is perfect and says nothing.",)
 
 
-def test_fewer_examples_aside_than_clusters_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_held_out_examples_than_clusters_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roots, "data_root", lambda: folder / "data")
     config = RunConfig(sample=True, sample_size=200, k=45, layers=("fc2",), cache_root=folder / "many")
     set_dir, job = publish(config)
-    found = evaluate_set(set_dir, job)
+    found = evaluate_set(open_set(set_dir), job)
     assert (found.num_eval, found.alignment, found.perturbations, found.strangers) == (40, None, (), ())
-    assert found.notes[-1].startswith("40 examples can be kept aside and at least 45 are needed")
+    assert found.notes[-1].startswith("40 examples can be held out and at least 45 are needed")
 
 
 def test_too_few_examples_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roots, "data_root", lambda: folder / "few")
     set_dir, job = publish(RunConfig(sample=True, sample_size=5, k=2, layers=("fc2",), cache_root=folder / "little"))
-    found = evaluate_set(set_dir, job)
+    found = evaluate_set(open_set(set_dir), job)
     assert (found.alignment, found.perturbations, found.strangers) == (None, (), ())
-    assert "1 examples can be kept aside" in found.notes[-1]
+    assert "1 examples can be held out" in found.notes[-1]
 
 
 def test_large_sets_are_sampled_in_runs() -> None:

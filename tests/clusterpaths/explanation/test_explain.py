@@ -15,9 +15,10 @@ from PIL import Image
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import DatasetError, ModelError
 from clusterpaths.explanation.explain import Explanation, explain_image, look_up, read_upright
+from clusterpaths.explore.index import SetIndex
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord
-from clusterpaths.report.explanation import common, other, print_explanation, strange, write_explanation
-from clusterpaths.sets.set_files import Rows, read_record, read_rows
+from clusterpaths.report.explanation import common, ood_sentence, other, print_explanation, write_explanation
+from clusterpaths.sets.published import Columns, PublishedSet, open_set
 from tests.clusterpaths.conftest import image_of, run_stages, write_cnn
 
 CLUSTERS = np.array([[0, 0], [0, 0], [0, 0], [0, 1], [0, 1], [1, 1], [1, 1], [1, 1]], np.int16)
@@ -51,17 +52,20 @@ def explained(
     logits: tuple[float, ...] | None = (0.0, 0.0),
     predictions: NDArray[np.int16] = PREDICTIONS,
 ) -> Explanation:
-    rows = Rows(
+    columns = Columns(
         ids=np.arange(10, 18),
         labels=np.array([1, -1, -1, -1, -1, -1, -1, -1], np.int16),
         predictions=predictions,
         clusters=CLUSTERS,
         distances=DISTANCES,
-        files=pa.chunked_array([[f"{i}.jpg" for i in range(10, 18)]]),
+        splits=np.full(8, -1, np.int16),
+        split_names=(),
+        files=pa.array([f"{i}.jpg" for i in range(10, 18)]),
     )
     scores = None if logits is None else np.array(logits, np.float32)
     at = np.array([path], np.int64), np.array([distances], np.float32)
-    return look_up(record(), rows, *at, scores, image="x.jpg", name="T/set_01", exemplars=2)
+    index = SetIndex(PublishedSet(Path("T/set_01"), record(), columns))
+    return look_up(index, *at, scores, image="x.jpg", exemplars=2)
 
 
 def test_the_prediction_is_the_softmax_of_the_class_scores() -> None:
@@ -140,7 +144,7 @@ def test_the_text_and_the_page_say_it_and_escape_what_comes_from_elsewhere(tmp_p
     e = explained((0, 0), logits=(1.0, 0.0)).model_copy(update={"image": "<b>[red].jpg"})
     text = io.StringIO()
     print_explanation(e, text)
-    for words in ("<b>[red].jpg is cat", "0-0", common(e), strange(e), other(e), "10.jpg, 13.jpg"):
+    for words in ("<b>[red].jpg is cat", "0-0", common(e), ood_sentence(e), other(e), "10.jpg, 13.jpg"):
         assert words in text.getvalue()
 
     def gone(file: str) -> Image.Image:
@@ -158,16 +162,16 @@ def test_an_example_of_the_set_is_explained_as_it_was_traced(
 ) -> None:
     for distance in ("cosine", "euclidean"):
         set_dir = run_stages(configure(distance=distance)).published.path
-        rows = read_rows(set_dir, read_record(set_dir))
+        rows = open_set(set_dir)
         for row in (0, 17, 39):
-            e = explain_image(image_of(faces, int(rows.ids[row]) + 1), set_dir, cnn)
+            e = explain_image(image_of(faces, int(rows.ids[row]) + 1), open_set(set_dir), cnn)
             assert e.path == tuple(rows.clusters[row].tolist())
             assert e.count == int((rows.clusters == rows.clusters[row]).all(axis=1).sum())
             np.testing.assert_allclose([layer.distance for layer in e.layers], rows.distances[row], rtol=1e-3)
             assert e.prediction is not None
             assert e.prediction.index == rows.predictions[row]
     with pytest.raises(ModelError, match="not the model of this set"):
-        explain_image(image_of(faces, 1), set_dir, write_cnn(tmp_path / "other.onnx", seed=1))
+        explain_image(image_of(faces, 1), open_set(set_dir), write_cnn(tmp_path / "other.onnx", seed=1))
 
 
 def test_an_image_is_turned_as_its_exif_entry_says(tmp_path: Path) -> None:

@@ -13,15 +13,17 @@ import pytest
 
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.ask import ask, ask_csv, choices
-from clusterpaths.explore.clusters import cluster_detail, cluster_infos, exemplars
+from clusterpaths.explore.cluster_detail import cluster_detail
+from clusterpaths.explore.clusters import cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
-from clusterpaths.explore.index import SetIndex, group_classes
+from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.lift import lifts
 from clusterpaths.explore.paths import parse_path, path_detail, path_examples, path_page
 from clusterpaths.explore.records import Question
 from clusterpaths.explore.routes import routes
 from clusterpaths.metrics.intervals import ratio_interval
+from clusterpaths.metrics.paths import majority_classes
 from tests.clusterpaths.explore.small import DISTANCES, ids_of, small
 from tests.generated_set import generate
 
@@ -363,7 +365,7 @@ def test_csv_has_all_columns_and_no_formulas(tmp_path: Path) -> None:
 def test_the_most_frequent_class_is_the_same_counted_densely_and_sparsely() -> None:
     draw = np.random.default_rng(0)
     groups, classes = draw.integers(0, 7, 500), draw.integers(-1, 6, 500)
-    dense, sparse = group_classes(groups, classes, 7), group_classes(groups, classes, 1 << 20)
+    dense, sparse = majority_classes(groups, classes, 7), majority_classes(groups, classes, 1 << 20)
     for group in range(7):
         known = classes[(groups == group) & (classes >= 0)]
         expected = np.bincount(known).argmax(), np.bincount(known).max(), len(known)

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clusterpaths.explore.ask import ask, ask_csv
-from clusterpaths.explore.clusters import cluster_detail, cluster_infos
+from clusterpaths.explore.cluster_detail import cluster_detail
+from clusterpaths.explore.clusters import cluster_infos
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
@@ -26,8 +27,7 @@ from clusterpaths.explore.paths import path_detail, path_page
 from clusterpaths.explore.records import Question
 from clusterpaths.explore.routes import routes
 from clusterpaths.metrics.ood import overall_distance, scale_distances
-from clusterpaths.sets.publish import read_set
-from clusterpaths.sets.set_files import read_record, read_rows
+from clusterpaths.sets.published import open_set
 from tests.clusterpaths.explore.small import ids_of
 from tests.generated_set import CELEBA, CLASSES, generate
 
@@ -49,8 +49,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """Each example as a dict, by id, with what a reader works out of paths.parquet one by one."""
     found: list[dict[str, Any]] = pq.read_table(folder / "paths.parquet").to_pylist()
     attributes = pq.read_table(folder.parent / "examples.parquet").to_pylist()
-    record = read_record(folder)
-    files = read_rows(folder, record)
+    files = open_set(folder)
     scale = scale_distances(files.clusters, files.distances, [6, 6, 6])
     standardised = scale.standardise(files.clusters, files.distances)
     overall = overall_distance(files.distances)
@@ -64,13 +63,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_generated_set_is_what_publish_writes(folder: Path) -> None:
-    record = read_set(folder.parent, "set_01").record
     paths = json.loads((folder / "paths.json").read_text())
     centroids = json.loads((folder / "centroids.json").read_text())
     assert {layer: np.shape(values) for layer, values in centroids.items()} == {
         layer: (6, math.prod(shape)) for layer, shape in LAYERS.items()
     }
-    clusters = read_rows(folder, record).clusters
+    clusters = open_set(folder).clusters
     assert paths == {f"example_{i:04d}": path for i, path in enumerate(clusters.tolist())}
     with np.load(folder / "centroids.npz") as file:
         assert all(np.array_equal(np.float32(centroids[layer]), file[layer]) for layer in LAYERS)
@@ -240,7 +238,7 @@ ANSWER_ALL = """
 import re, sys
 from pathlib import Path
 from clusterpaths.explore.library import Library
-from clusterpaths.explore import ask, clusters, examples, paths, routes
+from clusterpaths.explore import ask, cluster_detail, examples, paths, routes
 from clusterpaths.explore.records import Question
 
 def resident(): return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
@@ -249,7 +247,7 @@ library, before = Library(Path(sys.argv[1])), resident()
 index = library.default()
 for layer in index.layers:
     for cluster in range(5):
-        clusters.cluster_detail(index, layer, cluster)
+        cluster_detail.cluster_detail(index, layer, cluster)
 for summary in paths.path_page(index, limit=200).paths:
     paths.path_detail(index, summary.path)
 for order in ("id", "rare", "common", "near", "far", "strange"):
@@ -277,12 +275,13 @@ READ_SCORES = """
 import re, sys
 from pathlib import Path
 import numpy as np
-from clusterpaths.sets.columns import read_top_scores
+from clusterpaths.sets.cached_examples import read_top_scores
+from clusterpaths.storage import open_storage
 
 def most(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 before = most()
-best, shares = read_top_scores(Path(sys.argv[1]), np.array([0, 5, 17, 59_999, 60_000]), 10)
+best, shares = read_top_scores(open_storage(sys.argv[1]), np.array([0, 5, 17, 59_999, 60_000]), 10)
 print(best.tolist(), shares.tolist(), most() - before, sep=";")
 """
 

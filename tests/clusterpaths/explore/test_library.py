@@ -19,7 +19,7 @@ import pytest
 
 from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore.ask import ask, ask_csv, choices
-from clusterpaths.explore.clusters import cluster_detail
+from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import PAGES, SetIndex
 from clusterpaths.explore.library import Library

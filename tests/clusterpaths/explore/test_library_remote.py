@@ -15,7 +15,7 @@ from clusterpaths.explore import library as module
 from clusterpaths.explore.ask import ask
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import Question
-from clusterpaths.storage import remote
+from clusterpaths.storage import open_storage
 from tests.clusterpaths.explore.small import write_small
 from tests.storage import BUCKET, Storage, running_storage
 
@@ -36,7 +36,7 @@ def test_sets_are_those_of_the_store(storage: Storage, tmp_path: Path, monkeypat
     monkeypatch.setattr(module, "_FRESH_REMOTE", 0.0)
     write_small(tmp_path / "made")
     _upload(storage, tmp_path / "made", but="set.json")
-    library = Library(remote.local_folder(f"s3://{BUCKET}/results"))
+    library = Library(open_storage(f"s3://{BUCKET}/results"))
     (found,) = library.models()
     assert (found.name, found.sets, found.problems) == ("Small", (), ())  # set.json comes last: none is there yet
     _upload(storage, tmp_path / "made")

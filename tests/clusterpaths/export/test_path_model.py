@@ -19,19 +19,20 @@ from clusterpaths.config import RunConfig
 from clusterpaths.datasets.base import open_rgb
 from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.export.path_graph import FEW, GraphBuilder, LayerCentroids, add_nearest
-from clusterpaths.export.path_model import PATH_MODEL_KEY, export_path_model, scale_distances
+from clusterpaths.export.path_model import PATH_MODEL_KEY, export_path_model
+from clusterpaths.metrics.ood import scale_distances
 from clusterpaths.models.check import CLASSES_KEY, check_model
 from clusterpaths.preprocessing.prepare import fit, normalise
-from clusterpaths.sets.set_files import read_record, read_rows
+from clusterpaths.sets.published import open_set
 from tests.clusterpaths.conftest import Finished, run_stages, write_cnn
 
 Configure = Callable[..., RunConfig]
 
 
 def inputs_of(done: Finished, set_dir: Path) -> NDArray[np.float32]:
-    record = read_record(set_dir)
+    record = open_set(set_dir).record
     folder = Path(record.data_root) / "celeba" / "img_align_celeba"
-    files = read_rows(set_dir, record).files.to_pylist()
+    files = open_set(set_dir).files.to_pylist()
     pixels = np.stack([fit(open_rgb(folder / file), record.preprocessing) for file in files])
     return normalise(pixels, record.preprocessing)
 
@@ -45,9 +46,9 @@ def run_file(path: Path, images: NDArray[np.float32], batch: int = 8) -> dict[st
 
 def assert_equals_tracing(done: Finished, output: Path, batch: int = 8) -> None:
     set_dir = done.published.path
-    record = export_path_model(set_dir, Path(done.model.path), output)
+    record = export_path_model(open_set(set_dir), Path(done.model.path), output)
     onnx.checker.check_model(str(output))
-    rows = read_rows(set_dir, read_record(set_dir))
+    rows = open_set(set_dir)
     found = run_file(output, inputs_of(done, set_dir), batch)
     assert list(found) == ["logits", "path", "distances", "ood_score"] == list(record.note.outputs.values())
     assert (found["path"].dtype, found["distances"].dtype) == (np.int64, np.float32)
@@ -82,7 +83,7 @@ def test_equals_our_own_tracing_for_models_of_every_kind(
 
 def test_says_what_it_is_made_of(configure: Configure, tmp_path: Path) -> None:
     done = run_stages(configure())
-    record = export_path_model(done.published.path, Path(done.model.path), tmp_path / "paths.onnx")
+    record = export_path_model(done.published, Path(done.model.path), tmp_path / "paths.onnx")
     metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "paths.onnx").metadata_props}
     note = json.loads(metadata[PATH_MODEL_KEY])
     assert note == record.note.model_dump(mode="json")
@@ -97,7 +98,7 @@ def test_says_what_it_is_made_of(configure: Configure, tmp_path: Path) -> None:
 def test_without_the_caches_manifest_nothing_is_rounded_and_it_says_so(configure: Configure, tmp_path: Path) -> None:
     done = run_stages(configure())
     (done.directory / "manifest.json").unlink()
-    record = export_path_model(done.published.path, Path(done.model.path), tmp_path / "paths.onnx")
+    record = export_path_model(done.published, Path(done.model.path), tmp_path / "paths.onnx")
     assert record.note.rounded == ()
     assert any("no longer beside it" in warning for warning in record.warnings)
 
@@ -106,7 +107,7 @@ def test_another_model_is_refused_with_both_hashes(configure: Configure, tmp_pat
     done = run_stages(configure())
     other = write_cnn(tmp_path / "other.onnx", seed=1)
     with pytest.raises(ModelError, match="not the model of this set") as caught:
-        export_path_model(done.published.path, other, tmp_path / "paths.onnx")
+        export_path_model(done.published, other, tmp_path / "paths.onnx")
     assert done.model.sha256 in str(caught.value)
     assert check_model(other).sha256 in str(caught.value)
     assert not (tmp_path / "paths.onnx").exists()
@@ -115,14 +116,14 @@ def test_another_model_is_refused_with_both_hashes(configure: Configure, tmp_pat
 def test_the_classifier_is_not_overwritten(configure: Configure, cnn: Path) -> None:
     done = run_stages(configure())
     with pytest.raises(ModelError, match="is the classifier itself"):
-        export_path_model(done.published.path, cnn, cnn)
+        export_path_model(done.published, cnn, cnn)
 
 
 def test_centroids_that_are_not_the_sets_are_refused(configure: Configure, cnn: Path, tmp_path: Path) -> None:
     done = run_stages(configure())
     np.savez(done.published.path / "centroids.npz", conv1=np.zeros((2, 3)), conv2=np.zeros(1), fc1=np.zeros(1))
     with pytest.raises(CacheError, match="do not belong together"):
-        export_path_model(done.published.path, cnn, tmp_path / "paths.onnx")
+        export_path_model(done.published, cnn, tmp_path / "paths.onnx")
 
 
 def build_layers(
@@ -202,19 +203,3 @@ def test_names_that_the_model_uses_already_are_not_taken() -> None:
         "path__",
         "other",
     ]
-
-
-def test_the_scale_of_distances_by_hand() -> None:
-    """One layer: cluster 0 at 1 and 3, cluster 1 alone at 5, cluster 2 empty, cluster 3 twice at 4."""
-    clusters = np.array([[0], [0], [1], [3], [3]])
-    distances = np.array([[1], [3], [5], [4], [4]], np.float32)
-    scale = scale_distances(clusters, distances, [4])
-    pooled = np.sqrt(2 / 5)
-    np.testing.assert_allclose(scale.means[0], [2, 5, 17 / 5, 4])
-    np.testing.assert_allclose(scale.spreads[0], [1, pooled, pooled, pooled / 10])
-    np.testing.assert_allclose(scale.score(clusters, distances), [-1, 1, 0, 0, 0])
-
-
-def test_a_layer_without_any_spread_has_a_finite_score() -> None:
-    clusters, distances = np.zeros((3, 1), int), np.zeros((3, 1), np.float32)
-    assert scale_distances(clusters, distances, [2]).score(clusters, distances).tolist() == [0, 0, 0]

@@ -13,8 +13,9 @@ from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import open_dataset
 from clusterpaths.errors import ExtractionError, Float16OverflowError
+from clusterpaths.extraction.begin import begin_extraction, widen_layers
 from clusterpaths.extraction.extract import extract_shard, has_non_finite
-from clusterpaths.extraction.plan import begin_extraction, finish_extraction, widen_layers
+from clusterpaths.extraction.finish import finish_extraction
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import normalise, resize
 from tests.clusterpaths.conftest import (
@@ -36,7 +37,7 @@ IDS = [number - 1 for number in NUMBERS]
 
 
 def rows_of(done: Extracted, layer: str) -> np.ndarray:
-    return LayerRows(done.directory, layer, done.ids).take(np.arange(len(done.ids)))
+    return LayerRows(done.storage, layer, done.ids).take(np.arange(len(done.ids)))
 
 
 def alone(done: Extracted, example: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -49,7 +50,7 @@ def alone(done: Extracted, example: int) -> tuple[dict[str, np.ndarray], np.ndar
 
 
 def check_every_row(done: Extracted) -> None:
-    examples = read_examples(done.directory)
+    examples = read_examples(done.storage)
     by_id = {row["id"]: row for row in examples.to_pylist()}
     rows = {layer: rows_of(done, layer) for layer in LAYERS}
     for at, example in enumerate(done.ids.tolist()):
@@ -93,14 +94,14 @@ def test_corrupt_and_missing_images_in_the_middle_shift_nothing(
     assert {f[0]: f[1] for f in done.record.failed} == {i: f"{i + 1:06d}.jpg" for i in failed}
     assert all(failed[example] in reason for example, _, reason in done.record.failed)
     check_every_row(done)
-    examples = {row["id"]: row for row in read_examples(done.directory).to_pylist()}
+    examples = {row["id"]: row for row in read_examples(done.storage).to_pylist()}
     assert sorted(examples) == IDS
     for example in failed:
         row = examples[example]
         assert (row["row"], row["logits"], row["prediction"]) == (None, None, -1)
         assert row["error"]
         assert not (done.directory / "conv1" / f"{example}.npy").exists()
-    shards = require_manifest(done.directory).shards
+    shards = require_manifest(done.storage).shards
     assert [f.id for shard in shards for f in shard.failed] == sorted(failed)
     assert [shard.rows for shard in shards] == [16 - 3, 16 - 1, 8 - 1]
 
@@ -177,7 +178,7 @@ def test_layer_beyond_float16_is_kept_as_float32_and_the_manifest_says_so(
     for index in range(3):
         extract_shard(job, index)
     done = Extracted(config, model, plan, job, finish_extraction(config.cache_dir, parse_ids(plan.ids), 0))
-    manifest = require_manifest(done.directory)
+    manifest = require_manifest(done.storage)
     dtypes = {name: layer.dtype for name, layer in manifest.layers.items()}
     assert dtypes == {"conv1": "float16", "conv2": "float32", "fc1": "float32"}
     assert manifest.dtype == "float16"
@@ -190,7 +191,7 @@ def test_overflow_in_a_late_shard_makes_all_shards_again(configure: Configure, t
     bright = NUMBERS[-1]
     data = write_celeba(tmp_path / "faces", colour=lambda number: (255,) * 3 if number == bright else (1, 1, 1))
     done = run_extraction(configure(data_root=data, model=write_cnn(tmp_path / "m.onnx", factor=1e5)))
-    layers = require_manifest(done.directory).layers
+    layers = require_manifest(done.storage).layers
     assert layers["conv2"].dtype == "float32"
     assert layers["conv1"].dtype == "float16"
     assert np.load(done.directory / "conv2" / "0.npy").dtype == np.float32
@@ -237,7 +238,7 @@ def test_zarr_and_npy_hold_the_same_bytes_and_checksums(configure: Configure) ->
     npy, zarr = (run_extraction(configure(cache_format=f, name=f)) for f in ("npy", "zarr"))
     for layer in LAYERS:
         np.testing.assert_array_equal(rows_of(npy, layer), rows_of(zarr, layer))
-    assert require_manifest(npy.directory).shards == require_manifest(zarr.directory).shards
+    assert require_manifest(npy.storage).shards == require_manifest(zarr.storage).shards
 
 
 @pytest.mark.parametrize("fixed", [1, 8])

@@ -23,8 +23,8 @@ from clusterpaths.clustering.cluster import cluster_layer, cluster_layers
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.evaluation.evaluate import evaluate_set
+from clusterpaths.extraction.begin import begin_extraction, forget_shard
 from clusterpaths.extraction.extract import extract_shard
-from clusterpaths.extraction.plan import begin_extraction, forget_shard
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.running.stages import choose_settings
 from tests.clusterpaths.conftest import Finished, make_plan, run_extraction, run_stages, write_cnn
@@ -51,7 +51,7 @@ def assert_same_set(one: Finished, other: Finished) -> None:
     for name in DOCUMENTS:
         assert (one.published.path / name).read_bytes() == (other.published.path / name).read_bytes(), name
     assert one.published.record.fingerprint == other.published.record.fingerprint
-    assert read_examples(one.directory).equals(read_examples(other.directory))
+    assert read_examples(one.storage).equals(read_examples(other.storage))
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
@@ -67,7 +67,7 @@ def test_the_sample_model_gives_the_same_set_choice_and_evaluation(
 ) -> None:
     none = run_stages(sample(photos, tmp_path))
     assert_same_set(kept, none)
-    evaluations = [evaluate_set(done.published.path, done.job) for done in (kept, none)]
+    evaluations = [evaluate_set(done.published, done.job) for done in (kept, none)]
     assert evaluations[0] == evaluations[1]
     choices = [choose_settings(c.config.model_copy(update={"k": "auto"}), c.model, c.record) for c in (kept, none)]
     assert choices[0][1] == choices[1][1]
@@ -101,8 +101,8 @@ def test_killed_in_the_middle_and_resumed_the_set_is_the_same(kept: Finished, ph
         tmp_path / "job.json",
     ]
     assert subprocess.run(command, check=False, cwd=PROJECT).returncode == -signal.SIGKILL
-    assert (config.cache_dir / "pixels" / "00000.rgb").stat().st_size == 64 * 12_288
-    made = config.cache_dir / "pixels" / "00001.rgb"
+    assert (config.cache_dir.path / "pixels" / "00000.rgb").stat().st_size == 64 * 12_288
+    made = config.cache_dir.path / "pixels" / "00001.rgb"
     before = made.stat().st_mtime_ns
     resumed = run_stages(config.model_copy(update={"shard_size": 50}))
     assert resumed.plan.pending == (0, 2)
@@ -121,7 +121,7 @@ def test_a_flipped_byte_is_found_and_its_shard_made_again(kept: Finished, photos
     with pytest.raises(CorruptedShardError, match="checksum differs") as caught:
         cluster_layer(none.record, none.identity, "fc1")
     assert caught.value.shard == 1
-    forget_shard(none.directory, caught.value.shard)
+    forget_shard(none.storage, caught.value.shard)
     extract_shard(none.job, caught.value.shard)
     assert path.read_bytes() == sound
     assert_same_set(kept, run_stages(config))
@@ -138,7 +138,7 @@ def test_other_batches_change_at_most_what_rounding_changes(kept: Finished, phot
     """Batches are recorded a shard: a resumed run with others mixes them, as a cache of activations would."""
     run_extraction(sample(photos, tmp_path, subset=80))
     mixed = run_stages(sample(photos, tmp_path, batch_size=9))
-    assert [shard.batch for shard in require_manifest(mixed.directory).shards] == [32, 9, 9]
+    assert [shard.batch for shard in require_manifest(mixed.storage).shards] == [32, 9, 9]
     assert (mixed.published.path / "paths.json").read_bytes() == (kept.published.path / "paths.json").read_bytes()
 
 
@@ -171,7 +171,7 @@ def test_layers_together_are_clustered_as_each_alone_with_fewer_runs_of_the_mode
 
     monkeypatch.setattr(TapSession, "run", counted)
     together = cluster_layers(none.record, none.identity, list(none.identity.layers), workers=2)
-    found = {record.layer: Path(record.path).read_bytes() for record in together}
+    found = {record.layer: none.storage.read(record.file) for record in together}
     # The sample for sketches and again for first centroids, the rows to fit on, and all of them to assign.
     assert sum(seen) == (3 * 60 + 203 if fit_rows == 60 else 4 * 203)
     again = cluster_layers(none.record, none.identity, list(none.identity.layers))
@@ -179,7 +179,7 @@ def test_layers_together_are_clustered_as_each_alone_with_fewer_runs_of_the_mode
     shutil.rmtree(none.directory / "clusterings")
     for layer in none.identity.layers:
         alone = cluster_layer(none.record, none.identity, layer)
-        assert Path(alone.path).read_bytes() == found[layer]
+        assert none.storage.read(alone.file) == found[layer]
 
 
 def test_what_does_not_fit_together_is_told(configure: Configure) -> None:

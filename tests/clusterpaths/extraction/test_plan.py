@@ -16,17 +16,10 @@ from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
-from clusterpaths.extraction import plan as plan_module
+from clusterpaths.extraction.begin import begin_extraction, forget_shard
 from clusterpaths.extraction.extract import extract_shard
-from clusterpaths.extraction.plan import (
-    begin_extraction,
-    check_room,
-    examples_in,
-    finish_extraction,
-    forget_shard,
-    human_bytes,
-    require_enough,
-)
+from clusterpaths.extraction.finish import finish_extraction
+from clusterpaths.extraction.plan import check_room, examples_in, human_bytes, require_enough
 from tests.clusterpaths.conftest import (
     LAYERS,
     NUMBERS,
@@ -71,7 +64,7 @@ def test_nothing_cached_plans_all_in_consecutive_shards(configure: Configure) ->
     assert np.concatenate([shard.planned_ids() for shard in shards]).tolist() == IDS
     assert [shard.start for shard in shards] == [0, 64, 128]  # whole chunks each
     assert job.batch_size == 8
-    assert not config.cache_dir.exists()  # a plan only reads
+    assert not config.cache_dir.path.exists()  # a plan only reads
 
 
 def test_shards_larger_than_a_chunk_start_at_the_next_whole_one(configure: Configure, tmp_path: Path) -> None:
@@ -136,7 +129,7 @@ def test_grown_data_folder_extracts_only_the_new_images(
     assert grown.ids.tolist() == sorted(IDS + [number - 1 for number in new])
     after = times(grown.directory)
     assert {path: after[path] for path in before} == before
-    ids = read_examples(grown.directory, ["id", "file"])
+    ids = read_examples(grown.storage, ["id", "file"])
     assert ids["id"].to_pylist() == grown.ids.tolist()
     assert ids["file"].to_pylist() == [f"{example + 1:06d}.jpg" for example in grown.ids]
 
@@ -191,10 +184,10 @@ def test_resumed_run_leaves_the_bytes_of_an_uninterrupted_one(
     begin_extraction(plan)
     for index in made:
         extract_shard(job, index)
-    before = times(config.cache_dir)
+    before = times(config.cache_dir.path)
     resumed = run_stages(configure(cache_root=tmp_path / "b", cache_format=cache_format, shard_size=5))
     assert resumed.plan.pending == tuple(index for index in range(3) if index not in made)
-    after = times(config.cache_dir)
+    after = times(config.cache_dir.path)
     assert {path: after[path] for path in before} == before
     assert contents(resumed.directory) == contents(whole.directory)
 
@@ -204,7 +197,7 @@ def test_killed_in_the_middle_of_a_shard_is_as_if_it_had_not_begun(configure: Co
     config = configure(cache_root=tmp_path / "b")
     _, plan, _ = make_plan(config)
     begin_extraction(plan)
-    directory = config.cache_dir
+    directory = config.cache_dir.path
     (directory / "conv1" / "0.npy").write_bytes(b"half")
     (directory / "examples").mkdir()
     (directory / "examples" / ".00000.parquet.1a2b3c4d.partial").write_bytes(b"half")
@@ -219,7 +212,7 @@ def test_resume_with_fewer_examples_drops_what_was_only_planned(configure: Confi
     extract_shard(job, 0)
     some = run_extraction(configure(subset=20))
     assert (some.plan.cached, some.ids.tolist()) == (16, IDS[:20])
-    assert [shard.rows for shard in require_manifest(some.directory).shards] == [16, 4]
+    assert [shard.rows for shard in require_manifest(some.storage).shards] == [16, 4]
     assert run_extraction(configure()).ids.tolist() == IDS
 
 
@@ -254,7 +247,7 @@ def test_failed_image_that_was_mended_is_extracted_and_the_others_are_not(
     assert second.ids.tolist() == [i for i in IDS if i != 43]
     fresh = run_extraction(configure(data_root=own_faces, max_failures=0.1, name="fresh"))
     for layer in LAYERS:
-        rows = [next(LayerRows(x.directory, layer, x.ids).blocks())[1] for x in (second, fresh)]
+        rows = [next(LayerRows(x.storage, layer, x.ids).blocks())[1] for x in (second, fresh)]
         np.testing.assert_allclose(*rows, rtol=2e-3, atol=1e-3)
     assert make_plan(config)[1].pending == ()
 
@@ -268,12 +261,12 @@ def test_mended_image_survives_the_loss_of_the_shard_in_which_it_failed(
     run_extraction(config)
     write_image(image_of(own_faces, 5), 5)
     mended = run_extraction(config)
-    forget_shard(mended.directory, 0)
+    forget_shard(mended.storage, 0)
     again = run_extraction(config)
     assert again.ids.tolist() == IDS
-    examples = read_examples(again.directory, ["id", "error"])
+    examples = read_examples(again.storage, ["id", "error"])
     assert (examples["id"].to_pylist(), set(examples["error"].to_pylist())) == (IDS, {None})
-    assert sum(len(block) for _, block in LayerRows(again.directory, "conv1", again.ids).blocks()) == 40
+    assert sum(len(block) for _, block in LayerRows(again.storage, "conv1", again.ids).blocks()) == 40
 
 
 def test_image_that_was_missing_for_a_while_is_read_when_it_is_back(configure: Configure, own_faces: Path) -> None:
@@ -340,7 +333,7 @@ def test_cache_of_more_layers_serves_a_run_that_wants_some(configure: Configure)
     assert some.plan.cached == 10
     assert some.model.layers == ("fc1",)
     assert set(some.job.model.layers) == set(LAYERS)  # the new examples get all layers
-    assert sum(len(b) for _, b in LayerRows(some.directory, "conv1", some.ids).blocks()) == 40
+    assert sum(len(b) for _, b in LayerRows(some.storage, "conv1", some.ids).blocks()) == 40
     assert whole.directory == some.directory
 
 
@@ -365,13 +358,13 @@ def test_too_little_room_is_told_with_the_smaller_format_before_anything_is_writ
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(plan_module.shutil, "disk_usage", lambda _: usage(0, 0, 491_519))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 491_519))
     config = configure()
     plan = make_plan(config)[1]
     assert plan.bytes == 491_520  # 40 examples, 3 layers, a block of 4096 each
     with pytest.raises(DiskError, match=r"will take 491.5 kB .*491.5 kB are free.*zarr .*float16 takes about 51.0 kB"):
         check_room(plan)
-    assert not config.cache_dir.exists()
+    assert not config.cache_dir.path.exists()
     check_room(plan.model_copy(update={"free": 491_520}))
 
 
@@ -403,7 +396,7 @@ def test_failures_above_the_share_of_the_whole_run_are_refused_at_the_end(
         run_extraction(configure(data_root=own_faces, max_failures=0.05))
     done = run_extraction(configure(data_root=own_faces, max_failures=0.075))  # 3 of 40 are not above 7.5%
     assert len(done.record.failed) == 3
-    finish_extraction(done.directory, done.ids, 0)  # of those that have rows, none failed
+    finish_extraction(done.storage, done.ids, 0)  # of those that have rows, none failed
 
 
 @pytest.mark.parametrize(("share", "allowed"), [(0.0, 0), (0.01, 0), (0.025, 1), (0.075, 3), (0.575, 23), (1.0, 40)])
@@ -415,8 +408,8 @@ def test_allowed_failures_are_the_whole_number_below_the_share(
 
 def test_forgotten_shard_is_planned_again(configure: Configure) -> None:
     done = run_extraction(configure())
-    assert sum(examples_in(done.directory, (0, 2)).values()) == 24
-    forget_shard(done.directory, 1)
+    assert sum(examples_in(done.storage, (0, 2)).values()) == 24
+    forget_shard(done.storage, 1)
     assert make_plan(configure())[1].pending == (1,)
 
 
@@ -428,7 +421,7 @@ def test_attributes_that_came_later_are_no_obstacle(configure: Configure, own_fa
     run_extraction(configure(data_root=own_faces, subset=10))
     listed.write_text(text)
     whole = run_extraction(config)
-    bald = read_examples(whole.directory, ["attr_Bald"])["attr_Bald"].to_pylist()
+    bald = read_examples(whole.storage, ["attr_Bald"])["attr_Bald"].to_pylist()
     assert bald[:10] == [None] * 10
     assert bald[10:] == [1 if number % 5 == 0 else -1 for number in NUMBERS[10:]]
 

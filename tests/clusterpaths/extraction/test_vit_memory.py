@@ -13,6 +13,7 @@ import pytest
 
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.config import RunConfig
+from clusterpaths.storage import open_storage
 from tests.runs import start_pipeline
 
 LIMIT = 1.33e9  # bytes; with Prefect's 150 MB it is one and a half gigabytes
@@ -71,7 +72,7 @@ def test_vit_ti_of_12_blocks_stays_under_a_gigabyte_and_a_third(vit: Path, photo
     peak = peak_of_tree(process)
     assert process.returncode == 0, output.read_text()
     print(f"{peak / 1e6:.0f} MB")
-    manifest = require_manifest(tmp_path / "cache" / "ViT")
+    manifest = require_manifest(open_storage(tmp_path / "cache" / "ViT"))
     shapes = [layer.shape for layer in manifest.layers.values()]
     assert shapes == [(197, 192)] * 5 + [(192,)]  # far below 262,144 values: auto keeps every token
     assert sum(shard.rows or 0 for shard in manifest.shards) == IMAGES

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clusterpaths.metrics import counts as tables
 from clusterpaths.metrics import paths as metrics
-from clusterpaths.metrics.ood import overall_distance
+from clusterpaths.report.numbers import percent, seconds
 from clusterpaths.report.overview import HEIGHT, lay_out
-from clusterpaths.report.view import percent, seconds
 
 PATHS = np.array([[0, 1], [1, 0], [0, 1], [0, 0], [1, 0], [0, 1]], dtype=np.int16)
 
@@ -37,30 +35,10 @@ def test_no_examples_have_no_paths():
     assert metrics.count_paths(np.empty((0, 3), dtype=np.int16)).paths.shape == (0, 3)
 
 
-def test_class_counts_leave_out_the_unknown():
-    found = tables.class_counts(np.array([0, 0, 1, 1]), np.array([1, 1, -1, 0]), 3, 2)
-    assert found.tolist() == [[0, 2], [1, 0], [0, 0]]
-
-
-def test_exemplars_are_the_nearest_and_ties_go_by_id():
-    groups = np.array([0, 0, 0, 1, 0])
-    distances = np.array([0.5, 0.1, 0.5, 0.9, np.nan], dtype=np.float32)
-    ids = np.array([40, 30, 20, 10, 0])
-    assert [g.tolist() for g in tables.nearest(groups, distances, ids, 3, 3)] == [[1, 2, 0], [3], []]
-    assert [g.tolist() for g in tables.nearest(groups, distances, ids, 3, 9)] == [[1, 2, 0, 4], [3], []]
-
-
-def test_overall_distance_weighs_layers_alike():
-    distances = np.array([[1, 100, 0], [3, 300, 0]], dtype=np.float32)  # means 2, 200, 0
-    assert overall_distance(distances).tolist() == pytest.approx([1 / 3, 1.0])
-
-
 def test_weighted_purity_by_hand():
     groups, classes = np.array([0, 0, 0, 1, 1, 2]), np.array([4, 4, 1, 0, -1, -1])
     assert metrics.weighted_purity(groups, classes) == pytest.approx(3 / 4)  # (2 + 1) of 4 known
     assert metrics.weighted_purity(groups, np.full(6, -1)) is None
-    assert metrics.alone(groups, classes) == 1
-    assert metrics.alone(groups, np.full(6, -1)) == 0
 
 
 def test_largest_class_ignores_the_unknown_and_takes_the_lower_on_a_tie():

@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from scipy.stats import entropy
 
-from clusterpaths.metrics.paths import alone, count_paths, largest_class, weighted_purity
+from clusterpaths.metrics.paths import (
+    PathComplexity,
+    count_paths,
+    in_majority,
+    largest_class,
+    path_complexity,
+    weighted_purity,
+)
 
 PATHS = np.array([[2, 0], [0, 1], [0, 1], [1, 1], [1, 1], [0, 1]], np.int16)
 
@@ -38,6 +49,37 @@ def test_largest_class_is_the_purity_of_one_path_for_all(classes: list[int], lar
     assert weighted_purity(np.zeros(len(values), np.int64), values) == (largest[1] if largest else None)
 
 
-def test_examples_alone_on_their_path_are_counted_among_those_with_a_class() -> None:
-    groups = np.array([0, 0, 1, 2, 2])
-    assert alone(groups, np.array([1, 1, 0, -1, 3])) == 2
+def test_complexity_by_hand() -> None:
+    found = path_complexity(np.array([[0], [0], [0], [0], [1], [1], [2], [3]]))
+    assert (found.occupied, found.covering) == (4, 4)
+    assert found.entropy == pytest.approx(1.75)  # 1/2 · 1 + 1/4 · 2 + 2 · 1/8 · 3
+    assert path_complexity(np.repeat([[0], [1]], [19, 1], axis=0)).covering == 1  # exactly 95%
+    assert path_complexity(np.zeros((3, 2), int)) == PathComplexity(1, 1, 0.0)
+    assert path_complexity(np.empty((0, 2), int)).occupied == 0
+
+
+def test_entropy_is_that_of_scipy() -> None:
+    paths = np.random.default_rng(1).integers(0, 3, (500, 3))
+    _, counts = np.unique(paths, axis=0, return_counts=True)
+    assert path_complexity(paths).entropy == pytest.approx(entropy(counts, base=2))
+
+
+def test_single_values_of_purity_have_its_mean() -> None:
+    groups, classes = np.array([0, 0, 0, 1, 1, 2]), np.array([1, 1, 0, 2, -1, -1])
+    assert in_majority(groups, classes).tolist() == [True, True, False, True]
+    assert in_majority(groups, classes).mean() == weighted_purity(groups, classes)
+    assert len(in_majority(groups, np.full(6, -1))) == 0
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "a flat path": (lambda: path_complexity(np.zeros(6, int)), r"should be \(n, L\) integers, got \(6,\)"),
+    "purity, fewer classes": (lambda: in_majority(np.zeros(6, int), np.zeros(3, int)), "one per row of groups"),
+    "purity, a group below 0": (lambda: in_majority(np.full(6, -1), np.zeros(6, int)), "ids >= 0"),
+    "purity of paths": (lambda: weighted_purity(PATHS, np.zeros(6, int)), r"should be \(n,\) integers"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD.values(), ids=BAD)
+def test_arrays_that_do_not_fit_are_rejected(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -89,7 +89,7 @@ def check_every_value(done: Finished, architecture: Exported, reduced: dict[str,
     """All examples, all layers and the logits, against forward hooks on the modules."""
     table = read_table(done.job.dataset)
     dataset = open_dataset(done.job.dataset)
-    logits = {row["id"]: row["logits"] for row in read_examples(done.directory, ["id", "logits"]).to_pylist()}
+    logits = {row["id"]: row["logits"] for row in read_examples(done.storage, ["id", "logits"]).to_pylist()}
     modules = {**PROPOSALS[architecture.name], "logits": ""}  # "" is the network itself
     spread = dict.fromkeys(modules, 0.0)
     for start in range(0, len(done.ids), BATCH):
@@ -116,15 +116,15 @@ def test_run_over_80_images_keeps_what_pytorch_computes_and_resumes(
     asked = ",".join(f"{layer}={way}" for layer, way in reduced.items()) or "auto"
     config = configured(architecture, photos, tmp_path, asked)
     done = run_stages(config)
-    assert done.question.layers.keys() == PROPOSALS[name].keys()
+    assert done.identity.layers.keys() == PROPOSALS[name].keys()
     assert {tap.layer: tap.reduce for tap in done.model.taps if tap.reduce != "none"} == reduced
     assert done.ids.tolist() == list(range(IMAGES))
     assert batches == [BATCH] * (IMAGES // BATCH)
     check_every_value(done, architecture, reduced)
-    widths = {layer: int(np.prod(record.shape)) for layer, record in done.question.layers.items()}
+    widths = {layer: int(np.prod(record.shape)) for layer, record in done.identity.layers.items()}
     assert_contract(done.published.path, IMAGES, widths, K)
 
-    before = require_manifest(done.directory)
+    before = require_manifest(done.storage)
     lost = next(shard for shard in before.shards if shard.index == 2)
     for example in lost.row_ids().tolist():
         (done.directory / list(widths)[-1] / f"{example}.npy").unlink()
@@ -133,7 +133,7 @@ def test_run_over_80_images_keeps_what_pytorch_computes_and_resumes(
     again = run_stages(config)
     assert again.plan.pending == (lost.index,)
     assert batches == [BATCH] * (SHARD // BATCH)
-    assert require_manifest(done.directory).shards == before.shards  # with the checksums of their rows
+    assert require_manifest(done.storage).shards == before.shards  # with the checksums of their rows
     assert again.published.path != done.published.path
     assert_same_documents(again.published.path, done.published.path)
 
@@ -154,7 +154,7 @@ def test_both_exporters_lead_to_the_same_paths(name: str, photos: Path, tmp_path
     ways = {tap.layer: tap.reduce for tap in one.model.taps}
     assert ways == {tap.layer: tap.reduce for tap in other.model.taps}
     assert set(ways.values()) == {"none", {"resnet18": "gap", "vit": "tokens-mean"}[name]}
-    for layer in one.question.layers:
+    for layer in one.identity.layers:
         np.testing.assert_allclose(
             stored(one, layer, one.ids.tolist()), stored(other, layer, one.ids.tolist()), rtol=1e-3, atol=1e-4
         )

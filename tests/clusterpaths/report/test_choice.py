@@ -10,6 +10,8 @@ from clusterpaths.clustering.choice import Choice, LayerSet, SweepPoint
 from clusterpaths.records import Distance
 from clusterpaths.report.choice import HEIGHT, WIDTH, read_choice
 from clusterpaths.report.page import write_report
+from clusterpaths.sets.directory import SetDirectory
+from clusterpaths.sets.published import open_set
 from tests.clusterpaths.report.test_report import Page, draw, make_set
 
 HOSTILE = "<script>alert('conv')</script>&\""
@@ -74,7 +76,7 @@ def page_of(folder: Path, choice: Choice | None) -> Page:
     make_set(folder, {"conv": [0, 1, 0, 1], "fc": [1, 1, 0, 0]})
     if choice:
         (folder / "choice.json").write_text(choice.model_dump_json())
-    return Cells(write_report(folder, draw))
+    return Cells(write_report(open_set(folder), draw))
 
 
 def words(page: Page) -> str:
@@ -103,7 +105,7 @@ def test_the_table_has_the_whole_sweep_and_marks_what_was_chosen(tmp_path: Path)
 
 def test_each_layer_has_a_panel_with_one_ring_around_the_chosen_point(tmp_path: Path) -> None:
     (tmp_path / "choice.json").write_text(make_choice().model_dump_json())
-    shown = read_choice(tmp_path)
+    shown = read_choice(SetDirectory(tmp_path))
     assert shown is not None
     assert [panel.layer for panel in shown.panels] == ["conv", "fc"]
     cosine, euclidean = shown.panels[0].lines

@@ -14,6 +14,7 @@ from clusterpaths.comparison.record import Comparison
 from clusterpaths.records import ModelIdentity
 from clusterpaths.report.comparison import comparison_section, headline, write_comparison
 from clusterpaths.report.page import write_report
+from clusterpaths.sets.published import open_set
 from tests.clusterpaths.report.test_report import HOSTILE, Page, draw, make_set
 
 NEW_MODEL = ModelIdentity(file="new.onnx", sha256="f" * 64)
@@ -51,8 +52,8 @@ def words(page: Page) -> str:
 
 
 def test_the_page_says_what_changed(sets: tuple[Path, Path]) -> None:
-    comparison = compare_sets(*sets)
-    document, path = write_comparison(comparison, sets[1], draw)
+    comparison = compare_sets(*map(open_set, sets))
+    document, path = write_comparison(comparison, open_set(sets[1]), draw)
     assert (document, path) == tuple(sets[1] / f"comparison_with_Old_set_01.{kind}" for kind in ("json", "html"))
     assert Comparison.model_validate_json(document.read_text()) == comparison
     page = Page(path)
@@ -75,7 +76,7 @@ def test_the_page_says_what_changed(sets: tuple[Path, Path]) -> None:
 
 
 def test_both_paths_of_a_moved_example_are_in_the_first_set_s_names(sets: tuple[Path, Path]) -> None:
-    page = Page(write_comparison(compare_sets(*sets), sets[1], draw)[1])
+    page = Page(write_comparison(compare_sets(*map(open_set, sets)), open_set(sets[1]), draw)[1])
     stops = page.having("span", **{"class": "stop"})
     assert len(stops) == 2 * 2  # one example, before and after, two layers
     assert [("kept" in (s["class"] or "")) for s in stops] == [False, True, False, True]
@@ -85,8 +86,8 @@ def test_both_paths_of_a_moved_example_are_in_the_first_set_s_names(sets: tuple[
 
 
 def test_what_is_of_one_model_has_no_changed_decision(sets: tuple[Path, Path]) -> None:
-    comparison = compare_sets(sets[0], sets[0])
-    told = words(Page(write_comparison(comparison, sets[0], draw)[1]))
+    comparison = compare_sets(open_set(sets[0]), open_set(sets[0]))
+    told = words(Page(write_comparison(comparison, open_set(sets[0]), draw)[1]))
     assert headline(comparison) == "What changed from Old/set_01 to set_01: 100% of 6 examples keep their path"
     assert "only the clusters differ" in told
     assert "None: every example keeps its path." in told
@@ -95,15 +96,15 @@ def test_what_is_of_one_model_has_no_changed_decision(sets: tuple[Path, Path]) -
 
 def test_without_predictions_there_is_no_section_on_decisions(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set_01", {"fc": [0]})
-    comparison = compare_sets(folder, folder)
-    page = Page(write_comparison(comparison, folder, draw)[1])
+    comparison = compare_sets(open_set(folder), open_set(folder))
+    page = Page(write_comparison(comparison, open_set(folder), draw)[1])
     assert "decisions" not in page.ids
     assert "At least one side has no predictions." in page.text
     assert headline(comparison).endswith("100% of 1 example keeps its path")
 
 
 def test_the_page_is_whole_by_itself_and_each_image_is_in_it_once(sets: tuple[Path, Path]) -> None:
-    page = Page(write_comparison(compare_sets(*sets), sets[1], draw)[1])
+    page = Page(write_comparison(compare_sets(*map(open_set, sets)), open_set(sets[1]), draw)[1])
     assert len(page.having("image", href="data:image/jpeg;base64,")) == 2  # 2.jpg and 5.jpg
     targets = [a[key] or "" for _, a in page.tags for key in ("src", "href", "action", "srcset") if key in a]
     assert all(t.startswith("data:image/jpeg;") or (t[0] == "#" and t[1:] in page.ids) for t in targets)
@@ -115,7 +116,7 @@ def test_the_page_is_whole_by_itself_and_each_image_is_in_it_once(sets: tuple[Pa
 def test_names_from_elsewhere_are_escaped(tmp_path: Path) -> None:
     files = [HOSTILE.replace("<", f"{i}<") for i in range(6)]
     first, second = two_sets(tmp_path, files=files, class_names=("<img src=x onerror=alert(1)>", "</style>"))
-    page = Page(write_comparison(compare_sets(first, second), second, draw)[1])
+    page = Page(write_comparison(compare_sets(open_set(first), open_set(second)), open_set(second), draw)[1])
     assert not any(page.having(tag) for tag in ("script", "img"))
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "<img src=x onerror=alert(1)>" in page.text
@@ -126,7 +127,7 @@ def test_images_that_are_gone_have_a_placeholder(sets: tuple[Path, Path]) -> Non
     def gone(file: str) -> Image.Image:
         raise FileNotFoundError(file)
 
-    page = Page(write_comparison(compare_sets(*sets), sets[1], gone)[1])
+    page = Page(write_comparison(compare_sets(*map(open_set, sets)), open_set(sets[1]), gone)[1])
     assert page.having("span", **{"class": "gone", "aria-label": "example 102: image not available"})
     assert "2 of the 2 images shown here were not available" in words(page)
 
@@ -137,13 +138,13 @@ def test_many_classes_have_no_table_but_their_changes(tmp_path: Path) -> None:
     for name, predictions in (("A", list(range(n))), ("B", [1, 0, *range(2, n)])):
         (tmp_path / name).mkdir()
         sides.append(make_set(tmp_path / name / "set_01", {"fc": [0, 1] * 10}, predictions=predictions, class_names=()))
-    told = words(Page(write_comparison(compare_sets(*sides), sides[1], draw)[1]))
+    told = words(Page(write_comparison(compare_sets(*map(open_set, sides)), open_set(sides[1]), draw)[1]))
     assert "class 0 → became class 1" in told
     assert "The table has the class" not in told
 
 
 def test_the_section_stands_alone_and_has_no_pictures(sets: tuple[Path, Path], tmp_path: Path) -> None:
-    section = comparison_section(compare_sets(*sets))
+    section = comparison_section(compare_sets(*map(open_set, sets)))
     (tmp_path / "section.html").write_text(section)
     page = Page(tmp_path / "section.html")
     assert {"changed", "layers"} <= page.ids
@@ -153,7 +154,7 @@ def test_the_section_stands_alone_and_has_no_pictures(sets: tuple[Path, Path], t
 
 def test_readers_of_the_set_find_what_they_found_before(sets: tuple[Path, Path]) -> None:
     before = {path.name: path.read_bytes() for path in sets[1].iterdir()}
-    write_comparison(compare_sets(*sets), sets[1], draw)
+    write_comparison(compare_sets(*map(open_set, sets)), open_set(sets[1]), draw)
     after = {path.name: path.read_bytes() for path in sets[1].iterdir()}
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {f"comparison_with_Old_set_01.{kind}" for kind in ("json", "html")}
@@ -161,10 +162,10 @@ def test_readers_of_the_set_find_what_they_found_before(sets: tuple[Path, Path])
 
 
 def test_the_set_s_own_page_has_the_section_and_leads_to_the_whole(sets: tuple[Path, Path]) -> None:
-    comparison = compare_sets(*sets)
-    _, whole = write_comparison(comparison, sets[1], draw)
+    comparison = compare_sets(*map(open_set, sets))
+    _, whole = write_comparison(comparison, open_set(sets[1]), draw)
     (sets[1] / "comparison_with_Broken_set_01.json").write_text("{}")  # of another version: passed over
-    page = Page(write_report(sets[1], draw))
+    page = Page(write_report(open_set(sets[1]), draw))
     assert headline(comparison) in page.text
     assert {"compared", "changed", "layers"} <= page.ids
     assert page.having("a", href=whole.name)

@@ -13,12 +13,13 @@ from clusterpaths.evaluation.record import (
     Detection,
     Evaluation,
     Measure,
+    OODDetection,
     Perturbed,
-    Strangers,
     read_evaluation,
 )
 from clusterpaths.report.evaluation import SCORES, evaluation_rows
 from clusterpaths.report.templates import render
+from clusterpaths.sets.directory import SetDirectory
 from tests.clusterpaths.report.test_report import Page
 
 MISSING = Evaluation(
@@ -56,7 +57,7 @@ WHOLE = MISSING.model_copy(
             Perturbed(name="<b>blur</b>", paths=measure(0.4), layers=measure(0.45), predictions=None),
         ),
         "strangers": tuple(
-            Strangers(
+            OODDetection(
                 name=name,
                 num_images=1300,
                 scores=tuple(Detection(score=s, auroc=measure(0.875), fpr95=measure(0.25)) for s in SCORES),
@@ -129,9 +130,9 @@ def test_names_are_escaped_and_notes_are_shown(tmp_path: Path) -> None:
 def test_metrics_that_are_not_understood_are_none(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / METRICS).write_text(content)
-    assert read_evaluation(tmp_path) is None
+    assert read_evaluation(SetDirectory(tmp_path)) is None
 
 
 def test_metrics_come_back_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text(WHOLE.model_dump_json())
-    assert read_evaluation(tmp_path) == WHOLE
+    assert read_evaluation(SetDirectory(tmp_path)) == WHOLE

@@ -14,6 +14,7 @@ from PIL import Image
 from clusterpaths.errors import CacheError, ConfigError
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord, StageTime
 from clusterpaths.report.page import write_report
+from clusterpaths.sets.published import open_set
 
 HOSTILE = "<script>alert(1)</script>\"'&.jpg"
 
@@ -122,7 +123,7 @@ def two_layers(tmp_path: Path) -> Path:
 
 
 def test_every_cluster_path_and_word_is_there(two_layers: Path):
-    path = write_report(two_layers, draw)
+    path = write_report(open_set(two_layers), draw)
     assert path == two_layers / "report.html"
     page = Page(path)
     assert {"l0c0", "l0c1", "l1c0", "l1c1", "overview", "paths", "made", "words"} <= page.ids
@@ -135,14 +136,14 @@ def test_every_cluster_path_and_word_is_there(two_layers: Path):
 
 def test_an_image_is_read_and_embedded_once(two_layers: Path):
     read: list[str] = []
-    page = Page(write_report(two_layers, lambda file: read.append(file) or draw(file)))
+    page = Page(write_report(open_set(two_layers), lambda file: read.append(file) or draw(file)))
     assert sorted(read) == [f"{i}.jpg" for i in range(6)]
     assert len(page.having("image", href="data:image/jpeg;base64,")) == 6
     assert {a["href"] for a in page.having("use")} == {f"#{a['id']}" for a in page.having("image")}
 
 
 def test_nothing_points_outside(two_layers: Path):
-    page = Page(write_report(two_layers, draw))
+    page = Page(write_report(open_set(two_layers), draw))
     targets = [
         a.get(key) for _, a in page.tags for key in ("src", "href", "xlink:href", "action", "srcset") if key in a
     ]
@@ -166,7 +167,7 @@ def test_names_from_elsewhere_are_escaped(tmp_path: Path):
         class_names=("<img src=x onerror=alert(1)>", "</style>"),
         dataset="<i>data</i>",
     )
-    page = Page(write_report(folder, draw))
+    page = Page(write_report(open_set(folder), draw))
     assert not any(page.having(tag) for tag in ("script", "img"))
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert "<img src=x onerror=alert(1)>" in page.text
@@ -180,88 +181,92 @@ def test_images_that_are_gone_have_a_placeholder(two_layers: Path):
             return draw(file)
         raise OSError("gone")
 
-    page = Page(write_report(two_layers, read))
+    page = Page(write_report(open_set(two_layers), read))
     assert page.having("span", **{"class": "gone", "aria-label": "example 100: image not available"})
     assert "1 of the 6 images shown here was not available" in " ".join(page.text.split())
 
     def read_none(file: str) -> Image.Image:
         raise FileNotFoundError(file)
 
-    assert not Page(write_report(two_layers, read_none)).having("image")
+    assert not Page(write_report(open_set(two_layers), read_none)).having("image")
 
 
 def test_without_labels_and_predictions_the_page_says_so(tmp_path: Path):
-    page = Page(write_report(make_set(tmp_path / "s", {"fc": [0, 1, 1]}, class_names=()), draw))
+    page = Page(write_report(open_set(make_set(tmp_path / "s", {"fc": [0, 1, 1]}, class_names=())), draw))
     assert "neither labels nor predictions" in page.text
     assert "None has a label." in page.text
     assert not page.having("table", **{"class": "classes"})
 
 
 def test_predictions_without_names_are_numbered(tmp_path: Path):
-    page = Page(write_report(make_set(tmp_path / "s", {"fc": [0, 1]}, predictions=[0, 11], class_names=()), draw))
+    page = Page(
+        write_report(open_set(make_set(tmp_path / "s", {"fc": [0, 1]}, predictions=[0, 11], class_names=())), draw)
+    )
     assert "class 11" in page.text
 
 
 def test_empty_clusters_and_notes_are_shown(tmp_path: Path):
     note = ClusterSummary(sizes=(2, 0, 0), empty=(1, 2), inertia=0.0, iterations=1, note="Every row is the same.")
-    page = Page(write_report(make_set(tmp_path / "s", {"fc": [0, 0]}, k=3, clusters={"fc": note}), draw))
+    page = Page(write_report(open_set(make_set(tmp_path / "s", {"fc": [0, 0]}, k=3, clusters={"fc": note})), draw))
     assert "Clusters 1, 2 have no example." in page.text
     assert "Every row is the same." in page.text
     assert page.text.count("No example is nearest to this centroid.") == 2
 
 
 def test_one_cluster_one_layer_one_example(tmp_path: Path):
-    page = Page(write_report(make_set(tmp_path / "s", {"fc": [0]}, k=1, labels=[1], predictions=[1]), draw))
+    page = Page(write_report(open_set(make_set(tmp_path / "s", {"fc": [0]}, k=1, labels=[1], predictions=[1])), draw))
     assert "1 example went through 1 layer and took 1 different path" in " ".join(page.text.split())
     assert "100.0%" in page.text
 
 
 def test_no_examples_at_all_still_give_a_page(tmp_path: Path):
-    assert "l0c1" in Page(write_report(make_set(tmp_path / "s", {"fc": []}), draw)).ids
+    assert "l0c1" in Page(write_report(open_set(make_set(tmp_path / "s", {"fc": []})), draw)).ids
 
 
 def test_neither_pictures_nor_paths_when_none_are_asked_for(two_layers: Path):
-    page = Page(write_report(two_layers, draw, exemplars=0, top_paths=0))
+    page = Page(write_report(open_set(two_layers), draw, exemplars=0, top_paths=0))
     assert not page.having("image")
     assert "paths" not in page.ids
 
 
 def test_the_old_page_stays_when_making_a_new_one_fails(two_layers: Path):
-    before = write_report(two_layers, draw).read_bytes()
+    before = write_report(open_set(two_layers), draw).read_bytes()
 
     def interrupt(file: str) -> Image.Image:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_report(two_layers, interrupt)
+        write_report(open_set(two_layers), interrupt)
     assert (two_layers / "report.html").read_bytes() == before
     assert {p.name for p in two_layers.iterdir()} == {"paths.parquet", "report.html", "set.json"}
 
 
 def test_the_same_set_gives_the_same_page(two_layers: Path):
-    assert write_report(two_layers, draw).read_bytes() == write_report(two_layers, draw).read_bytes()
+    assert (
+        write_report(open_set(two_layers), draw).read_bytes() == write_report(open_set(two_layers), draw).read_bytes()
+    )
 
 
 def test_what_is_not_a_set_is_refused(tmp_path: Path, two_layers: Path):
     with pytest.raises(CacheError, match=r"set\.json does not exist"):
-        write_report(tmp_path, draw)
+        write_report(open_set(tmp_path), draw)
     with pytest.raises(ConfigError, match="should be >= 0, got -1"):
-        write_report(two_layers, draw, exemplars=-1)
+        write_report(open_set(two_layers), draw, exemplars=-1)
     table = pq.read_table(two_layers / "paths.parquet")
     pq.write_table(table.drop_columns(["distance.fc1"]), two_layers / "paths.parquet")
     with pytest.raises(CacheError, match=r"lacks the columns distance\.fc1"):
-        write_report(two_layers, draw)
+        write_report(open_set(two_layers), draw)
     (two_layers / "paths.parquet").write_bytes(b"no parquet")
     with pytest.raises(CacheError, match="cannot be read"):
-        write_report(two_layers, draw)
+        write_report(open_set(two_layers), draw)
     (two_layers / "paths.parquet").unlink()
     with pytest.raises(CacheError, match="cannot be read"):
-        write_report(two_layers, draw)
+        write_report(open_set(two_layers), draw)
     (two_layers / "set.json").write_text("{}")
     with pytest.raises(CacheError, match="not the record of a set"):
-        write_report(two_layers, draw)
+        write_report(open_set(two_layers), draw)
 
 
 def test_cluster_ids_beyond_k_are_refused(tmp_path: Path):
     with pytest.raises(CacheError, match=r"cluster ids 0 to 2 in layer fc; set\.json says k=2"):
-        write_report(make_set(tmp_path / "s", {"fc": [0, 2]}), draw)
+        write_report(open_set(make_set(tmp_path / "s", {"fc": [0, 2]})), draw)

@@ -14,13 +14,15 @@ import pytest
 
 from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore.ask import ask, ask_csv, choices
-from clusterpaths.explore.clusters import cluster_detail, exemplars
+from clusterpaths.explore.cluster_detail import cluster_detail
+from clusterpaths.explore.clusters import exemplars
 from clusterpaths.explore.documents import Documents, centroids, metadata, row_of_key
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.paths import path_detail, path_page
 from clusterpaths.explore.records import Question
 from clusterpaths.explore.routes import routes
+from clusterpaths.storage import open_storage
 from tests.clusterpaths.explore.small import ids_of, write_small
 
 
@@ -130,7 +132,7 @@ def test_documents_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:
     index = Library(tmp_path).default()
     assert index.clusters.tolist() == expected
     assert centroids(index) == stored
-    assert json.loads(metadata(folder.parent).decode()) == {"layers": ["y", "z"]}
+    assert json.loads(metadata(open_storage(folder.parent)).decode()) == {"layers": ["y", "z"]}
     (folder / "paths.json").write_text((folder / "paths.json").read_text("utf-8-sig"), "utf-16")
     with pytest.raises(CacheError, match="is no JSON"):
         Library(tmp_path).set("Foreign", "set_01")
@@ -158,7 +160,7 @@ def test_metadata_that_cannot_be_shown_is_not_found(
     folder = write_foreign(tmp_path).parent
     damage(folder / "metadata.json")
     with pytest.raises(NotFoundError, match=message) as raised:
-        metadata(folder)
+        metadata(open_storage(folder))
     assert str(tmp_path) not in str(raised.value)
     assert len(Library(tmp_path).models()) == 1
 

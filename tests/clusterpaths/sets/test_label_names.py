@@ -15,18 +15,20 @@ from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable
 from clusterpaths.explanation.explain import look_up
-from clusterpaths.extraction.plan import begin_extraction, plan_run
-from clusterpaths.metrics.paths import count_paths
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.extraction.begin import begin_extraction
+from clusterpaths.extraction.plan import plan_run
 from clusterpaths.models.check import CLASSES_KEY, check_model, instrument_model
 from clusterpaths.preprocessing.prepare import preset_preprocessing
 from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord
 from clusterpaths.report import view
 from clusterpaths.report.comparison import write_comparison
-from clusterpaths.report.explanation import common, example_title
+from clusterpaths.report.examples import example_title
+from clusterpaths.report.explanation import common
 from clusterpaths.report.page import write_report
 from clusterpaths.sets import publish
-from clusterpaths.sets.publish import PublishedSet, publish_set
-from clusterpaths.sets.set_files import read_record, read_rows
+from clusterpaths.sets.publish import publish_set
+from clusterpaths.sets.published import PublishedSet, open_set
 from tests.clusterpaths.conftest import SIZE, extract_planned, write_cnn, write_image
 from tests.clusterpaths.report.test_report import Page, draw, make_set
 
@@ -64,14 +66,14 @@ def published(tmp_path: Path, metadata: dict[str, str] | None) -> PublishedSet:
 def test_three_folders_through_a_model_of_five_outputs(names: tuple[str, ...], tmp_path: Path) -> None:
     found = published(tmp_path, {CLASSES_KEY: json.dumps(names)} if names else None)
     assert (found.record.class_names, found.record.label_names) == (names, PLACES)
-    assert read_record(found.path) == found.record
+    assert open_set(found.path).record == found.record
     metadata = json.loads((found.path.parent / "metadata.json").read_text())
     assert (metadata["class_names"], metadata["label_names"]) == (list(names), list(PLACES))
-    rows = read_rows(found.path, found.record)
+    rows = open_set(found.path)
     told = {found.record.label_name(label) for label in rows.labels.tolist()}
     assert told == set(PLACES)
     assert found.record.class_name(1) == ("Black" if names else "class 1")
-    page = Page(write_report(found.path, draw))
+    page = Page(write_report(found, draw))
     titles = [line for line in page.text.splitlines() if "prediction" in line and ".jpg" in line]
     assert titles
     for title in titles:
@@ -110,7 +112,7 @@ def test_names_of_predictions_and_of_labels(
 
 
 def test_a_set_of_the_same_classes_says_nothing_of_label_names(tmp_path: Path) -> None:
-    same = read_record(make_set(tmp_path / "set_01", {"fc": [0, 1]}))
+    same = open_set(make_set(tmp_path / "set_01", {"fc": [0, 1]})).record
     assert same.same_classes
     assert "label_names" not in publish.metadata(same)
     assert (same.label_name(1), same.class_name(1), same.label_name(2)) == ("Dog", "Dog", "class 2")
@@ -133,11 +135,8 @@ def places(folder: Path, **more: Any) -> Path:
 
 
 def built(folder: Path) -> view.Page:
-    record = read_record(folder)
-    rows = read_rows(folder, record)
-    none = np.empty(0, int)
-    files = {i: f"{i}.jpg" for i in range(6)}
-    return view.build(record, rows, count_paths(rows.clusters), [[none, none]], [np.arange(3), none], files, {})
+    index = SetIndex(open_set(folder))
+    return view.build(index, index.source.record, view.choose_exemplars(index, 3, 2), {})
 
 
 def test_predictions_and_labels_have_rows_of_their_own_by_hand(tmp_path: Path) -> None:
@@ -154,10 +153,10 @@ def test_predictions_and_labels_have_rows_of_their_own_by_hand(tmp_path: Path) -
         assert all(row.prediction is None for row in rows.label_classes)
     assert [row.label for row in other.label_classes] == [0, 0, 1]
     assert [row.label for row in page.label_classes] == [1 / 5, 2 / 5, 2 / 5]
-    assert [(m.source, m.name, m.of) for path in page.paths for m in path.majorities] == [
+    assert [(source, m.name, m.known) for path in page.paths for source, m in path.majorities] == [
         ("predictions", "Bald", 3), ("labels", "meadow", 3), ("predictions", "Gray", 3), ("labels", "station", 2)
     ]  # fmt: skip
-    assert [(p.source, p.chance_class, p.chance) for p in page.purities] == [
+    assert [(p.source, p.chance.name, p.chance.share) for p in page.purities] == [
         ("predictions", "Gray", 3 / 6), ("labels", "meadow", 2 / 5)
     ]  # fmt: skip
     assert page.paths[0].examples[1].title == "example 101 · 1.jpg · label meadow · prediction Bald"
@@ -177,24 +176,24 @@ def test_where_there_are_more_classes_than_rows_each_kind_is_counted(tmp_path: P
         tmp_path / "set_01", {"fc": [0] * n}, k=1, predictions=[10 + i for i in range(n)], labels=[0] * 2 + [*range(1, 7)],
         class_names=(), label_names=tuple("abcdefg"),
     )  # fmt: skip
-    told = " ".join(Page(write_report(folder, draw)).text.split())
+    told = " ".join(Page(write_report(open_set(folder), draw)).text.split())
     assert "and 3 more predicted classes. and 2 more classes of labels." in told
 
 
 def test_the_page_has_a_table_for_each_and_says_why(tmp_path: Path) -> None:
-    page = Page(write_report(places(tmp_path / "other"), draw))
+    page = Page(write_report(open_set(places(tmp_path / "other")), draw))
     told = " ".join(page.text.split())
     assert told.count("Labels, classes of the data set:") == 3  # all examples and two clusters
     assert "whether a prediction is right cannot be said" in told
     assert len(page.having("table", **{"class": "classes"})) == 6
-    same = Page(write_report(places(tmp_path / "same", label_names=()), draw))
+    same = Page(write_report(open_set(places(tmp_path / "same", label_names=())), draw))
     assert len(same.having("table", **{"class": "classes"})) == 3
     assert "classes of the data set" not in same.text
 
 
 def test_labels_alone_have_one_table_a_card(tmp_path: Path) -> None:
     folder = places(tmp_path / "set_01", predictions=[-1] * 6)
-    page = Page(write_report(folder, draw))
+    page = Page(write_report(open_set(folder), draw))
     assert "Predictions, classes of the model" not in page.text
     assert len(page.having("table", **{"class": "classes"})) == 3
 
@@ -205,12 +204,12 @@ def test_labels_alone_have_one_table_a_card(tmp_path: Path) -> None:
 def test_nothing_is_right_where_labels_are_other_classes(tmp_path: Path) -> None:
     first = places(tmp_path / "Old" / "set_01")
     second = places(tmp_path / "New" / "set_01", predictions=[0, 1, 2, 4, 4, 4], model=NEW_MODEL)
-    c = compare_sets(first, second)
+    c = compare_sets(open_set(first), open_set(second))
     assert (c.class_names, c.label_names) == (HAIR, PLACES)
     assert c.decisions is not None
     assert (c.decisions.changed, c.decisions.num_labelled) == (1, 0)
     assert (c.decisions.right_first, c.decisions.right_second) == (0, 0)
-    told = Page(write_comparison(c, second, draw)[1]).text
+    told = Page(write_comparison(c, open_set(second), draw)[1]).text
     assert "label meadow" in told
     assert "label Black" not in told
     assert "what is right cannot be said" in told
@@ -234,7 +233,7 @@ def test_from_a_model_of_other_classes_to_one_of_the_labels(
     second = places(
         tmp_path / "New" / "set_01", predictions=[0, 1, 1, 2, 2, 2], class_names=PLACES, label_names=(), model=NEW_MODEL
     )
-    c, back = compare_sets(first, second), compare_sets(second, first)
+    c, back = compare_sets(open_set(first), open_set(second)), compare_sets(open_set(second), open_set(first))
     assert (c.class_names, c.label_names) == (expected + PLACES, PLACES)
     assert (back.class_names, back.label_names) == (PLACES + expected, PLACES)
     for one in (c, back):
@@ -244,7 +243,7 @@ def test_from_a_model_of_other_classes_to_one_of_the_labels(
 
 def test_where_labels_are_the_models_classes_right_is_counted_as_before(tmp_path: Path) -> None:
     first = places(tmp_path / "Old" / "set_01", predictions=[0, 1, 1, 2, 2, 2], class_names=PLACES, label_names=())
-    c = compare_sets(first, first)
+    c = compare_sets(open_set(first), open_set(first))
     assert c.label_names == ()
     assert c.decisions is not None
     assert (c.decisions.num_labelled, c.decisions.right_first) == (5, 5)
@@ -254,7 +253,7 @@ def test_classes_of_one_name_on_a_side_stay_two(tmp_path: Path) -> None:
     cranes = ("crane", "crane", "Bald", "a", "b")
     first = places(tmp_path / "Old" / "set_01", class_names=cranes, predictions=[0, 1, 2, 2, 2, 2])
     second = places(tmp_path / "New" / "set_01", predictions=[0] * 6, model=NEW_MODEL)
-    c = compare_sets(first, second)
+    c = compare_sets(open_set(first), open_set(second))
     assert c.class_names == ("crane (0)", "crane (1)", "Bald", "a", "b", "Black", "Blond", "Brown", "Gray")
     assert c.decisions is not None
     assert [(d.first, d.second, d.count) for d in c.decisions.counts] == [(0, 2, 1), (1, 2, 1), (2, 2, 4)]
@@ -265,11 +264,9 @@ def test_classes_of_one_name_on_a_side_stay_two(tmp_path: Path) -> None:
 
 def test_an_explanation_names_each_by_its_own(tmp_path: Path) -> None:
     folder = places(tmp_path / "set_01")
-    record = read_record(folder)
     scores = np.array([0, 1, 0, 0, 0], np.float32)
     e = look_up(
-        record, read_rows(folder, record), np.array([[0]]), np.array([[0.1]], np.float32), scores,
-        image="x.jpg", name="T/set_01",
+        SetIndex(open_set(folder)), np.array([[0]]), np.array([[0.1]], np.float32), scores, image="x.jpg"
     )  # fmt: skip
     assert [score.name for score in e.classes] == ["Black", "Bald", "Blond", "Brown", "Gray"]
     assert "Bald among predictions (67% of 3) and meadow among labels (67% of 3)" in common(e)

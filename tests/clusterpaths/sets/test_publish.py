@@ -15,7 +15,9 @@ import pytest
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, DiskError
 from clusterpaths.sets import publish
-from clusterpaths.sets.publish import describe_newest, find_set, list_sets, publish_set, read_set
+from clusterpaths.sets.find import find_set, list_sets
+from clusterpaths.sets.publish import describe_newest, publish_set
+from clusterpaths.sets.published import open_set
 from tests.clusterpaths.conftest import LAYERS, NUMBERS, run_stages
 
 Configure = Callable[..., RunConfig]
@@ -47,17 +49,17 @@ def test_documents_have_the_contracts_shapes(configure: Configure) -> None:
     for layer in LAYERS:
         np.testing.assert_array_equal(np.array(centroids[layer], np.float32), twins[layer])
         assert record.clusters[layer].sizes == tuple(np.bincount(table[layer].to_numpy()).tolist())
-    assert read_set(done.directory, "set_01") == done.published
+    assert open_set(done.directory / "set_01") == done.published
 
 
 def test_another_seed_makes_the_next_set_and_metadata_are_of_the_newest(configure: Configure) -> None:
     first = run_stages(configure())
     second = run_stages(configure(seed=1))
-    assert list_sets(first.directory) == ["set_01", "set_02"]
+    assert list_sets(first.storage) == ["set_01", "set_02"]
     assert (second.plan.pending, read(second.directory / "metadata.json")["seed"]) == ((), 1)
     for done in (first, second):
-        assert find_set(done.directory, done.question.fingerprint()) == done.published
-    assert find_set(first.directory, "0" * 64) is None
+        assert find_set(done.storage, done.identity.fingerprint()) == done.published
+    assert find_set(first.storage, "0" * 64) is None
     describe_newest(first.published)
     assert read(second.directory / "metadata.json")["set"] == "set_02"
 
@@ -67,10 +69,10 @@ def test_numbers_go_on_behind_the_largest_also_of_folders_that_are_not_ours(conf
     for name in ("set_9", "set_100", "set_x", ".set_200.partial"):
         (done.directory / name).mkdir()
     (done.directory / "set_300").write_text("a file")
-    assert list_sets(done.directory) == ["set_01", "set_9", "set_100"]
-    assert find_set(done.directory, done.question.fingerprint()) == done.published
+    assert list_sets(done.storage) == ["set_01", "set_9", "set_100"]
+    assert find_set(done.storage, done.identity.fingerprint()) == done.published
     with pytest.raises(CacheError, match=r"set_100.set\.json does not exist"):
-        read_set(done.directory, "set_100")
+        open_set(done.directory / "set_100")
     assert run_stages(configure(seed=1)).published.record.set == "set_101"
 
 
@@ -84,18 +86,18 @@ def test_full_disk_in_the_middle_leaves_nothing_half_written(
     again = run_stages(configure(name="again"))
     shutil.copy(again.published.path / "paths.parquet", traced)
     before = sorted(path.name for path in done.directory.iterdir())
-    monkeypatch.setattr(publish, "_centroids", lambda _: np.zeros((3, 2), np.float32))
-    write = publish._write
+    monkeypatch.setattr(publish, "_centroids", lambda *_: np.zeros((3, 2), np.float32))
+    write = Path.write_text
 
-    def full(path: Path, text: str) -> None:
+    def full(path: Path, text: str, **options: str) -> int:
         if path.name == name:
-            path.write_text(text[:10])
+            write(path, text[:10])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, text)
+        return write(path, text, **options)
 
-    monkeypatch.setattr(publish, "_write", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(DiskError, match="The disk is full"):
-        publish_set(done.config, done.job, done.record, done.question, done.clusterings, traced)
+        publish_set(done.config, done.job, done.record, done.identity, done.clusterings, traced)
     assert sorted(path.name for path in done.directory.iterdir()) == before
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from clusterpaths.errors import CacheError, DiskError
-from clusterpaths.storage.lock import locked_cache
+from clusterpaths.storage import open_storage
 
 HOLD = """
 import sys
-from pathlib import Path
-from clusterpaths.storage.lock import locked_cache
-with locked_cache(Path(sys.argv[1]), 0):
+from clusterpaths.storage import open_storage
+with open_storage(sys.argv[1]).lock(0):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -41,7 +40,7 @@ def test_second_run_fails_at_once_and_names_the_holder(tmp_path: Path, holder: s
     started = time.monotonic()
     with (
         pytest.raises(CacheError, match=rf"in use by process {holder.pid} on .* since .*--wait, or use another --name"),
-        locked_cache(tmp_path, 0),
+        open_storage(tmp_path).lock(0),
     ):
         raise AssertionError("both are inside")
     assert time.monotonic() - started < 5
@@ -56,7 +55,7 @@ def test_second_run_waits_says_so_once_and_goes_on(tmp_path: Path, holder: subpr
         holder.stdin.write("\n")
         holder.stdin.flush()
 
-    with locked_cache(tmp_path, 60, finish_then_say):
+    with open_storage(tmp_path).lock(60, finish_then_say):
         assert holder.wait(10) == 0
         assert f"process {os.getpid()} " in (tmp_path / ".lock.holder").read_text()
     assert len(said) == 1
@@ -64,14 +63,14 @@ def test_second_run_waits_says_so_once_and_goes_on(tmp_path: Path, holder: subpr
 
 
 def test_waiting_ends_after_its_time(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(CacheError, match=r"still was after 0 s"), locked_cache(tmp_path, 0.3):
+    with pytest.raises(CacheError, match=r"still was after 0 s"), open_storage(tmp_path).lock(0.3):
         raise AssertionError("both are inside")
 
 
 def test_a_killed_holder_holds_nothing(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     holder.kill()
     holder.wait(10)
-    with locked_cache(tmp_path, 0):
+    with open_storage(tmp_path).lock(0):
         assert f"process {os.getpid()} " in (tmp_path / ".lock.holder").read_text()
 
 
@@ -80,7 +79,7 @@ def test_two_threads_are_never_inside_together(tmp_path: Path) -> None:
 
     def enter() -> None:
         nonlocal inside, most
-        with locked_cache(tmp_path, 30):
+        with open_storage(tmp_path).lock(30):
             inside += 1
             most = max(most, inside)
             time.sleep(0.02)
@@ -95,10 +94,10 @@ def test_two_threads_are_never_inside_together(tmp_path: Path) -> None:
 
 
 def test_error_inside_lets_go_and_leaves_no_holder(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), locked_cache(tmp_path / "new", 0):
+    with pytest.raises(KeyboardInterrupt), open_storage(tmp_path / "new").lock(0):
         raise KeyboardInterrupt
     assert not (tmp_path / "new" / ".lock.holder").exists()
-    with locked_cache(tmp_path / "new", 0):
+    with open_storage(tmp_path / "new").lock(0):
         pass
 
 
@@ -107,7 +106,7 @@ def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         pytest.skip("root may write anywhere")
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(DiskError, match="cannot be written"), locked_cache(tmp_path / "new", 0):
+        with pytest.raises(DiskError, match="cannot be written"), open_storage(tmp_path / "new").lock(0):
             pass
     finally:
         tmp_path.chmod(0o700)

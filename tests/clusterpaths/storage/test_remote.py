@@ -23,29 +23,27 @@ from clusterpaths.cache.manifest import LayerRecord, Manifest, ShardRecord
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ConfigError, StorageError
 from clusterpaths.records import ModelIdentity, Preprocessing
-from clusterpaths.sets.publish import list_sets
-from clusterpaths.storage import lease, objects, remote
-from clusterpaths.storage.lock import locked_cache
-from tests.storage import BUCKET, KEY_ID, SECRET, TOKEN, Storage, running_storage
+from clusterpaths.sets.find import list_sets
+from clusterpaths.storage import Storage, bucket, lease, objects, open_storage
+from tests.storage import BUCKET, KEY_ID, SECRET, TOKEN, running_storage
+from tests.storage import Storage as Server
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("storage")
     with running_storage(folder, folder / "mirror") as started:
         yield started
 
 
 @pytest.fixture
-def cache(storage: Storage) -> Path:
-    """The mirror of a cache of this test's own."""
-    return remote.local_folder(f"s3://{BUCKET}/{uuid.uuid4().hex}/CelebA")
+def cache(storage: Server) -> Storage:
+    """A cache of this test's own."""
+    return open_storage(f"s3://{BUCKET}/{uuid.uuid4().hex}/CelebA")
 
 
-def key(path: Path) -> str:
-    place = remote.place_of(path)
-    assert place is not None
-    return place.key
+def key(place: Storage) -> str:
+    return place.address.removeprefix(f"s3://{BUCKET}/")
 
 
 def planned(shards: int) -> Manifest:
@@ -64,23 +62,23 @@ def planned(shards: int) -> Manifest:
 
 
 @pytest.mark.parametrize("given", ["s3://some-bucket/a/b", "s3://some-bucket/a/b/", Path("s3://some-bucket/a/b")])
-def test_an_address_is_a_folder_here_and_itself_again_when_written_down(
+def test_an_address_has_a_mirror_here_and_is_itself_again_when_written_down(
     given: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(remote.MIRROR_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(bucket.MIRROR_VARIABLE, str(tmp_path))
     config = RunConfig.model_validate({"cache_root": given, "name": "N"})
-    assert config.cache_dir == tmp_path / "some-bucket" / "a" / "b" / "N"
-    assert remote.address_of(config.cache_dir) == "s3://some-bucket/a/b/N"
+    assert config.cache_dir.path == tmp_path / "some-bucket" / "a" / "b" / "N"
+    assert config.cache_dir.address == "s3://some-bucket/a/b/N"
     assert config.model_dump(mode="json")["cache_root"] == "s3://some-bucket/a/b"
     assert RunConfig.model_validate_json(config.model_dump_json()).cache_dir == config.cache_dir
 
 
 def test_a_folder_stays_a_folder(tmp_path: Path) -> None:
     config = RunConfig(cache_root=tmp_path)
-    assert config.cache_dir == tmp_path / "CelebA"
-    assert remote.place_of(config.cache_dir) is None
-    assert remote.address_of(tmp_path) == str(tmp_path)
-    assert remote.local_folder(str(tmp_path)) == tmp_path
+    assert config.cache_dir.path == tmp_path / "CelebA"
+    assert not config.cache_dir.request_per_file
+    assert open_storage(tmp_path).address == str(tmp_path)
+    assert open_storage(str(tmp_path)).path == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def test_without_the_extra_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch)
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "obstore" else real(name))
     with pytest.raises(ConfigError, match=r'obstore, which is not installed.*pip install "clusterpaths\[s3\]"'):
-        remote.require_storage(remote.local_folder("s3://another-bucket/x"))
+        open_storage("s3://another-bucket/x").require()
 
 
 def test_credentials_are_not_sent_in_the_clear_to_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,57 +114,46 @@ def test_credentials_are_not_sent_in_the_clear_to_another_machine(monkeypatch: p
 
 
 def test_a_mirror_follows_what_another_machine_writes_and_removes(
-    cache: Path, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Storage, storage: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(path: Path, text: str) -> None:
-        partial = tmp_path / "partial"
-        partial.write_text(text)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remote.put_in_place(partial, path)
-
     for name, text in {"a.json": "one", "parts/b.json": "two", "parts/c.json": "three"}.items():
-        write(cache / name, text)
-    address = remote.address_of(cache)
-    monkeypatch.setenv(remote.MIRROR_VARIABLE, str(tmp_path / "elsewhere"))
-    there = remote.local_folder(address)
-    assert remote.fetch(there / "a.json").read_text() == "one"
-    remote.fetch_folder(there / "parts")
-    assert (there / "parts" / "c.json").read_text() == "three"
-    write(there / "a.json", "changed")
-    remote.remove_file(there / "parts" / "b.json")
+        cache.write_bytes(name, text.encode())
+    monkeypatch.setenv(bucket.MIRROR_VARIABLE, str(tmp_path / "elsewhere"))
+    assert tmp_path in cache.path.parents
+    assert cache.read("a.json") == b"one"
+    assert (cache.local_tree("parts") / "c.json").read_text() == "three"
+    cache.write_bytes("a.json", b"changed")
+    cache.remove("parts/b.json")
     monkeypatch.undo()
-    assert (cache / "a.json").read_text() == "one"
-    assert remote.fetch(cache / "a.json").read_text() == "changed"
-    remote.fetch_folder(cache / "parts")
-    assert not (cache / "parts" / "b.json").exists()
-    (cache / "a.json").write_text("changed by hand: no copy of the object any more")
-    assert remote.fetch(cache / "a.json").read_text() == "changed"
-    remote.remove_tree(cache)
+    assert (cache.path / "a.json").read_text() == "one"
+    assert cache.local("a.json").read_text() == "changed"
+    assert not (cache.local_tree("parts") / "b.json").exists()
+    (cache.path / "a.json").write_text("changed by hand: no copy of the object any more")
+    assert cache.read("a.json") == b"changed"
+    cache.remove_tree()
     assert storage.objects(key(cache)) == {}
-    assert not remote.fetch(cache / "a.json").exists()
+    assert not cache.local("a.json").exists()
 
 
-def test_what_is_up_to_date_is_not_sent_again(cache: Path, storage: Storage, tmp_path: Path) -> None:
+def test_what_is_up_to_date_is_not_sent_again(cache: Storage, storage: Server) -> None:
     storage.client().put_object(Bucket=BUCKET, Key=key(cache / "a"), Body=b"content")
-    remote.fetch(cache / "a")
-    inode = (cache / "a").stat().st_ino
-    remote.fetch(cache / "a")
-    assert (cache / "a").stat().st_ino == inode
+    inode = cache.local("a").stat().st_ino
+    assert cache.local("a").stat().st_ino == inode
 
 
 # conditional writes
 
 
-def test_writers_at_once_lose_no_shard(cache: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writers_at_once_lose_no_shard(cache: Storage, storage: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[bool] = []
-    put = remote.put_object
+    put = objects.put
 
     def counted(*given: object) -> str | None:
         etag = put(*given)  # type: ignore[arg-type]
         refused.append(etag is None)
         return etag
 
-    monkeypatch.setattr(manifest, "put_object", counted)
+    monkeypatch.setattr(objects, "put", counted)
     first = planned(24)
     manifest.write_manifest(cache, first)
     start = threading.Barrier(4)
@@ -187,7 +174,7 @@ def test_writers_at_once_lose_no_shard(cache: Path, storage: Storage, monkeypatc
     assert Manifest.model_validate_json(storage.objects(key(cache))[key(cache / "manifest.json")]) == found
 
 
-def test_a_plan_made_of_an_older_manifest_is_refused(cache: Path) -> None:
+def test_a_plan_made_of_an_older_manifest_is_refused(cache: Storage) -> None:
     manifest.write_manifest(cache, planned(3))
     _, version = manifest.read_version(cache)
     manifest.update_shards(cache, planned(3).shards[1].model_copy(update={"rows": 64}))
@@ -198,7 +185,7 @@ def test_a_plan_made_of_an_older_manifest_is_refused(cache: Path) -> None:
     assert len(manifest.require_manifest(cache).shards) == 3
 
 
-def test_a_shard_that_was_planned_anew_meanwhile_is_not_recorded(cache: Path) -> None:
+def test_a_shard_that_was_planned_anew_meanwhile_is_not_recorded(cache: Storage) -> None:
     manifest.write_manifest(cache, planned(3))
     stale = ShardRecord(index=1, ids="7-9", start=64, rows=3)
     with pytest.raises(CacheError, match=r"Shard 1 of s3://.* was planned anew by another run"):
@@ -210,19 +197,16 @@ def test_a_shard_that_was_planned_anew_meanwhile_is_not_recorded(cache: Path) ->
 
 _HOLD = """
 import sys
-from pathlib import Path
-from clusterpaths.storage import lease
-from clusterpaths.storage.lock import locked_cache
-from clusterpaths.storage.remote import local_folder
-with locked_cache(local_folder(sys.argv[1]), 0):
+from clusterpaths.storage import open_storage
+with open_storage(sys.argv[1]).lock(0):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_of_two_runs_the_second_is_told_who_is_there_and_takes_over_from_a_dead_one(cache: Path) -> None:
+def test_of_two_runs_the_second_is_told_who_is_there_and_takes_over_from_a_dead_one(cache: Storage) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, remote.address_of(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _HOLD, cache.address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )  # fmt: skip
     assert holder.stdin is not None
     assert holder.stdout is not None
@@ -230,7 +214,7 @@ def test_of_two_runs_the_second_is_told_who_is_there_and_takes_over_from_a_dead_
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(CacheError, match=rf"s3://.*/CelebA is in use by process {holder.pid} on .* --wait"),
-            locked_cache(cache, 0),
+            cache.lock(0),
         ):
             pass
     finally:
@@ -239,49 +223,51 @@ def test_of_two_runs_the_second_is_told_who_is_there_and_takes_over_from_a_dead_
         holder.stdin.close()
         holder.stdout.close()
     said: list[str] = []
-    with locked_cache(cache, 0, said.append):
+    with cache.lock(0, said.append):
         assert [f"was held by process {holder.pid} on" in line for line in said] == [True]
-    with locked_cache(cache, 0, said.append):  # it was let go of: nothing is said
+    with cache.lock(0, said.append):  # it was let go of: nothing is said
         assert len(said) == 1
 
 
 def test_a_lease_of_another_machine_is_taken_over_when_it_has_expired_and_not_before(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "LEASE", 2.0)
     monkeypatch.setattr(lease, "_machine", lambda: "another machine")
-    elsewhere = lease._Lease(cache / lease.LOCK, "there")
+    elsewhere = lease._Lease(BUCKET, key(cache / lease.LOCK), "there")
     elsewhere.acquire(0, lambda _: None)  # and never renews it
     monkeypatch.setattr(lease, "_machine", lambda: "this machine")
-    with pytest.raises(CacheError, match="in use by process"), locked_cache(cache, 0):
+    with pytest.raises(CacheError, match="in use by process"), cache.lock(0):
         pass
     said: list[str] = []
-    with locked_cache(cache, 30, said.append):
+    with cache.lock(30, said.append):
         assert ["waiting up to 30 s" in said[0], "taken over" in said[1]] == [True, True]
-        assert remote.put_object(cache / lease.LOCK, b"", elsewhere._etag) is None  # it can not renew it any more
+        assert (
+            objects.put(BUCKET, key(cache / lease.LOCK), b"", elsewhere._etag) is None
+        )  # it can not renew it any more
 
 
 def test_a_lease_is_renewed_and_its_loss_is_noticed_before_anything_is_written(
-    cache: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    cache: Storage, storage: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "RENEW", 0.05)
     lost, renewed = threading.Event(), threading.Event()
-    put = remote.put_object
+    put = objects.put
 
-    def noticed(path: Path, *given: object) -> str | None:
-        etag = put(path, *given)  # type: ignore[arg-type]
+    def noticed(*given: object) -> str | None:
+        etag = put(*given)  # type: ignore[arg-type]
         (renewed if etag else lost).set()
         return etag
 
-    with locked_cache(cache, 0):
-        monkeypatch.setattr(remote, "put_object", noticed)
+    with cache.lock(0):
+        monkeypatch.setattr(objects, "put", noticed)
         assert renewed.wait(30)
         manifest.write_manifest(cache, planned(3))
         storage.client().put_object(Bucket=BUCKET, Key=key(cache / lease.LOCK), Body=b"another's")
         assert lost.wait(30)
         _, version = manifest.read_version(cache)
         deadline = time.monotonic() + 30
-        while not lease._held[remote.address_of(cache)].lost:
+        while not lease._held[cache.address].lost:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         with pytest.raises(CacheError, match="was taken over by another run"):
@@ -292,36 +278,34 @@ def test_a_lease_is_renewed_and_its_loss_is_noticed_before_anything_is_written(
 # sets
 
 
-def made_set(folder: Path, content: str) -> Path:
-    folder.mkdir(parents=True)
-    for name in ("centroids.npz", "paths.json", "set.json"):
-        (folder / name).write_text(f"{name} {content}")
-    return folder
+def publish_made(cache: Storage, content: str, *more: str) -> None:
+    with cache.publish("set_01", last="set.json") as staged:
+        for name in ("centroids.npz", "paths.json", "set.json", *more):
+            (staged / name).write_text(f"{name} {content}")
 
 
 def test_a_set_is_seen_only_when_all_of_it_is_there(
-    cache: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+    cache: Storage, storage: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
     interrupted: list[bool] = []
-    upload = remote._upload
+    upload = objects.upload
 
-    def watched(path: Path, place: remote.Place) -> str:
+    def watched(name: str, key: str, path: Path) -> str:
         if path.name == "paths.json" and not interrupted:
             interrupted.append(True)
             raise KeyboardInterrupt
-        etag = upload(path, place)
+        etag = upload(name, key, path)
         seen.append(list_sets(cache))
         return etag
 
-    monkeypatch.setattr(remote, "_upload", watched)
-    partial = made_set(cache / ".set_01.partial", "first")
-    (partial / "choice.json").write_text("left over")
+    monkeypatch.setattr(objects, "upload", watched)
+    cache.make()
     with pytest.raises(KeyboardInterrupt):
-        remote.put_folder(partial, cache / "set_01", last="set.json")
+        publish_made(cache, "first", "choice.json")
     assert storage.objects(key(cache / "set_01")) != {}  # half of it is there
     assert list_sets(cache) == []
-    remote.put_folder(made_set(cache / ".again.partial", "second"), cache / "set_01", last="set.json")
+    publish_made(cache, "second")
     assert seen == [[]] * 4  # two files of the first, centroids.npz and choice.json, and two of the second
     assert list_sets(cache) == ["set_01"]
     assert {name.rpartition("/")[2]: text for name, text in storage.objects(key(cache / "set_01")).items()} == {
@@ -329,10 +313,11 @@ def test_a_set_is_seen_only_when_all_of_it_is_there(
     }
 
 
-def test_a_set_is_never_written_over(cache: Path, storage: Storage) -> None:
-    remote.put_folder(made_set(cache / ".one.partial", "first"), cache / "set_01", last="set.json")
+def test_a_set_is_never_written_over(cache: Storage, storage: Server) -> None:
+    cache.make()
+    publish_made(cache, "first")
     with pytest.raises(CacheError, match=r"set_01 was published by another run meanwhile"):
-        remote.put_folder(made_set(cache / ".two.partial", "second"), cache / "set_01", last="set.json")
+        publish_made(cache, "second")
     assert storage.objects(key(cache / "set_01"))[key(cache / "set_01" / "paths.json")] == b"paths.json first"
 
 
@@ -347,13 +332,13 @@ def paragraph(error: BaseException) -> str:
     return text
 
 
-def test_a_bucket_that_is_not_there(storage: Storage) -> None:
-    folder = remote.local_folder("s3://no-such-bucket/x")
-    for call in (remote.require_storage, remote.fetch, remote.read_object):
+def test_a_bucket_that_is_not_there(storage: Server) -> None:
+    nowhere = open_storage("s3://no-such-bucket/x")
+    for call in (nowhere.require, lambda: nowhere.local("a"), lambda: nowhere.read_version("a")):
         with pytest.raises(
             StorageError, match=r"There is no bucket no-such-bucket at 127\.0\.0\.1:\d+\. .*--cache-root"
         ) as told:
-            call(folder)
+            call()
         paragraph(told.value)
 
 
@@ -363,16 +348,16 @@ def test_credentials_that_the_server_refuses(tmp_path: Path) -> None:
         with pytest.raises(
             StorageError, match=r"refuses these credentials \(\w+\)\. Expected.*AWS_ACCESS_KEY_ID"
         ) as told:
-            remote.require_storage(remote.local_folder(f"s3://{BUCKET}/x"))
+            open_storage(f"s3://{BUCKET}/x").require()
         paragraph(told.value)
 
 
-def test_no_credentials(storage: Storage) -> None:
+def test_no_credentials(storage: Server) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     endpoint = {"AWS_ENDPOINT_URL": storage.environment["AWS_ENDPOINT_URL"]}
     code = (
-        "from clusterpaths.storage import objects, remote; objects.FIRST_PATIENCE = 0\n"
-        f"remote.require_storage(remote.local_folder('s3://{BUCKET}/x'))"
+        "from clusterpaths.storage import objects, open_storage; objects.FIRST_PATIENCE = 0\n"
+        f"open_storage('s3://{BUCKET}/x').require()"
     )
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, env=kept | endpoint, capture_output=True, text=True, check=False)
@@ -382,10 +367,10 @@ def test_no_credentials(storage: Storage) -> None:
 def test_a_server_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_storage(tmp_path, tmp_path / "mirror") as storage:
         storage.proxy.cut()
-        monkeypatch.setattr(remote, "FIRST_PATIENCE", 0.5)
+        monkeypatch.setattr(objects, "FIRST_PATIENCE", 0.5)
         expected = r"does not answer \(no connection\), and still did not after 0 s.*AWS_ENDPOINT_URL"
         with pytest.raises(StorageError, match=expected) as told:
-            remote.require_storage(remote.local_folder(f"s3://{BUCKET}/x"))
+            open_storage(f"s3://{BUCKET}/x").require()
         paragraph(told.value)
 
 
@@ -395,17 +380,17 @@ def test_a_short_absence_is_waited_for_and_told_once(tmp_path: Path, monkeypatch
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     monkeypatch.setattr(objects.log, "handlers", [handler])
     with running_storage(tmp_path, tmp_path / "mirror") as storage:
-        path = remote.local_folder(f"s3://{BUCKET}/x/a.json")
+        place = open_storage(f"s3://{BUCKET}/x")
         storage.client().put_object(Bucket=BUCKET, Key="x/a.json", Body=b"content")
         storage.proxy.cut()
         back = threading.Timer(3, storage.proxy.mend)
         back.start()
-        readers = [threading.Thread(target=remote.fetch, args=(path,)) for _ in range(3)]
+        readers = [threading.Thread(target=place.local, args=("a.json",)) for _ in range(3)]
         for reader in readers:
             reader.start()
         for reader in [*readers, back]:
             reader.join(60)
-        assert path.read_text() == "content"
+        assert (place.path / "a.json").read_text() == "content"
     assert len(lines) == 2
     assert "does not answer (no connection); trying again for up to 300 s" in lines[0]
     assert "answers again after" in lines[1]

@@ -23,9 +23,8 @@ from clusterpaths.clustering import parallel_fit
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import StorageError
 from clusterpaths.records import SetRecord
-from clusterpaths.sets.publish import list_sets
-from clusterpaths.storage import lease, objects
-from clusterpaths.storage.remote import local_folder
+from clusterpaths.sets.find import list_sets
+from clusterpaths.storage import lease, objects, open_storage
 from tests.clusterpaths.conftest import LAYERS, Recording
 from tests.runs import DOCUMENTS, Run, assert_same_documents, kill_when, run_pipeline, start_pipeline
 from tests.storage import BUCKET, Storage, running_storage
@@ -76,7 +75,7 @@ def assert_as_on_disk(on_disk: Run, server: Storage, prefix: str) -> None:
     objects = {key.removeprefix(f"{prefix}/CelebA/"): content for key, content in server.objects(f"{prefix}/").items()}
     differing = [name for name in DOCUMENTS if objects[f"set_01/{name}"] != (on_disk.folder / name).read_bytes()]
     assert differing == []
-    assert stored_manifest(server, prefix) == read_manifest(on_disk.cache)  # with every shard's checksums
+    assert stored_manifest(server, prefix) == read_manifest(open_storage(on_disk.cache))  # with every shard's checksums
     records = [
         SetRecord.model_validate_json(content)
         for content in ((on_disk.folder / "set.json").read_bytes(), objects["set_01/set.json"])
@@ -105,7 +104,7 @@ def test_a_whole_run_is_as_on_disk_and_is_found_again_by_another_machine(
     on_disk: Run, server: Storage, asked: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_pipeline(asked("whole", evaluate=True, check_preprocessing=True))
-    assert run.path == local_folder(f"s3://{BUCKET}/whole/CelebA/set_01")
+    assert run.path == open_storage(f"s3://{BUCKET}/whole/CelebA/set_01").path
     assert_same_documents(on_disk.folder, run.folder)
     assert_as_on_disk(on_disk, server, "whole")
     stored = server.objects("whole/CelebA/")
@@ -119,7 +118,7 @@ def test_a_whole_run_is_as_on_disk_and_is_found_again_by_another_machine(
     monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "another machine"))
     again = run_pipeline(asked("whole", evaluate=True))
     assert again.batches == 0
-    assert again.path == local_folder(f"s3://{BUCKET}/whole/CelebA/set_01")
+    assert again.path == open_storage(f"s3://{BUCKET}/whole/CelebA/set_01").path
     assert again.path != run.path
     assert_same_documents(on_disk.folder, again.folder)
     assert server.objects("whole/CelebA/set_01/set.json") == {
@@ -136,7 +135,7 @@ def test_killed_in_the_middle_another_machine_goes_on_from_what_is_stored(
     kill_when(process, lambda: made(server, "killed") >= 2, output)
     done = made(server, "killed")
     assert 2 <= done < SHARDS
-    assert list_sets(local_folder(f"s3://{BUCKET}/killed/CelebA")) == []
+    assert list_sets(f"s3://{BUCKET}/killed/CelebA") == []
 
     run = run_pipeline(config)
     assert run.batches == SHARDS - done

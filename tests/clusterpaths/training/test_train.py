@@ -27,7 +27,6 @@ from clusterpaths.training.train import (
     _split,
     describe,
     train_classifier,
-    wilson_interval,
 )
 
 COMMITTED = Path(__file__).resolve().parents[3] / "ONNX_models" / "SampleFaces_CNN.onnx"
@@ -178,15 +177,6 @@ def test_an_export_that_computes_something_else_is_refused() -> None:
     x = np.zeros((2, 3, 64, 64), np.float32)
     with pytest.raises(ModelError, match="computes something else than the trained network"):
         check_export(COMMITTED.read_bytes(), x, np.full((2, 5), 99, np.float32))
-
-
-def test_wilson_interval_by_hand() -> None:
-    # 8 of 10 with z = 2: centre (0.8 + 0.2) / 1.4, half width 2 sqrt(0.016 + 0.01) / 1.4
-    assert wilson_interval(8, 10, z=2) == pytest.approx(
-        (1 / 1.4 - 2 * 0.026**0.5 / 1.4, 1 / 1.4 + 2 * 0.026**0.5 / 1.4)
-    )
-    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
-    assert wilson_interval(0, 10)[0] == pytest.approx(0.0)
 
 
 def test_a_held_out_part_of_which_nothing_can_be_read_is_an_error(drawn: CelebA) -> None:

@@ -15,7 +15,7 @@ from clusterpaths.explore.records import ClassShare, Transition
 from clusterpaths.report import overview
 
 if TYPE_CHECKING:
-    from clusterpaths.server.pages.view import SetView
+    from clusterpaths.server.pages.set_view import SetView
 
 MOST_LINKS = 400  # bands that the interactive figure draws, and some for small clusters; more only add grey
 FITS = 15.0  # a block so high holds its number
@@ -39,7 +39,7 @@ class RoutesFigure:
 
 
 def routes_figure(view: SetView) -> RoutesFigure:
-    """Worked out once a set."""
+    """The figure of all routes of a set."""
     routes, layers = view.routes, view.layers
     at = {layer: place for place, layer in enumerate(layers)}
     k = [len(row) for row in view.colours]

@@ -1,27 +1,17 @@
-"""How much a request may send, and an image that is sent to be explained.
-
-Belongs here: the limit of every body, and the form field `image`. Whether its bytes are an image is `explore/dropped.py`.
-"""
+"""How much a request may send, and how long it may take over it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
-from fastapi import Request, UploadFile
-from starlette.concurrency import run_in_threadpool
+from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clusterpaths.explore.uploaded import Explained, Explainer
-from clusterpaths.server.errors import answered
-
-if TYPE_CHECKING:
-    from clusterpaths.explore.index import SetIndex
+from clusterpaths.server.errors import error_response
 
 FORM_BYTES = 100_000  # around the file: boundaries, field names
-PATIENCE = 8  # seconds that an image waits for the ones before it
 SECONDS_BETWEEN_PIECES = 20  # a client that goes silent in the middle of a body is let go
 
 
@@ -37,7 +27,7 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced[:18]) > self.limit:
-            refusal = await answered(Request(scope), 413, self._too_large())
+            refusal = await error_response(Request(scope), 413, self._too_large())
             await refusal(scope, receive, send)
             return
         read = 0
@@ -61,28 +51,3 @@ class BodyLimit:
 
     def _too_large(self) -> str:
         return f"at most {self.limit / 1e6:.3g} MB can be sent; send a smaller image, or raise --max-upload-mb"
-
-
-async def explain_upload(request: Request, index: SetIndex, image: UploadFile) -> Explained:
-    """What a set says of the image in a form; for the API and for the page.
-
-    Raises:
-        RefusedImageError: no image, or too many pixels.
-        ModelError: the set's model is gone or has changed.
-        HTTPException: 413, too many bytes; 503, too many at once.
-    """
-    limit = request.app.state.settings.max_upload
-    content = await image.read(limit + 1)
-    if len(content) > limit:
-        raise HTTPException(413, f"an image of at most {limit / 1e6:.3g} MB is explained; send a smaller one")
-    explainer: Explainer = request.app.state.explainer
-    turn: asyncio.Semaphore = request.app.state.explaining  # waiting here takes no thread away from other requests
-    try:
-        await asyncio.wait_for(turn.acquire(), PATIENCE)
-    except TimeoutError as error:
-        busy = "other images are being explained; try again in a moment"
-        raise HTTPException(503, busy, {"Retry-After": "5"}) from error
-    try:
-        return await run_in_threadpool(explainer.explain, index, content, image.filename or "")
-    finally:
-        turn.release()

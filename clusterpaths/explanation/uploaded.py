@@ -9,19 +9,20 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.datasets.base import CORRUPT, as_rgb
 from clusterpaths.errors import ClusterPathsError, ModelError, RefusedImageError
 from clusterpaths.explanation.record import Explanation
 
 if TYPE_CHECKING:
-    from clusterpaths.explanation.explain import Opened
+    from clusterpaths.explanation.explain import SetWithModel
     from clusterpaths.explore.index import SetIndex
+    from clusterpaths.storage import Storage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by content; few, as each decoder is code that strangers reach
 MAX_PIXELS = 40_000_000
@@ -29,7 +30,7 @@ EXACT_PIXELS = 25_000_000  # beyond, a picture is halved first: it takes 4 bytes
 WEBP_COPIES = 2.5  # its decoder holds the pixels four times over, others' once or twice
 BAND = 512  # rows; even
 SMALL = 320  # pixels of the longer side of what is shown again
-KEPT = 2  # sets with their model in memory
+OPENED = 2  # sets with their model in memory
 _TURNS = {  # how an EXIF orientation is undone
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -110,11 +111,11 @@ class Explained(NamedTuple):
 
 
 class Explainer:
-    """Explains images by sets, one at a time: a decoded image may take 200 MB. Keeps the last sets' models ready."""
+    """Explains images by sets, one at a time: a decoded image may take 200 MB. The last sets' models stay loaded."""
 
-    def __init__(self, max_pixels: int = MAX_PIXELS, kept: int = KEPT) -> None:
-        self.max_pixels, self.kept = max_pixels, kept
-        self._opened: OrderedDict[tuple[str, str], Opened] = OrderedDict()
+    def __init__(self, max_pixels: int = MAX_PIXELS, opened: int = OPENED) -> None:
+        self.max_pixels = max_pixels
+        self._opened: LRUCache[SetWithModel] = LRUCache(opened)
         self._lock = threading.Lock()
 
     def explain(self, index: SetIndex, content: bytes, name: str) -> Explained:
@@ -134,33 +135,29 @@ class Explainer:
 
     def prepare(self, index: SetIndex) -> None:
         """Get a set's model ready in the background, as soon as somebody may bring an image: the first takes a second."""
-        new = (str(index.folder), index.summary.version) not in self._opened
-        if new and not self._lock.locked():  # else it is being made ready, or an image is just looked at
+        if (
+            _key(index) not in self._opened and not self._lock.locked()
+        ):  # else it is being made ready, or an image is just looked at
             threading.Thread(target=self._prepare, args=(index,), daemon=True).start()
 
     def _prepare(self, index: SetIndex) -> None:
         with contextlib.suppress(ClusterPathsError), self._lock:  # it is told to who brings an image
             self._open(index)
 
-    def _open(self, index: SetIndex) -> Opened:
-        key = (str(index.folder), index.summary.version)
-        found = self._opened.get(key)
-        if found is None:
-            found = _open(index)
-            self._opened[key] = found
-            while len(self._opened) > self.kept:
-                self._opened.popitem(last=False)
-        self._opened.move_to_end(key)
-        return found
+    def _open(self, index: SetIndex) -> SetWithModel:
+        return self._opened.get(_key(index), lambda: _open(index))
 
 
-def _open(index: SetIndex) -> Opened:
-    from clusterpaths.explanation.explain import open_set
-    from clusterpaths.sets.set_files import Rows
+def _key(index: SetIndex) -> tuple[Storage, str]:
+    return index.folder, index.summary.version
+
+
+def _open(index: SetIndex) -> SetWithModel:
+    from clusterpaths.explanation.explain import load_model
 
     record = index.record
     name = f"{index.summary.model}/{index.summary.set}"
-    if record is None or index.distances is None:
+    if record is None:
         raise ModelError(
             f"{name} was made by another program and does not say which model it is of, so no image can be explained by it. "
             "Expected a set that ClusterPaths made; choose another."
@@ -171,12 +168,4 @@ def _open(index: SetIndex) -> Opened:
             f"The model of {name}, {record.model.file}, is no longer where it was when the set was made, so no image can be "
             "explained by this set. Put the file back."
         )
-    rows = Rows(
-        ids=index.ids,
-        labels=index.labels,
-        predictions=index.predictions,
-        clusters=index.clusters,
-        distances=index.distances,
-        files=index.files,
-    )
-    return open_set(index.folder, record, rows, Path(model))
+    return load_model(index, Path(model))

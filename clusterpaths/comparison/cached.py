@@ -1,24 +1,25 @@
-"""What changed between two sets, worked out once and kept while both are as they were.
+"""Comparisons of two sets in memory: each computed once, and cached while both sets are as they were.
 
-Belongs here: the memory of comparisons. The numbers are `compare.py`'s.
+Belongs here: the cache of comparisons, and which two sets can be compared. The numbers are `compare.py`'s.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clusterpaths.common.lru import Kept
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import ConfigError
+from clusterpaths.sets.published import PublishedSet
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
 
-KEPT = 16  # comparisons in memory; one is some 100 kB
-_comparisons: Kept[Comparison] = Kept(KEPT)
+CACHED = 16  # comparisons; one is some 100 kB
+_comparisons: LRUCache[Comparison] = LRUCache(CACHED)
 
 
-def compared(first: SetIndex, second: SetIndex) -> Comparison:
+def compare_cached(first: SetIndex, second: SetIndex) -> Comparison:
     """What changed from the first set to the second; about a second at 200,000 examples, then from memory.
 
     Raises:
@@ -30,8 +31,11 @@ def compared(first: SetIndex, second: SetIndex) -> Comparison:
         raise ConfigError(
             f"{_name(first)} was given twice. Expected two different sets; choose another for one of them."
         )
+    sources = []
     for index in (first, second):
-        if index.record is None:
+        if isinstance(index.source, PublishedSet):
+            sources.append(index.source)
+        else:
             raise ConfigError(
                 f"{_name(index)} cannot be compared: another program made it, and it does not say which model and "
                 "which images it is of. Expected two sets that ClusterPaths made; choose another."
@@ -47,7 +51,7 @@ def compared(first: SetIndex, second: SetIndex) -> Comparison:
     def compare() -> Comparison:
         from clusterpaths.comparison.compare import compare_sets  # brings scipy
 
-        return compare_sets(first.folder, second.folder)
+        return compare_sets(*sources)
 
     return _comparisons.get(key, compare)
 

@@ -1,42 +1,33 @@
-"""The explorer's pages: server-rendered, one address a view.
+"""The pages of one set: overview, cluster, paths, path, example.
 
-Belongs here: which functions answer an address, and the files that pages load. Words and looks are templates/, what is
-looked up is `explore/`'s.
+Belongs here: which values a template is given. Words and looks are templates/', what is looked up is `explore/`'s.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from clusterpaths.evaluation.record import METRICS, read_evaluation
-from clusterpaths.explore.clusters import cluster_detail
+from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.paths import parse_path, path_detail, path_examples, path_page
 from clusterpaths.report.evaluation import evaluation_rows
 from clusterpaths.server.dependencies import LibraryOf
-from clusterpaths.server.pages import ask as pages_ask
-from clusterpaths.server.pages import compare as pages_compare
-from clusterpaths.server.pages import home as pages_home
-from clusterpaths.server.pages import image as pages_image
 from clusterpaths.server.pages.plots import lift_plot, spread_plot
-from clusterpaths.server.pages.view import kept_for, render_once, set_view
+from clusterpaths.server.pages.rendering import render_once
+from clusterpaths.server.pages.sankey import routes_figure
+from clusterpaths.server.pages.set_view import set_view
 
 TOP_PATHS = 10  # on the overview
 PATHS = 25  # a page of the list
 EXAMPLES = 48  # a page of a path
 DISTANT = 10**6  # pages beyond are a mistake, not a question
 
-router = APIRouter(default_response_class=HTMLResponse, include_in_schema=False)
-for part in (pages_home, pages_ask, pages_compare, pages_image):
-    router.include_router(part.router)
+router = APIRouter(default_response_class=HTMLResponse)
 
 PageNumber = Annotated[int, Query(ge=1, le=DISTANT)]
 
@@ -47,9 +38,10 @@ def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTM
     index = library.set(model, name)
 
     def values() -> dict[str, Any]:
-        evaluation = read_evaluation(index.folder)
+        evaluation = read_evaluation(index.source)
         paths = path_page(index, limit=TOP_PATHS)
         return {
+            "figure": routes_figure(set_view(index)),
             "paths": paths,
             "singles": int((index.paths.counts == 1).sum()),
             "covered": sum(path.count for path in paths.paths) / max(index.summary.num_examples, 1),
@@ -59,7 +51,7 @@ def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTM
             "groups": evaluation_rows(evaluation) if evaluation else (),
         }
 
-    return render_once(request, index, "overview.html", values, _written(index.folder / METRICS))
+    return render_once(request, index, "overview.html", values, _written(index.folder.path / METRICS))
 
 
 @router.get("/explore/{model}/{name}/clusters/{layer:path}/{cluster:int}")
@@ -148,6 +140,7 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
         return {
             "detail": detail,
             "plot": spread_plot(detail.layers),
+            "shared": {one.example.id: one.layers_shared for one in detail.neighbours},
             "before": int(index.ids[row - 1]) if row else None,
             "after": int(index.ids[row + 1]) if row + 1 < len(index.ids) else None,
         }
@@ -161,44 +154,3 @@ def _written(file: Path) -> int:
         return file.stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-@router.get("/static/report.css")
-def report_css(request: Request) -> Response:
-    """The report's sheet: the explorer's first one."""
-    content = resources.files("clusterpaths.report").joinpath("report.css").read_bytes()
-    return _kept(request, "report.css", content, "text/css; charset=utf-8", hashlib.sha256(content).hexdigest()[:16])
-
-
-@router.get("/static/plotly.min.js")
-def plotly(request: Request) -> Response:
-    """plotly.js as the installed Python package ships it; 404 without: the figure that needs no script stays."""
-    found = _plotly()
-    if found is None:
-        return Response("plotly is not installed", 404, media_type="text/plain")
-    content, tag = found
-    return _kept(request, "plotly.min.js", content, "text/javascript; charset=utf-8", tag, gzipped=True)
-
-
-@cache
-def _plotly() -> tuple[bytes, str] | None:
-    """Compressed, and what tells it from another version; None: there is none."""
-    try:
-        content = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
-    except (ModuleNotFoundError, FileNotFoundError):
-        return None
-    return gzip.compress(content, 6), hashlib.sha256(content).hexdigest()[:16]
-
-
-def _kept(request: Request, name: str, content: bytes, kind: str, tag: str, *, gzipped: bool = False) -> Response:
-    """A file that browsers may keep: for good where the address has its version, else asked for again."""
-    headers = {
-        "ETag": f'"{tag}"',
-        "Cache-Control": kept_for(name, request.query_params.get("v")),
-        "Vary": "Accept-Encoding",
-    }
-    if f'"{tag}"' in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    if gzipped and "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(content, media_type=kind, headers=headers | {"Content-Encoding": "gzip"})
-    return Response(gzip.decompress(content) if gzipped else content, media_type=kind, headers=headers)

@@ -1,0 +1,29 @@
+"""Numbers as the pages print them."""
+
+from __future__ import annotations
+
+
+def thousands(value: float) -> str:
+    """1234567 -> "1,234,567"."""
+    return f"{value:,.0f}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """0.934 -> "93%"; a share that would print as all or nothing but isn't becomes ">99%" or "<1%"."""
+    smallest = 10.0**-digits
+    value = share * 100
+    if 0 < value < smallest / 2:
+        return f"<{smallest:.{digits}f}%"
+    if 100 - smallest / 2 <= value < 100:
+        return f">{100 - smallest:.{digits}f}%"
+    return f"{value:.{digits}f}%"
+
+
+def seconds(value: float) -> str:
+    """0.42 -> "0.4 s", 75 -> "1 min 15 s", 4000 -> "1 h 07 min"."""
+    if value < 59.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

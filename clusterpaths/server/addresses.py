@@ -1,0 +1,62 @@
+"""Addresses of this server: which of them are pages, and where a set, an image and a selection of examples are found.
+
+Belongs here: from names to addresses and back, nothing that is looked up. Those of clusters and paths are `SetView`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
+
+from clusterpaths.explore.records import SetSummary
+
+
+def is_page(path: str) -> bool:
+    """Whether a person looks at the answer, not a program."""
+    return path in ("/", "/compare") or path.startswith("/explore")
+
+
+def local_address(given: str) -> str:
+    """Where to go after the login: an address of this server, else the start page."""
+    plain = given.isascii() and given.isprintable() and "\\" not in given
+    return given if plain and given.startswith("/") and not given.startswith("//") else "/"
+
+
+@lru_cache(4096)
+def encoded(name: str) -> str:
+    """A name as one part of an address."""
+    return quote(name, safe="")
+
+
+def set_url(summary: SetSummary) -> str:
+    """The overview of a set."""
+    return f"/explore/{encoded(summary.model)}/{encoded(summary.set)}"
+
+
+def api_url(summary: SetSummary) -> str:
+    """A set in /api/v1."""
+    return f"/api/v1/models/{encoded(summary.model)}/sets/{encoded(summary.set)}"
+
+
+def image_url(summary: SetSummary, example: int, size: int = 160) -> str:
+    """An example's image, its longer side `size` pixels; the version lets browsers cache it for an hour."""
+    return f"{api_url(summary)}/examples/{example}/image?size={size}&v={encoded(summary.version)}"
+
+
+def query_of(pairs: Iterable[tuple[str, str]]) -> str:
+    """Fields of a `Question` as the query of an address, ? included; empty where there are none."""
+    query = "&".join(_field(name, value) for name, value in pairs)
+    return f"?{query}" if query else ""
+
+
+@lru_cache(4096)  # a page with a thousand ids has them in dozens of addresses
+def _field(name: str, value: str) -> str:
+    return f"{name}={quote(value, safe=':-*')}"
+
+
+def pairs_of(fields: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of each field; several values of a field become several pairs."""
+    several = ((name, value if isinstance(value, tuple | list) else (value,)) for name, value in fields.items())
+    return [(name, str(one)) for name, values in several for one in values]

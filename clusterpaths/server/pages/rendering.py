@@ -1,0 +1,125 @@
+"""From templates to pages: the templates' environment, and pages that are rendered once.
+
+Belongs here: filling in templates/, and caching the result. What a page shows is the other modules'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2.compiler import CodeGenerator
+from markupsafe import Markup, escape
+
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.records import ModelSummary
+from clusterpaths.report.numbers import percent, thousands
+from clusterpaths.server.addresses import encoded, image_url, set_url
+from clusterpaths.server.answers import IN_TURN
+from clusterpaths.server.pages import words
+from clusterpaths.server.pages.set_view import set_view
+from clusterpaths.server.static_files import static_url
+
+WORDS = (  # functions of words.py that templates call
+    words.any_wrong,
+    words.attribute_choices,
+    words.example_words,
+    words.known_of,
+    words.lift_rows,
+    words.path_text,
+    words.path_words,
+    words.thumbs_of,
+)
+_REVALIDATED = {"Cache-Control": "private, no-cache"}  # a page lists the sets that there are now
+
+
+def render(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """One of templates/, filled in.
+
+    `index` (a SetIndex) among the values makes it a page of that set: the template then has `view`, its SetView, too.
+    """
+    index: SetIndex | None = values.get("index")
+    view = set_view(index) if index is not None else None
+    shown = {"request": request, "view": view, "at_address": quote(request.url.path), **values}
+    if "listed" not in shown:  # those without the token are shown none, and cost no look at the disk
+        shown["listed"] = listed_models(request)
+    return HTMLResponse(environment().get_template(template).render(shown), status, headers=_REVALIDATED)
+
+
+def render_once(
+    request: Request, index: SetIndex, template: str, values: Callable[[], dict[str, Any]], *state: Hashable
+) -> HTMLResponse:
+    """As `render` for a page of a set, rendered once per address; `state` is what else it depends on."""
+    listed = listed_models(request)
+    versions = tuple((one.model, one.set, one.version) for model in listed for one in model.sets)
+    key = (template, request.url.path, request.url.query, versions, *state)
+
+    def make() -> bytes:
+        with IN_TURN:
+            return bytes(render(request, template, index=index, listed=listed, **values()).body)
+
+    return HTMLResponse(set_view(index).pages.get(key, make), headers=_REVALIDATED)
+
+
+def listed_models(request: Request) -> tuple[ModelSummary, ...]:
+    """For the list of sets in the head of the page."""
+    models: tuple[ModelSummary, ...] = request.app.state.library.models_lately()
+    return models
+
+
+def compile_templates() -> None:
+    """So that the first visitor of a page need not wait for it: some 20 ms a template."""
+    for name in environment().list_templates(filter_func=lambda name: not name.startswith("report/")):
+        if name.endswith(".html"):
+            environment().get_template(name)
+
+
+def escaped(value: Any) -> str:
+    """As markupsafe.escape, but a str: most of the time that a page took went into making a Markup of each piece."""
+    kind = type(value)
+    if kind is str:
+        text: str = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return text.replace("'", "&#39;").replace('"', "&#34;")
+    return value if kind is Markup else str(value) if kind is int else escape(value)
+
+
+class _Generator(CodeGenerator):
+    """Of templates' Python: `escaped` around every expression."""
+
+    def _output_child_pre(self, node: Any, frame: Any, finalize: Any) -> None:
+        if frame.eval_ctx.volatile or not frame.eval_ctx.autoescape or finalize.src is not None:
+            super()._output_child_pre(node, frame, finalize)
+        else:
+            self.write("environment.escaped(")
+
+
+class _Environment(jinja2.Environment):
+    code_generator_class = _Generator
+    escaped = staticmethod(escaped)
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Templates of the server, and those of the report as report/….html."""
+    found = _Environment(
+        loader=jinja2.ChoiceLoader(
+            [
+                jinja2.PackageLoader("clusterpaths.server", "templates"),
+                jinja2.PrefixLoader({"report": jinja2.PackageLoader("clusterpaths", "report")}),
+            ]
+        ),
+        autoescape=True,  # names of files, classes, layers and models come from elsewhere
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    found.filters |= {"thousands": thousands, "percent": percent, "part": encoded, "signed": words.signed}
+    found.globals |= {"static": static_url, "address": set_url, "image_url": image_url}
+    found.globals |= {one.__name__: one for one in WORDS}
+    return found

@@ -1,0 +1,82 @@
+"""What templates show of records, in words and addresses; text only.
+
+Belongs here: from numbers to words, for what stands on a page dozens of times. HTML is templates/'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from clusterpaths.explore.records import ClassShare, ExampleRow, Lift, SetSummary
+from clusterpaths.report.numbers import percent
+from clusterpaths.server.addresses import image_url, set_url
+
+
+def thumbs_of(summary: SetSummary, examples: Iterable[ExampleRow]) -> Iterator[tuple[ExampleRow, str, str, str, str]]:
+    """(example, address, address of the image, alternative text, hint) of each; without images the second is empty."""
+    page = f"{set_url(summary)}/examples/"
+    before, after = image_url(summary, 0).split("/0/") if summary.dataset else ("", "")
+    for one in examples:
+        words = example_words(one)
+        hint = f"{words} · {one.file}" if one.file else words
+        hint += f" · path {path_text(one.path)}"
+        if one.distance is not None:
+            hint += f" · distance {one.distance:.3g}"
+        yield one, f"{page}{one.id}", f"{before}/{one.id}/{after}" if summary.dataset else "", words, hint
+
+
+def any_wrong(lists: Iterable[Iterable[ExampleRow]]) -> bool:
+    """Whether one of these examples is decided otherwise than its label."""
+    return any(one.right is False for examples in lists for one in examples)
+
+
+def example_words(example: ExampleRow) -> str:
+    """The alternative text of an example's image."""
+    words = f"Example {example.id}"
+    if example.prediction is not None:
+        words += f", prediction {example.prediction}"
+    if example.label is not None:
+        words += f", label {example.label}"
+    return f"{words}, wrong" if example.right is False else words
+
+
+def path_text(path: Sequence[int]) -> str:
+    """3-2-1-0-4."""
+    return "-".join(map(str, path))
+
+
+def path_words(example: ExampleRow) -> tuple[str, str]:
+    """An example's path, and how many took it."""
+    return path_text(example.path), f"{example.path_count:,} example{'' if example.path_count == 1 else 's'}"
+
+
+def signed(number: float) -> str:
+    """With two digits and a real minus sign."""
+    return f"{number:.2f}".replace("-", "−")
+
+
+def known_of(one: ClassShare, count: int) -> int | None:
+    """Of how many examples the class is known; None: of all `count`."""
+    known = round(one.count / one.share) if one.share else 0
+    return known if known < count else None
+
+
+def lift_rows(lifts: Iterable[Lift]) -> Iterator[tuple[bool, str, str, str, str, str, str, str]]:
+    """(clear, kind, name, count, share, share outside, lift, interval) of each: the table of lifts."""
+    for one in lifts:
+        low, high = one.interval
+        yield (
+            one.clear,
+            one.kind,
+            one.name.replace("_", " "),
+            f"{one.count:,} of {one.known:,}",
+            percent(one.share, 1),
+            percent(one.share_outside, 1),
+            "only here" if one.lift is None else f"×{one.lift:.2f}" if one.count else "×0",
+            f"{low:.2f} or more" if high is None else f"{low:.2f} to {high:.2f}" if low else f"{high:.2f} or less",
+        )
+
+
+def attribute_choices(names: Iterable[str], asked: Collection[str]) -> list[tuple[str, str, bool, bool]]:
+    """(name, its words, asked for, asked against) of each attribute."""
+    return [(name, name.replace("_", " "), name in asked, f"-{name}" in asked) for name in names]

@@ -1,0 +1,119 @@
+"""What the cache around a set knows of the set's examples: attributes and class scores, by id.
+
+Belongs here: columns of examples.parquet that are joined to a set. The table itself is `cache/examples.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clusterpaths.cache.examples import ATTRIBUTE, EXAMPLES, read_examples
+from clusterpaths.errors import CacheError
+from clusterpaths.storage import Storage
+
+TopScores = tuple[NDArray[np.int16], NDArray[np.float32]]  # (n, top) class, -1 where not known, and softmax
+
+
+def read_attributes(cache: Storage, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int8]]:
+    """Attribute -> (n,) of these ids; 0 for examples that the cache does not have. Empty where it has no table.
+
+    Raises:
+        CacheError: examples.parquet is there and cannot be read.
+    """
+    path = cache.local(EXAMPLES)
+    if not path.is_file():
+        return {}
+    try:
+        names = [name for name in pq.read_schema(path).names if name.startswith(ATTRIBUTE)]
+        if not names:
+            return {}
+        table = pq.read_table(path, columns=["id", *names])
+    except FileNotFoundError:  # taken away meanwhile
+        return {}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CacheError(
+            f"{path} cannot be read: {error}. Expected the cache's examples; run the flow again."
+        ) from error
+    at, known = _rows_of(table["id"].to_numpy(), ids)
+    found = {}
+    for name in names:
+        values: NDArray[np.int8] = pc.fill_null(table[name].cast(pa.int8()), 0).to_numpy()
+        found[name.removeprefix(ATTRIBUTE)] = np.where(known, values[at], 0).astype(np.int8)
+    return found
+
+
+def read_top_scores(cache: Storage, ids: NDArray[np.int64], top: int) -> TopScores | None:
+    """The most probable classes of each of these ids: (n, top) class, -1 where not known, and (n, top) softmax.
+
+    Read in pieces: the class scores of a whole cache may be larger than memory. None where the cache has none.
+
+    Raises:
+        CacheError: examples.parquet is there and cannot be read.
+    """
+    path = cache.local(EXAMPLES)
+    classes = np.full((len(ids), top), -1, np.int16)
+    shares = np.zeros((len(ids), top), np.float32)
+    try:
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            if "logits" not in file.schema_arrow.names:
+                return None
+            for batch in file.iter_batches(1024, columns=["id", "logits"]):
+                known = batch.filter(batch.column("logits").is_valid())
+                at, ours = _rows_of(ids, known.column("id").to_numpy())
+                wanted = known.filter(pa.array(ours))
+                best, values = _softmax(wanted.column("logits"), len(wanted), top)
+                finite = np.isfinite(values).all(axis=1)
+                rows = at[ours][finite]
+                classes[rows, : best.shape[1]], shares[rows, : best.shape[1]] = best[finite], values[finite]
+    except FileNotFoundError:  # there is none, or it was taken away meanwhile
+        return None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CacheError(
+            f"{path} cannot be read: {error}. Expected the cache's examples; run the flow again."
+        ) from error
+    return (classes, shares) if (classes >= 0).any() else None
+
+
+def read_sizes(cache: Storage, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) bytes of each image as the cache recorded it; -1 where it does not say."""
+    try:
+        table = read_examples(cache, ["id", "size"])
+    except (CacheError, OSError, pa.ArrowInvalid):
+        return np.full(len(ids), -1, np.int64)
+    at, known = _rows_of(table["id"].to_numpy(), ids)
+    if not known.any():
+        return np.full(len(ids), -1, np.int64)
+    found: NDArray[np.int64] = np.where(known, table["size"].to_numpy()[at], -1)
+    return found
+
+
+def _softmax(lists: Any, n: int, top: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The `top` most probable classes of n lists of class scores, and their softmax: (n, top) each, or fewer."""
+    scores = lists.flatten().to_numpy(zero_copy_only=False).reshape(n, -1) if n else np.empty((0, 0), np.float32)
+    width = scores.shape[1]
+    some = (
+        np.argpartition(scores, width - top, axis=1)[:, width - top :]
+        if top < width
+        else np.tile(np.arange(width), (n, 1))
+    )
+    best = np.take_along_axis(
+        some, np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable"), axis=1
+    )
+    with np.errstate(invalid="ignore"):  # rows of NaN stay so
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
+        values: NDArray[np.float32] = np.take_along_axis(powers / powers.sum(axis=1, keepdims=True), best, axis=1)
+    return best, values
+
+
+def _rows_of(stored: NDArray[np.int64], ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Where each id stands in `stored`, ascending and not empty, and whether it does."""
+    if not len(stored):
+        return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
+    at = np.minimum(np.searchsorted(stored, ids), len(stored) - 1)
+    return at, stored[at] == ids

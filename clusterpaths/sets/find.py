@@ -1,0 +1,143 @@
+"""Finding a set: by its number, its name, its fingerprint, or as the one that another is best compared with.
+
+Belongs here: which of the sets that are there is meant. Reading one is `published.py`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from clusterpaths.errors import CacheError, DatasetError
+from clusterpaths.records import SetRecord
+from clusterpaths.sets.directory import RECORD
+from clusterpaths.sets.join import join_examples
+from clusterpaths.sets.published import PublishedSet, open_set
+from clusterpaths.storage import Storage, StorageLike, open_storage
+
+LEAST_COMMON = 0.5  # share of a new set's examples that its predecessor must have
+_SET = re.compile(r"set_(\d+)")
+
+
+def list_sets(directory: StorageLike) -> list[str]:
+    """Names of the sets of a cache, by number; in object storage, of those that are complete."""
+    names = [name for name in open_storage(directory).published("set_", RECORD) if _SET.fullmatch(name)]
+    return sorted(names, key=lambda name: int(name[4:]))
+
+
+def find_set(directory: Storage, fingerprint: str) -> PublishedSet | None:
+    """The newest set of a cache with this identity; directories of other programs are passed over."""
+    for published in _newest_first(directory, list_sets(directory)):
+        if published.record.fingerprint == fingerprint:
+            published.folder.local_tree()
+            return published
+    return None
+
+
+def find_named(cache_root: StorageLike, given: str) -> PublishedSet:
+    """The set that NAME/set_NN, or NAME for its newest one, stands for; looked up among what is there.
+
+    Raises:
+        CacheError: there are no such results, or no such set among them, or it is another program's.
+    """
+    cache_root = open_storage(cache_root)
+    cache_root.require()
+    name, _, wanted = given.rstrip("/").partition("/")
+    names = [other for other in cache_root.subdirectories() if list_sets(cache_root / other)]
+    if name not in names:
+        raise CacheError(
+            f"There are no sets called {given!r} in {cache_root}. Expected NAME or NAME/set_NN, with NAME one of: "
+            f"{', '.join(names) or 'none yet'}. Name one of these, or another folder with --cache-root."
+        )
+    sets = list_sets(cache_root / name)
+    if wanted and wanted not in sets:
+        raise CacheError(
+            f"{name} in {cache_root} has no set {wanted!r}. Expected one of: {', '.join(sets)}, or {name} alone "
+            "for the newest."
+        )
+    folder = cache_root / name / (wanted or sets[-1])
+    folder.local_tree()
+    return open_set(folder)
+
+
+def set_config(published: PublishedSet) -> dict[str, Any]:
+    """How a set was asked for, as `RunConfig` takes it.
+
+    Raises:
+        CacheError: it does not say.
+    """
+    config = published.record.config
+    if not config:
+        raise CacheError(
+            f"{published.path} does not say how it was asked for (an older version made it). "
+            "Run flows/celeba.py once with the settings that you want; recluster then goes by that set."
+        )
+    return config
+
+
+def find_earlier(own: PublishedSet) -> PublishedSet | None:
+    """The set to compare a new one with: the one before it under its name, else what `find_predecessor` finds.
+
+    Sets without a layer in common, and directories of other programs, are passed over.
+    """
+    sets = list_sets(own.cache)
+    for other in _newest_first(own.cache, sets[: sets.index(own.folder.name)]):
+        if set(other.layers) & set(own.layers):
+            other.folder.local_tree()
+            return other
+    return find_predecessor(own)
+
+
+def find_predecessor(own: PublishedSet) -> PublishedSet | None:
+    """The set that a new model's set is best compared with: the newest one of another model, under another name beside it.
+
+    It has the same layers, is not younger, and at least half of the set's examples with the same images.
+    Directories of the cache root that hold no sets of ours, or cannot be read, are passed over.
+
+    Args:
+        own: a published set, cache_root/NAME/set_NN.
+    """
+    born = _time(own.record)
+    cache_root = own.cache.parent
+    found: list[tuple[datetime.datetime, str, PublishedSet]] = []
+    for cache in (cache_root / name for name in cache_root.subdirectories()):
+        try:
+            sets = list_sets(cache) if cache != own.cache else []
+        except OSError:
+            continue
+        for other in _newest_first(cache, sets):
+            try:
+                time = _time(other.record)
+            except ValueError:
+                continue
+            if (
+                other.record.model.sha256 != own.record.model.sha256
+                and set(other.layers) == set(own.layers)
+                and time <= born
+            ):
+                found.append((time, other.folder.address, other))
+    for _, _, other in sorted(found, key=lambda entry: entry[:2], reverse=True):
+        try:
+            other.folder.local_tree()
+            common = len(join_examples(other, own)[0])
+        except (CacheError, DatasetError, OSError):
+            continue  # corrupted, or of other images
+        if common >= LEAST_COMMON * len(own.ids):
+            return other
+    return None
+
+
+def _newest_first(cache: Storage, names: list[str]) -> Iterator[PublishedSet]:
+    """Those of these sets that are ours."""
+    for name in reversed(names):
+        try:
+            yield open_set(cache / name)
+        except CacheError:
+            continue  # a set of another program under this name
+
+
+def _time(record: SetRecord) -> datetime.datetime:
+    time = datetime.datetime.fromisoformat(record.created)
+    return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)

@@ -1,0 +1,338 @@
+"""The published set: one class for all who read one, each part read when first asked for and then kept.
+
+Belongs here: set.json, paths.parquet and centroids.npz, from disk to checked arrays, and what every reader works out of
+them. Questions to a set are answered in `explore/`; another program's set is `external.py`; writing one is `publish.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pydantic
+from numpy.typing import NDArray
+
+from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.errors import CacheError
+from clusterpaths.metrics.ood import DistanceScale, overall_distance, scale_distances
+from clusterpaths.metrics.paths import PathCounts, count_paths
+from clusterpaths.records import CacheDtype, SetRecord
+from clusterpaths.sets.cached_examples import TopScores, read_attributes, read_top_scores
+from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
+from clusterpaths.storage import StorageLike
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What paths.parquet holds: n examples, ids ascending, and L layers. Classes are -1 where not known."""
+
+    ids: NDArray[np.int64]  # (n,)
+    labels: NDArray[np.int16]  # (n,)
+    predictions: NDArray[np.int16]  # (n,)
+    clusters: NDArray[np.int16]  # (n, L)
+    distances: NDArray[np.float32]  # (n, L) to the own centroid
+    splits: NDArray[np.int16]  # (n,) index into split_names, -1: not known
+    split_names: tuple[str, ...]
+    files: Any  # pyarrow.Array of n strings
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How far each of n examples lies from the centroids on its path."""
+
+    standardised: NDArray[np.float32]  # (n, L) spreads above the mean of the cluster's examples
+    ood: NDArray[np.float64]  # (n,) their mean over layers: the OOD score
+
+
+class PublishedSet(SetDirectory):
+    """A set that ClusterPaths published; n examples, L layers.
+
+    Several threads may read it at once. It is pickled as its address and its record: what goes from task to task, or to
+    another machine, holds no arrays.
+    """
+
+    def __init__(self, folder: StorageLike, record: SetRecord, columns: Columns | None = None) -> None:
+        """`columns`: those of paths.parquet, where they are at hand; else they are read when first asked for."""
+        super().__init__(folder)
+        self.record = record
+        if columns:
+            self.__dict__["columns"] = columns  # where a cached property keeps its value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PublishedSet) and (self.folder, self.record) == (other.folder, other.record)
+
+    def __hash__(self) -> int:
+        return hash((self.folder, self.record.fingerprint))
+
+    def __repr__(self) -> str:
+        return f"PublishedSet({self.folder})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PublishedSet, (self.folder.address, self.record)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return self.record.layers
+
+    @property
+    def k(self) -> tuple[int, ...]:
+        """Clusters of each layer."""
+        return tuple(self.record.k_per_layer[layer] for layer in self.record.layers)
+
+    @property
+    def num_examples(self) -> int:
+        return self.record.num_examples
+
+    @property
+    def same_classes(self) -> bool:
+        """See `SetRecord.same_classes`."""
+        return self.record.same_classes
+
+    def class_name(self, index: int) -> str:
+        """A prediction's class."""
+        return self.record.class_name(index)
+
+    def label_name(self, index: int) -> str:
+        """A label's class."""
+        return self.record.label_name(index)
+
+    # paths.parquet -------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Whether paths.parquet is there and of this record; its values are not read.
+
+        Raises:
+            CacheError: its files are missing, corrupted, or do not fit together.
+        """
+        if unknown := [layer for layer in self.layers if layer not in self.record.k_per_layer]:
+            raise CacheError(f"{self.path / RECORD} has no k for {', '.join(unknown)}. Publish the set again.")
+        path = self.file(PATHS)
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except (OSError, pa.ArrowInvalid) as error:
+            raise CacheError(
+                f"{path} cannot be read: {error}. Expected the paths of a set; publish it again."
+            ) from error
+        self._require_rows(rows)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """All of paths.parquet that every reader needs.
+
+        Raises:
+            CacheError: the file is missing, lacks a column, or does not fit the record.
+        """
+        path = self.file(PATHS)
+        distances = [f"distance.{layer}" for layer in self.layers]
+        needed = ["id", "file", "label", "prediction", *self.layers, *distances]
+        try:
+            stored = pq.read_schema(path).names
+            missing = [name for name in needed if name not in stored]
+            if missing:
+                raise CacheError(
+                    f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(stored)}. "
+                    "It does not belong to the set.json beside it; publish the set again."
+                )
+            table = pq.read_table(path, columns=[*needed, *({"split"} & set(stored))])
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise CacheError(
+                f"{path} cannot be read: {error}. Expected the paths of a set; publish the set again."
+            ) from error
+        splits, split_names = _splits(table)
+        found = Columns(
+            ids=table["id"].to_numpy(),
+            labels=_ints(table, "label"),
+            predictions=_ints(table, "prediction"),
+            clusters=np.stack([_ints(table, layer) for layer in self.layers], axis=1),
+            distances=np.stack([table[name].to_numpy() for name in distances], axis=1),
+            splits=splits,
+            split_names=split_names,
+            files=table["file"].combine_chunks(),
+        )
+        self._require_fitting(found)
+        return found
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """(n,) ascending."""
+        return self.columns.ids
+
+    @property
+    def labels(self) -> NDArray[np.int16]:
+        """(n,), -1: none."""
+        return self.columns.labels
+
+    @property
+    def predictions(self) -> NDArray[np.int16]:
+        """(n,), -1: none."""
+        return self.columns.predictions
+
+    @property
+    def clusters(self) -> NDArray[np.int16]:
+        """(n, L) the cluster paths."""
+        return self.columns.clusters
+
+    @property
+    def distances(self) -> NDArray[np.float32]:
+        """(n, L) to the own centroid."""
+        return self.columns.distances
+
+    @property
+    def files(self) -> Any:
+        """pyarrow.Array of n strings; they stay in Arrow until they are shown."""
+        return self.columns.files
+
+    @property
+    def splits(self) -> NDArray[np.int16]:
+        """(n,) index into split_names, -1: not known."""
+        return self.columns.splits
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        return self.columns.split_names
+
+    def _require_rows(self, rows: int) -> None:
+        if rows != self.record.num_examples:
+            raise CacheError(
+                f"{self.path / PATHS} has {rows:,} examples; set.json says {self.record.num_examples:,}. They do not "
+                "belong together; publish the set again."
+            )
+
+    def _require_fitting(self, columns: Columns) -> None:
+        path = self.path / PATHS
+        for column, layer in zip(columns.clusters.T, self.layers, strict=True):
+            k = self.record.k_per_layer.get(layer, 0)
+            if len(column) and not (column.min() >= 0 and column.max() < k):
+                raise CacheError(
+                    f"{path} has cluster ids {column.min()} to {column.max()} in layer {layer}; "
+                    f"set.json says k={k}, so 0 to {k - 1} were expected. Publish the set again."
+                )
+        if (str(columns.ids.dtype), str(columns.distances.dtype)) != ("int64", "float32"):
+            raise CacheError(
+                f"{path} has ids of {columns.ids.dtype} and distances of {columns.distances.dtype}. Expected int64 and "
+                "float32, without gaps; publish the set again."
+            )
+        if len(columns.ids) > 1 and not (np.diff(columns.ids) > 0).all():
+            raise CacheError(f"{path} has ids that do not ascend. Expected each once; publish the set again.")
+        self._require_rows(len(columns.ids))
+
+    # Worked out of it ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def paths(self) -> PathCounts:
+        """The occupied paths, most frequent first."""
+        return count_paths(self.clusters)
+
+    @cached_property
+    def distance_scale(self) -> DistanceScale:
+        """How far examples of each cluster lie from its centroid; n > 0."""
+        return scale_distances(self.clusters, self.distances, self.k)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The OOD score of the set's own examples; n > 0."""
+        exact = self.distance_scale.standardise(self.clusters, self.distances)
+        return Scores(exact.astype(np.float32), exact.mean(axis=1))
+
+    @cached_property
+    def overall_distances(self) -> NDArray[np.float64]:
+        """(n,) in all layers together."""
+        return overall_distance(self.distances)
+
+    # Beside it: large, so read for the one who needs it and not kept ---------------------------------------------
+
+    def read_centroids(self) -> dict[str, NDArray[np.float32]]:
+        """Layer -> (k, width) float32.
+
+        Raises:
+            CacheError: centroids.npz cannot be read, or is not the record's.
+        """
+        path = self.file(CENTROIDS)
+        try:
+            with np.load(path) as file:
+                found = {layer: np.asarray(file[layer], np.float32) for layer in self.layers}
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise CacheError(
+                f"{path} cannot be read: {error}. Expected the set's centroids; publish the set again."
+            ) from error
+        for layer, rows in found.items():
+            if rows.ndim != 2 or len(rows) != self.record.k_per_layer[layer]:
+                raise CacheError(
+                    f"{path} has centroids of shape {rows.shape} in layer {layer}; set.json says k="
+                    f"{self.record.k_per_layer[layer]}. They do not belong together; publish the set again."
+                )
+        return found
+
+    def read_attributes(self) -> dict[str, NDArray[np.int8]]:
+        """Attribute -> (n,): 1, -1, 0 not known; empty where the cache has none.
+
+        Raises:
+            CacheError: the cache's examples.parquet is there and cannot be read.
+        """
+        return read_attributes(self.cache, self.ids)
+
+    def read_top_scores(self, top: int) -> TopScores | None:
+        """The most probable classes of each example.
+
+        Raises:
+            CacheError: the cache's examples.parquet is there and cannot be read.
+        """
+        return read_top_scores(self.cache, self.ids, top)
+
+    def stored_dtypes(self) -> tuple[dict[str, CacheDtype], list[str]]:
+        """How the set's cache stored each layer, and a warning where that is no longer known (then: float32)."""
+        record, manifest = self.record, read_manifest(self.folder.resolve().parent)
+        if (
+            manifest is None
+            or manifest.model.sha256 != record.model.sha256
+            or set(record.layers) - set(manifest.layers)
+        ):
+            return dict.fromkeys(record.layers, "float32"), [
+                f"The cache that {record.set} was made of is no longer beside it, so activations are not rounded as it "
+                "stored them: an image that lies between two centroids may get the other one."
+            ]
+        return {layer: manifest.layers[layer].dtype for layer in record.layers}, []
+
+
+def open_set(folder: StorageLike) -> PublishedSet:
+    """A set's directory; only its record is read at once.
+
+    Raises:
+        CacheError: it has no record that is understood.
+    """
+    document = SetDirectory(folder).file(RECORD)
+    try:
+        return PublishedSet(folder, SetRecord.model_validate_json(document.read_bytes()))
+    except FileNotFoundError as error:
+        raise CacheError(
+            f"{document} does not exist. Expected the folder of a published set, with set.json and paths.parquet."
+        ) from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        raise CacheError(
+            f"{document} is not the record of a set: {'.'.join(map(str, first['loc'])) or 'the document'}: "
+            f"{first['msg']} ({error.error_count()} problems in all). Expected what this version of the program writes; "
+            "publish the set again."
+        ) from error
+
+
+def _ints(table: Any, name: str) -> NDArray[np.int16]:
+    values: NDArray[np.int16] = pc.fill_null(table[name].cast(pa.int16()), -1).to_numpy()
+    return values
+
+
+def _splits(table: Any) -> tuple[NDArray[np.int16], tuple[str, ...]]:
+    """(n,) index into the names, -1: not known; and the names, ascending."""
+    if "split" not in table.column_names:
+        return np.full(len(table), -1, np.int16), ()
+    values = pc.fill_null(table["split"].cast(pa.string()), "").combine_chunks().dictionary_encode()
+    stored = values.dictionary.to_pylist()
+    names = tuple(sorted(name for name in stored if name))
+    rank = np.array([names.index(name) if name else -1 for name in stored], np.int16)
+    indices = values.indices.to_numpy()
+    return (rank[indices] if len(rank) else np.empty(0, np.int16)), names

@@ -1,0 +1,274 @@
+"""The seam: what a directory of documents and arrays can be asked, wherever it lies.
+
+Belongs here: the interface, and what is the same for a local directory (`directory.py`) and a bucket (`bucket.py`). Names
+of files and subdirectories are relative, with slashes: "examples/00003.parquet".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, TypeVar
+
+from clusterpaths.storage.atomic import atomic_write, disk_errors, partial_name, partial_sibling
+
+Result = TypeVar("Result")
+Stamp = tuple[int, int, int]  # inode, time in ns, bytes
+
+
+class Storage(ABC):
+    """A directory; two of the same address are equal. Messages print its address.
+
+    Args:
+        address: an absolute path, or s3://BUCKET/PREFIX: what records and documents say.
+
+    Attributes:
+        request_per_file: whether a look at a file takes a request: then caches have few files, and readers look rarely.
+        zarr_pipeline: zarr's codec pipeline for arrays that lie here.
+    """
+
+    request_per_file: ClassVar[bool]
+    zarr_pipeline: ClassVar[str]
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def __str__(self) -> str:
+        return self.address
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Storage) and self.address == other.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.address.rpartition("/")[2]
+
+    @abstractmethod
+    def __truediv__(self, name: str) -> Storage:
+        """A subdirectory; it need not exist."""
+
+    @property
+    @abstractmethod
+    def parent(self) -> Storage:
+        """The directory that this one is in."""
+
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """Where its files lie on this machine: itself, or the mirror of a bucket, which only `local` brings up to date."""
+
+    def resolve(self) -> Storage:
+        """The same directory with symbolic links followed."""
+        return self
+
+    # Reading
+
+    @abstractmethod
+    def require(self) -> None:
+        """Check that the storage answers, and soon; once a run has begun, it is patient.
+
+        Raises:
+            StorageError: it does not, refuses these credentials, or has no such bucket.
+            ConfigError: obstore is not installed.
+        """
+
+    @abstractmethod
+    def local(self, name: str) -> Path:
+        """The path of a file on this machine, up to date; nothing lies there where the storage has no such file."""
+
+    @abstractmethod
+    def local_tree(self, name: str = "") -> Path:
+        """The path of a subdirectory on this machine, with all files below it up to date."""
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return self.local(name).read_bytes()
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+
+    @abstractmethod
+    def stamp(self, name: str) -> Stamp | None:
+        """What changes when a file is replaced; None where there is none. Files of a bucket are taken to stay as they are.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+
+    @abstractmethod
+    def subdirectories(self) -> list[str]:
+        """Their names, ascending. Empty where the directory does not exist.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+
+    @abstractmethod
+    def published(self, prefix: str, last: str) -> list[str]:
+        """The subdirectories whose names begin so, without those that `publish` has begun and not completed."""
+
+    @abstractmethod
+    def complete(self, name: str, files: Iterable[str], is_complete: Callable[[BinaryIO], bool]) -> set[str]:
+        """Which of these files of a subdirectory are there and complete; in a bucket, one that is there is complete."""
+
+    @abstractmethod
+    def usage(self, *names: str) -> tuple[int, int]:
+        """How many files there are in these subdirectories, and their bytes."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Of the disk; None where there is no bound."""
+
+    # Writing
+
+    def make(self) -> None:
+        """Make the directory, if it is not there.
+
+        Raises:
+            DiskError: no room or no permission.
+        """
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        """A path to write to; on leaving, all of it becomes the file of that name, or on any failure nothing does.
+
+        Raises:
+            DiskError: no room or no permission.
+        """
+        with partial_sibling(self.path / name, lambda partial: self._put_in_place(partial, name)) as partial:
+            yield partial
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a whole file, flushed to disk, or leave the old one.
+
+        Raises:
+            DiskError: no room or no permission.
+        """
+        atomic_write(self.path / name, data, lambda partial: self._put_in_place(partial, name))
+
+    def write_json(self, name: str, content: Any, *, indent: int | None = 2) -> None:
+        """`write_bytes` of a JSON document, UTF-8, with a newline at its end."""
+        self.write_bytes(name, (json.dumps(content, indent=indent, ensure_ascii=False) + "\n").encode())
+
+    @abstractmethod
+    def _put_in_place(self, partial: Path, name: str) -> None:
+        """Give a file that is whole its name."""
+
+    @contextlib.contextmanager
+    def publish(self, name: str, last: str) -> Iterator[Path]:
+        """A local directory to fill; on leaving, it becomes the subdirectory `name`, or on any failure nothing does.
+
+        Readers never see half of it: it appears by a rename or, in a bucket, with the file `last`.
+
+        Raises:
+            DiskError: no room or no permission.
+            CacheError: another run has published that name, or has taken the lock over.
+        """
+        staged = self.path / partial_name(name)
+        try:
+            with disk_errors(staged):
+                staged.mkdir()
+                yield staged
+                for path in staged.iterdir():  # what is renamed must not reach the disk before its files
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+                self._publish(staged, name, last)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+
+    @abstractmethod
+    def _publish(self, staged: Path, name: str, last: str) -> None:
+        """Give a directory that is whole its name."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file, there or not."""
+
+    @abstractmethod
+    def remove_tree(self, name: str = "") -> None:
+        """Remove a subdirectory with all in it, there or not."""
+
+    def remove_partials(self, *names: str) -> None:
+        """Remove what killed runs have left half-written on this machine in these subdirectories ("": here)."""
+        for name in names:
+            for left in (self.path / name).glob(".*.partial"):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+    # Documents that several runs change
+
+    @abstractmethod
+    def read_version(self, name: str) -> tuple[bytes | None, str]:
+        """The content of a file as it is now, None where there is none, and its version for `replace`."""
+
+    @abstractmethod
+    def replace(self, name: str, content: bytes, version: str) -> bool:
+        """Write a file if it is still of that version ("": not there); False if it is not, and nothing was written.
+
+        A local directory has no versions: there, who holds `lock` is the only one to write.
+
+        Raises:
+            CacheError: another run has taken the lock over.
+            DiskError: no room or no permission.
+        """
+
+    @abstractmethod
+    def update(self, name: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Read, change and write a file as one step; safe between threads, processes and machines.
+
+        Args:
+            name: the file.
+            change: of its content, None where there is none; called again where another writer won the race.
+        """
+
+    @abstractmethod
+    def lock(self, wait: float, log: Callable[[str], None] = lambda _: None) -> contextlib.AbstractContextManager[None]:
+        """Hold the directory, which is made where it does not exist, while inside: one run at a time writes there.
+
+        Args:
+            wait: seconds to wait for another run; 0 fails at once.
+            log: called once when waiting begins, and where a dead run's lock is taken over.
+
+        Raises:
+            CacheError: another run still holds it after that time.
+            DiskError: the directory cannot be written.
+            StorageError: the storage does not answer, or refuses.
+        """
+
+    # Arrays
+
+    @abstractmethod
+    def zarr_store(self, name: str) -> Any:
+        """Where zarr finds the array of that name (`zarr.storage.StoreLike`)."""
+
+    def with_retries(self, operation: Callable[[], Result]) -> Result:
+        """What `operation` on an array returns, in a bucket tried again while the server is away."""
+        return operation()
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """As `Storage.stamp`, of a file of this machine."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

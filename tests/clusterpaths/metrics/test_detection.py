@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from clusterpaths.metrics.detection import _from_counts, auroc, bootstrap_detection, fpr95
+
+
+def test_detection_by_hand_and_as_scikit_learn() -> None:
+    own, others = np.array([1.0, 2, 3, 4]), np.array([3.0, 5, 6, 0])
+    assert auroc(own, others) == (2.5 + 4 + 4 + 0) / 16
+    assert fpr95(own, others) == 0.5  # 95% of four are all four: up to 4, which lets 3 and 0 pass
+    rng = np.random.default_rng(0)
+    own, others = np.round(rng.standard_normal(50), 1), np.round(rng.standard_normal(40) + 1, 1)
+    truth, scores = np.repeat([0, 1], [50, 40]), np.concatenate([own, others])
+    assert auroc(own, others) == pytest.approx(roc_auc_score(truth, scores))
+    false, true, _ = roc_curve(1 - truth, -scores)
+    assert fpr95(own, others) == false[true >= 0.95].min()
+    different, place = np.unique(scores, return_inverse=True)
+    counts = [np.bincount(part, minlength=len(different)) for part in (place[:50], place[50:])]
+    assert _from_counts(*counts) == pytest.approx((auroc(own, others), fpr95(own, others)))
+
+
+def test_detection_intervals_hold_the_value() -> None:
+    rng = np.random.default_rng(0)
+    own, others = rng.standard_normal(80), rng.standard_normal(80) + 1
+    (low, high), (low_rate, high_rate) = bootstrap_detection(own, others, 0)
+    assert low < auroc(own, others) < high
+    assert low_rate <= fpr95(own, others) <= high_rate
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "no other images": (lambda: auroc(np.ones(3), np.ones(0)), "got 3 and 0"),
+    "no own images": (lambda: fpr95(np.ones(0), np.ones(3)), "got 0 and 3"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD.values(), ids=BAD)
+def test_arrays_that_do_not_fit_are_rejected(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
