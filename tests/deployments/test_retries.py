@@ -22,7 +22,7 @@ def slow(site: Site, faces: Path, name: str, shard_size: int = SHARD) -> dict[st
     """Many small shards, one after the other: time to stop it half-way; and little to do after them."""
     model = str(site.home / "ONNX_models" / "SampleFaces_CNN.onnx")
     own = {"name": name, "data_root": str(faces), "model": model, "evaluate": False, "check_preprocessing": False}
-    return own | {"layers": "fc1,fc2", "shard_size": shard_size, "workers": 1, "cache_format": "npy"}
+    return own | {"layers": ["fc1", "fc2"], "shard_size": shard_size, "workers": 1, "cache_format": "npy"}
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def test_recluster_chooses_and_makes_no_second_set_of_the_same_choice(
     assert (first / f"comparison_with_{NAME}_set_01.json").is_file()
     again, log = recluster(without_set.parent)  # auto is the last set's wish, so it is chosen again
     assert again == first
-    assert any("nothing changed since set_02: no set was made" in line for line in log)
+    assert any("no setting changed since set_02: no set was published" in line for line in log)
 
 
 def test_recluster_chooses_one_layer_and_keeps_the_others_numbers(chosen: Run, tmp_path: Path) -> None:

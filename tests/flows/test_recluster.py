@@ -44,7 +44,7 @@ def test_recluster_makes_the_next_set_only_where_something_is_new(tmp_path: Path
     recluster(tmp_path, k=7)
     assert list_sets(cache) == ["set_01", "set_02"]
 
-    assert any("no set was made" in line for line in recluster(tmp_path))
+    assert any("no set was published" in line for line in recluster(tmp_path))
     assert list_sets(cache) == ["set_01", "set_02"]
 
     write_faces(data, 60, seed=21)  # the 40 and 20 more
