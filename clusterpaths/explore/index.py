@@ -28,7 +28,6 @@ T = TypeVar("T")
 TOP_SCORES = 10
 _ANSWERS = 64  # of clusters and paths
 _ANSWER = 240_000  # bytes that one takes at most, in records
-PAGES = 12_000_000  # bytes of pages that a server may keep beside each set
 
 
 class SetIndex:
@@ -73,11 +72,11 @@ class SetIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays, with those that are made later, and room for answers and pages that are kept."""
+        """Memory of the arrays, with those that are made later, and room for cached answers."""
         n, n_layers = self.clusters.shape
         arrays = n * (100 + 30 * n_layers + len(self.attribute_names) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4
         keys = 0 if self.keys is None else self.keys.nbytes
-        return int(arrays + keys + _ANSWERS * _ANSWER + PAGES)
+        return int(arrays + keys + _ANSWERS * _ANSWER)
 
     # Names -------------------------------------------------------------------------------------------------------
 

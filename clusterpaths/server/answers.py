@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
     from clusterpaths.explore.library import Library
 
-BUDGET = 24 << 20  # bytes of cached answers
+BUDGET = 36 << 20  # bytes of cached answers and pages
 LARGEST = 2 << 20  # of one of them
-# Held while an answer is worked out: threads that do so at once take the interpreter from each other, and all together
-# take a third longer than one after the other (benchmarks/load.py). For milliseconds: what takes seconds, or waits for a
-# disk, is not done in turn.
-IN_TURN = threading.RLock()
+# Held while an answer is computed: threads that compute at once take the interpreter from each other, and need up to a
+# third longer than one after the other (benchmarks/load.py). Only for milliseconds: what takes seconds, or waits for a
+# disk, is done without it.
+ONE_AT_A_TIME = threading.RLock()
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
-_PROGRAM = version("clusterpaths")  # another version may say the same set's answers differently
+_PROGRAM = version("clusterpaths")  # another version may answer differently for the same set
 
 
 def answer_cache() -> LRUCache[bytes]:
-    """For the last answers, encoded."""
+    """For the last answers and pages, as they are sent."""
     return LRUCache(BUDGET, len, largest=LARGEST)
 
 
@@ -48,9 +48,9 @@ def of_set(
     make: Callable[[SetIndex], Any],
     before: Callable[[SetIndex], object] = lambda _: None,
 ) -> Response:
-    """What `make` says of a set, as JSON: from memory while the set is the same, 304 to who has it already.
+    """What `make` says of a set, as JSON: from the cache while the set is unchanged, 304 to clients that have it.
 
-    `before` reads what `make` needs: `make` is called in turn, and must not wait for a disk.
+    `before` reads what `make` needs: `make` is called one at a time, and must not wait for a disk.
 
     Raises:
         NotFoundError: no such model or set; and what `make` raises.
@@ -60,7 +60,7 @@ def of_set(
 
     def answer() -> Any:
         before(index)
-        with IN_TURN:
+        with ONE_AT_A_TIME:
             return make(index)
 
     return of_version(request, index.summary.version, str(index.folder), answer)
@@ -89,7 +89,7 @@ def tag_of(*parts: str) -> str:
 
 
 def has(request: Request, tag: str) -> bool:
-    """Whether the one who asks has this answer already."""
+    """Whether the client has this answer already."""
     given = request.headers.get("if-none-match", "")
     return tag in (part.strip().removeprefix("W/") for part in given.split(","))
 

@@ -1,6 +1,6 @@
-"""Answers of megabytes: sent piece by piece, so that no second copy of them is made for each that asks.
+"""Answers of megabytes: sent piece by piece, so that no second copy of them is made for each client.
 
-Belongs here: how bytes leave. What they are is told by the modules that make them.
+Belongs here: how bytes are sent. What they are is decided by the modules that make them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Pieces(Response):
 
 
 class FileWithin(Pieces):
-    """A file between two pieces of text, read as it is sent: 8 MB of centroids are never whole in memory."""
+    """A file between two pieces of text, read as it is sent: 8 MB of centroids are never in memory at once."""
 
     def __init__(self, before: bytes, path: Path, after: bytes, headers: dict[str, str] | None = None) -> None:
         try:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.base import open_rgb
 from clusterpaths.evaluation import evaluate
-from clusterpaths.explanation.explain import explain_image
+from clusterpaths.explanation.explain import load_model, read_upright
 from clusterpaths.explore.library import Library
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.preprocessing.prepare import fit, normalise
-from clusterpaths.sets.published import open_set
 from tests.clusterpaths.conftest import run_stages, write_celeba, write_cnn
 
 
@@ -36,21 +35,22 @@ def test_one_score_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             layers=("conv2", "fc1"),
         )
     )
-    rows = open_set(done.published.path)
-    record, centroids = rows.record, rows.read_centroids()
-    sizes = np.concatenate([np.bincount(column, minlength=24) for column in rows.clusters.T])
+    published, record, model = done.published, done.published.record, Path(done.model.path)
+    sizes = np.concatenate([np.bincount(column, minlength=24) for column in published.clusters.T])
     assert ((sizes > 0) & (sizes < 5)).any(), "the set has no small clusters, so it tests nothing"
 
-    explored = Library(tmp_path / "cache").default().ood
+    index = Library(tmp_path / "cache").default()
+    explored = index.ood
     assert explored is not None
     assert explored.std() > 0.1
 
     folder = Path(record.data_root) / "celeba" / "img_align_celeba"
-    files = [folder / file for file in rows.files.to_pylist()]
-    explained = [explain_image(file, rows, Path(done.model.path)).ood_score for file in files[:40:4]]
+    files = [folder / file for file in published.files.to_pylist()]
+    loaded = load_model(index, model)
+    explained = [loaded.explain(read_upright(file), file.name).ood_score for file in files[:40:4]]
     np.testing.assert_allclose(explained, explored[:40:4], rtol=1e-3, atol=1e-3)
 
-    export_path_model(rows, Path(done.model.path), tmp_path / "paths.onnx")
+    export_path_model(published, model, tmp_path / "paths.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "paths.onnx", providers=["CPUExecutionProvider"])
     pixels = np.stack([fit(open_rgb(file), record.preprocessing) for file in files])
     (exported,) = session.run(["ood_score"], {"input": normalise(pixels, record.preprocessing)})
@@ -60,19 +60,24 @@ def test_one_score_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     measured: list[NDArray[np.float64]] = []
     cluster_again, auroc = evaluate.cluster_again, evaluate.auroc
 
-    def published(*arguments: Any) -> Any:
+    def as_published(*arguments: Any) -> Any:
         """The clustering of the published set instead of one on 80%, so that the statistics are the same."""
         again = cluster_again(*arguments)
         held_out.append(again.held_out)
-        every = np.arange(len(rows.ids))
-        return replace(again, fit=every, clusters=rows.clusters, distances=rows.distances, centroids=centroids)
+        return replace(
+            again,
+            fit=np.arange(len(published.ids)),
+            clusters=published.clusters,
+            distances=published.distances,
+            centroids=published.read_centroids(),
+        )
 
     def spy(own: NDArray[np.float64], others: NDArray[np.float64]) -> float:
         measured.append(own)
         return auroc(own, others)
 
-    monkeypatch.setattr(evaluate, "cluster_again", published)
+    monkeypatch.setattr(evaluate, "cluster_again", as_published)
     monkeypatch.setattr(evaluate, "auroc", spy)
-    found = evaluate.evaluate_set(rows, done.job)
+    found = evaluate.evaluate_set(published, done.job)
     assert found.strangers[0].scores[0].score == "paths"
     np.testing.assert_allclose(measured[0], explored[held_out[0]], rtol=1e-3, atol=1e-3)

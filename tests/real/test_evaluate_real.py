@@ -66,12 +66,12 @@ def test_light_noise_leaves_the_whole_path(last_layers: Evaluation) -> None:
     assert noise.paths.value >= 0.93
 
 
-def test_paths_of_all_layers_tell_strangers_apart(all_layers: Evaluation) -> None:
+def test_paths_of_all_layers_detect_ood_images(all_layers: Evaluation) -> None:
     """Better than the model's own scores and than neighbours; on uniform noise energy is as good (.969 to .967)."""
-    for strangers in all_layers.strangers:
-        area = {one.score: one.auroc for one in strangers.scores}
-        assert area["paths"].value > max(area["max softmax"].value, area["deep k-NN"].value), strangers.name
-        if strangers.name == "uniform noise":
+    for images in all_layers.strangers:
+        area = {one.score: one.auroc for one in images.scores}
+        assert area["paths"].value > max(area["max softmax"].value, area["deep k-NN"].value), images.name
+        if images.name == "uniform noise":
             assert area["paths"].high > area["energy"].value
         else:
-            assert area["paths"].value > area["energy"].value, strangers.name
+            assert area["paths"].value > area["energy"].value, images.name

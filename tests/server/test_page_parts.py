@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
-from clusterpaths.explore.index import PAGES
 from clusterpaths.explore.records import ExampleLayer, Lift, Transition
+from clusterpaths.server import answers
+from clusterpaths.server.app import create_app
 from clusterpaths.server.pages.plots import SHOWN, lift_plot, spread_plot, times
 from clusterpaths.server.pages.sankey import MOST_LINKS, _largest
-from clusterpaths.server.pages.set_view import set_view
+from clusterpaths.server.settings import ServeConfig
 from tests.clusterpaths.explore.small import small
 
 
@@ -100,8 +103,28 @@ def test_a_very_strange_example_is_still_within_the_plot() -> None:
     assert spread_plot([layer(None)]) is None
 
 
-def test_cached_pages_fit_into_the_room_that_a_set_counts_for_them(tmp_path: Path) -> None:
-    assert set_view(small(tmp_path)).pages.limit <= PAGES
+def test_pages_and_answers_share_one_bounded_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path)
+    monkeypatch.setattr(answers, "BUDGET", 40_000)
+    app = create_app(ServeConfig(cache_root=tmp_path))
+    cache = app.state.answers
+
+    def get(path: str) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+                return await client.get(path)
+
+        return asyncio.run(ask())
+
+    assert get("/api/v1/models/Small/sets/set_01/routes").status_code == 200
+    assert len(cache) == 1
+    page = get("/explore/Small/set_01")
+    assert (len(cache), cache.size > len(page.content)) == (2, True)
+    assert get("/explore/Small/set_01").content == page.content
+    assert len(cache) == 2
+    for number in range(9):
+        get(f"/explore/Small/set_01?{number}")
+    assert len(page.content) < cache.size <= 40_000
 
 
 def test_every_cluster_keeps_a_band_where_there_are_too_many_to_draw() -> None:

@@ -139,7 +139,7 @@ def session_of(when: float) -> str:
         "1.2",
         new_session("another token of 16"),
         session_of(time.time() - SESSION_SECONDS - 2),
-        session_of(time.time() + 60),
+        session_of(time.time() + 24 * 3600),
         "9" + new_session(TOKEN),
         new_session(TOKEN)[:-1],
         "²." + new_session(TOKEN).partition(".")[2],

@@ -102,7 +102,7 @@ Size = Annotated[int, AfterValidator(_known_size), Field(json_schema_extra={"enu
 
 
 class Nothing(Record):
-    """No parameters: one that is misspelt is told, not passed over."""
+    """No parameters; unknown ones are rejected."""
 
 
 class Asked(Question):

@@ -1,7 +1,7 @@
 """What existing dashboards ask for, in the shapes that they expect.
 
-Belongs here: addresses, shapes, clamps and status codes of that contract. Where an answer depends on a set, a browser may
-keep it and ask whether it is still good (ETag). The texts themselves are `explore/documents.py`'s, pictures
+Belongs here: addresses, shapes, clamps and status codes of that contract. Where an answer depends on a set, clients may
+cache it and revalidate it (ETag). The texts themselves are `explore/documents.py`'s, pictures
 `explore/images.py`'s.
 
 Handlers are plain functions, which run in threads: nearly all of them look at the disk.
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 MOST_PATHS = 10_000
 MOST_IMAGES = 100
 LONGEST_SIDE = 512  # pixels of a picture in an answer; CelebA's are smaller and come as they are
-_NOT_KEPT = {"Cache-Control": "private, no-store"}  # images that cannot be read now may be back soon
+_NOT_CACHED = {"Cache-Control": "private, no-store"}  # images that cannot be read now may be back soon
 
 router = APIRouter(tags=["contract"])
 ModelQuery = Annotated[str | None, Query(description="the model whose examples are meant [the default one]")]
@@ -67,13 +67,13 @@ async def health() -> Any:
 @router.get("/models", response_model=Models)
 def models(library: LibraryOf) -> Response:
     """Every folder of results."""
-    return Pieces(*_whole(models=library.names()))  # a dict would wait for a thread once more, to be checked
+    return Pieces(*_json(models=library.names()))  # a dict would wait for a thread once more, to be checked
 
 
 @router.get("/models/{model}/sets", response_model=Sets)
 def sets(model: str, library: LibraryOf) -> Response:
     """The sets of a model."""
-    return Pieces(*_whole(model=model, sets=[summary.set for summary in library.model(model).sets]))
+    return Pieces(*_json(model=model, sets=[summary.set for summary in library.model(model).sets]))
 
 
 @router.get("/models/{model}/metadata", response_model=Metadata)
@@ -128,7 +128,7 @@ def path_of_example(
     index = library.set(model, set)
     path = documents.path_of(index, documents.row_of_key(index, example_id))
     return _answer(
-        request, _tag_of(request, index), lambda: _whole(model=model, set=set, example_id=example_id, path=path)
+        request, _tag_of(request, index), lambda: _json(model=model, set=set, example_id=example_id, path=path)
     )
 
 
@@ -148,7 +148,7 @@ def image_of_example(
     return _answer(
         request,
         _tag_of(request, index, stamp),
-        lambda: _whole(example_id=id, image_base64=images.base64(index, row, LONGEST_SIDE, stamp).decode("ascii")),
+        lambda: _json(example_id=id, image_base64=images.base64(index, row, LONGEST_SIDE, stamp).decode("ascii")),
     )
 
 
@@ -171,14 +171,14 @@ def images_of_cluster(
 
     rows = index.members(at, cluster)[:limit].tolist()
     tag, stamps = None, dict[int, Stamp]()
-    with contextlib.suppress(NotFoundError):  # one is gone: what can be read is shown, and not kept
+    with contextlib.suppress(NotFoundError):  # one is gone: what can be read is shown, and not cached
         stamps |= {row: images.stamp(index, row) for row in rows}
         tag = _tag_of(request, index, list(stamps.values()))
         if (unchanged := _unchanged(request, tag)) is not None:
             return unchanged
-    pictures, whole = _pictures(images, index, rows, stamps)
+    pictures, complete = _pictures(images, index, rows, stamps)
     start = _object(layer=layer, cluster_id=cluster, limit=limit)
-    return Pieces(start, *_shown(pictures), headers=_caching(tag) if whole and tag else _NOT_KEPT)
+    return Pieces(start, *_shown(pictures), headers=_caching(tag) if complete and tag else _NOT_CACHED)
 
 
 @router.post("/images/path", response_model=PathImages)
@@ -199,7 +199,7 @@ def images_of_path(question: PathQuestion, library: LibraryOf, images: ImagesOf)
 def attributes(model: str, request: Request, library: LibraryOf) -> Response:
     """What is known of the examples of the newest set."""
     index = library.newest(model)
-    return _answer(request, _tag_of(request, index), lambda: _whole(model=model, attributes=list(index.attributes)))
+    return _answer(request, _tag_of(request, index), lambda: _json(model=model, attributes=list(index.attributes)))
 
 
 @router.get("/models/{model}/attributes/filter", response_model=Filtered)
@@ -294,7 +294,7 @@ def _object(**fields: Any) -> bytes:
     return json.dumps(fields)[:-1].encode()
 
 
-def _whole(**fields: Any) -> Parts:
+def _json(**fields: Any) -> Parts:
     return (json.dumps(fields).encode(),)
 
 
@@ -309,7 +309,7 @@ def _caching(tag: str) -> dict[str, str]:
 
 
 def _unchanged(request: Request, tag: str) -> Response | None:
-    """304 where the asker has it already."""
+    """304 where the client has it already."""
     return not_modified(tag) if has(request, tag) else None
 
 

@@ -22,7 +22,7 @@ from clusterpaths.explore.ask import NONE, choices, select
 from clusterpaths.explore.index import SetIndex, class_shares
 from clusterpaths.explore.records import Choices, ExamplePage, Question
 from clusterpaths.server.addresses import query_of
-from clusterpaths.server.answers import IN_TURN
+from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.api.v1 import MANY, refusal
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
@@ -171,7 +171,7 @@ def _page(
     status: int = 200,
 ) -> HTMLResponse:
     listed = listed_models(request)  # a look at the disk
-    with IN_TURN:
+    with ONE_AT_A_TIME:
         offered = choices(index)
         asked = [(name, value) for name, value in pairs if name != "page"]
         rows: NDArray[np.integer] = select(index, question) if question else np.empty(0, np.int64)

@@ -16,11 +16,12 @@ from fastapi.responses import HTMLResponse
 from jinja2.compiler import CodeGenerator
 from markupsafe import Markup, escape
 
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ModelSummary
 from clusterpaths.report.numbers import percent, thousands
 from clusterpaths.server.addresses import encoded, image_url, set_url
-from clusterpaths.server.answers import IN_TURN
+from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.pages import words
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.static_files import static_url
@@ -57,13 +58,14 @@ def render_once(
     """As `render` for a page of a set, rendered once per address; `state` is what else it depends on."""
     listed = listed_models(request)
     versions = tuple((one.model, one.set, one.version) for model in listed for one in model.sets)
-    key = (template, request.url.path, request.url.query, versions, *state)
+    key = (template, request.url.path, request.url.query, index.summary.version, versions, *state)
+    answers: LRUCache[bytes] = request.app.state.answers
 
     def make() -> bytes:
-        with IN_TURN:
+        with ONE_AT_A_TIME:
             return bytes(render(request, template, index=index, listed=listed, **values()).body)
 
-    return HTMLResponse(set_view(index).pages.get(key, make), headers=_REVALIDATED)
+    return HTMLResponse(answers.get(key, make), headers=_REVALIDATED)
 
 
 def listed_models(request: Request) -> tuple[ModelSummary, ...]:

@@ -13,8 +13,7 @@ from weakref import WeakKeyDictionary
 
 from markupsafe import Markup
 
-from clusterpaths.common.lru import LRUCache
-from clusterpaths.explore.index import PAGES, SetIndex
+from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Routes
 from clusterpaths.explore.routes import routes
 from clusterpaths.server.addresses import api_url, encoded, pairs_of, query_of, set_url
@@ -35,7 +34,6 @@ class SetView:
         self.has_distances = index.distances is not None
         self.url = set_url(index.summary)
         self.routes: Routes = routes(index)
-        self.pages: LRUCache[bytes] = LRUCache(PAGES, len)
         self._steps: dict[tuple[str, int, int, bool], str] = {}
 
     @cached_property

@@ -124,6 +124,7 @@ def test_a_flipped_byte_is_found_and_its_shard_made_again(kept: Finished, photos
     forget_shard(none.storage, caught.value.shard)
     extract_shard(none.job, caught.value.shard)
     assert path.read_bytes() == sound
+    shutil.rmtree(none.published.path)
     assert_same_set(kept, run_stages(config))
 
 
@@ -183,7 +184,7 @@ def test_layers_together_are_clustered_as_each_alone_with_fewer_runs_of_the_mode
 
 
 def test_what_does_not_fit_together_is_told(configure: Configure) -> None:
-    with pytest.raises(ValidationError, match="keeps no activations to round"):
+    with pytest.raises(ValidationError, match="stores no activations to round"):
         configure(cache_format="none", cache_dtype="float16")
     run_extraction(configure(cache_format="none"))
     with pytest.raises(CacheError, match="cache format: stored none, required zarr"):
