@@ -59,7 +59,7 @@ class ShardRecord(Record):
         return ids[~np.isin(ids, [failure.id for failure in self.failed])] if self.failed else ids
 
 
-def unmade(shard: ShardRecord) -> ShardRecord:
+def as_planned(shard: ShardRecord) -> ShardRecord:
     """The shard as it was planned, without what was made of it."""
     return shard.model_copy(update={"rows": None, "failed": (), "checksums": {}, "batch": None})
 

@@ -23,27 +23,27 @@ from clusterpaths.storage.atomic import disk_errors
 _READ = 1 << 20  # bytes at a time on the way to a checksum
 
 
-class Kept(Protocol):
+class StoredShards(Protocol):
     """What every format can be asked before and after extraction."""
 
     def reserve(self, rows: int) -> None:
         """Make room for this many rows; what is there stays."""
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
         """The indexes of those recorded shards whose files are all there with their full size."""
 
     def remove(self) -> None:
         """Remove all of it."""
 
 
-def open_kept(directory: Storage, identity: CacheIdentity) -> Kept:
+def open_stored(directory: Storage, identity: CacheIdentity) -> StoredShards:
     """What a cache keeps of its images: activations, or pixels."""
     if identity.format == "none":
         return PixelStore(directory, identity.preprocessing.size)
     return open_store(directory, identity.format, identity.layers)
 
 
-def kept_size(identity: CacheIdentity, examples: Iterable[int]) -> tuple[int, int]:
+def stored_size(identity: CacheIdentity, examples: Iterable[int]) -> tuple[int, int]:
     """Files and bytes that shards of this many examples each will take."""
     each = list(examples)
     if identity.format == "none":
@@ -69,8 +69,8 @@ class PixelStore:
     def reserve(self, rows: int) -> None:  # noqa: ARG002 - files need no room beforehand
         self._directory.make()
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
-        return {shard.index for shard in shards if self.shard(shard).is_whole()}
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
+        return {shard.index for shard in shards if self.shard(shard).is_complete()}
 
     def remove(self) -> None:
         self._directory.remove_tree()
@@ -95,7 +95,7 @@ class ShardPixels:
             file.seek((row - self._record.start) * image_bytes(self._size))
             file.write(np.ascontiguousarray(values).data)
 
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the file has the size that the record says."""
         if not self._record.rows:
             return True
@@ -107,7 +107,7 @@ class ShardPixels:
         Raises:
             CorruptedShardError: the file is gone, has another size, or other bytes than were written.
         """
-        if not self.is_whole():
+        if not self.is_complete():
             raise self._damage("are gone, or not all there")
         digest = xxhash.xxh3_64()
         with self._path.open("rb", buffering=0) as file:

@@ -28,7 +28,7 @@ from clusterpaths.cache.zarr_layout import (
     chunk_files,
     chunk_shape,
     codec,
-    is_whole_chunk,
+    is_complete_chunk,
 )
 from clusterpaths.records import CacheFormat
 from clusterpaths.storage import Storage
@@ -51,7 +51,7 @@ class ActivationStore(Protocol):
     def read(self, layer: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
         """(n, values) in the stored dtype: these ascending rows (n,), which belong to these ids; zarr reads all between."""
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
         """The indexes of those recorded shards whose files are all there with their full size."""
 
     def remove(self) -> None:
@@ -62,7 +62,7 @@ def open_store(directory: Storage, cache_format: CacheFormat, layers: Mapping[st
     """The store of a cache, for the layers that its manifest names.
 
     Raises:
-        ValueError: a cache of the format "none" has none (`pixels.open_kept`).
+        ValueError: a cache of the format "none" has none (`pixels.open_stored`).
     """
     if cache_format == "none":
         raise ValueError("should be npy or zarr, got none: such a cache keeps images, no activations.")
@@ -122,7 +122,7 @@ class NpyStore(_Store):
                 os.preadv(file.fileno(), [value.data], header)
         return values
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
         sizes: dict[str, dict[str, int]] = {}
         expected: dict[str, int] = {}
         for layer, record in self.layers.items():
@@ -201,13 +201,13 @@ class ZarrStore(_Store):
         between = np.asarray(self.directory.with_retries(lambda: array[first : last + 1]))
         return (between if len(between) == len(ids) else between[rows - first]).reshape(len(ids), -1)
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
         found = {shard.index for shard in shards}
         for layer, record in self.layers.items():
             if not self.directory.exists(f"{layer}/zarr.json"):
                 return set()
             chunks = {shard.index: list(chunk_files(record, shard)) for shard in shards if shard.index in found}
-            there = self.directory.complete(layer, itertools.chain.from_iterable(chunks.values()), is_whole_chunk)
+            there = self.directory.complete(layer, itertools.chain.from_iterable(chunks.values()), is_complete_chunk)
             found = {index for index, files in chunks.items() if there.issuperset(files)}
         return found
 

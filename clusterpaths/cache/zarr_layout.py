@@ -53,7 +53,7 @@ def chunk_files(layer: LayerRecord, shard: ShardRecord) -> Iterator[str]:
         yield chunk_file(layer, row)
 
 
-def is_whole_chunk(file: BinaryIO) -> bool:
+def is_complete_chunk(file: BinaryIO) -> bool:
     """Whether a chunk's file has the size that Blosc's header (16 bytes, the last four: compressed size) says."""
     header = file.read(16)
     return len(header) == 16 and int.from_bytes(header[12:], "little") == os.fstat(file.fileno()).st_size

@@ -1,10 +1,10 @@
 """Choosing k, the distance and the layers: a sweep over sketches of a sample of rows.
 
-Belongs here: what is tried, how it is scored, and the rule that picks. Sketches and k-means are `kmeans.py`, decision
-alignment is `faithfulness.py`. What a reader is told of it is said by the record itself: `choice.json`.
+Belongs here: the grid, the scores, and the rule that picks. Sketches are `seeding.py`, decision alignment is
+`metrics/alignment.py`. The sentences about the result belong to its record: `choice.py`.
 
 Each layer's sample is clustered three times for every k and distance, each time without another fifth of the rows.
-Scores come from the rows that were left out: so each row is judged once, by clusters that never saw it. Sources:
+Scores come from the held-out rows: each row is scored at most once, by clusters fitted without it. Sources:
 decision alignment is that of Kroeger and Bindschaedler (arXiv 2510.06541); choosing k by how much clusterings of
 different parts of the data agree is Ben-Hur, Elisseeff and Guyon (A Stability Based Method, 2002); taking the
 simplest setting that is as good as the best but for chance is the one-standard-error rule of Breiman et al. (CART,
@@ -25,7 +25,8 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from clusterpaths.clustering.choice import Choice, Interval, LayerSet, SweepPoint, advice, sentence
-from clusterpaths.clustering.kmeans import Rows, count_distinct, draw_sample, run, sketching
+from clusterpaths.clustering.reading import Rows, run
+from clusterpaths.clustering.seeding import count_distinct, draw_sample, sketching
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import ConfigError
 from clusterpaths.metrics.agreement import adjusted_rand

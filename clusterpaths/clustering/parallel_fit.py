@@ -29,14 +29,12 @@ from clusterpaths.clustering.kmeans import (
     ROUNDING,
     Assignment,
     Clustering,
-    Rows,
     first_alike,
-    run,
-    scaled,
-    seeding,
-    seeding_again,
+    reinitialising,
     sums_of,
 )
+from clusterpaths.clustering.reading import Rows, run
+from clusterpaths.clustering.seeding import scaled, seeding
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import CacheError
 from clusterpaths.extraction.finish import ExtractionRecord
@@ -205,7 +203,7 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
         rows_of_layer = LayerRows(extraction.storage, fit.layer, ids)
         moved = centroids.copy()
         seeds_left = fit.seeded_again + 1 < MAX_PASSES
-        if not seeds_left or not run(seeding_again(moved, identity.distance, labels, distances), rows_of_layer):
+        if not seeds_left or not run(reinitialising(moved, identity.distance, labels, distances), rows_of_layer):
             clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
             write_clustering(extraction.storage, clustering_file(identity, fit.layer), clustering)
             fit.storage.remove_tree()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.recomputed import RecomputedRows, Shard
 from clusterpaths.cache.rows import LayerRows, reading_weight, to_float32
-from clusterpaths.clustering.kmeans import Pass, Rows, Steps, Where
+from clusterpaths.clustering.reading import Pass, Rows, Steps, Where
 from clusterpaths.common.threads import one_thread
 from clusterpaths.storage import Storage
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering.kmeans import Assignment, Clustering, Pass, Result, Shape, Steps, Where, clustering, run
+from clusterpaths.clustering.kmeans import Assignment, Clustering, clustering
+from clusterpaths.clustering.reading import Pass, Result, Shape, Steps, Where, run
 from clusterpaths.clustering.shared_reading import RowsTogether
 from clusterpaths.records import SetRecord
 from clusterpaths.storage import Storage

@@ -13,14 +13,14 @@ from clusterpaths.cache.manifest import (
     MANIFEST,
     PIXELS,
     ShardRecord,
+    as_planned,
     change_manifest,
     read_manifest,
     require_manifest,
-    unmade,
     update_shards,
     write_manifest,
 )
-from clusterpaths.cache.pixels import open_kept
+from clusterpaths.cache.pixels import open_stored
 from clusterpaths.cache.stores import open_store
 from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.errors import CacheError
@@ -36,7 +36,7 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     """
     directory = plan.storage
     directory.make()
-    store = open_kept(directory, plan.manifest)
+    store = open_stored(directory, plan.manifest)
     if plan.refresh:
         remove_cache(directory)
         # what a refresh that was killed left, or a cache whose manifest is not understood
@@ -57,7 +57,7 @@ def remove_cache(directory: Storage) -> None:
     for made_of_them in (PARTS, CLUSTERINGS):
         directory.remove_tree(made_of_them)
     if stored is not None:
-        open_kept(directory, stored).remove()
+        open_stored(directory, stored).remove()
 
 
 def widen_layers(directory: Storage, layers: list[str]) -> tuple[int, ...]:
@@ -68,18 +68,18 @@ def widen_layers(directory: Storage, layers: list[str]) -> tuple[int, ...]:
         name: layer.model_copy(update={"dtype": "float32"}) if name in layers else layer
         for name, layer in manifest.layers.items()
     }
-    shards = tuple(unmade(shard) for shard in manifest.shards)
+    shards = tuple(as_planned(shard) for shard in manifest.shards)
     change_manifest(directory, lambda now: now.model_copy(update={"layers": wider, "shards": shards}))
     open_store(directory, manifest.format, wider).reserve(_rows(shards))
     return tuple(shard.index for shard in shards)
 
 
-def forget_shard(directory: Storage, index: int) -> None:
+def mark_missing(directory: Storage, index: int) -> None:
     """Take a shard whose bytes are damaged out of the books: the next plan makes it again."""
     manifest = read_manifest(directory)
     for shard in manifest.shards if manifest else ():
         if shard.index == index:
-            update_shards(directory, unmade(shard))
+            update_shards(directory, as_planned(shard))
 
 
 def _rows(shards: Iterable[ShardRecord]) -> int:

@@ -19,13 +19,13 @@ from clusterpaths.cache.manifest import (
     LayerRecord,
     Manifest,
     ShardRecord,
+    as_planned,
     format_ids,
     read_version,
     require_manifest,
     require_same,
-    unmade,
 )
-from clusterpaths.cache.pixels import kept_size, open_kept
+from clusterpaths.cache.pixels import open_stored, stored_size
 from clusterpaths.cache.stores import size_on_disk
 from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.config import RunConfig
@@ -165,7 +165,7 @@ def plan_extraction(
         done = np.empty(0, np.int64)
     else:
         require_same(stored, required, directory, format_asked=format_asked, dtype_asked=dtype_asked)
-        kept, done = _keep(stored, directory, table, dataset, by_content)
+        kept, done = _reusable(stored, directory, table, dataset, by_content)
         manifest = stored.model_copy(update={"providers": required.providers})
     planned = np.concatenate([done, *(shard.planned_ids() for shard in kept if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
@@ -174,7 +174,7 @@ def plan_extraction(
     pending = tuple(
         shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
     )
-    files, size = kept_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
+    files, size = stored_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
     return ExtractionPlan(
         directory=directory.address,
         manifest=manifest,
@@ -191,12 +191,12 @@ def plan_extraction(
     )
 
 
-def _keep(
+def _reusable(
     stored: Manifest, directory: Storage, table: ExampleTable, dataset: Dataset | None, by_content: bool
 ) -> tuple[list[ShardRecord], NDArray[np.int64]]:
-    """Of a stored cache: the shards to keep (unmade where files of theirs are gone), and the ids that are done."""
+    """Of a stored cache: the shards to keep (as_planned where files of theirs are gone), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
-    whole = open_kept(directory, stored).whole(recorded)
+    whole = open_stored(directory, stored).complete(recorded)
     parts = directory.local_tree(PARTS)
     whole = {index for index in whole if (parts / part_file(index)).is_file()}
     done = _check_unchanged(
@@ -205,7 +205,7 @@ def _keep(
     kept = []
     for shard in stored.shards:
         if shard.rows is not None and shard.index not in whole:
-            shard = unmade(shard)
+            shard = as_planned(shard)
         # A shard that was planned and not made is kept as it is where this run wants all of it: a resumed run then
         # makes the very same batches as an uninterrupted one.
         if shard.rows is not None or np.isin(shard.planned_ids(), table.ids).all():
@@ -293,7 +293,7 @@ def check_room(plan: ExtractionPlan) -> None:
     smaller = {name: layer.model_copy(update={"dtype": "float16"}) for name, layer in plan.manifest.layers.items()}
     _, zarr_bytes = size_on_disk("zarr", smaller, plan.missing)
     without = plan.manifest.model_copy(update={"format": "none"})
-    _, pixel_bytes = kept_size(without, [plan.missing])
+    _, pixel_bytes = stored_size(without, [plan.missing])
     ways = (
         f"--cache-format zarr with --cache-dtype float16 takes about {human_bytes(zarr_bytes)}; --cache-format none, which "
         f"runs the model again, {human_bytes(pixel_bytes)}; "

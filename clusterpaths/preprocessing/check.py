@@ -77,14 +77,14 @@ class PreprocessingCheck(Record):
         return "\n".join(lines) + "\n"
 
 
-class KeptCheck(Record):
+class CachedCheck(Record):
     """preprocessing_check.json of a cache: a check, and the fingerprint of all that it depends on."""
 
     question: str
     check: PreprocessingCheck
 
 
-def check_once(
+def cached_check(
     directory: Storage,
     model: ModelRecord,
     dataset: Dataset,
@@ -92,10 +92,10 @@ def check_once(
     configured: Preprocessing,
     *,
     seed: int = 0,
-) -> KeptCheck | None:
+) -> CachedCheck | None:
     """The check of a run whose results go to `directory`: the one that lies there if it is of the same input, else made.
 
-    Nothing is written: `keep_check` does it once the run has made room for its results.
+    Nothing is written: `write_check` does it once the run has made room for its results.
 
     An eighth of the examples is tried, but 100 at least and 300 at most: with 800 examples or more, the eight presets
     cost no more model runs than the extraction itself. None for a table so small that nothing can be said.
@@ -111,16 +111,16 @@ def check_once(
         }
     )  # fmt: skip
     try:
-        found = KeptCheck.model_validate_json(directory.read(CHECK))
+        found = CachedCheck.model_validate_json(directory.read(CHECK))
     except (FileNotFoundError, ValidationError):
         found = None
     if found and found.question == question:
         return found
     check = check_preprocessing(model, dataset, table, configured, examples=examples, seed=seed)
-    return KeptCheck(question=question, check=check)
+    return CachedCheck(question=question, check=check)
 
 
-def keep_check(directory: Storage, kept: KeptCheck) -> None:
+def write_check(directory: Storage, kept: CachedCheck) -> None:
     """Write it beside a cache, for the next run.
 
     Raises:

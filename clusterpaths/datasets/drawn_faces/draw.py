@@ -97,7 +97,7 @@ def write_faces(
     with disk_errors(folder):
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".faces.lock"):
-            if _is_whole(folder, record):
+            if _is_complete(folder, record):
                 return folder
             partial = root / ".celeba.partial"  # the lock is held: what lies here was left by a run that was killed
             shutil.rmtree(partial, ignore_errors=True)
@@ -111,7 +111,7 @@ def write_faces(
     return folder
 
 
-def _is_whole(folder: Path, record: dict[str, Any]) -> bool:
+def _is_complete(folder: Path, record: dict[str, Any]) -> bool:
     """Whether the folder holds all these faces; False where it is missing or has lost files."""
     if not folder.exists():
         return False

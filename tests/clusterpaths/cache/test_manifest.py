@@ -15,12 +15,12 @@ from clusterpaths.cache.manifest import (
     LayerRecord,
     Manifest,
     ShardRecord,
+    as_planned,
     format_ids,
     parse_ids,
     read_manifest,
     require_manifest,
     require_same,
-    unmade,
     update_shards,
     write_manifest,
 )
@@ -76,7 +76,7 @@ def test_rows_of_a_shard_are_its_planned_ids_without_the_failed() -> None:
     failed = tuple(FailedExample(id=i, file=f"{i}.jpg", reason="missing") for i in (2, 7))
     shard = ShardRecord(index=0, ids="1-3 7-8", start=0, rows=3, failed=failed, checksums={"conv1": "0"})
     assert shard.row_ids().tolist() == [1, 3, 8]
-    assert unmade(shard) == ShardRecord(index=0, ids="1-3 7-8", start=0)
+    assert as_planned(shard) == ShardRecord(index=0, ids="1-3 7-8", start=0)
 
 
 DIFFERENT = [

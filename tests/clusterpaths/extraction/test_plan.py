@@ -16,7 +16,7 @@ from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
-from clusterpaths.extraction.begin import begin_extraction, forget_shard
+from clusterpaths.extraction.begin import begin_extraction, mark_missing
 from clusterpaths.extraction.extract import extract_shard
 from clusterpaths.extraction.finish import finish_extraction
 from clusterpaths.extraction.plan import check_room, examples_in, human_bytes, require_enough
@@ -263,7 +263,7 @@ def test_mended_image_survives_the_loss_of_the_shard_in_which_it_failed(
     run_extraction(config)
     write_image(image_of(own_faces, 5), 5)
     mended = run_extraction(config)
-    forget_shard(mended.storage, 0)
+    mark_missing(mended.storage, 0)
     again = run_extraction(config)
     assert again.ids.tolist() == IDS
     examples = read_examples(again.storage, ["id", "error"])
@@ -411,7 +411,7 @@ def test_allowed_failures_are_the_whole_number_below_the_share(
 def test_forgotten_shard_is_planned_again(configure: Configure) -> None:
     done = run_extraction(configure())
     assert sum(examples_in(done.storage, (0, 2)).values()) == 24
-    forget_shard(done.storage, 1)
+    mark_missing(done.storage, 1)
     assert make_plan(configure())[1].pending == (1,)
 
 
