@@ -40,7 +40,7 @@ def make_part(
         table: its n examples.
         shard: its index.
         rows: (n,) row in the store, -1 where the example has no activations.
-        errors: n reasons, None where there is nothing to say.
+        errors: n reasons, None where there is none.
         logits: (n, classes), NaN rows where there are none; None where the model has no class scores.
         digests: (n,) of what was read; of no account where the example has no activations.
     """
@@ -82,7 +82,7 @@ def write_table(directory: Storage, name: str, table: pa.Table) -> None:
 def join_parts(directory: Storage, shards: list[int]) -> None:
     """examples.parquet out of the parts of these shards, ids ascending, one row an id.
 
-    An example that failed and whose file was mended since stands in two parts: the later one counts.
+    An example that failed and whose file was repaired since is in two parts: the later one counts.
     """
     lying = directory.local_tree(PARTS)
     parts = [pq.read_table(lying / part_file(shard)) for shard in shards]

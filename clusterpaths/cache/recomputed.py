@@ -1,4 +1,4 @@
-"""Activations that are not kept: computed again from the kept pixels, to the bit as they were at extraction.
+"""Activations that are not stored: recomputed from the stored pixels, bitwise equal to those at extraction.
 
 Belongs here: the rows of layers out of a cache of the format "none". `rows.LayerRows` reads through it. ONNX Runtime's
 results may depend on which images share a run (its size chooses kernels; dynamic quantization looks at all of it), so
@@ -38,13 +38,13 @@ class RecomputedRows:
         layers: their names.
 
     Raises:
-        CacheError: the manifest does not say how the model is run.
+        CacheError: the manifest does not record how the model is run.
     """
 
     def __init__(self, directory: Storage, manifest: Manifest, layers: tuple[str, ...]) -> None:
         if manifest.runner is None:
             raise CacheError(
-                f"The manifest in {directory} does not say how the model is run, which a cache without activations needs. "
+                f"The manifest in {directory} does not record how the model is run, which a cache without activations requires. "
                 "Run the flow on it once more, or with --refresh."
             )
         self._layers, self._preprocessing = layers, manifest.preprocessing
@@ -84,7 +84,7 @@ class RecomputedRows:
         return self._shard
 
     def compute(self, shard: Shard, first: int, last: int) -> dict[str, NDArray[np.float32]]:
-        """Layer -> (n, width) float32 rows of one of a shard's runs; from as many threads at a time as one likes."""
+        """Layer -> (n, width) float32 rows of one of a shard's runs; thread-safe."""
         images = normalise(shard.pixels.read(first, last), self._preprocessing)
         with self._sessions.borrow() as session:
             found = session.run(images).layers
@@ -113,7 +113,9 @@ def run_edges(record: ShardRecord) -> NDArray[np.int64]:
     A run took `record.batch` planned examples, without those that could not be read.
     """
     if record.batch is None:
-        raise CacheError(f"Shard {record.index} does not say how its images were batched. Run the flow with --refresh.")
+        raise CacheError(
+            f"Shard {record.index} does not record how its images were batched. Run the flow with --refresh."
+        )
     ids = record.planned_ids()
     readable = ~np.isin(ids, [failure.id for failure in record.failed])
     counts = np.add.reduceat(readable, np.arange(0, len(ids), record.batch), dtype=np.int64)

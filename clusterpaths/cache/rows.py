@@ -1,7 +1,7 @@
 """Reading activations back: the rows of one layer, as float32, in order of id.
 
 Belongs here: blocks for a streaming pass, single rows for a sample, and the check of each shard's checksum on the way.
-Where a cache keeps images and no activations, they are computed again (`recomputed.py`); readers see no difference.
+Where a cache stores images and no activations, these are recomputed (`recomputed.py`); readers see no difference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.storage import Storage
 
-# Of float32 values, a block. It depends on the layer alone: never on N, batch or shard size, so that results do not.
+# Bytes of float32 values per block. A block's rows depend only on the layer, never on N, batch or shard size: so neither do results.
 BLOCK_BYTES = 16 << 20
 MAX_BLOCK_ROWS = 4096
 SAMPLE_WEIGHT = 3  # of a pass over a row: 1.7 ms for two readings of a sample's row of CelebA's layers, 0.35 for others
@@ -138,7 +138,7 @@ class LayerRows:
         return self._shards[positions], self._rows[positions]
 
     def record(self, shard: int) -> ShardRecord:
-        """What the manifest says of a shard."""
+        """The manifest's record of a shard."""
         return self._records[shard]
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -148,7 +148,7 @@ class LayerRows:
     def _read(self, positions: slice | NDArray[np.int64], check: bool, weight: int = 1) -> NDArray[np.float32]:
         ids, shards, rows = self.ids[positions], self._shards[positions], self._rows[positions]
         values = np.empty((len(ids), self.width), self._dtype)
-        # Consecutive rows of one shard are read at once, and so are rows of one chunk: it is decompressed as a whole.
+        # Consecutive rows of one shard are read at once, and so are rows of one chunk: it is decompressed completely.
         ends = (np.diff(rows) != 1) | (np.diff(shards) != 0)
         if self._chunked:
             ends &= np.diff(rows // CHUNK_ROWS) != 0
@@ -170,17 +170,17 @@ class LayerRows:
             return
         try:
             values[:] = self._source.read(self.layer, ids, rows)
-        except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc says of damaged bytes
+        except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc raises for corrupted bytes
             raise CorruptedShardError(
                 f"The activations of layer {self.layer} in shard {shard} of {self._directory} cannot be read ({error}). "
-                "The shard is made again.",
+                "The shard is extracted again.",
                 shard,
             ) from error
         if check:
             self._check(shard, rows, values)
 
     def _check(self, shard: int, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Follow a shard's rows with its checksum; a shard that is not read whole and in order is not checked."""
+        """Update a shard's checksum with the rows read; a shard that is not read completely and in order is not checked."""
         record = self._records[shard]
         check = self._checks.setdefault(shard, _Check(record.start))
         if rows[0] != check.next_row or rows[-1] - rows[0] >= len(rows):
@@ -193,7 +193,7 @@ class LayerRows:
         ):
             raise CorruptedShardError(
                 f"The activations of layer {self.layer} in shard {shard} of {self._directory} are not those that were "
-                "written: their checksum differs. The shard is made again.",
+                "written: their checksum differs. The shard is extracted again.",
                 shard,
             )
 
@@ -216,7 +216,7 @@ def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
     global _cast
     if _cast is None:
         _cast = _cast_session()
-    # Bound to an array of numpy's: ONNX Runtime's own memory would keep the size of the largest block for good.
+    # Bound to an array of numpy's: ONNX Runtime's own memory would stay at the size of the largest block.
     result = np.empty(values.shape, np.float32)
     binding = _cast.io_binding()
     binding.bind_input("x", "cpu", 0, np.float16, values.shape, values.ctypes.data)

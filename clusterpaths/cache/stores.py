@@ -43,7 +43,7 @@ class ActivationStore(Protocol):
     """Rows of all layers of one cache."""
 
     def reserve(self, rows: int) -> None:
-        """Make room for this many rows (zarr: grow the arrays); what is there stays."""
+        """Make room for this many rows (zarr: grow the arrays); existing rows stay."""
 
     def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:
         """Write (n, *shape) values of these n ids, in zarr at rows row … row + n - 1."""
@@ -118,7 +118,7 @@ class NpyStore(_Store):
         header, folder = len(_npy_header(np.empty(record.shape, record.dtype))), self.directory.path / layer
         for example, value in zip(ids.tolist(), values, strict=True):
             with open(f"{folder}/{example}.npy", "rb", buffering=0) as file:  # noqa: PTH123 - as above
-                # A file that is too short leaves the row unfilled; the shard's checksum then says so.
+                # A file that is too short leaves the row unfilled; the shard's checksum then differs.
                 os.preadv(file.fileno(), [value.data], header)
         return values
 
@@ -191,7 +191,7 @@ class ZarrStore(_Store):
             array = self._array(layer)
             try:
                 self.directory.with_retries(lambda: array.__setitem__(slice(row, row + len(ids)), values))
-            except RuntimeError as error:  # the Rust codecs' way to say an OSError
+            except RuntimeError as error:  # the Rust codecs raise it for an OSError
                 if number := re.search(r"\(os error (\d+)\)", str(error)):
                     raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
                 raise
@@ -221,6 +221,6 @@ class ZarrStore(_Store):
 
     @contextlib.contextmanager
     def _pipeline(self) -> Iterator[None]:
-        """For making and opening arrays: they keep the pipeline that is configured then."""
+        """For creating and opening arrays: they use the pipeline configured at that time."""
         with _configuring, zarr.config.set({"codec_pipeline.path": self.directory.zarr_pipeline}):
             yield

@@ -1,6 +1,6 @@
 """How a layer lies in a zarr array: chunk size, codec, and which chunks hold a shard.
 
-Belongs here: the layout alone. Reading and writing arrays is `stores.py`; where they lie is the storage's business.
+Belongs here: the layout alone. Reading and writing arrays is `stores.py`; where they are is up to the storage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def chunk_shape(layer: LayerRecord) -> tuple[int, ...]:
 def codec(layer: LayerRecord) -> BloscCodec:
     """lz4 for wide layers, where most of the time would go, zstd for the others, where bytes cost little time.
 
-    CelebA's five layers, measured: 103 KB an image, where lz4 alone gives 115 and zstd alone 87 at twice the time.
+    CelebA's five layers, measured: 103 KB per image, where lz4 alone gives 115 and zstd alone 87 at twice the time.
     """
     wide = int(np.prod(layer.shape)) * np.dtype(layer.dtype).itemsize >= _WIDE
     if wide:
@@ -38,7 +38,7 @@ def codec(layer: LayerRecord) -> BloscCodec:
 
 
 def slots(examples: int) -> int:
-    """Rows that a shard holds in a zarr array: whole chunks, so that no two shards ever write to one chunk."""
+    """Rows that a shard has in a zarr array: complete chunks, so that no two shards ever write to the same chunk."""
     return -(-examples // CHUNK_ROWS) * CHUNK_ROWS
 
 
@@ -54,6 +54,6 @@ def chunk_files(layer: LayerRecord, shard: ShardRecord) -> Iterator[str]:
 
 
 def is_complete_chunk(file: BinaryIO) -> bool:
-    """Whether a chunk's file has the size that Blosc's header (16 bytes, the last four: compressed size) says."""
+    """Whether a chunk's file has the size in Blosc's header (16 bytes, the last four: compressed size)."""
     header = file.read(16)
     return len(header) == 16 and int.from_bytes(header[12:], "little") == os.fstat(file.fileno()).st_size

@@ -18,11 +18,11 @@ class SweepPoint(Record):
     layer: str
     distance: Distance
     k: int
-    daf: float | None = Field(description="decision alignment of this layer alone; None: no class scores")
+    daf: float | None = Field(description="decision alignment of this layer only; None: no class scores")
     interval: Interval | None = Field(description="95%")
-    occupied: int = Field(description="clusters that have an example: the complexity of a path of this layer alone")
+    occupied: int = Field(description="clusters that have an example: the complexity of a path of this layer only")
     stability: float = Field(description="mean adjusted Rand index between the seeds' clusterings")
-    silhouette: float = Field(description="simplified, of rows left out: near 1 is well apart, 0 is no gap at all")
+    silhouette: float = Field(description="simplified, of held-out rows: near 1 is well separated, 0 is not separated")
     chosen: bool = False
 
 
@@ -39,21 +39,23 @@ class LayerSet(Record):
 
 
 class Choice(Record):
-    """The whole sweep, and what was taken from it."""
+    """The complete sweep, and what was chosen from it."""
 
     version: Literal[1] = 1
     sentence: str = Field(description="the choice and its reason")
-    advice: str = Field(description="layers that would do; not applied")
+    advice: str = Field(description="layers that would suffice; not applied")
     scored_by: Literal["decisions", "stability"]
     distance: Distance
     k_per_layer: dict[str, int]
     seed: int
     sampled: int = Field(description="examples whose sketches were clustered")
-    judged: int = Field(description="of them, examples with a prediction that were left out of a fit once")
-    baseline: float | None = Field(description="share that always naming the most frequent class gets right")
+    judged: int = Field(description="of them, examples with a prediction that were held out of one fit")
+    baseline: float | None = Field(description="accuracy of always predicting the most frequent class")
     baseline_interval: Interval | None
-    carries_nothing: tuple[str, ...] = Field(description="layers whose clusters tell no more than the baseline")
-    cut: tuple[str, ...] = Field(description="layers with the smallest k because more would scatter whole paths")
+    carries_nothing: tuple[str, ...] = Field(description="layers whose clusters are no better than the baseline")
+    cut: tuple[str, ...] = Field(
+        description="layers with the smallest k because more clusters would scatter complete paths"
+    )
     points: tuple[SweepPoint, ...]
     layer_sets: tuple[LayerSet, ...]
 
@@ -61,7 +63,7 @@ class Choice(Record):
 def sentence(
     choice: Choice, asked: Mapping[str, int | None], distance: Distance | Literal["auto"], one_class: bool
 ) -> str:
-    """The choice and its reason; `asked` and `distance` say what was left to choose."""
+    """The choice and its reason; `asked` and `distance`: which settings were to be chosen."""
     given = [layer for layer, k in asked.items() if k is not None]
     left = [layer for layer in choice.k_per_layer if layer not in given]
     each = [", ".join(f"{layer}={choice.k_per_layer[layer]}" for layer in layers) for layers in (given, left)]
@@ -95,7 +97,7 @@ def _listed(layers: tuple[str, ...], what: str, why: str) -> str:
 
 
 def advice(advised: LayerSet | None) -> str:
-    """What fewer layers would do; empty where all are needed."""
+    """Which fewer layers would suffice; empty where all are needed."""
     if advised is None or advised.daf is None:
         return ""
     return (

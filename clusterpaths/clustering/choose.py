@@ -54,11 +54,11 @@ class _Fits:
 
 
 class _Judge:
-    """Scores labels on the rows that were left out.
+    """Scores labels on the held-out rows.
 
     Attributes:
-        fits: (seeds, s) bool, the rows that a seed's clustering sees; the others are left out, each at most once.
-        classes: (s,) predictions, -1 for none; or None where there is nothing to go by.
+        fits: (seeds, s) bool, the rows that a seed's clustering is fitted on; the others are held out, each at most once.
+        classes: (s,) predictions, -1 for none; or None where there are no decisions.
     """
 
     def __init__(self, sample: NDArray[np.int64], predictions: Ints | None, rng: np.random.Generator) -> None:
@@ -101,9 +101,9 @@ def choose(
     """Pick k of each layer and the distance; the sweep is in the record.
 
     Of a layer's values of k the smallest is taken whose decision alignment is within the 95% interval of the best.
-    Of two distances, each with its own k, cosine is taken unless the whole paths of Euclidean clusters are aligned
+    Of two distances, each with its own k, cosine is taken unless the complete paths of Euclidean clusters are aligned
     better beyond the interval. A layer that is not better than the most frequent class, interval against interval,
-    takes the smallest k; so do, weakest first, layers whose many clusters scatter whole paths until those are aligned
+    takes the smallest k; so do, weakest first, layers whose many clusters scatter complete paths until those are aligned
     worse than paths through fewer layers. Without decisions, the largest k is taken of those that are stable and have
     nearly the best silhouette.
 
@@ -126,7 +126,7 @@ def choose(
         )
     if len(set(lengths.values())) > 1 or (predictions is not None and len(predictions) != n):
         of = "none" if predictions is None else f"{len(predictions)}"
-        raise ConfigError(f"Every layer should have a row for each prediction, got {lengths} and {of} predictions.")
+        raise ConfigError(f"Every layer should have one row per prediction, got {lengths} and {of} predictions.")
     asked = dict(k) if isinstance(k, Mapping) else dict.fromkeys(rows_by_layer, None if k == "auto" else k)
     sample = draw_sample(next(iter(rows_by_layer.values())), np.random.default_rng(seed))
     judge = _Judge(sample, predictions, np.random.default_rng([seed, 1]))
@@ -205,7 +205,7 @@ def _plan(
     judge: _Judge,
     baseline: Interval | None,
 ) -> _Plan:
-    """The plateau rule in each layer; then, weakest layer first, the smallest k while whole paths are too scattered."""
+    """The plateau rule in each layer; then, weakest layer first, the smallest k while complete paths are too scattered."""
     by_layer = {layer: [point for point in points if point.layer == layer] for layer in layers}
     chosen = {layer: _pick(by_layer[layer], baseline) for layer in layers}
 
@@ -332,7 +332,7 @@ def _pick(points: Sequence[SweepPoint], baseline: Interval | None) -> SweepPoint
 def _carries_nothing(points: Sequence[SweepPoint], baseline: Interval | None) -> bool:
     """Whether even the best is no better than the baseline, or, without decisions, none is stable.
 
-    Intervals have to be apart: the best of some thirty trials is above the baseline's interval by chance alone.
+    Intervals have to be apart: the best of some thirty trials is above the baseline's interval by chance.
     """
     if baseline is None:
         return all(point.stability < STABLE or point.k == 1 for point in points)

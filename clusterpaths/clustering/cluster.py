@@ -58,7 +58,7 @@ def cluster_layer(
         except CorruptedShardError:
             raise
         except Exception:
-            for _ in rows.blocks():  # NaN in damaged bytes is met before their checksum is; then this says so
+            for _ in rows.blocks():  # NaN in corrupted bytes is met before their checksum is; this then raises
                 pass
             raise
         write_clustering(directory, file, clustering)
@@ -129,7 +129,7 @@ def read_clustering(directory: Storage, file: str) -> Clustering | None:
                 passes=int(scalars[3]),
             )
     except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
-        return None  # written atomically, so a bad one is not ours or was damaged: it is made again
+        return None  # written atomically, so an invalid one is external or corrupted: it is computed again
 
 
 def write_clustering(directory: Storage, file: str, clustering: Clustering) -> None:

@@ -42,7 +42,7 @@ from clusterpaths.records import Distance
 from clusterpaths.storage import Storage, StoredRecord
 
 PARALLEL_FROM = 1_000_000  # examples; below, the one stream of `kmeans.cluster_rows` is quick enough, and reads less
-PART_ROWS = 1 << 16  # a multiple of the usual shard size: few shards lie across two parts
+PART_ROWS = 1 << 16  # a multiple of the default shard size: few shards span two parts
 ITERATIONS = 10  # each reads all activations once
 TOLERANCE = 1e-4  # share of the inertia that an iteration must gain for another to follow
 
@@ -74,7 +74,7 @@ class LayerFit(StoredRecord):
 
 @dataclass(frozen=True)
 class LloydPart:
-    """What one part of the rows, m of them, says of k centroids: enough for a step of Lloyd's when added up.
+    """What one part of the rows, m of them, contributes to k centroids: summed over parts, one step of Lloyd's.
 
     Attributes:
         sums: (k, width) float64, of the rows nearest to each centroid; of unit rows for cosine.
@@ -118,7 +118,7 @@ def lloyd_step(
 
 
 def fits_in_parts(extraction: ExtractionRecord) -> bool:
-    """Whether layers of this cache are fitted in parts: by the number of examples alone."""
+    """Whether layers of this cache are fitted in parts: by the number of examples only."""
     return len(parse_ids(extraction.ids)) >= PARALLEL_FROM
 
 
@@ -144,7 +144,7 @@ def begin_fit(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -
 
 
 def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit, part: int) -> None:
-    """Assign and add up one part's rows for the fit's centroids, into a file; a file that is there already is kept.
+    """Assign and add up one part's rows for the fit's centroids, into a file; an existing file is reused.
 
     Raises:
         CorruptedShardError: bytes on disk are not those that were extracted.
@@ -158,7 +158,7 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
         whole = LayerRows(directory, fit.layer, across)
         whole.fit = None  # in order of id, whatever their number
         for _ in whole.blocks():
-            pass  # a checksum is compared where a shard is read whole, and no part reads these whole
+            pass  # a checksum is compared where a shard is read completely, and no part reads these completely
     rows = LayerRows(directory, fit.layer, ids[start:stop])
     chosen = fit_positions(ids)  # of all rows: those have shards of their own, a sample of this part has none
     rows.fit = None if chosen is None else chosen[(chosen >= start) & (chosen < stop)] - start
@@ -178,7 +178,7 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
     The labels that are written belong to the centroids that are written: those of the last iteration.
 
     Raises:
-        CacheError: the file of a part is gone or damaged.
+        CacheError: the file of a part is missing or corrupted.
     """
     centroids, ids = _read_centroids(fit), parse_ids(extraction.ids)
     sums, counts = np.zeros(centroids.shape, np.float64), np.zeros(len(centroids), np.int64)
@@ -188,7 +188,7 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
         found = _read_part(fit, part, centroids)
         if found is None:
             raise CacheError(
-                f"{fit.storage / _part_file(fit, part)} is gone or damaged. Run again: the other parts are kept."
+                f"{fit.storage / _part_file(fit, part)} is missing or corrupted. Run again: the other parts are reused."
             )
         rows = slice(part * fit.part_rows, part * fit.part_rows + len(found.labels))
         sums += found.sums

@@ -36,16 +36,16 @@ def find_set(given: str, cache_root: str | None) -> PublishedSet:
 
 
 def find_model(published: PublishedSet, given: Path | None) -> Path:
-    """The model that was named, else where the set's record says that it was.
+    """The model that was named, else the path in the set's record.
 
     Raises:
-        ConfigError: neither says.
+        ConfigError: neither is known.
     """
     if given is not None:
         return given.expanduser().absolute()
     recorded = published.record.config.get("model")
     if not recorded:
-        raise ConfigError(f"{published.path} does not say where its model was. Name the ONNX file with --model.")
+        raise ConfigError(f"{published.path} does not record where its model was. Name the ONNX file with --model.")
     return Path(recorded)
 
 

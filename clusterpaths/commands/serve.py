@@ -37,7 +37,7 @@ NEEDED = {
 }
 NEEDED |= {"plotly": "plotly"}
 CONNECTIONS = 1000  # open at once; beyond, the answer is 503
-IDLE = 30  # seconds that a connection is kept for the next request
+IDLE = 30  # seconds that an idle connection stays open
 GOODBYE = 3  # seconds for requests that are being answered when the server is stopped
 BACKLOG = 512  # connections that wait to be accepted
 
@@ -76,10 +76,10 @@ def make_server(app: Any) -> uvicorn.Server:
         uvicorn.Config(
             app,
             log_config=None,
-            access_log=False,  # server/log.py writes one that escapes what requests say
+            access_log=False,  # server/log.py writes one that escapes the content of requests
             server_header=False,
             ws="none",
-            proxy_headers=False,  # who asks is who is connected, whatever a header says
+            proxy_headers=False,  # the client is the connected address, whatever a header claims
             limit_concurrency=CONNECTIONS,
             timeout_keep_alive=IDLE,
             timeout_graceful_shutdown=GOODBYE,
@@ -103,7 +103,7 @@ def require_extra() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there, taken before anything slow, so that a taken port is told at once.
+    """A socket that listens there, taken before anything slow, so that a taken port is reported at once.
 
     Raises:
         ConfigError: the port is taken or may not be taken, or there is no such address.
@@ -151,7 +151,7 @@ def greeting(where: str, root: Storage, models: tuple[ModelSummary, ...]) -> str
         lines.append(f"  {model.name}: {', '.join(one.set for one in model.sets)}")
     problems = sum(len(model.problems) for model in models)
     if problems:
-        lines.append(f"  {problems} more cannot be shown; the start page says why.")
+        lines.append(f"  {problems} more cannot be shown; the start page lists the reasons.")
     if not with_sets:
         lines.append(f"There are no sets in {root} yet. Make some: make sample, or clusterpaths celeba --sample.")
         lines.append("They appear in the browser without a restart.")

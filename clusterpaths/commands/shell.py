@@ -1,6 +1,6 @@
 """Commands from a shell: options read, one paragraph for a user's mistake, an exit code. Without Prefect, so quick to start.
 
-Belongs here: what commands and flows tell in the same way. What a flow needs besides is `running.py`.
+Belongs here: messages that commands and flows share. What a flow needs besides is `running.py`.
 """
 
 from __future__ import annotations
@@ -48,5 +48,5 @@ def invalid(error: ValidationError) -> str:
 
 
 def _got(error: Any) -> str:
-    """The value, where the message is pydantic's own and does not say it."""
+    """The value, where the message is pydantic's own and lacks it."""
     return "" if error["type"] == "value_error" else f", got {error['input']!r}"

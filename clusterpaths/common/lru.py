@@ -1,6 +1,6 @@
 """A least-recently-used cache for threads that ask for the same value at the same time.
 
-Belongs here: storing and evicting. What a value depends on, and so its key, is said where it is computed.
+Belongs here: storing and evicting. What a value depends on, and so its key, is defined where it is computed.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Arrays:
 
 
 def open_arrays(spec: DatasetSpec) -> Arrays:
-    """Open a .npy file (memory-mapped) or a .npz file (read whole), or the one that a folder holds.
+    """Open a .npy file (memory-mapped) or a .npz file (read completely), or the one that a folder holds.
 
     In a .npz the images are called images or x, or x_train, x_val and x_test (train_images ... too), the labels labels or
     y, y_train ... A .npy's labels lie beside it as NAME_labels.npy or labels.npy; the record's `labels` names another
@@ -103,7 +103,7 @@ def open_arrays(spec: DatasetSpec) -> Arrays:
             splits=tuple(splits),
             labels=all_labels,
             class_names=_class_names(path, arrays, int(all_labels.max())),
-            mtimes=np.full(count, path.stat().st_mtime_ns, np.int64),  # the file's own: one row cannot be written alone
+            mtimes=np.full(count, path.stat().st_mtime_ns, np.int64),  # the file's own: a single row cannot be written
         ),
     )
 
@@ -121,9 +121,7 @@ def _find(root: str) -> Path:
     if not root or not path.exists():
         raise DatasetError(f"The file of arrays {root!r} does not exist. Name a .npy or .npz file with --data-root.")
     if path.suffix.lower() not in (".npy", ".npz"):
-        raise DatasetError(
-            f"{path} is called neither .npy nor .npz. Expected a file that numpy.save or numpy.savez wrote."
-        )
+        raise DatasetError(f"{path} is neither .npy nor .npz. Expected a file that numpy.save or numpy.savez wrote.")
     return path
 
 
@@ -147,7 +145,7 @@ def _load_all(path: Path) -> dict[str, NDArray[Any]]:
 def _unreadable(path: Path, error: Exception) -> DatasetError:
     return DatasetError(
         f"{path} cannot be read as a NumPy file ({type(error).__name__}: {error}). Expected what numpy.save or numpy.savez "
-        "wrote of plain numbers (no objects, no pickles). Save it anew."
+        "wrote of plain numbers (no objects, no pickles). Save it again."
     )
 
 
@@ -173,7 +171,7 @@ def _parts(path: Path, arrays: Mapping[str, NDArray[Any]]) -> list[_Part]:
     if not parts:
         raise DatasetError(
             f"{path} holds the arrays {', '.join(arrays) or 'none'}. Expected images (or x), or x_train, x_val and x_test; and "
-            "labels (or y), or y_train ... Save it anew with these names."
+            "labels (or y), or y_train ... Save it again with these names."
         )
     return parts
 
@@ -219,9 +217,9 @@ def _check_labels(
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         more = " Of one-hot rows save array.argmax(axis=1)." if labels.ndim == 2 else ""
-        raise DatasetError(f"{got}. Expected one whole number an image, shape ({count},).{more}")
+        raise DatasetError(f"{got}. Expected one integer per image, shape ({count},).{more}")
     if len(labels) != count:
-        raise DatasetError(f"{got}, and there are {count:,} images. Expected one label an image, in the same order.")
+        raise DatasetError(f"{got}, and there are {count:,} images. Expected one label per image, in the same order.")
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= MOST_CLASSES:
         raise DatasetError(
@@ -237,6 +235,6 @@ def _class_names(path: Path, arrays: Mapping[str, NDArray[Any]], highest: int) -
         return tuple(map(str, range(highest + 1)))
     if given.ndim != 1 or given.dtype.kind != "U" or len(given) <= highest:
         raise DatasetError(
-            f"class_names of {path} is {given.dtype} of shape {given.shape}. Expected a text for each of {highest + 1} classes."
+            f"class_names of {path} is {given.dtype} of shape {given.shape}. Expected a string for each of {highest + 1} classes."
         )
     return tuple(map(str, given))

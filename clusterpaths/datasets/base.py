@@ -46,9 +46,9 @@ class ExampleTable:
     """One row an example, in the data set's own order (ids ascending); n rows.
 
     Attributes:
-        ids: (n,) int64, 0-based index in the whole data set (CelebA: file number - 1), gaps allowed.
+        ids: (n,) int64, 0-based index in the complete data set (CelebA: file number - 1), gaps allowed.
         files: n names relative to the image folder, as a person would look for them.
-        sizes: (n,) int64, bytes of each file; with the names this tells whether an image changed.
+        sizes: (n,) int64, bytes of each file; with the names this shows whether an image changed.
         splits: n of "train", "valid", "test", or "" where unknown.
         labels: (n,) int16, index into class_names, -1 where an example has no (single) label.
         class_names: names of the labels; may be empty.
@@ -94,7 +94,7 @@ class ExampleTable:
                 known = ", ".join(sorted(set(self.splits) - {""})) or "none"
                 raise DatasetError(
                     f"No image is known to be of the split {split!r}; splits that are known: {known}. Expected a partition "
-                    "file (list_eval_partition.txt) that names these images, or what docs/datasets.md says of splits in "
+                    "file (list_eval_partition.txt) that names these images, or what docs/datasets.md describes for splits in "
                     "this data set. Add it, or use --split all."
                 )
         return self.take(positions[:subset])
@@ -165,14 +165,14 @@ def file_digest(path: Path) -> int:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ " Nearest: A, B." (at most three, letter case aside), or "" where nothing is near."""
+    """ " Nearest: A, B." (at most three, ignoring letter case), or "" where nothing is near."""
     folded = {candidate.casefold(): candidate for candidate in known}
     near = difflib.get_close_matches(name.casefold(), folded, n=3)
     return f" Nearest: {', '.join(folded[match] for match in near)}." if near else ""
 
 
 def open_upright(path: Path) -> Image.Image:
-    """`open_rgb`, turned as the EXIF orientation says: cameras store a portrait lying on its side."""
+    """`open_rgb`, rotated by the EXIF orientation: cameras store a portrait lying on its side."""
     image = open_rgb(path)
     try:
         return ImageOps.exif_transpose(image)
@@ -207,8 +207,8 @@ def open_rgb(path: Path) -> Image.Image:
 def _open_plain_jpeg(path: Path) -> Image.Image | None:
     """A sound JPEG of colours or greys without EXIF, in half of Pillow's time and with the same pixels; None of others.
 
-    Both decode with libjpeg-turbo. What Pillow does otherwise (CMYK, EXIF, a limit of size), and what it says of files
-    that are damaged, is left to it.
+    Both decode with libjpeg-turbo. What Pillow does otherwise (CMYK, EXIF, a limit of size), and its errors for corrupted files,
+    are left to it.
     """
     with path.open("rb") as file:
         start = file.read(3)

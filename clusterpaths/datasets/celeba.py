@@ -1,4 +1,4 @@
-"""CelebA on disk, as torchvision, Kaggle or the CelebA page lay it out, whole or in part.
+"""CelebA on disk, as torchvision, Kaggle or the CelebA page lay it out, complete or in part.
 
 Belongs here: finding the images, reading the annotations, hair colour as labels.
 Getting the files, from the network or out of the zip, is download.py's.
@@ -227,15 +227,15 @@ class _Annotations:
 
 
 def _read_annotations(path: Path, codes: Mapping[str, int], names: Sequence[str], notes: list[str]) -> _Annotations:
-    """Read a table of one image a row, space or comma separated; `names` are the columns if the file need not say."""
+    """Read a table of one image per row, space or comma separated; `names` are the columns if the file need not say."""
     refuse_web_page(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not text: byte {error.start} is no UTF-8. Get the file anew.") from error
+        raise DatasetError(f"{path} is not text: byte {error.start} is no UTF-8. Get the file again.") from error
     lines = [(i, line) for i, line in enumerate(text.replace('"', "").split("\n"), 1) if not line.isspace() and line]
     if not lines:
-        raise DatasetError(f"{path} is empty; expected one line an image, such as `000001.jpg -1 1 …`.")
+        raise DatasetError(f"{path} is empty; expected one line per image, such as `000001.jpg -1 1 …`.")
     comma = "," in lines[0][1]
     split: Callable[[str], list[str]] = (lambda s: "".join(s.split()).split(",")) if comma else str.split
     announced = None
@@ -272,7 +272,7 @@ def _read_annotations(path: Path, codes: Mapping[str, int], names: Sequence[str]
 
 
 def _malformed(path: Path, line: int, got: str, expected: str) -> DatasetError:
-    return DatasetError(f"{path}, line {line}, {got}; expected {expected}. Mend the line or get the file anew.")
+    return DatasetError(f"{path}, line {line}, {got}; expected {expected}. Correct the line or get the file again.")
 
 
 def _align(

@@ -1,6 +1,6 @@
 """Getting CelebA's files: from the network by torchvision, and out of their zip.
 
-Belongs here: what may go wrong between a file host and a whole file on disk. Reading the files is celeba.py's;
+Belongs here: what may go wrong between a file host and a complete file on disk. Reading the files is celeba.py's;
 trying again after a failure is the task's.
 """
 
@@ -41,12 +41,12 @@ def download_celeba(root: Path, progress: Progress | None = None) -> Path:
     """Bring CelebA's zip (1.4 GB) and annotations into the celeba folder of `root`, unpack, and return that folder.
 
     Files that are there with the right checksum are not fetched again. The zip comes last, so that a folder with a
-    zip is a whole one. A file is fetched into a .partial folder and moved once its checksum is right; one that was
-    there with other content is kept beside it as NAME.replaced. `progress` gets files done of all files, then images
+    zip is a complete one. A file is fetched into a .partial folder and moved once its checksum is right; one that was
+    there with other content is renamed to NAME.replaced. `progress` gets files done of all files, then images
     unpacked of all images.
 
     Raises:
-        DownloadError: the network failed, or what came is damaged; trying again can help.
+        DownloadError: the network failed, or the download is corrupted; trying again can help.
         QuotaError: the file host has no quota left for a file, or does not give it out.
         DatasetError: the host answered with some other web page.
         DiskError: no room, or no permission to write.
@@ -123,7 +123,7 @@ def _explained(error: Exception, came: Path, path: Path) -> ClusterPathsError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if any(base.__name__ == "FileURLRetrievalError" for base in type(error).__mro__) or status in (401, 403, 429):
         return QuotaError(
-            f"The file host does not give out {path.name} now: {reason[:300]} Most often its download quota is used "
+            f"The file host does not serve {path.name} now: {reason[:300]} Most often its download quota is used "
             f"up. Wait a day and run again; or {_by_hand(path)}."
         )
     if not isinstance(error, (OSError, RuntimeError)) and type(error).__module__.partition(".")[0] != "gdown":
@@ -132,7 +132,7 @@ def _explained(error: Exception, came: Path, path: Path) -> ClusterPathsError:
         reason += f" {came.stat().st_size:,} bytes came and their checksum is wrong; they were thrown away."
     return DownloadError(
         f"Downloading {path.name} failed: {type(error).__name__}: {reason[:400]} Check the network and run again "
-        f"(files that are whole are kept); or {_by_hand(path)}."
+        f"(complete files are reused); or {_by_hand(path)}."
     )
 
 
@@ -152,12 +152,12 @@ def _keep_aside(path: Path) -> None:
     if path.exists():
         aside = path.with_name(f"{path.name}.replaced")
         path.replace(aside)
-        log.warning("%s was not CelebA's own file; it is kept as %s", path, aside.name)
+        log.warning("%s was not CelebA's own file; it is renamed to %s", path, aside.name)
 
 
 @contextlib.contextmanager
 def _quiet_unless_terminal() -> Iterator[None]:
-    """gdown draws a bar on stderr and cannot be told not to through torchvision; in a log file it is noise."""
+    """gdown draws a progress bar on stderr, which torchvision cannot switch off; in a log file it is noise."""
     if sys.stderr.isatty():
         yield
         return
@@ -186,7 +186,7 @@ def refuse_web_page(path: Path, place: Path | None = None) -> None:
     again = "delete it" if path == place else "it was thrown away"
     if _QUOTA_SIGNS.search(head):
         raise QuotaError(
-            f"{place} is not the data but a web page: the file host says that its download quota for this file is used "
+            f"{place} is not the data but a web page: the file host reports that its download quota for this file is used "
             f"up; {again}. Wait a day and run again; or {_by_hand(place)}."
         )
     title = re.search(rb"<title[^>]*>\s*(.*?)\s*</title>", head, re.IGNORECASE | re.DOTALL)
@@ -201,7 +201,7 @@ def unpack_images(archive: Path, progress: Progress | None = None) -> int:
     thrown away. Only files named by a number are taken, all into one folder.
 
     Raises:
-        DatasetError: no zip, damaged, no images in it, or member names that lead out of the folder.
+        DatasetError: no zip, a corrupted one, no images in it, or member names that lead out of the folder.
         DiskError: no room, or no permission to write.
     """
     target = archive.parent / "img_align_celeba"
@@ -224,7 +224,7 @@ def unpack_images(archive: Path, progress: Progress | None = None) -> int:
 
 def _unpack_into(archive: Path, partial: Path, progress: Progress | None) -> int:
     refuse_web_page(archive)
-    again = f"Delete it and run again to download it anew, or put the whole file at {archive}."
+    again = f"Delete it and run again to download it again, or put the complete file at {archive}."
     try:
         with zipfile.ZipFile(archive) as source:
             members = image_members(archive, source.infolist())
@@ -243,7 +243,7 @@ def _unpack_into(archive: Path, partial: Path, progress: Progress | None) -> int
             return len(members)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         size = archive.stat().st_size
-        raise DatasetError(f"{archive} ({size:,} bytes) is not a whole zip file: {error}. {again}") from error
+        raise DatasetError(f"{archive} ({size:,} bytes) is not a complete zip file: {error}. {again}") from error
 
 
 def image_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
@@ -258,12 +258,12 @@ def image_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str
         if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", member.filename):
             raise DatasetError(
                 f"{archive} holds the name {member.filename!r}, which leads out of the folder; CelebA's own zip holds "
-                f"img_align_celeba/000001.jpg and the like. Nothing was unpacked; get the file anew."
+                f"img_align_celeba/000001.jpg and the like. Nothing was unpacked; get the file again."
             )
         if member.is_dir() or image_number(path.name) is None:
             continue
         if path.name in images:
-            raise DatasetError(f"{archive} holds {path.name} twice; expected each image once. Get the file anew.")
+            raise DatasetError(f"{archive} holds {path.name} twice; expected each image once. Get the file again.")
         images[path.name] = member
     if not images:
         raise DatasetError(f"{archive} holds no images: none of its {len(members):,} names is like 000001.jpg.")

@@ -1,6 +1,6 @@
 """A folder of images: flat, one folder a class, split into train, valid and test, or with a CSV file of labels.
 
-Belongs here: finding the images and what their folders say. What a CSV file says is folder_labels.py's.
+Belongs here: finding the images and the labels from their directories. Labels from a CSV file are `folder_labels.py`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Folder:
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """Decode an image, turned as its EXIF orientation says; names that lead out of the folder are refused."""
+        """Decode an image, rotated by its EXIF orientation; names that lead out of the folder are refused."""
         return open_upright(path_in(self.root, file))
 
     def digest(self, file: str) -> int:
@@ -53,7 +53,7 @@ def open_folder(spec: DatasetSpec) -> Folder:
     Labels come from the CSV file that the record names, or labels.csv in the folder; else, where all images lie in two
     folders or more, from the name of each one's first folder (classes sorted as torchvision's ImageFolder sorts them). Where
     the first folders are called train, val, valid, validation and test, they are splits, and the folders in them
-    classes. Hidden files and others that are no images are left out, and a note tells of them. ids count the sorted names.
+    classes. Hidden files and others that are no images are left out, and a note counts them. ids count the sorted names.
 
     Raises:
         DatasetError: no such folder, no image in it, names that differ only in letter case, or labels that do not fit.
@@ -162,21 +162,21 @@ def _refuse_twins(root: Path, files: Sequence[str]) -> None:
 
 
 def _from_folders(files: Sequence[str]) -> tuple[tuple[str, ...], list[str], str]:
-    """The split and the class name ("" where none) that each name's folders tell; and a note on them, or ""."""
+    """The split and the class name ("" where none) from each name's directories; and a note on them, or ""."""
     parts = [file.split("/") for file in files]
     tops = sorted({names[0] for names in parts if len(names) > 1})
     none, loose = ("",) * len(files), sum(len(names) == 1 for names in parts)
     if not tops:
         return none, [""] * len(files), ""
     if loose:
-        note = f"{loose:,} images lie in no folder, so folders are not taken for classes: no labels."
+        note = f"{loose:,} images lie in no folder, so directories are not used as classes: no labels."
         return none, [""] * len(files), note
     if all(top.lower() in SPLITS for top in tops):
         splits = tuple(SPLITS[names[0].lower()] for names in parts)
         classes = [names[1] if len(names) > 2 else "" for names in parts]
-        return splits, classes, f"The folders {', '.join(tops)} are taken for splits."
+        return splits, classes, f"The folders {', '.join(tops)} are used as splits."
     if len(tops) == 1:
-        return none, [""] * len(files), f"All images lie in {tops[0]}; one folder alone is not taken for a class."
+        return none, [""] * len(files), f"All images lie in {tops[0]}; a single directory is not used as a class."
     return none, [names[0] for names in parts], ""
 
 

@@ -28,11 +28,11 @@ _CODES = {"1": 1, "-1": -1, "0": 0}
 
 
 def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTable:
-    """The table with what the CSV file says in place of labels that folders gave.
+    """The table with the labels of the CSV file in place of those from directories.
 
     Columns `file` and `label`, in any order; `split` if it is there; any other column that holds only 1, -1 and 0
     becomes an attribute. Without a line of names: two columns, file and label. Separated by commas, semicolons or
-    tabs. Labels that are all whole numbers from 0 are class numbers; any others are names, sorted. An empty one is
+    tabs. Labels that are all integers from 0 are class numbers; any others are names, sorted. An empty one is
     no label, and so is an image without a row.
 
     Raises:
@@ -93,7 +93,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         ) from error
     rows = list(_rows(path, text))
     if not rows:
-        raise DatasetError(f"{path} is empty; expected the columns file and label, and one line an image.")
+        raise DatasetError(f"{path} is empty; expected the columns file and label, and one line per image.")
     names = [cell.lower() if cell.lower() in ("file", "label", "split") else cell for cell in rows[0][1]]
     if "file" in names and "label" in names:
         if len(set(names)) < len(names):
@@ -107,7 +107,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         )
     if len(names) != 2:
         raise DatasetError(
-            f"{path} has {len(names)} columns and no line of names; expected file,label alone, or a first line that names "
+            f"{path} has {len(names)} columns and no line of names; expected file,label only, or a first line that names "
             "the columns. Add it."
         )
     return ["file", "label"], rows
@@ -126,7 +126,9 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _malformed(path: Path, line: int, got: str) -> DatasetError:
-    return DatasetError(f"{path}, line {line}, {got.rstrip('.')}. Mend the line, or name another file with --labels.")
+    return DatasetError(
+        f"{path}, line {line}, {got.rstrip('.')}. Correct the line, or name another file with --labels."
+    )
 
 
 def _near(file: str, files: Sequence[str]) -> str:

@@ -67,7 +67,7 @@ def open_plugin(entry: EntryPoint, spec: DatasetSpec) -> Dataset:
     if missing:
         raise DatasetError(
             f"{_called(entry)} gave a {type(dataset).__name__} without {', '.join(missing)}. Expected all of "
-            f"{', '.join(_MEMBERS)} (docs/datasets.md). Tell the package's authors."
+            f"{', '.join(_MEMBERS)} (docs/datasets.md). Report it to the package's authors."
         )
     return PluginDataset(dataset, entry, spec.name)
 
@@ -87,7 +87,7 @@ class PluginDataset:
             table = self._dataset.examples()
             problem = _problem(table)
         if problem:
-            raise DatasetError(f"{_called(self._entry)} gave a table {problem}. Tell the package's authors.")
+            raise DatasetError(f"{_called(self._entry)} gave a table {problem}. Report it to the package's authors.")
         return table
 
     def read_image(self, file: str) -> Image.Image:
@@ -114,8 +114,8 @@ def _blamed(entry: EntryPoint, when: str, passing: tuple[type[Exception], ...] =
             raise
         text = " ".join(str(error).split())[:400]
         raise DatasetError(
-            f"{_called(entry)} raised {type(error).__name__} {when}: {text or 'no text'}. That is a fault of that package "
-            "or of its installation: install its newest version, tell its authors, or uninstall it."
+            f"{_called(entry)} raised {type(error).__name__} {when}: {text or 'no text'}. That is a bug in that package "
+            "or of its installation: install its newest version, report it to its authors, or uninstall it."
         ) from error
 
 

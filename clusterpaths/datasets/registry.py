@@ -27,8 +27,8 @@ class Source:
         name: what the user writes; "torchvision" stands for torchvision:NAME.
         open: gives the data set that is on disk. Quick, and never downloads.
         description: one line for help and documentation.
-        needs_root: the user must say where it lies; else a folder below the data root serves.
-        preprocessing: preset for models that do not say what they want; None: the data set knows none.
+        needs_root: the user must name its directory; else one below the data root is used.
+        preprocessing: preset for models without one of their own; None: the data set has none.
         fetch: brings it to disk where it is not there yet; None: it can only be put there by a person.
     """
 
@@ -123,7 +123,7 @@ def find_source(name: str) -> Source:
     kind, _, which = name.partition(":")
     if kind == _TORCHVISION and not which:
         raise DatasetError(
-            f"{name!r} does not say which of torchvision's data sets. Expected torchvision:NAME, such as torchvision:CIFAR10."
+            f"{name!r} does not name one of torchvision's data sets. Expected torchvision:NAME, such as torchvision:CIFAR10."
         )
     wanted = kind if kind == _TORCHVISION else name
     for source in SOURCES:
@@ -155,7 +155,7 @@ def open_source(spec: DatasetSpec) -> Dataset:
 
 
 def fetch(spec: DatasetSpec, log: Log = lambda _: None) -> None:
-    """Bring a data set to disk where it is not there and can be got; `log` is told what is done.
+    """Download a data set that is missing, where that is possible; `log` gets the progress messages.
 
     Raises:
         DownloadError: the network failed; trying again can help.

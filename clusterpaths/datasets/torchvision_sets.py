@@ -1,6 +1,6 @@
 """Classification data sets of torchvision, as torchvision itself lays out, checks and decodes them.
 
-Belongs here: which ones, their splits, and where each keeps labels and files. torchvision is slow to import (it brings
+Belongs here: which ones, their splits, and where each stores labels and files. torchvision is slow to import (it brings
 torch) and is imported only when such a data set is opened.
 """
 
@@ -83,7 +83,7 @@ class TorchvisionSet:
         return self._decode(file) if path is None else open_rgb(path)
 
     def digest(self, file: str) -> int:
-        """xxh3_64 of the file; of the decoded pixels where torchvision keeps all images in one file."""
+        """xxh3_64 of the file; of the decoded pixels where torchvision stores all images in one file."""
         path = self.paths.get(file)
         return xxhash.xxh3_64_intdigest(self._decode(file).tobytes()) if path is None else file_digest(path)
 
@@ -108,7 +108,7 @@ def open_torchvision(spec: DatasetSpec) -> TorchvisionSet:
     """Open all splits of a data set that lies in the root as torchvision lays it out; nothing is downloaded.
 
     Raises:
-        DatasetError: no such data set in torchvision, or it is not there, or damaged.
+        DatasetError: no such data set in torchvision, or it is missing or corrupted.
         InputError: torchvision or a package that it needs for this one is not installed.
     """
     name = _known(spec.name)
@@ -127,7 +127,7 @@ def open_torchvision(spec: DatasetSpec) -> TorchvisionSet:
             notes.append(f"{spec.name} has no split {split} in {spec.root}: {error}")
     if absent is not None and not parts:
         raise DatasetError(
-            f"{spec.name} cannot be opened in {spec.root}: {_text(absent)} Expected it as torchvision lays it out. Name the "
+            f"{spec.name} cannot be opened in {spec.root}: {_text(absent)} Expected it in torchvision's layout. Name the "
             "folder that torchvision calls root with --data-root, or have it downloaded there."
         ) from absent
     table, paths = _table(Path(spec.root), parts, splits)
@@ -138,7 +138,7 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
     """Have torchvision download what is not there yet of all splits into the root, and check it.
 
     Raises:
-        DownloadError: the network failed, or what came is damaged; trying again can help.
+        DownloadError: the network failed, or the download is corrupted; trying again can help.
         DatasetError: no such data set, or one that nobody gives out any more or that torchvision cannot download.
         DiskError: no room, or no permission to write.
         InputError: torchvision or a package that it needs for this one is not installed.
@@ -149,7 +149,7 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
         whole = not open_torchvision(spec).notes
     except DatasetError as error:
         if not can_download:
-            raise DatasetError(f"{error} torchvision does not download {name}: get it by hand.") from error
+            raise DatasetError(f"{error} torchvision does not download {name}: download it yourself.") from error
         whole = False
     if whole or not can_download:
         log(f"Using {spec.name} that is in {root}")
@@ -166,7 +166,7 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
             raise _network(spec, error) from error
         raise DatasetError(
             f"{spec.name} cannot be downloaded: {_text(error)} Its files are not where torchvision {_version()} looks for "
-            f"them. Install a newer torchvision, or put the files into {root} by hand."
+            f"them. Install a newer torchvision, or put the files into {root} yourself."
         ) from error
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:
         raise _network(spec, error) from error
@@ -177,7 +177,7 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
 def _network(spec: DatasetSpec, error: Exception) -> DownloadError:
     return DownloadError(
         f"Downloading {spec.name} failed: {type(error).__name__}: {_text(error)} Check the network and run again; files "
-        f"that are whole are kept. Or put the files into {spec.root} by hand, as torchvision lays them out."
+        f"that are whole are kept. Or put the files into {spec.root} yourself, in torchvision's layout."
     )
 
 
@@ -198,7 +198,7 @@ def _known(name: str) -> str:
 
 def _construct(name: str, root: str, arguments: Mapping[str, Any]) -> Any:
     kind = _class(name)
-    if _can_download(kind):  # said explicitly: SEMEION downloads unless told not to
+    if _can_download(kind):  # explicit, since SEMEION downloads by default
         arguments = {"download": False, **arguments}
     try:
         return kind(root, **arguments)
@@ -244,7 +244,7 @@ def _table(root: Path, parts: Mapping[str, Any], splits: Sequence[str]) -> tuple
             if own:
                 name = own[number].relative_to(root).as_posix() if own[number].is_relative_to(root) else name
                 paths[name] = own[number]
-                state = own[number].stat() if own[number].exists() else None  # reading it will say that it is missing
+                state = own[number].stat() if own[number].exists() else None  # reading it will raise that it is missing
                 sizes.append(state.st_size if state else 0)
                 mtimes.append(state.st_mtime_ns if state else 0)
             else:
@@ -294,7 +294,7 @@ def _row_bytes(data: Any) -> int:
 
 
 def _labels(data: Any) -> NDArray[np.int16]:
-    """(len(data),) labels, -1 for none; without decoding the images where torchvision keeps the labels apart."""
+    """(len(data),) labels, -1 for none; without decoding the images where torchvision stores the labels separately."""
     for attribute in _LABELS:
         values = getattr(data, attribute, None)
         if values is not None and len(values) == len(data):

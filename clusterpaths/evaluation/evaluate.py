@@ -54,7 +54,7 @@ from clusterpaths.records import SetRecord
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 
-MIN_EVAL = 30  # held-out examples; fewer say nothing
+MIN_EVAL = 30  # held-out examples; fewer are not informative
 MAX_EXAMPLES = 20_000
 MAX_BYTES = 4 << 30  # of float32 activations of all layers, that clustering again may read
 MIN_CAPPED = 2000  # examples even of a model with huge layers
@@ -72,7 +72,7 @@ def evaluate_set(
 ) -> Evaluation:
     """Measure a published set and write metrics.json into its directory; a stored one that is valid is returned instead.
 
-    What cannot be measured is left out, and a note says so: too few examples, no class scores, no labels. The OOD
+    What cannot be measured is left out, with a note: too few examples, no class scores, no labels. The OOD
     images are crops of scikit-learn's two photographs, the set's own upside down, noise, and the sample's faces.
 
     Args:
@@ -122,10 +122,10 @@ def _evaluate(published: PublishedSet, job: ExtractionJob, seed: int, more: Mapp
     if evaluation.purity_predictions is None:
         notes.append(
             "The model has no class scores (as a regression or an embedding has none): purity with predictions, decision "
-            "alignment, kept decisions, max softmax and energy are left out."
+            "alignment, preserved decisions, max softmax and energy are left out."
         )
     elif len(np.unique(predictions[predictions >= 0])) == 1:
-        notes.append("The model decides the same for every example: alignment is perfect and says nothing.")
+        notes.append("The model predicts one class for every example: alignment is perfect and not informative.")
     needed = max(MIN_EVAL, *record.k_per_layer.values())
     if len(held_out) < needed:
         notes.append(

@@ -114,7 +114,7 @@ class _Members:
 
 
 def _among(steps: Steps[Result], members: NDArray[np.int64], n: int) -> Steps[Result]:
-    """Steps of some of n rows, at the positions `members`, as readings of all of them: in runs, and of whole shards."""
+    """Steps of some of n rows, at the positions `members`, as readings of all of them: in runs, and of complete shards."""
     while True:
         try:
             asked = next(steps)

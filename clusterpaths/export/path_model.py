@@ -3,7 +3,7 @@
 Belongs here: which set, model, centroids and distances go together into the file, and its metadata. The nodes are
 `path_graph.py`'s.
 
-Input: the classifier's own, float32 (n, 3, height, width), preprocessed as the metadata say. Outputs: the class scores
+Input: the classifier's own, float32 (n, 3, height, width), preprocessed as in the metadata. Outputs: the class scores
 under their own name (where the model has them), `path` int64 (n, layers), `distances` float32 (n, layers), to the own
 centroid as in paths.parquet, and `ood_score` float32 (n,). Metadata: clusterpaths.preprocessing and
 clusterpaths.classes as in `check.py`, and clusterpaths.path_model, the JSON of `PathModelNote`.
@@ -33,7 +33,7 @@ LARGEST_FILE = (1 << 31) - 1  # what protobuf can hold
 
 
 class PathModelNote(Record):
-    """What the file says of itself, under clusterpaths.path_model in its metadata."""
+    """Metadata of the file, under clusterpaths.path_model in its metadata."""
 
     version: int = 1
     set: str = Field(description="NAME/set_NN")
@@ -66,9 +66,9 @@ def export_path_model(published: PublishedSet, model_path: Path, output: Path) -
     """Write one ONNX file that computes what tracing gave for the set's own examples, and gives it for any image.
 
     Args:
-        published: the set, in its cache's directory: whose manifest says which layers were stored as float16.
+        published: the set, in its cache's directory: whose manifest records which layers were stored as float16.
         model_path: the classifier that the set was made with; external weights are taken into the new file.
-        output: the file to write, whole or not at all.
+        output: the file to write, atomically.
 
     Raises:
         ModelError: another model than the set's, an opset before 9, or more than 2 GB.

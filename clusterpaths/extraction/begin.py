@@ -1,6 +1,6 @@
 """Carrying a plan out, up to the first shard: the manifest, room for the rows, and what goes first.
 
-Belongs here: changes to a cache as a whole. One shard is `extract.py`; what is to be made is `plan.py`.
+Belongs here: changes to an entire cache. One shard is `extract.py`; what is to be made is `plan.py`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     store = open_stored(directory, plan.manifest)
     if plan.refresh:
         remove_cache(directory)
-        # what a refresh that was killed left, or a cache whose manifest is not understood
+        # left by a killed refresh, or by a cache whose manifest cannot be parsed
         for kept in (PIXELS, *plan.manifest.layers):
             directory.remove_tree(kept)
     write_manifest(directory, plan.manifest, plan.version)
@@ -50,7 +50,7 @@ def remove_cache(directory: Storage) -> None:
     """Remove the activations (or pixels) of a cache and all that describes them; its sets stay."""
     try:
         stored = read_manifest(directory)
-    except CacheError:  # whose message says to refresh
+    except CacheError:  # its message advises --refresh
         stored = None
     directory.remove(MANIFEST)  # first: from here on nothing counts as recorded
     directory.remove(EXAMPLES)
@@ -61,7 +61,7 @@ def remove_cache(directory: Storage) -> None:
 
 
 def widen_layers(directory: Storage, layers: list[str]) -> tuple[int, ...]:
-    """Keep these layers as float32 from now on; returns the shards that are to be made again, all of them."""
+    """Store these layers as float32 from now on; returns the shards to extract again, all of them."""
     manifest = require_manifest(directory)
     open_store(directory, manifest.format, {name: manifest.layers[name] for name in layers}).remove()
     wider = {
@@ -75,7 +75,7 @@ def widen_layers(directory: Storage, layers: list[str]) -> tuple[int, ...]:
 
 
 def mark_missing(directory: Storage, index: int) -> None:
-    """Take a shard whose bytes are damaged out of the books: the next plan makes it again."""
+    """Mark a corrupted shard as missing; the next plan extracts it again."""
     manifest = read_manifest(directory)
     for shard in manifest.shards if manifest else ():
         if shard.index == index:

@@ -105,7 +105,7 @@ def too_many_failures(count: int, allowed: int, failures: list[FailedExample]) -
     shown = "; ".join(f"{failure.file} ({failure.reason})" for failure in failures[:3])
     return (
         f"{count} images cannot be read, and at most {allowed} may fail: {shown}{' …' if count > 3 else ''}. "
-        "Mend or remove these files, or allow a larger share with --max-failures."
+        "Repair or remove these files, or allow a larger share with --max-failures."
     )
 
 
@@ -115,7 +115,7 @@ def _examples_of(spec: DatasetSpec, shard: ShardRecord) -> ExampleTable:
     positions = np.searchsorted(table.ids, ids)
     if len(ids) and (positions[-1] >= len(table) or not np.array_equal(table.ids[positions], ids)):
         raise ExtractionError(
-            f"Shard {shard.index} was planned for images that are no longer in {spec.root}. Run the flow again: it looks anew."
+            f"Shard {shard.index} was planned for images that are no longer in {spec.root}. Run the flow again: it plans again."
         )
     return table.take(positions)
 
@@ -198,13 +198,15 @@ def _check_finite(outputs: Outputs, batch: _Batch, table: ExampleTable, model: M
     suspects = [layer for layer, values in outputs.layers.items() if has_non_finite(values)]
     if not suspects:
         return
-    exact = TapSession(model).run(batch.images)  # float32: tells an overflow of float16 from a real inf or NaN
+    exact = TapSession(model).run(
+        batch.images
+    )  # float32: distinguishes an overflow of float16 from inf or NaN in float32
     for layer in suspects:
         finite = np.isfinite(exact.layers[layer]).reshape(len(batch.positions), -1).all(axis=1)
         if not finite.all():
             position = batch.positions[np.argmin(finite)]
             raise ExtractionError(
-                f"Layer {layer} puts out values that are not finite (inf or NaN) for example {table.ids[position]} "
+                f"Layer {layer} outputs values that are not finite (inf or NaN) for example {table.ids[position]} "
                 f"({table.files[position]}). Expected finite activations. Check the model and --preprocessing with that "
                 "image, or leave the layer out with --layers."
             )
@@ -232,11 +234,11 @@ def _row_writer(directory: Storage, manifest: Manifest, shard: ShardRecord, tabl
 
 
 class _RowWriter:
-    """Collects rows to whole chunks, writes them, and keeps the shard's books.
+    """Collects rows into full chunks, writes them, and builds the shard's record.
 
     Args:
         store: takes the rows.
-        buffers: by what is kept (layer, or pixels), a chunk of rows each.
+        buffers: layer (or pixels) -> one chunk of rows.
         shard: as planned.
         table: its examples.
     """

@@ -1,4 +1,4 @@
-"""Before extraction: which shards are to be made, and what they will take.
+"""Before extraction: which shards are to be extracted, and what they will take on disk.
 
 Belongs here: comparing what a run wants with what a cache has. Nothing is written: `begin.py` carries the plan out.
 """
@@ -68,7 +68,7 @@ class ExtractionPlan(StoredRecord):
         room = "there is no bound there" if self.free is None else f"{human_bytes(self.free)} free on that disk"
         return (
             f"{self.wanted:,} examples ({self.cached:,} in the cache, {self.missing:,} to extract "
-            f"in {len(self.pending)} shards); {len(self.manifest.layers)} layers ({layers}), {self.values:,} values an example; "
+            f"in {len(self.pending)} shards); {len(self.manifest.layers)} layers ({layers}), {self.values:,} values per example; "
             f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {kept} "
             f"in {self.directory}; {room}."
         )
@@ -108,7 +108,7 @@ def plan_run(
         dataset=opened,
         by_content=by_content,
     )
-    if set(plan.manifest.layers) != set(model.layers):  # a cache of more layers is kept complete
+    if set(plan.manifest.layers) != set(model.layers):  # a cache with more layers stays complete
         tensors = {layer: record.tensor for layer, record in plan.manifest.layers.items()}
         model = tap_again(model, tensors, preprocessing.size)
     job = ExtractionJob(
@@ -151,7 +151,7 @@ def plan_extraction(
 ) -> ExtractionPlan:
     """Compare the examples wanted (`table`) with what the cache in `directory` has. Nothing is written.
 
-    `format_asked` and `dtype_asked` tell whether the user named them; else an existing cache's are taken. Images whose
+    `format_asked` and `dtype_asked`: whether the user named them; else those of an existing cache are used. Images whose
     times are not those of then are read again and compared by their digests where `dataset` is given; `by_content` does
     it with all of them.
 
@@ -194,7 +194,7 @@ def plan_extraction(
 def _reusable(
     stored: Manifest, directory: Storage, table: ExampleTable, dataset: Dataset | None, by_content: bool
 ) -> tuple[list[ShardRecord], NDArray[np.int64]]:
-    """Of a stored cache: the shards to keep (as_planned where files of theirs are gone), and the ids that are done."""
+    """Of a stored cache: the shards to reuse (as planned where their files are missing), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
     whole = open_stored(directory, stored).complete(recorded)
     parts = directory.local_tree(PARTS)
@@ -206,8 +206,8 @@ def _reusable(
     for shard in stored.shards:
         if shard.rows is not None and shard.index not in whole:
             shard = as_planned(shard)
-        # A shard that was planned and not made is kept as it is where this run wants all of it: a resumed run then
-        # makes the very same batches as an uninterrupted one.
+        # A shard that was planned and not extracted is unchanged where this run wants all of it: a resumed run
+        # then has the same batches as an uninterrupted one.
         if shard.rows is not None or np.isin(shard.planned_ids(), table.ids).all():
             kept.append(shard)
     return kept, done
@@ -241,8 +241,8 @@ def _check_unchanged(
     if len(changed):
         raise CacheError(
             f"The images are not those that the activations in {directory} were made of; nothing was changed. "
-            f"{len(changed):,} of {int(there.sum()):,} files have another name, size or content than then, the first are "
-            f"{', '.join(changed[:3])}. Use another --name to keep both, or --refresh to throw the stored activations away."
+            f"{len(changed):,} of {int(there.sum()):,} files changed in name, size or content since; the first are "
+            f"{', '.join(changed[:3])}. Use another --name to preserve both, or --refresh to delete the stored activations."
         )
     # One that was missing is listed again, or this run would not want it: it is read again.
     missing = np.array([error == MISSING for error in parts["error"].to_pylist()], bool)
@@ -250,7 +250,7 @@ def _check_unchanged(
 
 
 def _read_identity(path: Path) -> pa.Table:
-    """What tells whether images changed; parts from before mtime and digest have nulls there."""
+    """The columns that show whether images changed; parts from before mtime and digest have nulls there."""
     table = pq.read_table(path)
     for name, kind in (("mtime", pa.int64()), ("digest", pa.uint64())):
         if name not in table.column_names:

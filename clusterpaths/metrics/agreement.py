@@ -38,7 +38,7 @@ def match_clusters(a: Ints, b: Ints, k_a: int, k_b: int) -> NDArray[np.int64]:
     """The cluster of `a` that each cluster of `b` corresponds to: (k_b,) int64, NO_MATCH (-1) where there is none.
 
     One to one, with the largest number of agreeing examples that is possible (Kuhn, The Hungarian Method for the
-    Assignment Problem, 1955). Among equally good matchings, one that keeps more ids. Clusters that share no example
+    Assignment Problem, 1955). Among equally good matchings, the one with more unchanged ids. Clusters that share no example
     are not matched. Both inputs are (n,), ids 0 to k - 1.
     """
     shared = contingency(a, b, k_a, k_b)
@@ -88,7 +88,7 @@ def matched_agreement(
 def most_moved(changed: Ints, distances: NDArray[np.floating[Any]], ids: Ints, count: int) -> NDArray[np.int64]:
     """Rows of the `count` examples with the most changed layers, most first; rows without a change are left out.
 
-    Ties go to the smaller distance: an example near to its centroids that moves says more than one at a border, which
+    Ties go to the smaller distance: an example near its centroids that moves is more informative than one at a border, which
     any new seed moves. Then to the smaller id. All inputs are (n,).
     """
     order = np.lexsort((ids, distances, -changed.astype(np.int64)))

@@ -48,7 +48,7 @@ class DecisionAlignment:
 
 
 def decision_alignment(fit_paths: Ints, fit_classes: Ints, eval_paths: Ints, eval_classes: Ints) -> DecisionAlignment:
-    """Decision-alignment faithfulness (arXiv 2510.06541): does the path tell the model's decision?
+    """Decision-alignment faithfulness (arXiv 2510.06541): does the path predict the model's decision?
 
     A path stands for the most frequent class of the fit examples on it. For a path that no fit example takes, the
     seen paths at the smallest Hamming distance vote, each for the class that it stands for, with as many votes as it

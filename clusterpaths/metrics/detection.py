@@ -1,4 +1,4 @@
-"""OOD detection: how well a score tells other images from the data set's own, higher being farther from them.
+"""OOD detection: how well a score separates other images from the data set's own; higher means farther.
 
 Belongs here: AUROC, FPR at 95% TPR, and their intervals. The scores themselves are `ood.py` and `neighbours.py`.
 """

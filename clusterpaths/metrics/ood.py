@@ -110,7 +110,7 @@ def has_class_scores(outputs: Floats) -> bool:
     """Whether (m, n) outputs of a model can be class scores, of which the largest is the decision.
 
     One number per example is a regression. Rows that all have length 1 are an embedding on the sphere, but for
-    probabilities, which may be all 0 and 1. An embedding of any length cannot be told from class scores: its "decision"
+    probabilities, which may be all 0 and 1. An embedding of any length cannot be distinguished from class scores: its "decision"
     is the index of its largest unit.
     """
     values = outputs.astype(np.float64)

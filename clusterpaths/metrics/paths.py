@@ -1,6 +1,6 @@
 """Cluster paths counted: how many there are, and how pure they are. Pure functions on integer arrays.
 
-Belongs here: counts, complexity and purity of paths, or of any other groups of examples. What paths say of the model's
+Belongs here: counts, complexity and purity of paths, or of any other groups of examples. What paths predict of the model's
 decisions is `alignment.py`, how far two sets of paths agree `agreement.py`.
 """
 
@@ -39,7 +39,7 @@ def count_paths(clusters: Ints) -> PathCounts:
     if n == 0:
         none = np.empty(0, dtype=np.int64)
         return PathCounts(np.empty((0, n_layers), dtype=np.int64), none, none)
-    code = np.zeros(n, dtype=np.int64)  # rank of the path so far; ranks keep the lexicographic order
+    code = np.zeros(n, dtype=np.int64)  # rank of the path so far; ranks preserve the lexicographic order
     for column in clusters.T:
         step = column.astype(np.int64)
         code = np.unique(code * (step.max() + 1) + step, return_inverse=True)[1]

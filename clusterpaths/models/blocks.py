@@ -28,7 +28,7 @@ _MOST_JOINS = 4
 
 @dataclass(frozen=True)
 class Block:
-    """Steps first … last, both included; `scope` is the module that they are, empty where the graph does not say."""
+    """Steps first … last, both included; `scope` is the module that they are, empty where the graph has none."""
 
     first: int
     last: int
@@ -85,7 +85,7 @@ def _behind_activation(path: DataPath, at: int) -> int:
 
 
 def _scoped(path: DataPath, scopes: Sequence[str], at: int, before: Sequence[Block]) -> Block | None:
-    """The block of the module in which the branches of step `at` meet; None where no module says how far it reaches."""
+    """The block of the module in which the branches of step `at` meet; None where no module has known bounds."""
     scope = scopes[at]
     if not scope:
         return None
@@ -97,7 +97,7 @@ def _scoped(path: DataPath, scopes: Sequence[str], at: int, before: Sequence[Blo
     while first > lowest and is_within(scopes[first - 1], scope):
         first -= 1
     joins = sum(is_joined(path, step) for step in path.steps[at : last + 1])
-    if not inside or joins > _MOST_JOINS:  # Keras: the sum is a layer of its own; or the scope is the whole network
+    if not inside or joins > _MOST_JOINS:  # Keras: the sum is a layer of its own; or the scope is the entire network
         return None
     return Block(first, _behind_activation(path, last), scope)
 

@@ -55,7 +55,7 @@ def check_model(
     """
     if not path.is_file():
         raise ModelError(
-            f"There is no model at {path}. Expected an ONNX image classifier there. Put yours in that place or name it "
+            f"There is no model at {path}. Expected an ONNX image classifier there. Put yours there or name it "
             f"with --model PATH; or train one on your own CelebA with `python flows/train.py --dataset celeba`; "
             "or run with --sample, which needs no model and no download."
         )
@@ -122,7 +122,7 @@ def read_preprocessing(
         return Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY]), "the model's own metadata"
     except ValueError as error:
         raise ModelError(
-            f"{path} carries the metadata entry {PREPROCESSING_KEY!r}, which is not understood: {error}. "
+            f"{path} has the metadata entry {PREPROCESSING_KEY!r}, which cannot be parsed: {error}. "
             "Export the model again, or remove the entry and use --preprocessing."
         ) from error
 
@@ -140,7 +140,7 @@ def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
         names = None
     if not isinstance(names, list):
         raise ModelError(
-            f"{path} carries the metadata entry {CLASSES_KEY!r}, which is not understood: {text[:80]!r}. "
+            f"{path} has the metadata entry {CLASSES_KEY!r}, which cannot be parsed: {text[:80]!r}. "
             'Expected a JSON list of names, such as ["cat", "dog"]. Export the model again, or remove the entry.'
         )
     return tuple(str(name) for name in names)

@@ -39,7 +39,7 @@ class DataPath:
             on the image.
         live: tensors that depend on the image's pixels. All others are constants as far as a layer is concerned.
         producer: tensor -> the node that puts it out.
-        position: tensor -> that node's index in the graph, which ONNX keeps in topological order.
+        position: tensor -> that node's index in the graph, which ONNX requires in topological order.
     """
 
     def __init__(self, graph: onnx.GraphProto, logits: str | None) -> None:

@@ -198,7 +198,7 @@ def choose_layers(
             return own
     if not found and (asked is None or any(_is_auto(text) for text in asked)):
         raise ModelError(
-            "The model has no layer to look into: no Conv, Gemm or MatMul before its output. "
+            "The model has no layer to extract: no Conv, Gemm or MatMul before its output. "
             "Expected a neural network for images, such as a CNN exported from PyTorch."
         )
     chosen: dict[str, FoundLayer] = {}
@@ -242,7 +242,7 @@ def _resolve(
     if any(sign in text for sign in "*?["):
         if matching := [layer for layer in found if fnmatch.fnmatchcase(layer.name, text)]:
             return matching
-        raise ModelError(f"No layer of the model fits the pattern {text!r}. {_listed(found)} Change it in --layers.")
+        raise ModelError(f"No layer of the model matches the pattern {text!r}. {_listed(found)} Change it in --layers.")
     near = difflib.get_close_matches(text, dict.fromkeys([*names, *(layer.tensor for layer in found), *tensors]), n=3)
     raise ModelError(
         f"The model has no layer {text!r}. "

@@ -24,7 +24,7 @@ _LONGEST = 80
 
 
 def scope_of(node: onnx.NodeProto) -> str:
-    """The module that a node belongs to, as in layer1.0.relu; empty: the model itself, or the exporter does not say.
+    """The module that a node belongs to, as in layer1.0.relu; empty: the model itself, or the exporter does not record it.
 
     torch's dynamo exporter lists the modules in the node's metadata; the older one and tf2onnx have
     them in its name: /layer1/layer1.0/relu_1/Relu.

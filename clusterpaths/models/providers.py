@@ -1,6 +1,6 @@
 """Where a model runs: execution providers of ONNX Runtime by the names that people use.
 
-Belongs here: what is installed, and what to install for the rest. Which provider really ran is the session's to say.
+Belongs here: what is installed, and what to install for the rest. Which provider really ran is reported by the session.
 """
 
 from __future__ import annotations
@@ -85,6 +85,6 @@ def require_ran(asked: str, ran: tuple[str, ...]) -> None:
     if wanted in ran:
         return
     raise ConfigError(
-        f"--providers {asked}: ONNX Runtime could not start {wanted} and ran {', '.join(ran)} instead; its own words are "
-        "above. Expected a driver and libraries of the versions that onnxruntime names. Mend them, or use --providers auto."
+        f"--providers {asked}: ONNX Runtime could not start {wanted} and ran {', '.join(ran)} instead; its message is "
+        "above. Expected a driver and libraries of the versions that onnxruntime names. Update them, or use --providers auto."
     )

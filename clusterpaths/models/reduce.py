@@ -39,8 +39,8 @@ def parse_reduce(text: str, layers: tuple[str, ...]) -> dict[str, Asked]:
             default = way
         elif layer not in layers:
             raise ConfigError(
-                f"--reduce names the layer {layer!r}, which is not looked at in this run. Expected some of "
-                f"{', '.join(layers)}. Mend --reduce, or add the layer with --layers."
+                f"--reduce names the layer {layer!r}, which this run does not extract. Expected some of "
+                f"{', '.join(layers)}. Correct --reduce, or add the layer with --layers."
             )
         else:
             each[layer] = way

@@ -101,8 +101,8 @@ class TapSession:
         for layer, value in zip(self._layers, values, strict=False):
             if value.ndim < 2 or len(value) != len(images):
                 raise ModelError(
-                    f"Layer {layer} of {self.model.path} puts out shape {value.shape} for {len(images)} images. "
-                    "Expected one row an image. Leave it out with --layers."
+                    f"Layer {layer} of {self.model.path} outputs shape {value.shape} for {len(images)} images. "
+                    "Expected one row per image. Leave it out with --layers."
                 )
         logits = np.asarray(values[-1], np.float32) if self.model.logits else None
         return Outputs(dict(zip(self._layers, values, strict=False)), logits)

@@ -1,4 +1,4 @@
-"""Is the model's input right? The configured preprocessing against the known presets, on labelled examples.
+"""Is the model's input correct? The configured preprocessing against the known presets, on labelled examples.
 
 Belongs here: choosing examples, scoring presets, the verdict and its sentence, and keeping it: a cache's folder holds
 the last one with what it is an answer to, a set's folder the one that it was made under.
@@ -30,7 +30,7 @@ _COMPARED = ("size", "mean", "std", "scale", "resize", "channels")
 
 
 class PresetScore(Record):
-    """How one preprocessing does. With labels `right` and what follows from it; without, the other two."""
+    """How one preprocessing does. With labels: `right`, accuracy and interval; without: the other two."""
 
     preprocessing: Preprocessing
     right: int | None = Field(default=None, description="examples with the class that their output is assigned to")
@@ -45,7 +45,7 @@ class PreprocessingCheck(Record):
 
     verdict: Literal["fine", "another preset is clearly better", "no labels"]
     sentence: str
-    best: Preprocessing = Field(description="the preset that is right most often; the configured one on a tie")
+    best: Preprocessing = Field(description="the preset with the highest accuracy; the configured one on a tie")
     scores: tuple[PresetScore, ...] = Field(description="the configured one first")
     labelled: int = Field(description="examples compared by label; 0: too few have one")
     chance: float | None = Field(
@@ -98,7 +98,7 @@ def cached_check(
     Nothing is written: `write_check` does it once the run has made room for its results.
 
     An eighth of the examples is tried, but 100 at least and 300 at most: with 800 examples or more, the eight presets
-    cost no more model runs than the extraction itself. None for a table so small that nothing can be said.
+    cost no more model runs than the extraction itself. None for a table too small for a verdict.
     """
     if len(table) < MIN_LABELLED:
         return None
@@ -256,10 +256,10 @@ def clearly_better(best: PresetScore, own: PresetScore, chance: float) -> bool:
 def best_assignment(
     outputs: NDArray[np.int64], labels: NDArray[np.int64], shape: tuple[int, int]
 ) -> tuple[int, list[int]]:
-    """Examples that are right under the best one-to-one assignment, and the class of each output (-1: none).
+    """Number of correct examples under the best one-to-one assignment, and the class of each output (-1: none).
 
     `outputs` and `labels` are (n,); `shape` is the number of outputs and of classes, which may differ. Of equally good
-    assignments, one that keeps more of the order. An output that no example of its class goes to has class -1.
+    assignments, the one closer to the original order. An output that no example of its class goes to has class -1.
     """
     counts = np.bincount(outputs * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
     rows, columns = linear_sum_assignment(counts * (min(shape) + 1) + np.eye(*shape, dtype=np.int64), maximize=True)

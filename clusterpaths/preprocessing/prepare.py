@@ -36,9 +36,9 @@ def resolve_preprocessing(
     resize: Resize | None = None,
     crop_from: int | None = None,
 ) -> tuple[Preprocessing, str]:
-    """The preprocessing of a run, and one sentence that says where it comes from.
+    """The preprocessing of a run, and a sentence on where it comes from.
 
-    Each option wins over what the model's metadata or the file beside it say of the same, which win over `default`. The
+    Each option takes precedence over the model's metadata or the file beside it, and these over `default`. The
     preset "auto" is none: what it finds is up to `preprocessing_check`.
 
     Raises:
@@ -73,13 +73,13 @@ def resolve_preprocessing(
     except ValidationError as error:
         reasons = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
         raise ConfigError(
-            f"This preprocessing does not fit together: {reasons}. Mend --size, --resize or --crop-from."
+            f"This preprocessing does not fit together: {reasons}. Correct --size, --resize or --crop-from."
         ) from error
     return chosen, f"Preprocessing {called(chosen)}, {geometry(chosen)}, from {source}."
 
 
 def default_preset(model: ModelRecord, of_data: str | None) -> Preset:
-    """For a model that does not say: bytes go in as they are; else what the data set's models usually take."""
+    """For a model without a preprocessing of its own: none for bytes; else that of the data set's models."""
     if model.input_type == "uint8":
         return "raw"
     return of_data if of_data in PRESETS else "imagenet"  # type: ignore[return-value]  # its keys are the presets
@@ -103,7 +103,7 @@ def called(preprocessing: Preprocessing) -> str:
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """An RGB image at the model's size, by all that the preprocessing says of sizes; (height, width, 3) uint8.
+    """An RGB image at the model's size, resized and cropped by the preprocessing; (height, width, 3) uint8.
 
     As torchvision.transforms does it on Pillow images: the longer side is rounded down, the cut is at the rounded half.
     """

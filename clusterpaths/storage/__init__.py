@@ -46,7 +46,7 @@ def parse_address(value: Any) -> Any:
     bucket, *prefix = match[1].rstrip("/").split("/")
     if not _BUCKET.fullmatch(bucket) or any(part in ("", ".", "..") or set(part) & set("?#@\\") for part in prefix):
         # not repeated: people write credentials into addresses
-        raise ValueError("should be s3://BUCKET/PREFIX with nothing else in it; credentials come from the environment")
+        raise ValueError("should be s3://BUCKET/PREFIX without anything else; credentials come from the environment")
     return f"{SCHEME}{'/'.join([bucket, *prefix])}"
 
 

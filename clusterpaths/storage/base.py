@@ -25,7 +25,7 @@ class Storage(ABC):
     """A directory; two of the same address are equal. Messages print its address.
 
     Args:
-        address: an absolute path, or s3://BUCKET/PREFIX: what records and documents say.
+        address: an absolute path, or s3://BUCKET/PREFIX: as in records and documents.
 
     Attributes:
         request_per_file: whether a look at a file takes a request: then caches have few files, and readers look rarely.
@@ -158,7 +158,7 @@ class Storage(ABC):
             yield partial
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a whole file, flushed to disk, or leave the old one.
+        """Write a file atomically and flush it to disk: the new one, or on failure the old one.
 
         Raises:
             DiskError: no room or no permission.
@@ -171,7 +171,7 @@ class Storage(ABC):
 
     @abstractmethod
     def _put_in_place(self, partial: Path, name: str) -> None:
-        """Give a file that is whole its name."""
+        """Rename a complete file to its final name."""
 
     @contextlib.contextmanager
     def publish(self, name: str, last: str) -> Iterator[Path]:
@@ -198,7 +198,7 @@ class Storage(ABC):
 
     @abstractmethod
     def _publish(self, staged: Path, name: str, last: str) -> None:
-        """Give a directory that is whole its name."""
+        """Rename a complete directory to its final name."""
 
     @abstractmethod
     def remove(self, name: str) -> None:

@@ -46,7 +46,7 @@ class Bucket(Storage):
     """
 
     request_per_file = True
-    # zarrs would make a client of its own, from a copy of this one's settings, and tell nobody of its trouble.
+    # zarr's own would create another client from a copy of these settings, and hide its errors.
     zarr_pipeline = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 
     def __init__(self, bucket: str, key: str) -> None:
@@ -190,13 +190,13 @@ class Bucket(Storage):
         return f"{self._key}/" if self._key else None
 
     def _objects(self, name: str = "") -> dict[str, Any]:
-        """Every object below a subdirectory, by the name that it has here: dicts with path (its whole key), size, e_tag."""
+        """Every object below a subdirectory, by the name that it has here: dicts with path (its full key), size, e_tag."""
         start = len(self._below() or "")
         found = objects.list_objects(self._bucket, (self / name)._below())
         return {entry["path"][start:]: entry for entry in found}
 
 
-# Which etag a mirror's file is of: beside it, with what tells this very file from one that replaces it.
+# Which etag a mirror's file is of: beside it, with what distinguishes this file from one that replaces it.
 
 
 def _note(path: Path, etag: str) -> None:

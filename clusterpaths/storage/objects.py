@@ -2,8 +2,8 @@
 
 Belongs here: single operations on objects. Which object a file of the cache is, is `bucket.py`'s business.
 
-Credentials are obstore's business alone: it reads AWS_ACCESS_KEY_ID and its like from the environment, and nothing
-here reads, keeps or prints them. What a server says of an error is told by its code only: its text may quote the request.
+Credentials are handled by obstore only: it reads AWS_ACCESS_KEY_ID and its like from the environment, and nothing
+here reads, stores or prints them. Of a server's error only the code is reported: its text may quote the request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 log = logging.getLogger("clusterpaths.storage")
 
 PATIENCE = 300.0  # seconds that a server which answered before may be away
-FIRST_PATIENCE = 15.0  # seconds for the first answer to a run: a wrong address should be told soon
+FIRST_PATIENCE = 15.0  # seconds for the first answer to a run: a wrong address should be reported soon
 _PAUSES = (0.2, 5.0)  # seconds between tries: first, longest
 _REFUSED = {
     "AccessDenied", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId",
@@ -72,7 +72,7 @@ def _connect(bucket: str, endpoint: str) -> Any:
     from obstore.store import S3Store
 
     parts = urlsplit(endpoint)
-    # A run's own retries come on top (`with_retries`): these only bridge a hiccup, so that an outage is told at once.
+    # A run's own retries come on top (`with_retries`): these only bridge a hiccup, so that an outage is reported at once.
     settings: dict[str, Any] = {"retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}}
     client: ClientConfig = {"timeout": "120s", "connect_timeout": "5s"}
     if endpoint:
@@ -81,8 +81,8 @@ def _connect(bucket: str, endpoint: str) -> Any:
         here = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
         if not here and os.environ.get("AWS_ALLOW_HTTP", "").lower() not in ("1", "true"):
             raise ConfigError(
-                f"The object storage at {parts.hostname} would be asked over http, unencrypted. Expected https, or a server "
-                "on this machine. Mend AWS_ENDPOINT_URL, or allow it with AWS_ALLOW_HTTP=true."
+                f"The object storage at {parts.hostname} would be accessed over http, unencrypted. Expected https, or a server "
+                "on this machine. Correct AWS_ENDPOINT_URL, or allow it with AWS_ALLOW_HTTP=true."
             )
         client["allow_http"] = True
     return S3Store(bucket, client_options=client, **settings)
@@ -103,14 +103,14 @@ def with_retries(bucket: str, operation: Callable[[], Result], patience: float |
         FileNotFoundError: no such object.
         obstore.exceptions.AlreadyExistsError, PreconditionError, NotModifiedError: what a condition led to.
     """
-    from obstore import exceptions as told
+    from obstore import exceptions as errors
 
     patience = PATIENCE if patience is None else patience
     deadline, pause = time.monotonic() + patience, _PAUSES[0]
     while True:
         try:
             result = operation()
-        except (told.AlreadyExistsError, told.PreconditionError, told.NotModifiedError):
+        except (errors.AlreadyExistsError, errors.PreconditionError, errors.NotModifiedError):
             _answered(bucket)
             raise
         except FileNotFoundError as error:
@@ -118,7 +118,7 @@ def with_retries(bucket: str, operation: Callable[[], Result], patience: float |
                 raise _no_bucket(bucket) from None
             _answered(bucket)
             raise
-        except told.BaseError as error:  # what it says is not passed on, `from None`: it may quote the request
+        except errors.BaseError as error:  # its text is not passed on, `from None`: it may quote the request
             reason = _reason(error, bucket)
         else:
             _answered(bucket)
@@ -129,8 +129,8 @@ def with_retries(bucket: str, operation: Callable[[], Result], patience: float |
                 _away.pop(bucket, None)
             raise StorageError(
                 f"The object storage of s3://{bucket}{_server()} does not answer ({reason}), and still did not after "
-                f"{patience:.0f} s. What was recorded before is kept. Look whether the server runs and AWS_ENDPOINT_URL is "
-                "right (without it, Amazon's is asked); then run the same command again: it goes on where it stopped."
+                f"{patience:.0f} s. What was recorded before is preserved. Check whether the server runs and AWS_ENDPOINT_URL is "
+                "right (without it, Amazon's is asked); then run the same command again: it continues where it stopped."
             ) from None
         _failing(bucket, reason, left)
         time.sleep(min(pause, left))
@@ -138,7 +138,7 @@ def with_retries(bucket: str, operation: Callable[[], Result], patience: float |
 
 
 def list_objects(bucket: str, prefix: str | None) -> list[Any]:
-    """Every object below a prefix: dicts with path (its whole key), size and e_tag."""
+    """Every object below a prefix: dicts with path (its full key), size and e_tag."""
     import obstore
 
     pages = with_retries(bucket, lambda: list(obstore.list(store_of(bucket), prefix)))
@@ -146,7 +146,7 @@ def list_objects(bucket: str, prefix: str | None) -> list[Any]:
 
 
 def list_prefixes(bucket: str, prefix: str | None, patience: float | None = None) -> list[str]:
-    """The "directories" right below a prefix, with a slash at their ends."""
+    """The "directories" directly below a prefix, with a slash at their ends."""
     import obstore
 
     found = with_retries(bucket, lambda: obstore.list_with_delimiter(store_of(bucket), prefix), patience)
@@ -242,7 +242,7 @@ def _reason(error: Exception, bucket: str) -> str:
     Raises:
         StorageError: it cannot.
     """
-    from obstore import exceptions as told
+    from obstore import exceptions as errors
 
     text = str(error)
     code = match[1] if (match := re.search(r"<Code>(\w+)</Code>", text)) else ""
@@ -254,7 +254,7 @@ def _reason(error: Exception, bucket: str) -> str:
             "the environment (and AWS_SESSION_TOKEN, where they are temporary), here and where workers run. Set them and run "
             "the same command again."
         ) from None
-    if isinstance(error, (told.PermissionDeniedError, told.UnauthenticatedError)) or code in _REFUSED:
+    if isinstance(error, (errors.PermissionDeniedError, errors.UnauthenticatedError)) or code in _REFUSED:
         raise StorageError(
             f"The object storage of s3://{bucket}{_server()} refuses these credentials ({code or type(error).__name__}). "
             "Expected some that may list, read, write and delete there. Look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
@@ -266,8 +266,8 @@ def _reason(error: Exception, bucket: str) -> str:
 
 def _no_bucket(bucket: str) -> StorageError:
     return StorageError(
-        f"There is no bucket {bucket}{_server()}. Expected one that exists: make it, or name another one with --cache-root "
-        "s3://BUCKET/PREFIX; AWS_ENDPOINT_URL says which server is asked."
+        f"There is no bucket {bucket}{_server()}. Expected one that exists: create it, or name another one with --cache-root "
+        "s3://BUCKET/PREFIX; AWS_ENDPOINT_URL names the server."
     )
 
 

@@ -57,7 +57,7 @@ def check_export(content: bytes, x: NDArray[np.float32], logits: NDArray[np.floa
     difference = float(np.abs(computed - logits).max())
     if not difference <= 1e-3 * max(1.0, float(np.abs(logits).max())):
         raise ModelError(
-            f"The exported ONNX file computes something else than the trained network: logits differ by up to "
+            f"The exported ONNX file does not compute the same as the trained network: logits differ by up to "
             f"{difference:.3g}, expected rounding only. Nothing was written. Please report this with the versions of "
             "torch, onnxscript and onnxruntime."
         )

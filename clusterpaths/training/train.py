@@ -350,7 +350,7 @@ def _fit(
         logits = torch.from_numpy(_logits(torch, model, images[validation]))
         truth = torch.from_numpy(labels[validation])
         right = float((logits.argmax(1) == truth).double().mean())
-        # of epochs that are right equally often the surer one is better
+        # of epochs with equal accuracy the one with the smaller loss is better
         score = (right, -float(torch.nn.functional.cross_entropy(logits, truth)))
         log(f"Epoch {epoch} of {config.epochs}: loss {total / len(train):.4f}, validation accuracy {right:.1%}.")
         if score > best or not best_state:
@@ -390,7 +390,7 @@ def _confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: 
 
 
 def _metadata(record: TrainRecord) -> dict[str, str]:
-    """What the ONNX file says about itself. Time and place stay out: the file's hash is its identity."""
+    """The ONNX file's metadata. Time and place are left out: the file's hash is its identity."""
     return {
         "clusterpaths.preprocessing": PREPROCESSING.model_dump_json(),
         "clusterpaths.classes": json.dumps(record.classes),

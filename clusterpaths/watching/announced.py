@@ -1,6 +1,6 @@
 """Which models were announced already; one small file remembers it.
 
-Belongs here: that file. Nothing is sent here: the caller says when a server has taken in what it was given.
+Belongs here: that file. Nothing is sent here: the caller reports when a server has accepted an event.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class State(Record):
 
 
 class Known:
-    """The models that were announced already; kept in one small file, by default in the model folder itself."""
+    """The models announced so far; stored in one small file, by default in the model directory itself."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,7 +59,7 @@ class Known:
         """What is known; nothing where there is no such file yet.
 
         Raises:
-            ConfigError: the file is damaged.
+            ConfigError: the file is corrupted.
         """
         try:
             return State.model_validate_json(self.path.read_bytes())
@@ -67,8 +67,8 @@ class Known:
             return State(salt=uuid.uuid4())
         except (ValidationError, OSError) as error:
             raise ConfigError(
-                f"{self.path}, which says what models were announced, cannot be read ({str(error).splitlines()[0]}). "
-                "Expected what the watcher wrote there. Remove it to begin anew: models that lie there then count as "
+                f"{self.path}, which records the announced models, cannot be read ({str(error).splitlines()[0]}). "
+                "Expected what the watcher wrote there. Remove it to start over: models that are already there then count as "
                 "known; with --first-start announce they are all announced."
             ) from error
 

@@ -1,7 +1,7 @@
-"""Which model files in a folder are new, whole, and load.
+"""Which model files in a directory are new, complete, and load.
 
 Belongs here: looking at the files of a folder again and again, by a clock of the caller's. Nothing waits here; whether
-one file is whole is `arrivals.py`.
+one file is complete is `arrivals.py`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Sighting:
     since: float  # when the last change of it or of its weights was seen
     locations: tuple[str, ...] | None = None  # None: not looked for yet
     weights: tuple[_FileStamp, ...] = ()
-    waiting: bool = False  # it was looked at, and is not whole
+    waiting: bool = False  # examined, and not complete yet
     done: bool = False
 
     def stamp_weights(self, folder: Path) -> tuple[_FileStamp, ...]:
@@ -59,7 +59,7 @@ class ModelFolder:
         known: what was announced.
         settle: seconds in which a file and its weights must not have changed.
         patience: seconds after its last change after which what is cut off or missing will not come any more.
-        log: told what is waited for.
+        log: gets a message for each file that is waited for.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ModelFolder:
         return found
 
     def look(self, now: float) -> Iterator[Outcome]:
-        """What has become whole, or hopeless, and was not announced; each once until its file changes.
+        """Files that became complete or were rejected, and were not announced; each once until its file changes.
 
         `now`: seconds of any clock that does not jump.
         """
@@ -114,9 +114,9 @@ class ModelFolder:
             except InputError:  # the state, not the file
                 raise
             except OSError as error:
-                self._log(f"{path.name} cannot be looked at now ({error.strerror or error}).")
+                self._log(f"{path.name} cannot be read now ({error.strerror or error}).")
                 self._seen.pop(path, None)
-            except Exception as error:  # noqa: BLE001 - no one file may keep the others from being looked at
+            except Exception as error:  # noqa: BLE001 - one bad file must not block the others
                 self._seen[path].done = True
                 yield reject(path, f"{path} could not be examined ({type(error).__name__}: {error}).")
             else:
@@ -161,7 +161,7 @@ class ModelFolder:
             return None  # changed while it was looked at; the next look sees that
         if isinstance(outcome, NotYet):
             if not seen.waiting:
-                self._log(f"{path.name} is not whole yet; waiting up to {self.patience:.0f} s. {outcome.reason}")
+                self._log(f"{path.name} is not complete yet; waiting up to {self.patience:.0f} s. {outcome.reason}")
             seen.waiting = True
             return None
         seen.done = True

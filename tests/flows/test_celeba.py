@@ -303,7 +303,7 @@ def test_a_damaged_zarr_chunk_is_made_again(clean: Run, faces: Path, tmp_path: P
     assert run.batches == 2
     assert_same_documents(kept, folder_of(run))
     if damage == "flipped":  # the others are missed before anything is read
-        assert any(line.startswith("WARNING") and "The shard is made again" in line for line in run.log), run.log
+        assert any(line.startswith("WARNING") and "The shard is extracted again" in line for line in run.log), run.log
 
 
 def test_kept_images_that_were_damaged_are_made_again_and_no_others(faces: Path, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_the_server_stays_away_one_paragraph_and_later_the_run_goes_on(
     error = stopped.state.result(raise_on_failure=False)
     assert isinstance(error, StorageError)
     assert f"The object storage of s3://{BUCKET} at 127.0.0.1:{server.proxy.port} does not answer" in str(error)
-    assert "run the same command again: it goes on where it stopped" in str(error)
+    assert "run the same command again: it continues where it stopped" in str(error)
     assert "\n" not in str(error)
     done = made(server, "gone")
     assert 3 <= done < 10

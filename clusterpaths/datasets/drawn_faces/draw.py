@@ -2,7 +2,7 @@
 
 Belongs here: the random choices that make a face, what they are called, and how a folder of faces is
 written. How a face is painted is `face_painting.py`; how such a folder is read is `celeba.py`, which
-cannot tell it from the real one.
+cannot distinguish it from the real one.
 
 One more thing in the picture is one more field of `FacePlan`, its choice in `_plan` (made last, so that the faces
 themselves stay as they are), and one call in `paint`. A planted shortcut is `cue.py`.
@@ -74,14 +74,14 @@ def write_faces(
     progress: Callable[[int, int], None] | None = None,
     cue: Cue | None = None,
 ) -> Path:
-    """Write `count` faces to root/celeba as CelebA lies there, all or nothing; keep what is already whole.
+    """Write `count` faces to root/celeba in CelebA's layout, all or nothing; complete files are reused.
 
     Of every ten faces in a row eight are "train", one "valid", one "test", so any first part of them has
     all three. `progress` is called with (faces done, count). With `cue`, faces that `has_cue` names carry it.
 
     Returns:
         The folder root/celeba: img_align_celeba/000001.jpg ..., list_attr_celeba.txt,
-        list_eval_partition.txt, and faces.json, which says what was drawn.
+        list_eval_partition.txt, and faces.json, which records what was drawn.
 
     Raises:
         ConfigError: count is below 1 or above CelebA's six digits.
@@ -232,7 +232,7 @@ def _plan(seed: int, index: int) -> FacePlan:
 
 
 def _hair_rgb(r: random.Random, hair: str, skin: RGB) -> RGB:
-    """A shade of this colour; one that can hardly be told from the skin is drawn again, but not for ever."""
+    """A shade of this colour; one too similar to the skin is drawn again, a limited number of times."""
     for _ in range(4):
         rgb = _jitter(r, between(*_HAIR_RANGE[hair], r.random()), 7)
         if sum(abs(a - b) for a, b in zip(rgb, skin, strict=True)) > 75:

@@ -165,7 +165,7 @@ def test_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "<html>", '{"version": 1, "more": 2}'])
 def test_manifest_that_is_not_understood_says_what_to_do(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(CacheError, match=r"is not understood: .* Use another --name, or --refresh"):
+    with pytest.raises(CacheError, match=r"cannot be parsed: .* Use another --name, or --refresh"):
         read_manifest(open_storage(tmp_path))
 
 

@@ -72,7 +72,7 @@ def test_damage_is_found_and_its_shard_named(tmp_path: Path, shard: ShardPixels,
     if harm == "gone":
         path.unlink()
     with pytest.raises(
-        CorruptedShardError, match=r"images of shard 3 in .*00003\.rgb .*The shard is made again"
+        CorruptedShardError, match=r"images of shard 3 in .*00003\.rgb .*The shard is extracted again"
     ) as caught:
         shard.check()
     assert caught.value.shard == 3

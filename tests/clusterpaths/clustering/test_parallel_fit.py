@@ -185,7 +185,7 @@ def test_a_part_that_is_gone_is_told(begun: tuple[Extracted, SetIdentity, LayerF
     done, identity, fit = begun
     fit_part(done.record, identity, fit, 0)
     fit_part(done.record, identity, fit, 2)
-    with pytest.raises(CacheError, match=r"part-0-1\.npz is gone or damaged"):
+    with pytest.raises(CacheError, match=r"part-0-1\.npz is missing or corrupted"):
         advance_fit(done.record, identity, fit)
 
 

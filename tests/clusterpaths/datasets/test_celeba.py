@@ -132,7 +132,7 @@ def test_missing_annotations_are_noted_not_fatal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("list_attr_celeba.txt", "", "list_attr_celeba.txt is empty; expected one line an image"),
+        ("list_attr_celeba.txt", "", "list_attr_celeba.txt is empty; expected one line per image"),
         ("list_attr_celeba.txt", " \n\r\n", "list_attr_celeba.txt is empty"),
         ("list_attr_celeba.txt", "1\n000001.jpg 1 1\n", "expected a line with each attribute's name once"),
         ("list_attr_celeba.txt", "1\nBald Bald\n000001.jpg 1 1\n", "got a name twice"),

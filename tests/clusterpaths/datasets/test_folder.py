@@ -80,7 +80,7 @@ def test_train_val_and_test_folders_are_splits_with_classes_in_them(tmp_path: Pa
         "val/dog/3.png": "valid",
     }
     assert named(data) == {"Test/4.png": "", "train/cat/1.png": "cat", "train/dog/2.png": "dog", "val/dog/3.png": "dog"}
-    assert data.notes == ("The folders Test, train, val are taken for splits.",)
+    assert data.notes == ("The folders Test, train, val are used as splits.",)
 
 
 def test_another_folder_beside_train_makes_all_of_them_classes(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_another_folder_beside_train_makes_all_of_them_classes(tmp_path: Path) -
 def test_loose_images_or_a_lone_folder_make_no_classes_and_a_note_says_so(tmp_path: Path) -> None:
     mixed = opened(images(tmp_path / "mixed", "cat/1.png", "dog/2.png", "3.png"))
     assert set(named(mixed).values()) == {""}
-    assert mixed.notes == ("1 images lie in no folder, so folders are not taken for classes: no labels.",)
+    assert mixed.notes == ("1 images lie in no folder, so directories are not used as classes: no labels.",)
     lone = opened(images(tmp_path / "lone", "photos/1.png", "photos/2.png"))
     assert set(named(lone).values()) == {""}
-    assert lone.notes == ("All images lie in photos; one folder alone is not taken for a class.",)
+    assert lone.notes == ("All images lie in photos; a single directory is not used as a class.",)
 
 
 def test_hidden_files_and_others_are_left_out_with_their_number_and_three_names(tmp_path: Path) -> None:

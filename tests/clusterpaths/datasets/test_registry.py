@@ -75,7 +75,7 @@ def test_builtin_names_and_which_need_a_root() -> None:
         ),
         ("foldr", "Nearest: folder."),
         ("arrays:x", "There is no data set called 'arrays:x'"),
-        ("torchvision", "'torchvision' does not say which of torchvision's data sets"),
+        ("torchvision", "'torchvision' does not name one of torchvision's data sets"),
         ("torchvision:", "Expected torchvision:NAME, such as torchvision:CIFAR10"),
         ("", "There is no data set called ''"),
     ],
@@ -174,7 +174,7 @@ def test_a_package_that_raises_or_gives_nonsense_is_named(
     message = str(caught.value)
     assert expected in message
     assert "The data set 'two' (entry point pkg_bad:Two of pkg_bad 1.2)" in message
-    assert "tell its authors" in message or "Tell the package's authors" in message
+    assert "tell its authors" in message or "Report it to the package's authors" in message
 
 
 def test_an_error_of_ours_passes_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

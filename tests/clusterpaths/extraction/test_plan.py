@@ -351,7 +351,7 @@ def test_plan_says_examples_layers_files_and_room(configure: Configure) -> None:
     plan = make_plan(config)[1].model_copy(update={"free": 12_345_678})
     assert plan.text() == (
         "40 examples (5 in the cache, 35 to extract in 3 shards); 3 layers (conv1 4x16x16, conv2 6x8x8, fc1 10), "
-        f"1,418 values an example; 105 more files, 430.1 kB more as float16 npy in {config.cache_dir}; "
+        f"1,418 values per example; 105 more files, 430.1 kB more as float16 npy in {config.cache_dir}; "
         "12.3 MB free on that disk."
     )
 

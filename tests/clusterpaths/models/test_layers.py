@@ -351,7 +351,7 @@ def test_pattern_and_number_pick_among_blocks() -> None:
     [
         ("conv3", r"no layer 'conv3'. Did you mean conv\d.*layers are conv1, conv2, fc1\. .*--layers"),
         ("reluu_1", r"no layer 'reluu_1'. Did you mean relu_1"),
-        ("blocks*", r"No layer of the model fits the pattern 'blocks\*'\. Its layers are conv1, conv2, fc1"),
+        ("blocks*", r"No layer of the model matches the pattern 'blocks\*'\. Its layers are conv1, conv2, fc1"),
         ("auto:0", r"auto:N with a number N of layers >= 1, got '0'"),
         ("auto:", r"auto:N with a number N of layers >= 1, got ''"),
         ("auto:-1", r"got '-1'"),

@@ -188,7 +188,7 @@ def test_a_plan_made_of_an_older_manifest_is_refused(cache: Storage) -> None:
 def test_a_shard_that_was_planned_anew_meanwhile_is_not_recorded(cache: Storage) -> None:
     manifest.write_manifest(cache, planned(3))
     stale = ShardRecord(index=1, ids="7-9", start=64, rows=3)
-    with pytest.raises(CacheError, match=r"Shard 1 of s3://.* was planned anew by another run"):
+    with pytest.raises(CacheError, match=r"Shard 1 of s3://.* was planned again by another run"):
         manifest.update_shards(cache, stale)
     assert manifest.require_manifest(cache) == planned(3)
 

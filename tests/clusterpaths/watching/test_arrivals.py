@@ -253,7 +253,7 @@ def test_an_event_keeps_its_id_until_it_is_known(tmp_path: Path) -> None:
 def test_a_damaged_state_is_told_and_kept(tmp_path: Path) -> None:
     path = tmp_path / ".announced.json"
     path.write_text("{")
-    with pytest.raises(ConfigError, match="Remove it to begin anew"):
+    with pytest.raises(ConfigError, match="Remove it to start over"):
         Known(path).read()
     assert path.read_text() == "{"
 
