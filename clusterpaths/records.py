@@ -75,11 +75,11 @@ class ModelIdentity(Record):
 
 
 class DatasetSpec(Record):
-    """Enough to open a data set again, in another process or on another machine with the same folders."""
+    """Enough to open a data set again, in another process or on another machine with the same directories."""
 
     name: str = Field(description="registry name, such as celeba; part of a cache's identity")
     root: str
-    labels: str = Field(default="", description="CSV file with labels of a folder's images; empty: none")
+    labels: str = Field(default="", description="CSV file with labels of a directory's images; empty: none")
 
 
 class Tap(Record):

@@ -86,7 +86,7 @@ def join_parts(directory: Storage, shards: list[int]) -> None:
     """
     lying = directory.local_tree(PARTS)
     parts = [pq.read_table(lying / part_file(shard)) for shard in shards]
-    # "permissive": attributes may have come to the data folder after the first shards were made
+    # "permissive": attributes may have come to the data directory after the first shards were made
     table = pa.concat_tables(parts, promote_options="permissive").sort_by([("id", "ascending"), ("shard", "ascending")])
     ids = table["id"].to_numpy()
     write_table(directory, EXAMPLES, table.filter(pa.array(np.append(ids[1:] != ids[:-1], True))))

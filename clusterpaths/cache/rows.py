@@ -26,7 +26,7 @@ from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.storage import Storage
 
-# Bytes of float32 values per block. A block's rows depend only on the layer, never on N, batch or shard size: so neither do results.
+# Bytes of float32 values per block. They depend on the layer only, not on N, batch or shard size: so do the results.
 BLOCK_BYTES = 16 << 20
 MAX_BLOCK_ROWS = 4096
 SAMPLE_WEIGHT = 3  # of a pass over a row: 1.7 ms for two readings of a sample's row of CelebA's layers, 0.35 for others

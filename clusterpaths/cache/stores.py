@@ -80,7 +80,7 @@ def size_on_disk(cache_format: CacheFormat, layers: Mapping[str, LayerRecord], e
 
 
 def activations_on_disk(directory: Storage) -> tuple[int, int]:
-    """Files and bytes that the layers' folders of a cache hold now; without activations, its images'."""
+    """Files and bytes that the layers' directories of a cache hold now; without activations, its images'."""
     manifest = require_manifest(directory)
     return directory.usage(*((PIXELS,) if manifest.format == "none" else manifest.layers))
 

@@ -55,7 +55,7 @@ class LayerFit(StoredRecord):
         layer: its name.
         part_rows: examples in each part; the last has the rest.
         parts: how many there are.
-        iteration: that comes next, from 0; its centroids lie in the folder.
+        iteration: that comes next, from 0; its centroids lie in the directory.
         distinct: different rows in the sample that gave the seeds.
         seeded_again: how often empty clusters were given new seeds.
         inertia: of the iteration before; None at the start, and after seeds were given.

@@ -26,8 +26,10 @@ class ExportConfig(Record):
     """Where the model is, and where the path model goes."""
 
     model: Path | None = Field(None, description="the set's classifier [where it was when the set was made]")
-    output: Path | None = Field(None, description="the file to write [NAME_set_NN_paths.onnx in the current folder]")
-    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
+    output: Path | None = Field(None, description="the file to write [NAME_set_NN_paths.onnx in the current directory]")
+    cache_root: CacheRoot | None = Field(
+        None, description="where results lie, one directory per name [activation_cache]"
+    )
 
 
 def find_set(given: str, cache_root: str | None) -> PublishedSet:

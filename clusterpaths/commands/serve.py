@@ -43,7 +43,7 @@ BACKLOG = 512  # connections that wait to be accepted
 
 
 def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")] = None) -> None:
-    """Serve every set in the results' folder: pages for people, /api/v1 for programs. Ctrl-C ends it."""
+    """Serve every set in the results' directory: pages for people, /api/v1 for programs. Ctrl-C ends it."""
     config = config or ServeConfig()
     require_extra()
     share_arenas()

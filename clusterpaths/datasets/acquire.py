@@ -17,7 +17,7 @@ def acquire(config: RunConfig, log: Callable[[str], None] = lambda _: None) -> D
     """The data set of a run, on disk.
 
     Raises:
-        ConfigError: the data set needs a folder, and none is named.
+        ConfigError: the data set needs a directory, and none is named.
         DownloadError: the network failed; trying again can help.
         DatasetError: what is there, or came, is not that data set.
     """

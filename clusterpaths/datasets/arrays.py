@@ -64,7 +64,7 @@ class Arrays:
 
 
 def open_arrays(spec: DatasetSpec) -> Arrays:
-    """Open a .npy file (memory-mapped) or a .npz file (read completely), or the one that a folder holds.
+    """Open a .npy file (memory-mapped) or a .npz file (read completely), or the one that a directory holds.
 
     In a .npz the images are called images or x, or x_train, x_val and x_test (train_images ... too), the labels labels or
     y, y_train ... A .npy's labels lie beside it as NAME_labels.npy or labels.npy; the record's `labels` names another

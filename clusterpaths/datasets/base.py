@@ -47,7 +47,7 @@ class ExampleTable:
 
     Attributes:
         ids: (n,) int64, 0-based index in the complete data set (CelebA: file number - 1), gaps allowed.
-        files: n names relative to the image folder, as a person would look for them.
+        files: n names relative to the image directory, as a person would look for them.
         sizes: (n,) int64, bytes of each file; with the names this shows whether an image changed.
         splits: n of "train", "valid", "test", or "" where unknown.
         labels: (n,) int16, index into class_names, -1 where an example has no (single) label.
@@ -110,12 +110,12 @@ class Dataset(Protocol):
 
     @property
     def root(self) -> Path:
-        """The folder that the user named; shown in messages."""
+        """The directory that the user named; shown in messages."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how the folder was understood, one sentence each (logged)."""
+        """What a user should know of how the directory was understood, one sentence each (logged)."""
         ...
 
     def examples(self) -> ExampleTable:
@@ -144,7 +144,7 @@ def path_in(folder: Path, file: str) -> Path:
     """The path of an example's file, `file` being its name below `folder`, parts joined by "/".
 
     Raises:
-        OSError: a name that leads out of the folder.
+        OSError: a name that leads out of the directory.
     """
     if not file or "\0" in file or ".." in PurePosixPath(file).parts or PurePosixPath(file).is_absolute():
         raise OSError(errno.EINVAL, f"not the name of a file in {folder}", file)

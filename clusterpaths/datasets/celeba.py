@@ -45,7 +45,7 @@ _SPLIT_NAMES = np.array(["train", "valid", "test", ""])
 
 @dataclass(frozen=True)
 class CelebA:
-    """CelebA as found on disk; see `Dataset` for the members. `images` is the folder of the image files."""
+    """CelebA as found on disk; see `Dataset` for the members. `images` is the directory of the image files."""
 
     root: Path
     images: Path
@@ -54,11 +54,11 @@ class CelebA:
     name: str = "celeba"
 
     def examples(self) -> ExampleTable:
-        """All images of the folder, by number."""
+        """All images of the directory, by number."""
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """Decode an image of the folder; names that lead out of it are refused, as OSError like all else."""
+        """Decode an image of the directory; names that lead out of it are refused, as OSError like all else."""
         return open_rgb(self._path(file))
 
     def digest(self, file: str) -> int:
@@ -74,7 +74,7 @@ class CelebA:
 def open_celeba(root: Path, progress: Progress | None = None) -> CelebA:
     """Find CelebA in or below `root`, unpacking img_align_celeba.zip where the images are not there yet.
 
-    Takes torchvision's root, its celeba folder, Kaggle's layout and the CelebA page's. Annotations may be missing or
+    Takes torchvision's root, its celeba directory, Kaggle's layout and the CelebA page's. Annotations may be missing or
     cover a part only. `progress` follows the unpacking, in images.
 
     Raises:
@@ -145,7 +145,7 @@ def _zip_holds_more(archive: Path, images: Path, count: int) -> list[str]:
         return []
     return [
         f"{archive.name} holds {packed:,} images and {images} only {count:,} (an interrupted unpack?); the {count:,} "
-        f"are used. For all of them delete that folder and run again."
+        f"are used. For all of them delete that directory and run again."
     ]
 
 
@@ -154,7 +154,7 @@ def _bases(root: Path) -> tuple[Path, Path]:
 
 
 def find_images(root: Path) -> tuple[Path, Path] | None:
-    """The base folder and the image folder of the CelebA below `root`; None where there is none."""
+    """The base directory and the image directory of the CelebA below `root`; None where there is none."""
     pairs = ((base, base / place) for base in _bases(root) for place in _IMAGE_FOLDERS)
     return next((pair for pair in pairs if has_image(pair[1])), None)
 
@@ -173,10 +173,10 @@ def _find_annotation(base: Path, images: Path, stem: str) -> Path | None:
 def _nothing_there(root: Path) -> str:
     state = "is empty" if root.is_dir() and not any(root.iterdir()) else "holds no CelebA images"
     if not root.is_dir():
-        state = "is a file, not a folder" if root.exists() else "does not exist"
+        state = "is a file, not a directory" if root.exists() else "does not exist"
     return (
         f"{root} {state}. Looked for img_align_celeba/000001.jpg and the like, and for {ZIP_NAME}, in "
-        f"{root} and {root / 'celeba'}. Name the folder that holds img_align_celeba; or put {ZIP_NAME} from the CelebA "
+        f"{root} and {root / 'celeba'}. Name the directory that holds img_align_celeba; or put {ZIP_NAME} from the CelebA "
         f"page at {celeba_folder(root) / ZIP_NAME}; `--sample` runs without CelebA."
     )
 
@@ -184,7 +184,7 @@ def _nothing_there(root: Path) -> str:
 def _scan(
     images: Path,
 ) -> tuple[NDArray[np.int64], tuple[str, ...], NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Numbers (n,) ascending, file names, sizes (n,), mtimes (n,) of the folder's images; notes on what else is there."""
+    """Numbers (n,) ascending, file names, sizes (n,), mtimes (n,) of the directory's images; notes on what else is there."""
     found: list[tuple[int, str, int, int]] = []
     others: list[str] = []
     with os.scandir(images) as entries:
@@ -286,7 +286,7 @@ def _align(
     absent = table.numbers[~here]
     if len(absent):
         which = _some([f"{n:06d}.jpg" for n in absent]) if len(absent) <= 5 else f"{len(absent):,} images"
-        notes.append(f"{path.name} names {which} that {_is(len(absent))} not in the folder and so no example.")
+        notes.append(f"{path.name} names {which} that {_is(len(absent))} not in the directory and so no example.")
     if bare := len(numbers) - int(here.sum()):
         notes.append(f"{path.name} has no row for {bare:,} of {len(numbers):,} images.")
     return result

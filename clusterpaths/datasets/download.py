@@ -38,10 +38,10 @@ _QUOTA_SIGNS = re.compile(rb"quota exceeded|too many users have viewed or downlo
 
 
 def download_celeba(root: Path, progress: Progress | None = None) -> Path:
-    """Bring CelebA's zip (1.4 GB) and annotations into the celeba folder of `root`, unpack, and return that folder.
+    """Bring CelebA's zip (1.4 GB) and annotations into the celeba directory of `root`, unpack, and return that directory.
 
-    Files that are there with the right checksum are not fetched again. The zip comes last, so that a folder with a
-    zip is a complete one. A file is fetched into a .partial folder and moved once its checksum is right; one that was
+    Files that are there with the right checksum are not fetched again. The zip comes last, so that a directory with a
+    zip is a complete one. A file is fetched into a .partial directory and moved once its checksum is right; one that was
     there with other content is renamed to NAME.replaced. `progress` gets files done of all files, then images
     unpacked of all images.
 
@@ -166,7 +166,7 @@ def _quiet_unless_terminal() -> Iterator[None]:
 
 
 def celeba_folder(root: Path) -> Path:
-    """Where files put by hand or by the download belong: `root` itself if it is a celeba folder, else root/celeba."""
+    """Where files put by hand or by the download belong: `root` itself if it is a celeba directory, else root/celeba."""
     root = Path(root)
     is_celeba = root.resolve().name == "celeba" and not (root / "celeba").is_dir()
     return root if is_celeba else root / "celeba"
@@ -195,13 +195,13 @@ def refuse_web_page(path: Path, place: Path | None = None) -> None:
 
 
 def unpack_images(archive: Path, progress: Progress | None = None) -> int:
-    """Unpack the images of `archive` into the folder img_align_celeba beside it; return their number.
+    """Unpack the images of `archive` into the directory img_align_celeba beside it; return their number.
 
-    All or nothing: the images go to a .partial folder which is renamed at the end; one left by a killed run is
-    thrown away. Only files named by a number are taken, all into one folder.
+    All or nothing: the images go to a .partial directory which is renamed at the end; one left by a killed run is
+    thrown away. Only files named by a number are taken, all into one directory.
 
     Raises:
-        DatasetError: no zip, a corrupted one, no images in it, or member names that lead out of the folder.
+        DatasetError: no zip, a corrupted one, no images in it, or member names that lead out of the directory.
         DiskError: no room, or no permission to write.
     """
     target = archive.parent / "img_align_celeba"
@@ -250,14 +250,14 @@ def image_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str
     """The members that are images, by bare file name.
 
     Raises:
-        DatasetError: none is, one comes twice, or a name leads out of the folder.
+        DatasetError: none is, one comes twice, or a name leads out of the directory.
     """
     images: dict[str, zipfile.ZipInfo] = {}
     for member in members:
         path = PurePosixPath(member.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", member.filename):
             raise DatasetError(
-                f"{archive} holds the name {member.filename!r}, which leads out of the folder; CelebA's own zip holds "
+                f"{archive} holds the name {member.filename!r}, which leads out of the directory; CelebA's own zip holds "
                 f"img_align_celeba/000001.jpg and the like. Nothing was unpacked; get the file again."
             )
         if member.is_dir() or image_number(path.name) is None:
@@ -278,7 +278,7 @@ def image_number(name: str) -> int | None:
 
 
 def has_image(folder: Path) -> bool:
-    """Whether the folder holds one file named as an image is; stops at the first."""
+    """Whether the directory holds one file named as an image is; stops at the first."""
     if not folder.is_dir():
         return False
     with os.scandir(folder) as entries:
@@ -290,8 +290,8 @@ def disk_error(error: OSError, doing: str, folder: Path) -> DiskError:
     if error.errno in _NO_ACCESS:
         where = f": {error.filename}" if error.filename else ""
         return DiskError(
-            f"Cannot {doing} in {folder}: the folder is read-only ({error.strerror}{where}). Make it writable, or name "
-            f"a folder that is."
+            f"Cannot {doing} in {folder}: the directory is read-only ({error.strerror}{where}). Make it writable, or name "
+            f"a directory that is."
         )
     if error.errno in _NO_ROOM:
         free = shutil.disk_usage(folder).free / 1e9

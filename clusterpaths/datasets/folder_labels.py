@@ -1,4 +1,4 @@
-"""A CSV file that labels the images of a folder.
+"""A CSV file that labels the images of a directory.
 
 Belongs here: the file's columns, and its rows against the images that are there. Finding images is folder.py's.
 """
@@ -48,7 +48,7 @@ def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTa
             raise _malformed(path, line, f"has {len(cells)} values; expected {len(columns)}, one a column")
         file = cells[at["file"]].removeprefix("./")
         if file not in position:
-            raise _malformed(path, line, f"names {file!r}, which is not in the folder.{_near(file, table.files)}")
+            raise _malformed(path, line, f"names {file!r}, which is not in the directory.{_near(file, table.files)}")
         if line_of.setdefault(file, line) != line:
             raise _malformed(path, line, f"names {file!r} again; expected it once (line {line_of[file]})")
         positions[number] = position[file]
@@ -76,8 +76,8 @@ def too_many_classes(class_names: Sequence[str], where: str) -> None:
     """
     if len(class_names) > MOST_CLASSES:
         raise DatasetError(
-            f"{where} has {len(class_names):,} classes; expected at most {MOST_CLASSES:,}. If each image has a folder or "
-            "label of its own, these are no classes: put the images into one folder, or leave the labels out."
+            f"{where} has {len(class_names):,} classes; expected at most {MOST_CLASSES:,}. If each image has a directory or "
+            "label of its own, these are no classes: put the images into one directory, or leave the labels out."
         )
 
 
@@ -132,7 +132,7 @@ def _malformed(path: Path, line: int, got: str) -> DatasetError:
 
 
 def _near(file: str, files: Sequence[str]) -> str:
-    """The nearest names: the same file in another folder or with another ending first, then others of its folder."""
+    """The nearest names: the same file in another directory or with another ending first, then others of its directory."""
     wanted = PurePosixPath(file)
     same = [other for other in files if PurePosixPath(other).stem.casefold() == wanted.stem.casefold()][:3]
     if same:

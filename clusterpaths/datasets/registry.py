@@ -100,7 +100,9 @@ def _fetch_torchvision(spec: DatasetSpec, log: Log) -> None:
 
 SOURCES: tuple[Source, ...] = (
     Source("celeba", _open_celeba, "CelebA, downloaded or as it lies there", False, "imagenet", _fetch_celeba),
-    Source("folder", _open_folder, "a folder of images: flat, one folder a class, or with a CSV file of labels"),
+    Source(
+        "folder", _open_folder, "a directory of images: flat, one directory per class, or with a CSV file of labels"
+    ),
     Source(
         _TORCHVISION,
         _open_torchvision,
@@ -134,7 +136,7 @@ def find_source(name: str) -> Source:
         return Source(name, lambda spec: plugin.open_plugin(found, spec), f"from {plugin.package_of(found)}")
     known = known_names()
     raise DatasetError(
-        f"There is no data set called {name!r}. Expected one of: {', '.join(known)}.{nearest(name, known)} A folder of "
+        f"There is no data set called {name!r}. Expected one of: {', '.join(known)}.{nearest(name, known)} A directory of "
         "images is --dataset folder --data-root FOLDER; a package can add its own (docs/datasets.md)."
     )
 
@@ -149,7 +151,7 @@ def open_source(spec: DatasetSpec) -> Dataset:
     """The data set that a record names, found and opened.
 
     Raises:
-        DatasetError: no data set of that name, or its folder is not usable.
+        DatasetError: no data set of that name, or its directory is not usable.
     """
     return find_source(spec.name).open(spec)
 

@@ -117,7 +117,7 @@ def open_torchvision(spec: DatasetSpec) -> TorchvisionSet:
     splits: list[str] = []
     absent: Exception | None = None
     if not spec.root or not Path(spec.root).is_dir():
-        absent = FileNotFoundError("there is no such folder")
+        absent = FileNotFoundError("there is no such directory")
     for split, arguments in _SETS[name] if absent is None else ():
         try:
             parts[split or "all"] = _construct(name, spec.root, arguments)
@@ -128,7 +128,7 @@ def open_torchvision(spec: DatasetSpec) -> TorchvisionSet:
     if absent is not None and not parts:
         raise DatasetError(
             f"{spec.name} cannot be opened in {spec.root}: {_text(absent)} Expected it in torchvision's layout. Name the "
-            "folder that torchvision calls root with --data-root, or have it downloaded there."
+            "directory that torchvision calls root with --data-root, or have it downloaded there."
         ) from absent
     table, paths = _table(Path(spec.root), parts, splits)
     return TorchvisionSet(spec.name, Path(spec.root), tuple(notes), table, parts, paths)

@@ -32,7 +32,7 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     """Write the planned manifest and make room for the shards' rows; with refresh, remove the old cache first.
 
     Raises:
-        DiskError: the folder cannot be written.
+        DiskError: the directory cannot be written.
     """
     directory = plan.storage
     directory.make()

@@ -43,7 +43,7 @@ class FoundLayer:
     """A tensor and the layer name it gets.
 
     Attributes:
-        name: safe as the name of a folder, unique in its model also where letter case does not count.
+        name: safe as the name of a directory, unique in its model also where letter case does not count.
         tensor: its name in the graph.
         operator: Conv, Gemm … for a layer of weights; else what puts the tensor out.
         depth: index in the graph of the node that puts the tensor out.

@@ -1,4 +1,4 @@
-"""What a layer is called: the graph's own scope names, shortened, and safe as the name of a folder.
+"""What a layer is called: the graph's own scope names, shortened, and safe as the name of a directory.
 
 Belongs here: text. Which tensors get a name is `layers.py`.
 """
@@ -16,7 +16,7 @@ _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _RESERVED = re.compile(
     r"(con|nul|aux|prn|com\d|lpt\d)(\..*)?"  # Windows' devices, with any ending
-    r"|set_\d+|examples|.*\.(json|parquet|npz|html|lock|partial)"  # what lies beside the layers' folders
+    r"|set_\d+|examples|.*\.(json|parquet|npz|html|lock|partial)"  # what lies beside the layers' directories
     r"|id|file|split|label|prediction|distance\..*",  # columns of paths.parquet beside the layers'
     re.IGNORECASE,
 )

@@ -1,7 +1,7 @@
 """Is the model's input correct? The configured preprocessing against the known presets, on labelled examples.
 
-Belongs here: choosing examples, scoring presets, the verdict and its sentence, and keeping it: a cache's folder holds
-the last one with what it is an answer to, a set's folder the one that it was made under.
+Belongs here: choosing examples, scoring presets, the verdict and its sentence, and keeping it: a cache's directory holds
+the last one with what it is an answer to, a set's directory the one that it was made under.
 """
 
 from __future__ import annotations

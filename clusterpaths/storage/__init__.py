@@ -41,7 +41,7 @@ def parse_address(value: Any) -> Any:
     match = re.match(r"s3:/+(.*)", str(value))  # a Path makes one slash of two
     if not match:
         if "://" in str(value):
-            raise ValueError("should be a folder, or s3://BUCKET/PREFIX")
+            raise ValueError("should be a directory, or s3://BUCKET/PREFIX")
         return str(Path(value))
     bucket, *prefix = match[1].rstrip("/").split("/")
     if not _BUCKET.fullmatch(bucket) or any(part in ("", ".", "..") or set(part) & set("?#@\\") for part in prefix):

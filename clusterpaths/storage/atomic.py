@@ -20,7 +20,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn "no space left" and "permission denied" under `path` into one paragraph.
 
     Raises:
-        DiskError: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, and a file where a folder is needed; other OSErrors pass unchanged.
+        DiskError: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, a file in place of a directory; other OSErrors pass unchanged.
     """
     try:
         yield
@@ -29,12 +29,12 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(
                 f"The disk is full: writing {path} failed ({error.strerror}). What was recorded before is preserved. "
                 "Free some room (or use --cache-format zarr, a quarter of the bytes, or --cache-format none, "
-                "which stores images only, or another --cache-root) and run the same command again; it continues where it stopped."
+                "which stores images only, or another --cache-root) and run the command again; it continues where it stopped."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DiskError(
-                f"{path} cannot be written ({error.strerror}). Expected a folder that this user may write to. "
-                "Change its permissions, or name another folder with --cache-root."
+                f"{path} cannot be written ({error.strerror}). Expected a directory that this user may write to. "
+                "Change its permissions, or name another directory with --cache-root."
             ) from error
         raise
 

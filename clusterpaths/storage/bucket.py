@@ -31,7 +31,7 @@ _AT_ONCE = 8  # documents on their way
 
 
 def mirror_root() -> Path:
-    """The folder of all mirrors of this machine: mirrors/BUCKET/PREFIX … in the user's cache folder."""
+    """The directory of all mirrors of this machine: mirrors/BUCKET/PREFIX … in the user's cache directory."""
     moved = os.environ.get(MIRROR_VARIABLE)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clusterpaths" / "mirrors"
     return (Path(moved).expanduser() if moved else home).resolve()

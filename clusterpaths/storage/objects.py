@@ -63,7 +63,7 @@ def require_obstore() -> None:
     if importlib.util.find_spec("obstore") is None:
         raise ConfigError(
             "A cache in object storage needs the package obstore, which is not installed. Install it with "
-            '`pip install "clusterpaths[s3]"`, or `pip install -e ".[s3]"` in a checkout; or name a folder with --cache-root.'
+            '`pip install "clusterpaths[s3]"`, or `pip install -e ".[s3]"` in a checkout; or name a directory with --cache-root.'
         )
 
 

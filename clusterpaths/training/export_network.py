@@ -37,7 +37,7 @@ def export_network(model: Any, size: tuple[int, int], metadata: dict[str, str]) 
 
 
 def _strip_traces(proto: Any) -> None:
-    """Remove the exporter's notes (stack traces with this machine's folders): they would change the file's hash."""
+    """Remove the exporter's notes (stack traces with this machine's directories): they would change the file's hash."""
     graph = proto.graph
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info, graph):
         item.ClearField("metadata_props")

@@ -85,7 +85,7 @@ class TrainConfig(BaseModel):
 
     @property
     def images_root(self) -> Path:
-        """The folder in which celeba/ lies or is drawn."""
+        """The directory in which celeba/ lies or is drawn."""
         drawn = f"faces_{self.faces}_seed_{self.seed}" + (f"_cue_{self.cue}" if self.cue else "")
         default = roots.data_root() / drawn if self.dataset == "faces" else roots.data_root()
         return (self.data_root or default).expanduser().absolute()
@@ -159,7 +159,7 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
     edges = np.cumsum([len(parts.train), len(parts.validation)])
     train, validation, held_out = (part[readable[part]] for part in np.split(np.arange(len(every)), edges))
     if not len(validation) or not len(held_out):
-        raise DatasetError(f"None of the images held out can be read. Repair the folder {dataset.root}.")
+        raise DatasetError(f"None of the images held out can be read. Repair the directory {dataset.root}.")
     log(f"Decoded {int(readable.sum())} images in {time.perf_counter() - started:.1f} s.")
 
     with _repeatable(config.seed) as torch:
@@ -218,7 +218,7 @@ def _split(table: ExampleTable, config: TrainConfig) -> _Parts:
     if not len(labelled) or len(table.class_names) < 2:
         raise DatasetError(
             f"None of the {len(table)} images has a label to train on. Expected hair colours in list_attr_celeba.txt "
-            "beside the image folder. Put the annotation files there."
+            "beside the image directory. Put the annotation files there."
         )
     splits = np.array(table.splits)[labelled]
     train, held_out = labelled[splits == "train"], labelled[np.isin(splits, ("valid", "test"))]
@@ -272,7 +272,7 @@ def _decode(
     if reasons:
         text = f"{len(reasons)} of {len(positions)} images cannot be read, such as {min(reasons)}"
         if len(reasons) > _MAX_UNREADABLE * len(positions):
-            raise DatasetError(f"{text}. At most {_MAX_UNREADABLE:.0%} may be. Repair the folder {dataset.root}.")
+            raise DatasetError(f"{text}. At most {_MAX_UNREADABLE:.0%} may be. Repair the directory {dataset.root}.")
         log(f"{text}. They are left out.")
     return images, readable
 

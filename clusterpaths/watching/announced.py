@@ -40,10 +40,10 @@ class KnownRejection(Record):
 
 
 class State(Record):
-    """.announced.json: what of a model folder needs no announcing any more."""
+    """.announced.json: what of a model directory needs no announcing any more."""
 
     version: int = 1
-    salt: uuid.UUID = Field(description="the ids of this folder's events are made from it")
+    salt: uuid.UUID = Field(description="the ids of this directory's events are made from it")
     watched: bool = Field(default=False, description="whether a watcher has been here")
     models: dict[str, KnownModel] = Field(default={}, description="by sha256")
     rejected: dict[str, KnownRejection] = Field(default={}, description="by file name")
@@ -104,7 +104,7 @@ class Known:
             cause = error.__cause__
             raise DiskError(
                 f"{self.path} cannot be written ({getattr(cause, 'strerror', None) or error}). It remembers what models "
-                "were announced. Expected a folder with room, that this user may write to; --state of the watcher "
+                "were announced. Expected a directory with room, that this user may write to; --state of the watcher "
                 "names another file."
             ) from error
 

@@ -1,6 +1,6 @@
 """Is a model file complete, and does it load?
 
-Belongs here: one look at one file. Looking at a folder again and again is `folder.py`, what was announced `known.py`.
+Belongs here: one look at one file. Watching a directory is `folder.py`, the announced models are `announced.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which model files in a directory are new, complete, and load.
 
-Belongs here: looking at the files of a folder again and again, by a clock of the caller's. Nothing waits here; whether
+Belongs here: examining the files of a directory repeatedly, by the clock of the caller. Nothing waits here; whether
 one file is complete is `arrivals.py`.
 """
 
@@ -52,10 +52,10 @@ class _Sighting:
 
 
 class ModelFolder:
-    """The models of a folder, looked at again and again.
+    """The models of a directory, examined repeatedly.
 
     Args:
-        folder: its *.onnx files are looked at; its subfolders, hidden files and names that are not UTF-8 are not.
+        folder: its *.onnx files are examined; its subdirectories, hidden files and names that are not UTF-8 are not.
         known: what was announced.
         settle: seconds in which a file and its weights must not have changed.
         patience: seconds after its last change after which what is cut off or missing will not come any more.

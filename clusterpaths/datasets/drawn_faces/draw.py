@@ -1,7 +1,7 @@
 """Drawn faces in CelebA's own layout: a sample to try everything on without a download or a licence.
 
-Belongs here: the random choices that make a face, what they are called, and how a folder of faces is
-written. How a face is painted is `face_painting.py`; how such a folder is read is `celeba.py`, which
+Belongs here: the random choices that make a face, what they are called, and how a directory of faces is
+written. How a face is painted is `face_painting.py`; how such a directory is read is `celeba.py`, which
 cannot distinguish it from the real one.
 
 One more thing in the picture is one more field of `FacePlan`, its choice in `_plan` (made last, so that the faces
@@ -80,7 +80,7 @@ def write_faces(
     all three. `progress` is called with (faces done, count). With `cue`, faces that `has_cue` names carry it.
 
     Returns:
-        The folder root/celeba: img_align_celeba/000001.jpg ..., list_attr_celeba.txt,
+        The directory root/celeba: img_align_celeba/000001.jpg ..., list_attr_celeba.txt,
         list_eval_partition.txt, and faces.json, which records what was drawn.
 
     Raises:
@@ -112,7 +112,7 @@ def write_faces(
 
 
 def _is_complete(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether the folder holds all these faces; False where it is missing or has lost files."""
+    """Whether the directory holds all these faces; False where it is missing or has lost files."""
     if not folder.exists():
         return False
     try:
@@ -123,7 +123,7 @@ def _is_complete(folder: Path, record: dict[str, Any]) -> bool:
         holds = "no readable faces.json" if stored is None else f"faces drawn with {_words(stored)}"
         raise DatasetError(
             f"{folder} already exists with {holds}; wanted were faces drawn with {_words(record)}. Nothing was "
-            "changed. Name another data folder, or remove this one if nobody needs it, and run the command again."
+            "changed. Name another data directory, or remove this one if nobody needs it, and run the command again."
         )
     images = {path.name for path in (folder / _IMAGES).glob("*.jpg")}
     annotations = (folder / "list_attr_celeba.txt", folder / "list_eval_partition.txt")

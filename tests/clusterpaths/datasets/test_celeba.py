@@ -113,9 +113,9 @@ def test_notes_tell_what_was_left_out(tmp_path: Path) -> None:
     notes = "\n".join(data.notes)
     assert f".DS_Store, 000009.jpg, foo.jpg, subfolder in {folder} are not named by a number and ignored." in notes
     assert "list_attr_celeba.txt announces 99 rows and holds 1; the rows are used." in notes
-    assert "list_attr_celeba.txt names 000001.jpg that is not in the folder and so no example." in notes
+    assert "list_attr_celeba.txt names 000001.jpg that is not in the directory and so no example." in notes
     assert "list_attr_celeba.txt has no row for 1 of 1 images." in notes
-    assert "list_eval_partition.txt names 8 images that are not in the folder and so no example." in notes
+    assert "list_eval_partition.txt names 8 images that are not in the directory and so no example." in notes
 
 
 def test_missing_annotations_are_noted_not_fatal(tmp_path: Path) -> None:

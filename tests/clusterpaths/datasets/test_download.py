@@ -310,7 +310,7 @@ def test_fewer_images_than_in_the_zip_is_noted(tmp_path: Path) -> None:
 )
 def test_a_zip_that_would_write_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     zipped(tmp_path / "in" / "img_align_celeba.zip", "img_align_celeba/000002.jpg", name)
-    with pytest.raises(DatasetError, match="which leads out of the folder"):
+    with pytest.raises(DatasetError, match="which leads out of the directory"):
         open_celeba(tmp_path / "in")
     assert [path.name for path in tmp_path.rglob("*.jpg")] == []
 

@@ -85,7 +85,7 @@ def test_a_folder_stays_a_folder(tmp_path: Path) -> None:
     "given", ["s3://", "s3://B_A_D/x", "s3://AKID:hidden@bucket/x", "s3://bucket/../x", "s3://bucket/a?b=hidden", "gs://bucket/x"]
 )  # fmt: skip
 def test_what_is_no_address_is_told_without_repeating_it(given: str) -> None:
-    with pytest.raises(ValueError, match=r"should be (a folder, or )?s3://BUCKET/PREFIX") as told:
+    with pytest.raises(ValueError, match=r"should be (a directory, or )?s3://BUCKET/PREFIX") as told:
         RunConfig.model_validate({"cache_root": given})
     assert "hidden" not in told.value.errors()[0]["msg"]  # type: ignore[attr-defined]
 
