@@ -152,7 +152,9 @@ class _Run:
                 break
             except Float16OverflowError as overflow:
                 layers = ", ".join(overflow.layers)
-                log.warning("%s: values beyond float16's range, kept as float32; all shards are made again", layers)
+                log.warning(
+                    "%s: values beyond float16's range, stored as float32; all shards are extracted again", layers
+                )
                 pending = widen_layers(self._directory, overflow.layers)
         return finish_extraction(self._directory, parse_ids(plan.ids), self._job.max_failed)
 
@@ -279,8 +281,8 @@ class _Run:
         """
         if corrupted & self._repaired:
             raise CacheError(
-                f"Shard {min(corrupted & self._repaired)} of {self._job.directory} was damaged, made again, and is "
-                "damaged again. Expected the disk to give back what was written. Check it, or use another --cache-root."
+                f"Shard {min(corrupted & self._repaired)} of {self._job.directory} was corrupted, extracted again, and is "
+                "corrupted again. Expected the disk to return what was written. Check it, or use another --cache-root."
             )
         self._repaired |= corrupted
         for shard in sorted(corrupted):

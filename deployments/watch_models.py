@@ -26,7 +26,7 @@ from watchfiles import watch
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ClusterPathsError, ConfigError
-from clusterpaths.watching.announced import STATE_FILE, Known
+from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, Outcome
 from clusterpaths.watching.folder import ModelFolder
 from flows.running import USER_ERROR, option_message
@@ -70,7 +70,7 @@ class WatchConfig(BaseModel):
 class Announcer:
     """Announces what was found, at growing intervals while the server is away."""
 
-    def __init__(self, folder: ModelFolder, known: Known) -> None:
+    def __init__(self, folder: ModelFolder, known: AnnouncedModels) -> None:
         self._folder, self._known = folder, known
         self._pending: dict[str, Outcome] = {}  # path -> the latest of it
         self._delay = 0.0
@@ -120,7 +120,7 @@ def watch_models(config: WatchConfig) -> NoReturn:
             "No Prefect server is configured, so there is nobody to announce models to. "
             "Set PREFECT_API_URL, such as PREFECT_API_URL=http://127.0.0.1:4200/api."
         )
-    known = Known(config.state_path)
+    known = AnnouncedModels(config.state_path)
     try:
         config.models.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -142,7 +142,7 @@ def watch_models(config: WatchConfig) -> NoReturn:
             _guarded(announcer.try_now)
 
 
-def _begin(config: WatchConfig, known: Known, folder: ModelFolder) -> None:
+def _begin(config: WatchConfig, known: AnnouncedModels, folder: ModelFolder) -> None:
     with known.locked():
         if known.read().watched:
             return

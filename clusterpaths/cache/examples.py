@@ -1,4 +1,4 @@
-"""examples.parquet: who the examples of a cache are, once, beside their activations.
+"""examples.parquet: the examples of a cache, stored once beside their activations.
 
 Belongs here: its columns, a part for each shard, and joining the parts. Columns: id, file, size (bytes), split,
 label, shard, row (null: no activations), error, prediction, logits, mtime (ns since the epoch) and digest (xxh3 of the
@@ -103,7 +103,7 @@ def read_examples(
     path = directory.local(EXAMPLES)
     if not path.is_file():
         raise CacheError(
-            f"{directory / EXAMPLES} is missing: extraction has not finished here. Run the flow again; it goes on from "
+            f"{directory / EXAMPLES} is missing: extraction has not finished here. Run the flow again; it continues from "
             "there."
         )
     filters = [("id", ">=", between[0]), ("id", "<=", between[1])] if between else None

@@ -18,7 +18,7 @@ from clusterpaths.storage import Storage
 
 MANIFEST = "manifest.json"
 PIXELS = "pixels"  # of a cache without activations
-CLUSTERINGS = "clusterings"  # what is made of the activations on the way to a set
+CLUSTERINGS = "clusterings"  # intermediate results from activations to a set
 
 
 class LayerRecord(Record):
@@ -38,7 +38,7 @@ class FailedExample(Record):
 
 
 class ShardRecord(Record):
-    """A run of consecutive examples. Planned with `rows` None; complete once `rows` is set."""
+    """Consecutive examples. Planned with `rows` None; complete once `rows` is set."""
 
     index: int
     ids: str = Field(description="ids it was planned for, as ranges: 0-4 9 11-12")
@@ -65,7 +65,7 @@ def as_planned(shard: ShardRecord) -> ShardRecord:
 
 
 class CacheIdentity(Record):
-    """What must be the same for activations to be used again."""
+    """What must be equal for activations to be reused."""
 
     model: ModelIdentity
     layers: dict[str, LayerRecord]
@@ -110,12 +110,12 @@ def _parse(directory: Storage, content: bytes) -> Manifest:
         first = error.errors()[0]
         raise CacheError(
             f"{directory / MANIFEST} cannot be parsed: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. It was "
-            "written by another version or changed by hand. Use another --name, or --refresh to make the cache again."
+            "written by another version or changed by hand. Use another --name, or --refresh to extract again."
         ) from error
 
 
 def require_manifest(directory: Storage) -> Manifest:
-    """The manifest of a cache that must be there by now.
+    """The manifest of a cache, which must exist.
 
     Raises:
         CacheError: there is none.
@@ -127,7 +127,7 @@ def _required(directory: Storage, manifest: Manifest | None) -> Manifest:
     if manifest is None:
         raise CacheError(
             f"{directory / MANIFEST} is missing. Expected the cache that this run planned; something removed it "
-            "meanwhile. Run the flow again."
+            "since. Run the flow again."
         )
     return manifest
 
@@ -151,7 +151,7 @@ def _content(manifest: Manifest) -> bytes:
 
 
 def update_shards(directory: Storage, *records: ShardRecord) -> None:
-    """Put these records in the places of those with their index; safe between threads, processes and machines.
+    """Replace the records with these indexes; safe between threads, processes and machines.
 
     Raises:
         CacheError: a shard was planned again since, for other images or rows; nothing is recorded.

@@ -1,4 +1,4 @@
-"""Images as the model is fed them, before they are normalised: what a cache of the format "none" stores.
+"""Resized images, before they are normalised: what a cache of the format "none" stores.
 
 Belongs here: one file of uint8 pixels per shard, whether it is complete, and reading it with its checksum. Activations are made
 of them by `recomputed.py`. As with activations, nothing counts before the manifest records it.

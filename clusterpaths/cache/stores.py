@@ -1,4 +1,4 @@
-"""How activations lie on disk: one .npy an example, or one chunked zarr array a layer.
+"""How activations are stored: one .npy file per example, or one chunked zarr array per layer.
 
 Belongs here: reading and writing rows of known ids and row numbers. What a row means is the manifest's business.
 A store does not write atomically: a shard counts only once the manifest records it, and its bytes have a checksum there.

@@ -1,4 +1,4 @@
-"""How a layer lies in a zarr array: chunk size, codec, and which chunks hold a shard.
+"""How a layer is stored in a zarr array: chunk size, codec, and which chunks hold a shard.
 
 Belongs here: the layout alone. Reading and writing arrays is `stores.py`; where they are is up to the storage.
 """

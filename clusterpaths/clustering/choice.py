@@ -76,17 +76,17 @@ def sentence(
         why = "the model predicts one class only" if one_class else "there are no class scores"
         rule = f"{of_each} the most clusters that come again with another seed and are as well apart as any; "
         return (
-            f"Chosen: {taken}, by stability over seeds because {why}: {rule * bool(left)}whole paths have an adjusted "
+            f"Chosen: {taken}, by stability over seeds because {why}: {rule * bool(left)}complete paths have an adjusted "
             f"Rand index of {whole.stability:.2f} between seeds{_listed(nothing, 'no stable clusters', '')}."
         )
     rule = f"{of_each} the fewest clusters whose decision alignment is within the 95% interval of the layer's best; "
     rest = _listed(nothing, "nothing", " (no better than the most frequent class)")
     if choice.cut:
-        rest += f"; {', '.join(choice.cut)} at the smallest k, as more clusters there would scatter whole paths"
+        rest += f"; {', '.join(choice.cut)} at the smallest k, as more clusters there would scatter complete paths"
     return (
-        f"Chosen: {taken}, {rule * bool(left)}whole paths tell the model's decision for {whole.daf:.1%} "
-        f"({whole.interval[0]:.1%} to {whole.interval[1]:.1%}) of {choice.judged:,} examples left out, the most frequent "
-        f"class alone for {choice.baseline:.1%}{rest}."
+        f"Chosen: {taken}, {rule * bool(left)}complete paths predict the model's decision for {whole.daf:.1%} "
+        f"({whole.interval[0]:.1%} to {whole.interval[1]:.1%}) of {choice.judged:,} held-out examples, the most frequent "
+        f"class for {choice.baseline:.1%}{rest}."
     )
 
 
@@ -101,6 +101,6 @@ def advice(advised: LayerSet | None) -> str:
     if advised is None or advised.daf is None:
         return ""
     return (
-        f"Fewer layers would do: {', '.join(advised.layers)} (decision alignment {advised.daf:.1%}, {advised.paths:,} "
+        f"Fewer layers would suffice: {', '.join(advised.layers)} (decision alignment {advised.daf:.1%}, {advised.paths:,} "
         f"paths) {'is' if len(advised.layers) == 1 else 'are'} as good as any set of layers within the 95% interval."
     )

@@ -83,7 +83,7 @@ def cluster_layers(
 
     Raises:
         CorruptedShardError: bytes on disk are not those that were extracted.
-        ModelError: the model file is gone, or another one now.
+        ModelError: the model file is missing or was replaced.
     """
     started = time.perf_counter()
     directory = extraction.storage

@@ -1,10 +1,10 @@
-"""k-means of one layer by many tasks: each assigns and adds up one part of the rows; a step joins what they found.
+"""k-means of one layer by many tasks: each assigns and adds up one part of the rows; a step joins the results.
 
 Belongs here: Lloyd's iteration in parts, for so many examples that one sequential stream would take too long, and the
-files by which the tasks speak to each other. The numerics are `kmeans.py`; which machine does a part is no matter here.
+files that the tasks exchange. The numerics are `kmeans.py`; which machine does a part does not matter here.
 
 A part is a fixed number of rows in order of id, and parts are added up in their order in float64: so neither the
-number of workers nor batch or shard size plays a part in the result. Whether a layer is fitted so depends on N alone.
+number of workers nor batch or shard size changes the result. Whether a layer is fitted so depends on N only.
 Source: Lloyd 1982; data-parallel as in Dhillon and Modha, "A data-clustering algorithm on distributed memory
 multiprocessors", 2000.
 """
@@ -123,7 +123,7 @@ def fits_in_parts(extraction: ExtractionRecord) -> bool:
 
 
 def begin_fit(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> LayerFit:
-    """The same sketch seeds as `kmeans.cluster_rows` has; or done, where the clustering lies there.
+    """The same sketch seeds as `kmeans.cluster_rows` has; or done, where the clustering exists.
 
     Raises:
         CorruptedShardError: bytes on disk cannot be read.
@@ -156,7 +156,7 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
     start, stop = part * fit.part_rows, min((part + 1) * fit.part_rows, len(ids))
     if fit.iteration == 0 and len(across := _ids_across(directory, ids, start, stop)):
         whole = LayerRows(directory, fit.layer, across)
-        whole.fit = None  # in order of id, whatever their number
+        whole.fit = None  # in order of id, regardless of their number
         for _ in whole.blocks():
             pass  # a checksum is compared where a shard is read completely, and no part reads these completely
     rows = LayerRows(directory, fit.layer, ids[start:stop])
@@ -173,7 +173,7 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
 
 
 def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit) -> LayerFit:
-    """Join the parts of an iteration, and go on to the next or write the layer's clustering, as `cluster_layer` does.
+    """Join the parts of an iteration, and begin the next one or write the layer's clustering, as `cluster_layer` does.
 
     The labels that are written belong to the centroids that are written: those of the last iteration.
 
@@ -221,7 +221,7 @@ def _ends(fit: LayerFit, inertia: float, settled: bool) -> bool:
 
 
 def _ids_across(directory: Storage, ids: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
-    """Ids of the shards that lie in this part and in others."""
+    """Ids of the shards that are in this part and in others."""
     examples = read_examples(directory, ["id", "shard"])
     shards = examples["shard"].to_numpy()[np.searchsorted(examples["id"].to_numpy(), ids)]
     across = np.intersect1d(shards[start:stop], np.concatenate([shards[:start], shards[stop:]]))

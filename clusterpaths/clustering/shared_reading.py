@@ -66,7 +66,7 @@ class RowsTogether:
 
         Raises:
             CorruptedShardError: a shard's pixels are not those that were written.
-            ModelError: the model file is gone, or another one now.
+            ModelError: the model file is missing or was replaced.
         """
         going = {layer: steps(layer, rows) for layer, rows in self.layers.items()}
         asked: dict[str, Pass] = {}

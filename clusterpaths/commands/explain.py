@@ -35,7 +35,7 @@ class ExplainConfig(Record):
         False, description="print the record as JSON; the page is then written only with --output"
     )
     cache_root: CacheRoot | None = Field(
-        None, description="where results lie, one directory per name [activation_cache]"
+        None, description="directory of results, one subdirectory per name [activation_cache]"
     )
     data_root: Path | None = Field(None, description="the data set's directory, for pictures [where the images were]")
 

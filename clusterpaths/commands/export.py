@@ -28,12 +28,12 @@ class ExportConfig(Record):
     model: Path | None = Field(None, description="the set's classifier [where it was when the set was made]")
     output: Path | None = Field(None, description="the file to write [NAME_set_NN_paths.onnx in the current directory]")
     cache_root: CacheRoot | None = Field(
-        None, description="where results lie, one directory per name [activation_cache]"
+        None, description="directory of results, one subdirectory per name [activation_cache]"
     )
 
 
 def find_set(given: str, cache_root: str | None) -> PublishedSet:
-    """The set that NAME or NAME/set_NN stands for."""
+    """The set named by NAME or NAME/set_NN."""
     return find_named(cache_root or roots.cache_root(), given)
 
 

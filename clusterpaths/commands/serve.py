@@ -56,7 +56,7 @@ def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")]
     library = app.state.library
     sys.stdout.write(greeting(address(config.host, listening), library.root, library.models()))
     if config.insecure and not config.local:
-        sys.stdout.write("No token is asked for (--insecure): whoever reaches this address may read every set.\n")
+        sys.stdout.write("No token is required (--insecure): anybody who reaches this address may read every set.\n")
     sys.stdout.flush()
     gc.freeze()  # what was imported stays: it need not be searched for garbage again and again
     server = make_server(app)

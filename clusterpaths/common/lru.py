@@ -1,4 +1,4 @@
-"""A least-recently-used cache for threads that ask for the same value at the same time.
+"""A least-recently-used cache for threads that request the same value at the same time.
 
 Belongs here: storing and evicting. What a value depends on, and so its key, is defined where it is computed.
 """
@@ -22,7 +22,7 @@ class _Entry(NamedTuple, Generic[T]):
 
 
 class LRUCache(Generic[T]):
-    """The values asked for last, up to a limit of their sizes together. Thread-safe; each value is computed once.
+    """The values requested last, up to a limit of their total size. Thread-safe; each value is computed once.
 
     Args:
         limit: evict the least recently used values beyond this total.

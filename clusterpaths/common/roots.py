@@ -1,4 +1,4 @@
-"""Where things lie by default: in the project directory, or where CLUSTERPATHS_HOME points."""
+"""Default directories: in the project directory, or where CLUSTERPATHS_HOME points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage download: images that are there, or fetched, or drawn; never silently others than were asked for."""
+"""Stage download: images on disk, downloaded or drawn; never silently others than requested."""
 
 from __future__ import annotations
 

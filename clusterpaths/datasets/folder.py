@@ -20,7 +20,7 @@ from clusterpaths.errors import DatasetError, DiskError
 from clusterpaths.records import DatasetSpec
 
 LABELS = "labels.csv"
-"""Taken for the labels where it lies beside the images and no other file is named."""
+"""Used as labels where it is beside the images and no other file is named."""
 
 _NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows the names and cannot read the pixels by itself
 

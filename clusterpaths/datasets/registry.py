@@ -99,7 +99,7 @@ def _fetch_torchvision(spec: DatasetSpec, log: Log) -> None:
 
 
 SOURCES: tuple[Source, ...] = (
-    Source("celeba", _open_celeba, "CelebA, downloaded or as it lies there", False, "imagenet", _fetch_celeba),
+    Source("celeba", _open_celeba, "CelebA, downloaded or as it is on disk", False, "imagenet", _fetch_celeba),
     Source(
         "folder", _open_folder, "a directory of images: flat, one directory per class, or with a CSV file of labels"
     ),

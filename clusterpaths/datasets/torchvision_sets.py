@@ -105,7 +105,7 @@ def names() -> tuple[str, ...]:
 
 
 def open_torchvision(spec: DatasetSpec) -> TorchvisionSet:
-    """Open all splits of a data set that lies in the root as torchvision lays it out; nothing is downloaded.
+    """Open all splits of a data set in the root, in torchvision's layout; nothing is downloaded.
 
     Raises:
         DatasetError: no such data set in torchvision, or it is missing or corrupted.

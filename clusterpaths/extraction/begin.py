@@ -1,6 +1,6 @@
-"""Carrying a plan out, up to the first shard: the manifest, room for the rows, and what goes first.
+"""Starting a planned extraction: the manifest, room for the rows, and removal of old results.
 
-Belongs here: changes to an entire cache. One shard is `extract.py`; what is to be made is `plan.py`.
+Belongs here: changes to an entire cache. One shard is `extract.py`; what is to be extracted is `plan.py`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def remove_cache(directory: Storage) -> None:
         stored = read_manifest(directory)
     except CacheError:  # its message advises --refresh
         stored = None
-    directory.remove(MANIFEST)  # first: from here on nothing counts as recorded
+    directory.remove(MANIFEST)  # first: without it nothing counts as recorded
     directory.remove(EXAMPLES)
     for made_of_them in (PARTS, CLUSTERINGS):
         directory.remove_tree(made_of_them)

@@ -1,6 +1,6 @@
 """Stage extract: images in, activations of every layer out (or, without a cache of them, the pixels), a shard at a time.
 
-Belongs here: one shard, from decoding to its record. Which shards there are is `plan.py`; how rows lie on disk is
+Belongs here: one shard, from decoding to its record. Which shards there are is `plan.py`; how rows are stored is
 `cache/stores.py`. A thread decodes, resizes and normalises the next batches while ONNX Runtime runs this one.
 """
 
@@ -34,12 +34,12 @@ from clusterpaths.storage import Storage, StoredRecord
 _DECODED_AHEAD = 2  # batches; more would only take memory
 # An OSError with one of these numbers is about one file; any other (an I/O error, a lost network disk) is about the
 # machine, and a retry can help. Pillow's errors carry no number.
-MISSING = "missing"  # the reason of an example whose file was listed and then gone
+MISSING = "missing"  # the reason of an example whose file was listed and then deleted
 _ABOUT_ONE_FILE = {None, errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 class ExtractionJob(StoredRecord):
-    """All that a shard's extraction needs to know, wherever it runs."""
+    """Everything that the extraction of a shard needs, on any machine."""
 
     model: ModelRecord
     dataset: DatasetSpec
@@ -51,7 +51,7 @@ class ExtractionJob(StoredRecord):
 
 @dataclass(frozen=True)
 class _Batch:
-    """Decoded examples of one model run: m of them could be read."""
+    """Decoded examples of one batch: m of them could be read."""
 
     positions: NDArray[np.int64]  # (m,) within the shard
     digests: NDArray[np.uint64]  # (m,)
@@ -70,7 +70,7 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
     Raises:
         Float16OverflowError: a layer's values do not fit float16 (`begin.widen_layers` and again).
         ExtractionError: non-finite activations, or more than `job.max_failed` unreadable images in this shard.
-        DiskError: no room; files of this shard may lie there, unrecorded, and are written again.
+        DiskError: no room; files of this shard may exist, unrecorded, and are overwritten by the next run.
     """
     directory = job.storage
     manifest = require_manifest(directory)
@@ -121,7 +121,7 @@ def _examples_of(spec: DatasetSpec, shard: ShardRecord) -> ExampleTable:
 
 
 class _Sessions:
-    """Sessions that no shard uses at the moment: making one costs more than a small shard does."""
+    """Idle sessions: creating one takes longer than a small shard."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[object, TapSession]] = []
@@ -148,7 +148,7 @@ _sessions = _Sessions()
 
 
 def release_sessions() -> None:
-    """Give the memory of idle sessions back; for the end of an extraction."""
+    """Free the memory of idle sessions, at the end of an extraction."""
     _sessions.clear()
 
 
@@ -180,7 +180,7 @@ def _decode(dataset: Dataset, table: ExampleTable, start: int, stop: int, prepro
         try:
             digest = dataset.digest(
                 table.files[position]
-            )  # first: what is replaced in between is noticed the next time
+            )  # first: a file replaced in between is noticed by the next run
             pixels[len(read)] = fit(dataset.read_image(table.files[position]), preprocessing)
         except OSError as error:
             if error.errno not in _ABOUT_ONE_FILE:

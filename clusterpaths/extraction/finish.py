@@ -13,7 +13,7 @@ from clusterpaths.storage import Storage, StoredRecord
 
 
 class ExtractionRecord(StoredRecord):
-    """What extraction left: the examples of this run, and those of them that could not be read."""
+    """Result of extraction: the examples of this run, and those of them that could not be read."""
 
     num_examples: int
     failed: tuple[tuple[int, str, str], ...]

@@ -39,7 +39,7 @@ from clusterpaths.storage import Storage, StoredRecord
 
 
 class ExtractionPlan(StoredRecord):
-    """What a run will do, in numbers."""
+    """What a run will do: numbers of examples, files and bytes."""
 
     manifest: Manifest
     pending: tuple[int, ...]
@@ -77,7 +77,7 @@ class ExtractionPlan(StoredRecord):
 def plan_run(
     config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
 ) -> tuple[ExtractionPlan, ExtractionJob]:
-    """The plan of a run as it was configured, and what its shards' extraction needs to know.
+    """The plan of a configured run, and the job that its shards' extraction needs.
 
     Raises:
         ConfigError: fewer examples than clusters.
@@ -117,7 +117,7 @@ def plan_run(
         dataset=dataset,
         preprocessing=preprocessing,
         batch_size=model.batch or config.batch_size,
-        max_failed=int(config.max_failures * len(table) + 1e-9),  # 0.29 * 100 is a hair below 29
+        max_failed=int(config.max_failures * len(table) + 1e-9),  # 0.29 * 100 is slightly below 29
         dataset_fingerprint=fingerprint(opened, every, full=by_content),
     )
     if plan.manifest.format == "none":
@@ -244,7 +244,7 @@ def _check_unchanged(
             f"{len(changed):,} of {int(there.sum()):,} files changed in name, size or content since; the first are "
             f"{', '.join(changed[:3])}. Use another --name to preserve both, or --refresh to delete the stored activations."
         )
-    # One that was missing is listed again, or this run would not want it: it is read again.
+    # A file that was missing is listed again now: it is extracted.
     missing = np.array([error == MISSING for error in parts["error"].to_pylist()], bool)
     return np.sort(ids[same & ~missing])
 
@@ -262,13 +262,13 @@ def _digest(dataset: Dataset, file: str) -> int | None:
     try:
         return dataset.digest(file)
     except OSError:
-        return None  # gone, or not to be read: not what was read then
+        return None  # missing or unreadable: not the file that was read then
 
 
 def _new_shards(
     missing: NDArray[np.int64], wanted: NDArray[np.int64], kept: list[ShardRecord], shard_size: int
 ) -> list[ShardRecord]:
-    """Shards of the missing ids in order; those that a clustering is fitted on have shards of their own, the first."""
+    """Shards of the missing ids in order; the examples that a clustering is fitted on have separate shards, the first ones."""
     index = max((shard.index for shard in kept), default=-1) + 1
     start = max((shard.start + slots(len(shard.planned_ids())) for shard in kept), default=0)
     shards: list[ShardRecord] = []
@@ -283,10 +283,10 @@ def _new_shards(
 
 
 def check_room(plan: ExtractionPlan) -> None:
-    """Stop before anything is written where the disk cannot hold it.
+    """Check that the disk has room, before anything is written.
 
     Raises:
-        DiskError: with the smaller format, and what it would take.
+        DiskError: with smaller formats and their sizes.
     """
     if plan.free is None or plan.bytes <= plan.free:
         return

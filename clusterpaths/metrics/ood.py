@@ -25,7 +25,7 @@ TINIEST_SPREAD = 1e-6  # a layer without any spread
 
 @dataclass(frozen=True)
 class DistanceScale:
-    """How far the fit examples of each cluster lie from its centroid: for each layer (k,) float64 mean and spread."""
+    """Distances of the fit examples of each cluster from its centroid: for each layer (k,) float64 mean and spread."""
 
     means: tuple[NDArray[np.float64], ...]
     spreads: tuple[NDArray[np.float64], ...]

@@ -91,7 +91,7 @@ def check_model(
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """The model without the weights that lie in other files.
+    """The model without the weights stored in other files.
 
     Raises:
         ModelError: it is not ONNX, or not whole.

@@ -19,14 +19,14 @@ from clusterpaths.errors import ModelError
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """The initializers, subgraphs' included, whose data lie in another file."""
+    """The initializers, subgraphs' included, whose data are in another file."""
     for tensor in onnx.external_data_helper._get_all_tensors(model):
         if onnx.external_data_helper.uses_external_data(tensor):
             yield tensor
 
 
 def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Where each file lies that the model names, and a warning for each that was found by another letter case.
+    """Paths of the files that the model names, and a warning for each found with another letter case.
 
     Raises:
         ModelError: a named file is not there (the message gives the nearest names), is too short for its
@@ -77,7 +77,7 @@ def _find(folder: Path, location: str, warnings: list[str]) -> Path:
 
 
 def reference_files(model: onnx.ModelProto, external: Mapping[str, str], options: onnxruntime.SessionOptions) -> None:
-    """Let a session of `model` in memory map its weights where they lie; the graph then names the files as they are called.
+    """Let a session of `model` in memory map its weights from their files; the graph then has the files' actual names.
 
     ONNX Runtime's other way, to be handed the files' content, copies it: 1.8 times the weights at the peak instead of 0.8.
 

@@ -62,7 +62,7 @@ class DataPath:
         self.target = logits or max(outputs, key=lambda name: self.position.get(name, -1), default=None)
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
-        """The nodes that read this tensor, those that only ask for its shape left out."""
+        """The nodes that read this tensor, without those that only read its shape."""
         return [node for node in self._consumers.get(tensor, []) if node.op_type not in _ABOUT_SHAPES]
 
     def is_weighted(self, node: onnx.NodeProto) -> bool:

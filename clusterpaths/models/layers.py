@@ -29,7 +29,7 @@ FEWEST_BLOCKS = 2  # one sum alone does not make a chain a stack of blocks
 Kind = Literal["layer", "block", "pooled", "inner", "outside", "tensor"]
 PROPOSED: tuple[Kind, ...] = ("layer", "block", "pooled")
 
-# What may stand between the operator and its activation without being a layer of its own.
+# Operators between a layer's operator and its activation that are no layers themselves.
 _PASS_THROUGH = {"Add", "BatchNormalization", "Dropout", "Identity", "QuantizeLinear", "DequantizeLinear"}
 _POOLS = {"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "ReduceMean", "ReduceMax"}
 _RESHAPES = {
@@ -224,7 +224,7 @@ def _resolve(
     shapes: Mapping[str, tuple[int, ...] | None],
     named: list[FoundLayer],
 ) -> list[FoundLayer]:
-    """What one word of --layers stands for."""
+    """The layers named by one word of --layers."""
     if same := [layer for layer in found if text in (layer.name, layer.tensor)]:
         return [next((layer for layer in same if layer.name == text), same[0])]
     if _is_auto(text):

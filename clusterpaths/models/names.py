@@ -51,12 +51,12 @@ def _dotted(parts: list[str]) -> str:
 
 
 def is_within(scope: str, outer: str) -> bool:
-    """Whether a module is `outer` or lies in it."""
+    """Whether a module is `outer` or inside it."""
     return scope == outer or scope.startswith(f"{outer}.")
 
 
 def common_scope(one: str, other: str) -> str:
-    """The innermost module that both lie in; empty: only the model itself."""
+    """The innermost module that contains both; empty: only the model itself."""
     shared = []
     for a, b in zip(one.split("."), other.split("."), strict=False):
         if a != b:

@@ -74,7 +74,7 @@ def _named(word: str, installed: list[str]) -> str:
 
 
 def require_ran(asked: str, ran: tuple[str, ...]) -> None:
-    """Check that a provider that was asked for by name was not silently passed over.
+    """Check that a provider that was requested by name was not silently skipped.
 
     Raises:
         ConfigError: it was.

@@ -21,7 +21,7 @@ LARGE = 262_144  # values an example from which auto averages
 
 
 def parse_reduce(text: str, layers: tuple[str, ...]) -> dict[str, Asked]:
-    """What is asked of each layer: "auto", "gap", "conv1=gap,conv2=none" (others auto), or "max,conv1=none".
+    """The reduction of each layer: "auto", "gap", "conv1=gap,conv2=none" (others auto), or "max,conv1=none".
 
     Raises:
         ConfigError: an unknown way, or a layer that is not tapped.
@@ -62,7 +62,7 @@ def resolve_reduce(layer: str, asked: Asked, shape: tuple[int, ...]) -> Reduce:
         kind = {2: "tokens (n, width)", 3: "a feature map (channels, height, width)"}
         expected = " or ".join(kind.get(axes, f"{axes} axes") for axes in needed)
         raise ModelError(
-            f"Layer {layer} cannot be reduced by {asked}: it has shape {'x'.join(map(str, shape)) or 'of one value'} an "
+            f"Layer {layer} cannot be reduced by {asked}: it has shape {'x'.join(map(str, shape)) or 'of one value'} per "
             f"example, expected {expected}. Use --reduce {layer}=none, or another way."
         )
     return asked

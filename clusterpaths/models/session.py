@@ -116,7 +116,7 @@ class TapSession:
 
 
 def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The graph with every tap, reduced and cast where asked for, among its outputs; and each layer's output name."""
+    """The graph with every tap, reduced and cast where requested, among its outputs; and each layer's output name."""
     proto = onnx.load(model.path, load_external_data=False)
     graph = proto.graph
     outputs = {output.name for output in graph.output}
@@ -158,7 +158,7 @@ def _cannot_load(path: str, reason: str) -> str:
         what_to_do = "Export it again for an older opset, or install a newer onnxruntime."
     elif "is not a registered function/op" in reason or "No Op registered" in reason:
         what_to_do = (
-            "It uses an operator of its own. Expected operators of ONNX alone: export it again without that one."
+            "It uses an operator of its own. Expected ONNX's own operators only: export it again without that one."
         )
     return f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}. {what_to_do}"
 

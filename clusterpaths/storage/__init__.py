@@ -1,4 +1,4 @@
-"""Where documents and arrays lie: a local directory or object storage, behind one object. Nothing outside asks which.
+"""Storage of documents and arrays: a local directory or object storage behind one interface. Callers do not depend on which.
 
 `open_storage` makes it of an address. Records that cross machines hold addresses, not paths.
 """
@@ -51,7 +51,7 @@ def parse_address(value: Any) -> Any:
 
 
 class StoredRecord(Record):
-    """A record of something that lies in a directory: it holds the address, so that it can cross machines."""
+    """A record of something in a directory: it has the directory's address, so that other machines can open it."""
 
     directory: str
 

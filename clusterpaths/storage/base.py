@@ -1,4 +1,4 @@
-"""The seam: what a directory of documents and arrays can be asked, wherever it lies.
+"""The interface of storage: operations on a directory of documents and arrays, local or remote.
 
 Belongs here: the interface, and what is the same for a local directory (`directory.py`) and a bucket (`bucket.py`). Names
 of files and subdirectories are relative, with slashes: "examples/00003.parquet".
@@ -67,7 +67,7 @@ class Storage(ABC):
     @property
     @abstractmethod
     def path(self) -> Path:
-        """Where its files lie on this machine: itself, or the mirror of a bucket, which only `local` brings up to date."""
+        """Path of its files on this machine: itself, or the mirror of a bucket, which only `local` updates."""
 
     def resolve(self) -> Storage:
         """The same directory with symbolic links followed."""
@@ -86,7 +86,7 @@ class Storage(ABC):
 
     @abstractmethod
     def local(self, name: str) -> Path:
-        """The path of a file on this machine, up to date; nothing lies there where the storage has no such file."""
+        """The path of a file on this machine, up to date; it does not exist where the storage has no such file."""
 
     @abstractmethod
     def local_tree(self, name: str = "") -> Path:

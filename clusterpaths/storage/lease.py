@@ -105,7 +105,7 @@ class _Lease:
                     if holder and holder.expires:
                         log(f"{self._url} was held by {holder.who}, which ended without releasing it: taken over.")
                     return
-                continue  # somebody was quicker: look who
+                continue  # another run won the race: read its lock
             if time.monotonic() >= deadline:
                 raise CacheError(
                     f"{self._url} is in use by {holder.who}, and still is after {wait:.0f} s. One run at a time can write "
@@ -128,7 +128,7 @@ class _Lease:
                 except StorageError:  # the run's next access to the storage raises it
                     continue
                 if etag is None and ended.is_set():
-                    return  # it was given back while this was under way
+                    return  # it was released meanwhile
                 if etag is None:
                     self.lost = True
                     log(

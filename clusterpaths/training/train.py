@@ -85,7 +85,7 @@ class TrainConfig(BaseModel):
 
     @property
     def images_root(self) -> Path:
-        """The directory in which celeba/ lies or is drawn."""
+        """The directory that contains celeba/, or where it is drawn."""
         drawn = f"faces_{self.faces}_seed_{self.seed}" + (f"_cue_{self.cue}" if self.cue else "")
         default = roots.data_root() / drawn if self.dataset == "faces" else roots.data_root()
         return (self.data_root or default).expanduser().absolute()
@@ -189,7 +189,7 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
     atomic_write(config.output_path, content)
     seconds = round(time.perf_counter() - started, 1)
     log(
-        f"Right on {record.accuracy:.1%} of {len(held_out)} held-out images (95% interval {record.interval[0]:.1%} to "
+        f"Accuracy {record.accuracy:.1%} on {len(held_out)} held-out images (95% interval {record.interval[0]:.1%} to "
         f"{record.interval[1]:.1%}); wrote {config.output_path} after {seconds} s."
     )
     return record.model_copy(update={"seconds": seconds, "path": str(config.output_path)})
@@ -199,7 +199,7 @@ def describe(record: TrainRecord) -> str:
     """A Markdown page: accuracy with its interval, accuracy of each class, confusion matrix."""
     low, high = record.interval
     lines = [
-        f"**{record.accuracy:.1%}** of {record.held_out_examples} held-out images are classified right "
+        f"**{record.accuracy:.1%}** of {record.held_out_examples} held-out images are classified correctly "
         f"(95% interval {low:.1%} to {high:.1%}); {record.train_examples} trained on, {record.validation_examples} "
         f"chose epoch {record.best_epoch} of {record.epochs}; {record.seconds:.0f} s. `{record.path}`",
         "",

@@ -34,7 +34,7 @@ class Arrival(Record):
 
 
 class Rejected(Record):
-    """A file that is no model that a run could use."""
+    """A file that is no usable model."""
 
     kind: Literal["rejected"] = "rejected"
     path: str
@@ -65,7 +65,7 @@ def model_name(path: Path) -> str:
 def examine(path: Path, *, patient: bool = True) -> Arrival | Rejected | NotYet:
     """Whether the model is complete, and runs on one blank image of the size that a run would use.
 
-    `patient` False takes what lies there for all there will be: what is cut off or missing is then a reason to reject.
+    `patient` False expects no further data: truncated or missing files are then rejected.
     """
     try:
         if patient and (unfinished := why_unfinished(path)):
@@ -81,7 +81,7 @@ def examine(path: Path, *, patient: bool = True) -> Arrival | Rejected | NotYet:
 
 
 def examine_apart(path: Path, *, patient: bool = True, timeout: float = 600.0) -> Arrival | Rejected | NotYet:
-    """`examine` in a process of its own: a file that brings ONNX Runtime down, or holds it up, takes nothing with it."""
+    """`examine` in a separate process: a file that makes ONNX Runtime crash or hang does not affect the caller."""
     command = [
         sys.executable,
         "-m",

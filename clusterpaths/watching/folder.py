@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clusterpaths.common.text import is_utf8
 from clusterpaths.errors import InputError
-from clusterpaths.watching.announced import Known
+from clusterpaths.watching.announced import AnnouncedModels
 from clusterpaths.watching.arrivals import (
     Arrival,
     NotYet,
@@ -58,14 +58,14 @@ class ModelFolder:
         folder: its *.onnx files are examined; its subdirectories, hidden files and names that are not UTF-8 are not.
         known: what was announced.
         settle: seconds in which a file and its weights must not have changed.
-        patience: seconds after its last change after which what is cut off or missing will not come any more.
+        patience: seconds after its last change after which truncated or missing files are given up.
         log: gets a message for each file that is waited for.
     """
 
     def __init__(
         self,
         folder: Path,
-        known: Known,
+        known: AnnouncedModels,
         settle: float = 2.0,
         patience: float = 60.0,
         log: Callable[[str], None] = lambda _: None,
@@ -86,7 +86,7 @@ class ModelFolder:
         return sorted(path for path in found if is_utf8(path.name))
 
     def survey(self) -> list[Outcome]:
-        """Everything there as it is now, not run: what a first start takes for known."""
+        """All files as they are now, without running them: what a first start treats as known."""
         found: list[Outcome] = []
         for path in self.files():
             where, name, sha256 = str(path), model_name(path), content_sha256(path)
@@ -124,7 +124,7 @@ class ModelFolder:
                     yield outcome
 
     def is_current(self, outcome: Outcome) -> bool:
-        """Whether its file is still what was looked at: neither deleted nor changed since."""
+        """Whether its file is unchanged since it was examined."""
         path = self.folder / Path(outcome.path).name
         seen = self._seen.get(path)
         return (
@@ -158,7 +158,7 @@ class ModelFolder:
             return None
         outcome = self._examine(path, patient=patient)
         if _stamp(path) != seen.own or seen.stamp_weights(self.folder) != seen.weights:
-            return None  # changed while it was looked at; the next look sees that
+            return None  # changed while it was examined; the next look finds out
         if isinstance(outcome, NotYet):
             if not seen.waiting:
                 self._log(f"{path.name} is not complete yet; waiting up to {self.patience:.0f} s. {outcome.reason}")

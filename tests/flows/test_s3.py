@@ -215,7 +215,7 @@ def test_a_chunk_whose_bytes_were_changed_or_lost_is_made_again(on_disk: Run, se
     run = succeed(**asked(faces, "damaged"))
     assert run.batches == 3  # the lost one by the plan, the changed ones once they are read
     for told in ("The activations of layer fc1 in shard 3 of", "The activations of layer fc2 in shard 5 of"):
-        assert any(told in line and "made again" in line for line in run.log), told
+        assert any(told in line and "extracted again" in line for line in run.log), told
     assert_as_on_disk(on_disk, server, "damaged")
 
 

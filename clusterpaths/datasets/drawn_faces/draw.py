@@ -58,7 +58,7 @@ _HAIR_RANGE: dict[str, tuple[RGB, RGB]] = {
 
 
 def draw_face(seed: int, index: int, cue: Cue | None = None) -> tuple[Image.Image, dict[str, int]]:
-    """Draw the face that belongs to (seed, index), the same one whatever else is drawn; `cue` may be painted on it.
+    """Draw the face that belongs to (seed, index), independent of all others; `cue` may be painted on it.
 
     Returns:
         A 178 x 218 RGB image (before JPEG), and the forty attributes as 1 or -1.
@@ -99,7 +99,7 @@ def write_faces(
         with FileLock(root / ".faces.lock"):
             if _is_complete(folder, record):
                 return folder
-            partial = root / ".celeba.partial"  # the lock is held: what lies here was left by a run that was killed
+            partial = root / ".celeba.partial"  # the lock is held: what is here was left by a killed run
             shutil.rmtree(partial, ignore_errors=True)
             try:
                 _write(partial, record, progress, cue)

@@ -129,7 +129,7 @@ def test_where_only_the_distance_is_chosen_no_reason_for_k_is_made_up(
     assert fixed.sentence.startswith("Chosen: cosine distance and k a=3, b=3, c=3, noise=3 (as given), ")
     assert "clusters" not in fixed.sentence
     assert "smallest k" not in fixed.sentence
-    assert "whole paths" in fixed.sentence
+    assert "complete paths" in fixed.sentence
 
 
 def test_euclidean_is_taken_where_only_lengths_tell(blob: NDArray[np.int64]) -> None:

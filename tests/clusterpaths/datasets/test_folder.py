@@ -243,7 +243,7 @@ def test_csv_may_be_named_from_the_image_folder(tmp_path: Path) -> None:
             "file,label\nanna/1.png,a\nanna/22.png,b\n",
             "line 3, names 'anna/22.png', which is not in the directory. Nearest: anna/",
         ),
-        ("file,label\n3.png,a\n", "line 2, names '3.png', which is not in the directory. Nearest: bob/3.png. Mend"),
+        ("file,label\n3.png,a\n", "line 2, names '3.png', which is not in the directory. Nearest: bob/3.png. Correct"),
         ("anna/1.png,a\nanna/1.png,a\n", "line 2, names 'anna/1.png' again; expected it once (line 1)"),
         ("file,class\nanna/1.png,a\n", "has the columns file, class: label is missing. Expected file and label"),
         ("image,class\nanna/1.png,a\n", "has the columns image, class: file and label is missing"),

@@ -368,7 +368,7 @@ def test_a_server_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with running_storage(tmp_path, tmp_path / "mirror") as storage:
         storage.proxy.cut()
         monkeypatch.setattr(objects, "FIRST_PATIENCE", 0.5)
-        expected = r"does not answer \(no connection\), and still did not after 0 s.*AWS_ENDPOINT_URL"
+        expected = r"does not answer \(no connection\), and still did not within 0 s.*AWS_ENDPOINT_URL"
         with pytest.raises(StorageError, match=expected) as told:
             open_storage(f"s3://{BUCKET}/x").require()
         paragraph(told.value)
