@@ -1,4 +1,4 @@
-"""What every data set offers to the stages: a table of its examples, and their images.
+"""The interface of data sets: a table of its examples, and their images.
 
 Belongs here: the protocol and its record. A data set itself is one file beside this one.
 """
@@ -43,7 +43,7 @@ _PLAIN_JPEG_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class ExampleTable:
-    """One row an example, in the data set's own order (ids ascending); n rows.
+    """One row per example, in the data set's own order (ids ascending); n rows.
 
     Attributes:
         ids: (n,) int64, 0-based index in the complete data set (CelebA: file number - 1), gaps allowed.
@@ -115,11 +115,11 @@ class Dataset(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how the directory was understood, one sentence each (logged)."""
+        """Remarks on how the directory was read, one sentence each (logged)."""
         ...
 
     def examples(self) -> ExampleTable:
-        """All examples that are there."""
+        """All examples on disk."""
         ...
 
     def read_image(self, file: str) -> Image.Image:
@@ -176,7 +176,7 @@ def open_upright(path: Path) -> Image.Image:
     image = open_rgb(path)
     try:
         return ImageOps.exif_transpose(image)
-    except CORRUPT:  # a broken EXIF block in a sound image: shown as stored, as browsers show it
+    except CORRUPT:  # a corrupted EXIF block in a valid image: shown as stored, as in browsers
         return image
 
 
@@ -205,7 +205,7 @@ def open_rgb(path: Path) -> Image.Image:
 
 
 def _open_plain_jpeg(path: Path) -> Image.Image | None:
-    """A sound JPEG of colours or greys without EXIF, in half of Pillow's time and with the same pixels; None of others.
+    """Decode a valid colour or grey JPEG without EXIF, in half of Pillow's time, with the same pixels; None for others.
 
     Both decode with libjpeg-turbo. What Pillow does otherwise (CMYK, EXIF, a limit of size), and its errors for corrupted files,
     are left to it.
@@ -215,7 +215,7 @@ def _open_plain_jpeg(path: Path) -> Image.Image | None:
         if start != b"\xff\xd8\xff" or os.fstat(file.fileno()).st_size > _PLAIN_JPEG_BYTES:
             return None
         content = start + file.read()
-    if b"Exif\0" in content or b"tiff:Orientation" in content:  # the latter in XMP: Pillow turns by it, too
+    if b"Exif\0" in content or b"tiff:Orientation" in content:  # the latter in XMP: Pillow rotates by it, too
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
@@ -229,9 +229,9 @@ def _open_plain_jpeg(path: Path) -> Image.Image | None:
 def as_rgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB, whatever its mode."""
     if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")  # straight to RGB would warn
+        return image.convert("RGBA").convert("RGB")  # directly to RGB would warn
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        upper = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own convert cuts off at 255: white all over
+        upper = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own convert clips at 255: all white
         grey = Image.fromarray(upper)
         grey.info = image.info
         return grey.convert("RGB")

@@ -58,7 +58,7 @@ class CelebA:
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """Decode an image of the directory; names that lead out of it are refused, as OSError like all else."""
+        """Decode an image of the directory; names that lead out of it are rejected with OSError."""
         return open_rgb(self._path(file))
 
     def digest(self, file: str) -> int:
@@ -87,7 +87,7 @@ def open_celeba(root: Path, progress: Progress | None = None) -> CelebA:
 
 
 def celeba_present(root: Path) -> bool:
-    """Whether `open_celeba` has something to work with: one image, or a zip that ends as a zip does. Quick."""
+    """Whether there is data for `open_celeba`: one image, or a zip file with its end record. Quick."""
     root = Path(root)
     with _readable():
         if find_images(root) is not None:
@@ -144,8 +144,8 @@ def _zip_holds_more(archive: Path, images: Path, count: int) -> list[str]:
     if packed <= count:
         return []
     return [
-        f"{archive.name} holds {packed:,} images and {images} only {count:,} (an interrupted unpack?); the {count:,} "
-        f"are used. For all of them delete that directory and run again."
+        f"{archive.name} holds {packed:,} images and {images} only {count:,} (an interrupted unpack?); these {count:,} "
+        f"are used. To use all, delete that directory and run again."
     ]
 
 
@@ -227,12 +227,12 @@ class _Annotations:
 
 
 def _read_annotations(path: Path, codes: Mapping[str, int], names: Sequence[str], notes: list[str]) -> _Annotations:
-    """Read a table of one image per row, space or comma separated; `names` are the columns if the file need not say."""
+    """Read a table of one image per row, space or comma separated; `names` are the columns where the file may omit them."""
     refuse_web_page(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not text: byte {error.start} is no UTF-8. Get the file again.") from error
+        raise DatasetError(f"{path} is not text: byte {error.start} is not UTF-8. Get the file again.") from error
     lines = [(i, line) for i, line in enumerate(text.replace('"', "").split("\n"), 1) if not line.isspace() and line]
     if not lines:
         raise DatasetError(f"{path} is empty; expected one line per image, such as `000001.jpg -1 1 …`.")
@@ -258,7 +258,7 @@ def _read_annotations(path: Path, codes: Mapping[str, int], names: Sequence[str]
         if number is None:
             raise _malformed(path, line_number, f"starts with {file[:40]!r}", "a file name like 000001.jpg")
         if len(values) != len(columns):
-            raise _malformed(path, line_number, f"has {len(values)} values", f"{len(columns)}, one a column")
+            raise _malformed(path, line_number, f"has {len(values)} values", f"{len(columns)}, one per column")
         if seen.setdefault(number, line_number) != line_number:
             raise _malformed(path, line_number, f"names {file} again", f"it once (line {seen[number]})")
         try:
@@ -266,7 +266,7 @@ def _read_annotations(path: Path, codes: Mapping[str, int], names: Sequence[str]
         except KeyError as error:
             raise _malformed(path, line_number, f"holds {error.args[0][:40]!r}", f"one of {', '.join(codes)}") from None
     if announced is not None and announced != len(lines):
-        notes.append(f"{path.name} announces {announced:,} rows and holds {len(lines):,}; the rows are used.")
+        notes.append(f"{path.name} announces {announced:,} rows and has {len(lines):,}; the rows are used.")
     table = np.frombuffer(bytes(rows), dtype=np.int8).reshape(len(lines), len(columns))
     return _Annotations(columns, np.fromiter(seen, dtype=np.int64, count=len(seen)), table)
 

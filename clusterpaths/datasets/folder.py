@@ -39,7 +39,7 @@ class Folder:
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """Decode an image, rotated by its EXIF orientation; names that lead out of the directory are refused."""
+        """Decode an image, rotated by its EXIF orientation; names that lead out of the directory are rejected."""
         return open_upright(path_in(self.root, file))
 
     def digest(self, file: str) -> int:

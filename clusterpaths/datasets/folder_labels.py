@@ -45,7 +45,7 @@ def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTa
     positions = np.empty(len(rows), np.int64)
     for number, (line, cells) in enumerate(rows):
         if len(cells) != len(columns):
-            raise _malformed(path, line, f"has {len(cells)} values; expected {len(columns)}, one a column")
+            raise _malformed(path, line, f"has {len(cells)} values; expected {len(columns)}, one per column")
         file = cells[at["file"]].removeprefix("./")
         if file not in position:
             raise _malformed(path, line, f"names {file!r}, which is not in the directory.{_near(file, table.files)}")
@@ -86,7 +86,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not text: byte {error.start} is no UTF-8. Save it as CSV in UTF-8.") from error
+        raise DatasetError(f"{path} is not text: byte {error.start} is not UTF-8. Save it as CSV in UTF-8.") from error
     except OSError as error:
         raise DatasetError(
             f"The file of labels {path} cannot be read ({error.strerror}). Name another with --labels."

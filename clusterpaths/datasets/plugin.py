@@ -54,7 +54,7 @@ def package_of(entry: EntryPoint) -> str:
 
 
 def open_plugin(entry: EntryPoint, spec: DatasetSpec) -> Dataset:
-    """Import the package, let it open the data set, and watch over it from then on.
+    """Import the package and open the data set; later errors of the package name it.
 
     Raises:
         DatasetError: it raised, or gave something that is no data set. Errors of ours that it raises pass unchanged.
@@ -73,7 +73,7 @@ def open_plugin(entry: EntryPoint, spec: DatasetSpec) -> Dataset:
 
 
 class PluginDataset:
-    """A package's data set under the name of its entry point; what it raises names the package."""
+    """A package's data set under the name of its entry point; errors name the package."""
 
     def __init__(self, dataset: Dataset, entry: EntryPoint, name: str) -> None:
         self._dataset, self._entry = dataset, entry
@@ -91,12 +91,12 @@ class PluginDataset:
         return table
 
     def read_image(self, file: str) -> Image.Image:
-        """Its image; OSErrors pass, they are about one file."""
+        """Its image; an OSError is about one file and is passed on."""
         with _blamed(self._entry, f"in read_image({file!r})", passing=(OSError,)):
             return self._dataset.read_image(file)
 
     def digest(self, file: str) -> int:
-        """Its digest; OSErrors pass."""
+        """Its digest; an OSError is passed on."""
         with _blamed(self._entry, f"in digest({file!r})", passing=(OSError,)):
             return int(self._dataset.digest(file)) & (1 << 64) - 1
 
@@ -109,7 +109,7 @@ def _called(entry: EntryPoint) -> str:
 def _blamed(entry: EntryPoint, when: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # another's code may raise anything; all of it becomes one paragraph
+    except Exception as error:  # external code may raise anything; it becomes one paragraph
         if isinstance(error, (ClusterPathsError, *passing)):
             raise
         text = " ".join(str(error).split())[:400]
@@ -134,7 +134,7 @@ def _problem(table: object) -> str:
     if table.mtimes is not None:
         columns["mtimes"] = table.mtimes
     if uneven := [f"{len(values)} {name}" for name, values in columns.items() if len(values) != count]:
-        return f"of {count} files and {', '.join(uneven)}; expected one row an example in each"
+        return f"of {count} files and {', '.join(uneven)}; expected one row per example in each"
     if len(set(table.files)) < count:
         return "that names a file twice; expected each once"
     if np.any(np.diff(table.ids) <= 0):

@@ -24,12 +24,12 @@ class Source:
     """A kind of data set.
 
     Attributes:
-        name: what the user writes; "torchvision" stands for torchvision:NAME.
-        open: gives the data set that is on disk. Quick, and never downloads.
+        name: name on the command line; "torchvision" for torchvision:NAME.
+        open: opens the data set on disk. Quick; never downloads.
         description: one line for help and documentation.
         needs_root: the user must name its directory; else one below the data root is used.
         preprocessing: preset for models without one of their own; None: the data set has none.
-        fetch: brings it to disk where it is not there yet; None: it can only be put there by a person.
+        fetch: downloads it where it is missing; None: the user has to provide it.
     """
 
     name: str
@@ -113,7 +113,7 @@ SOURCES: tuple[Source, ...] = (
     Source("arrays", _open_arrays, "a .npy or .npz file of uint8 images (N, H, W, 3) and their labels"),
     Source("faces", _open_faces, "the drawn sample of faces", False, "imagenet", _fetch_faces),
 )
-"""The built-in data sets; a package's own of the same name is not looked at."""
+"""The built-in data sets; they take precedence over packages' data sets of the same name."""
 
 
 def find_source(name: str) -> Source:

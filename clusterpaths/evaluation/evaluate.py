@@ -1,4 +1,4 @@
-"""Stage evaluate: what a set's paths are worth, from its directory, its cache and its images to metrics.json.
+"""Stage evaluate: quality measures of a set's paths, from its directory, its cache and its images to metrics.json.
 
 Belongs here: which examples each number is measured on. The measures are in `metrics/`, the images in `perturb.py`, the
 record in `record.py`.

@@ -1,4 +1,4 @@
-"""What `evaluate.py` measures, as metrics.json holds it.
+"""Records of metrics.json: what `evaluate.py` measures.
 
 Belongs here: the records, and when a stored one is still valid. A measure without a value is left out, with a note on why.
 """
@@ -87,7 +87,7 @@ class Evaluation(Record):
 
 
 def read_evaluation(directory: SetDirectory) -> Evaluation | None:
-    """metrics.json of a set; None where there is none that is valid."""
+    """metrics.json of a set; None where it is missing or not valid."""
     document = directory.document(METRICS)
     try:
         return None if document is None else Evaluation.model_validate_json(document)

@@ -1,4 +1,4 @@
-"""The clustering of a set again, on a part of its examples, so that it can be evaluated on the held-out others.
+"""Refitting the clustering of a set on a part of its examples, to evaluate it on the held-out others.
 
 Belongs here: reading a sample of examples, clustering the fit ones, assigning the held-out ones. What is measured on
 them is `evaluate.py`.
@@ -25,7 +25,7 @@ FEATURES = 256  # a wider last layer is projected to so many dimensions (Johnson
 
 @dataclass(frozen=True)
 class Refit:
-    """The clustering again: of a sample of n of the set's examples, on those to fit."""
+    """A refitted clustering: a sample of n of the set's examples, fitted on a part of them."""
 
     sample: NDArray[np.int64]  # (n,) positions in the set, ascending
     fit: NDArray[np.int64]  # positions in the sample

@@ -29,7 +29,7 @@ from clusterpaths.storage.atomic import atomic_write
 
 PATH_MODEL_KEY = "clusterpaths.path_model"
 PATH, DISTANCES, OOD_SCORE = "path", "distances", "ood_score"
-LARGEST_FILE = (1 << 31) - 1  # what protobuf can hold
+LARGEST_FILE = (1 << 31) - 1  # protobuf's limit
 
 
 class PathModelNote(Record):
@@ -63,11 +63,11 @@ class ExportRecord(Record):
 
 
 def export_path_model(published: PublishedSet, model_path: Path, output: Path) -> ExportRecord:
-    """Write one ONNX file that computes what tracing gave for the set's own examples, and gives it for any image.
+    """Write one ONNX file that computes the cluster path of any image; for the set's own examples the same as tracing.
 
     Args:
         published: the set, in its cache's directory: whose manifest records which layers were stored as float16.
-        model_path: the classifier that the set was made with; external weights are taken into the new file.
+        model_path: the classifier that the set was made with; external weights are included in the new file.
         output: the file to write, atomically.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How far two clusterings of the same examples agree: pure functions on integer arrays.
+"""Agreement of two clusterings of the same examples: pure functions on integer arrays.
 
 Belongs here: path agreement, adjusted Rand index, matching of clusters, migration between paths. Which sets are
 compared is `comparison/compare.py`, which changes of the images `evaluation/perturb.py`.
@@ -21,7 +21,7 @@ NO_MATCH = -1
 
 
 def adjusted_rand(a: Ints, b: Ints) -> float:
-    """Adjusted Rand index of two (n,) labellings: 1 the same up to names, about 0 by chance, may be negative.
+    """Adjusted Rand index of two (n,) labellings: 1 for equal ones up to names, about 0 by chance, may be negative.
 
     Hubert and Arabie, Comparing Partitions, Journal of Classification 2 (1985).
     """

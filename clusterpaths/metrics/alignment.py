@@ -36,7 +36,7 @@ class DecisionAlignment:
             none, or nothing was fitted.
         coverage: share of them on a path that was seen in fit; None likewise.
         daf_seen: daf of those only; None where there are none.
-        predicted: (m,) int64, the class that each eval example's path stands for; -1 where nothing was fitted.
+        predicted: (m,) int64, the class predicted by each eval example's path; -1 where nothing was fitted.
         seen: (m,) bool, whether the path was seen in fit.
     """
 

@@ -33,9 +33,9 @@ def fpr95(own: Floats, others: Floats) -> float:
 
 
 def bootstrap_detection(own: Floats, others: Floats, seed: int) -> tuple[Interval, Interval]:
-    """95% intervals of `auroc` and of `fpr95`, by the percentile bootstrap; either side is resampled on its own.
+    """95% intervals of `auroc` and of `fpr95`, by the percentile bootstrap; each side is resampled separately.
 
-    Both from the same 1,000 resamples of ranks: scipy.stats.bootstrap would sort each again, for each of the two.
+    Both from the same 1,000 resamples of ranks: scipy.stats.bootstrap would sort every resample again for each measure.
     """
     rng = np.random.default_rng(seed)
     different, place = np.unique(np.concatenate([own, others]), return_inverse=True)

@@ -1,4 +1,4 @@
-"""Out-of-distribution (OOD) scores: how unlike the data set's own an example is. Higher is farther from them.
+"""Out-of-distribution (OOD) scores: how far an example is from the data set's own. Higher is farther.
 
 Belongs here: pure functions on cluster ids, distances to centroids, and class scores. The OOD score of the explorer, of
 explanations, of path models (as ONNX nodes: `export/path_graph.py`) and of the evaluation is `DistanceScale.score`.
@@ -19,7 +19,9 @@ from clusterpaths.metrics.paths import count_paths
 
 Floats = NDArray[np.floating[Any]]
 
-SPREAD_FLOOR = 0.1  # of the layer's pooled spread: a cluster of near-duplicates must not make every newcomer an outlier
+SPREAD_FLOOR = (
+    0.1  # of the layer's pooled spread: a cluster of near-duplicates must not make every new example an outlier
+)
 TINIEST_SPREAD = 1e-6  # a layer without any spread
 
 
@@ -80,7 +82,7 @@ def scale_distances(clusters: Ints, distances: Floats, k: Sequence[int]) -> Dist
 def overall_distance(distances: Floats) -> NDArray[np.float64]:
     """(n,) mean over layers of the distance, each layer in units of its own mean; `distances` is (n, layers).
 
-    It orders examples by how typical they are of one path. A layer in which every distance is 0 adds nothing.
+    It orders examples by how typical they are of one path. A layer in which every distance is 0 is ignored.
     """
     scale = distances.sum(axis=0, dtype=np.float64) / max(len(distances), 1)
     result: NDArray[np.float64] = (distances / np.where(scale > 0, scale, 1.0)).mean(axis=1)

@@ -56,7 +56,7 @@ class PathComplexity:
 
     Attributes:
         occupied: paths with at least one example.
-        covering: how many of the most frequent ones hold at least 95% of the examples.
+        covering: how many of the most frequent ones cover at least 95% of the examples.
         entropy: of the distribution over paths, in bits.
     """
 
@@ -68,7 +68,7 @@ class PathComplexity:
 def path_complexity(paths: Ints) -> PathComplexity:
     """Path complexity (arXiv 2510.06541) of (n, L) paths: those occupied, those that cover 95%, the entropy in bits.
 
-    The paper counts occupied paths. The other two are ours, since a long tail of rare paths hardly costs a reader.
+    The paper counts occupied paths. The other two are additions: a long tail of rare paths is hardly harder to read.
 
     Raises:
         ValueError: no matrix of ids >= 0.

@@ -28,7 +28,7 @@ _MOST_JOINS = 4
 
 @dataclass(frozen=True)
 class Block:
-    """Steps first … last, both included; `scope` is the module that they are, empty where the graph has none."""
+    """Steps first … last, both included; `scope` is their module, empty where the graph has none."""
 
     first: int
     last: int
@@ -70,7 +70,7 @@ def is_activation(step: Step) -> bool:
 
 
 def _behind_activation(path: DataPath, at: int) -> int:
-    """The index of the activation behind a step, else the step's own; what 8-bit graphs put between does not count."""
+    """The index of the activation behind a step, else the step's own; nodes of 8-bit graphs in between are skipped."""
     end, following = at, at + 1
     while following < len(path.steps):
         step = path.steps[following]

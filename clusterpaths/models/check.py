@@ -1,4 +1,4 @@
-"""Stages check and instrument: what a run needs to know of a model, before anything slow.
+"""Stages check and instrument: what a run needs to know about a model, before any slow stage.
 
 Belongs here: file in, `ModelRecord` out. Nothing is written: the tapped graph lives in memory (`session.py`).
 """
@@ -113,7 +113,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
 def read_preprocessing(
     metadata: dict[str, str], path: Path, size: tuple[int, int] | None
 ) -> tuple[Preprocessing | None, str]:
-    """What the model's metadata say; else what a file beside it says; and which of them."""
+    """Preprocessing from the model's metadata, else from a file beside it; and its source."""
     if PREPROCESSING_KEY not in metadata:
         sidecar = find_sidecar(path)
         found = read_sidecar(sidecar, size) if sidecar else None
@@ -128,7 +128,7 @@ def read_preprocessing(
 
 
 def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
-    """Names of the classes as the model's metadata say them; empty where they do not.
+    """Class names from the model's metadata; empty where there are none.
 
     Raises:
         ModelError: the entry is not understood.
@@ -164,12 +164,12 @@ def tap_again(record: ModelRecord, tensors: Mapping[str, str], size: tuple[int, 
 
 
 def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "auto") -> ModelRecord:
-    """Tap the layers, run the graph on a blank image of this (height, width), and note what it puts out.
+    """Tap the layers, run the graph on a blank image of this (height, width), and record its outputs.
 
     Args:
         record: what `check_model` found.
         size: of the input.
-        reduce: what is done with large layers, as `reduce.parse_reduce` reads it.
+        reduce: the reduction of large layers, as `reduce.parse_reduce` reads it.
 
     Raises:
         ConfigError: `reduce` names what is not there.

@@ -1,4 +1,4 @@
-"""What is in a model file: inputs, outputs, preprocessing, and which layers may be looked into.
+"""What is in a model file: inputs, outputs, preprocessing, and its layers.
 
 Belongs here: file in, `Inspection` out, and its text. Nothing is run unless the graph lacks shapes.
 """
@@ -132,11 +132,11 @@ def inspect_model(
     size: tuple[int, int] | None = None,
     sha256: str | None = None,
 ) -> Inspection:
-    """Look into a model file.
+    """Inspect a model file.
 
     Args:
         path: the ONNX file.
-        layers: as `choose_layers` reads them; None: what a run takes by itself.
+        layers: as `choose_layers` reads them; None: the default of a run.
         logits: the output with class scores, or "none"; None: the one that looks like it.
         sha256: where it is known already; gigabytes take a while to hash.
         size: (height, width) where the model takes any; None: from a file beside it, else 224x224.
@@ -233,7 +233,7 @@ def _why(
     asked: tuple[str, ...] | None,
     shape: tuple[int, ...] | None,
 ) -> str:
-    """In few words why a run looks at a layer, or why not."""
+    """A short reason why a run extracts a layer, or not."""
     same = [each for each in found if each.kind == layer.kind]
     place = f"{same.index(layer) + 1} of {len(same)}" if layer in same else ""
     what = {

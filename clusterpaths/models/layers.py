@@ -1,4 +1,4 @@
-"""Which tensors of a graph are worth a look, what they are called, and which of them a run takes.
+"""Which tensors of a graph are candidates for layers, their names, and which of them a run extracts.
 
 Belongs here: from a graph to named layers, and from `--layers` to some of them. In a plain chain a layer is
 the activation behind a Conv or Gemm/MatMul: conv1, conv2 … fc1, fc2 …. In a graph of blocks the blocks' outputs and
@@ -24,7 +24,7 @@ from clusterpaths.models.names import is_within, scope_of, shorten, unique_names
 
 AUTO = "auto"
 MOST = 6  # that auto takes
-FEWEST_BLOCKS = 2  # one sum alone does not make a chain a stack of blocks
+FEWEST_BLOCKS = 2  # a chain with a single sum is not a stack of blocks
 
 Kind = Literal["layer", "block", "pooled", "inner", "outside", "tensor"]
 PROPOSED: tuple[Kind, ...] = ("layer", "block", "pooled")
@@ -43,10 +43,10 @@ class FoundLayer:
     """A tensor and the layer name it gets.
 
     Attributes:
-        name: safe as the name of a directory, unique in its model also where letter case does not count.
+        name: safe as the name of a directory, unique in its model also ignoring letter case.
         tensor: its name in the graph.
         operator: Conv, Gemm … for a layer of weights; else what puts the tensor out.
-        depth: index in the graph of the node that puts the tensor out.
+        depth: index in the graph of the node that outputs the tensor.
         kind: layer (of a plain chain), block, pooled (the last features before the classifier), inner (a layer
             of weights in a block), outside (one before or behind the blocks), tensor (asked for by its name only).
     """
@@ -146,7 +146,7 @@ def _block_names(path: DataPath, blocks: Sequence[Block]) -> list[str]:
 
 
 def _pooled(path: DataPath, last: Block, logits: str | None) -> FoundLayer | None:
-    """The last pooled features: what the last pooling behind the blocks puts out, else the classifier's input."""
+    """The last pooled features: the output of the last pooling behind the blocks, else the classifier's input."""
     behind = path.steps[last.last + 1 :]
     pools = [step for step in behind if len(step.nodes) == 1 and step.last.op_type in _POOLS]
     tensor = pools[-1].end if pools else _classifier_input(path, logits)
@@ -178,14 +178,14 @@ def choose_layers(
     asked: tuple[str, ...] | None,
     shapes: Mapping[str, tuple[int, ...] | None] | None = None,
 ) -> list[FoundLayer]:
-    """The layers that a run looks at, in graph order, each once.
+    """The layers that a run extracts, in graph order, each once.
 
     Args:
         found: what `find_layers` gave.
         model: the same model.
         asked: any mixture of "auto", "auto:N", names, patterns (conv*, layer?.1) and tensor names. None: the
             outputs that the model itself puts out beside its logits, where a layer is among them, else "auto".
-        shapes: tensor -> shape of one example, as `inferred_shapes` gives them. `auto` passes over layers of a single
+        shapes: tensor -> shape of one example, as `inferred_shapes` gives them. `auto` skips layers of a single
             value, and over those without a row an image (None).
 
     Raises:
@@ -252,7 +252,7 @@ def _resolve(
 
 
 def _listed(found: list[FoundLayer], most: int = 20) -> str:
-    """Those that are proposed first, as many as a person reads."""
+    """The proposed layers first, limited to a readable number."""
     if not found:
         return "It has no layers of its own; any tensor of its graph may be named."
     names = [layer.name for layer in found if layer.kind in PROPOSED]

@@ -1,4 +1,4 @@
-"""What a layer is called: the graph's own scope names, shortened, and safe as the name of a directory.
+"""Layer names: the graph's own scope names, shortened, and safe as the name of a directory.
 
 Belongs here: text. Which tensors get a name is `layers.py`.
 """
@@ -39,7 +39,7 @@ def scope_of(node: onnx.NodeProto) -> str:
 def _read_list(text: str) -> list[str]:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):  # some other program's entry: as if there was none
+    except (ValueError, SyntaxError):  # an entry of another program: ignored
         return []
     return [str(part) for part in value] if isinstance(value, list) else []
 
@@ -80,13 +80,13 @@ def shorten(scopes: list[str]) -> list[str]:
 
 
 def safe_name(text: str) -> str:
-    """Letters, digits, . _ and - only, no leading or trailing dot, and no name that means something to a disk."""
+    """Letters, digits, . _ and - only, no leading or trailing dot, and no name that is reserved on a file system."""
     name = _UNSAFE.sub("_", text).strip("._-")[:_LONGEST].rstrip("._-") or "layer"
     return f"layer_{name}" if _RESERVED.fullmatch(name) else name
 
 
 def unique_names(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
-    """Each one safe, and unlike the others also where letter case does not count; later ones get _2, _3 …."""
+    """Safe names, unique also ignoring letter case; later ones get _2, _3 …."""
     used = {name.lower() for name in taken}
     names = []
     for text in wanted:

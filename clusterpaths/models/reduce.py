@@ -1,4 +1,4 @@
-"""Making a large layer small inside the graph, so that the large tensor is never copied out.
+"""Reducing large layers inside the graph, so that the large tensor is never copied out.
 
 Belongs here: the ways to reduce, what `auto` takes, and the nodes. Which layers are tapped is `layers.py`'s.
 """
@@ -17,7 +17,7 @@ from clusterpaths.records import Reduce
 
 Asked = Literal["auto", "none", "mean", "max", "gap", "cls", "tokens-mean"]
 _WAYS: dict[str, Asked] = {way: way for way in get_args(Asked)}
-LARGE = 262_144  # values an example from which auto averages
+LARGE = 262_144  # values per example from which auto averages
 
 
 def parse_reduce(text: str, layers: tuple[str, ...]) -> dict[str, Asked]:
@@ -48,7 +48,7 @@ def parse_reduce(text: str, layers: tuple[str, ...]) -> dict[str, Asked]:
 
 
 def resolve_reduce(layer: str, asked: Asked, shape: tuple[int, ...]) -> Reduce:
-    """What is done with a layer of this shape (of one example).
+    """The reduction for a layer of this shape (of one example).
 
     Raises:
         ModelError: a way that this shape does not have.
@@ -69,7 +69,7 @@ def resolve_reduce(layer: str, asked: Asked, shape: tuple[int, ...]) -> Reduce:
 
 
 def reduced_axes(reduce: Reduce, shape: tuple[int, ...]) -> list[int]:
-    """Axes of the batched tensor that go: all but batch and channels (tokens: but batch and width).
+    """Axes of the batched tensor to reduce: all but batch and channels (tokens: but batch and width).
 
     Of a feature map the channels are the axis that differs from the other two, (c, h, h) or (h, h, c), else the first.
     """

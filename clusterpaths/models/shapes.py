@@ -1,4 +1,4 @@
-"""What shape a layer has: read off the graph and, where that ends in unknowns, off one run on a blank image.
+"""Shapes of layers: from the graph or, where they are unknown there, from one run on a blank image.
 
 Belongs here: shapes of one example. The runs of an entire data set are `session.py`.
 """
@@ -17,7 +17,7 @@ from clusterpaths.models.external import find_external_files, reference_files
 from clusterpaths.models.inputs import ImageInput, find_image_input
 
 Shape = tuple[int, ...]
-_BATCH = 2  # where it is free: 1 would also fit what is no batch at all
+_BATCH = 2  # where it is free: 1 would also match an axis that is not the batch
 _LARGE = 4096  # bytes beyond which an initializer is weights: no shape is computed from it
 
 
@@ -34,7 +34,7 @@ def layer_shapes(
 
     Args:
         model: as loaded from `path`; weights in other files need not be loaded.
-        path: beside which those files lie.
+        path: the directory of those files.
         tensors: names in the graph.
         size: (height, width) where the model leaves them open.
 
@@ -79,7 +79,7 @@ def _inferred(model: onnx.ModelProto, name: str, batch: Shape) -> dict[str, Shap
             graph.input.append(onnx.helper.make_tensor_value_info(name, entry.type.tensor_type.elem_type, batch))
         else:
             graph.input.append(entry)
-    for output in model.graph.output:  # their own shapes have symbols for what is a number now
+    for output in model.graph.output:  # their own shapes have symbols where there are numbers now
         graph.output.append(onnx.helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, None))
     for tensor in model.graph.initializer:
         if tensor.ByteSize() <= _LARGE and tensor.data_location != onnx.TensorProto.EXTERNAL:

@@ -170,7 +170,7 @@ def test_malformed_annotations_are_refused_by_file_and_line(
 def test_binary_annotations_are_refused(tmp_path: Path) -> None:
     images(tmp_path / "img_align_celeba", "000001.jpg")
     (tmp_path / "list_attr_celeba.txt").write_bytes(picture())
-    with pytest.raises(DatasetError, match="is not text: byte 0 is no UTF-8"):
+    with pytest.raises(DatasetError, match="is not text: byte 0 is not UTF-8"):
         open_celeba(tmp_path)
 
 

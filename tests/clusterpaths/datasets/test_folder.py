@@ -268,4 +268,4 @@ def test_csv_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     images(tmp_path, "1.png")
     assert "cannot be read (No such file or directory). Name another with --labels" in refused(tmp_path, "nowhere.csv")
     (tmp_path / "bad.csv").write_bytes(b"file,label\n1.png,\xff\n")
-    assert "is not text: byte 17 is no UTF-8" in refused(tmp_path, tmp_path / "bad.csv")
+    assert "is not text: byte 17 is not UTF-8" in refused(tmp_path, tmp_path / "bad.csv")
