@@ -88,7 +88,7 @@ class StorageError(InputError):
 
 
 class DownloadError(ClusterPathsError):
-    """A network failure; trying again can help."""
+    """A network failure; a retry can help."""
 
 
 class NoRunError(ClusterPathsError):

@@ -22,7 +22,7 @@ ATTRIBUTE = "attr_"
 
 
 def part_file(shard: int) -> str:
-    """The file, in PARTS, of what is known of one shard's examples."""
+    """The file in PARTS with the table of one shard's examples."""
     return f"{shard:05d}.parquet"
 
 
@@ -42,7 +42,7 @@ def make_part(
         rows: (n,) row in the store, -1 where the example has no activations.
         errors: n reasons, None where there is none.
         logits: (n, classes), NaN rows where there are none; None where the model has no class scores.
-        digests: (n,) of what was read; of no account where the example has no activations.
+        digests: (n,) of what was read; ignored where the example has no activations.
     """
     read = rows >= 0
     prediction = np.full(len(table), -1, np.int16)
@@ -69,18 +69,18 @@ def make_part(
 
 
 def write_part(directory: Storage, shard: int, part: pa.Table) -> None:
-    """Atomically."""
+    """Write the file atomically."""
     write_table(directory, f"{PARTS}/{part_file(shard)}", part)
 
 
 def write_table(directory: Storage, name: str, table: pa.Table) -> None:
-    """Atomically, zstd, without anything that changes from run to run."""
+    """Write the file atomically, zstd, without metadata that changes from run to run."""
     with directory.write(name) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 
 def join_parts(directory: Storage, shards: list[int]) -> None:
-    """examples.parquet out of the parts of these shards, ids ascending, one row an id.
+    """examples.parquet out of the parts of these shards, ids ascending, one row per id.
 
     An example that failed and whose file was repaired since is in two parts: the later one counts.
     """

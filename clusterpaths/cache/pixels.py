@@ -30,7 +30,7 @@ class StoredShards(Protocol):
         """Make room for this many rows; existing rows stay."""
 
     def complete(self, shards: list[ShardRecord]) -> set[int]:
-        """The indexes of those recorded shards whose files are all there with their full size."""
+        """The indexes of those recorded shards whose files are complete."""
 
     def remove(self) -> None:
         """Remove all of it."""

@@ -39,12 +39,12 @@ class LayerRows:
         directory: the cache.
         layer: its name.
         ids: (n,) ascending; every one must have a row.
-        progress: called with the number of values after each reading, those of a small sample counted as more.
+        progress: called with the number of values after each reading, those of a small sample weighted.
 
     Attributes:
-        width: values a row.
-        block_rows: at most so many rows a block.
-        fit: (m,) ascending positions to fit on, or None for all (`order.fit_positions`).
+        width: values per row.
+        block_rows: maximum number of rows per block.
+        fit: (m,) ascending positions to fit on, or None for all (`fit_sample.fit_positions`).
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class LayerRows:
     def blocks(
         self, positions: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[slice | NDArray[np.int64], NDArray[np.float32]]]:
-        """Rows at these ascending positions of `ids`, or all: where they are and (m, width) float32.
+        """Rows at these ascending positions of `ids`, or all: positions and (m, width) float32.
 
         All rows come in order of id, but those of `fit` first. The next block is read while this one is used.
 
         Raises:
-            CorruptedShardError: bytes of a shard are not those that were written.
+            CorruptedShardError: bytes of a shard differ from their checksum.
         """
         self._checks.clear()
         if isinstance(self._source, RecomputedRows):
@@ -97,7 +97,7 @@ class LayerRows:
             for following in self.parts(positions):
                 submitted = reader.submit(
                     contextvars.copy_context().run, self._read, following, True, weight
-                )  # logs of the run
+                )  # with the logger of the run
                 if waiting is not None:
                     yield current, waiting.result()
                 waiting, current = submitted, following
@@ -107,7 +107,7 @@ class LayerRows:
                 reader.submit(contextvars.copy_context().run, self._check_rest).result()
 
     def _check_rest(self) -> None:
-        """Read shards again, in order, whose rows were all read but not in theirs: `fit` rows came before the others."""
+        """Read shards again, in order, whose rows were all read but out of order: `fit` rows came before the others."""
         for shard, check in list(self._checks.items()):
             record = self._records[shard]
             own = record.row_ids()
@@ -199,7 +199,7 @@ class LayerRows:
 
 
 def reading_weight(positions: NDArray[np.int64] | None) -> int:
-    """What a row counts for in `progress`: one of a sample for first centroids is projected, too, and clustered ten times."""
+    """Weight of a row in `progress`: a sample row for the first centroids is also projected, and clustered ten times."""
     return SAMPLE_WEIGHT if positions is not None and len(positions) <= SAMPLE_ROWS else 1
 
 
@@ -210,7 +210,7 @@ class _Check:
 
 
 def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    """float16 to float32 by ONNX Runtime's Cast, several times as fast as numpy's; float32 comes back as it is."""
+    """float16 to float32 by ONNX Runtime's Cast, several times as fast as numpy's; float32 is returned unchanged."""
     if values.dtype == np.float32:
         return values
     global _cast

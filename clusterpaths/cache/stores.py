@@ -1,6 +1,6 @@
 """How activations are stored: one .npy file per example, or one chunked zarr array per layer.
 
-Belongs here: reading and writing rows of known ids and row numbers. What a row means is the manifest's business.
+Belongs here: reading and writing rows of known ids and row numbers. The meaning of a row is in the manifest.
 A store does not write atomically: a shard counts only once the manifest records it, and its bytes have a checksum there.
 """
 
@@ -35,7 +35,7 @@ from clusterpaths.storage import Storage
 from clusterpaths.storage.atomic import disk_errors
 
 _NPY_HEADER = 128
-_BLOCK = 4096  # of common file systems: what a small file really takes
+_BLOCK = 4096  # of common file systems: the disk space of a small file
 _configuring = threading.Lock()
 
 
@@ -52,7 +52,7 @@ class ActivationStore(Protocol):
         """(n, values) in the stored dtype: these ascending rows (n,), which belong to these ids; zarr reads all between."""
 
     def complete(self, shards: list[ShardRecord]) -> set[int]:
-        """The indexes of those recorded shards whose files are all there with their full size."""
+        """The indexes of those recorded shards whose files are complete."""
 
     def remove(self) -> None:
         """Remove every activation."""
@@ -186,7 +186,7 @@ class ZarrStore(_Store):
 
     def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:
         with disk_errors(self.directory.path / layer):
-            if len(ids) % CHUNK_ROWS:  # zarr would fill up what is there, and a killed run may have left half a chunk
+            if len(ids) % CHUNK_ROWS:  # zarr would extend an existing chunk, and a killed run may have left half of one
                 self.directory.remove(f"{layer}/{chunk_file(self.layers[layer], row)}")
             array = self._array(layer)
             try:

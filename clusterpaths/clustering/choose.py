@@ -37,9 +37,9 @@ from clusterpaths.metrics.paths import count_paths, largest_class
 from clusterpaths.records import Distance
 
 GRID = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30)
-DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")  # the default first: it wins where they are equally good
+DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")  # the default first: it is taken where both are equally good
 FEWEST_EXAMPLES = 20
-STABLE = 0.8  # adjusted Rand index between seeds from which clusters are taken for real, where there are no decisions
+STABLE = 0.8  # adjusted Rand index between seeds from which clusters count as stable, where there are no decisions
 NEARLY = 0.95  # of the largest silhouette: as good
 _FOLDS, _SEEDS = 5, 3
 _COMPONENTS = 64
@@ -73,7 +73,7 @@ class _Judge:
             self.classes = None
 
     def daf(self, paths: NDArray[np.int16]) -> tuple[float | None, Interval | None]:
-        """Decision alignment of `paths` (seeds, s, L), each row judged by the seed that did not see it."""
+        """Decision alignment of `paths` (seeds, s, L), each row evaluated with the seed that held it out."""
         if self.classes is None:
             return None, None
         right = 0
@@ -239,7 +239,7 @@ def layer_sets(layers: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _grid(asked: int | None, distinct: int, sampled: int) -> tuple[int, ...]:
-    """Numbers of clusters to try: not more than there are distinct rows, or rows left out; 1 for a dead layer."""
+    """Numbers of clusters to try: not more than there are distinct rows, or held-out rows; 1 for a dead layer."""
     if asked is not None:
         return (asked,)
     if distinct < GRID[0]:
@@ -254,10 +254,10 @@ def _unit(sketches: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _compact(sketches: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The leading 64 principal components of (s, d) sketches: what k-means of a few clusters goes by, at half the time.
+    """The leading 64 principal components of (s, d) sketches: enough for k-means of a few clusters, at half the time.
 
-    Ding and He, K-means Clustering via Principal Component Analysis (2004). float64, for scikit-learn converts float32
-    over and over where it draws seeds.
+    Ding and He, K-means Clustering via Principal Component Analysis (2004). float64, as scikit-learn converts float32
+    repeatedly where it draws seeds.
     """
     centred = sketches.astype(np.float64)
     centred -= centred.mean(axis=0)
@@ -276,9 +276,9 @@ def _fit(
     fits: NDArray[np.bool_],
     seed: int,
 ) -> _Fits:
-    """Cluster (s, d) sketches once a seed; rows that are not `directed` go into cluster 0, as everywhere.
+    """Cluster (s, d) sketches once per seed; rows that are not `directed` go into cluster 0, as in `kmeans.py`.
 
-    A fold may lack some of the distinct rows: then it has fewer clusters, for of two equal ones rounding would choose.
+    A fold may lack some of the distinct rows: then it has fewer clusters, as rounding would decide between two equal ones.
     """
     labels = np.zeros((len(fits), len(sketches)), np.int16)
     silhouettes = []
@@ -287,7 +287,7 @@ def _fit(
         if not seen.any():
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # rows may be as good as equal
+            warnings.simplefilter("ignore", ConvergenceWarning)  # rows may be equal up to rounding
             found = count_distinct(sketches[seen], k)
             model = KMeans(found, n_init=1, random_state=seed + number).fit(compact[seen])
         gaps = model.transform(compact)  # (s, k)
@@ -344,12 +344,12 @@ def _score(one: SweepPoint | LayerSet) -> float:
 
 
 def _low(one: SweepPoint | LayerSet) -> float:
-    """What counts as equally good: the lower end of the interval; without decisions a little less stable."""
+    """The threshold for equally good: the lower end of the interval; without decisions slightly less stable."""
     return one.stability - 0.05 if one.interval is None else one.interval[0]
 
 
 def _pick_distance(whole: Mapping[Distance, LayerSet]) -> Distance:
-    """By the paths through all layers: the first that is within the interval of the best."""
+    """The distance by the paths through all layers: the first within the interval of the best."""
     low = _low(max(whole.values(), key=_score))
     return next(name for name, one in whole.items() if _score(one) >= low)
 

@@ -44,7 +44,7 @@ def cluster_layer(
     `progress` is called with the number of values that were read since its last call.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk differ from their checksum.
     """
     started = time.perf_counter()
     directory, ids = extraction.storage, parse_ids(extraction.ids)
@@ -76,13 +76,13 @@ def cluster_layers(
 
     Args:
         extraction: of a cache of the format "none".
-        identity: what is asked of it.
-        layers: some or all of the question's.
+        identity: settings of the clustering.
+        layers: some or all of the identity's.
         workers: runs of the model at a time.
         progress: as of `LayerRows`.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk differ from their checksum.
         ModelError: the model file is missing or was replaced.
     """
     started = time.perf_counter()
@@ -133,7 +133,7 @@ def read_clustering(directory: Storage, file: str) -> Clustering | None:
 
 
 def write_clustering(directory: Storage, file: str, clustering: Clustering) -> None:
-    """Atomically."""
+    """Write the file atomically."""
     scalars = [clustering.inertia, clustering.distinct, clustering.zero_rows, clustering.passes]
     with directory.write(file) as partial, partial.open("wb") as opened:
         np.savez(
@@ -173,7 +173,7 @@ def trace_paths(extraction: ExtractionRecord, identity: SetIdentity, clusterings
     """Join the layers to cluster paths: a parquet file with the columns that `SetRecord` describes.
 
     Raises:
-        CacheError: a layer's clustering is gone, or is not of these examples.
+        CacheError: a layer's clustering is missing, or is not of these examples.
     """
     directory, ids = extraction.storage, parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "file", "split", "label", "prediction"])

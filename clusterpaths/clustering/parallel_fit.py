@@ -41,24 +41,24 @@ from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.records import Distance
 from clusterpaths.storage import Storage, StoredRecord
 
-PARALLEL_FROM = 1_000_000  # examples; below, the one stream of `kmeans.cluster_rows` is quick enough, and reads less
+PARALLEL_FROM = 1_000_000  # examples; below, the single stream of `kmeans.cluster_rows` is fast enough, and reads less
 PART_ROWS = 1 << 16  # a multiple of the default shard size: few shards span two parts
 ITERATIONS = 10  # each reads all activations once
 TOLERANCE = 1e-4  # share of the inertia that an iteration must gain for another to follow
 
 
 class LayerFit(StoredRecord):
-    """Where the fit of a layer stands.
+    """State of the fit of a layer.
 
     Attributes:
         directory: of the fit's files.
         layer: its name.
         part_rows: examples in each part; the last has the rest.
         parts: how many there are.
-        iteration: that comes next, from 0; its centroids lie in the directory.
+        iteration: the next one, from 0; its centroids are in the directory.
         distinct: different rows in the sample that gave the seeds.
-        seeded_again: how often empty clusters were given new seeds.
-        inertia: of the iteration before; None at the start, and after seeds were given.
+        seeded_again: how often empty clusters were re-initialised.
+        inertia: of the iteration before; None at the start, and after a re-initialisation.
         done: the layer's clustering is written.
     """
 
@@ -147,7 +147,7 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
     """Assign and add up one part's rows for the fit's centroids, into a file; an existing file is reused.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk differ from their checksum.
     """
     centroids = _read_centroids(fit)
     if _read_part(fit, part, centroids) is not None:

@@ -1,6 +1,6 @@
 """Explain one image by a set: `clusterpaths explain face.jpg --set CelebA`.
 
-Prints how the model came to its decision, and draws it as a page. No flow: it takes seconds.
+Prints the decision and the cluster path, and writes a page. Not a flow: it takes seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clusterpaths.sets.published import PublishedSet
 
 
 class ExplainConfig(Record):
-    """By which set an image is explained, and how that is shown."""
+    """Options of `clusterpaths explain`."""
 
     set: str = Field(description="the set: NAME/set_NN of the results' directory, or NAME for its newest set")
     model: Path | None = Field(None, description="the set's classifier [where it was when the set was made]")
@@ -45,7 +45,7 @@ def explain(
     *,
     config: Annotated[ExplainConfig, cyclopts.Parameter(name="*")],
 ) -> None:
-    """Explain one image: its prediction, its cluster path, and what a set knows of both."""
+    """Explain one image: its prediction, its cluster path, and the set's statistics of both."""
     published = find_set(config.set, config.cache_root)
     explanation = explain_image(image.expanduser(), published, find_model(published, config.model))
     for warning in explanation.warnings:

@@ -58,7 +58,7 @@ def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")]
     if config.insecure and not config.local:
         sys.stdout.write("No token is required (--insecure): anybody who reaches this address may read every set.\n")
     sys.stdout.flush()
-    gc.freeze()  # what was imported stays: it need not be searched for garbage again and again
+    gc.freeze()  # imported objects stay: exclude them from garbage collection
     server = make_server(app)
     try:
         server.run(sockets=[listening])
@@ -76,7 +76,7 @@ def make_server(app: Any) -> uvicorn.Server:
         uvicorn.Config(
             app,
             log_config=None,
-            access_log=False,  # server/log.py writes one that escapes the content of requests
+            access_log=False,  # server/middleware/log.py writes one that escapes the content of requests
             server_header=False,
             ws="none",
             proxy_headers=False,  # the client is the connected address, whatever a header claims
@@ -89,7 +89,7 @@ def make_server(app: Any) -> uvicorn.Server:
 
 
 def require_extra() -> None:
-    """See that what the server is made of is installed.
+    """Check that the server's packages are installed.
 
     Raises:
         ConfigError: something is missing.
@@ -103,7 +103,7 @@ def require_extra() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there, taken before anything slow, so that a taken port is reported at once.
+    """A listening socket, opened before anything slow, so that a taken port is reported at once.
 
     Raises:
         ConfigError: the port is taken or may not be taken, or there is no such address.
@@ -137,14 +137,14 @@ def _cannot_bind(host: str, port: int, error: OSError) -> str:
 
 
 def address(host: str, listening: socket.socket) -> str:
-    """What to open in a browser."""
+    """The address to open in a browser."""
     port = listening.getsockname()[1]
     name = "localhost" if host in ("", "0.0.0.0", "::") else host
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def greeting(where: str, root: Storage, models: tuple[ModelSummary, ...]) -> str:
-    """Where to look, and what there is to see; or how to make some."""
+    """Lines for the terminal: address and sets; or how to publish a first set."""
     lines = [f"Open {where} in a browser; Ctrl-C ends the server."]
     with_sets = [model for model in models if model.sets]
     for model in with_sets:
@@ -159,7 +159,7 @@ def greeting(where: str, root: Storage, models: tuple[ModelSummary, ...]) -> str
 
 
 def set_up_log() -> None:
-    """Requests and what goes wrong, to stderr, a line each."""
+    """Log requests and errors to stderr, one line each."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     for name, level in (("clusterpaths", logging.INFO), ("uvicorn", logging.WARNING)):

@@ -29,7 +29,7 @@ class LRUCache(Generic[T]):
         size_of: size of one value; by default 1, so that `limit` is a number of values.
         largest: a larger value is returned and not cached [the limit].
         minimum: values that stay, however large they are; they are cached although larger than `largest`.
-        seconds: a value that is older is computed again.
+        seconds: an older value is computed again.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LRUCache(Generic[T]):
     def get(self, key: Hashable, compute: Callable[[], T], version: Hashable = None) -> T:
         """The cached value of this key, else a newly computed one; an exception of `compute` is not cached.
 
-        Of many threads that ask for a missing value one computes it; those that ask for other values do not wait.
+        Of many threads that request a missing value one computes it; requests for other values do not wait.
 
         Args:
             version: a value cached under another version is replaced.

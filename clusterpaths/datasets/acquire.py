@@ -18,7 +18,7 @@ def acquire(config: RunConfig, log: Callable[[str], None] = lambda _: None) -> D
 
     Raises:
         ConfigError: the data set needs a directory, and none is named.
-        DownloadError: the network failed; trying again can help.
+        DownloadError: the network failed; a retry can help.
         DatasetError: what is there, or came, is not that data set.
     """
     clear_caches()

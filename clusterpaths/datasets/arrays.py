@@ -1,6 +1,6 @@
 """Images in a NumPy file: uint8, (N, H, W, 3) or grey, with or without labels.
 
-Belongs here: which arrays of a file are what, and what is refused of them.
+Belongs here: the names and layouts of the arrays that are accepted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clusterpaths.datasets.folder_labels import MOST_CLASSES
 from clusterpaths.errors import DatasetError
 from clusterpaths.records import DatasetSpec
 
-# Names of the arrays for each split, as Keras (x_train), MedMNIST (train_images) and people write them.
+# Names of the arrays for each split, as in Keras (x_train), MedMNIST (train_images) and common use.
 _IMAGES = ("images", "image", "x", "data")
 _LABELS = ("labels", "label", "y", "targets")
 _SPLITS = {"": "", "train": "train", "val": "valid", "valid": "valid", "test": "test"}
@@ -45,7 +45,7 @@ class Arrays:
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """One row as an RGB image; OSError for what is no row's number."""
+        """One row as an RGB image; OSError for anything but a row's number."""
         return as_rgb(Image.fromarray(self._row(file)))
 
     def digest(self, file: str) -> int:
@@ -67,8 +67,8 @@ def open_arrays(spec: DatasetSpec) -> Arrays:
     """Open a .npy file (memory-mapped) or a .npz file (read completely), or the one that a directory holds.
 
     In a .npz the images are called images or x, or x_train, x_val and x_test (train_images ... too), the labels labels or
-    y, y_train ... A .npy's labels lie beside it as NAME_labels.npy or labels.npy; the record's `labels` names another
-    .npy file, which goes before all others. Labels count from 0; `class_names` in a .npz names them.
+    y, y_train ... The labels of a .npy are beside it as NAME_labels.npy or labels.npy; the record's `labels` names another
+    .npy file, which takes precedence. Labels count from 0; `class_names` in a .npz names them.
 
     Raises:
         DatasetError: no such file, no NumPy file, or arrays that are no uint8 images in this layout.
@@ -136,7 +136,10 @@ def _load(path: Path) -> NDArray[Any]:
 
 def _load_all(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:  # numpy leaves a bad file open
+        with (
+            path.open("rb") as stream,
+            np.load(stream, allow_pickle=False) as archive,
+        ):  # numpy leaves an invalid file open
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise _unreadable(path, error) from error
@@ -207,7 +210,7 @@ def _check_images(path: Path, key: str, images: NDArray[Any]) -> None:
 def _check_labels(
     path: Path, labelled: tuple[str, NDArray[Any]] | None, count: int, notes: list[str]
 ) -> NDArray[np.int16]:
-    """(count,) labels; -1 all over, and a note, where there are none."""
+    """(count,) labels; all -1, and a note, where there are none."""
     if labelled is None:
         notes.append(f"There are no labels for {count:,} images of {path.name}.")
         return np.full(count, -1, np.int16)

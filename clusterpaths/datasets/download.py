@@ -1,7 +1,7 @@
 """Getting CelebA's files: from the network by torchvision, and out of their zip.
 
-Belongs here: what may go wrong between a file host and a complete file on disk. Reading the files is celeba.py's;
-trying again after a failure is the task's.
+Belongs here: errors between the file host and a complete file on disk. Reading the files is `celeba.py`; retries are up to
+the task.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def download_celeba(root: Path, progress: Progress | None = None) -> Path:
     unpacked of all images.
 
     Raises:
-        DownloadError: the network failed, or the download is corrupted; trying again can help.
-        QuotaError: the file host has no quota left for a file, or does not give it out.
+        DownloadError: the network failed, or the download is corrupted; a retry can help.
+        QuotaError: the file host has no quota left for a file, or does not serve it.
         DatasetError: the host answered with some other web page.
         DiskError: no room, or no permission to write.
         InputError: gdown is not installed.
@@ -66,7 +66,7 @@ def _torchvision_celeba(folder: Path, progress: Progress | None) -> None:
     from torchvision.datasets import CelebA  # slow to import (torch), so only here
 
     class Fetched(CelebA):  # type: ignore[misc]  # torchvision ships no types
-        """torchvision's CelebA, its files and checksums, but nothing half-done is ever left under a final name."""
+        """torchvision's CelebA, its files and checksums, without ever leaving an incomplete file under a final name."""
 
         def download(self) -> None:
             files = sorted(self.file_list, key=lambda entry: entry[2] == ZIP_NAME)
@@ -80,7 +80,9 @@ def _torchvision_celeba(folder: Path, progress: Progress | None) -> None:
                 unpack_images(folder / ZIP_NAME, progress)
 
     try:
-        Fetched(str(folder.parent), split="all", target_type=[], download=True)  # its end: torchvision reads them all
+        Fetched(
+            str(folder.parent), split="all", target_type=[], download=True
+        )  # verifies the result: torchvision reads all annotations
     except RuntimeError as error:
         raise DownloadError(f"torchvision does not accept the files in {folder}: {error}. Run again.") from error
 
@@ -111,7 +113,7 @@ def _fetch(file_id: str, md5: str, path: Path) -> None:
 
 
 def _explained(error: Exception, came: Path, path: Path) -> ClusterPathsError:
-    """The house's error for what torchvision, gdown, requests or the disk raised; `came` is what was received."""
+    """The library's error for one of torchvision, gdown, requests or the disk; `came` is what was received."""
     if isinstance(error, OSError) and error.errno in (*_NO_ACCESS, *_NO_ROOM) and not _by_network(error):
         return disk_error(error, f"download {path.name}", path.parent)
     if came.is_file():
@@ -127,7 +129,7 @@ def _explained(error: Exception, came: Path, path: Path) -> ClusterPathsError:
             f"up. Wait a day and run again; or {_by_hand(path)}."
         )
     if not isinstance(error, (OSError, RuntimeError)) and type(error).__module__.partition(".")[0] != "gdown":
-        raise error  # a bug, here or there: let it show its traceback
+        raise error  # a bug: let it show its traceback
     if came.is_file():
         reason += f" {came.stat().st_size:,} bytes came and their checksum is wrong; they were thrown away."
     return DownloadError(
@@ -148,7 +150,7 @@ def _by_hand(path: Path) -> str:
 
 
 def _keep_aside(path: Path) -> None:
-    """Make way for the downloaded file without losing what a person may have put there."""
+    """Move an existing file out of the way of the downloaded one, without deleting it."""
     if path.exists():
         aside = path.with_name(f"{path.name}.replaced")
         path.replace(aside)
@@ -166,7 +168,7 @@ def _quiet_unless_terminal() -> Iterator[None]:
 
 
 def celeba_folder(root: Path) -> Path:
-    """Where files put by hand or by the download belong: `root` itself if it is a celeba directory, else root/celeba."""
+    """The directory for downloaded or manually placed files: `root` itself if it is a celeba directory, else root/celeba."""
     root = Path(root)
     is_celeba = root.resolve().name == "celeba" and not (root / "celeba").is_dir()
     return root if is_celeba else root / "celeba"
@@ -198,7 +200,7 @@ def unpack_images(archive: Path, progress: Progress | None = None) -> int:
     """Unpack the images of `archive` into the directory img_align_celeba beside it; return their number.
 
     All or nothing: the images go to a .partial directory which is renamed at the end; one left by a killed run is
-    thrown away. Only files named by a number are taken, all into one directory.
+    deleted. Only files named by a number are unpacked, all into one directory.
 
     Raises:
         DatasetError: no zip, a corrupted one, no images in it, or member names that lead out of the directory.
@@ -250,7 +252,7 @@ def image_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str
     """The members that are images, by bare file name.
 
     Raises:
-        DatasetError: none is, one comes twice, or a name leads out of the directory.
+        DatasetError: there are none, one is there twice, or a name leads out of the directory.
     """
     images: dict[str, zipfile.ZipInfo] = {}
     for member in members:

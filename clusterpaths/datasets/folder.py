@@ -22,7 +22,7 @@ from clusterpaths.records import DatasetSpec
 LABELS = "labels.csv"
 """Used as labels where it is beside the images and no other file is named."""
 
-_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows the names and cannot read the pixels by itself
+_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow recognises these formats but cannot decode them
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _scan(root: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
 def _walk(
     folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...], ignored: list[str]
 ) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Files in and below a directory. Links to directories are followed, but not back into a directory that we are in."""
+    """Files in and below a directory. Links to directories are followed, but not into a directory that contains them."""
     state = os.stat(folder)  # noqa: PTH116  it may be a string: Path objects cost more than the scan
     here = (*above, (state.st_dev, state.st_ino))
     if here[-1] in above:

@@ -1,6 +1,6 @@
 """A CSV file that labels the images of a directory.
 
-Belongs here: the file's columns, and its rows against the images that are there. Finding images is folder.py's.
+Belongs here: the file's columns, and its rows against the images that are there. Finding images is `folder.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from clusterpaths.datasets.base import ExampleTable, nearest
 from clusterpaths.errors import DatasetError
 
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
-"""What people call the splits -> what we do."""
+"""Common names of splits -> ours."""
 
 MOST_CLASSES = 32_767  # labels are int16
 
-_COMPARED = 10_000  # names that a misspelt one is compared with: a second
+_COMPARED = 10_000  # names compared with a misspelt one: takes a second
 
 _CODES = {"1": 1, "-1": -1, "0": 0}
 
@@ -32,8 +32,8 @@ def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTa
 
     Columns `file` and `label`, in any order; `split` if it is there; any other column that holds only 1, -1 and 0
     becomes an attribute. Without a line of names: two columns, file and label. Separated by commas, semicolons or
-    tabs. Labels that are all integers from 0 are class numbers; any others are names, sorted. An empty one is
-    no label, and so is an image without a row.
+    tabs. Labels that are all integers from 0 are class numbers; any others are names, sorted. An empty one means
+    no label, as does an image without a row.
 
     Raises:
         DatasetError: no such file, no text, a column missing, or a row that names an image unknown or named before.

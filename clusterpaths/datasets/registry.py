@@ -160,7 +160,7 @@ def fetch(spec: DatasetSpec, log: Log = lambda _: None) -> None:
     """Download a data set that is missing, where that is possible; `log` gets the progress messages.
 
     Raises:
-        DownloadError: the network failed; trying again can help.
+        DownloadError: the network failed; a retry can help.
         DatasetError: no such data set, or what came is not it.
     """
     source = find_source(spec.name)

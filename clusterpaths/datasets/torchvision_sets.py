@@ -1,7 +1,7 @@
-"""Classification data sets of torchvision, as torchvision itself lays out, checks and decodes them.
+"""Classification data sets of torchvision, in torchvision's layout, checked and decoded by torchvision.
 
-Belongs here: which ones, their splits, and where each stores labels and files. torchvision is slow to import (it brings
-torch) and is imported only when such a data set is opened.
+Belongs here: the list of data sets, their splits, and where each stores labels and files. torchvision is slow to import
+(it imports torch) and is imported only when such a data set is opened.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _by_split(*names: str) -> tuple[tuple[str, dict[str, Any]], ...]:
 
 
 # Our split and the constructor's arguments for it, in order of the ids. Parts without labels (STL10's unlabeled) and
-# SVHN's half a million extra images are not taken.
+# SVHN's half a million extra images are not used.
 _SETS: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     **dict.fromkeys(("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST", "QMNIST", "USPS"), _BY_TRAIN),
     **dict.fromkeys(("ImageFolder", "EuroSAT", "Caltech101", "Caltech256", "SUN397", "SEMEION"), _ALL),
@@ -62,8 +62,8 @@ class TorchvisionSet:
     """A data set of torchvision; see `Dataset` for the members.
 
     Attributes:
-        parts: torchvision's own objects, one a split, by the name that begins the names of their examples.
-        paths: name -> path of each example with a file of its own.
+        parts: torchvision's own objects, one per split, by the prefix of their examples' names.
+        paths: name -> path of each example that has its own file.
     """
 
     name: str
@@ -78,7 +78,7 @@ class TorchvisionSet:
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """One image as torchvision gives it, in RGB; OSError for what is no example's name."""
+        """One image from torchvision, in RGB; OSError for anything but an example's name."""
         path = self.paths.get(file)
         return self._decode(file) if path is None else open_rgb(path)
 
@@ -138,8 +138,8 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
     """Have torchvision download what is not there yet of all splits into the root, and check it.
 
     Raises:
-        DownloadError: the network failed, or the download is corrupted; trying again can help.
-        DatasetError: no such data set, or one that nobody gives out any more or that torchvision cannot download.
+        DownloadError: the network failed, or the download is corrupted; a retry can help.
+        DatasetError: no such data set, or one that is no longer hosted or that torchvision cannot download.
         DiskError: no room, or no permission to write.
         InputError: torchvision or a package that it needs for this one is not installed.
     """
@@ -218,7 +218,7 @@ def _class(name: str) -> Any:
 
 
 def _can_download(kind: Any) -> bool:
-    """Whether the constructor, or the one that it hands its other arguments to, knows `download`."""
+    """Whether the constructor, or the one that it passes its other arguments to, accepts `download`."""
     return any("download" in inspect.signature(base.__init__).parameters for base in kind.__mro__)
 
 
@@ -275,7 +275,7 @@ def _classes(data: Any) -> tuple[str, ...]:
 
 
 def _own_files(data: Any) -> list[Path]:
-    """The file of each example, in order; empty where they have none of their own."""
+    """The file of each example, in order; empty where they have no separate files."""
     for attribute in _PAIRS:
         pairs = getattr(data, attribute, None)
         if pairs is not None and len(pairs) == len(data) and all(isinstance(first, (str, Path)) for first, _ in pairs):

@@ -3,7 +3,7 @@
 Belongs here: which examples each number is measured on. The measures are in `metrics/`, the images in `perturb.py`, the
 record in `record.py`.
 
-The set's own clustering saw every example. Alignment and OOD detection are evaluated on a held-out 20%: each layer is
+The set's own clustering was fitted on every example. Alignment and OOD detection are evaluated on a held-out 20%: each layer is
 clustered again on the other 80% with the set's k, distance and seed. That measures how such a clustering generalises, and
 differs from the published one by a fifth of its data. Path agreement is of the published centroids.
 
@@ -203,14 +203,14 @@ class _Seen:
     """Paths, features and class scores of m images."""
 
     published: NDArray[np.int16]  # (m, L) paths by the set's centroids
-    clusters: NDArray[np.int16]  # (m, L) by those of the clustering again
+    clusters: NDArray[np.int16]  # (m, L) by those of the refitted clustering
     distances: NDArray[np.float32]  # (m, L) to the latter
     features: NDArray[np.float32]  # (m, d)
     logits: NDArray[np.float32] | None  # (m, classes)
 
 
 class _Probe:
-    """Sends images through the model."""
+    """Runs the model on images."""
 
     def __init__(self, published: PublishedSet, job: ExtractionJob, again: Refit, seed: int, decides: bool) -> None:
         record = published.record

@@ -58,7 +58,7 @@ def cluster_again(
         seed: of the projection; the clustering has the set's own.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk differ from their checksum.
     """
     shape, last = (len(sample), len(record.layers)), record.layers[-1]
     clusters, distances = np.empty(shape, np.int16), np.empty(shape, np.float32)

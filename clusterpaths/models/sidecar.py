@@ -1,7 +1,7 @@
-"""How a model wants its images, from a JSON file beside it: Hugging Face's preprocessor_config.json, or torchvision's.
+"""Preprocessing of a model, from a JSON file beside it: Hugging Face's preprocessor_config.json, or torchvision's.
 
-Belongs here: finding the file and reading the two dialects into `Preprocessing`. What a run makes of it, and what wins
-over it, is `preprocessing.resolve_preprocessing`.
+Belongs here: finding the file and reading the two dialects into `Preprocessing`. How a run uses it, and what takes
+precedence, is `preprocessing/prepare.py`.
 
 Sources: transformers' BaseImageProcessor (keys image_mean, image_std, do_rescale, rescale_factor, resample, size,
 crop_size, crop_pct) and torchvision.transforms._presets.ImageClassification (keys mean, std, resize_size, crop_size,
@@ -37,13 +37,13 @@ def read_sidecar(path: Path, size: tuple[int, int] | None) -> Preprocessing | No
         size: (height, width) that the model fixes; None where it leaves it open, and the file decides.
 
     Raises:
-        ModelError: the file cannot be read, or names what is not known here.
+        ModelError: the file cannot be read, or has unknown values.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         if path.name != HUGGING_FACE:
-            return None  # a file of the same name that need not be meant for us
+            return None  # a file of the same name, possibly of another program
         raise ModelError(f"{path} is not JSON: {error}. Correct it, or remove it and use --preprocessing.") from error
     if not isinstance(content, dict):
         return None

@@ -1,7 +1,7 @@
 """From an image to the model's input.
 
 Belongs here: presets, resolving them against options and the model's own metadata, and the arithmetic.
-Preprocessing is part of the model: the wrong one makes a good model look like chance.
+Preprocessing is part of the model: a wrong one reduces a good model to chance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from clusterpaths.records import Channels, ModelRecord, Preprocessing, Preset, R
 
 PRESETS: dict[str, dict[str, object]] = {
     "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},  # torchvision's models
-    "unit": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},  # plain x / 255
+    "unit": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},  # x / 255
     "symmetric": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},  # -1 … 1
     "raw": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "scale": 1.0},  # 0 … 255
 }
@@ -39,7 +39,7 @@ def resolve_preprocessing(
     """The preprocessing of a run, and a sentence on where it comes from.
 
     Each option takes precedence over the model's metadata or the file beside it, and these over `default`. The
-    preset "auto" is none: what it finds is up to `preprocessing_check`.
+    preset "auto" is none: its choice is up to `preprocessing/check.py`.
 
     Raises:
         ConfigError: mean without std, a wrong number of channels, std of 0, or an image too small to cut from.
@@ -86,7 +86,7 @@ def default_preset(model: ModelRecord, of_data: str | None) -> Preset:
 
 
 def geometry(preprocessing: Preprocessing) -> str:
-    """What a person reads: 64x64 bilinear, or 224x224 bicubic from the centre of 256."""
+    """Text for people: 64x64 bilinear, or 224x224 bicubic from the centre of 256."""
     size = f"{preprocessing.size[0]}x{preprocessing.size[1]} {preprocessing.resize}"
     cut = f" from the centre of {preprocessing.shorter}" if preprocessing.shorter else ""
     return size + cut + ("" if preprocessing.antialias else " without antialiasing")
@@ -98,7 +98,7 @@ def preset_preprocessing(name: str, size: tuple[int, int], channels: Channels = 
 
 
 def called(preprocessing: Preprocessing) -> str:
-    """What a person reads: imagenet, or imagenet BGR."""
+    """Text for people: imagenet, or imagenet BGR."""
     return preprocessing.name if preprocessing.channels == "RGB" else f"{preprocessing.name} BGR"
 
 

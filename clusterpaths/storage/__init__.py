@@ -1,6 +1,6 @@
 """Storage of documents and arrays: a local directory or object storage behind one interface. Callers do not depend on which.
 
-`open_storage` makes it of an address. Records that cross machines hold addresses, not paths.
+`open_storage` opens an address. Records that cross machines hold addresses, not paths.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def open_storage(address: StorageLike) -> Storage:
 
 
 def parse_address(value: Any) -> Any:
-    """An address as it was given: a path as text, s3://BUCKET/PREFIX without a slash at its end, all else as it is.
+    """An address as it was given: a path as text, s3://BUCKET/PREFIX without a slash at its end, anything else unchanged.
 
     Raises:
         ValueError: no such address.
@@ -45,7 +45,7 @@ def parse_address(value: Any) -> Any:
         return str(Path(value))
     bucket, *prefix = match[1].rstrip("/").split("/")
     if not _BUCKET.fullmatch(bucket) or any(part in ("", ".", "..") or set(part) & set("?#@\\") for part in prefix):
-        # not repeated: people write credentials into addresses
+        # not repeated: addresses may contain credentials
         raise ValueError("should be s3://BUCKET/PREFIX without anything else; credentials come from the environment")
     return f"{SCHEME}{'/'.join([bucket, *prefix])}"
 

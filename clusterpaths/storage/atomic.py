@@ -1,6 +1,6 @@
 """Writing local files so that a reader, or a crash, sees either the old or the complete new one.
 
-Belongs here: the `.partial` sibling, flush, rename. What is written is the caller's business.
+Belongs here: the `.partial` sibling, flush, rename. The content is up to the caller.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One run at a time in a directory of a bucket: a lock object that its holder renews.
 
-Belongs here: `Storage.lock` for an s3:// address. The object stores its holder and the time it expires. A run that dies
-leaves it there: the next one takes it over once it has expired, or at once where the dead process was of this machine.
-Clocks of the machines must agree to within a minute. Should a holder lose its lease all the same (it stood still for
-longer), it finds out before it writes a manifest or a set: `require_held`.
+Belongs here: `Storage.lock` for an s3:// address. The object stores its holder and its time of expiry. A run that dies
+leaves it behind: the next one takes it over once it has expired, or at once where the dead process was of this machine.
+Clocks of the machines must agree to within a minute. If a holder loses its lease all the same (suspended for
+longer), it notices before it writes a manifest or a set: `require_held`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def leased(bucket: str, key: str, url: str, wait: float, log: Callable[[str], No
 
     Raises:
         CacheError: another run still holds it after `wait` seconds.
-        StorageError: the storage does not answer, or refuses.
+        StorageError: the storage does not answer, or refuses access.
     """
     lease = _Lease(bucket, key, url)
     lease.acquire(wait, log)
@@ -149,7 +149,7 @@ class _Lease:
         """Mark it as over (expires 0), if it is still this run's."""
         if self.lost:
             return
-        try:  # by writing on a condition: a delete could hit the lock of another
+        try:  # a conditional write: a delete could remove the lock of another run
             self._put(self._content(expires=0), self._etag, _LET_GO)
         except StorageError:
             log(

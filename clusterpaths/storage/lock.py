@@ -17,7 +17,7 @@ from clusterpaths.storage.atomic import disk_errors
 
 @contextlib.contextmanager
 def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Iterator[None]:
-    """As `Storage.lock`; the system lets go of it when a process dies, however it does.
+    """As `Storage.lock`; the system releases it whenever the process ends.
 
     Raises:
         CacheError: another run still holds it after that time.

@@ -1,6 +1,6 @@
 """From a trained network to the bytes of one ONNX file, checked by running it.
 
-Belongs here: torch's exporter, what it leaves behind, and the metadata. Training is `train.py`.
+Belongs here: torch's exporter, cleaning up its output, and the metadata. Training is `train.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Train a small image classifier on a labelled data set and write it as one ONNX file that explains itself.
+"""Train a small image classifier on a labelled data set and write it as one ONNX file with its metadata.
 
 Belongs here: splitting, decoding, training, measuring and exporting. Drawing faces is
-`datasets/faces.py`; finding cluster paths through the model that comes out is every other stage.
+`datasets/drawn_faces/`; the cluster paths of the model are found by the other stages.
 
 torch is imported inside functions only: it takes seconds, and no other stage needs it.
 """
@@ -39,9 +39,9 @@ SIZE = (64, 64)
 PREPROCESSING = Preprocessing(
     name="imagenet", size=SIZE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1 / 255, resize="bilinear"
 )
-MIN_LABELLED = 5  # training examples of a class, below which its accuracy would be luck
+MIN_LABELLED = 5  # training examples of a class, below which its accuracy would be chance
 _VALIDATION_SHARE = 0.1  # of the training examples, to choose the best epoch by
-_HELD_OUT_SHARE = 0.2  # where the data set knows no splits
+_HELD_OUT_SHARE = 0.2  # where the data set has no splits
 _MAX_UNREADABLE = 0.1
 
 Log = Callable[[str], None]
@@ -99,12 +99,12 @@ class TrainConfig(BaseModel):
     def output_path(self) -> Path:
         """The ONNX file to write."""
         stem = "SampleFaces_CNN" if self.dataset == "faces" else "CelebA_CNN"
-        name = stem + (f"_cue_{self.cue}" if self.cue else "") + ".onnx"  # never over the sample's own model
+        name = stem + (f"_cue_{self.cue}" if self.cue else "") + ".onnx"  # never the path of the sample's own model
         return (self.output or roots.models_root() / name).expanduser().absolute()
 
 
 class TrainRecord(Record):
-    """What was trained on what, and how well it does on examples it never saw."""
+    """Record of a training: model, data, and accuracy on held-out examples."""
 
     dataset: str
     classes: tuple[str, ...]
@@ -138,13 +138,13 @@ class _Parts:
 def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig, log: Log) -> TrainRecord:
     """Train on the labelled examples, measure on held-out ones, and write config.output_path.
 
-    Trains on the split "train" and measures on "valid" and "test"; where the table does not know splits,
+    Trains on the split "train" and measures on "valid" and "test"; where the table has no splits,
     a fifth of each class, drawn by the seed, is held out. A tenth of the training examples only chooses
     the best epoch. On one machine the same configuration and images give the same file, byte for byte.
 
     Raises:
         DatasetError: no labels, a class with too few of them, or too many unreadable images.
-        ModelError: the exported file does not compute what was trained.
+        ModelError: the exported file does not compute the same as the trained network.
         DiskError: the file cannot be written.
     """
     started = time.perf_counter()
@@ -279,7 +279,7 @@ def _decode(
 
 @contextmanager
 def _repeatable(seed: int) -> Iterator[Any]:
-    """torch, seeded, on one thread (sums in one order), and as it was before afterwards."""
+    """torch, seeded and on one thread (sums in a fixed order); restored on leaving."""
     import torch
 
     threads = torch.get_num_threads()
@@ -374,7 +374,7 @@ def _augmented(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[n
 
 
 def _logits(torch: Any, model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(n, classes) of (n, h, w, 3), in pieces that fit anywhere."""
+    """(n, classes) of (n, h, w, 3), in batches of limited memory."""
     model.eval()
     pieces: list[NDArray[np.float32]] = []
     with torch.no_grad():

@@ -1,10 +1,10 @@
-"""Drawn faces in CelebA's own layout: a sample to try everything on without a download or a licence.
+"""Drawn faces in CelebA's layout: a sample that needs no download and no licence.
 
-Belongs here: the random choices that make a face, what they are called, and how a directory of faces is
-written. How a face is painted is `face_painting.py`; how such a directory is read is `celeba.py`, which
+Belongs here: the random choices that make a face, their names, and how a directory of faces is
+written. How a face is painted is `painting.py`; how such a directory is read is `celeba.py`, which
 cannot distinguish it from the real one.
 
-One more thing in the picture is one more field of `FacePlan`, its choice in `_plan` (made last, so that the faces
+A new feature of the picture is a new field of `FacePlan`, its choice in `_plan` (made last, so that the faces
 themselves stay as they are), and one call in `paint`. A planted shortcut is `cue.py`.
 """
 
