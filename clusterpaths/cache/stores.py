@@ -107,7 +107,7 @@ class NpyStore(_Store):
         header = _npy_header(values[0])
         with disk_errors(folder):
             for example, value in zip(ids.tolist(), values, strict=True):
-                with open(f"{folder}/{example}.npy", "wb", buffering=0) as file:  # noqa: PTH123 - hot: 5 files an image
+                with open(f"{folder}/{example}.npy", "wb", buffering=0) as file:  # noqa: PTH123 - hot: 5 files per image
                     written = os.writev(file.fileno(), [header, value.data])
                     if written != len(header) + value.nbytes:  # a full disk shows as a short write first
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

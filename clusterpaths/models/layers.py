@@ -186,7 +186,7 @@ def choose_layers(
         asked: any mixture of "auto", "auto:N", names, patterns (conv*, layer?.1) and tensor names. None: the
             outputs that the model itself puts out beside its logits, where a layer is among them, else "auto".
         shapes: tensor -> shape of one example, as `inferred_shapes` gives them. `auto` skips layers of a single
-            value, and over those without a row an image (None).
+            value, and layers without one row per image (None).
 
     Raises:
         ModelError: an unknown layer (with the nearest names), a pattern that fits none, auto:0, a tensor that does not

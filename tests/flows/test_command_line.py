@@ -310,7 +310,7 @@ def test_a_disk_that_fills_up_while_extracting_keeps_what_was_recorded_and_the_r
     argv = ("--subset", subset, "--shard-size", "8", "--cache-format", cache_format, "--workers", "1")
     code, shown = celeba_in_process(capsys, *argv, data=faces, cache=small_disk)
     assert code == 2
-    assert_one_paragraph(shown, "The disk is full: writing", "run the same command again")
+    assert_one_paragraph(shown, "The disk is full: writing", "run the command again")
     assert "retry" not in shown.lower()
     assert not list(small_disk.rglob("set_*"))
     [cache] = small_disk.iterdir()

@@ -178,7 +178,7 @@ def test_an_image_of_another_content_and_the_same_size_is_noticed(
     state, _ = run_images(**options, fingerprint=fingerprint)
     assert state.is_failed()
     assert image.name in str(state.message)
-    assert "another name, size or content" in str(state.message)
+    assert "changed in name, size or content" in str(state.message)
 
 
 def test_a_copy_with_other_times_is_the_same_data(by_class: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def _is_complete(folder: Path, record: dict[str, Any]) -> bool:
     if stored != record:
         holds = "no readable faces.json" if stored is None else f"faces drawn with {_words(stored)}"
         raise DatasetError(
-            f"{folder} already exists with {holds}; wanted were faces drawn with {_words(record)}. Nothing was "
+            f"{folder} already exists with {holds}; expected faces drawn with {_words(record)}. Nothing was "
             "changed. Name another data directory, or remove this one if nobody needs it, and run the command again."
         )
     images = {path.name for path in (folder / _IMAGES).glob("*.jpg")}

@@ -124,7 +124,7 @@ def test_each_difference_is_refused_by_name(tmp_path: Path, changes: dict[str, A
     text = refused(tmp_path, changes)
     assert all(re.search(message, text) for message in messages), text
     assert str(tmp_path) in text
-    assert "Use another --name to keep both, or --refresh" in text
+    assert "Use another --name to preserve both, or --refresh" in text
 
 
 def test_all_differences_are_listed_at_once(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_one_layer_is_advised_where_it_does_as_well(chosen: Choice) -> None:
     assert len(advised) == 1
     assert len(advised[0].layers) == 1
     assert advised[0].paths == 4
-    assert chosen.advice.startswith("Fewer layers would do: ")
+    assert chosen.advice.startswith("Fewer layers would suffice: ")
 
 
 def test_the_same_seed_gives_the_same_bytes_and_the_record_comes_back(

@@ -126,7 +126,7 @@ def test_files_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
     for name in ("objects.npy", "text.npy", "cut.npz"):
         with pytest.raises(DatasetError, match=rf"{name} cannot be read as a NumPy file .* Save it again"):
             opened(tmp_path / name)
-    with pytest.raises(DatasetError, match=r"called neither \.npy nor \.npz"):
+    with pytest.raises(DatasetError, match=r"is neither \.npy nor \.npz"):
         opened(tmp_path / "a.txt")
     with pytest.raises(DatasetError, match="does not exist"):
         opened(tmp_path / "nowhere.npz")

@@ -249,7 +249,7 @@ def test_csv_may_be_named_from_the_image_folder(tmp_path: Path) -> None:
         ("image,class\nanna/1.png,a\n", "has the columns image, class: file and label is missing"),
         ("anna/1.png,a,1\n", "has 3 columns and no line of names"),
         ("file,label,label\n", "has the columns file, label, label; expected each name once"),
-        ("file,label\nanna/1.png\n", "line 2, has 1 values; expected 2, one a column"),
+        ("file,label\nanna/1.png\n", "line 2, has 1 values; expected 2, one per column"),
         ("file,label,split\nanna/1.png,a,dev\n", "line 2, has the split 'dev'; expected train, valid or test"),
         ("file,label\nanna/1.png,40000\n", "line 2, has the label 40,000; expected class numbers below 32,767"),
         ('file,label\nanna/1.png,"a\n', "line 2, is no CSV: unexpected end of data"),

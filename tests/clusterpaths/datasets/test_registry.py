@@ -174,7 +174,7 @@ def test_a_package_that_raises_or_gives_nonsense_is_named(
     message = str(caught.value)
     assert expected in message
     assert "The data set 'two' (entry point pkg_bad:Two of pkg_bad 1.2)" in message
-    assert "tell its authors" in message or "Report it to the package's authors" in message
+    assert "report it to its authors" in message or "Report it to the package's authors" in message
 
 
 def test_an_error_of_ours_passes_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ BAD = [
         with_inputs((FLOAT, [1, 3, 8, 8]), (FLOAT, [1])),
         r"has 2 inputs \(in0 float \(1, 3, 8, 8\), in1 float \(1\)\)",
     ),
-    ("no layer", with_inputs((FLOAT, [1, 3, 8, 8])), r"no layer to look into"),
+    ("no layer", with_inputs((FLOAT, [1, 3, 8, 8])), r"no layer to extract"),
 ]
 
 

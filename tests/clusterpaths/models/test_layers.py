@@ -378,7 +378,7 @@ def test_tensor_that_is_the_same_for_all_images_is_refused() -> None:
 def test_model_without_layers_is_refused_but_its_tensors_may_be_named(asked: tuple[str, ...] | None) -> None:
     model = graph_model(node("Relu", ["x"], ["a/b:0"]), node("Identity", ["a/b:0"], ["y"]), output="y")
     assert find_layers(model, "y") == []
-    with pytest.raises(ModelError, match="no layer to look into"):
+    with pytest.raises(ModelError, match="no layer to extract"):
         choose_layers([], model, asked)
     assert [layer.name for layer in choose_layers([], model, ("a/b:0",))] == ["a_b_0"]
 

@@ -106,7 +106,7 @@ def test_without_the_extra_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch)
 def test_credentials_are_not_sent_in_the_clear_to_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://storage.example:9000")
     monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
-    with pytest.raises(ConfigError, match=r"storage\.example would be asked over http"):
+    with pytest.raises(ConfigError, match=r"storage\.example would be accessed over http"):
         objects.store_of("some-bucket")
 
 
