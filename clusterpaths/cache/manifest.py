@@ -202,12 +202,12 @@ def require_same(
         if has != wants:
             differences.append(f"preprocessing {field}: stored {has}, required {wants}")
     for layer, wanted in required.layers.items():
-        kept = stored.layers.get(layer)
-        if kept is None:
+        has = stored.layers.get(layer)
+        if has is None:
             differences.append(f"layers: stored {', '.join(stored.layers)}, required also {layer}")
-        elif (kept.tensor, kept.shape) != (wanted.tensor, wanted.shape):
+        elif (has.tensor, has.shape) != (wanted.tensor, wanted.shape):
             differences.append(
-                f"layer {layer}: stored {kept.tensor} {kept.shape}, required {wanted.tensor} {wanted.shape}"
+                f"layer {layer}: stored {has.tensor} {has.shape}, required {wanted.tensor} {wanted.shape}"
             )
     if format_asked and stored.format != required.format:
         differences.append(f"cache format: stored {stored.format}, required {required.format}")

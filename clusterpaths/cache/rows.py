@@ -112,8 +112,8 @@ class LayerRows:
             record = self._records[shard]
             own = record.row_ids()
             at = np.searchsorted(self.ids, own)
-            whole = check.next_row == record.start + len(own)
-            if whole or shard in self._read_again or not np.array_equal(self.ids[at.clip(max=len(self) - 1)], own):
+            complete = check.next_row == record.start + len(own)
+            if complete or shard in self._read_again or not np.array_equal(self.ids[at.clip(max=len(self) - 1)], own):
                 continue
             del self._checks[shard]
             self._read_again.add(shard)  # once, however often these rows are read

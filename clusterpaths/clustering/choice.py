@@ -69,24 +69,26 @@ def sentence(
     each = [", ".join(f"{layer}={choice.k_per_layer[layer]}" for layer in layers) for layers in (given, left)]
     ks = ", ".join([f"{each[0]} (as given)"] * bool(given) + [each[1]] * bool(left))
     taken = f"{choice.distance} distance{'' if distance == 'auto' else ' (as given)'} and k {ks}"
-    whole = next(one for one in choice.layer_sets if one.distance == choice.distance and set(one.layers) == set(asked))
+    all_layers = next(
+        one for one in choice.layer_sets if one.distance == choice.distance and set(one.layers) == set(asked)
+    )
     nothing = tuple(layer for layer in choice.carries_nothing if layer in left)
     of_each = f"for {'these' if given else 'each layer'}"
-    if whole.daf is None or whole.interval is None or choice.baseline is None:
+    if all_layers.daf is None or all_layers.interval is None or choice.baseline is None:
         why = "the model predicts one class only" if one_class else "there are no class scores"
-        rule = f"{of_each} the most clusters that come again with another seed and are as well apart as any; "
+        rule = f"{of_each} the most clusters that are stable over seeds and as well separated as any; "
         return (
             f"Chosen: {taken}, by stability over seeds because {why}: {rule * bool(left)}complete paths have an adjusted "
-            f"Rand index of {whole.stability:.2f} between seeds{_listed(nothing, 'no stable clusters', '')}."
+            f"Rand index of {all_layers.stability:.2f} between seeds{_listed(nothing, 'no stable clusters', '')}."
         )
     rule = f"{of_each} the fewest clusters whose decision alignment is within the 95% interval of the layer's best; "
     rest = _listed(nothing, "nothing", " (no better than the most frequent class)")
     if choice.cut:
         rest += f"; {', '.join(choice.cut)} at the smallest k, as more clusters there would scatter complete paths"
     return (
-        f"Chosen: {taken}, {rule * bool(left)}complete paths predict the model's decision for {whole.daf:.1%} "
-        f"({whole.interval[0]:.1%} to {whole.interval[1]:.1%}) of {choice.judged:,} held-out examples, the most frequent "
-        f"class for {choice.baseline:.1%}{rest}."
+        f"Chosen: {taken}, {rule * bool(left)}complete paths predict the model's decision for {all_layers.daf:.1%} "
+        f"({all_layers.interval[0]:.1%} to {all_layers.interval[1]:.1%}) of {choice.judged:,} held-out examples, the most "
+        f"frequent class for {choice.baseline:.1%}{rest}."
     )
 
 

@@ -348,10 +348,10 @@ def _low(one: SweepPoint | LayerSet) -> float:
     return one.stability - 0.05 if one.interval is None else one.interval[0]
 
 
-def _pick_distance(whole: Mapping[Distance, LayerSet]) -> Distance:
+def _pick_distance(by_distance: Mapping[Distance, LayerSet]) -> Distance:
     """The distance by the paths through all layers: the first within the interval of the best."""
-    low = _low(max(whole.values(), key=_score))
-    return next(name for name, one in whole.items() if _score(one) >= low)
+    low = _low(max(by_distance.values(), key=_score))
+    return next(name for name, one in by_distance.items() if _score(one) >= low)
 
 
 def _advise(sets: Sequence[LayerSet]) -> LayerSet | None:

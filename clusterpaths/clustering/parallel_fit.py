@@ -155,9 +155,9 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
     directory, ids = extraction.storage, parse_ids(extraction.ids)
     start, stop = part * fit.part_rows, min((part + 1) * fit.part_rows, len(ids))
     if fit.iteration == 0 and len(across := _ids_across(directory, ids, start, stop)):
-        whole = LayerRows(directory, fit.layer, across)
-        whole.fit = None  # in order of id, regardless of their number
-        for _ in whole.blocks():
+        all_rows = LayerRows(directory, fit.layer, across)
+        all_rows.fit = None  # in order of id, regardless of their number
+        for _ in all_rows.blocks():
             pass  # a checksum is compared where a shard is read completely, and no part reads these completely
     rows = LayerRows(directory, fit.layer, ids[start:stop])
     chosen = fit_positions(ids)  # of all rows: those have shards of their own, a sample of this part has none

@@ -135,8 +135,8 @@ class RowsTogether:
 
     def _compute(self, piece: _Piece) -> dict[str, NDArray[np.float32]]:
         found = self._source.compute(piece.shard, piece.first, piece.last)
-        whole = len(piece.rows) == piece.last - piece.first
-        return found if whole else {layer: rows[piece.rows] for layer, rows in found.items()}
+        complete = len(piece.rows) == piece.last - piece.first
+        return found if complete else {layer: rows[piece.rows] for layer, rows in found.items()}
 
     def _pieces(self, positions: NDArray[np.int64] | None) -> Iterator[_Piece]:
         order = self._any.in_order(positions)

@@ -40,11 +40,11 @@ def option_message(error: cyclopts.CycloptsError) -> str:
 
 def invalid(error: ValidationError) -> str:
     """Errors of options, each with its name on the command line."""
-    told = []
+    messages = []
     for entry in error.errors():
         option = "--" + str(entry["loc"][0]).replace("_", "-") + " " if entry["loc"] else ""
-        told.append(f"{option}{entry['msg'].removeprefix('Value error, ')}{_got(entry)}")
-    return "; ".join(told)
+        messages.append(f"{option}{entry['msg'].removeprefix('Value error, ')}{_got(entry)}")
+    return "; ".join(messages)
 
 
 def _got(error: Any) -> str:

@@ -146,12 +146,12 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
     name, root = _known(spec.name), Path(spec.root)
     can_download = _can_download(_class(name))
     try:
-        whole = not open_torchvision(spec).notes
+        complete = not open_torchvision(spec).notes
     except DatasetError as error:
         if not can_download:
             raise DatasetError(f"{error} torchvision does not download {name}: download it yourself.") from error
-        whole = False
-    if whole or not can_download:
+        complete = False
+    if complete or not can_download:
         log(f"Using {spec.name} that is in {root}")
         return
     log(f"Downloading {spec.name} to {root} with torchvision")
@@ -176,8 +176,8 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
 
 def _network(spec: DatasetSpec, error: Exception) -> DownloadError:
     return DownloadError(
-        f"Downloading {spec.name} failed: {type(error).__name__}: {_text(error)} Check the network and run again; files "
-        f"that are whole are kept. Or put the files into {spec.root} yourself, in torchvision's layout."
+        f"Downloading {spec.name} failed: {type(error).__name__}: {_text(error)} Check the network and run again; complete "
+        f"files are reused. Or put the files into {spec.root} yourself, in torchvision's layout."
     )
 
 

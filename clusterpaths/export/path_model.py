@@ -176,14 +176,14 @@ def _replace_outputs(proto: onnx.ModelProto, names: Mapping[str, str], layers: i
     image = next(entry for entry in graph.input if entry.name not in weights)
     batch = image.type.tensor_type.shape.dim[0]
     n = batch.dim_value or batch.dim_param or "batch"
-    kept = [output for output in graph.output if output.name == names.get("logits")]
-    kept += [
+    outputs = [output for output in graph.output if output.name == names.get("logits")]
+    outputs += [
         onnx.helper.make_tensor_value_info(names[PATH], onnx.TensorProto.INT64, [n, layers]),
         onnx.helper.make_tensor_value_info(names[DISTANCES], onnx.TensorProto.FLOAT, [n, layers]),
         onnx.helper.make_tensor_value_info(names[OOD_SCORE], onnx.TensorProto.FLOAT, [n]),
     ]
     del graph.output[:]
-    graph.output.extend(kept)
+    graph.output.extend(outputs)
 
 
 def _describe(proto: onnx.ModelProto, record: SetRecord, note: PathModelNote, model: ModelRecord) -> None:

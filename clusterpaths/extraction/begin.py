@@ -40,8 +40,8 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     if plan.refresh:
         remove_cache(directory)
         # left by a killed refresh, or by a cache whose manifest cannot be parsed
-        for kept in (PIXELS, *plan.manifest.layers):
-            directory.remove_tree(kept)
+        for name in (PIXELS, *plan.manifest.layers):
+            directory.remove_tree(name)
     write_manifest(directory, plan.manifest, plan.version)
     store.reserve(_rows(plan.manifest.shards))
 

@@ -88,8 +88,8 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
             if len(batch.positions):
                 outputs = session.run(batch.images)
                 _check_finite(outputs, batch, table, job.model)
-                kept = {PIXELS: batch.pixels} if keeps_pixels else outputs.layers
-                rows.add(batch.positions, batch.digests, kept, outputs.logits)
+                values = {PIXELS: batch.pixels} if keeps_pixels else outputs.layers
+                rows.add(batch.positions, batch.digests, values, outputs.logits)
             if progress:
                 progress(len(batch.positions) + len(batch.failed))
     record = rows.finish()
@@ -252,7 +252,7 @@ class _RowWriter:
     ) -> None:
         self._store, self._shard, self._table = store, shard, table
         self._buffers = buffers
-        self._hashes = {kept: xxhash.xxh3_64() for kept in buffers}
+        self._hashes = {name: xxhash.xxh3_64() for name in buffers}
         self._written = 0
         self._pending: list[int] = []  # positions whose rows are in the buffers
         self._rows = np.full(len(table), -1, np.int64)

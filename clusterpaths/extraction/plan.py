@@ -62,14 +62,14 @@ class ExtractionPlan(StoredRecord):
         """One sentence for log and terminal."""
         layers = ", ".join(f"{name} {'x'.join(map(str, layer.shape))}" for name, layer in self.manifest.layers.items())
         size = "about " if self.manifest.format == "zarr" else ""
-        kept = f"{self.manifest.dtype} {self.manifest.format}"
+        content = f"{self.manifest.dtype} {self.manifest.format}"
         if self.manifest.format == "none":
-            kept = "images, without activations,"
+            content = "images, without activations,"
         room = "there is no bound there" if self.free is None else f"{human_bytes(self.free)} free on that disk"
         return (
             f"{self.wanted:,} examples ({self.cached:,} in the cache, {self.missing:,} to extract "
             f"in {len(self.pending)} shards); {len(self.manifest.layers)} layers ({layers}), {self.values:,} values per example; "
-            f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {kept} "
+            f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {content} "
             f"in {self.directory}; {room}."
         )
 
@@ -161,15 +161,15 @@ def plan_extraction(
     stored, version = (None, "") if refresh else read_version(directory)
     if stored is None:
         manifest = Manifest(**dict(required))
-        kept: list[ShardRecord] = []
+        reused: list[ShardRecord] = []
         done = np.empty(0, np.int64)
     else:
         require_same(stored, required, directory, format_asked=format_asked, dtype_asked=dtype_asked)
-        kept, done = _reusable(stored, directory, table, dataset, by_content)
+        reused, done = _reusable(stored, directory, table, dataset, by_content)
         manifest = stored.model_copy(update={"providers": required.providers})
-    planned = np.concatenate([done, *(shard.planned_ids() for shard in kept if shard.rows is None)])
+    planned = np.concatenate([done, *(shard.planned_ids() for shard in reused if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
-    shards = (*kept, *_new_shards(missing, table.ids, kept, shard_size))
+    shards = (*reused, *_new_shards(missing, table.ids, reused, shard_size))
     manifest = manifest.model_copy(update={"shards": shards})
     pending = tuple(
         shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
@@ -196,21 +196,21 @@ def _reusable(
 ) -> tuple[list[ShardRecord], NDArray[np.int64]]:
     """Of a stored cache: the shards to reuse (as planned where their files are missing), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
-    whole = open_stored(directory, stored).complete(recorded)
+    complete = open_stored(directory, stored).complete(recorded)
     parts = directory.local_tree(PARTS)
-    whole = {index for index in whole if (parts / part_file(index)).is_file()}
+    complete = {index for index in complete if (parts / part_file(index)).is_file()}
     done = _check_unchanged(
-        directory, [parts / part_file(index) for index in sorted(whole)], table, dataset, by_content
+        directory, [parts / part_file(index) for index in sorted(complete)], table, dataset, by_content
     )
-    kept = []
+    reused = []
     for shard in stored.shards:
-        if shard.rows is not None and shard.index not in whole:
+        if shard.rows is not None and shard.index not in complete:
             shard = as_planned(shard)
         # A shard that was planned and not extracted is unchanged where this run wants all of it: a resumed run
         # then has the same batches as an uninterrupted one.
         if shard.rows is not None or np.isin(shard.planned_ids(), table.ids).all():
-            kept.append(shard)
-    return kept, done
+            reused.append(shard)
+    return reused, done
 
 
 def _check_unchanged(
@@ -266,11 +266,11 @@ def _digest(dataset: Dataset, file: str) -> int | None:
 
 
 def _new_shards(
-    missing: NDArray[np.int64], wanted: NDArray[np.int64], kept: list[ShardRecord], shard_size: int
+    missing: NDArray[np.int64], wanted: NDArray[np.int64], reused: list[ShardRecord], shard_size: int
 ) -> list[ShardRecord]:
     """Shards of the missing ids in order; the examples that a clustering is fitted on have separate shards, the first ones."""
-    index = max((shard.index for shard in kept), default=-1) + 1
-    start = max((shard.start + slots(len(shard.planned_ids())) for shard in kept), default=0)
+    index = max((shard.index for shard in reused), default=-1) + 1
+    start = max((shard.start + slots(len(shard.planned_ids())) for shard in reused), default=0)
     shards: list[ShardRecord] = []
     fit = fit_positions(wanted)
     fitted = np.isin(missing, wanted[fit]) if fit is not None else np.zeros(len(missing), bool)
@@ -298,9 +298,9 @@ def check_room(plan: ExtractionPlan) -> None:
         f"--cache-format zarr with --cache-dtype float16 takes about {human_bytes(zarr_bytes)}; --cache-format none, which "
         f"runs the model again, {human_bytes(pixel_bytes)}; "
     )
-    kept = "images" if plan.manifest.format == "none" else "activations"
+    content = "images" if plan.manifest.format == "none" else "activations"
     raise DiskError(
-        f"Not enough room: the {kept} will take {human_bytes(plan.bytes)} in {plan.directory}, and "
+        f"Not enough room: the {content} will take {human_bytes(plan.bytes)} in {plan.directory}, and "
         f"{human_bytes(plan.free)} are free on that disk. Nothing was written. Smaller: "
         f"{'' if plan.manifest.format == 'none' else ways}--subset N takes the first N examples only; "
         "--cache-root names another disk."

@@ -39,7 +39,7 @@ def find_blocks(path: DataPath) -> list[Block]:
     """The outermost blocks in graph order.
 
     A block is what lies between two tensors that carry all of the image, if branches with weights meet in it
-    by a sum or a concatenation. The scope names say how far it reaches, and which of its neighbours without branches
+    by a sum or a concatenation. The scope names show its extent, and which of its neighbours without branches
     (MobileNet's blocks with a stride) are of its kind. Without them each sum is a block, and attention with the
     block of dense layers behind it one.
     """

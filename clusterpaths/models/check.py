@@ -94,7 +94,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
     """The model without the weights stored in other files.
 
     Raises:
-        ModelError: it is not ONNX, or not whole.
+        ModelError: it is not ONNX, or not complete.
     """
     what_to_do = "Name an ONNX file with --model, such as torch.onnx.export writes."
     try:
@@ -185,8 +185,8 @@ def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "
         values = outputs.layers[tap.layer]
         shape = tuple(values.shape[1:])
         way = resolve_reduce(tap.layer, asked[tap.layer], shape)
-        kept = tuple(size for axis, size in enumerate(shape, 1) if axis not in reduced_axes(way, shape))
-        changes = {"reduce": way, "full_shape": shape, "shape": kept if way != "none" else shape}
+        remaining = tuple(size for axis, size in enumerate(shape, 1) if axis not in reduced_axes(way, shape))
+        changes = {"reduce": way, "full_shape": shape, "shape": remaining if way != "none" else shape}
         taps.append(tap.model_copy(update=changes | {"dtype": str(values.dtype)}))
     classes = 0 if outputs.logits is None else int(outputs.logits.shape[1])
     ran = tuple(session.providers)

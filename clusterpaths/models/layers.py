@@ -65,12 +65,12 @@ def find_layers(model: onnx.ModelProto, logits: str | None) -> list[FoundLayer]:
     blocks = find_blocks(path)
     if len(blocks) < FEWEST_BLOCKS:
         return weighted
-    kept = [block for block in blocks if not _leads_only_to(path, path.steps[block.last].end, logits)]
-    outputs = [path.steps[block.last] for block in kept]
+    usable = [block for block in blocks if not _leads_only_to(path, path.steps[block.last].end, logits)]
+    outputs = [path.steps[block.last] for block in usable]
     found = [
         FoundLayer("", step.end, step.last.op_type, path.position[step.end], "block") for step in outputs
     ]  # fmt: skip
-    names = _block_names(path, kept)
+    names = _block_names(path, usable)
     if (pooled := _pooled(path, blocks[-1], logits)) is not None:
         found.append(pooled)
         names.append(pooled.name)
@@ -275,10 +275,10 @@ def _how_many(text: str) -> int:
 def propose_layers(
     found: Sequence[FoundLayer], most: int = MOST, shapes: Mapping[str, tuple[int, ...] | None] | None = None
 ) -> list[FoundLayer]:
-    """At most so many: the last pooled features, and block outputs (plain chains: layers) evenly over the depth.
+    """At most `most` layers: the last pooled features, and block outputs (plain chains: layers) evenly over the depth.
 
-    The last one is always among them. A layer whose shape says that it is a single value, or not one row an
-    image, is passed over.
+    The last one is always among them. Layers of a single value, or without one row per image,
+    are skipped.
     """
     known = shapes or {}
     usable = [layer for layer in found if _is_usable(known.get(layer.tensor, (2,)))]

@@ -46,8 +46,8 @@ def _read_list(text: str) -> list[str]:
 
 def _dotted(parts: list[str]) -> str:
     """layer1, layer1.0, relu_1 -> layer1.0.relu_1: a module in a sequence repeats the name of the sequence."""
-    kept = [part for at, part in enumerate(parts) if not "".join(parts[at + 1 : at + 2]).startswith(f"{part}.")]
-    return ".".join(kept)
+    remaining = [part for at, part in enumerate(parts) if not "".join(parts[at + 1 : at + 2]).startswith(f"{part}.")]
+    return ".".join(remaining)
 
 
 def is_within(scope: str, outer: str) -> bool:

@@ -120,13 +120,13 @@ def cached_check(
     return CachedCheck(question=question, check=check)
 
 
-def write_check(directory: Storage, kept: CachedCheck) -> None:
+def write_check(directory: Storage, checked: CachedCheck) -> None:
     """Write the check beside a cache, for the next run.
 
     Raises:
         DiskError: no room or no permission.
     """
-    directory.write_json(CHECK, kept.model_dump(mode="json"))
+    directory.write_json(CHECK, checked.model_dump(mode="json"))
 
 
 def parse_check(document: bytes | None) -> PreprocessingCheck | None:

@@ -50,7 +50,7 @@ def resolve_preprocessing(
     if base is None:
         base, source = (
             preset_preprocessing(default, model.size),
-            f"the default ({default}); the model file does not say",
+            f"the default ({default}); the model file has none",
         )
     changes: dict[str, object] = {}
     if mean is not None and std is not None:

@@ -96,8 +96,8 @@ def examine_apart(path: Path, *, patient: bool = True, timeout: float = 600.0) -
     if done.returncode == 0:
         return _ANSWER.validate_json(done.stdout.strip().splitlines()[-1])
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    said = (done.stderr.strip().splitlines() or ["without a message"])[-1]
-    return reject(path, f"The process that loaded {path} ended with {how}: {said}")
+    message = (done.stderr.strip().splitlines() or ["without a message"])[-1]
+    return reject(path, f"The process that loaded {path} ended with {how}: {message}")
 
 
 def reject(path: Path, reason: str) -> Rejected:
