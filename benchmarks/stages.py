@@ -30,7 +30,7 @@ from clusterpaths.cache.stores import open_store
 from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.clustering import cluster, kmeans, reading, seeding
 from clusterpaths.clustering.identity import identify
-from clusterpaths.clustering.shared_reading import RowsTogether
+from clusterpaths.clustering.shared_reading import SharedReading
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig, available_cores
 from clusterpaths.datasets import open_dataset, read_table
@@ -198,7 +198,7 @@ def counting() -> Iterator[Counts]:
     counts, lock = Counts(), threading.Lock()
     going, began = 0, 0.0  # layers that are still at what is bounded, since when
     run, blocks, take, clustering = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.clustering
-    together = RowsTogether._blocks
+    together = SharedReading._blocks
 
     def counted_run(session: TapSession, images: NDArray[np.float32], *more: Any) -> Outputs:
         if not (images == 0.5).all():  # a blank one shows that the model runs; it is none of the data
@@ -216,7 +216,7 @@ def counting() -> Iterator[Counts]:
             count_rows(rows.layer, len(block))
             yield where, block
 
-    def counted_together(rows: RowsTogether, *wanted: Any) -> Iterator[tuple[str, reading.Where, NDArray[np.float32]]]:
+    def counted_shared(rows: SharedReading, *wanted: Any) -> Iterator[tuple[str, reading.Where, NDArray[np.float32]]]:
         for layer, where, block in together(rows, *wanted):
             count_rows(layer, len(block))
             yield layer, where, block
@@ -250,7 +250,7 @@ def counting() -> Iterator[Counts]:
         mock.patch.object(TapSession, "run", counted_run),
         mock.patch.object(LayerRows, "blocks", counted_blocks),
         mock.patch.object(LayerRows, "take", counted_take),
-        mock.patch.object(RowsTogether, "_blocks", counted_together),
+        mock.patch.object(SharedReading, "_blocks", counted_shared),
     ):
         yield counts
 

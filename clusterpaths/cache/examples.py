@@ -84,8 +84,8 @@ def join_parts(directory: Storage, shards: list[int]) -> None:
 
     An example that failed and whose file was repaired since is in two parts: the later one counts.
     """
-    lying = directory.local_tree(PARTS)
-    parts = [pq.read_table(lying / part_file(shard)) for shard in shards]
+    local = directory.local_tree(PARTS)
+    parts = [pq.read_table(local / part_file(shard)) for shard in shards]
     # "permissive": attributes may have come to the data directory after the first shards were made
     table = pa.concat_tables(parts, promote_options="permissive").sort_by([("id", "ascending"), ("shard", "ascending")])
     ids = table["id"].to_numpy()

@@ -53,7 +53,7 @@ class _Fits:
     silhouette: float
 
 
-class _Judge:
+class _HeldOutScorer:
     """Scores labels on the held-out rows.
 
     Attributes:
@@ -129,8 +129,8 @@ def choose(
         raise ConfigError(f"Every layer should have one row per prediction, got {lengths} and {of} predictions.")
     asked = dict(k) if isinstance(k, Mapping) else dict.fromkeys(rows_by_layer, None if k == "auto" else k)
     sample = draw_sample(next(iter(rows_by_layer.values())), np.random.default_rng(seed))
-    judge = _Judge(sample, predictions, np.random.default_rng([seed, 1]))
-    baseline, baseline_interval = judge.baseline()
+    scorer = _HeldOutScorer(sample, predictions, np.random.default_rng([seed, 1]))
+    baseline, baseline_interval = scorer.baseline()
 
     fits: dict[tuple[str, Distance, int], _Fits] = {}
     points: list[SweepPoint] = []
@@ -142,9 +142,9 @@ def choose(
                 directed = np.asarray(scaled.any(axis=1)) | (name != "cosine")
                 compact = _compact(scaled)
                 for number in _grid(asked[layer], count_distinct(scaled, GRID[-1]), len(sample)):
-                    one = _fit(scaled, compact, directed, number, judge.fits, seed)
+                    one = _fit(scaled, compact, directed, number, scorer.fits, seed)
                     fits[layer, name, number] = one
-                    daf, interval = judge.daf(one.labels[:, :, None])
+                    daf, interval = scorer.daf(one.labels[:, :, None])
                     points.append(
                         SweepPoint(
                             layer=layer,
@@ -160,7 +160,7 @@ def choose(
 
     names = tuple(dict.fromkeys(point.distance for point in points))
     plans = {
-        name: _plan([p for p in points if p.distance == name], tuple(rows_by_layer), fits, judge, baseline_interval)
+        name: _plan([p for p in points if p.distance == name], tuple(rows_by_layer), fits, scorer, baseline_interval)
         for name in names
     }
     best = _pick_distance({name: plan.sets[-1] for name, plan in plans.items()})
@@ -169,12 +169,12 @@ def choose(
     record = Choice(
         sentence="",
         advice="",
-        scored_by="decisions" if judge.classes is not None else "stability",
+        scored_by="decisions" if scorer.classes is not None else "stability",
         distance=best,
         k_per_layer={layer: point.k for layer, point in plan.chosen.items()},
         seed=seed,
         sampled=len(sample),
-        judged=judge.judged,
+        judged=scorer.judged,
         baseline=baseline,
         baseline_interval=baseline_interval,
         carries_nothing=plan.nothing,
@@ -184,7 +184,7 @@ def choose(
             one.model_copy(update={"advised": one is advised}) for each in plans.values() for one in each.sets
         ),
     )
-    words = {"sentence": sentence(record, asked, distance, judge.one_class), "advice": advice(advised)}
+    words = {"sentence": sentence(record, asked, distance, scorer.one_class), "advice": advice(advised)}
     return record.model_copy(update=words)
 
 
@@ -202,7 +202,7 @@ def _plan(
     points: Sequence[SweepPoint],
     layers: tuple[str, ...],
     fits: Mapping[tuple[str, Distance, int], _Fits],
-    judge: _Judge,
+    scorer: _HeldOutScorer,
     baseline: Interval | None,
 ) -> _Plan:
     """The plateau rule in each layer; then, weakest layer first, the smallest k while complete paths are too scattered."""
@@ -211,7 +211,7 @@ def _plan(
 
     def of(subset: tuple[str, ...]) -> LayerSet:
         taken = [chosen[layer] for layer in subset]
-        return _judge_set(subset, taken[0].distance, [fits[p.layer, p.distance, p.k] for p in taken], judge)
+        return _score_set(subset, taken[0].distance, [fits[p.layer, p.distance, p.k] for p in taken], scorer)
 
     sets = [of(subset) for subset in layer_sets(layers)]
     cut = []
@@ -303,10 +303,10 @@ def _stability(codes: NDArray[np.int16] | NDArray[np.int64]) -> float:
     return float(np.mean([adjusted_rand(a, b) for a, b in combinations(codes, 2)]))
 
 
-def _judge_set(layers: tuple[str, ...], distance: Distance, fits: Sequence[_Fits], judge: _Judge) -> LayerSet:
+def _score_set(layers: tuple[str, ...], distance: Distance, fits: Sequence[_Fits], scorer: _HeldOutScorer) -> LayerSet:
     paths = np.stack([one.labels for one in fits], axis=2)  # (seeds, s, L)
     counted = [count_paths(one) for one in paths]
-    daf, interval = judge.daf(paths)
+    daf, interval = scorer.daf(paths)
     return LayerSet(
         layers=layers,
         distance=distance,

@@ -1,7 +1,7 @@
 """Stages cluster and trace: k-means of each layer, then the cluster path of every example.
 
-Belongs here: from a cache to files in clusterings/, each named by the question that it answers, so that an
-interrupted or repeated run finds what is done. The numerics are `kmeans.py`.
+Belongs here: from a cache to files in clusterings/, each named by the fingerprint of its settings, so that an
+interrupted or repeated run reuses finished ones. The numerics are `kmeans.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids, require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.kmeans import Clustering, cluster_rows, clustering
-from clusterpaths.clustering.shared_reading import RowsTogether
+from clusterpaths.clustering.shared_reading import SharedReading
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.records import ClusterSummary, Record
@@ -27,7 +27,7 @@ from clusterpaths.storage import Storage
 
 
 class ClusteringRecord(Record):
-    """Which file of the cache one layer's clustering is in, and what it looks like."""
+    """File of one layer's clustering in the cache, and its summary."""
 
     layer: str
     file: str
@@ -58,7 +58,7 @@ def cluster_layer(
         except CorruptedShardError:
             raise
         except Exception:
-            for _ in rows.blocks():  # NaN in corrupted bytes is met before their checksum is; this then raises
+            for _ in rows.blocks():  # corrupted bytes with NaN fail before their checksum is compared; this compares it
                 pass
             raise
         write_clustering(directory, file, clustering)
@@ -72,7 +72,7 @@ def cluster_layers(
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> list[ClusteringRecord]:
-    """As `cluster_layer` of each, to the bit, for a cache without activations: its model runs once for all of them.
+    """Bitwise the same as `cluster_layer` of each, for a cache without activations: its model runs once for all of them.
 
     Args:
         extraction: of a cache of the format "none".
@@ -91,7 +91,7 @@ def cluster_layers(
     found = {layer: one for layer, file in files.items() if (one := read_clustering(directory, file)) is not None}
     made: dict[str, Clustering] = {}
     if missing := tuple(layer for layer in layers if layer not in found):
-        made = RowsTogether(directory, missing, parse_ids(extraction.ids), workers, progress).run(
+        made = SharedReading(directory, missing, parse_ids(extraction.ids), workers, progress).run(
             lambda layer, rows: clustering(rows, identity.k_per_layer[layer], identity.distance, identity.seed)
         )
         for layer in missing:

@@ -57,7 +57,7 @@ class LayerFit(StoredRecord):
         parts: how many there are.
         iteration: the next one, from 0; its centroids are in the directory.
         distinct: different rows in the sample that gave the seeds.
-        seeded_again: how often empty clusters were re-initialised.
+        reinitialised: how often empty clusters were re-initialised.
         inertia: of the iteration before; None at the start, and after a re-initialisation.
         done: the layer's clustering is written.
     """
@@ -67,7 +67,7 @@ class LayerFit(StoredRecord):
     parts: int
     iteration: int = 0
     distinct: int = 0
-    seeded_again: int = 0
+    reinitialised: int = 0
     inertia: float | None = None
     done: bool = False
 
@@ -111,7 +111,7 @@ def lloyd_part(rows: Rows, centroids: NDArray[np.float32], distance: Distance) -
 def lloyd_step(
     sums: NDArray[np.float64], counts: NDArray[np.int64], centroids: NDArray[np.float32], distance: Distance
 ) -> NDArray[np.float32]:
-    """The next centroids (k, width) from the sums and counts of all parts; one without rows stays where it is."""
+    """The next centroids (k, width) from the sums and counts of all parts; one without rows is unchanged."""
     means = sums / np.maximum(counts, 1)[:, None]
     moved = np.where((counts > 0)[:, None], means, centroids).astype(np.float32)
     return scaled(moved, distance)
@@ -160,7 +160,7 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
         for _ in all_rows.blocks():
             pass  # a checksum is compared where a shard is read completely, and no part reads these completely
     rows = LayerRows(directory, fit.layer, ids[start:stop])
-    chosen = fit_positions(ids)  # of all rows: those have shards of their own, a sample of this part has none
+    chosen = fit_positions(ids)  # of all rows: those have separate shards, a sample of this part has not
     rows.fit = None if chosen is None else chosen[(chosen >= start) & (chosen < stop)] - start
     with one_thread():
         found = lloyd_part(rows, centroids, identity.distance)
@@ -175,7 +175,7 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
 def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit) -> LayerFit:
     """Join the parts of an iteration, and begin the next one or write the layer's clustering, as `cluster_layer` does.
 
-    The labels that are written belong to the centroids that are written: those of the last iteration.
+    The written labels belong to the written centroids: those of the last iteration.
 
     Raises:
         CacheError: the file of a part is missing or corrupted.
@@ -199,16 +199,18 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
     moved = lloyd_step(sums, counts, centroids, identity.distance)
     following = fit.model_copy(update={"iteration": fit.iteration + 1, "inertia": inertia})
     rounding = ROUNDING * float((counts * np.einsum("ij,ij->i", centroids, centroids)).sum())
-    if inertia <= rounding or _ends(fit, inertia, np.array_equal(moved, centroids)):  # a gain on rounding is none
+    if inertia <= rounding or _ends(fit, inertia, np.array_equal(moved, centroids)):  # a gain within rounding is none
         rows_of_layer = LayerRows(extraction.storage, fit.layer, ids)
         moved = centroids.copy()
-        seeds_left = fit.seeded_again + 1 < MAX_PASSES
-        if not seeds_left or not run(reinitialising(moved, identity.distance, labels, distances), rows_of_layer):
+        reinitialisation_left = fit.reinitialised + 1 < MAX_PASSES
+        if not reinitialisation_left or not run(
+            reinitialising(moved, identity.distance, labels, distances), rows_of_layer
+        ):
             clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
             write_clustering(extraction.storage, clustering_file(identity, fit.layer), clustering)
             fit.storage.remove_tree()
             return following.model_copy(update={"done": True})
-        following = following.model_copy(update={"inertia": None, "seeded_again": fit.seeded_again + 1})
+        following = following.model_copy(update={"inertia": None, "reinitialised": fit.reinitialised + 1})
     _write_centroids(following, moved)
     for part in range(fit.parts):
         fit.storage.remove(_part_file(fit, part))
@@ -217,7 +219,7 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
 
 def _ends(fit: LayerFit, inertia: float, settled: bool) -> bool:
     little = fit.inertia is not None and fit.inertia - inertia <= TOLERANCE * inertia
-    return settled or little or fit.iteration + 1 >= ITERATIONS * (1 + fit.seeded_again)
+    return settled or little or fit.iteration + 1 >= ITERATIONS * (1 + fit.reinitialised)
 
 
 def _ids_across(directory: Storage, ids: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:

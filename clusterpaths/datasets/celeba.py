@@ -110,7 +110,7 @@ def _open(root: Path, progress: Progress | None) -> CelebA:
     if found is None:
         archive = _find_zip(root)
         if archive is None:
-            raise DatasetError(_nothing_there(root))
+            raise DatasetError(_not_found(root))
         count = unpack_images(archive, progress)
         unpacked = [f"{archive.name} was unpacked: {count:,} images in {archive.parent / 'img_align_celeba'}."]
         found = archive.parent, archive.parent / "img_align_celeba"
@@ -170,7 +170,7 @@ def _find_annotation(base: Path, images: Path, stem: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _nothing_there(root: Path) -> str:
+def _not_found(root: Path) -> str:
     state = "is empty" if root.is_dir() and not any(root.iterdir()) else "holds no CelebA images"
     if not root.is_dir():
         state = "is a file, not a directory" if root.exists() else "does not exist"

@@ -59,9 +59,9 @@ def open_plugin(entry: EntryPoint, spec: DatasetSpec) -> Dataset:
     Raises:
         DatasetError: it raised, or gave something that is no data set. Errors of ours that it raises pass unchanged.
     """
-    with _blamed(entry, "on import"):
+    with _named_errors(entry, "on import"):
         opener = entry.load()
-    with _blamed(entry, "as it opened the data set"):
+    with _named_errors(entry, "as it opened the data set"):
         dataset = opener(spec)
     missing = [member for member in _MEMBERS if not hasattr(dataset, member)]
     if missing:
@@ -83,7 +83,7 @@ class PluginDataset:
 
     def examples(self) -> ExampleTable:
         """Its table, checked."""
-        with _blamed(self._entry, "in examples()"):
+        with _named_errors(self._entry, "in examples()"):
             table = self._dataset.examples()
             problem = _problem(table)
         if problem:
@@ -92,12 +92,12 @@ class PluginDataset:
 
     def read_image(self, file: str) -> Image.Image:
         """Its image; an OSError is about one file and is passed on."""
-        with _blamed(self._entry, f"in read_image({file!r})", passing=(OSError,)):
+        with _named_errors(self._entry, f"in read_image({file!r})", passing=(OSError,)):
             return self._dataset.read_image(file)
 
     def digest(self, file: str) -> int:
         """Its digest; an OSError is passed on."""
-        with _blamed(self._entry, f"in digest({file!r})", passing=(OSError,)):
+        with _named_errors(self._entry, f"in digest({file!r})", passing=(OSError,)):
             return int(self._dataset.digest(file)) & (1 << 64) - 1
 
 
@@ -106,7 +106,7 @@ def _called(entry: EntryPoint) -> str:
 
 
 @contextlib.contextmanager
-def _blamed(entry: EntryPoint, when: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def _named_errors(entry: EntryPoint, when: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # external code may raise anything; it becomes one paragraph

@@ -16,7 +16,7 @@ from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.kmeans import Assignment, Clustering, clustering
 from clusterpaths.clustering.reading import Pass, Result, Shape, Steps, Where, run
-from clusterpaths.clustering.shared_reading import RowsTogether
+from clusterpaths.clustering.shared_reading import SharedReading
 from clusterpaths.records import SetRecord
 from clusterpaths.storage import Storage
 
@@ -88,7 +88,7 @@ def cluster_again(
     chosen = fit_positions(ids)  # of all examples, not of the sample: those have shards of their own
     first = None if chosen is None else np.flatnonzero(np.isin(ids[sample], ids[chosen]))
     if require_manifest(directory).format == "none":
-        together = RowsTogether(directory, record.layers, ids[sample])
+        together = SharedReading(directory, record.layers, ids[sample])
         for rows in together.layers.values():
             rows.fit = first
         found = together.run(steps)

@@ -214,16 +214,16 @@ def _reusable(
 
 
 def _check_unchanged(
-    directory: Storage, lying: list[Path], table: ExampleTable, dataset: Dataset | None, by_content: bool
+    directory: Storage, part_files: list[Path], table: ExampleTable, dataset: Dataset | None, by_content: bool
 ) -> NDArray[np.int64]:
     """Ids that need no extraction: with rows, or failed and the file still the same.
 
     Raises:
         CacheError: files of examples with rows have other names, sizes or contents now.
     """
-    if not lying:
+    if not part_files:
         return np.empty(0, np.int64)
-    parts = pa.concat_tables(map(_read_identity, lying))
+    parts = pa.concat_tables(map(_read_identity, part_files))
     ids = parts["id"].to_numpy()
     at = np.searchsorted(table.ids, ids)
     at[at == len(table)] = 0

@@ -59,8 +59,8 @@ class PreprocessingCheck(Record):
         """Whether the configured preprocessing is most likely wrong."""
         return self.verdict == "another preset is clearly better"
 
-    def speaks_against(self, used: Preprocessing) -> bool:
-        """Whether what was used in the end is most likely wrong; where the better one was taken, it is not."""
+    def contradicts(self, used: Preprocessing) -> bool:
+        """Whether the preprocessing of a set is most likely wrong; not where the better one was taken."""
         return self.alarming and used != self.best
 
     @property

@@ -29,8 +29,8 @@ from clusterpaths.storage import objects
 LOCK = ".lock"
 LEASE = 90.0  # seconds
 RENEW = 20.0
-_LET_GO = 5.0  # seconds for the storage to answer at the end
-_LOOK_AGAIN = 1.0
+_RELEASE_TIMEOUT = 5.0  # seconds for the storage to answer at the end
+_POLL_INTERVAL = 1.0
 
 _held: dict[str, _Lease] = {}
 
@@ -114,7 +114,7 @@ class _Lease:
             if not logged:
                 log(f"{self._url} is in use by {holder.who}; waiting up to {wait:.0f} s for it to end.")
                 logged = True
-            time.sleep(min(_LOOK_AGAIN, max(deadline - time.monotonic(), 0)))
+            time.sleep(min(_POLL_INTERVAL, max(deadline - time.monotonic(), 0)))
 
     @contextlib.contextmanager
     def renewed(self, log: Callable[[str], None]) -> Iterator[None]:
@@ -143,14 +143,14 @@ class _Lease:
             yield
         finally:
             ended.set()
-            thread.join(_LET_GO)
+            thread.join(_RELEASE_TIMEOUT)
 
     def release(self, log: Callable[[str], None]) -> None:
         """Mark it as over (expires 0), if it is still this run's."""
         if self.lost:
             return
         try:  # a conditional write: a delete could remove the lock of another run
-            self._put(self._content(expires=0), self._etag, _LET_GO)
+            self._put(self._content(expires=0), self._etag, _RELEASE_TIMEOUT)
         except StorageError:
             log(
                 f"The lock of {self._url} could not be released, since the storage does not answer: it expires by itself."

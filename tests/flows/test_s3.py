@@ -178,7 +178,7 @@ def test_the_server_stays_away_one_paragraph_and_later_the_run_goes_on(
     monkeypatch.setattr(objects, "PATIENCE", 3.0)
     monkeypatch.setattr(lease, "LEASE", 6.0)
     monkeypatch.setattr(lease, "RENEW", 2.0)
-    monkeypatch.setattr(lease, "_LET_GO", 0.5)
+    monkeypatch.setattr(lease, "_RELEASE_TIMEOUT", 0.5)
     ended = threading.Event()
     watcher = once(lambda: made(server, "gone") >= 3, server.proxy.cut, ended)
     try:
