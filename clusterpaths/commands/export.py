@@ -23,7 +23,7 @@ from clusterpaths.sets.published import PublishedSet
 
 
 class ExportConfig(Record):
-    """Where the model is, and where the path model goes."""
+    """Options of `clusterpaths export`."""
 
     model: Path | None = Field(None, description="the set's classifier [where it was when the set was made]")
     output: Path | None = Field(None, description="the file to write [NAME_set_NN_paths.onnx in the current directory]")

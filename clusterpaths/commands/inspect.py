@@ -1,4 +1,4 @@
-"""Look into a model file: `clusterpaths inspect MODEL`.
+"""Inspect a model file: `clusterpaths inspect MODEL`.
 
 What it takes and puts out, and the layers that may be looked into, with those that a run takes. No flow: it takes seconds.
 The file is not called inspect.py: beside the flows it would stand in the way of Python's own module of that name.
@@ -27,7 +27,7 @@ class InspectConfig(Record):
         description="auto, auto:N, names, patterns such as conv* or layer?.1, tensor names, with commas between "
         "[the model's added outputs, else auto: at most 6]",
     )
-    logits: str | None = Field(None, description="the output with class scores, or none [the one that looks like it]")
+    logits: str | None = Field(None, description="the output with class scores, or none [found automatically]")
     size: Size | None = Field(None, description="HEIGHTxWIDTH where the model takes any [from its files, else 224x224]")
     as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative=())] = Field(
         False, description="print the record as JSON, all layers in it"

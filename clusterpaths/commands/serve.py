@@ -103,10 +103,10 @@ def require_extra() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket, opened before anything slow, so that a taken port is reported at once.
+    """A listening socket, opened before anything slow, so that a port in use is reported at once.
 
     Raises:
-        ConfigError: the port is taken or may not be taken, or there is no such address.
+        ConfigError: the port is in use or not allowed, or there is no such address.
     """
     try:
         found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -128,12 +128,12 @@ def bind(host: str, port: int) -> socket.socket:
 def _cannot_bind(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"Port {port} of {host} is taken by another program, perhaps by a server that was started before. "
+            f"Port {port} of {host} is in use by another program, perhaps by a server that was started before. "
             "Stop that one, or name another port with --port; --port 0 takes a free one."
         )
     if error.errno == errno.EACCES:
-        return f"Port {port} of {host} may not be taken by this user. Name one from 1024 on with --port."
-    return f"{host} port {port} cannot be listened to: {error.strerror}. Name an address of this machine with --host."
+        return f"Port {port} of {host} may not be used by this user. Name one from 1024 on with --port."
+    return f"{host} port {port} cannot be used: {error.strerror}. Name an address of this machine with --host."
 
 
 def address(host: str, listening: socket.socket) -> str:
@@ -153,7 +153,7 @@ def greeting(where: str, root: Storage, models: tuple[ModelSummary, ...]) -> str
     if problems:
         lines.append(f"  {problems} more cannot be shown; the start page lists the reasons.")
     if not with_sets:
-        lines.append(f"There are no sets in {root} yet. Make some: make sample, or clusterpaths celeba --sample.")
+        lines.append(f"There are no sets in {root} yet. Publish one with make sample, or clusterpaths celeba --sample.")
         lines.append("They appear in the browser without a restart.")
     return "\n".join(lines) + "\n"
 
@@ -173,7 +173,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
     words = sys.argv[1:] if argv is None else argv
     if any(word.partition("=")[0] == "--token" for word in words):
-        sys.stderr.write(f"warning: other users of this machine see a command line; {TOKEN_VARIABLE} is not seen.\n")
+        sys.stderr.write(
+            f"warning: the command line is visible to other users of this machine; {TOKEN_VARIABLE} is not.\n"
+        )
     app = cyclopts.App(
         name="serve", help=serve.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
     )

@@ -39,7 +39,7 @@ from clusterpaths.evaluation.record import (
     Perturbed,
     read_evaluation,
 )
-from clusterpaths.evaluation.refit import Refit, cluster_again
+from clusterpaths.evaluation.refit import Refit, refit_clustering
 from clusterpaths.extraction.extract import ExtractionJob
 from clusterpaths.metrics.agreement import path_agreement
 from clusterpaths.metrics.alignment import decision_alignment, majority_baseline, split_fit_eval
@@ -121,7 +121,7 @@ def _evaluate(published: PublishedSet, job: ExtractionJob, seed: int, more: Mapp
         notes.append("No example has a label: purity with labels is left out.")
     if evaluation.purity_predictions is None:
         notes.append(
-            "The model has no class scores (as a regression or an embedding has none): purity with predictions, decision "
+            "The model has no class scores (as in regression or an embedding): purity with predictions, decision "
             "alignment, preserved decisions, max softmax and energy are left out."
         )
     elif len(np.unique(predictions[predictions >= 0])) == 1:
@@ -130,10 +130,10 @@ def _evaluate(published: PublishedSet, job: ExtractionJob, seed: int, more: Mapp
     if len(held_out) < needed:
         notes.append(
             f"{len(held_out)} examples can be held out and at least {needed} are needed (30, and the largest k): alignment, "
-            "path agreement and other images are left out."
+            "path agreement and OOD detection are left out."
         )
         return evaluation.model_copy(update={"notes": tuple(notes)})
-    again = cluster_again(directory, record, published.ids, sample, fit, held_out, seed)
+    again = refit_clustering(directory, record, published.ids, sample, fit, held_out, seed)
     alignment = _alignment(again, predictions[sample], seed) if evaluation.purity_predictions else None
     probe = _Probe(published, job, again, seed, decides)
     images = probe.read(published, notes)
@@ -199,7 +199,7 @@ def _mean(values: NDArray[np.bool_], seed: int) -> Measure | None:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Outputs:
     """Paths, features and class scores of m images."""
 
     published: NDArray[np.int16]  # (m, L) paths by the set's centroids
@@ -236,19 +236,17 @@ class _Probe:
             except OSError:
                 continue
         if len(pixels) < len(wanted):
-            notes.append(
-                f"{len(wanted) - len(pixels)} of {len(wanted)} images could not be read again and are left out."
-            )
+            notes.append(f"{len(wanted) - len(pixels)} of {len(wanted)} images could not be read and are left out.")
         return np.array(pixels, np.uint8).reshape(len(pixels), *size, 3)
 
     def run(
         self, images: perturb.Images, change: perturb.Perturbation = lambda images, _: images, at: int = 0
-    ) -> _Seen:
+    ) -> _Outputs:
         """In batches; changed images and activations are held for one batch only."""
         rng = np.random.default_rng([self._seed, 4, at])
         parts = [self._run(change(images[start : start + BATCH], rng)) for start in range(0, len(images), BATCH)]
         logits = [part.logits for part in parts if part.logits is not None]
-        return _Seen(
+        return _Outputs(
             np.concatenate([part.published for part in parts]),
             np.concatenate([part.clusters for part in parts]),
             np.concatenate([part.distances for part in parts]),
@@ -256,7 +254,7 @@ class _Probe:
             np.concatenate(logits) if logits else None,
         )
 
-    def _run(self, images: perturb.Images) -> _Seen:
+    def _run(self, images: perturb.Images) -> _Outputs:
         out = self._session.run(normalise(images, self._job.preprocessing))
         shape = (len(images), len(self._record.layers))
         published, clusters = np.empty(shape, np.int16), np.empty(shape, np.int16)
@@ -267,7 +265,7 @@ class _Probe:
             clusters[:, at], distances[:, at] = self._nearest(block, self._again.centroids, layer)
         projection = self._again.projection
         features = block if projection is None else block @ projection
-        return _Seen(published, clusters, distances, features, out.logits if self._decides else None)
+        return _Outputs(published, clusters, distances, features, out.logits if self._decides else None)
 
     def _nearest(
         self, block: NDArray[np.float32], table: dict[str, NDArray[np.float32]], layer: str
@@ -319,7 +317,7 @@ class _Probe:
             )
         return tuple(found)
 
-    def _scores(self, seen: _Seen) -> dict[str, NDArray[np.float64]]:
+    def _scores(self, seen: _Outputs) -> dict[str, NDArray[np.float64]]:
         """OOD scores of each image, by name; higher is farther from the set's own."""
         fit = self._again.fit
         paths, distances = self._again.clusters[fit], self._again.distances[fit]

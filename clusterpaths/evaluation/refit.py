@@ -37,7 +37,7 @@ class Refit:
     centroids: dict[str, NDArray[np.float32]]
 
 
-def cluster_again(
+def refit_clustering(
     directory: Storage,
     record: SetRecord,
     ids: NDArray[np.int64],
@@ -85,13 +85,13 @@ def cluster_again(
             yield Pass(None, add_features)
         return found
 
-    chosen = fit_positions(ids)  # of all examples, not of the sample: those have shards of their own
+    chosen = fit_positions(ids)  # of all examples, not of the sample: those have separate shards
     first = None if chosen is None else np.flatnonzero(np.isin(ids[sample], ids[chosen]))
     if require_manifest(directory).format == "none":
-        together = SharedReading(directory, record.layers, ids[sample])
-        for rows in together.layers.values():
+        shared = SharedReading(directory, record.layers, ids[sample])
+        for rows in shared.layers.values():
             rows.fit = first
-        found = together.run(steps)
+        found = shared.run(steps)
     else:
         every = {layer: LayerRows(directory, layer, ids[sample]) for layer in record.layers}
         for rows in every.values():
@@ -103,7 +103,7 @@ def cluster_again(
 
 @dataclass
 class _Members:
-    """The shape of some of a layer's rows (`kmeans.Shape`)."""
+    """The shape of some of a layer's rows (`reading.Shape`)."""
 
     width: int
     count: int
@@ -114,7 +114,7 @@ class _Members:
 
 
 def _among(steps: Steps[Result], members: NDArray[np.int64], n: int) -> Steps[Result]:
-    """Steps of some of n rows, at the positions `members`, as readings of all of them: in runs, and of complete shards."""
+    """Steps of some of n rows, at the positions `members`, as readings of all of them: sequential, and of complete shards."""
     while True:
         try:
             asked = next(steps)

@@ -151,7 +151,7 @@ def test_a_model_without_classes_has_no_decision_metrics(kind: str, tmp_path: Pa
     assert all(one.predictions is None for one in found.perturbations)
     assert [one.score for one in found.strangers[0].scores] == ["paths", "path rarity", "deep k-NN"]
     (note,) = found.notes
-    assert note.startswith("The model has no class scores (as a regression or an embedding has none)")
+    assert note.startswith("The model has no class scores (as in regression or an embedding)")
 
 
 def test_a_model_that_always_decides_the_same_is_said_so(tmp_path: Path) -> None:
