@@ -7,14 +7,14 @@
     │   ├── DatasetError       the images or their annotations
     │   │   ├── QuotaError     a file host's quota page was saved where data should be
     │   │   └── RefusedImageError  what was uploaded is not an image that the server can explain
-    │   ├── CacheError         activations on disk that belong to something else, or are in use
+    │   ├── CacheError         activations on disk that belong to another model or data set, or are in use
     │   ├── ExtractionError    too many unreadable images, non-finite activations
     │   ├── NotFoundError      no model, set, layer, cluster or example of that name
     │   ├── DiskError          no room, no permission
     │   └── StorageError       object storage that does not answer, refuses access, or has no such bucket
     ├── DownloadError          the network; worth a retry
     ├── NoRunError             a server cannot start a run now, for any client
-    ├── CorruptedShardError      bytes on disk differ from their checksum; the shard is extracted again
+    ├── CorruptedShardError    bytes on disk differ from their checksum; the shard is extracted again
     └── Float16OverflowError   a layer needs float32; extraction widens it and continues
 
 A message states what happened, the actual value, what was expected, and what to do, in one paragraph.
@@ -30,7 +30,7 @@ class ClusterPathsError(Exception):
     """Base of all errors that are raised on purpose.
 
     Attributes:
-        recoverable: the pipeline handles it and continues: it is no failure of a run.
+        recoverable: the pipeline handles it and continues: the run does not fail.
     """
 
     recoverable = False
@@ -41,7 +41,7 @@ class InputError(ClusterPathsError):
 
 
 class ConfigError(InputError):
-    """Options that are out of range or do not fit together."""
+    """Options that are out of range or incompatible."""
 
 
 class ModelError(InputError):

@@ -23,9 +23,9 @@ def auroc(own: Floats, others: Floats) -> float:
 
 
 def fpr95(own: Floats, others: Floats) -> float:
-    """Share of other images that pass as own where the threshold lets 95% of own ones pass (ODIN, Liang 2018).
+    """Share of OOD images accepted at the threshold that accepts 95% of the own ones (ODIN, Liang 2018).
 
-    Own images are the positives, a lower score is more like one.
+    Own images are the positives; a lower score means more similar to them.
     """
     is_other, scores = _labelled(own, others)
     false, true, _ = roc_curve(1 - is_other, -scores, drop_intermediate=False)

@@ -38,10 +38,10 @@ class DistanceScale:
         return scores
 
     def standardise(self, clusters: Ints, distances: Floats) -> NDArray[np.float64]:
-        """(n, layers): how many spreads each distance lies above the mean of its cluster.
+        """(n, layers): distances in standard deviations above the mean of their cluster.
 
         Raises:
-            ValueError: shapes that do not fit, or another number of layers.
+            ValueError: shapes that do not match, or another number of layers.
         """
         _require_distances(clusters, distances)
         if clusters.shape[1] != len(self.means):
@@ -56,12 +56,12 @@ class DistanceScale:
 def scale_distances(clusters: Ints, distances: Floats, k: Sequence[int]) -> DistanceScale:
     """Mean and standard deviation of the distances in each cluster of each layer; inputs are (n, layers), n > 0.
 
-    A spread is at least a tenth of the layer's pooled one (root of the mean squared deviation from the own cluster's
-    mean). A cluster with one example has no spread of its own and takes the pooled one; an empty cluster takes the
-    layer's mean, too.
+    A standard deviation is at least a tenth of the layer's pooled one (root of the mean squared deviation from the own cluster's
+    mean). A cluster with one example has no deviation of its own and gets the pooled one; an empty cluster also gets the
+    layer's mean.
 
     Raises:
-        ValueError: shapes that do not fit, ids below 0, or no examples.
+        ValueError: shapes that do not match, ids below 0, or no examples.
     """
     _require_distances(clusters, distances)
     if not len(clusters):
@@ -92,11 +92,11 @@ def overall_distance(distances: Floats) -> NDArray[np.float64]:
 def path_rarity(fit_paths: Ints, paths: Ints) -> NDArray[np.float64]:
     """-log of each path's smoothed frequency in fit, in nats; (m,) of (m, L).
 
-    Add-one smoothing (Laplace) over the p occupied paths and one more that stands for all unseen ones:
+    Add-one smoothing (Laplace) over the p occupied paths and one more for all unseen ones:
     (count + 1) / (n + p + 1).
 
     Raises:
-        ValueError: shapes that do not fit, or ids below 0.
+        ValueError: shapes that do not match, or ids below 0.
     """
     require_paths("fit_paths", fit_paths)
     require_paths("paths", paths)
@@ -112,8 +112,8 @@ def has_class_scores(outputs: Floats) -> bool:
     """Whether (m, n) outputs of a model can be class scores, of which the largest is the decision.
 
     One number per example is a regression. Rows that all have length 1 are an embedding on the sphere, but for
-    probabilities, which may be all 0 and 1. An embedding of any length cannot be distinguished from class scores: its "decision"
-    is the index of its largest unit.
+    probabilities, which may be all 0 and 1. An embedding of any length cannot be distinguished from class scores: its
+    "decision" is the index of its largest unit.
     """
     values = outputs.astype(np.float64)
     if not len(values) or values.shape[1] < 2:

@@ -1,4 +1,4 @@
-"""Cluster paths counted: how many there are, and how pure they are. Pure functions on integer arrays.
+"""Counts and purity of cluster paths. Pure functions on integer arrays.
 
 Belongs here: counts, complexity and purity of paths, or of any other groups of examples. What paths predict of the model's
 decisions is `alignment.py`, how far two sets of paths agree `agreement.py`.
@@ -127,10 +127,10 @@ def in_majority(groups: Ints, classes: Ints) -> NDArray[np.bool_]:
         classes: (n,), -1 for none.
 
     Returns:
-        (m,) for the m examples with a class. The mean is the purity; single values are what a bootstrap draws from.
+        (m,) for the m examples with a class. The mean is the purity; the single values are for a bootstrap.
 
     Raises:
-        ValueError: shapes that do not fit, ids or classes below those.
+        ValueError: shapes that do not match, ids or classes below those.
     """
     require_groups("groups", groups)
     require_classes("classes", classes, "groups", len(groups))

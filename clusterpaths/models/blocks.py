@@ -1,6 +1,6 @@
 """The blocks of a graph: residual sums, concatenations, inverted residuals, the layers of a transformer.
 
-Belongs here: putting steps of the data path together to blocks. What is proposed of them is `layers.py`.
+Belongs here: grouping steps of the data path into blocks. Which of them are proposed is `layers.py`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Block:
 def find_blocks(path: DataPath) -> list[Block]:
     """The outermost blocks in graph order.
 
-    A block is what lies between two tensors that carry all of the image, if branches with weights meet in it
+    A block is the part between two tensors that carry all of the image, if branches with weights meet in it
     by a sum or a concatenation. The scope names show its extent, and which of its neighbours without branches
     (MobileNet's blocks with a stride) are of its kind. Without them each sum is a block, and attention with the
     block of dense layers behind it one.

@@ -1,6 +1,6 @@
 """Stages check and instrument: what a run needs to know about a model, before any slow stage.
 
-Belongs here: file in, `ModelRecord` out. Nothing is written: the tapped graph lives in memory (`session.py`).
+Belongs here: file in, `ModelRecord` out. Nothing is written: the tapped graph is in memory (`session.py`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check_model(
     """Load the model and find its image input, logits, layers and weights.
 
     `layers` None takes the model's own added outputs, else auto (at most 6 over the depth); `default_size`
-    (height, width) stands in where the model leaves its input size open; `logits` names the output with class scores,
+    (height, width) is used where the model leaves its input size open; `logits` names the output with class scores,
     or is "none".
 
     Raises:
@@ -131,7 +131,7 @@ def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
     """Class names from the model's metadata; empty where there are none.
 
     Raises:
-        ModelError: the entry is not understood.
+        ModelError: the entry cannot be parsed.
     """
     text = metadata.get(CLASSES_KEY, "[]")
     try:
@@ -150,7 +150,7 @@ def tap_again(record: ModelRecord, tensors: Mapping[str, str], size: tuple[int, 
     """As `instrument_model`, with the taps of a cache or set: layer -> `Tap.identity`.
 
     Raises:
-        ModelError: ONNX Runtime refuses the model, or it has no such tensor.
+        ModelError: ONNX Runtime rejects the model, or it has no such tensor.
     """
     known = {tap.tensor: tap.operator for tap in record.taps}
     taps, ways = [], []
@@ -172,8 +172,8 @@ def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "
         reduce: the reduction of large layers, as `reduce.parse_reduce` reads it.
 
     Raises:
-        ConfigError: `reduce` names what is not there.
-        ModelError: ONNX Runtime refuses the model, it cannot take such an image, or a layer cannot be reduced so.
+        ConfigError: `reduce` names a layer that is not tapped.
+        ModelError: ONNX Runtime rejects the model, it does not accept such an image, or a layer cannot be reduced so.
     """
     asked = parse_reduce(reduce, record.layers)
     bare = tuple(tap.model_copy(update={"reduce": "none", "shape": (), "dtype": ""}) for tap in record.taps)

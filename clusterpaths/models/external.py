@@ -30,7 +30,7 @@ def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str,
 
     Raises:
         ModelError: a named file is not there (the message gives the nearest names), is too short for its
-            tensors, or lies outside `folder`.
+            tensors, or is outside `folder`.
     """
     needed: dict[str, int] = {}
     for tensor in external_tensors(model):
@@ -79,7 +79,7 @@ def _find(folder: Path, location: str, warnings: list[str]) -> Path:
 def reference_files(model: onnx.ModelProto, external: Mapping[str, str], options: onnxruntime.SessionOptions) -> None:
     """Let a session of `model` in memory map its weights from their files; the graph then has the files' actual names.
 
-    ONNX Runtime's other way, to be handed the files' content, copies it: 1.8 times the weights at the peak instead of 0.8.
+    ONNX Runtime's alternative, to be given the files' content, copies it: 1.8 times the weights at the peak instead of 0.8.
 
     Args:
         model: without its weights; changed in place.

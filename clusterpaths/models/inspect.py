@@ -137,7 +137,7 @@ def inspect_model(
     Args:
         path: the ONNX file.
         layers: as `choose_layers` reads them; None: the default of a run.
-        logits: the output with class scores, or "none"; None: the one that looks like it.
+        logits: the output with class scores, or "none"; None: found automatically.
         sha256: where it is known already; gigabytes take a while to hash.
         size: (height, width) where the model takes any; None: from a file beside it, else 224x224.
 

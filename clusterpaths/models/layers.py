@@ -45,10 +45,10 @@ class FoundLayer:
     Attributes:
         name: safe as the name of a directory, unique in its model also ignoring letter case.
         tensor: its name in the graph.
-        operator: Conv, Gemm … for a layer of weights; else what puts the tensor out.
+        operator: Conv, Gemm … for a layer of weights; else the operator with this output.
         depth: index in the graph of the node that outputs the tensor.
         kind: layer (of a plain chain), block, pooled (the last features before the classifier), inner (a layer
-            of weights in a block), outside (one before or behind the blocks), tensor (asked for by its name only).
+            of weights in a block), outside (one before or behind the blocks), tensor (requested by its name only).
     """
 
     name: str
@@ -184,12 +184,12 @@ def choose_layers(
         found: what `find_layers` gave.
         model: the same model.
         asked: any mixture of "auto", "auto:N", names, patterns (conv*, layer?.1) and tensor names. None: the
-            outputs that the model itself puts out beside its logits, where a layer is among them, else "auto".
+            outputs of the model beside its logits, where a layer is among them, else "auto".
         shapes: tensor -> shape of one example, as `inferred_shapes` gives them. `auto` skips layers of a single
             value, and layers without one row per image (None).
 
     Raises:
-        ModelError: an unknown layer (with the nearest names), a pattern that fits none, auto:0, a tensor that does not
+        ModelError: an unknown layer (with the nearest names), a pattern without a match, auto:0, a tensor that does not
             depend on the image, or a model without any layer to tap.
     """
     if asked is None:
