@@ -29,7 +29,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise DiskError(
                 f"The disk is full: writing {path} failed ({error.strerror}). What was recorded before is preserved. "
                 "Free some room (or use --cache-format zarr, a quarter of the bytes, or --cache-format none, "
-                "which stores images only, or another --cache-root) and run the command again; it continues where it stopped."
+                "which stores images only, or another --cache-root) and run the same command again; it continues where it "
+                "stopped."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DiskError(

@@ -299,7 +299,7 @@ def test_a_disk_that_fills_up_while_extracting_ends_with_one_paragraph_and_is_no
     argv = ("--subset", "64", "--shard-size", "8", "--workers", "1")
     code, shown = celeba_in_process(capsys, *argv, data=faces, cache=small_disk)
     assert code == 2
-    assert_one_paragraph(shown, "The disk is full: writing", "run the command again")
+    assert_one_paragraph(shown, "The disk is full: writing", "run the same command again")
     assert "retry" not in shown.lower()
     assert not list(small_disk.rglob("set_*"))
 

@@ -198,7 +198,7 @@ def test_full_disk_is_told_in_words(
         monkeypatch.setattr(os, "writev", full)
     else:
         monkeypatch.setattr(zarr.Array, "__setitem__", full)
-    with pytest.raises(DiskError, match=r"The disk is full: writing .*run the command again"):
+    with pytest.raises(DiskError, match=r"The disk is full: writing .*run the same command again"):
         fill(store, IDS, 0)
 
 
