@@ -59,7 +59,7 @@ class PreprocessingCheck(Record):
         """Whether the configured preprocessing is most likely wrong."""
         return self.verdict == "another preset is clearly better"
 
-    def contradicts(self, used: Preprocessing) -> bool:
+    def speaks_against(self, used: Preprocessing) -> bool:
         """Whether the preprocessing of a set is most likely wrong; not where the better one was taken."""
         return self.alarming and used != self.best
 

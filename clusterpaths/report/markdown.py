@@ -84,7 +84,7 @@ def evaluation_rows(evaluation: Evaluation) -> Rows:
 
 def preprocessing(check: PreprocessingCheck, used: Preprocessing) -> str:
     """The verdict, and how each known preprocessing does."""
-    title = "# The preprocessing is most likely wrong" if check.contradicts(used) else "# Preprocessing"
+    title = "# The preprocessing is most likely wrong" if check.speaks_against(used) else "# Preprocessing"
     return f"{title}\n\n{check.sentence}\n\n{check.table}"
 
 

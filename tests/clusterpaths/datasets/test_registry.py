@@ -148,7 +148,7 @@ def test_a_packages_data_set_is_found_by_its_entry_point(tmp_path: Path, monkeyp
             ("def digest", "def digets"),
             "gave a Two without digest. Expected all of root, notes, examples, read_image, digest",
         ),
-        (("np.full(2,", "np.full(3,"), "gave a table of 2 files and 3 labels; expected one row an example"),
+        (("np.full(2,", "np.full(3,"), "gave a table of 2 files and 3 labels; expected one row per example"),
         (("np.full(2, -1", "np.full(2, 0"), "gave a table with labels up to 0 and 0 class names"),
         (('("a", "b")', '("a", "a")'), "gave a table that names a file twice"),
         (("np.arange(2)", "np.zeros(2)"), "gave a table whose ids do not rise"),
