@@ -281,8 +281,8 @@ class _Run:
         """
         if corrupted & self._repaired:
             raise CacheError(
-                f"Shard {min(corrupted & self._repaired)} of {self._job.directory} was corrupted, extracted again, and is "
-                "corrupted again. Expected the disk to return what was written. Check it, or use another --cache-root."
+                f"Shard {min(corrupted & self._repaired)} of {self._job.directory} was corrupted, extracted again, and "
+                "is corrupted again. The disk does not return what was written. Check it, or use another --cache-root."
             )
         self._repaired |= corrupted
         for shard in sorted(corrupted):
