@@ -26,7 +26,7 @@ from ablation_page import DISTANCES, KS, LAYERS, SCALINGS, SIGMA, default_of, do
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from clusterpaths.clustering.kmeans import SKETCH_WIDTH
+from clusterpaths.clustering.seeding import SKETCH_WIDTH
 from clusterpaths.common.threads import one_thread
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.metrics.alignment import decision_alignment, split_fit_eval

@@ -22,13 +22,14 @@ import numpy as np
 from machine import Material, Meter, cache_size
 from numpy.typing import NDArray
 
+from clusterpaths.cache.fit_sample import SAMPLE_ROWS
 from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
 from clusterpaths.cache.stores import open_store
 from clusterpaths.cache.zarr_layout import CHUNK_ROWS
-from clusterpaths.clustering import cluster, kmeans
+from clusterpaths.clustering import cluster, kmeans, reading, seeding
 from clusterpaths.clustering.identity import identify
-from clusterpaths.clustering.shared_reading import RowsTogether
+from clusterpaths.clustering.shared_reading import SharedReading
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig, available_cores
 from clusterpaths.datasets import open_dataset, read_table
@@ -145,7 +146,7 @@ class HeldRows:
     def __len__(self) -> int:
         return len(self._values)
 
-    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[kmeans.Where, NDArray[np.float32]]]:
+    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[reading.Where, NDArray[np.float32]]]:
         places = np.arange(len(self)) if positions is None else positions
         for start in range(0, len(places), self.block_rows):
             where = places[start : start + self.block_rows]
@@ -169,14 +170,14 @@ def measure_clustering(held: dict[str, NDArray[np.float16]]) -> list[dict[str, A
         for values in held.values():
             rows = HeldRows(values)
             with meters["seeds"] as rows.meter:
-                seeds, weights, _ = kmeans.run(kmeans.seeding(rows, 5, "cosine", np.random.default_rng(0)), rows)
+                seeds, weights, _ = reading.run(seeding.seeding(rows, 5, "cosine", np.random.default_rng(0)), rows)
             with meters["fit"] as rows.meter:
                 batches = kmeans.MiniBatches(seeds, weights, "cosine")
                 for where, block in rows.blocks():
                     batches.add(where, block)
             with meters["assign"] as rows.meter:
                 kmeans.assign(rows, batches.centroids(), "cosine", labels, distances)
-    notes = {"seeds": f"of at most {kmeans.SAMPLE_ROWS:,} rows a layer: no cost an image beyond them"}
+    notes = {"seeds": f"of at most {SAMPLE_ROWS:,} rows a layer: no cost an image beyond them"}
     return [meter.result(step, count, notes.get(step, "")) for step, meter in meters.items()]
 
 
@@ -196,7 +197,7 @@ def counting() -> Iterator[Counts]:
     counts, lock = Counts(), threading.Lock()
     going, began = 0, 0.0  # layers that are still at what is bounded, since when
     run, blocks, take, clustering = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.clustering
-    together = RowsTogether._blocks
+    together = SharedReading._blocks
 
     def counted_run(session: TapSession, images: NDArray[np.float32], *more: Any) -> Outputs:
         if not (images == 0.5).all():  # a blank one shows that the model runs; it is none of the data
@@ -209,12 +210,12 @@ def counting() -> Iterator[Counts]:
         with lock:
             counts.rows[layer] = counts.rows.get(layer, 0) + number
 
-    def counted_blocks(rows: LayerRows, *positions: Any) -> Iterator[tuple[kmeans.Where, NDArray[np.float32]]]:
+    def counted_blocks(rows: LayerRows, *positions: Any) -> Iterator[tuple[reading.Where, NDArray[np.float32]]]:
         for where, block in blocks(rows, *positions):
             count_rows(rows.layer, len(block))
             yield where, block
 
-    def counted_together(rows: RowsTogether, *wanted: Any) -> Iterator[tuple[str, kmeans.Where, NDArray[np.float32]]]:
+    def counted_shared(rows: SharedReading, *wanted: Any) -> Iterator[tuple[str, reading.Where, NDArray[np.float32]]]:
         for layer, where, block in together(rows, *wanted):
             count_rows(layer, len(block))
             yield layer, where, block
@@ -248,7 +249,7 @@ def counting() -> Iterator[Counts]:
         mock.patch.object(TapSession, "run", counted_run),
         mock.patch.object(LayerRows, "blocks", counted_blocks),
         mock.patch.object(LayerRows, "take", counted_take),
-        mock.patch.object(RowsTogether, "_blocks", counted_together),
+        mock.patch.object(SharedReading, "_blocks", counted_shared),
     ):
         yield counts
 

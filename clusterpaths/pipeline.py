@@ -29,7 +29,7 @@ from clusterpaths.common.malloc import share_arenas
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError, InputError
 from clusterpaths.evaluation.record import Evaluation
-from clusterpaths.extraction.begin import forget_shard, widen_layers
+from clusterpaths.extraction.begin import mark_missing, widen_layers
 from clusterpaths.extraction.extract import ExtractionJob, release_sessions
 from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
 from clusterpaths.extraction.plan import ExtractionPlan, examples_in
@@ -152,7 +152,9 @@ class _Run:
                 break
             except Float16OverflowError as overflow:
                 layers = ", ".join(overflow.layers)
-                log.warning("%s: values beyond float16's range, kept as float32; all shards are made again", layers)
+                log.warning(
+                    "%s: values beyond float16's range, stored as float32; all shards are extracted again", layers
+                )
                 pending = widen_layers(self._directory, overflow.layers)
         return finish_extraction(self._directory, parse_ids(plan.ids), self._job.max_failed)
 
@@ -279,11 +281,11 @@ class _Run:
         """
         if corrupted & self._repaired:
             raise CacheError(
-                f"Shard {min(corrupted & self._repaired)} of {self._job.directory} was damaged, made again, and is "
-                "damaged again. Expected the disk to give back what was written. Check it, or use another --cache-root."
+                f"Shard {min(corrupted & self._repaired)} of {self._job.directory} was corrupted, extracted again, and "
+                "is corrupted again. The disk does not return what was written. Check it, or use another --cache-root."
             )
         self._repaired |= corrupted
         for shard in sorted(corrupted):
-            forget_shard(self._directory, shard)
+            mark_missing(self._directory, shard)
         if corrupted:
             self._extract_shards(tuple(sorted(corrupted)))

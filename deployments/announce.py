@@ -15,7 +15,7 @@ import cyclopts
 
 from clusterpaths.commands.shell import run_command
 from clusterpaths.errors import ModelError
-from clusterpaths.watching.announced import STATE_FILE, Known
+from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, examine
 from tasks.announcing import ARRIVED, announce
 
@@ -29,7 +29,7 @@ def announce_model(
     outcome = examine(path.expanduser().absolute(), patient=False)
     if not isinstance(outcome, Arrival):
         raise ModelError(outcome.reason)
-    known = Known(Path(outcome.path).parent / STATE_FILE)
+    known = AnnouncedModels(Path(outcome.path).parent / STATE_FILE)
     if announce([outcome], known, again=again):
         message = f"Announced {outcome.path} as {ARRIVED}: name {outcome.name}, sha256 {outcome.sha256}."
     else:

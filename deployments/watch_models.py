@@ -25,7 +25,7 @@ from watchfiles import watch
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ClusterPathsError, ConfigError
-from clusterpaths.watching.announced import STATE_FILE, Known
+from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, Outcome
 from clusterpaths.watching.folder import ModelFolder
 from flows.running import USER_ERROR, option_message
@@ -71,7 +71,7 @@ class WatchConfig(BaseModel):
 class Announcer:
     """Announces what was found, with growing retry delays while the server is unavailable."""
 
-    def __init__(self, folder: ModelFolder, known: Known) -> None:
+    def __init__(self, folder: ModelFolder, known: AnnouncedModels) -> None:
         self._folder, self._known = folder, known
         self._pending: dict[str, Outcome] = {}  # path -> its latest outcome
         self._delay = 0.0
@@ -119,7 +119,7 @@ def watch_models(config: WatchConfig) -> NoReturn:
             "No Prefect server is configured to announce models to. "
             "Set PREFECT_API_URL, such as PREFECT_API_URL=http://127.0.0.1:4200/api."
         )
-    known = Known(config.state_path)
+    known = AnnouncedModels(config.state_path)
     try:
         config.models.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -141,7 +141,7 @@ def watch_models(config: WatchConfig) -> NoReturn:
             _guarded(announcer.try_now)
 
 
-def _begin(config: WatchConfig, known: Known, folder: ModelFolder) -> None:
+def _begin(config: WatchConfig, known: AnnouncedModels, folder: ModelFolder) -> None:
     with known.locked():
         if known.read().watched:
             return

@@ -134,7 +134,7 @@ def test_a_shard_that_is_corrupted_again_ends_the_run(
 
     on_a_bad_disk.__name__ = extract.__name__
     monkeypatch.setattr(stages, "extract_shard", on_a_bad_disk)
-    with pytest.raises(CacheError, match=r"Shard 0 of .* made again, and is damaged again"):
+    with pytest.raises(CacheError, match=r"Shard 0 of .* extracted again, and is corrupted again"):
         pipeline.run(config)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from clusterpaths.models.check import check_model
-from clusterpaths.watching.announced import Known
+from clusterpaths.watching.announced import AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival
 from tests.clusterpaths.conftest import write_cnn
 from tests.deployments.conftest import (
@@ -322,7 +322,7 @@ def test_an_announcement_that_the_server_took_in_before_a_crash_is_not_sent_agai
     from tasks.announcing import announce
 
     one = Arrival(path=str(tmp_path / "crash.onnx"), name="crash", sha256="1" * 64)
-    known = Known(tmp_path / ".announced.json")
+    known = AnnouncedModels(tmp_path / ".announced.json")
     with temporary_settings({PREFECT_API_URL: live_server}):
         assert announce([one], known) == [one]
         known.write(known.read().model_copy(update={"models": {}}))  # as if it had died before it wrote this down
