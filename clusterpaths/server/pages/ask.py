@@ -39,7 +39,7 @@ ORDERS = {
     "common": "common paths first",
     "near": "nearest to their centroids first",
     "far": "farthest from their centroids first",
-    "strange": "strangest first (OOD score)",
+    "strange": "highest OOD score first",
 }
 BY_DISTANCE = ("near", "far", "strange")
 _ONE = ("right", "path", "order")
@@ -315,7 +315,7 @@ def _word(name: str, value: str) -> str:
     """What a filter is called before its value."""
     if name == "attribute":
         return "without" if value.startswith("-") else "with"
-    return "decision" if name == "right" else name
+    return "prediction is" if name == "right" else name
 
 
 def _shown(name: str, value: str) -> str:
@@ -323,6 +323,8 @@ def _shown(name: str, value: str) -> str:
         return value.removeprefix("-").replace("_", " ")
     if name == "label" and value == NONE:
         return "missing"
+    if name == "right":
+        return {"right": "correct", "wrong": "incorrect"}.get(value, value)
     return value.rpartition(":")[0] + " " + value.rpartition(":")[2] if name == "cluster" else value
 
 

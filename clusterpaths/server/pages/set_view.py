@@ -37,7 +37,7 @@ class SetView:
         self._steps: dict[tuple[str, int, int, bool], str] = {}
 
     @cached_property
-    def usual(self) -> dict[str, float]:
+    def base_rates(self) -> dict[str, float]:
         """Shares of the classes among all examples: the marks beside a group's bars."""
         return {one.name: one.share for one in self.routes.classes}
 

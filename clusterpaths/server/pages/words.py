@@ -37,7 +37,7 @@ def example_words(example: ExampleRow) -> str:
         words += f", prediction {example.prediction}"
     if example.label is not None:
         words += f", label {example.label}"
-    return f"{words}, wrong" if example.right is False else words
+    return f"{words}, incorrect" if example.right is False else words
 
 
 def path_text(path: Sequence[int]) -> str:
