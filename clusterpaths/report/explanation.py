@@ -1,7 +1,7 @@
 """explanation_<image>.html and a readable text: an `Explanation` for people.
 
-Belongs here: from the record to sentences, chips and the page. Its numbers are `explain.py`'s, its looks
-`explanation.html` and `report.css`.
+Belongs here: sentences, chips and the page of a record. `explain.py` computes the numbers, `explanation.html` and
+`report.css` are the layout.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def write_explanation(
         explanation: what is shown.
         image: the image that is explained.
         target: the HTML file.
-        read_image: called with names of the set's files; may raise OSError for one that is gone, which then has a
+        read_image: called with names of the set's files; may raise OSError for a missing one, which is shown as a
             placeholder.
 
     Raises:

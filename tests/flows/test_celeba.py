@@ -122,7 +122,7 @@ def test_the_same_question_finds_its_set_and_says_so(asked: dict[str, Any]) -> N
     run = succeed(**asked, workers=1, batch_size=7)  # how it is made is no part of the question
     assert folder_of(run).name == "set_01"
     assert run.batches == 0
-    assert any("set_01 already answers this question" in line for line in run.log)
+    assert any("set_01 already has this result" in line for line in run.log)
     documents = {path for path in before if path.name != "report.html"}
     assert all(path.stat().st_mtime_ns == before[path] for path in documents)
 

@@ -215,7 +215,7 @@ def test_what_frames_a_wrong_decision_is_said_where_there_is_one(client: httpx.C
     api = f"/api/v1/models/{site.model}/sets/{site.set}/examples"
     assert client.get(f"{api}?right=wrong&limit=1").json()["total"] > 0
     html = client.get(f"{site.overview}/ask?right=wrong").text
-    assert "orange frame: the decision is not the label" in words(html)
+    assert "orange frame: the prediction differs from the label" in words(html)
     assert all(str(image["alt"]).endswith(", incorrect") for image in read(html).images)
     assert "orange frame" not in words(client.get(f"{site.overview}/ask?right=right").text)
 

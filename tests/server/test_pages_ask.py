@@ -163,7 +163,7 @@ def test_nothing_found_says_which_filter_to_take_out(client: httpx.Client, site:
         ("?path=1-2-3-4-5-6-7-8-9", 404, "path"),
         ("?right=perhaps", 422, "Expected right or wrong"),
         ("?order=upside-down", 422, "Expected id, rare"),
-        ("?id=one", 422, "Expected whole numbers"),
+        ("?id=one", 422, "Expected integers"),
         ("?page=zero", 422, "Expected a number from 1 on"),
         ("?page=0", 422, "Expected a number from 1 on"),
         ("?predicton=Blond", 422, "Expected one of prediction, label"),
@@ -205,7 +205,7 @@ def test_the_longest_question_makes_a_page_of_bounded_size(client: httpx.Client,
     many = "&".join([*filters, *(f"id={i}" for i in range(100_000, 101_000))])
     page = client.get(ask(site, f"?{many}"))
     assert page.status_code == 200, text_of(page.text)[:300]
-    assert page.text.count("take this filter out") == 51
+    assert page.text.count("remove this filter") == 51
     assert len(page.content) < 2_500_000
 
 
@@ -272,8 +272,8 @@ def test_an_image_is_explained_without_a_script(client: httpx.Client, site: Site
     ("name", "content", "status", "says"),
     [
         ("notes.txt", b"not an image at all", 415, "This is not an image"),
-        ("empty.jpg", b"", 422, "This image cannot be looked at"),
-        ("cut.jpg", jpeg((300, 300))[:500], 422, "This image cannot be looked at"),
+        ("empty.jpg", b"", 422, "This image cannot be decoded"),
+        ("cut.jpg", jpeg((300, 300))[:500], 422, "This image cannot be decoded"),
     ],
 )
 def test_what_is_no_image_brings_the_form_back_with_a_reason(

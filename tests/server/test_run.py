@@ -118,9 +118,9 @@ def test_a_results_folder_stands_for_its_newest_set_s_model_and_images(
     ("model", "dataset", "reason"),
     [
         ("Nobody", "celeba", "no model called 'Nobody'. Expected one of: SampleFaces_CNN, Faces, Old"),
-        ("../ONNX_models/SampleFaces_CNN", "celeba", "nothing of that name"),  # what looks like a path is not repeated
+        ("../ONNX_models/SampleFaces_CNN", "celeba", "not found"),  # what looks like a path is not repeated
         ("", "celeba", "no model called"),
-        ("Old", "celeba", "does not say which model file"),
+        ("Old", "celeba", "does not record its model file"),
         ("Faces", "mnist", "no data set called 'mnist'. Expected one of: celeba"),
         ("Faces", "/etc", "no data set called"),
         ("Faces", "torchvision:", "no data set called"),
@@ -152,7 +152,7 @@ def test_a_deployment_that_the_server_does_not_have_is_503_with_its_name(home: P
         (None, "no Prefect server is configured"),
         ("http://127.0.0.1:9/api", "does not answer"),
         ("ftp://127.0.0.1/api", "does not answer"),
-        ("http://127.0.0.1:port/api", "address of the Prefect server is none"),
+        ("http://127.0.0.1:port/api", "address of the Prefect server is invalid"),
     ],
 )
 def test_without_a_server_that_answers_it_is_503_with_the_reason(home: Path, api: str | None, reason: str) -> None:

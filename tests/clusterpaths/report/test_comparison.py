@@ -82,7 +82,7 @@ def test_both_paths_of_a_moved_example_are_in_the_first_set_s_names(sets: tuple[
     assert [("kept" in (s["class"] or "")) for s in stops] == [False, True, False, True]
     dashed = page.having("span", **{"class": "chip new"})
     assert any("without a counterpart" in (chip["title"] or "") for chip in dashed)
-    assert page.having("span", title="fc, cluster 0 of the second set, here called 1")
+    assert page.having("span", title="fc, cluster 0 of the second set, shown as 1")
 
 
 def test_what_is_of_one_model_has_no_changed_decision(sets: tuple[Path, Path]) -> None:
