@@ -89,7 +89,7 @@ def test_recluster_makes_the_next_set_only_where_something_is_new(site: Site) ->
 
     again = site.start("recluster/nightly", name="Growing")
     site.complete(again)
-    site.logs(again, "no set was made")
+    site.logs(again, "no set was published")
     assert list_sets(cache) == ["set_01", "set_02"]
 
     site.draw("growing", 60)

@@ -137,7 +137,7 @@ def test_recluster_chooses_and_makes_no_second_set_of_the_same_choice(
     assert (first / f"comparison_with_{name}_set_01.json").is_file()
     again, log = recluster(name, tmp_path)  # auto is the last set's wish, so it is chosen again
     assert again == first
-    assert any("nothing changed since set_02: no set was made" in line for line in log)
+    assert any("no setting changed since set_02: no set was published" in line for line in log)
 
 
 def test_recluster_chooses_one_layer_and_keeps_the_others_numbers(

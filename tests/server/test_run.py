@@ -231,7 +231,7 @@ def test_a_run_whose_answer_came_too_late_is_asked_for_again_and_is_the_same(
 
 @pytest.mark.parametrize(
     ("statuses", "known"),
-    [([], "Nothing was started"), ([200], "Whether the run was started, Prefect's own page says")],
+    [([], "Nothing was started"), ([200], "See Prefect's UI for whether the run was started")],
 )
 def test_a_prefect_server_that_stays_busy_is_503_with_what_is_known(
     home: Path, busy_prefect: str, monkeypatch: pytest.MonkeyPatch, statuses: list[int], known: str
@@ -241,7 +241,7 @@ def test_a_prefect_server_that_stays_busy_is_503_with_what_is_known(
     with serving(home / "activation_cache", prefect_api=busy_prefect) as address, Dashboard(address) as dashboard:
         answer = dashboard.run("Faces", "celeba")
     assert answer.status_code == 503
-    assert "too busy to start celeba/full: for 0.5 s it gave no answer but status 503" in answer.json()["detail"]
+    assert "too busy to start celeba/full: for 0.5 s it answered only status 503" in answer.json()["detail"]
     assert known in answer.json()["detail"]
     assert bool(BusyPrefect.posted) == bool(statuses)
 
