@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install sample serve test lint types benchmark clean
+.PHONY: help install sample serve test quick lint types benchmark clean
 
 help:
 	@echo "make sample     install, then cluster paths of 2,000 drawn faces; says where the report is"
 	@echo "make serve      install, then serve what there is at http://127.0.0.1:8000"
-	@echo "make test       install, then lint, types and all tests"
+	@echo "make test       install, then lint, types and all tests: ten minutes on two cores"
+	@echo "make quick      install, then lint, types and the tests of the library: three minutes"
 	@echo "make benchmark  speed, memory, bytes, start-up beside a plain baseline: benchmarks/results/suite.md (an hour)"
 	@echo "make clean      remove the environment; data, models and results stay"
 
@@ -33,9 +34,12 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# What runs in one process, and in which order, is in tests/conftest.py; three processes, because one of them mostly waits.
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/clusterpaths
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/clusterpaths
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+
+quick: lint types
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/clusterpaths tests/test_house.py
 
 benchmark: install
 	$(BIN)/python benchmarks/suite.py

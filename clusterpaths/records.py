@@ -1,7 +1,7 @@
 """Records that lie beside the artefacts and say what made them.
 
 Belongs here: frozen pydantic models that are written as JSON. How they are read and written is
-`atomic.py`; what they mean for a cache is `cache/`, for a set `publish.py`.
+`storage/`; what they mean for a cache is `cache/`, for a set `publish.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tests of whole runs share: a run of the flow in this process or in one of its own, and what it left.
+"""What tests of whole runs share: a run of the pipeline or of a flow, in this process or its own, and what it left.
 
 Belongs here: starting runs and reading back. No expectation.
 """
@@ -19,15 +19,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
+from clusterpaths import pipeline
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import normalise
+from clusterpaths.running.runner import Runner
 from clusterpaths.sets.published import open_set
 from clusterpaths.storage import open_storage
 
@@ -41,10 +43,21 @@ SHAPES = {"conv1": (16, 64, 64), "conv2": (32, 32, 32), "conv3": (64, 16, 16), "
 class Run:
     """A finished run in this process."""
 
-    state: Any
+    state: Any = None  # a flow's; of the library's pipeline there is none
     path: Path | None = None
     batches: int = 0  # how often the model was run on images
     log: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The set's."""
+        assert self.path is not None
+        return self.path
+
+    @property
+    def cache(self) -> Path:
+        """What the set is in."""
+        return self.folder.parent
 
     @property
     def flow_run_id(self) -> Any:
@@ -66,6 +79,15 @@ class Run:
                 time.sleep(0.2)
 
 
+def run_pipeline(config: RunConfig, runner: Runner | None = None) -> Run:
+    """Run the library's pipeline, without Prefect; raises what it raises."""
+    run = Run()
+    with counting(run), listening(run.log, LIBRARY):
+        outcome = pipeline.run(config, runner)
+    run.path = outcome.published.path if outcome.published else None
+    return run
+
+
 def run_celeba(**options: Any) -> Run:
     """Run the flow in this process; never raises for a run that fails, its state says so.
 
@@ -73,41 +95,69 @@ def run_celeba(**options: Any) -> Run:
     """
     from flows.celeba import celeba
 
-    run = Run(state=None)
+    run = Run()
     options = {"evaluate": False, "check_preprocessing": False} | options
-
-    def counted(session: TapSession, images: NDArray[np.float32]) -> Outputs:
-        blank = bool((images == 0.5).all())  # it shows that the model runs; it is none of the data
-        with lock:  # sessions run in several threads
-            run.batches += not blank
-        return original(session, images)
-
-    original, lock = TapSession._run, threading.Lock()
-    with pytest.MonkeyPatch.context() as patch, listening(run.log):
-        patch.setattr(TapSession, "_run", counted)
+    with counting(run), listening(run.log):
         run.state = celeba(RunConfig(**options), return_state=True)
     if run.state.is_completed():
         run.path = run.state.result()
     return run
 
 
+_counted: list[Run] = []  # runs at once, in threads, count the batches of each other
+_counting = threading.Lock()
+
+
 @contextmanager
-def listening(lines: list[str]) -> Iterator[None]:
-    """Collect what flow and task runs log."""
+def counting(run: Run) -> Iterator[None]:
+    """Count how often a model is run on images."""
+    with _counting:
+        if not _counted:
+            _count_batches.start()
+        _counted.append(run)
+    try:
+        yield
+    finally:
+        with _counting:
+            _counted.remove(run)
+            if not _counted:
+                _count_batches.stop()
+
+
+def _counted_run(session: TapSession, images: NDArray[np.float32]) -> Outputs:
+    if not (images == 0.5).all():  # a blank one shows that the model runs; it is none of the data
+        with _counting:
+            for run in _counted:
+                run.batches += 1
+    return _run(session, images)
+
+
+_run = TapSession._run
+_count_batches = mock.patch.object(TapSession, "_run", _counted_run)
+FLOWS = ("prefect.flow_runs", "prefect.task_runs")
+LIBRARY = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")
+
+
+@contextmanager
+def listening(lines: list[str], names: tuple[str, ...] = FLOWS) -> Iterator[None]:
+    """Collect what flow and task runs log, or the library's pipeline."""
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(f"{record.levelname} {record.getMessage()}")
 
     handler = Collect()
-    loggers = [logging.getLogger(name) for name in ("prefect.flow_runs", "prefect.task_runs")]
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for logger in loggers:
+        for logger, level in zip(loggers, levels, strict=True):
             logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 def succeed(**options: Any) -> Run:
@@ -119,8 +169,7 @@ def succeed(**options: Any) -> Run:
 
 def published(run: Run) -> Any:
     """The set's record."""
-    assert run.path is not None
-    return open_set(run.path).record
+    return open_set(run.folder).record
 
 
 def paths_of(folder: Path) -> dict[str, list[int]]:
@@ -146,6 +195,15 @@ def assert_contract(folder: Path, examples: int, layers: dict[str, int], k: int)
     assert metadata["num_examples"] == examples
     assert metadata["layers"] == list(centroids) == list(layers)
     assert metadata["k"] == k
+
+
+def written(cache: Path) -> dict[Path, int]:
+    """Activation files of the recorded shards of an npy cache, with the time each was last written."""
+    manifest = read_manifest(open_storage(cache))
+    assert manifest is not None
+    ids = [i for shard in manifest.shards if shard.rows is not None for i in shard.row_ids()]
+    files = [cache / layer / f"{i}.npy" for layer in manifest.layers for i in ids]
+    return {file: file.stat().st_mtime_ns for file in files}
 
 
 def rows_of(cache: Path, layer: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
@@ -210,6 +268,20 @@ def start_celeba(*options: str, output: Path, environment: dict[str, str]) -> su
         return subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=output.parent, start_new_session=True
         )
+
+
+def start_pipeline(config: RunConfig, *, output: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """As `start_celeba`, the library's pipeline, without Prefect."""
+    code = (
+        "import sys; from clusterpaths.config import RunConfig; from clusterpaths.pipeline import run; "
+        "run(RunConfig.model_validate_json(sys.argv[1]))"
+    )
+    given = config.model_dump_json(include=config.model_fields_set)
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, given], stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=PROJECT,
+            start_new_session=True,
+        )  # fmt: skip
 
 
 def kill_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], output: Path) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 
 from clusterpaths.metrics.checks import Ints, require_equal_width
 from clusterpaths.metrics.paths import majority_classes
@@ -28,6 +26,9 @@ def nearest_neighbours(
     Raises:
         ValueError: rows of different widths, nothing to fit, or k < 1.
     """
+    from sklearn.neighbors import NearestNeighbors  # slow to import: the server and report.html need only NEIGHBOURS
+    from sklearn.preprocessing import normalize
+
     require_equal_width("fit", fit, "queries", queries)
     if k < 1 or not len(fit):
         raise ValueError(f"k and the number of rows should be >= 1, got {k} and {len(fit)} instead.")

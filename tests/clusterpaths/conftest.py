@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from clusterpaths.records import DatasetSpec, ModelRecord
 from clusterpaths.running.runner import InProcess
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
+from tests.runs import LIBRARY
 
 NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59
 LAYERS = ("conv1", "conv2", "fc1")
@@ -250,6 +252,18 @@ class Recording(InProcess):
     def submit(self, stage: Callable[..., Any], *args: Any, name: str = "") -> Any:
         self.submitted.setdefault(stage.__name__, []).append(args)
         return super().submit(stage, *args, name=name)
+
+
+@pytest.fixture(autouse=True)
+def _log_of_its_own() -> Iterator[None]:
+    """What the pipeline logs reaches this test, also where a flow of this process has had it relayed to its run."""
+    loggers = [logging.getLogger(name) for name in LIBRARY]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [], True
+    yield
+    for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A real Prefect server in a process of its own, and what it knows of events."""
+"""Real Prefect servers in processes of their own, and what they know of events."""
 
 from __future__ import annotations
 
@@ -90,10 +90,13 @@ def _is_healthy(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The API's address of a server for the whole session, with its own PREFECT_HOME and database."""
-    with running_server(tmp_path_factory.mktemp("live-server"), free_port()) as url:
-        yield url
+def live_server(prefect_server: None) -> str:
+    """The API's address of the server that all tests without a worker share."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    assert url
+    return url
 
 
 @pytest.fixture(scope="session")

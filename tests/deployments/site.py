@@ -22,10 +22,11 @@ import httpx
 import psutil
 
 from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.config import RunConfig
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.storage import open_storage
 from tests.deployments.conftest import server_environment
-from tests.runs import PROJECT, SAMPLE_MODEL
+from tests.runs import PROJECT, SAMPLE_MODEL, run_pipeline
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 POLL = 0.1
@@ -73,6 +74,12 @@ class Site:
         shutil.rmtree(root / "celeba", ignore_errors=True)
         write_faces(root, count, seed=21)
         return root
+
+    def publish(self, **options: Any) -> Path:
+        """The set of a run in this process, without Prefect, among the site's results."""
+        model = self.home / "ONNX_models" / SAMPLE_MODEL.name
+        given = {"model": model, "cache_root": self.caches, "evaluate": False, "check_preprocessing": False} | options
+        return run_pipeline(RunConfig(**given)).folder
 
     def command(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run to its end, with nobody to answer a question."""
@@ -139,6 +146,9 @@ class Site:
         response: httpx.Response = wait_until(answer, 20)
         return response.json()
 
+    def patch(self, path: str, **body: Any) -> None:
+        httpx.patch(self.url + path, json=body, timeout=20).raise_for_status()
+
     def delete(self, path: str) -> None:
         httpx.delete(self.url + path, timeout=20).raise_for_status()
 
@@ -150,6 +160,11 @@ class Site:
         """Ask for a run; its id."""
         path = f"/deployments/{self.deployment(deployment)['id']}/create_flow_run"
         return str(self.post(path, parameters=parameters, state={"type": "SCHEDULED"})["id"])
+
+    def set_state(self, id_: str, type_: str, name: str) -> None:
+        """What Prefect's own commands ask for: CANCELLING, or SCHEDULED as AwaitingRetry."""
+        answer = self.post(f"/flow_runs/{id_}/set_state", state={"type": type_, "name": name})
+        assert answer["status"] == "ACCEPT", answer
 
     def run(self, id_: str) -> dict[str, Any]:
         found: dict[str, Any] = self.get(f"/flow_runs/{id_}")
@@ -203,15 +218,6 @@ class Site:
 def made_shards(cache: Path) -> list[int]:
     manifest = read_manifest(open_storage(cache))
     return [shard.index for shard in manifest.shards if shard.rows is not None] if manifest else []
-
-
-def written(cache: Path) -> dict[Path, int]:
-    """Activation files of the recorded shards of an npy cache, with the time each was last written."""
-    manifest = read_manifest(open_storage(cache))
-    assert manifest is not None
-    ids = [i for shard in manifest.shards if shard.rows is not None for i in shard.row_ids()]
-    files = [cache / layer / f"{i}.npy" for layer in manifest.layers for i in ids]
-    return {file: file.stat().st_mtime_ns for file in files}
 
 
 @contextlib.contextmanager

@@ -75,30 +75,40 @@ def completed(site: Site, count: int) -> list[dict[str, Any]]:
 def test_arrived_models_get_a_run_each_one_at_a_time_a_cache_of_their_own_and_a_comparison(
     site: Site, watcher: None
 ) -> None:
-    sample = str(site.home / "ONNX_models" / SAMPLE_MODEL.name)
-    before = {"name": "Before", "model": sample, "data_root": str(site.home / "data")}
-    site.complete(site.start("celeba/full", config=before))
+    site.publish(name="Before", data_root=site.home / "data")
 
     first = arrive(site, "Hair.onnx", version(1), pieces=3)
     wait_until(lambda: len(arrivals(site)) == 1, 60, lambda: (site.home / "watcher.log").read_text())
-    second = arrive(site, "Hair.onnx", version(2)) if completed(site, 1) else ""
-    third = arrive(site, "Other.onnx", version(3))
+    second = arrive(site, "Other.onnx", version(2))
     (site.home / "ONNX_models" / "notes.onnx").write_text("no model")
-    runs = completed(site, 3)
+    runs = completed(site, 2)
 
     config = runs[0]["parameters"]["config"]
     assert config["name"] == first
     assert Path(config["model"]) == site.home / "ONNX_models" / "Hair.onnx"
-    assert {run["parameters"]["config"]["name"] for run in runs} == {first, second, third}
-    late = sorted(runs, key=lambda run: str(run["start_time"]))[1:]
-    assert late[0]["end_time"] <= late[1]["start_time"]  # the later arrival waited
-    for name in (first, second, third):
+    assert {run["parameters"]["config"]["name"] for run in runs} == {first, second}
+    earlier, later = sorted(runs, key=lambda run: str(run["start_time"]))
+    assert earlier["end_time"] <= later["start_time"]  # the later arrival waited
+    for name in (first, second):
         assert list_sets(site.caches / name) == ["set_01"]
         assert open_set(site.caches / name / "set_01").record.num_examples == 40
     assert list((site.caches / first / "set_01").glob("comparison_with_*.json")) != []
     assert ("comparison", "markdown") in site.artifacts(runs[0]["id"])
     time.sleep(3)
-    assert len(arrivals(site)) == 3  # the text file, and models that were announced, start none
+    assert len(arrivals(site)) == 2  # the text file, and models that were announced, start none
+
+
+def test_another_model_under_the_same_name_gets_a_run_with_a_name_of_its_own(site: Site, watcher: None) -> None:
+    before = {run["id"] for run in arrivals(site)}
+    site.patch("/work_pools/clusterpaths", is_paused=True)  # it is enough to see the run wait
+    try:
+        name = arrive(site, "Hair.onnx", version(3))
+        [run] = wait_until(lambda: [run for run in arrivals(site) if run["id"] not in before], 60)
+        assert run["parameters"]["config"]["name"] == name
+        assert name not in {path.name for path in site.caches.iterdir()}
+        site.delete(f"/flow_runs/{run['id']}")
+    finally:
+        site.patch("/work_pools/clusterpaths", is_paused=False)
 
 
 def test_a_run_for_a_model_that_was_replaced_meanwhile_says_so(site: Site) -> None:

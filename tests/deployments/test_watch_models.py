@@ -331,26 +331,38 @@ def test_an_announcement_that_the_server_took_in_before_a_crash_is_not_sent_agai
     assert [kind for kind, _ in model_events(live_server, tmp_path)] == ["arrived"]
 
 
-def run_announce(url: str | None, home: Path, *argv: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = server_environment(url or "", home)
-    if url is None:
-        del environment["PREFECT_API_URL"]
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "announce", *map(str, argv)]
-    return subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=60, check=False)
+def run_announce(capsys: pytest.CaptureFixture[str], url: str | None, *argv: str | Path) -> tuple[int, str, str]:
+    """Exit code, output and errors of `clusterpaths announce`, in this process."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.cli import main
+
+    capsys.readouterr()
+    code: object = 0
+    with temporary_settings({PREFECT_API_URL: url}):
+        try:
+            main(["announce", *map(str, argv)])
+        except SystemExit as exit_:
+            code = exit_.code or 0
+    shown = capsys.readouterr()
+    assert isinstance(code, int)
+    return code, shown.out, shown.err
 
 
-def test_announcing_by_hand_does_the_same_and_the_watcher_knows(watcher: Watcher, tmp_path: Path) -> None:
+def test_announcing_by_hand_does_the_same_and_the_watcher_knows(
+    watcher: Watcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = write_cnn(tmp_path / "hand.onnx", seed=12)
     file = watcher.folder / made.name
     shutil.copy(made, file)
-    done = run_announce(watcher.url, tmp_path, file)  # who of both is first does not matter
-    assert done.returncode == 0, done.stderr
+    code, said, errors = run_announce(capsys, watcher.url, file)  # who of both is first does not matter
+    assert code == 0, errors
     told = watcher.wait_for(file.name, "arrived")
-    assert told["sha256"] in done.stdout
+    assert told["sha256"] in said
     watcher.let_pass()
     assert watcher.kinds(file.name) == ["arrived"]
-    assert "announced before" in run_announce(watcher.url, tmp_path, file).stdout
-    assert run_announce(watcher.url, tmp_path, file, "--again").returncode == 0
+    assert "announced before" in run_announce(capsys, watcher.url, file)[1]
+    assert run_announce(capsys, watcher.url, file, "--again")[0] == 0
     watcher.wait_for(file.name, "arrived", "arrived")
 
 
@@ -364,15 +376,15 @@ def test_announcing_by_hand_does_the_same_and_the_watcher_knows(watcher: Watcher
     ],
 )
 def test_announcing_by_hand_says_what_is_wrong_in_one_paragraph(
-    content: str | None, server: str | None, expected: str, tmp_path: Path
+    content: str | None, server: str | None, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "x.onnx"
     if content == "model":
         write_cnn(file)
     elif content == "text":
         file.write_text("hello")
-    done = run_announce(server, tmp_path, file)
-    assert done.returncode == 2
-    assert done.stderr.startswith("\nerror: ")
-    assert expected in done.stderr
-    assert "\n" not in done.stderr.strip()
+    code, _, errors = run_announce(capsys, server, file)
+    assert code == 2
+    assert errors.startswith("\nerror: ")
+    assert expected in errors
+    assert "\n" not in errors.strip()

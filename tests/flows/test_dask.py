@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,19 +25,21 @@ from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError, ExtractionError
 from clusterpaths.storage import open_storage
 from tasks import runner as runner_module
-from tests.runs import SAMPLE_MODEL, Run, assert_same_documents, published, run_celeba, succeed
+from tests.runs import DOCUMENTS, SAMPLE_MODEL, assert_same_documents, published, run_celeba, run_pipeline, succeed
+from tests.storage import BUCKET, SECRET, TOKEN, Storage, running_storage
 
-SHARD = 10
+COUNT, SHARD = 160, 10
 needs_server = pytest.mark.usefixtures("prefect_server")
 
 
 class Cluster:
-    """A scheduler and two workers, each a process of its own with a folder and a Prefect home of its own."""
+    """A scheduler and two workers, each a process of its own with a home, and so a mirror and a Prefect home, of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.processes = folder, dict[str, subprocess.Popen[bytes]]()
         file = folder / "scheduler.json"
-        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file), "--no-dashboard")
+        address = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--dashboard-address", "127.0.0.1:0")
+        self._start("scheduler", *address, "--scheduler-file", str(file))
         self._until(file.is_file)
         self.address = json.loads(file.read_text())["address"]
         for name in ("one", "two"):
@@ -48,12 +52,13 @@ class Cluster:
     def _start(self, name: str, *options: str) -> None:
         own = self.folder / name
         own.mkdir()
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "CLUSTERPATHS"))}
+        left_out = ("PREFECT", "CLUSTERPATHS", "XDG_CACHE_HOME")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
         command = "scheduler" if name == "scheduler" else "worker"
         with (own / "output.txt").open("wb") as output:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "dask", command, *options],
-                cwd=own, env=kept | {"PREFECT_HOME": str(own), "TMPDIR": str(own)},
+                cwd=own, env=kept | {"PREFECT_HOME": str(own), "TMPDIR": str(own), "HOME": str(own)},
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
@@ -76,21 +81,43 @@ class Cluster:
                 self.kill(name)
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    folder = tmp_path / "cluster"
-    folder.mkdir()
-    started = Cluster(folder)
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage | None]:
+    """An object store for the workers; None where its packages are not installed."""
+    if any(importlib.util.find_spec(name) is None for name in ("obstore", "moto")):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("storage")
+    with running_storage(folder, folder / "mirror") as storage:
+        yield storage
+
+
+@pytest.fixture(scope="module")
+def cluster(storage: Storage | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One for all tests: the last of them kills a worker."""
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
     try:
         yield started
     finally:
         started.stop()
 
 
+def asked(faces: Path, root: Path | str, **more: Any) -> dict[str, Any]:
+    """160 faces in 16 shards, three layers, float32."""
+    return {
+        "model": SAMPLE_MODEL, "data_root": faces.parent, "cache_root": root, "layers": "conv3,fc1,fc2", "subset": COUNT,
+        "shard_size": SHARD, "cache_dtype": "float32",
+    } | more  # fmt: skip
+
+
+def in_process(**options: Any) -> Path:
+    """The set of a run in threads of this process, without Prefect."""
+    return run_pipeline(RunConfig(**options, evaluate=False, check_preprocessing=False)).folder
+
+
 @pytest.fixture(scope="module")
-def by_threads(prefect_server: None, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    root = tmp_path_factory.mktemp("threads")
-    return succeed(model=SAMPLE_MODEL, data_root=faces.parent, cache_root=root, shard_size=SHARD)
+def by_threads(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return in_process(**asked(faces, tmp_path_factory.mktemp("threads")))
 
 
 def made(cache: Path) -> int:
@@ -99,8 +126,73 @@ def made(cache: Path) -> int:
 
 
 @needs_server
+def test_an_error_of_a_worker_is_the_same_error_here(cluster: Cluster, faces: Path, tmp_path: Path) -> None:
+    images = tmp_path / "data" / "celeba"
+    shutil.copytree(faces, images)
+    for number in range(1, 6):
+        (images / "img_align_celeba" / f"{number:06d}.jpg").write_bytes(b"no picture")
+    run = run_celeba(**asked(images, tmp_path, subset=20, max_failures=0), engine="dask", dask_address=cluster.address)
+    assert run.state.is_failed()
+    with pytest.raises(ExtractionError, match="images cannot be read, and at most 0 may fail"):
+        run.state.result()
+
+
+@needs_server
+@pytest.mark.filterwarnings("ignore:Port 8787 is already in use")  # by another Dask of this machine: another is taken
+def test_a_cluster_of_its_own_gives_the_same_paths_without_activations_on_disk(
+    by_threads: Path, faces: Path, tmp_path: Path
+) -> None:
+    given = asked(faces, tmp_path, cache_format="none", cache_dtype=None, shard_size=64)
+    run = succeed(**given, engine="dask", workers=2)
+    assert run.batches == 0
+    assert published(run).num_examples == COUNT
+    assert_same_documents(by_threads, run.folder)
+
+
+@needs_server
+def test_fitted_in_parts_workers_and_threads_find_the_same_and_damage_is_mended(
+    cluster: Cluster, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel_fit, "PARALLEL_FROM", COUNT)  # all of these are very many
+    monkeypatch.setattr(parallel_fit, "PART_ROWS", 64)
+    threads = in_process(**asked(faces, tmp_path / "threads", layers="fc1", shard_size=50, seed=1))
+    dask = {"engine": "dask", "dask_address": cluster.address, "layers": "fc1"}
+    first = succeed(**asked(faces, tmp_path / "dask", shard_size=64, **dask))
+    damaged = first.cache / "fc1" / "70.npy"  # of shard 1, in the second of three parts
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    second = succeed(**asked(faces, tmp_path / "dask", shard_size=64, seed=1, **dask))
+    assert_same_documents(threads, second.folder)
+    names = [task.name for task in second.task_runs()]
+    assert {f"fit fc1 pass 0 part {part}" for part in range(3)} <= set(names)
+    assert names.count("extract shard 1/1") == 1  # the damaged one, and no other
+
+
+@needs_server
+def test_workers_that_share_nothing_but_the_store_give_the_same(
+    by_threads: Path, storage: Storage | None, cluster: Cluster, faces: Path
+) -> None:
+    if storage is None:
+        pytest.skip("needs the extra [s3] and moto's server")
+    run = run_celeba(**asked(faces, f"s3://{BUCKET}/workers"), engine="dask", dask_address=cluster.address)
+    output = cluster.output()
+    assert run.state.is_completed(), f"{run.state.message}\n{output}"
+    assert run.batches == 0  # the model ran in other processes than this one
+    stored = storage.objects("workers/CelebA/set_01/")
+    for name in DOCUMENTS:
+        assert stored[f"workers/CelebA/set_01/{name}"] == (by_threads / name).read_bytes(), name
+    mirrors = [cluster.folder / name / ".cache" / "clusterpaths" for name in ("one", "two")]
+    parts = [{path.name for path in mirror.rglob("examples/0*.parquet")} for mirror in mirrors]
+    assert parts[0] | parts[1] == {f"{shard:05d}.parquet" for shard in range(COUNT // SHARD)}
+    assert min(map(len, parts)) >= 1  # both made some, and neither has the other's
+    assert parts[0] & parts[1] == set()
+    assert [secret for secret in (SECRET, TOKEN) if secret in output] == []
+
+
+@needs_server
 def test_two_workers_of_their_own_one_killed_in_the_middle_give_the_same_paths(
-    by_threads: Run, cluster: Cluster, faces: Path, tmp_path: Path
+    by_threads: Path, cluster: Cluster, faces: Path, tmp_path: Path
 ) -> None:
     killed_at: list[int] = []
 
@@ -114,74 +206,18 @@ def test_two_workers_of_their_own_one_killed_in_the_middle_give_the_same_paths(
     killer = threading.Thread(target=kill_in_the_middle)
     killer.start()
     try:
-        run = run_celeba(
-            model=SAMPLE_MODEL, data_root=faces.parent, cache_root=tmp_path, shard_size=SHARD,
-            engine="dask", dask_address=cluster.address,
-        )  # fmt: skip
+        run = run_celeba(**asked(faces, tmp_path), engine="dask", dask_address=cluster.address)
     finally:
         ended.set()
         killer.join()
     assert run.state.is_completed(), f"{run.state.message}\n{cluster.output()}"
-    assert 4 <= killed_at[0] < 30  # of 30 shards
+    assert 4 <= killed_at[0] < COUNT // SHARD
     assert run.batches == 0  # the model ran in other processes than this one
-    assert run.path is not None
-    assert by_threads.path is not None
-    assert_same_documents(by_threads.path, run.path)
+    assert_same_documents(by_threads, run.folder)
     assert any("1 of 2 Dask workers were lost" in line for line in run.log), run.log
     states = {task.name: task.state.name for task in run.task_runs()}
     assert {name for name, state in states.items() if state != "Completed"} == set()
-    assert len([name for name in states if name.startswith("extract shard")]) == 30
-
-
-@needs_server
-def test_an_error_of_a_worker_is_the_same_error_here(cluster: Cluster, faces: Path, tmp_path: Path) -> None:
-    images = tmp_path / "data" / "celeba"
-    shutil.copytree(faces, images)
-    for number in range(1, 6):
-        (images / "img_align_celeba" / f"{number:06d}.jpg").write_bytes(b"no picture")
-    run = run_celeba(
-        model=SAMPLE_MODEL, data_root=images.parent, cache_root=tmp_path, subset=20, shard_size=SHARD, max_failures=0,
-        engine="dask", dask_address=cluster.address,
-    )  # fmt: skip
-    assert run.state.is_failed()
-    with pytest.raises(ExtractionError, match="images cannot be read, and at most 0 may fail"):
-        run.state.result()
-
-
-@needs_server
-def test_a_cluster_of_its_own_gives_the_same_paths(by_threads: Run, faces: Path, tmp_path: Path) -> None:
-    run = succeed(
-        model=SAMPLE_MODEL, data_root=faces.parent, cache_root=tmp_path, shard_size=100, engine="dask", workers=2
-    )
-    assert run.batches == 0
-    assert published(run).num_examples == 300
-    assert by_threads.path is not None
-    assert run.path is not None
-    assert_same_documents(by_threads.path, run.path)
-
-
-@needs_server
-def test_fitted_in_parts_workers_and_threads_find_the_same_and_damage_is_mended(
-    cluster: Cluster, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parallel_fit, "PARALLEL_FROM", 300)  # all of these are very many
-    monkeypatch.setattr(parallel_fit, "PART_ROWS", 128)
-    common = {"model": SAMPLE_MODEL, "data_root": faces.parent, "layers": ("conv3", "fc1")}
-    threads = succeed(**common, cache_root=tmp_path / "threads", shard_size=50, seed=1)
-    dask = {"engine": "dask", "dask_address": cluster.address}
-    first = succeed(**common, cache_root=tmp_path / "dask", shard_size=64, seed=0, **dask)
-    assert first.path is not None
-    damaged = first.path.parent / "fc1" / "131.npy"  # of shard 2, in the second of three parts
-    content = bytearray(damaged.read_bytes())
-    content[-1] ^= 1
-    damaged.write_bytes(content)
-    second = succeed(**common, cache_root=tmp_path / "dask", seed=1, **dask)
-    assert second.path is not None
-    assert threads.path is not None
-    assert_same_documents(threads.path, second.path)
-    names = [task.name for task in second.task_runs()]
-    assert {f"fit fc1 pass 0 part {part}" for part in range(3)} <= set(names)
-    assert names.count("extract shard 1/1") == 1  # the damaged one, and no other
+    assert len([name for name in states if name.startswith("extract shard")]) == COUNT // SHARD
 
 
 @needs_server

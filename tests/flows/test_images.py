@@ -1,30 +1,18 @@
-"""The general flow: any images through any model."""
+"""The general flow: any images through any model. What a run makes of them: tests/clusterpaths/test_pipeline_data.py."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 from pydantic import ValidationError
 
-from clusterpaths.cache.manifest import read_manifest
-from clusterpaths.datasets.base import open_rgb
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.explanation.explain import explain_image
-from clusterpaths.export.path_model import export_path_model
-from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.published import open_set
-from clusterpaths.storage import open_storage
 from flows.images import ImagesConfig
-from tests.cifar10 import CLASSES, write_cifar10
 from tests.runs import SAMPLE_MODEL, listening
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -84,125 +72,6 @@ def test_it_is_the_same_flow_as_celebas(faces: Path, tmp_path: Path) -> None:
     assert (one.path / "centroids.json").read_bytes() == (other / "centroids.json").read_bytes()
 
 
-def test_cifar10_in_its_own_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = tmp_path / "data"
-    write_cifar10(root, monkeypatch)
-    path, record, _ = succeed(
-        dataset="torchvision:CIFAR10", model=SAMPLE_MODEL, data_root=root, cache_root=tmp_path, layers="fc1", k=2
-    )
-    assert path.parent.name == "SampleFaces_CNN-CIFAR10"
-    assert (record.num_examples, record.dataset) == (36, "torchvision:CIFAR10")
-    assert record.label_names == tuple(CLASSES)
-    assert record.class_names == ("Bald", "Black", "Blond", "Brown", "Gray")  # the model's own: it knows no frogs
-    assert set(pq.read_table(path / "paths.parquet")["split"].to_pylist()) == {"train", "test"}
-
-
-def test_arrays(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "digits.npz", images=rng.integers(0, 256, (12, 20, 20, 3), dtype=np.uint8), labels=np.arange(12) % 3
-    )
-    path, record, _ = succeed(
-        dataset="arrays",
-        model=SAMPLE_MODEL,
-        data_root=tmp_path / "digits.npz",
-        cache_root=tmp_path / "c",
-        layers="fc1",
-        k=2,
-    )
-    assert path.parent.name == "SampleFaces_CNN-digits.npz"
-    assert record.num_examples == 12
-
-
-def test_reduced_layers_are_part_of_what_a_cache_is(by_class: Path, tmp_path: Path) -> None:
-    options = {"model": SAMPLE_MODEL, "data_root": by_class, "cache_root": tmp_path, "layers": "conv3", "k": 2}
-    path, _, log = succeed(**options, reduce="conv3=gap")
-    manifest = read_manifest(open_storage(path.parent))
-    assert manifest is not None
-    assert manifest.layers["conv3"].shape == (64,)
-    assert manifest.providers == ("CPUExecutionProvider",)
-    assert any("conv3 64 (gap of 64x16x16)" in line for line in log)
-    state, _ = run_images(**options, reduce="conv3=max")
-    assert state.is_failed()
-    assert "layer conv3" in str(state.message)
-
-
-def test_a_reduced_layer_is_reduced_in_the_path_model_and_when_one_image_is_explained(
-    by_class: Path, tmp_path: Path
-) -> None:
-    options = {"model": SAMPLE_MODEL, "data_root": by_class, "cache_root": tmp_path / "c", "layers": "relu_1,conv3"}
-    path, record, _ = succeed(**options, k=3, reduce="conv3=gap")
-    assert record.tensors["conv3"].endswith("|gap")
-    exported = export_path_model(open_set(path), SAMPLE_MODEL, tmp_path / "paths.onnx")
-    rows = pq.read_table(path / "paths.parquet")
-    table = np.column_stack([rows[layer].to_numpy() for layer in record.layers])
-    pixels = [fit(open_rgb(by_class / file), record.preprocessing) for file in rows["file"].to_pylist()]
-    images = normalise(np.stack(pixels), record.preprocessing)
-    session = onnxruntime.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
-    _, found, distances, _ = session.run(None, {exported.input: images})
-    assert np.array_equal(found, table)
-    stored = np.column_stack([rows[f"distance.{layer}"].to_numpy() for layer in record.layers])
-    np.testing.assert_allclose(distances, stored, atol=1e-3)
-    one = explain_image(by_class / rows["file"][7].as_py(), open_set(path), SAMPLE_MODEL)
-    assert list(one.path) == table[7].tolist()
-
-
-def test_a_cache_of_more_layers_stays_whole_when_images_come(by_class: Path, tmp_path: Path) -> None:
-    options = {"model": SAMPLE_MODEL, "data_root": by_class, "cache_root": tmp_path, "k": 2, "reduce": "conv3=gap"}
-    succeed(**options, layers="conv3,fc1", subset=20)
-    path, record, _ = succeed(**options | {"reduce": "auto"}, layers="fc1", subset=30)
-    assert (record.layers, record.num_examples) == (("fc1",), 30)
-    again, both, _ = succeed(**options, layers="conv3,fc1", subset=30)
-    assert both.num_examples == 30
-    manifest = read_manifest(open_storage(again.parent))
-    assert manifest is not None
-    assert {layer: kept.shape for layer, kept in manifest.layers.items()} == {"conv3": (64,), "fc1": (128,)}
-    assert again != path
-
-
-@pytest.mark.parametrize("fingerprint", ["quick", "full"])
-def test_an_image_of_another_content_and_the_same_size_is_noticed(
-    fingerprint: str, by_class: Path, tmp_path: Path
-) -> None:
-    photos = tmp_path / "photos"
-    shutil.copytree(by_class, photos)
-    options = {"model": SAMPLE_MODEL, "data_root": photos, "cache_root": tmp_path, "layers": "fc1", "k": 2}
-    succeed(**options)
-    image = sorted(photos.rglob("*.jpg"))[3]
-    before = image.stat()
-    content = bytearray(image.read_bytes())
-    content[-10] ^= 0xFF
-    image.write_bytes(content)
-    if fingerprint == "full":  # even where the time says nothing
-        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
-    state, _ = run_images(**options, fingerprint=fingerprint)
-    assert state.is_failed()
-    assert image.name in str(state.message)
-    assert "another name, size or content" in str(state.message)
-
-
-def test_a_copy_with_other_times_is_the_same_data(by_class: Path, tmp_path: Path) -> None:
-    options = {"model": SAMPLE_MODEL, "cache_root": tmp_path / "c", "name": "photos", "layers": "fc1", "k": 2}
-    first, _, _ = succeed(**options, data_root=by_class)
-    copy = tmp_path / "copy"
-    shutil.copytree(by_class, copy, copy_function=shutil.copyfile)
-    again, _, _ = succeed(**options, data_root=copy)
-    assert again == first
-
-
-def test_a_model_that_does_not_say_takes_the_default_with_a_warning(by_class: Path, tmp_path: Path) -> None:
-    import onnx
-
-    proto = onnx.load(str(SAMPLE_MODEL))
-    del proto.metadata_props[:]
-    onnx.save(proto, str(tmp_path / "bare.onnx"))
-    options = {"data_root": by_class, "cache_root": tmp_path, "subset": 5, "layers": "fc1", "k": 2}
-    _, _, log = succeed(**options, model=tmp_path / "bare.onnx")
-    assert any(line.startswith("WARNING Preprocessing imagenet, 64x64 bilinear, from the default") for line in log)
-    _, _, log = succeed(**options, model=SAMPLE_MODEL)
-    assert not any(line.startswith("WARNING") for line in log)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -235,12 +104,3 @@ def test_a_users_mistake_is_one_paragraph(options: dict[str, Any], message: str,
     with pytest.raises(Exception, match=f"(?s){message}") as raised:
         state.result()
     assert "Traceback" not in str(raised.value)
-
-
-def test_pictures_of_another_kind_are_turned_upright(tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(6):
-        Image.fromarray(np.full((30, 40), number * 40, np.uint8)).save(folder / f"{number}.png")
-    _, record, _ = succeed(model=SAMPLE_MODEL, data_root=folder, cache_root=tmp_path / "c", layers="fc1", k=2)
-    assert (record.num_examples, record.num_failed) == (6, 0)

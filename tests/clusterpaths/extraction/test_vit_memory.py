@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from clusterpaths.cache.manifest import require_manifest
+from clusterpaths.config import RunConfig
 from clusterpaths.storage import open_storage
-from tests.runs import PROJECT, shell_environment
+from tests.runs import start_pipeline
 
-LIMIT = 1.5e9  # bytes
+LIMIT = 1.33e9  # bytes; with Prefect's 150 MB it is one and a half gigabytes
 IMAGES = 96  # three batches a worker: more images hold no more at a time
 
 
@@ -61,29 +62,14 @@ def _held(process: psutil.Process) -> float:
         return 0.0  # it has just ended
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_vit_ti_of_12_blocks_stays_under_one_and_a_half_gigabytes(vit: Path, photos: Path, tmp_path: Path) -> None:
-    options = {
-        "model": vit,
-        "data-root": photos,
-        "cache-root": tmp_path / "cache",
-        "name": "ViT",
-        "k": 3,
-        "subset": IMAGES,
-        "shard-size": IMAGES // 2,
-        "workers": 2,
-    }
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+def test_vit_ti_of_12_blocks_stays_under_a_gigabyte_and_a_third(vit: Path, photos: Path, tmp_path: Path) -> None:
+    config = RunConfig(
+        dataset="folder", model=vit, data_root=photos, cache_root=tmp_path / "cache", name="ViT", k=3, subset=IMAGES,
+        shard_size=IMAGES // 2, workers=2, evaluate=False, check_preprocessing=False,
+    )  # fmt: skip
     output = tmp_path / "output.txt"
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "flows" / "images.py"), *words, "--no-evaluate", "--no-check-preprocessing"],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=shell_environment(),
-            cwd=tmp_path,
-        )
-        peak = peak_of_tree(process)
+    process = start_pipeline(config, output=output, environment=dict(os.environ))
+    peak = peak_of_tree(process)
     assert process.returncode == 0, output.read_text()
     print(f"{peak / 1e6:.0f} MB")
     manifest = require_manifest(open_storage(tmp_path / "cache" / "ViT"))

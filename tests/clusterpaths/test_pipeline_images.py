@@ -1,0 +1,128 @@
+"""Images that are gone, corrupt, of another kind, or changed since: every path belongs to its image."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.config import RunConfig
+from clusterpaths.errors import CacheError, ExtractionError
+from clusterpaths.records import CacheFormat
+from clusterpaths.storage import open_storage
+from tests.clusterpaths.conftest import LAYERS, NUMBERS, image_of
+from tests.runs import Run, assert_same_documents, nearest, paths_of, published, rows_of, run_pipeline
+
+MISSING, CORRUPT, EMPTY, TEXT = 5, 22, 40, 41  # numbers of images; an id is one less
+
+
+@pytest.fixture
+def run(configure: Callable[..., RunConfig], own_faces: Path) -> Callable[..., Run]:
+    """A run over this test's own images; options by keyword."""
+
+    def start(**options: Any) -> Run:
+        given: dict[str, Any] = {"data_root": own_faces, "evaluate": False, "check_preprocessing": False}
+        return run_pipeline(configure(**given | options))
+
+    return start
+
+
+@pytest.mark.parametrize("cache_format", ["npy", "zarr"])
+def test_every_path_belongs_to_its_image_where_files_in_the_middle_are_gone_or_corrupt(
+    run: Callable[..., Run], faces: Path, own_faces: Path, cache_format: CacheFormat
+) -> None:
+    """Each remaining image's activation is the one that it has in an undisturbed run, and its path follows from it."""
+    clean = run(name="clean", data_root=faces, cache_format=cache_format)
+    corrupt = image_of(own_faces, CORRUPT)
+    corrupt.write_bytes(corrupt.read_bytes()[: corrupt.stat().st_size * 2 // 3])
+    image_of(own_faces, EMPTY).write_bytes(b"")
+    image_of(own_faces, TEXT).write_text("not an image")
+    image_of(own_faces, MISSING).unlink()
+    broken = run(cache_format=cache_format, max_failures=0.1)
+    record = published(broken)
+    assert (record.num_examples, record.num_failed) == (36, 3)
+    manifest = read_manifest(open_storage(broken.cache))
+    assert manifest is not None
+    failed = {failure.id: (failure.file, failure.reason) for shard in manifest.shards for failure in shard.failed}
+    assert {i: file for i, (file, _) in failed.items()} == {
+        number - 1: f"{number:06d}.jpg" for number in (CORRUPT, EMPTY, TEXT)
+    }
+    assert "truncated" in failed[CORRUPT - 1][1].lower()
+    assert "empty" in failed[EMPTY - 1][1]
+    assert all(any(file in line and reason in line for line in broken.log) for file, reason in failed.values())
+
+    table = pq.read_table(broken.folder / "paths.parquet")
+    left = [number - 1 for number in NUMBERS if number not in (MISSING, CORRUPT, EMPTY, TEXT)]
+    assert table["id"].to_pylist() == left
+    assert table["file"].to_pylist() == [f"{i + 1:06d}.jpg" for i in left]
+    assert list(paths_of(broken.folder)) == [f"example_{i:04d}" for i in left]
+    centroids = json.loads((broken.folder / "centroids.json").read_text())
+    for layer in LAYERS:
+        ids, undisturbed = rows_of(clean.cache, layer)
+        found, rows = rows_of(broken.cache, layer)
+        assert found.tolist() == left
+        np.testing.assert_array_equal(rows, undisturbed[np.isin(ids, found)])
+        assert nearest(undisturbed[np.isin(ids, found)], centroids[layer]).tolist() == table[layer].to_pylist()
+
+
+def test_an_image_that_is_mended_later_gets_its_path(run: Callable[..., Run], faces: Path, own_faces: Path) -> None:
+    clean = run(name="clean", data_root=faces)
+    image_of(own_faces, CORRUPT).write_bytes(b"broken")
+    assert published(run(max_failures=0.05)).num_failed == 1
+    shutil.copyfile(image_of(faces, CORRUPT), image_of(own_faces, CORRUPT))
+    mended = run(max_failures=0.05)
+    assert published(mended).num_failed == 0
+    assert_same_documents(clean.folder, mended.folder)
+
+
+def test_too_many_unreadable_images_stop_the_run_and_are_named(
+    run: Callable[..., Run], own_faces: Path, tmp_path: Path
+) -> None:
+    for number in (2, 28, 55):  # one a shard: 3 of 40 are more than 5%, 2 are not
+        image_of(own_faces, number).write_bytes(b"broken")
+    with pytest.raises(ExtractionError, match="3 images cannot be read, and at most 2 may fail") as refused:
+        run(max_failures=0.05)
+    assert "000002.jpg" in str(refused.value)
+    assert "--max-failures" in str(refused.value)
+    assert not list(tmp_path.rglob("set_*"))
+    shutil.copyfile(image_of(own_faces, 56), image_of(own_faces, 55))
+    assert published(run(max_failures=0.05, name="fewer")).num_failed == 2
+
+
+@pytest.mark.parametrize("kind", ["PNG named .jpg", "grey JPEG", "CMYK JPEG"])
+def test_images_of_another_kind_work(run: Callable[..., Run], own_faces: Path, kind: str) -> None:
+    form, mode = {"PNG named .jpg": ("PNG", "RGB"), "grey JPEG": ("JPEG", "L"), "CMYK JPEG": ("JPEG", "CMYK")}[kind]
+    with Image.open(image_of(own_faces, 2)) as opened:
+        converted = opened.convert(mode)
+    converted.save(image_of(own_faces, 2), form)
+    five = run(subset=5, max_failures=0)
+    assert published(five).num_failed == 0
+    assert len(paths_of(five.folder)) == 5
+
+
+def test_images_that_changed_since_are_refused(run: Callable[..., Run], own_faces: Path) -> None:
+    run(subset=10)
+    shutil.copyfile(image_of(own_faces, 11), image_of(own_faces, 4))
+    with pytest.raises(CacheError, match="another name, size or content") as refused:
+        run(subset=10)
+    assert "000004.jpg" in str(refused.value)
+
+
+def test_a_dead_layer_and_k_above_the_distinct_images_are_reported(run: Callable[..., Run], own_faces: Path) -> None:
+    one, other, *rest = NUMBERS[:10]
+    for at, number in enumerate(rest):
+        shutil.copyfile(image_of(own_faces, (one, other)[at % 2]), image_of(own_faces, number))
+    few = run(subset=10, k=4, batch_size=32)  # one batch: kernels for fewer images may round differently
+    for summary in published(few).clusters.values():
+        assert len(summary.empty) == 2
+        assert "2 of 4 clusters are empty: only 2 distinct activations were found" in summary.note
+    assert any(line.startswith("WARNING") and "clusters are empty" in line for line in few.log)
+    assert "clusters are empty" in (few.cache / "metadata.json").read_text()
