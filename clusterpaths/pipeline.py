@@ -5,8 +5,8 @@
 
     outcome = run(RunConfig(subset=1000))
 
-Belongs here: the order, and what is repeated when a shard turns out corrupted or a layer too wide for float16. What each
-stage does is running/stages.py. Flows call the same function with Prefect's way to run pieces and to report.
+Belongs here: the order, and what is repeated if a shard is corrupted or a layer exceeds float16. running/stages.py defines
+each stage. Flows call the same function with Prefect's runner and report.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
 from clusterpaths.extraction.plan import ExtractionPlan, examples_in
 from clusterpaths.records import ModelRecord
 from clusterpaths.running import stages
-from clusterpaths.running.progress import TOGETHER, Tracker
+from clusterpaths.running.progress import ALL_LAYERS, Tracker
 from clusterpaths.running.report import Outcome, Report
 from clusterpaths.running.runner import Future, InProcess, Runner, run_pieces
 from clusterpaths.running.timer import StageTimer
@@ -48,15 +48,15 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def run(config: RunConfig, runner: Runner | None = None, report: Report | None = None) -> Outcome:
-    """Publish the set that the configuration asks for, or find it where it was published before.
+    """Publish the set of the configuration, or find it if it was published before.
 
     Args:
-        config: what the result is, and how it is made.
+        config: of the run.
         runner: where stages run; `config.workers` threads of this process if left out.
-        report: what is shown of the run; a progress bar in a terminal if left out.
+        report: shows the run; a progress bar in a terminal if left out.
 
     Raises:
-        ClusterPathsError: whatever a stage refuses; what was recorded before is preserved.
+        ClusterPathsError: any error of a stage; recorded results are preserved.
     """
     share_arenas()
     runner, report, timer = runner or InProcess(config.workers), report or Report(), StageTimer()
@@ -117,7 +117,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
 def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report, alert_below: float) -> None:
     """Compare a new set with the one before, or with an earlier model's.
 
-    A published set stays published: where nothing fits to compare it with, that is logged, and the run goes on.
+    A published set stays published: if no earlier set is comparable, that is logged, and the run continues.
     """
     earlier = find_earlier(published)
     if earlier is None:
@@ -133,7 +133,7 @@ def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report
 
 
 class _Run:
-    """The stages that are many pieces, or that have to be repeated once a corrupted shard is repaired."""
+    """The stages that consist of many pieces, or are repeated after a corrupted shard is repaired."""
 
     def __init__(self, job: ExtractionJob, runner: Runner, report: Report) -> None:
         self._job, self._runner, self._report = job, runner, report
@@ -141,7 +141,7 @@ class _Run:
         self._repaired: set[int] = set()
 
     def extract(self, plan: ExtractionPlan) -> ExtractionRecord:
-        """Extract the planned shards and join what is known of their examples.
+        """Extract the planned shards and join the tables of their examples.
 
         A layer that float16 cannot hold is stored as float32 from then on, and all shards are extracted again.
         """
@@ -161,21 +161,21 @@ class _Run:
     def choose(
         self, config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
     ) -> tuple[RunConfig, Choice | None]:
-        """Numbers for every "auto" of the configuration."""
+        """Replace every "auto" of the configuration."""
         return self._repairing(lambda: self._runner.run(stages.choose_settings, config, model, extraction))
 
     def cluster(self, extraction: ExtractionRecord, identity: SetIdentity) -> list[ClusteringRecord]:
         """Cluster every layer.
 
-        Of very many examples, each layer is fitted in parts by all workers; of fewer, each layer by one, or all by one
-        where every reading runs the model.
+        Very large sets: each layer is fitted in parts by all workers. Else one worker fits a layer, or all layers if each pass
+        runs the model.
         """
         if parallel_fit.fits_in_parts(extraction):
             for layer in identity.layers:
                 self._fit_in_parts(extraction, identity, layer)
         elif shares_readings(extraction):
             layers = tuple(identity.layers)
-            return self._repairing(lambda: self._cluster_together(extraction, identity, layers))
+            return self._repairing(lambda: self._cluster_in_shared_passes(extraction, identity, layers))
         records: dict[str, ClusteringRecord] = {}
         while missing := [layer for layer in identity.layers if layer not in records]:
             calls = {
@@ -189,7 +189,7 @@ class _Run:
         return [records[layer] for layer in identity.layers]
 
     def evaluate(self, published: PublishedSet) -> Evaluation:
-        """What the paths of a set are worth."""
+        """Compute the metrics of a set."""
         return self._repairing(lambda: self._runner.run(stages.evaluate_set, published, self._job))
 
     def _extract_shards(self, shards: tuple[int, ...]) -> None:
@@ -207,18 +207,18 @@ class _Run:
             finally:
                 self._runner.everywhere(release_sessions)
 
-    def _cluster_together(
+    def _cluster_in_shared_passes(
         self, extraction: ExtractionRecord, identity: SetIdentity, layers: tuple[str, ...]
     ) -> list[ClusteringRecord]:
-        with self._clustering_progress(extraction, [TOGETHER]) as progress:
+        with self._clustering_progress(extraction, [ALL_LAYERS]) as progress:
             records = self._runner.submit(
                 stages.cluster_layers, extraction, identity, layers, self._runner.workers, name=f"cluster {layers}"
             ).result()
-            progress.finish(TOGETHER)
+            progress.finish(ALL_LAYERS)
         return records
 
     def _fit_in_parts(self, extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> None:
-        """Leaves the layer's clustering where `cluster_layer` finds it."""
+        """Store the layer's clustering where `cluster_layer` finds it."""
         fit = self._repairing(lambda: self._runner.run(parallel_fit.begin_fit, extraction, identity, layer))
         while not fit.done:
             name = f"fit {layer} pass {fit.iteration}"
@@ -228,23 +228,23 @@ class _Run:
             }
             _, corrupted = self._pieces(calls)
             if corrupted:
-                self._repair(corrupted)  # and this pass again: parts that are done are found
+                self._repair(corrupted)  # then repeat this pass: finished parts are reused
             else:
                 fit = self._runner.run(parallel_fit.advance_fit, extraction, identity, fit)
                 log.info("%s: pass %d over %d parts is done", layer, fit.iteration, fit.parts)
 
     def _clustering_progress(self, extraction: ExtractionRecord, parts: list[str]) -> AbstractContextManager[Tracker]:
-        """A layer's rows are read to be fitted on and to be assigned, those of a sample twice before that."""
+        """The rows of a layer are read to fit and to assign, those of the sample twice more."""
         examples, manifest = len(parse_ids(extraction.ids)), require_manifest(self._directory)
         rows = examples + min(examples, FIT_ROWS) + 2 * SAMPLE_WEIGHT * min(examples, SAMPLE_ROWS)
         sizes = {layer: rows * int(np.prod(record.shape)) for layer, record in manifest.layers.items()}
-        sizes[TOGETHER] = sum(sizes.values())
+        sizes[ALL_LAYERS] = sum(sizes.values())
         return self._report.progress("clustering", extraction.directory, {p: sizes[p] for p in parts}, examples)
 
     def _pieces(
         self, calls: Mapping[Key, Callable[[], Future[Result]]], finished: Callable[[Key], None] = lambda _: None
     ) -> tuple[dict[Key, Result], set[int]]:
-        """What the pieces returned, and the shards that others found corrupted; all that were begun have ended."""
+        """Results of the pieces, and corrupted shards that pieces found; all started pieces have ended."""
         results: dict[Key, Result] = {}
         corrupted: set[int] = set()
 
@@ -253,7 +253,7 @@ class _Run:
             try:
                 results[key] = future.result()
             except CorruptedShardError as damage:
-                corrupted.add(self._noted(damage))
+                corrupted.add(self._logged(damage))
 
         run_pieces(self._runner, calls, ended)
         return results, corrupted
@@ -262,22 +262,22 @@ class _Run:
         return lambda: self._runner.submit(stage, *args, name=name)
 
     def _repairing(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns once it meets no corrupted shard."""
+        """Repeat `work` until it finds no corrupted shard."""
         while True:
             try:
                 return work()
             except CorruptedShardError as damage:
-                self._repair({self._noted(damage)})
+                self._repair({self._logged(damage)})
 
-    def _noted(self, damage: CorruptedShardError) -> int:
+    def _logged(self, damage: CorruptedShardError) -> int:
         log.warning(str(damage))
         return damage.shard
 
     def _repair(self, corrupted: set[int]) -> None:
-        """Extract shards again whose bytes turned out corrupted, each once.
+        """Extract corrupted shards again, each at most once.
 
         Raises:
-            CacheError: a shard is corrupted again right after it was extracted: the disk cannot be trusted.
+            CacheError: a shard is corrupted again right after it was extracted.
         """
         if corrupted & self._repaired:
             raise CacheError(

@@ -1,6 +1,6 @@
-"""What happens, in which order, when. A flow reads as prose; its stages are in tasks/, what they do in clusterpaths/."""
+"""The flows. Their tasks are in tasks/, the work is in clusterpaths/."""
 
 import os
 
-# A temporary server on a machine without internet would log an error about it; a server of the user's decides itself.
+# Without internet, a temporary server would log an error about analytics; a configured server is not affected.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

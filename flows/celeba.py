@@ -16,7 +16,7 @@ from flows.running import run, run_name
 
 @flow(name="celeba", flow_run_name=run_name)
 def celeba(config: RunConfig) -> Path | None:
-    """Cluster paths of CelebA or of the embedded sample: which route each image takes through a model's layers."""
+    """Cluster paths of CelebA or of the embedded sample: the route of each image through a model's layers."""
     from flows.pipeline import cluster_paths, path_of  # half of the import time, not needed for --help
 
     return path_of(cluster_paths(config))

@@ -1,6 +1,6 @@
 """The installed command: `clusterpaths celeba …` is `python flows/celeba.py …`, and so for every flow.
 
-Commands that are no flows lie in clusterpaths/commands and start without Prefect.
+Commands that are not flows are in clusterpaths/commands and start without Prefect.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import cyclopts
 
 COMMANDS = {
     "celeba": "cluster paths of CelebA, or of the embedded sample with --sample",
-    "images": "cluster paths of any images through any model: a folder, arrays, torchvision's data sets",
-    "inspect": "what a model takes and puts out, and which of its layers a run looks at",
-    "recluster": "cluster again what is cached: new images, other settings; compared with the set before",
-    "announce": "tell the Prefect server of a model file, so that what waits for one starts",
+    "images": "cluster paths of any images through any model: a directory, arrays, torchvision's data sets",
+    "inspect": "inputs, outputs and clustered layers of a model",
+    "recluster": "cluster again with new images or other settings, and compare with the last set",
+    "announce": "announce a model file to the Prefect server, which starts the waiting deployments",
     "compare": "what changed from one set to another, of one model or of two",
-    "export": "write a set's path model: one ONNX file that gives class scores, cluster path and OOD score",
-    "explain": "how the model came to its decision about one image, as text and as a page",
-    "serve": "see the sets in a browser, and ask for them over HTTP",
+    "export": "write a set's path model: one ONNX file that outputs class scores, cluster path and OOD score",
+    "explain": "explain the prediction for one image, as text and as a page",
+    "serve": "serve the explorer and the HTTP API",
     "train": "train a small hair-colour classifier and write it as an ONNX file",
 }
 
@@ -32,7 +32,7 @@ app = cyclopts.App(
 
 
 def _command(name: str, text: str) -> None:
-    # The flow's own parser reads the rest, --help included; its module is imported only then (Prefect takes a second).
+    # The flow's own parser reads the rest, including --help; its module is imported only then (importing Prefect takes a second).
     def command(*rest: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]) -> None:
         importlib.import_module(MODULES.get(name, f"flows.{name}")).main(list(rest))
 

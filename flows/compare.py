@@ -19,7 +19,7 @@ from tasks.stages import compare_sets, find_sets, write_comparison
 
 @flow(name="compare", flow_run_name="{config.first} and {config.second}")
 def compare(config: CompareConfig) -> Path:
-    """What changed from one set to another: kept paths, matched clusters, changed decisions, moved examples."""
+    """What changed from one set to another: path agreement, matched clusters, changed predictions, changed examples."""
     set_up_logging()
     first, second = find_sets(config)
     comparison = compare_sets(first, second, config.top)

@@ -1,7 +1,7 @@
 """Cluster paths of any images through any model: `python flows/images.py --model resnet18.onnx --data-root photos`.
 
-The same stages as flows/celeba.py, which is this with CelebA's defaults. What a model offers is said by
-`clusterpaths inspect MODEL`; which data sets there are, by docs/datasets.md.
+The same stages as flows/celeba.py, without CelebA's defaults. `clusterpaths inspect MODEL` lists the layers of a model,
+docs/datasets.md the data sets.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from flows.running import run, run_name
 
 
 class ImagesConfig(RunConfig):
-    """Cluster paths of a folder of images, or of another data set, through one ONNX model."""
+    """Cluster paths of a directory of images, or of another data set, through one ONNX model."""
 
     dataset: str = Field("folder", description=RunConfig.model_fields["dataset"].description)
     model: Path | None = Field(None, description="ONNX image classifier (required but for --dataset faces)")
@@ -28,8 +28,8 @@ class ImagesConfig(RunConfig):
 
 @flow(name="images", flow_run_name=run_name)
 def images(config: ImagesConfig) -> Path | None:
-    """Cluster paths of any images: which route each takes through a model's layers."""
-    from flows.pipeline import cluster_paths, path_of  # half of all imports: --help does without
+    """Cluster paths of any images: the route of each through a model's layers."""
+    from flows.pipeline import cluster_paths, path_of  # half of the import time, not needed for --help
 
     return path_of(cluster_paths(config))
 

@@ -1,7 +1,7 @@
-"""Cluster again what is cached: `python flows/recluster.py --name CelebA --k 7`.
+"""Cluster a cache again: `python flows/recluster.py --name CelebA --k 7`.
 
 Extracts only what is new in the data directory, publishes the next set and compares it with the one before. If
-nothing is new and no setting changed, it says so and publishes nothing.
+nothing is new and no setting changed, it logs so and publishes nothing.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def recluster(
     changes |= {
         "engine": engine,
         "dask_address": dask_address,
-    }  # where the last run ran does not decide where this one does
+    }  # the engine of the last run is not reused
     before = set_config(find_named(cache_root or roots.cache_root(), name))
     try:
         config = RunConfig(**{**before, **changes, "compare": True, "refresh": False, "plan": False})
     except ValidationError as error:
-        raise ConfigError(f"These settings cannot be run: {invalid(error)}.") from error
+        raise ConfigError(f"Invalid settings: {invalid(error)}.") from error
 
     outcome = cluster_paths(config)
     if not outcome.new and outcome.published:

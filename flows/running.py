@@ -1,6 +1,6 @@
-"""Running a flow from a shell: options, one paragraph for a user's mistake, and a quiet end.
+"""Running a flow from a shell: options, error messages, logging and exit codes.
 
-Belongs here: what every flow's `main` needs. Nothing of what a flow does.
+Belongs here: what the `main` of every flow needs, nothing of what a flow does.
 """
 
 # No "from __future__ import annotations" here: `start` below is annotated with a class that only its caller knows.
@@ -49,8 +49,8 @@ def run(
 ) -> None:
     """Parse the command line into `model`, run `flow` with it, and exit with 0, 2 (a user's mistake) or 1.
 
-    A flow takes the model as its one parameter `config`, or, where it is `flat`, the model's fields as its parameters.
-    `stages` names the module that the flow imports when it runs: it is read while a temporary server starts.
+    A flow takes the model as its parameter `config`, or, if `flat`, the fields of the model as parameters.
+    `stages` names the module that the flow imports when it runs: it is imported while a temporary server starts.
     """
     app = cyclopts.App(
         name=flow.__name__, help=flow.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
@@ -77,55 +77,55 @@ def _run(flow: Callable[..., Any], parameters: dict[str, Any], stages: str | Non
                 importlib.import_module(stages)
             if server:
                 hand_over(server)
-        # Who runs from a shell sees a run crash; and Prefect waits up to a second for the thread that sends heartbeats.
+        # No heartbeats: a crash is visible in the shell, and Prefect waits up to a second for the heartbeat thread.
         with temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             flow(**parameters)
     except ClusterPathsError as error:
         _settle()
         fail(str(error), USER_ERROR)
     except KeyboardInterrupt:
-        fail("Stopped. What was recorded is kept: the same command goes on from there.", 130)
+        fail("Stopped. Recorded results are preserved: run the same command to resume.", 130)
     _settle()
 
 
 @contextlib.contextmanager
 def _importing() -> Iterator[None]:
-    """Leave out the search for garbage: a quarter of the time of imports goes there, and what they make stays."""
+    """Disable garbage collection: it takes a quarter of the import time and finds nothing."""
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # nor is it searched later
+        gc.freeze()  # later collections skip these objects too
         gc.enable()
 
 
 def _settle() -> None:
-    """Let the server take in the last events before the process ends; else the last states are lost, with a traceback."""
+    """Flush events before the process ends; else the last states are lost, with a traceback."""
     EventsWorker.instance().wait_until_empty()
 
 
 class _OneParagraph(logging.Filter):
-    """Turns the log record of an error raised on purpose from a traceback into its message, once."""
+    """Replaces the traceback of an expected error in the log by its message, once."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, ClusterPathsError):
             if error.recoverable:
                 record.levelno, record.levelname = logging.WARNING, "WARNING"
-            told = getattr(error, "told", False)
-            record.msg = "Stopped by the error above." if told else str(error)
+            logged = getattr(error, "logged", False)
+            record.msg = "Stopped by the error above." if logged else str(error)
             record.args, record.exc_info, record.exc_text = (), None, None
-            error.told = True  # type: ignore[attr-defined]
+            error.logged = True  # type: ignore[attr-defined]
         elif str(record.msg).startswith("Finished in state Failed("):
             record.msg = "Finished in state Failed()"  # the message stands above, and in the run's state
         return True
 
 
 def set_up_logging() -> None:
-    """Make Prefect's run loggers tell errors raised on purpose in one paragraph, and write JSON lines if asked for.
+    """Make Prefect's run loggers report expected errors in one paragraph, and write JSON lines if configured.
 
     With CLUSTERPATHS_LOG_FILE set, every line of a run goes to that file too, as JSON with the run's id and name.
-    Safe to repeat: a run that a worker starts does not come through `run`.
+    Safe to repeat: runs started by a worker do not go through `run`.
     """
     for name in RELAYED:
         library = logging.getLogger(name)
@@ -143,7 +143,7 @@ def set_up_logging() -> None:
 
 
 class _ToTheRun(logging.Handler):
-    """Hands what the library logs of a run on to the log of the flow or task that is running; else to stderr."""
+    """Forwards log records of the library to the running flow or task, else to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -153,7 +153,7 @@ class _ToTheRun(logging.Handler):
 
 
 class _JsonLines(logging.FileHandler):
-    """One JSON object a line: time, level, logger, message, flow_run_id, flow_run_name, task_run_name."""
+    """One JSON object per line: time, level, logger, message, flow_run_id, flow_run_name, task_run_name."""
 
     def __init__(self, target: str) -> None:
         path = Path(target).expanduser().absolute()
@@ -177,7 +177,7 @@ class _JsonLines(logging.FileHandler):
 
 
 def run_name() -> str:
-    """What a run is called in the UI: results, model and data, such as "CelebA: CelebA_CNN_v2 on celeba, first 5"."""
+    """Name of a run in the UI: results, model and data, such as "CelebA: CelebA_CNN_v2 on celeba, first 5"."""
     config = flow_run.parameters["config"]
     config = config if isinstance(config, RunConfig) else RunConfig.model_validate(config)
     model = config.model.stem if config.model else ("SampleFaces_CNN" if config.sample else "CelebA_CNN")

@@ -1,7 +1,7 @@
-"""A head start for Prefect's temporary server: it comes up in its own process while this one still imports.
+"""Starts Prefect's temporary server early, in its own process, while this one still imports.
 
-Belongs here: the beginning of that process, and handing it to Prefect, which uses and stops it as one of its own. Left
-to itself Prefect starts the server when the flow is called and then waits for it: about 4 s in which nothing else happens.
+Belongs here: starting that process, and handing it to Prefect, which then uses and stops it. By default Prefect starts
+the server when the flow is called and waits for it, about 4 s.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from prefect.settings import (
 )
 
 _PORTS = (8000, 9000)  # as Prefect's own
-# As `python -m uvicorn`, but with fewer searches for garbage: at Python's 700 they take a fifth of the start.
+# As `python -m uvicorn`, but with fewer garbage collections: at Python's default threshold they take a fifth of the start.
 _UVICORN = "import gc; gc.set_threshold(50_000); from uvicorn.main import main; main()"
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A server's process that may not answer yet."""
+    """A server process that may not answer yet."""
 
     process: subprocess.Popen[bytes]
     port: int
 
 
 def begin_server() -> Begun | None:
-    """Start the process of a temporary server; None where a server is configured, or a temporary one is not allowed."""
+    """Start the process of a temporary server; None if a server is configured, or a temporary one is not allowed."""
     if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         return None
     ensure_logging_setup()
@@ -56,16 +56,16 @@ def begin_server() -> Begun | None:
     process = subprocess.Popen(
         [sys.executable, "-c", _UVICORN, *app, *options], env={**os.environ, **marks, **settings}
     )
-    atexit.register(process.terminate)  # where this process ends before Prefect has the server
+    atexit.register(process.terminate)  # if this process ends before Prefect has the server
     return Begun(process, port)
 
 
 def hand_over(begun: Begun) -> None:
     """Make it the temporary server of Prefect, once it answers.
 
-    Where it ended or does not answer in time, it is given up: Prefect then starts one, and says what is wrong.
+    If it ended or does not answer in time, it is killed: Prefect then starts one, and reports errors.
     """
-    from prefect.server.api.server import SubprocessASGIServer  # takes 2 s; the server does the same meanwhile
+    from prefect.server.api.server import SubprocessASGIServer  # takes 2 s, while the server starts
 
     if not _answers(begun):
         begun.process.kill()
@@ -91,9 +91,9 @@ def _answers(begun: Begun) -> bool:
 
 
 def _free_port() -> int:
-    """A port where Prefect would look for one; else any.
+    """A free port in Prefect's range, else any.
 
-    The first that is free from a number of this process on, so that runs that start together take different ones.
+    The search starts at a number derived from the process id, so that concurrent runs take different ports.
     """
     first, end = _PORTS
     span = end - first
@@ -105,5 +105,5 @@ def _free_port() -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError(
-        "No port of 127.0.0.1 is free; a temporary server needs one. Set PREFECT_API_URL, or end what takes them."
+        "No port of 127.0.0.1 is free; a temporary server needs one. Set PREFECT_API_URL, or stop the processes that use them."
     )

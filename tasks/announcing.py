@@ -1,10 +1,10 @@
-"""Telling the Prefect server that a model has arrived, so that the deployments that wait for one start.
+"""Announcing a model to the Prefect server, which starts the deployments that wait for one.
 
-Belongs here: events out, and the certainty that they were taken in. Whether a file is a model is
-`clusterpaths/watching/arrivals.py`; when to look is deployments/watch_models.py.
+Belongs here: sending events, and verifying that the server stored them. `clusterpaths/watching/arrivals.py` decides
+whether a file is a model; deployments/watch_models.py when to look.
 
-Events go by the API's POST /events and are read back by their ids before they count as announced: Prefect's
-`emit_event` hands them to a background thread, which gives up silently when the server is away.
+Events are sent with POST /events and read back by id before they count as announced: Prefect's `emit_event` hands them
+to a background thread, which drops them silently if the server is unavailable.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from clusterpaths.watching.arrivals import Arrival, Outcome
 ARRIVED = "onnx-model.arrived"
 REJECTED = "onnx-model.rejected"
 _BATCH = 20
-_TAKEN_IN_SECONDS = 20.0  # a server writes events down every 5 s
+_TAKEN_IN_SECONDS = 20.0  # a server stores events every 5 s
 
 
 class ServerAwayError(ClusterPathsError):
-    """The Prefect server does not answer, or did not keep an event; trying again can help."""
+    """The Prefect server does not answer, or did not store an event; a retry can help."""
 
 
 def server_url() -> str | None:
@@ -39,19 +39,19 @@ def server_url() -> str | None:
 
 
 def announce(outcomes: Sequence[Outcome], known: AnnouncedModels, *, again: bool = False) -> list[Outcome]:
-    """Send an event for each that was not announced yet; those that were sent. `again`: for all.
+    """Send an event for each outcome that was not announced yet, or, with `again`, for all; returns those sent.
 
     An arrival becomes `onnx-model.arrived` with path, name and sha256; a rejected file `onnx-model.rejected` with the
     reason as well. Both are about the resource `onnx-model.NAME`.
 
     Raises:
         ConfigError: no server is configured.
-        ServerAwayError: it does not answer; what it did take in is known to it by id, so trying again sends nothing twice.
+        ServerAwayError: it does not answer; stored events are known by id, so a retry sends nothing twice.
     """
     url = server_url()
     if url is None:
         raise ConfigError(
-            "No Prefect server is configured, so there is nobody to tell of a model. Start one with `prefect server start` "
+            "No Prefect server is configured, so the model cannot be announced. Start one with `prefect server start` "
             "and set PREFECT_API_URL, such as PREFECT_API_URL=http://127.0.0.1:4200/api."
         )
     sent: list[Outcome] = []
@@ -66,7 +66,7 @@ def announce(outcomes: Sequence[Outcome], known: AnnouncedModels, *, again: bool
 
 
 def event_of(outcome: Outcome, id_: uuid.UUID) -> Event:
-    """What the server, and the deployments' triggers, get to see."""
+    """The event of an outcome."""
     return Event(
         id=id_,
         event=ARRIVED if isinstance(outcome, Arrival) else REJECTED,
@@ -76,24 +76,24 @@ def event_of(outcome: Outcome, id_: uuid.UUID) -> Event:
 
 
 def _deliver(events: list[Event], url: str) -> None:
-    """Send those that the server does not have yet, and return once it has them all."""
+    """Send the events that the server does not have yet, and wait until it has them all."""
     try:
         with get_client(sync_client=True) as client:
             missing = _missing(client, events)
             if missing:
                 body = [event.model_dump(mode="json") for event in missing]
-                client.request("POST", "/events", json=body)  # Prefect's own list lacks it
+                client.request("POST", "/events", json=body)  # no client method exists
             deadline = time.monotonic() + _TAKEN_IN_SECONDS
             while missing := _missing(client, missing):
                 if time.monotonic() > deadline:
                     raise ServerAwayError(
-                        f"The Prefect server at {url} answered, but did not keep {len(missing)} events."
+                        f"The Prefect server at {url} answered, but did not store {len(missing)} events."
                     )
                 time.sleep(0.2)
     except (httpx.HTTPError, OSError) as error:
         raise ServerAwayError(
-            f"The Prefect server at {url} does not take events in ({type(error).__name__}: {error}). "
-            "Expected a running server there: look whether PREFECT_API_URL is right and `prefect server start` runs."
+            f"The Prefect server at {url} does not accept events ({type(error).__name__}: {error}). "
+            "Expected a running server there: check PREFECT_API_URL, and that `prefect server start` runs."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Events that automations wait for: two sets were compared, or differ by more than a threshold."""
+"""Events for automations: two sets were compared, or differ by more than a threshold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPARED = "cluster-paths.compared"
 DIVERGED = "cluster-paths.diverged"
 
 
-@task(name="tell server", task_run_name="tell server", cache_policy=NO_CACHE)
+@task(name="announce comparison", task_run_name="announce comparison", cache_policy=NO_CACHE)
 def announce_comparison(comparison: Comparison, alert_below: float = ALERT_BELOW) -> None:
     """Emit the events; a trigger cannot compare numbers, so a second event reports a value below the threshold."""
     first, second = comparison.first.name, comparison.second.name

@@ -26,7 +26,7 @@ def progress_artifact(what: What, directory: str, sizes: Mapping[str, int], exam
     artifact = create_progress_artifact(0.0, key=f"{what}-progress", description=f"{examples:,} images: {what}")
     assert isinstance(artifact, UUID)  # a coroutine only where a loop runs
     ended = threading.Event()
-    # In a thread of its own: a call to the server takes longer than many a batch, which must not wait for it.
+    # In a thread of its own: a call to the server may take longer than a batch, which must not wait for it.
     with (
         tracking(what, directory, sizes, examples, _log_console()) as tracker,
         ThreadPoolExecutor(1, thread_name_prefix="progress") as publisher,
@@ -50,7 +50,7 @@ def _publish(tracker: Tracker, artifact: UUID) -> None:
 
 
 def _log_console() -> Console | None:
-    """The console that Prefect logs to: lines and bar on one console do not tear each other apart."""
+    """The console that Prefect logs to: lines and bar on one console do not interleave."""
     if not sys.stderr.isatty():
         return None
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect"):

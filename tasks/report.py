@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a run: artifacts, made of what clusterpaths/report has as Markdown and as rows."""
+"""Artifacts of a run in the Prefect UI, made of the Markdown and rows of clusterpaths/report."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PrefectReport(Report):
 
     def evaluation(self, evaluation: Evaluation) -> None:
         rows = markdown.evaluation_rows(evaluation)
-        create_table_artifact(rows, key="path-metrics", description=f"What the paths of {evaluation.set} are worth")
+        create_table_artifact(rows, key="path-metrics", description=f"Metrics of {evaluation.set}")
 
     def comparison(self, comparison: Comparison, page: Path, alert_below: float) -> None:
         show_comparison(comparison, page)

@@ -1,10 +1,10 @@
-"""How Prefect runs the pipeline's stages: as tasks, in threads of this process or on Dask workers.
+"""Runs the pipeline's stages as Prefect tasks, in threads of this process or on Dask workers.
 
-Belongs here: from a stage to its task, starting and ending a Dask task runner inside a flow run, and what its workers
-need for their logs. The tasks are the same on either; what they do is the library's.
+Belongs here: from a stage to its task, starting and ending a Dask task runner inside a flow run, and the logging
+of its workers. The tasks are the same on either.
 
-The Dask runner is started inside the flow, not at its decorator: so a run's own configuration chooses it, from a shell
-and from a deployment alike. Dask workers need this package, the folders of the run under the same paths, and,
+The Dask runner is started inside the flow, not at its decorator, so that the configuration of a run chooses it, from a
+shell and from a deployment. Dask workers need this package, the directories of the run under the same paths, and,
 on other machines, PREFECT_API_URL.
 """
 
@@ -55,7 +55,7 @@ class PrefectRunner:
 
     def __enter__(self) -> Self:
         """Raises:
-        ConfigError: Dask is not installed, or nobody answers at its address.
+        ConfigError: Dask is not installed, or its address does not answer.
         """
         if self._config.engine == "dask":
             _require_dask()
@@ -85,7 +85,7 @@ class PrefectRunner:
     def everywhere(self, function: Callable[[], None]) -> None:
         function()
         if self._dask:
-            self._dask.client.run(function, on_error="ignore")  # a worker that is gone has nothing to run it
+            self._dask.client.run(function, on_error="ignore")  # a lost worker has nothing to run
 
 
 def _require_dask() -> None:
@@ -101,7 +101,7 @@ def _require_dask() -> None:
 def _start(
     config: RunConfig, stack: contextlib.ExitStack, set_up: Callable[[], None] | None
 ) -> tuple[DaskTaskRunner, int]:
-    """A started runner that has workers, and how many threads they have."""
+    """A started runner with workers, and their number of threads."""
     from prefect_dask.task_runners import DaskTaskRunner
 
     flow_run = FlowRunContext.get()
@@ -123,7 +123,7 @@ def _start(
     except (OSError, ValueError) as error:  # no connection; not an address
         raise ConfigError(
             f"{at} does not answer ({type(error).__name__}: {error}). Expected a scheduler such as tcp://10.0.0.5:8786: "
-            "start one with `dask scheduler`, mend --dask-address, or leave it out for workers on this machine."
+            "start one with `dask scheduler`, correct --dask-address, or leave it out for workers on this machine."
         ) from error
     try:
         client.wait_for_workers(1, timeout=WORKERS_WITHIN)
@@ -172,13 +172,13 @@ async def _finish_worker(own: bool) -> None:
 def _warn_of_lost(before: dict[str, int], after: dict[str, int]) -> None:
     if lost := sorted(set(before) - set(after)):
         get_run_logger().warning(
-            "%d of %d Dask workers are gone (%s): what they had not finished was run again elsewhere",
+            "%d of %d Dask workers were lost (%s): their unfinished tasks were run again elsewhere",
             len(lost), len(before), ", ".join(lost),
         )  # fmt: skip
 
 
 def _quiet(level: int) -> None:
-    """Let Dask log from this level on: who has a cluster of the run's own did not ask for its diary."""
+    """Set the level of Dask's loggers: the logs of a local cluster are mostly noise."""
     for name in list(logging.root.manager.loggerDict):
         if name.split(".")[0] == "distributed":
             logging.getLogger(name).setLevel(level)

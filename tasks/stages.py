@@ -1,8 +1,8 @@
 """The stages as Prefect tasks: names, retries and the library's function of the same name.
 
-Cache policy: none, on every task. What a stage made lies on disk under its own record, and the library looks there
-before it works; a stored Prefect result would be no proof that the files still exist. So a retried run goes through
-all stages again and each logs in milliseconds that its work is done.
+Cache policy: none, on every task. Results of a stage are on disk with their own record, which the library checks first;
+a stored Prefect result would not prove that the files still exist. A retried run goes through all stages again, and each
+completes in milliseconds if its work is done.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ R = TypeVar("R")
 
 
 async def network_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Retry a download that the network broke, and nothing that a user has to put right."""
+    """Retry a download after network errors, not after errors that a user has to correct."""
     return isinstance(await state.aresult(raise_on_failure=False), DownloadError)
 
 
 async def machine_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what the disk or the machine broke; errors raised on purpose come back the same."""
+    """Retry after errors of the disk or the machine, not after expected errors, which would recur."""
     return not isinstance(await state.aresult(raise_on_failure=False), ClusterPathsError)
 
 

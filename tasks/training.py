@@ -1,4 +1,4 @@
-"""The stages of the `train` flow as Prefect tasks: get the images, train, show what came out, announce it."""
+"""The stages of the `train` flow as Prefect tasks: get the images, train, publish the results, announce the model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from clusterpaths.watching.arrivals import Arrival, examine
 from tasks.announcing import announce, server_url
 
 
-@task(task_run_name="draw {config.faces} faces", cache_policy=NO_CACHE)  # a folder that is whole is kept anyway
+@task(task_run_name="draw {config.faces} faces", cache_policy=NO_CACHE)  # a complete directory is reused anyway
 def draw_faces(config: TrainConfig) -> Path:
-    """Draw the faces to train on; the folder that holds celeba/."""
+    """Draw the faces to train on; the directory that holds celeba/."""
     logger = get_run_logger()
 
     def progress(done: int, total: int) -> None:
@@ -31,9 +31,9 @@ def draw_faces(config: TrainConfig) -> Path:
     return folder.parent
 
 
-@task(task_run_name="train on {config.dataset}", cache_policy=NO_CACHE)  # training again is what was asked for
+@task(task_run_name="train on {config.dataset}", cache_policy=NO_CACHE)  # a run always trains
 def train_model(config: TrainConfig, images_root: Path) -> TrainRecord:
-    """Train, measure and write the ONNX file; what the data set noticed goes to the log."""
+    """Train, measure and write the ONNX file; notes of the data set are logged."""
     logger = get_run_logger()
     dataset = open_celeba(images_root)
     for note in dataset.notes:
@@ -50,7 +50,7 @@ def publish_training(record: TrainRecord) -> None:
 
 @task(cache_policy=NO_CACHE)
 def announce_model(record: TrainRecord) -> None:
-    """Tell the server that a model has arrived, where one is configured; a model that is trained stays so if that fails."""
+    """Announce the model to the server, if one is configured; a failure is only logged."""
     logger = get_run_logger()
     if server_url() is None:
         return
@@ -61,4 +61,4 @@ def announce_model(record: TrainRecord) -> None:
     except ClusterPathsError as error:
         logger.warning("The model was not announced. %s", error)
     else:
-        logger.info("Announced %s." if sent else "%s is known already: not announced.", record.path)
+        logger.info("Announced %s." if sent else "%s was announced before: not announced again.", record.path)

@@ -1,6 +1,6 @@
-"""Comparisons of two sets in memory: each computed once, and cached while both sets are as they were.
+"""Comparisons of two sets in memory: computed once, and cached while both sets are unchanged.
 
-Belongs here: the cache of comparisons, and which two sets can be compared. The numbers are `compare.py`'s.
+Belongs here: the cache of comparisons, and which two sets can be compared. `compare.py` computes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from clusterpaths.sets.published import PublishedSet
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
 
-CACHED = 16  # comparisons; one is some 100 kB
+CACHED = 16  # comparisons of some 100 kB each
 _comparisons: LRUCache[Comparison] = LRUCache(CACHED)
 
 
@@ -23,7 +23,7 @@ def compare_cached(first: SetIndex, second: SetIndex) -> Comparison:
     """What changed from the first set to the second; about a second at 200,000 examples, then from memory.
 
     Raises:
-        ConfigError: twice the same set, a set without a record, or without a layer that the other has.
+        ConfigError: the same set twice, a set without a record, or no layer in common.
         DatasetError: not the same images.
         CacheError: a set that cannot be read.
     """
@@ -37,8 +37,8 @@ def compare_cached(first: SetIndex, second: SetIndex) -> Comparison:
             sources.append(index.source)
         else:
             raise ConfigError(
-                f"{_name(index)} cannot be compared: another program made it, and it does not say which model and "
-                "which images it is of. Expected two sets that ClusterPaths made; choose another."
+                f"{_name(index)} cannot be compared: another program made it, and it does not record its model and "
+                "images. Expected two sets that ClusterPaths made; choose another."
             )
     if not set(first.layers) & set(second.layers):
         raise ConfigError(
@@ -49,7 +49,7 @@ def compare_cached(first: SetIndex, second: SetIndex) -> Comparison:
     key = (str(first.folder), first.summary.version, str(second.folder), second.summary.version)
 
     def compare() -> Comparison:
-        from clusterpaths.comparison.compare import compare_sets  # brings scipy
+        from clusterpaths.comparison.compare import compare_sets  # imports scipy
 
         return compare_sets(*sources)
 

@@ -1,7 +1,7 @@
 """What changed from one set to another: two runs of one model, or two models on the same images.
 
-Belongs here: filling the record of what came out. The record is `record.py`, joining by example `sets/join.py`, the
-numbers are `metrics/agreement.py`, pages and sentences `report/comparison.py`.
+Belongs here: creating the record. `record.py` defines it, `sets/join.py` joins examples, `metrics/agreement.py` computes
+the metrics, `report/comparison.py` renders it.
 """
 
 from __future__ import annotations
@@ -45,16 +45,20 @@ EXAMPLES_OF_A_CHANGE = 8
 class CompareConfig(Record):
     """What changed from one set to another: of one model, or of two models on the same images."""
 
-    first: str = Field(description="the set before: NAME/set_NN of the results' folder, or NAME for its newest set")
-    second: str = Field(description="the set after, in the same form; the comparison is written into its folder")
-    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
+    first: str = Field(description="the set before: NAME/set_NN of the results directory, or NAME for its newest set")
+    second: str = Field(description="the set after, in the same form; the comparison is written into its directory")
+    cache_root: CacheRoot | None = Field(
+        None, description="results directory, with one directory per name [activation_cache]"
+    )
     data_root: Path | None = Field(
-        None, description="the data set's folder, for pictures on the page [where the second set's images were]"
+        None, description="directory of the data set, for images on the page [that of the second set]"
     )
     alert_below: float = Field(
         ALERT_BELOW, ge=0, le=1, description="path agreement under which the event cluster-paths.diverged is raised"
     )
-    top: int = Field(TOP, ge=1, description="how many moved examples, changed decisions and largest paths are listed")
+    top: int = Field(
+        TOP, ge=1, description="how many changed examples, changed predictions and largest paths are listed"
+    )
 
 
 def compare_sets(first: PublishedSet, second: PublishedSet, *, top: int = TOP) -> Comparison:
@@ -63,7 +67,7 @@ def compare_sets(first: PublishedSet, second: PublishedSet, *, top: int = TOP) -
     Args:
         first: the set before.
         second: the set after, of the same model or another one.
-        top: how many moved examples, changed decisions and largest paths are listed.
+        top: how many changed examples, changed predictions and largest paths are listed.
 
     Raises:
         CacheError: a set cannot be read, or the sets have no layer in common.
@@ -108,7 +112,7 @@ class _Comparing:
             b.record,
             a.predictions[at_a],
             b.predictions[at_b],
-            b.labels[at_b],  # the later set knows more labels, if anything
+            b.labels[at_b],  # the later set has at least as many labels
         )
 
     def comparison(self, top: int) -> Comparison:
@@ -199,7 +203,9 @@ class _Comparing:
             examples = self.examples(np.asarray(shown, np.int64)) if first != second else ()
             listed.append(DecisionCount(first=first, second=second, count=int(counts[at]), examples=examples))
         changed = int((x != y)[known].sum())
-        labelled = known & (labels >= 0) & (not self.classes.label_names)  # no index means the same in other classes
+        labelled = (
+            known & (labels >= 0) & (not self.classes.label_names)
+        )  # indices of different classes are not comparable
         return Decisions(
             num_examples=n,
             changed=changed,

@@ -1,7 +1,7 @@
 """The classes of two sets under one list of names.
 
-Belongs here: which of two models' classes are the same ones, by name, and whether labels can be compared with them. What
-is counted with them is `compare.py`.
+Belongs here: matching the classes of two models by name, and whether labels are comparable with them. `compare.py` uses
+them.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class JointClasses:
 def join_classes(a: SetRecord, b: SetRecord, first: Ints, second: Ints, labels: Ints) -> JointClasses:
     """One list of names for the classes of both; classes of one name are one class.
 
-    A side without names has the classes of the other, unless only one of them has the data set's classes or there are more
-    classes than names: then its own are told by their numbers. Names that occur twice on a side get their number too.
+    A side without names uses the classes of the other, unless only one of them has the data set's classes or there are more
+    classes than names: then its classes are named by number. Names that occur twice on a side get their number too.
 
     Args:
         a: record of the first set.
@@ -63,7 +63,7 @@ def join_classes(a: SetRecord, b: SetRecord, first: Ints, second: Ints, labels: 
 
 
 def _number(classes: Ints) -> int:
-    """Of classes, as far as they occur."""
+    """Number of classes that occur."""
     return int(classes.max(initial=-1)) + 1
 
 
@@ -78,7 +78,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _mapped(classes: Ints, index: NDArray[np.int64] | None) -> Ints:
-    """Class indices in the joint names; what no name is known of stays as it is."""
+    """Class indices in the joint names; classes without a name are unchanged."""
     if index is None or not len(index):
         return classes
     return np.where((classes >= 0) & (classes < len(index)), index[classes.clip(0, len(index) - 1)], classes)

@@ -1,6 +1,6 @@
 """comparison_with_….json: what changed from one set to another.
 
-Belongs here: the record and its parts. `compare.py` makes it, `report/comparison.py` writes and shows it.
+Belongs here: the record and its parts. `compare.py` creates it, `report/comparison.py` renders it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class LayerComparison(Record):
 
     layer: str
     adjusted_rand: float = Field(description="needs no matching; 1: the same up to names, 0: as by chance")
-    agreement: float = Field(description="share of examples that keep their cluster after matching")
+    agreement: float = Field(description="share of examples whose cluster is unchanged after matching")
     agreement_interval: Interval = Field(description="95%, Wilson")
     matches: tuple[ClusterMatch, ...] = Field(
         description="clusters of the first by id, then unmatched ones of the second"
@@ -70,13 +70,13 @@ class DecisionCount(Record):
 
 
 class Decisions(Record):
-    """What became of the predictions; of examples with a prediction on both sides."""
+    """Changes of predictions, over examples with a prediction on both sides."""
 
     num_examples: int
     changed: int
     changed_interval: Interval = Field(description="of the share, 95%, Wilson")
-    num_labelled: int = Field(description="0 where labels are other classes than predictions: then nothing is right")
-    right_first: int = Field(description="of the labelled")
+    num_labelled: int = Field(description="0 if labels and predictions have different classes")
+    right_first: int = Field(description="correct predictions of the labelled")
     right_second: int
     counts: tuple[DecisionCount, ...] = Field(description="pairs that occur, changed ones first, most frequent first")
 
@@ -100,8 +100,8 @@ class Migration(Record):
 class Comparison(Record):
     """What changed from `first` to `second`, over the examples and layers that both have.
 
-    Intervals take the examples as a random sample and both clusterings as given: they do not say how much another seed
-    would change.
+    Intervals treat the examples as a random sample and both clusterings as fixed: they do not cover the variation between
+    seeds.
     """
 
     version: int = 1
@@ -114,17 +114,17 @@ class Comparison(Record):
     layers: tuple[LayerComparison, ...] = Field(description="in both, in the first's order")
     layers_only_first: tuple[str, ...]
     layers_only_second: tuple[str, ...]
-    path_agreement: float = Field(description="share of examples whose whole path is kept after matching")
+    path_agreement: float = Field(description="share of examples whose path is unchanged in all layers after matching")
     path_agreement_interval: Interval = Field(description="95%, Wilson")
     paths_kept: int = Field(description="examples")
-    layers_kept: float = Field(description="mean share of an example's layers that are kept")
+    layers_kept: float = Field(description="mean share of an example's layers whose cluster is unchanged")
     changed_layers: tuple[int, ...] = Field(description="examples with 0, 1, … all layers changed")
-    path_adjusted_rand: float = Field(description="of whole paths as one partition; needs no matching")
+    path_adjusted_rand: float = Field(description="of complete paths as one partition; needs no matching")
     moved: tuple[ExampleChange, ...] = Field(description="most layers changed first, then nearest to their centroids")
     class_names: tuple[str, ...]
     label_names: tuple[str, ...] = Field(
-        default=(), description="names of labels where they are other classes than a side's predictions"
+        default=(), description="names of labels if their classes differ from a side's predictions"
     )
-    decisions: Decisions | None = Field(description="None where a side has no predictions")
+    decisions: Decisions | None = Field(description="None if a side has no predictions")
     migration: Migration
     created: str = Field(description="ISO time, UTC")

@@ -1,1 +1,1 @@
-"""What a set knows of one image."""
+"""Explanations of single images."""

@@ -1,7 +1,7 @@
-"""Explain one: how the model came to its decision about one image, beside the examples of a set.
+"""Explain the prediction for one image by the examples of a set.
 
-Belongs here: one image through the model, its cluster path, and what the set knows of that path; as a record. Sentences
-and the page are `report/explanation.py`. The image is turned as its EXIF entry says, which extraction does not do.
+Belongs here: running the model, the cluster path, and the statistics of that path in the set, as a record. Sentences and
+the page are `report/explanation.py`. The image is rotated by its EXIF orientation, which extraction does not do.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def explain_image(image: Path, published: PublishedSet, model_path: Path, *, exe
     """Run the set's model on one image and look its path up among the set's examples.
 
     Raises:
-        DatasetError: no image that can be read.
+        DatasetError: not a readable image.
         ModelError: another model than the set's.
-        CacheError: the set's files are missing or do not fit together.
+        CacheError: the set's files are missing or are inconsistent.
     """
     opened = load_model(SetIndex(published), model_path)
     return opened.explain(read_upright(image), str(image), exemplars=exemplars)
@@ -50,7 +50,7 @@ def explain_image(image: Path, published: PublishedSet, model_path: Path, *, exe
 
 @dataclass(frozen=True)
 class SetWithModel:
-    """A set with its model in a session, ready for one image after another."""
+    """A set with its model in a session."""
 
     index: SetIndex
     record: SetRecord
@@ -73,11 +73,11 @@ class SetWithModel:
 
 
 def load_model(index: SetIndex, model_path: Path) -> SetWithModel:
-    """Check a set's model, start it, and read the set's centroids.
+    """Check a set's model, create a session, and read the set's centroids.
 
     Raises:
         ModelError: another model than the set's.
-        CacheError: the set has no examples, or its centroids are missing or not its own; or another program made it.
+        CacheError: the set has no examples, its centroids are missing or do not match, or another program made it.
     """
     published = _published(index)
     if not len(index):
@@ -94,7 +94,7 @@ def load_model(index: SetIndex, model_path: Path) -> SetWithModel:
 
 
 def read_upright(image: Path) -> Image.Image:
-    """Any image that Pillow knows as RGB, turned as its EXIF entry says.
+    """Any image that Pillow can read, as RGB, rotated by its EXIF orientation.
 
     Raises:
         DatasetError: it is missing or cannot be read.
@@ -130,10 +130,10 @@ def look_up(
     image: str,
     exemplars: int = EXEMPLARS,
 ) -> Explanation:
-    """What a set says of one image's path (1, layers), distances (1, layers) and class scores (classes,); n > 0.
+    """The explanation of one image by its path (1, layers), distances (1, layers) and class scores (classes,); n > 0.
 
     Raises:
-        CacheError: another program made the set, so nothing is known of distances.
+        CacheError: another program made the set, so there are no distances.
     """
     published = _published(index)
     scale, scores = published.distance_scale, published.scores.ood
@@ -160,18 +160,18 @@ def look_up(
         similar=None if own_note else make.most_similar(everywhere),
         ood_score=score,
         ood_percentile=100 * float((scores < score).mean()),
-        other=make.most_similar(make.deciding_otherwise(classes[0].index if classes else None)),
+        other=make.most_similar(make.with_other_prediction(classes[0].index if classes else None)),
     )
 
 
 class _Builder:
-    """The set beside one path, (layers,)."""
+    """Compares a set with one path, (layers,)."""
 
     def __init__(self, index: SetIndex, path: NDArray[np.int64], exemplars: int) -> None:
         self.index, self.path, self.exemplars = index, path, exemplars
         self.hamming = len(path) - index.layers_shared(path)  # (p,)
         same = np.flatnonzero(self.hamming == 0)
-        self.own = int(same[0]) if len(same) else None  # where the path stands among the occupied ones
+        self.own = int(same[0]) if len(same) else None  # its position among the occupied paths
 
     def class_scores(self, logits: NDArray[np.float32]) -> tuple[ClassScore, ...]:
         powers = np.exp(logits.astype(np.float64) - logits.max())
@@ -202,8 +202,8 @@ class _Builder:
             exemplars=_notes(summary.exemplars),
         )
 
-    def deciding_otherwise(self, decision: int | None) -> NDArray[np.int64]:
-        """Positions of the paths with another majority decision; by labels where the model decides nothing."""
+    def with_other_prediction(self, decision: int | None) -> NDArray[np.int64]:
+        """Positions of the paths with another majority prediction; by labels if the model has no class scores."""
         majority = (self.index.path_labels if decision is None else self.index.path_predictions).best  # (p,)
         if decision is None:
             decision = -1 if self.own is None else int(majority[self.own])

@@ -1,7 +1,7 @@
-"""What a set knows of one image: the record, and its parts.
+"""The explanation of one image: the record and its parts.
 
-Belongs here: the fields of a document that is written and sent. `explain.py` fills it from the records of `explore/`,
-`report/explanation.py` says it in sentences and draws it as a page.
+Belongs here: the fields of a document that is written and sent. `explain.py` creates it from the records of `explore/`,
+`report/explanation.py` renders it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PathNote(Record):
 
 
 class Explanation(Record):
-    """What a set knows of one image."""
+    """The explanation of one image by a set."""
 
     image: str
     set: str = Field(description="NAME/set_NN")
@@ -75,8 +75,8 @@ class Explanation(Record):
     rank: int | None = Field(description="1: no path is more frequent; None: no example took it")
     occupied: int = Field(description="different paths in the set")
     own: PathNote | None = Field(description="the path's examples; None: there are none")
-    similar: PathNote | None = Field(description="where there are none: the most similar path, then the most frequent")
+    similar: PathNote | None = Field(description="if there are none: the most similar path, then the most frequent")
     ood_score: float = Field(description="mean over layers of the standardised distance")
     ood_percentile: float = Field(description="percent of the set's own examples with a lower score")
-    other: PathNote | None = Field(description="the most similar path that leads to another decision")
+    other: PathNote | None = Field(description="the most similar path with another prediction")
     warnings: tuple[str, ...] = ()

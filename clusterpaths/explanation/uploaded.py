@@ -1,7 +1,7 @@
-"""An image that somebody brings: is it one, and what does a set say of it.
+"""Explaining uploaded images.
 
-Belongs here: bytes to an upright picture within limits, and the sets that are kept ready for it. What is said of a picture
-is `explain.py`'s, which brings ONNX Runtime and is imported when the first image comes.
+Belongs here: decoding bytes to an upright image within limits, and caching sets with their models. `explain.py` explains
+the image; it imports ONNX Runtime, so it is imported with the first image.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
     from clusterpaths.storage import Storage
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by content; few, as each decoder is code that strangers reach
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by content; few, as each decoder is exposed to untrusted input
 MAX_PIXELS = 40_000_000
-EXACT_PIXELS = 25_000_000  # beyond, a picture is halved first: it takes 4 bytes a pixel, and every turn a copy
-WEBP_COPIES = 2.5  # its decoder holds the pixels four times over, others' once or twice
+EXACT_PIXELS = 25_000_000  # larger images are halved first: 4 bytes per pixel, and a rotation copies
+WEBP_COPIES = 2.5  # its decoder needs four copies of the pixels, others one or two
 BAND = 512  # rows; even
-SMALL = 320  # pixels of the longer side of what is shown again
+SMALL = 320  # pixels of the longer side of the displayed image
 OPENED = 2  # sets with their model in memory
 _TURNS = {  # how an EXIF orientation is undone
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,12 +44,12 @@ _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # the se
 
 
 def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An upright RGB picture; its size is looked at before a pixel is decoded, its type by content alone.
+    """Decode an upright RGB image; its size is checked before decoding, its type detected from the content.
 
     Up to 25 megapixels it is as `explain.read_upright` gives it; a larger one is halved.
 
     Raises:
-        RefusedImageError: empty, of no known type (415), with too many pixels (413), damaged (422).
+        RefusedImageError: empty, of unknown type (415), with too many pixels (413), corrupted (422).
     """
     if not content:
         raise RefusedImageError("The file is empty. Expected a picture: JPEG, PNG, WebP, BMP or GIF.", 422)
@@ -71,7 +71,7 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         return picture if turn is None else picture.transpose(turn)
     except UnidentifiedImageError as error:
         raise RefusedImageError(
-            f"These {len(content):,} bytes are no picture that is known here. Expected JPEG, PNG, WebP, BMP or GIF.",
+            f"These {len(content):,} bytes are not an image of a supported format. Expected JPEG, PNG, WebP, BMP or GIF.",
             415,
         ) from error
     except _BOMB as error:
@@ -80,7 +80,7 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ) from error
     except (OSError, *CORRUPT) as error:
         raise RefusedImageError(
-            "The image is damaged or cut off: it cannot be decoded. Save it again with another program.", 422
+            "The image is corrupted or truncated: it cannot be decoded. Save it again with another program.", 422
         ) from error
 
 
@@ -88,13 +88,13 @@ def _orientation(image: Image.Image) -> int:
     """As EXIF or XMP says; 1: upright."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except (OSError, *CORRUPT):  # a broken EXIF block in a sound image: shown as stored, as browsers show it
+    except (OSError, *CORRUPT):  # a corrupted EXIF block in a valid image: shown as stored, like browsers do
         return 1
     return found if isinstance(found, int) else 1
 
 
 def _halved(image: Image.Image) -> Image.Image:
-    """In RGB at half the width and height, each pixel the mean of four; band by band, without a second whole copy."""
+    """In RGB at half the width and height, each pixel the mean of four; band by band, without a second full copy."""
     half = Image.new("RGB", ((image.width + 1) // 2, (image.height + 1) // 2))
     for top in range(0, image.height, BAND):
         band = image.crop((0, top, image.width, min(top + BAND, image.height)))
@@ -104,14 +104,14 @@ def _halved(image: Image.Image) -> Image.Image:
 
 
 class Explained(NamedTuple):
-    """What a set says of an image, and the image in small, to be shown beside it."""
+    """An explanation, and a thumbnail of the image."""
 
     explanation: Explanation
     small: Image.Image
 
 
 class Explainer:
-    """Explains images by sets, one at a time: a decoded image may take 200 MB. The last sets' models stay loaded."""
+    """Explains images by sets, one at a time: a decoded image may take 200 MB. Models of recent sets stay loaded."""
 
     def __init__(self, max_pixels: int = MAX_PIXELS, opened: int = OPENED) -> None:
         self.max_pixels = max_pixels
@@ -119,11 +119,11 @@ class Explainer:
         self._lock = threading.Lock()
 
     def explain(self, index: SetIndex, content: bytes, name: str) -> Explained:
-        """What a set says of these bytes, `name` being what the sender calls them.
+        """The explanation of these bytes by a set; `name` is the uploaded file name.
 
         Raises:
-            RefusedImageError: no image, or too large.
-            ModelError: the set does not say which model it is of, or that one is gone or has changed.
+            RefusedImageError: not an image, or too large.
+            ModelError: the set's model is not recorded, missing, or has changed.
             CacheError: the set cannot be read.
         """
         with self._lock:
@@ -134,14 +134,14 @@ class Explainer:
             return Explained(explanation, picture)
 
     def prepare(self, index: SetIndex) -> None:
-        """Get a set's model ready in the background, as soon as somebody may bring an image: the first takes a second."""
+        """Load a set's model in the background, before the first image: loading takes a second."""
         if (
             _key(index) not in self._opened and not self._lock.locked()
-        ):  # else it is being made ready, or an image is just looked at
+        ):  # else it is being loaded, or an image is being explained
             threading.Thread(target=self._prepare, args=(index,), daemon=True).start()
 
     def _prepare(self, index: SetIndex) -> None:
-        with contextlib.suppress(ClusterPathsError), self._lock:  # it is told to who brings an image
+        with contextlib.suppress(ClusterPathsError), self._lock:  # reported with the first image
             self._open(index)
 
     def _open(self, index: SetIndex) -> SetWithModel:

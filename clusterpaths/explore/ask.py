@@ -1,4 +1,4 @@
-"""Selections of examples: which there are to choose from, a page of one, all of one as CSV."""
+"""Selections of examples: the available filter values, a page of a selection, a selection as CSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clusterpaths.explore.records import Choices, ExamplePage, Order, Question
 
 NONE = "none"  # in place of a class: those without
 _PIECE = 2_000  # rows of a CSV at a time
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what starts a formula in a spreadsheet
 
 Rows = NDArray[np.integer]
 Mask = NDArray[np.bool_]
@@ -28,10 +28,10 @@ def choices(index: SetIndex) -> Choices:
 
 
 def ask(index: SetIndex, question: Question, *, limit: int = 50, offset: int = 0) -> ExamplePage:
-    """A page of the selection, in the order that is asked for.
+    """A page of the selection, in the requested order.
 
     Raises:
-        NotFoundError: a name in the question that the set does not have; says which there are.
+        NotFoundError: a name in the question that the set does not have; lists the valid ones.
     """
     limit, offset = max(limit, 0), max(offset, 0)
     rows = select(index, question)
@@ -45,12 +45,12 @@ def ask(index: SetIndex, question: Question, *, limit: int = 50, offset: int = 0
 
 
 def ask_csv(index: SetIndex, question: Question) -> Iterator[str]:
-    """The whole selection as CSV, in pieces of some thousand lines.
+    """The full selection as CSV, in chunks of some thousand lines.
 
-    Text that a spreadsheet would take for a formula has an apostrophe before it.
+    Text that a spreadsheet would interpret as a formula is prefixed with an apostrophe.
 
     Raises:
-        NotFoundError: at once, before the first piece is taken; as for `ask`.
+        NotFoundError: before the first chunk is taken; as `ask`.
     """
     return _lines(index, select(index, question))
 
@@ -69,15 +69,15 @@ def select(index: SetIndex, question: Question) -> Rows:
 
 
 def _mask(index: SetIndex, question: Question) -> Mask | None:
-    """(n,) which examples are meant; None: all."""
+    """(n,) selected examples; None: all."""
     found: Mask | None = None
-    for mask in _masks(index, question):  # one after the other: a long question must not take much memory
+    for mask in _masks(index, question):  # one at a time, to limit memory
         found = mask if found is None else np.logical_and(found, mask, out=found)
     return found
 
 
 def _masks(index: SetIndex, question: Question) -> Iterator[Mask]:
-    """What each part of the question holds for."""
+    """The mask of each filter."""
     if question.prediction:
         yield _classes(index, "prediction", index.predictions, index.class_name, question.prediction)
     if question.label:
@@ -85,8 +85,8 @@ def _masks(index: SetIndex, question: Question) -> Iterator[Mask]:
     if question.right:
         if not choices(index).can_be_right:
             raise NotFoundError(
-                f"{index.name} does not know which predictions are right: it lacks labels or predictions, or they are "
-                "of different classes."
+                f"It is not known which predictions of {index.name} are correct: it lacks labels or predictions, or they "
+                "are of different classes."
             )
         yield index.right == (question.right == "right")
     for name in dict.fromkeys(question.attribute):
@@ -98,12 +98,12 @@ def _masks(index: SetIndex, question: Question) -> Iterator[Mask]:
     for layer, cluster in _clusters(index, question):
         yield index.clusters[:, layer] == cluster
     if question.id:
-        known = [value for value in question.id if abs(value) < 1 << 62]  # others are no example's
+        known = [value for value in question.id if abs(value) < 1 << 62]  # others are not ids of examples
         yield np.isin(index.ids, np.array(known, np.int64))
 
 
 def _ordered(index: SetIndex, question: Question) -> Rows | None:
-    """All rows (or, of one cluster, its members) in the order that is asked for; None: by id."""
+    """All rows (or, of one cluster, its members) in the requested order; None: by id."""
     order: Order = question.order
     if order == "id":
         return None
@@ -129,7 +129,7 @@ def _ordered(index: SetIndex, question: Question) -> Rows | None:
 
 
 def _distances(index: SetIndex, question: Question, rows: Rows) -> NDArray[np.floating] | None:
-    """To the centroid of the one cluster asked for, or in all layers together, where the order is by that."""
+    """To the centroid of the selected cluster, or over all layers; None if the order does not use distances."""
     if index.distances is None or index.overall is None:
         return None
     clusters = _clusters(index, question)
@@ -142,7 +142,7 @@ def _distances(index: SetIndex, question: Question, rows: Rows) -> NDArray[np.fl
 def _classes(
     index: SetIndex, kind: str, classes: NDArray[np.int16], name: Callable[[int], str], wanted: Sequence[str]
 ) -> Mask:
-    """Whether the class is one of those wanted. Names may stand for several classes: ImageNet has two cranes."""
+    """Whether the class is one of those wanted. A name may occur twice: ImageNet has two classes called crane."""
     record = index.record
     names = (
         () if record is None else record.label_names or record.class_names if kind == "label" else record.class_names

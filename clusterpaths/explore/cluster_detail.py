@@ -1,4 +1,4 @@
-"""All that is known of one cluster: its classes, exemplars, lifts, and the paths and steps through it."""
+"""Details of one cluster: classes, exemplars, lifts, and the paths and transitions through it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clusters of a set in short, and their exemplars."""
+"""Summaries of the clusters of a set, and their exemplars."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clusterpaths.metrics.paths import majority_classes
 
 @dataclass(frozen=True)
 class ClassSource:
-    """Where majority classes are taken from: predictions where there are any, else labels."""
+    """Source of majority classes: predictions if there are any, else labels."""
 
     name: Source | None
     classes: NDArray[np.int16]  # (n,)
@@ -24,14 +24,14 @@ class ClassSource:
 
 
 def class_source(index: SetIndex) -> ClassSource:
-    """For all clusters and transitions of a set the same one."""
+    """The same for all clusters and transitions of a set."""
     if (index.predictions >= 0).any():
         return ClassSource("predictions", index.predictions, index.class_name)
     return ClassSource("labels" if (index.labels >= 0).any() else None, index.labels, index.label_name)
 
 
 def cluster_infos(index: SetIndex) -> tuple[ClusterInfo, ...]:
-    """By layer, then number; empty ones too. Worked out once a set."""
+    """By layer, then number; empty ones too. Computed once per set."""
     return index.once("clusters", lambda: _cluster_infos(index))
 
 
@@ -43,10 +43,10 @@ def cluster_info(index: SetIndex, layer: int, cluster: int) -> ClusterInfo:
 def exemplars(
     index: SetIndex, layer: str, cluster: int, kind: Exemplars, limit: int = 20, offset: int = 0
 ) -> ExamplePage:
-    """Members of a cluster: nearest to the centroid first, farthest first, or in an order drawn by lot once for all.
+    """Members of a cluster: nearest to the centroid first, farthest first, or in a fixed random order.
 
     Raises:
-        NotFoundError: no such layer or cluster, or no distances to go by.
+        NotFoundError: no such layer or cluster, or no distances.
     """
     at = index.layer_index(layer)
     index.require_cluster(at, cluster)

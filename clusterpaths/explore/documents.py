@@ -1,7 +1,7 @@
-"""A set's answers as JSON text for existing readers: computed once per set, sliced at each request.
+"""A set's answers as JSON text for existing readers: computed once per set, sliced for each request.
 
-Belongs here: bytes. At 202,599 examples a loop over all of them, or a parse of paths.json, takes longer than a request
-may. Which request gets which text is `server/contract.py`'s.
+Belongs here: bytes. At 202,599 examples a loop over all of them, or parsing paths.json, is too slow for a request.
+`server/contract/dashboards.py` maps requests to texts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Text:
 
     rows: bytes  # "example_0063": [1, 1, 4], … one after the other
     starts: NDArray[np.int64]  # (n + 1,) where each begins
-    numbers: NDArray[np.uint8]  # (n, w) each id as JSON, filled up with spaces in front, a comma behind
+    numbers: NDArray[np.uint8]  # (n, w) each id as JSON, padded with leading spaces, followed by a comma
     id_to_index: bytes  # {"64": 0, …}
 
     @property
@@ -45,7 +45,7 @@ class _Text:
 
 
 class Documents:
-    """The texts of the sets that were asked for last. Thread-safe."""
+    """The texts of recently used sets. Thread-safe."""
 
     def __init__(self, budget: int = BUDGET) -> None:
         self._texts: LRUCache[_Text] = LRUCache(budget, lambda text: text.size, minimum=1)
@@ -104,7 +104,7 @@ def row_of_id(index: SetIndex, example_id: int) -> int:
 
 
 def path_of(index: SetIndex, row: int) -> list[int]:
-    """The clusters of one example, one a layer."""
+    """The clusters of one example, one per layer."""
     clusters: list[int] = index.clusters[row].tolist()
     return clusters
 
@@ -115,7 +115,7 @@ def key_of(example_id: int) -> str:
 
 
 def _keys(index: SetIndex, first: int, last: int) -> list[str]:
-    """The keys of these rows: a set of another program may have others than ours."""
+    """The keys of these rows: external sets may have other keys."""
     if index.keys is None:
         return [key_of(i) for i in index.ids[first:last].tolist()]
     keys: list[str] = index.keys.slice(first, last - first).to_pylist()
@@ -123,15 +123,15 @@ def _keys(index: SetIndex, first: int, last: int) -> list[str]:
 
 
 def number_of(example_id: int) -> int:
-    """The number that people know an example by: CelebA's files count from 1 (000064.jpg: 64), ids from 0."""
+    """CelebA's number of an example: files count from 1 (000064.jpg: 64), ids from 0."""
     return example_id + 1
 
 
 def metadata(folder: Storage) -> bytes:
-    """metadata.json of a model's folder, as it lies there; without a byte order mark.
+    """metadata.json of a model's directory, unchanged but without a byte order mark.
 
     Raises:
-        NotFoundError: there is none, or it is no JSON.
+        NotFoundError: there is none, or it is not JSON.
     """
     try:
         _, text = read_json(folder.read(METADATA))
@@ -147,7 +147,7 @@ def metadata(folder: Storage) -> bytes:
 
 
 def centroids(index: SetIndex) -> Path | bytes:
-    """The file centroids.json of a set, {layer: [[number …] …]}: large, so that it is not read here.
+    """The file centroids.json of a set, {layer: [[number …] …]}: large, so it is not read here.
 
     Where another program put a byte order mark before it, the text without it.
 
@@ -165,7 +165,7 @@ def centroids(index: SetIndex) -> Path | bytes:
 
 
 def shown(text: str) -> str:
-    """A word of a request as a message repeats it: quoted, and not endless."""
+    """Text of a request for a message: quoted and truncated."""
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
@@ -174,7 +174,7 @@ def _make(index: SetIndex) -> _Text:
     endings = [f'": {path}{_BETWEEN}' for path in index.paths.paths.tolist()]  # of each distinct path
     starts = np.zeros(len(index.ids) + 1, np.int64)
     rows, numbers = [], []
-    for at in range(0, len(index.ids), _AT_ONCE):  # all at once would take 100 MB for a moment
+    for at in range(0, len(index.ids), _AT_ONCE):  # all at once would need 100 MB temporarily
         ids, of_example = index.ids[at : at + _AT_ONCE].tolist(), index.paths.of_example[at : at + _AT_ONCE].tolist()
         keys = _keys(index, at, at + _AT_ONCE)
         some = [f'"{key}{endings[path]}' for key, path in zip(keys, of_example, strict=True)]
@@ -191,7 +191,7 @@ def _make(index: SetIndex) -> _Text:
 
 
 def _columns(ids: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """(n, w) the ids in decimal, right-aligned, each with a comma behind: rows of it, put together, are JSON."""
+    """(n, w) the ids in decimal, right-aligned, each followed by a comma: concatenated rows are JSON."""
     width = max(2, len(str(ids.max())) + 1) if len(ids) else 2  # one space in front, so that a person can read it
     table = np.full((len(ids), width + 1), ord(" "), np.uint8)
     table[:, -1] = ord(",")

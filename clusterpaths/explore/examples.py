@@ -1,4 +1,4 @@
-"""What is known of one example, and which others the model treated alike."""
+"""Details of one example, and its most similar examples."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _layer(index: SetIndex, row: int, layer: int) -> ExampleLayer:
 
 
 def _neighbours(index: SetIndex, row: int, count: int) -> tuple[Neighbour, ...]:
-    """Most layers shared, then smallest difference, then lower id; none where there are no distances to differ."""
+    """Most layers shared, then smallest difference, then lower id; none without distances."""
     if index.standardised is None or count < 1:
         return ()
     shared = index.layers_shared(index.clusters[row])
@@ -63,7 +63,7 @@ def _neighbours(index: SetIndex, row: int, count: int) -> tuple[Neighbour, ...]:
         apart = index.standardised[rows] - index.standardised[row]
         squared = np.einsum("ij,ij->i", apart, apart)
         wanted = count - len(found)
-        if len(rows) > wanted:  # keep all that are as near as the last one wanted: ties go by id
+        if len(rows) > wanted:  # include ties with the last one; ties are sorted by id
             close = squared <= np.partition(squared, wanted - 1)[wanted - 1]
             rows, squared = rows[close], squared[close]
         nearest = np.lexsort((rows, squared))[:wanted]

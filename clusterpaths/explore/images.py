@@ -1,7 +1,7 @@
-"""The pictures of a set's examples, as JPEG of a chosen size.
+"""The images of a set's examples, as JPEG of a chosen size.
 
-Belongs here: from an example to bytes, through the data set that its set's record names; the last ones are cached. They are
-shown as extraction saw them, and without what a camera wrote beside the pixels. One whose file was replaced is read again.
+Belongs here: from an example to bytes, through the data set that the set's record names, with a cache. Images are shown as
+extraction read them, without metadata such as EXIF. An image whose file was replaced is read again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Images:
-    """Pictures of a library's sets. Thread-safe."""
+    """Images of a library's sets. Thread-safe."""
 
     def __init__(self, library: Library, budget: int = BUDGET) -> None:
         self.library = library
@@ -53,17 +53,17 @@ class Images:
         """One example's picture; its longest side is at most `size` pixels, 0: as it is.
 
         Args:
-            stamp: of this example, where it has just been looked at.
+            stamp: of this example, if already known.
 
         Raises:
-            NotFoundError: the set has no images, or this one cannot be read any more.
+            NotFoundError: the set has no images, or this one cannot be read.
         """
         file, spec = _file_of(index, row)
         key = spec, file, size, self.stamp(index, row) if stamp is None else stamp
         return self._jpegs.get(key, lambda: self._read(index, spec, file, size))
 
     def stamp(self, index: SetIndex, row: int) -> Stamp:
-        """What changes when an example's file is replaced; () where the data set has no file that could be looked at.
+        """Changes when an example's file is replaced; () if the data set has no file to check.
 
         Raises:
             NotFoundError: the set has no images, or this one is gone.
@@ -92,16 +92,16 @@ class Images:
         except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             log.warning("The image %s of %s cannot be read: %s", file, index.name, error)
             raise NotFoundError(
-                f"The image {file} of {index.name} cannot be read: it is damaged, or no image."
+                f"The image {file} of {index.name} cannot be read: it is corrupted, or not an image."
             ) from error
 
     def _open(self, index: SetIndex, spec: DatasetSpec) -> Dataset:
         try:
             return self._data_sets.get(spec, lambda: _reader(spec))  # once: 200,000 files take seconds
-        except (ClusterPathsError, OSError) as error:  # its text names folders of this machine
+        except (ClusterPathsError, OSError) as error:  # its text names directories of this machine
             log.warning("The images of %s cannot be opened: %s", index.name, error)
             raise NotFoundError(
-                f"The images of {index.name} (data set {spec.name}) are not where they were when the set was made."
+                f"The images of {index.name} (data set {spec.name}) have been moved since the set was made."
             ) from error
 
 
@@ -109,16 +109,16 @@ def _file_of(index: SetIndex, row: int) -> tuple[str, DatasetSpec]:
     """Raises: NotFoundError: the set does not say."""
     file, spec = index.file(row), data_set_of(index)
     if not file:
-        raise NotFoundError(f"{index.name} does not say which image this example is.")
+        raise NotFoundError(f"{index.name} does not record the image of this example.")
     return file, spec
 
 
 def _gone(index: SetIndex, file: str) -> NotFoundError:
-    return NotFoundError(f"The image {file} of {index.name} is not there any more.")
+    return NotFoundError(f"The image {file} of {index.name} no longer exists.")
 
 
 def _place(data_set: Dataset, file: str) -> Path | None:
-    """The file that an example's pixels lie in; None: not known, as of a plugin's data set.
+    """The file that an example's pixels lie in; None: not known, as for a plugin's data set.
 
     Raises:
         OSError: a name that leads out of the data set.
@@ -134,21 +134,21 @@ def _place(data_set: Dataset, file: str) -> Path | None:
 
 
 def data_set_of(index: SetIndex) -> DatasetSpec:
-    """The data set that a set's examples are of.
+    """The data set of a set's examples.
 
     Raises:
-        NotFoundError: another program's set, whose record does not say.
+        NotFoundError: another program's set, which has no record.
     """
     record = index.record
     if record is None:
-        raise NotFoundError(f"{index.name} has no set.json, so it is not known which images it was made of.")
+        raise NotFoundError(f"{index.name} has no set.json, so its images are not known.")
     return DatasetSpec(name=record.dataset, root=record.data_root, labels=str(record.config.get("labels") or ""))
 
 
 def _reader(spec: DatasetSpec) -> Dataset:
-    """The data set, or as much of it as reading images by their names takes.
+    """The data set, or the part that is needed to read images by name.
 
-    CelebA's 200,000 files and their annotations take seconds and 100 MB to list, and a zip beside them would be unpacked.
+    CelebA's 200,000 files and their annotations take seconds and 100 MB to list, and a zip beside them would be extracted.
     """
     if spec.name != "celeba":
         return open_source(spec)

@@ -1,7 +1,7 @@
-"""One set in memory: its columns, and what is looked up often, worked out once.
+"""One set in memory: its columns, and cached lookups.
 
-Belongs here: rows by id, cluster, path, and the orders that questions ask for. Answers as records are made in the
-modules beside this one; reading the set is `sets/published.py` and `sets/external.py`.
+Belongs here: rows by id, cluster and path, and sort orders. The other modules of this package build records;
+`sets/published.py` and `sets/external.py` read the set.
 """
 
 from __future__ import annotations
@@ -31,16 +31,13 @@ _ANSWER = 240_000  # bytes that one takes at most, in records
 
 
 class SetIndex:
-    """n examples, L layers, p occupied paths. Rows are positions in ids' order; nothing changes after it was made.
-
-    Several threads may ask at once.
-    """
+    """n examples, L layers, p occupied paths. Rows are positions in the order of ids. Immutable and thread-safe."""
 
     def __init__(self, source: PublishedSet | ExternalSet, summary: SetSummary | None = None) -> None:
-        """Everything of `source` but the attributes is read now.
+        """Reads everything of `source` but the attributes.
 
         Raises:
-            CacheError: its files are missing, corrupted, or do not fit together.
+            CacheError: its files are missing, corrupted or inconsistent.
         """
         self.source, self.record, self.folder = source, source.record, source.folder
         self.summary = summary or summarise_set(source)
@@ -72,7 +69,7 @@ class SetIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the arrays, with those that are made later, and room for cached answers."""
+        """Memory of the arrays, including those computed later, and of cached answers."""
         n, n_layers = self.clusters.shape
         arrays = n * (100 + 30 * n_layers + len(self.attribute_names) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4
         keys = 0 if self.keys is None else self.keys.nbytes
@@ -125,7 +122,7 @@ class SetIndex:
         if position is None:
             shown = "-".join(map(str, path[:100]))
             raise NotFoundError(
-                f"No example of {self.name} took the path {shown}. {len(self.paths.counts):,} paths are taken."
+                f"No example of {self.name} took the path {shown}. {len(self.paths.counts):,} paths are occupied."
             )
         return position
 
@@ -134,11 +131,11 @@ class SetIndex:
         return "" if self.files is None else str(self.files[row].as_py() or "")
 
     def order(self, key: Hashable, make: Callable[[], Rows]) -> Rows:
-        """All n rows in an order; kept as int32 where that is enough."""
+        """All n rows in an order; stored as int32 if that is enough."""
         return self.once(("order", key), lambda: make().astype(np.int32 if len(self) < 1 << 31 else np.int64))
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is computed when first asked for, by one thread, and cached as long as the index is."""
+        """Computed at first use, by one thread, and cached as long as the index."""
         found: T = self._once.get(key, make)
         return found
 
@@ -150,7 +147,7 @@ class SetIndex:
     def examples(
         self, rows: NDArray[np.integer], distances: NDArray[np.floating] | None = None
     ) -> tuple[ExampleRow, ...]:
-        """These rows as records; `distances` (as many) are what was asked for."""
+        """These rows as records; `distances` has one value per row."""
         at = np.asarray(rows, np.int64)
         files = [""] * len(at) if self.files is None else self.files.take(pa.array(at)).to_pylist()
         rights = self.right[at].tolist()
@@ -182,7 +179,7 @@ class SetIndex:
             )
         )
 
-    # Worked out once ---------------------------------------------------------------------------------------------
+    # Computed once ---------------------------------------------------------------------------------------------
 
     @cached_property
     def sizes(self) -> tuple[NDArray[np.int64], ...]:
@@ -191,7 +188,7 @@ class SetIndex:
 
     @cached_property
     def right(self) -> NDArray[np.int8]:
-        """(n,) 1 where the prediction is the label, 0 where not, -1 where that is not known."""
+        """(n,) 1 if the prediction is correct, 0 if not, -1 if not known."""
         known = (self.labels >= 0) & (self.predictions >= 0) & self.same_classes
         return np.where(known, self.labels == self.predictions, -1).astype(np.int8)
 
@@ -226,7 +223,7 @@ class SetIndex:
         return np.sort(self.ood) if self.ood is not None else np.empty(0)
 
     def layers_shared(self, path: NDArray[np.integer]) -> NDArray[np.int16]:
-        """(p,) in how many layers each occupied path is like this one, (L,)."""
+        """(p,) number of layers in which each occupied path equals this one, (L,)."""
         shared = np.zeros(len(self.paths.counts), np.int16)
         for column, cluster in zip(self._path_columns, path.tolist(), strict=True):
             shared += column == cluster
@@ -245,7 +242,7 @@ class SetIndex:
         return majority_classes(self.paths.of_example, self.labels, len(self.paths.counts))
 
     def top_scores(self, row: int) -> tuple[ClassShare, ...]:
-        """The most probable classes of one example; none where its class scores are not known."""
+        """The most probable classes of one example; none without class scores."""
         found = self.all_top_scores()
         if found is None:
             return ()
@@ -257,7 +254,7 @@ class SetIndex:
         )
 
     def all_top_scores(self) -> TopScores | None:
-        """Of every example, classes and probabilities; read when first asked for, which takes seconds for a large set."""
+        """Of every example, classes and probabilities; read at first use, which takes seconds for a large set."""
         source = self.source
         if isinstance(source, ExternalSet) or not (self.predictions >= 0).any():
             return None
@@ -292,7 +289,7 @@ class SetIndex:
 
 
 def summarise_set(source: PublishedSet | ExternalSet, version: str = "") -> SetSummary:
-    """A set in short; `version` changes when it is replaced."""
+    """Summary of a set; `version` changes when it is replaced."""
     record = source.record
     return SetSummary(
         model=source.cache.name,
@@ -332,7 +329,7 @@ def majority(found: Majorities, group: int, name: Callable[[int], str]) -> Class
 
 
 def right_share(index: SetIndex, rows: NDArray[np.integer]) -> ClassShare | None:
-    """How many of these rows' predictions are the label; None where of none it is known."""
+    """Share of correct predictions among these rows; None if none is known."""
     right = index.right[rows]
     known, count = int((right >= 0).sum()), int((right == 1).sum())
     return ClassShare(index=1, name="right", count=count, share=count / known) if known else None

@@ -1,7 +1,7 @@
-"""All models and sets of a results' folder, looked up by name, opened when first asked for.
+"""All models and sets of a results directory, looked up by name, opened at first use.
 
-Belongs here: which folders there are, whether a set is whole, and caching opened ones. Text of a request never becomes
-part of a path: it is looked up among the names that are there. In object storage, only sets of ours are found.
+Belongs here: listing directories, checking whether a set is complete, and caching opened sets. Text of a request never
+becomes part of a path: it is looked up among existing names. In object storage, only native sets are found.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from clusterpaths.sets.external import CENTROIDS_JSON, METADATA, PATHS_JSON, Ext
 from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.storage import Storage, StorageLike, open_storage
 
-PREFERRED = "CelebA"  # what a request without a model means, where there is one: as existing dashboards expect
-LARGEST = 200 << 20  # bytes of all cached indexes, one at least; two of 202,599 examples in five layers fit
-_FRESH = 1.0  # seconds that a list of names is taken for true
-_FRESH_REMOTE = 5.0  # in object storage, where a list takes a while and sets are never replaced
+PREFERRED = "CelebA"  # default model of a request, if it exists: as existing dashboards expect
+LARGEST = 200 << 20  # bytes of all cached indexes, at least one; two of 202,599 examples in five layers fit
+_FRESH = 1.0  # seconds that a listing is valid
+_FRESH_REMOTE = 5.0  # in object storage, where listing is slow and sets are never replaced
 _SET, _NUMBERED = "set_", re.compile(r"set_(\d{1,9})", re.ASCII)
 
-_DAMAGED = (CacheError, OSError, pa.ArrowException)
+_CORRUPTED = (CacheError, OSError, pa.ArrowException)
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class _Listing(NamedTuple):
-    models: dict[str, dict[str, Storage]]  # model -> set, by number -> folder
-    unreadable: dict[str, str]  # model -> why its folder cannot be listed
+    models: dict[str, dict[str, Storage]]  # model -> set, by number -> directory
+    unreadable: dict[str, str]  # model -> why its directory cannot be listed
     at: float
 
 
 class Library:
-    """The sets below one results' folder. Threads may share it."""
+    """The sets of one results directory. Thread-safe."""
 
     def __init__(self, root: StorageLike, *, largest: int = LARGEST) -> None:
         self.root = open_storage(root)
@@ -58,29 +58,29 @@ class Library:
         self._summaries: dict[Storage, tuple[Stamp, SetSummary | str]] = {}  # or why it cannot be shown
 
     def models(self) -> tuple[ModelSummary, ...]:
-        """Every folder of the root, by name, with its whole sets by number."""
+        """Every directory of the root, by name, with its complete sets by number."""
         listing = self._names(0.0)
         self._forget(frozenset(folder for sets in listing.values() for folder in sets.values()))
         return tuple(self._summary(name, sets) for name, sets in listing.items())
 
     def models_lately(self) -> tuple[ModelSummary, ...]:
-        """As `models`, up to a second ago: for the head of every page, where a look at every set would cost most."""
+        """As `models`, at most a second old: for the header of every page, as checking every set is expensive."""
         return self._lately.get("models", self.models)
 
     def names(self) -> tuple[str, ...]:
-        """Of all models, as of now."""
+        """Current names of all models."""
         return tuple(self._names(0.0))
 
     def model(self, name: str) -> ModelSummary:
         """Raises: NotFoundError."""
-        return self._summary(name, self._sets(name, fresh=0.0))  # a list of sets is never old
+        return self._summary(name, self._sets(name, fresh=0.0))  # never a stale list of sets
 
     def set(self, model: str, name: str) -> SetIndex:
-        """A set in memory, as it lies on disk now.
+        """A set in memory, as it is on disk now.
 
         Raises:
-            NotFoundError: it is not there, or not whole.
-            CacheError: its files are damaged, or do not fit together.
+            NotFoundError: it is missing or incomplete.
+            CacheError: its files are corrupted or inconsistent.
         """
         folder = self._sets(model).get(name)
         if folder is None:
@@ -91,7 +91,7 @@ class Library:
         return self._open(folder)
 
     def newest(self, model: str) -> SetIndex:
-        """The whole set with the highest number. Raises: NotFoundError."""
+        """The complete set with the highest number. Raises: NotFoundError."""
         summary = self.model(model)
         if not summary.sets:
             problems = "".join(f" {problem}" for problem in summary.problems)
@@ -99,10 +99,10 @@ class Library:
         return self.set(model, summary.sets[-1].set)
 
     def default(self) -> SetIndex:
-        """What a request without a model means: CelebA's newest set, else the one that was made last.
+        """The default set: CelebA's newest, else the newest of all.
 
         Raises:
-            NotFoundError: there is no set at all.
+            NotFoundError: there is no set.
         """
         models = self.models()
         for model in models:
@@ -117,7 +117,7 @@ class Library:
     # Names -------------------------------------------------------------------------------------------------------
 
     def _names(self, fresh: float) -> dict[str, dict[str, Storage]]:
-        """What is there, from a list that is at most `fresh` seconds old."""
+        """Existing names, from a listing at most `fresh` seconds old."""
         fresh = _FRESH_REMOTE if self.root.request_per_file else fresh
         listing = self._listing
         if time.monotonic() - listing.at > fresh:
@@ -130,25 +130,27 @@ class Library:
         try:
             models = self._visible(self.root.subdirectories)
         except OSError as error:
-            raise CacheError(f"The results' folder cannot be listed: {error}. Let this program read it.") from error
+            raise CacheError(
+                f"The results directory cannot be listed: {error}. Make it readable for this program."
+            ) from error
         for model in models:
             try:
                 inside = functools.partial((self.root / model).published, _SET, RECORD)
                 names = sorted(self._visible(inside), key=_by_number)
             except OSError as error:
-                names, unreadable[model] = [], f"{model} cannot be listed: {self._said(error)}"
+                names, unreadable[model] = [], f"{model} cannot be listed: {self._without_paths(error)}"
             found[model] = {name: self.root / model / name for name in names}
         return found, unreadable
 
     def _visible(self, listed: Callable[[], list[str]]) -> list[str]:
-        """Names of listed directories; hidden ones are somebody's unfinished work, others than UTF-8 fit no address.
+        """Names of listed directories; hidden ones are incomplete, names that are not UTF-8 fit no address.
 
         Raises:
             OSError: it cannot be listed.
         """
         try:
             names = listed()
-        except (FileNotFoundError, NotADirectoryError):  # taken away meanwhile
+        except (FileNotFoundError, NotADirectoryError):  # removed meanwhile
             return []
         return [name for name in names if not name.startswith(".") and is_utf8(name)]
 
@@ -171,14 +173,14 @@ class Library:
         with self._lock:
             known = self._summaries.get(folder)
         if known and known[0] == stamp and isinstance(known[1], str):
-            raise CacheError(known[1])  # it is as damaged as it was
+            raise CacheError(known[1])  # unchanged, so still corrupted
         try:
             source = read_external(folder.path) if is_external(folder.path) else _checked(folder)
             index = SetIndex(source, summarise_set(source, _version(source, stamp)))
-            index.attributes  # noqa: B018 - read now: what is wrong with them is said when the set is opened
-        except _DAMAGED as error:
+            index.attributes  # noqa: B018 - read now, so that errors are raised at once
+        except _CORRUPTED as error:
             problem = self._problem(folder, error)
-            if self._stamp(folder) == stamp:  # else it was taken away or replaced meanwhile
+            if self._stamp(folder) == stamp:  # else it was removed or replaced meanwhile
                 with self._lock:
                     self._summaries[folder] = stamp, problem
             raise CacheError(problem) from error
@@ -188,22 +190,22 @@ class Library:
         return index
 
     def _stamp(self, folder: Storage) -> Stamp:
-        """What changes when the set is replaced.
+        """Changes when the set is replaced.
 
         Raises:
-            NotFoundError: the set is gone, or not whole.
-            CacheError: its folder cannot be looked into.
+            NotFoundError: the set is missing or incomplete.
+            CacheError: its directory cannot be read.
         """
         try:
             needed = folder.stamp(RECORD), folder.stamp(PATHS)
-            # of object storage, examples.parquet comes here only when the set is opened
+            # in object storage, examples.parquet is only fetched when the set is opened
             beside = () if self.root.request_per_file else (folder.parent.stamp(EXAMPLES),)
             if all(needed):
                 return *needed, *beside
             if is_external(folder.path):
                 documents = folder.stamp(PATHS_JSON), folder.stamp(CENTROIDS_JSON), folder.parent.stamp(METADATA)
                 return *documents, *beside
-        except OSError as error:  # a link that leads to itself, a folder of somebody else
+        except OSError as error:  # such as a symbolic link to itself, or no permission
             raise CacheError(self._problem(folder, error)) from error
         self._indexes.discard(folder)
         with self._lock:
@@ -212,7 +214,9 @@ class Library:
         if not folder.path.is_dir():
             raise NotFoundError(f"{name} has been deleted.")
         missing = [file for file, found in zip((RECORD, PATHS), needed, strict=True) if not found]
-        raise NotFoundError(f"{name} is not whole: it lacks {' and '.join(missing)}. Wait for it, or publish it again.")
+        raise NotFoundError(
+            f"{name} is incomplete: it lacks {' and '.join(missing)}. Wait for it, or publish it again."
+        )
 
     def _summary(self, model: str, sets: dict[str, Storage]) -> ModelSummary:
         found, unlisted = [], self._listing.unreadable.get(model)
@@ -235,41 +239,41 @@ class Library:
         return ModelSummary(name=model, sets=tuple(found), problems=tuple(problems))
 
     def _known(self, folder: Storage) -> SetSummary | str:
-        """Of a set that was not looked at since it changed: read enough of it to know whether it can be shown."""
+        """The summary of a set, or why it cannot be shown; reads the set again if it changed."""
         stamp = self._stamp(folder)
         with self._lock:
-            kept = self._summaries.get(folder)
-        if kept and kept[0] == stamp:
-            return kept[1]
+            known = self._summaries.get(folder)
+        if known and known[0] == stamp:
+            return known[1]
         found: SetSummary | str
         if is_external(folder.path):
-            return self._open(folder).summary  # short of reading all of it, nothing says how many examples
+            return self._open(folder).summary  # the number of examples is only known after reading all of it
         try:
             source = _checked(folder)
             found = summarise_set(source, _version(source, stamp))
-        except _DAMAGED as error:
+        except _CORRUPTED as error:
             found = self._problem(folder, error)
         with self._lock:
             self._summaries[folder] = stamp, found
         return found
 
     def _problem(self, folder: Storage, error: Exception) -> str:
-        """What is wrong with a set, for whoever may see it: without where on this machine it lies."""
-        return f"{folder.parent.name}/{folder.name} cannot be shown: {self._said(error)}"
+        """What is wrong with a set, without paths of this machine."""
+        return f"{folder.parent.name}/{folder.name} cannot be shown: {self._without_paths(error)}"
 
-    def _said(self, error: Exception) -> str:
+    def _without_paths(self, error: Exception) -> str:
         text = str(error)
         for root in (str(self.root.path), self.root.address):
             text = text.replace(f"{root}/", "").replace(root, "")
         return text
 
     def _made(self, summary: SetSummary) -> float:
-        """When, as seconds since 1970; of a set that does not say, when its folder was written to."""
+        """Creation time in seconds since 1970; without a record, the modification time of its directory."""
         if summary.created:
             return datetime.datetime.fromisoformat(summary.created).timestamp()
         try:
             return (self.root / summary.model / summary.set).path.stat().st_mtime
-        except OSError:  # deleted meanwhile, or somebody else's
+        except OSError:  # deleted meanwhile, or no permission
             return 0.0
 
     def _forget(self, there: frozenset[Storage]) -> None:

@@ -1,11 +1,10 @@
 """How much more frequent classes, attributes and splits are in a group than outside it.
 
-Belongs here: the ratio of two shares and its interval, for a whole table of things at once.
+Belongs here: the ratio of two shares and its interval, for all rows of a table.
 
-A table has some fifty rows, so 95% intervals of each row alone would find differences in groups drawn by lot. The
-intervals here hold for all rows of one table together, with about 95% or more (Bonferroni: each row has 1 - 0.05 / rows). They
-are not widened further for the tables of all clusters and paths of a set: who looks through a hundred of them should
-expect about five to show something that is not there.
+A table has some fifty rows, so separate 95% intervals would show differences in random groups. The intervals hold jointly
+for all rows of one table with at least about 95% (Bonferroni: each row has 1 - 0.05 / rows). There is no correction over
+the tables of all clusters and paths of a set: of a hundred tables, about five show a spurious difference.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ CONFIDENCE = 0.95
 
 
 def lifts(index: SetIndex, rows: NDArray[np.integer]) -> tuple[Lift, ...]:
-    """Of the group that these rows are: clear lifts first, largest first, then the others, largest first.
+    """Lifts of the group of these rows: clear ones first, largest first, then the others, largest first.
 
-    Empty for an empty group and for one that is all of the set: there is nothing to compare with.
+    Empty for an empty group and for the complete set: there is nothing to compare with.
     """
     if not 0 < len(rows) < len(index):
         return ()
@@ -96,5 +95,5 @@ def _lift(kind: Kind, name: str, counts: _Counts, confidence: float) -> Lift:
 
 
 def _order(lift: Lift) -> tuple[bool, float, str, str]:
-    """Nobody outside has it: larger than any number."""
+    """Absent outside counts as infinite."""
     return not lift.clear, -(lift.lift if lift.lift is not None else float("inf")), lift.kind, lift.name

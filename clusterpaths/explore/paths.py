@@ -1,4 +1,4 @@
-"""The cluster paths of a set: the list of them, and what is known of each."""
+"""The cluster paths of a set: the list, and details of each."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def path_page(
 
 
 def parse_path(index: SetIndex, text: str) -> tuple[int, ...]:
-    """3-2-1-0-4 as the clusters of a whole path, whether or not an example took it.
+    """Parse a complete path such as 3-2-1-0-4, whether or not it is occupied.
 
     Raises:
         NotFoundError: another number of layers, no numbers, or no such clusters.
@@ -79,9 +79,9 @@ def path_detail(index: SetIndex, path: tuple[int, ...], *, exemplars: int = 8) -
 
 
 def path_examples(index: SetIndex, path: tuple[int, ...], *, limit: int = 50, offset: int = 0) -> ExamplePage:
-    """A page of a path's examples, nearest in all layers together first; by id where the set has no distances.
+    """A page of a path's examples, nearest over all layers first; by id if the set has no distances.
 
-    As `ask` for the path in that order answers, without a look at the other examples.
+    The same as `ask` for the path in that order, without scanning the other examples.
 
     Raises:
         NotFoundError: no example took it.
@@ -94,7 +94,7 @@ def path_examples(index: SetIndex, path: tuple[int, ...], *, limit: int = 50, of
 
 
 def summarise(index: SetIndex, positions: NDArray[np.integer], exemplars: int) -> tuple[PathSummary, ...]:
-    """The paths at these positions of `index.paths`. Looked up together: one by one takes three times as long."""
+    """The paths at these positions of `index.paths`. Vectorised, which is three times as fast."""
     rows = [index.on_path(position)[: max(exemplars, 0)] for position in positions.tolist()]
     shown = iter(_shown(index, np.concatenate(rows)) if rows else ())
     return tuple(

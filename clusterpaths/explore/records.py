@@ -1,7 +1,7 @@
 """Examples, classes, clusters and paths as frozen records: the same for the JSON of /api/v1, for the pages, for
 report.html and for explanations.
 
-Belongs here: their fields. They are made in the modules beside this one.
+Belongs here: the fields. The other modules of this package create them.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ Interval = tuple[float, float]
 
 
 class SetSummary(Record):
-    """One set, as a list shows it."""
+    """Summary of one set."""
 
-    model: str = Field(description="folder in the results' folder")
+    model: str = Field(description="directory in the results directory")
     set: str
     num_examples: int
     layers: tuple[str, ...]
     k_per_layer: dict[str, int]
-    distance: Distance | None = Field(description="None: the set does not say")
-    dataset: str = Field(description="empty: the set does not say, and has no images")
+    distance: Distance | None = Field(description="None: not recorded")
+    dataset: str = Field(description="empty: not recorded, and no images")
     model_file: str
-    created: str = Field(description="ISO time, UTC; empty: the set does not say")
+    created: str = Field(description="ISO time, UTC; empty: not recorded")
     version: str = Field(description="changes when the set is replaced; for caches of its answers")
 
 
 class ModelSummary(Record):
-    """One model's folder."""
+    """One model's directory."""
 
     name: str
-    sets: tuple[SetSummary, ...] = Field(description="whole ones, by number")
-    problems: tuple[str, ...] = Field(default=(), description="sets that are there and not shown, and why")
+    sets: tuple[SetSummary, ...] = Field(description="complete ones, by number")
+    problems: tuple[str, ...] = Field(default=(), description="sets that cannot be shown, and why")
 
 
 class ClassShare(Record):
@@ -59,23 +59,23 @@ class Lift(Record):
     """How much more frequent a class or attribute is within a group than outside it.
 
     The ratio of the two shares, with Katz's interval on the logarithm (Katz, Baptista, Azen and Pike, Obtaining
-    Confidence Intervals for the Risk Ratio in Cohort Studies, Biometrics 34, 1978). Where nobody in the group or nobody
-    outside has it, one end is exact instead (Przyborowski and Wilenski, Homogeneity of Results in Testing Samples from
+    Confidence Intervals for the Risk Ratio in Cohort Studies, Biometrics 34, 1978). If it is absent in the group or
+    outside, one end is exact instead (Przyborowski and Wilenski, Homogeneity of Results in Testing Samples from
     Poisson Series, Biometrika 31, 1940) and the other is 0 or open.
     """
 
     kind: Literal["prediction", "label", "attribute", "split"]
     name: str
     count: int = Field(description="in the group")
-    known: int = Field(description="in the group, of whom it is known")
+    known: int = Field(description="in the group, where it is known")
     share: float
     share_outside: float
-    lift: float | None = Field(description="None: nobody outside has it")
+    lift: float | None = Field(description="None: absent outside")
     interval: tuple[float, float | None] = Field(
-        description="with all others of the table together 95% (Bonferroni); lower end 0: nobody in the group has it; "
-        "upper end None: without end, nobody outside has it"
+        description="95% jointly with all others of the table (Bonferroni); lower end 0: absent in the group; "
+        "upper end None: unbounded, absent outside"
     )
-    clear: bool = Field(description="the interval leaves out 1")
+    clear: bool = Field(description="the interval excludes 1")
 
 
 class ExampleRow(Record):
@@ -92,7 +92,7 @@ class ExampleRow(Record):
     ood_score: float | None
     distance: float | None = Field(
         default=None,
-        description="to the centroid of the cluster asked for; of a path: mean over layers, each in units of its own mean",
+        description="to the centroid of the selected cluster; of a path: mean over layers, each in units of its own mean",
     )
 
 
@@ -106,7 +106,7 @@ class ExamplePage(Record):
 
 
 class ClusterInfo(Record):
-    """One cluster in short."""
+    """Summary of one cluster."""
 
     layer: str
     cluster: int
@@ -138,7 +138,7 @@ class Routes(Record):
 
 
 class PathSummary(Record):
-    """One cluster path in short."""
+    """Summary of one cluster path."""
 
     path: tuple[int, ...]
     count: int
@@ -146,23 +146,23 @@ class PathSummary(Record):
     rank: int = Field(description="1: no path is more frequent")
     prediction: ClassShare | None = Field(description="the most frequent one")
     label: ClassShare | None
-    exemplars: tuple[ExampleRow, ...] = Field(description="nearest to their centroids in all layers together")
+    exemplars: tuple[ExampleRow, ...] = Field(description="nearest to their centroids over all layers")
 
 
 class ClusterDetail(Record):
-    """All that is known of one cluster."""
+    """Details of one cluster."""
 
     info: ClusterInfo
     mean_distance: float | None
     predictions: tuple[ClassShare, ...] = Field(description="most frequent first")
     labels: tuple[ClassShare, ...]
-    right: ClassShare | None = Field(description="index 1, name right: predictions that are the label")
+    right: ClassShare | None = Field(description="index 1, name right: correct predictions")
     lifts: tuple[Lift, ...] = Field(description="clear ones first, largest lift first; then the others")
     nearest: tuple[ExampleRow, ...]
     farthest: tuple[ExampleRow, ...]
-    random: tuple[ExampleRow, ...] = Field(description="the same ones at every request")
-    arrivals: tuple[Transition, ...] = Field(description="from the layer before, most first")
-    departures: tuple[Transition, ...] = Field(description="to the layer after, most first")
+    random: tuple[ExampleRow, ...] = Field(description="the same for every request")
+    arrivals: tuple[Transition, ...] = Field(description="from the previous layer, most frequent first")
+    departures: tuple[Transition, ...] = Field(description="to the next layer, most frequent first")
     paths: tuple[PathSummary, ...] = Field(description="the most frequent ones through it")
 
 
@@ -176,7 +176,7 @@ class PathPage(Record):
 
 
 class PathDetail(Record):
-    """All that is known of one path; its examples are asked for with `Question.path`."""
+    """Details of one path; `Question.path` selects its examples."""
 
     summary: PathSummary
     predictions: tuple[ClassShare, ...]
@@ -184,7 +184,7 @@ class PathDetail(Record):
     right: ClassShare | None
     agreement_interval: Interval | None = Field(description="of the most frequent prediction's share, 95%, Wilson")
     lifts: tuple[Lift, ...]
-    clusters: tuple[ClusterInfo, ...] = Field(description="one a layer")
+    clusters: tuple[ClusterInfo, ...] = Field(description="one per layer")
     similar: tuple[PathSummary, ...] = Field(description="paths that differ in one layer, most frequent first")
 
 
@@ -200,7 +200,7 @@ class ExampleLayer(Record):
 
 
 class Neighbour(Record):
-    """An example that the model treated alike."""
+    """A similar example."""
 
     example: ExampleRow
     layers_shared: int
@@ -208,7 +208,7 @@ class Neighbour(Record):
 
 
 class ExampleDetail(Record):
-    """All that is known of one example."""
+    """Details of one example."""
 
     example: ExampleRow
     layers: tuple[ExampleLayer, ...]
@@ -218,12 +218,12 @@ class ExampleDetail(Record):
     attributes: dict[str, bool] = Field(description="those that are known")
     probabilities: tuple[ClassShare, ...] = Field(description="softmax as share, count 0; most probable first, ten")
     neighbours: tuple[Neighbour, ...] = Field(
-        description="most layers shared, then smallest difference; none where there are no distances"
+        description="most layers shared, then smallest difference; none without distances"
     )
 
 
 class Choices(Record):
-    """What can be asked of a set: the names that a form offers."""
+    """Available filter values of a set."""
 
     predictions: tuple[str, ...]
     labels: tuple[str, ...]
@@ -234,11 +234,11 @@ class Choices(Record):
 
 
 class Question(Record):
-    """A selection of examples. Everything that is given must hold; the fields are the names in a URL."""
+    """A selection of examples. All given filters must hold; fields are URL parameters."""
 
     prediction: tuple[str, ...] = Field(default=(), description="one of these classes, by name")
     label: tuple[str, ...] = Field(default=(), description="one of these classes; none: those without a label")
-    right: Literal["right", "wrong"] | None = Field(default=None, description="whether the prediction is the label")
+    right: Literal["right", "wrong"] | None = Field(default=None, description="whether the prediction is correct")
     attribute: tuple[str, ...] = Field(default=(), description="all of these: Smiling, or -Smiling for those without")
     split: tuple[str, ...] = Field(default=(), description="one of these parts of the data set")
     path: str = Field(default="", description="cluster ids from the first layer on, 3-2 or 3-2-1-0-4; * for any")

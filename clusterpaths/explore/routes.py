@@ -11,7 +11,7 @@ from clusterpaths.metrics.paths import majority_classes
 
 
 def routes(index: SetIndex) -> Routes:
-    """All of it; worked out once a set."""
+    """The Sankey data, computed once per set."""
     return index.once("routes", lambda: _routes(index))
 
 

@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 220.0, 130.0
 
 @dataclass(frozen=True)
 class Line:
-    """One distance in one panel; `d` is an SVG path, `dots` are points and what they say."""
+    """One distance in one panel; `d` is an SVG path, `dots` are (x, y, chosen, title)."""
 
     distance: str
     d: str
@@ -36,7 +36,7 @@ class Shown:
 
 
 def read_choice(directory: SetDirectory) -> Shown | None:
-    """choice.json of a set, ready to draw; None where nothing was chosen, or it is of another version."""
+    """choice.json of a set, ready to draw; None without one, or for another version."""
     document = directory.document("choice.json")
     try:
         choice = None if document is None else Choice.model_validate_json(document)

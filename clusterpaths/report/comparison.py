@@ -1,7 +1,7 @@
 """comparison_with_….html: one page on what changed from one set to another, and the same as JSON.
 
-Belongs here: from a `Comparison` to sentences, chips and files. Its numbers are `compare.py`'s, its looks
-`comparison.html`, `comparison_section.html` and `report.css`.
+Belongs here: sentences, chips and files of a `Comparison`. `compare.py` computes the numbers; `comparison.html`,
+`comparison_section.html` and `report.css` are the layout.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ColourOf = Callable[[int, str, int], int]  # (side 0 or 1, layer, its own cluste
 
 @dataclass(frozen=True)
 class Chip:
-    """One stop of a path; `colour` None: of no palette; `unchanged`: the same on both sides; `new`: none like it before."""
+    """One cluster of a path; `colour` None: no palette colour; `unchanged`: the same on both sides; `new`: no counterpart."""
 
     text: str
     colour: int | None
@@ -42,7 +42,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class MatchRow:
-    """A cluster and its counterpart; `share` of the first's examples that went along."""
+    """A cluster and its counterpart; `share` of the first's examples that are in the counterpart."""
 
     first: Chip | None
     second: Chip | None
@@ -53,7 +53,7 @@ class MatchRow:
 
 @dataclass(frozen=True)
 class LayerCard:
-    """One layer's numbers and who became whom."""
+    """One layer's numbers and matched clusters."""
 
     numbers: LayerComparison
     rows: tuple[MatchRow, ...]
@@ -61,7 +61,7 @@ class LayerCard:
 
 @dataclass(frozen=True)
 class Move:
-    """One example that changed, with both paths."""
+    """One example whose path changed, with both paths."""
 
     example: Tile
     file: str
@@ -75,7 +75,7 @@ class Move:
 
 @dataclass(frozen=True)
 class DecisionRow:
-    """Examples whose class changed in the same way."""
+    """Examples with the same change of the predicted class."""
 
     first: str
     second: str
@@ -86,7 +86,7 @@ class DecisionRow:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table of counts; `share` of its row, `same`: the row and the column mean the same."""
+    """One cell of a table of counts; `share` of its row, `same`: row and column are the same class or path."""
 
     count: int
     share: float
@@ -105,7 +105,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Difference:
-    """How one property reads on both sides."""
+    """One property on both sides."""
 
     name: str
     first: str
@@ -131,13 +131,13 @@ class Page:
 def write_comparison(
     comparison: Comparison, directory: SetDirectory, read_image: Callable[[str], Image.Image]
 ) -> tuple[Path, Path]:
-    """Write comparison_with_<NAME>_<set>.json and .html into `directory`, each complete or not at all.
+    """Write comparison_with_<NAME>_<set>.json and .html into `directory`, atomically.
 
     Args:
         comparison: what to write; NAME and set are its first set's.
-        directory: the second set's; programs that read sets look for names of their own there.
-        read_image: called with names of the `file` column; may raise OSError for an image that is gone, which
-            then has a placeholder.
+        directory: of the second set.
+        read_image: called with names of the `file` column; may raise OSError for a missing image, which
+            is shown as a placeholder.
 
     Raises:
         DiskError: no room or no permission.
@@ -159,13 +159,13 @@ def write_comparison(
 
 
 def comparison_section(comparison: Comparison) -> Markup:
-    """The key figures and the layers, without pictures: two sections for a page that carries report.css."""
+    """Two sections without images, key figures and layers, for a page that includes report.css."""
     return Markup(_render("comparison_section.html", comparison, {}))  # escaped by the template
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A comparison that lies in a set's folder, for the set's own page; `page` is the file name of the whole of it."""
+    """A comparison stored in a set's directory, for the set's report; `page` is the file name of its own page."""
 
     headline: str
     section: Markup
@@ -173,13 +173,13 @@ class Shown:
 
 
 def read_comparisons(directory: SetDirectory) -> list[Shown]:
-    """The comparisons that were written into a set's directory, by name; one that is not understood is passed over."""
+    """The comparisons that were written into a set's directory, by name; invalid ones are skipped."""
     found = []
     for name, document in directory.documents("comparison_with_*.json"):
         try:
             comparison = Comparison.model_validate_json(document)
         except ValueError:
-            continue  # of another version: its own page still says what it said
+            continue  # of another version: its own page remains valid
         found.append(Shown(headline(comparison), comparison_section(comparison), f"{name.removesuffix('.json')}.html"))
     return found
 
@@ -216,7 +216,7 @@ def _render(template: str, comparison: Comparison, pictures: Mapping[str, Thumbn
 def comparison_page(
     comparison: Comparison, pictures: Mapping[str, Thumbnail] | None = None, colour_of: ColourOf | None = None
 ) -> Page:
-    """What a page shows of a comparison; `pictures` by file name; without `colour_of` colour stands for numbers."""
+    """What a page shows of a comparison; `pictures` by file name; without `colour_of` colour encodes numbers."""
     return _Builder(comparison, pictures or {}, colour_of).page()
 
 
@@ -334,9 +334,7 @@ class _Builder:
 
 
 def _called(name: int) -> str:
-    return (
-        " of the second set, without a counterpart" if name == NO_MATCH else f" of the second set, here called {name}"
-    )
+    return " of the second set, without a counterpart" if name == NO_MATCH else f" of the second set, shown as {name}"
 
 
 def _grid(
@@ -350,7 +348,7 @@ def _grid(
 
 
 def _made(first: Side, second: Side) -> tuple[Difference, ...]:
-    def told(side: Side) -> dict[str, str]:
+    def properties(side: Side) -> dict[str, str]:
         ks = side.k_per_layer
         one = len(set(ks.values())) == 1
         return {
@@ -363,5 +361,5 @@ def _made(first: Side, second: Side) -> tuple[Difference, ...]:
             "Created": side.created.replace("T", " ", 1).replace("Z", " UTC").replace("+00:00", " UTC"),
         }
 
-    one, other = told(first), told(second)
+    one, other = properties(first), properties(second)
     return tuple(Difference(name, one[name], other[name]) for name in one)

@@ -1,7 +1,7 @@
-"""The section of report.html on what the paths are worth.
+"""The section of report.html with the metrics of a set.
 
-Belongs here: from an `Evaluation` to named rows with their intervals, and what each number means in a line of plain
-words. Looks: evaluation_section.html.
+Belongs here: from an `Evaluation` to named rows with their intervals, and a line that defines each number. The layout is
+evaluation_section.html.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from clusterpaths.evaluation.record import Detection, Evaluation, Measure, OODDe
 from clusterpaths.metrics.neighbours import NEIGHBOURS
 
 SCORES = {
-    "paths": "How far an image lies from the centroids on its path, for a member of those clusters.",
-    "path rarity": "How rare its path is among the examples to fit.",
-    "deep k-NN": f"How far the {NEIGHBOURS}th nearest example to fit is in the last layer.",
-    "max softmax": "How unsure the model is: its largest probability, turned around.",
-    "energy": "How small all class scores are together.",
+    "paths": "OOD score: mean over layers of the standardised distance to the centroid.",
+    "path rarity": "How rare the path of the image is among the fit examples.",
+    "deep k-NN": f"Distance to the {NEIGHBOURS}th nearest fit example in the last layer.",
+    "max softmax": "Negative of the largest class probability.",
+    "energy": "Negative log-sum-exp of the class scores.",
 }
-FPR95 = "The share of other images that pass as own where the score lets 95% of own ones pass; smaller is better."
+SHORT_NAMES = {"crops of photographs": "photo crops"}  # kind of OOD images in metrics.json -> on pages
+FPR95 = "Share of OOD images accepted at the threshold that accepts 95% of in-distribution images; lower is better."
 
 
 @dataclass(frozen=True)
 class Row:
-    """One bar: a share, its interval as text and as the bar's ends, and a line of words; own is not a baseline."""
+    """One bar: a share, its interval, and a line that explains it; `own` is False for baselines."""
 
     name: str
     value: float
@@ -41,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """A card; `chance` is where a score that knows nothing would be, `terms` explain the rows of it and its like."""
+    """A card; `chance` is the value of a random score, `terms` define the rows of this and similar cards."""
 
     title: str
     hint: str
@@ -53,38 +54,46 @@ class Group:
 def evaluation_rows(evaluation: Evaluation) -> tuple[Group, ...]:
     """All measures that have a value, in the order in which they are shown; empty groups are left out."""
     purity = {
-        "labels": (evaluation.purity_labels, "the class that the data set gives"),
-        "predictions": (evaluation.purity_predictions, "the class that the model gives"),
+        "labels": (evaluation.purity_labels, "class given by the data set"),
+        "predictions": (evaluation.purity_predictions, "class predicted by the model"),
     }
     found = [Group("Purity", "Share of examples with the most frequent class of their path.", _rows(purity))]
     if alignment := evaluation.alignment:
-        seen = "the share whose path some example to fit takes; others are told from the nearest paths"
+        seen = "share whose path occurs among the fit examples; the others use the most similar paths"
         own = _rows(
             {
                 "decision alignment": (alignment.daf, f"over {alignment.paths:,} paths"),
-                "on seen paths": (alignment.daf_seen, "the same, only of those on a path that was seen"),
+                "on seen paths": (
+                    alignment.daf_seen,
+                    "the same, over examples whose path occurs among the fit examples",
+                ),
                 "coverage": (alignment.coverage, seen),
             }
         )
         baselines = _rows(
             {
-                "deep k-NN": (alignment.deep_knn, f"baseline: vote of the {NEIGHBOURS} nearest in the last layer"),
-                "majority": (alignment.majority, "baseline: always the most frequent decision"),
+                "deep k-NN": (
+                    alignment.deep_knn,
+                    f"baseline: vote of {NEIGHBOURS} nearest neighbours in the last layer",
+                ),
+                "majority": (alignment.majority, "baseline: always the most frequent prediction"),
             },
             own=False,
         )
-        hint = "Share of examples kept aside whose decision is the most frequent one of their path."
+        hint = "Share of held-out examples whose prediction is the most frequent one of their path."
         found.append(Group("Decision alignment", hint, own + baselines))
-    kept = {one.name: (one.paths, "") for one in evaluation.perturbations}
-    found.append(Group("Whole paths kept", "Share that keep every cluster when their image is changed.", _rows(kept)))
-    decided = {one.name: (one.predictions, "") for one in evaluation.perturbations}
-    hint = "Share that keep the model's decision on the same changed images."
-    found.append(Group("Decisions kept", hint, _rows(decided, own=False)))
-    for at, strangers in enumerate(evaluation.strangers):
-        hint = f"AUROC: how often one of {strangers.num_images:,} other images looks stranger than an own one."
-        rows = tuple(row for score in strangers.scores for row in _score(score))
-        terms = () if at else _terms(strangers)  # once is enough
-        found.append(Group(f"Told apart: {strangers.name}", hint, rows, 0.5, terms))
+    paths = {one.name: (one.paths, "") for one in evaluation.perturbations}
+    hint = "Share of examples whose path is unchanged when the image is perturbed."
+    found.append(Group("Path agreement", hint, _rows(paths)))
+    predictions = {one.name: (one.predictions, "") for one in evaluation.perturbations}
+    hint = "Share of examples whose prediction is unchanged on the same perturbed images."
+    found.append(Group("Prediction agreement", hint, _rows(predictions, own=False)))
+    for at, detection in enumerate(evaluation.strangers):
+        hint = f"AUROC: probability that one of {detection.num_images:,} OOD images scores higher than an in-distribution one."
+        rows = tuple(row for score in detection.scores for row in _score(score))
+        terms = () if at else _terms(detection)  # once is enough
+        title = f"OOD detection: {SHORT_NAMES.get(detection.name, detection.name)}"
+        found.append(Group(title, hint, rows, 0.5, terms))
     return tuple(group for group in found if group.rows)
 
 

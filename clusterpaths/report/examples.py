@@ -1,6 +1,6 @@
-"""Examples on a page without a server: what hovering over one says, and its image in small.
+"""Examples on a page without a server: title and thumbnail.
 
-Belongs here: from an example's record to a tile. Encoding images is `thumbnails.py`'s, the tag is the macro `picture`.
+Belongs here: from an example's record to a tile. `thumbnails.py` encodes images, the macro `picture` renders the tag.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class Tile:
-    """One image on the page, or the place where it would be."""
+    """One image on the page, or its placeholder."""
 
     id: int
     title: str
@@ -35,7 +35,7 @@ class Tile:
 
 
 def example_title(example: Described, distance: float | None = None) -> str:
-    """What hovering over an example shows; `distance` where it is of interest."""
+    """The tooltip of an example, with `distance` if given."""
     parts = [f"example {example.id}", example.file]
     parts += [f"distance {distance:.3g}"] if distance is not None else []
     parts += [f"label {example.label}"] if example.label is not None else []

@@ -1,7 +1,7 @@
 """explanation_<image>.html and a readable text: an `Explanation` for people.
 
-Belongs here: from the record to sentences, chips and the page. Its numbers are `explain.py`'s, its looks
-`explanation.html` and `report.css`.
+Belongs here: sentences, chips and the page of a record. `explain.py` computes the numbers, `explanation.html` and
+`report.css` are the layout.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ UNUSUAL = 95  # percentile of the OOD score from which an image is called unusua
 def write_explanation(
     explanation: Explanation, image: Image.Image, target: Path, read_image: Callable[[str], Image.Image]
 ) -> Path:
-    """Write the page, whole or not at all.
+    """Write the page atomically.
 
     Args:
-        explanation: what it says.
-        image: the picture that is explained.
+        explanation: what is shown.
+        image: the image that is explained.
         target: the HTML file.
-        read_image: called with names of the set's files; may raise OSError for one that is gone, which then has a
+        read_image: called with names of the set's files; may raise OSError for a missing one, which is shown as a
             placeholder.
 
     Raises:
@@ -48,10 +48,10 @@ def write_explanation(
     html = render(
         "explanation.html",
         e=explanation,
-        name=Path(explanation.image).name,  # a page is sent on: where the file lay is nobody's business
+        name=Path(explanation.image).name,  # a page may be shared: without the path of the file
         headline=headline(explanation),
         common=common(explanation),
-        strange=ood_sentence(explanation),
+        ood=ood_sentence(explanation),
         other=other(explanation),
         tile=lambda example: tile(example, thumbnails),
         decided=decided,
@@ -67,15 +67,15 @@ def write_explanation(
 
 
 def headline(e: Explanation) -> str:
-    """The decision in one sentence."""
+    """The prediction in one line."""
     name = Path(e.image).name
     if e.prediction is None:
         return f"{name} takes the path {path_text(e.path)}"
-    return f"{name} is {e.prediction.name}, says the model ({percent(e.prediction.probability, 1)})"
+    return f"{name} · Predicted: {e.prediction.name} ({percent(e.prediction.probability, 1)})"
 
 
 def common(e: Explanation) -> str:
-    """How common the path is, and what its examples are, in sentences."""
+    """How common the path is, and its majority classes, in sentences."""
     if e.own is None:
         text = f"None of the {thousands(e.num_examples)} examples took this path."
         if e.similar is None:
@@ -85,19 +85,19 @@ def common(e: Explanation) -> str:
             f"{_layers(e.similar.hamming)}; {_examples(e.similar.count)} took it.{decided(e.similar)}"
         )
     return (
-        f"{_examples(e.count)} of {thousands(e.num_examples)} ({percent(e.share, 1)}) took this path; by frequency it is "
-        f"number {e.rank} of {thousands(e.occupied)}.{decided(e.own)}"
+        f"{_examples(e.count)} of {thousands(e.num_examples)} ({percent(e.share, 1)}) took this path; rank {e.rank} "
+        f"of {thousands(e.occupied)} by frequency.{decided(e.own)}"
     )
 
 
 def decided(note: PathNote) -> str:
-    """What the examples of a path are, with a space before; empty where nothing is known."""
+    """The majority classes of a path, with a leading space; empty if none is known."""
     parts = [
         _majority(note.majority_predictions, "predictions"),
         _majority(note.majority_labels, "labels"),
     ]
-    told = " and ".join(part for part in parts if part)
-    return f" Most frequent there: {told}." if told else ""
+    majorities = " and ".join(part for part in parts if part)
+    return f" Most frequent there: {majorities}." if majorities else ""
 
 
 def _majority(majority: MajorityClass | None, source: str) -> str:
@@ -105,23 +105,23 @@ def _majority(majority: MajorityClass | None, source: str) -> str:
 
 
 def ood_sentence(e: Explanation) -> str:
-    """What the OOD score says."""
-    where = f"{e.ood_percentile:.0f}% of the set's own examples have a lower one"
-    verdict = "unusual for this set" if e.ood_percentile >= UNUSUAL else "usual for this set"
+    """The OOD score, its percentile and a verdict."""
+    where = f"{e.ood_percentile:.0f}% of the set's examples have a lower one"
+    verdict = "unusual for this set" if e.ood_percentile >= UNUSUAL else "typical for this set"
     return f"{e.ood_score:.2f}: {where}; {verdict}."
 
 
 def other(e: Explanation) -> str:
-    """The most similar path that leads to another decision."""
+    """The most similar path with another prediction."""
     if e.other is None:
-        return "No path of the set leads to another decision."
+        return "No path of the set has another majority prediction."
     changed = [
         f"{layer.layer} {layer.cluster} → {cluster}"
         for layer, cluster in zip(e.layers, e.other.path, strict=True)
         if layer.cluster != cluster
     ]
     if not changed:
-        return f"The path's own {_examples(e.other.count)} are decided otherwise.{decided(e.other)}"
+        return f"The path's own {_examples(e.other.count)} have another prediction.{decided(e.other)}"
     return (
         f"{path_text(e.other.path)}, {_examples(e.other.count)}, differs in {_layers(e.other.hamming)}: "
         f"{', '.join(changed)}.{decided(e.other)}"

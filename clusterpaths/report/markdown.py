@@ -31,28 +31,26 @@ def inspection(found: Inspection) -> str:
 
 
 def stage_rows(stages: tuple[StageTime, ...], examples: int, extracted: int, cache: Storage) -> Rows:
-    """Seconds and images a second of each stage, in order, and the cache's size in the end.
+    """Seconds and images per second of each stage, in order, then the size of the cache.
 
     Args:
         stages: of a run.
-        examples: that the run clusters.
-        extracted: those of them that were not cached.
-        cache: its directory.
+        examples: number of clustered examples.
+        extracted: number of examples that were not cached.
+        cache: directory of the cache.
     """
     rows: Rows = []
     for stage in stages:
         images = extracted if stage.stage == "extract" else examples if stage.stage in PER_IMAGE else None
         rate = f"{images / stage.seconds:,.0f}" if images and stage.seconds else ""
-        rows.append(
-            {"stage": stage.stage, "seconds": round(stage.seconds, 2), "images a second": rate, "what": stage.detail}
-        )
+        rows.append({"stage": stage.stage, "seconds": round(stage.seconds, 2), "images/s": rate, "what": stage.detail})
     files, size = activations_on_disk(cache)
     in_files = f"{human_bytes(size)} in {files:,} files"
-    return [*rows, {"stage": "cache", "seconds": "", "images a second": "", "what": in_files}]
+    return [*rows, {"stage": "cache", "seconds": "", "images/s": "", "what": in_files}]
 
 
 def choice_rows(choice: Choice) -> Rows:
-    """Every layer, distance and k that was tried."""
+    """Every point of the sweep over layer, distance and k."""
     return [
         {
             "layer": point.layer,
@@ -83,7 +81,7 @@ def evaluation_rows(evaluation: Evaluation) -> Rows:
 
 
 def preprocessing(check: PreprocessingCheck, used: Preprocessing) -> str:
-    """The verdict, and how each known preprocessing does."""
+    """The verdict, and the agreement of each known preprocessing."""
     title = "# The preprocessing is most likely wrong" if check.speaks_against(used) else "# Preprocessing"
     return f"{title}\n\n{check.sentence}\n\n{check.table}"
 
@@ -95,10 +93,10 @@ def published_set(published: PublishedSet, report: Path) -> str:
         f"# {published.cache.name} / {record.set}",
         f"{record.num_examples:,} examples, {record.num_failed:,} left out; {record.distance} distance, seed {record.seed}; "
         f"model {record.model.file} ({record.model.sha256[:12]}).",
-        f"Report with pictures: `{report}`",
+        f"Report with images: `{report}`",
         "",
-        "## Sizes of clusters",
-        "| layer | k | examples a cluster | exemplars in the report | inertia | note |",
+        "## Cluster sizes",
+        "| layer | k | examples per cluster | exemplars in the report | inertia | note |",
         "|---|---|---|---|---|---|",
     ]
     for layer in record.layers:
@@ -145,7 +143,7 @@ def _purity(published: PublishedSet) -> list[str]:
 
 
 def in_one_sentence(published: PublishedSet) -> str:
-    """What a terminal shows last."""
+    """The last line in a terminal."""
     record = published.record
     paths = published.paths.counts
     purity = "" if record.purity_labels is None else f"; path purity with labels {record.purity_labels:.2f}"
@@ -157,7 +155,7 @@ def comparison_rows(compared: Comparison) -> Rows:
     return [
         {
             "layer": layer.layer,
-            "kept": f"{layer.agreement:.1%}",
+            "unchanged": f"{layer.agreement:.1%}",
             "95% interval": _interval(layer.agreement_interval),
             "adjusted Rand": round(layer.adjusted_rand, 4),
             "clusters": ", ".join(f"{_name(m.first)}→{_name(m.second)}" for m in layer.matches),
@@ -173,13 +171,13 @@ def comparison(compared: Comparison, page: Path) -> str:
         f"# {headline(c)}",
         f"{_cell(c.first.model.file)} ({c.first.model.sha256[:12]}), seed {c.first.seed}, before; "
         f"{_cell(c.second.model.file)} ({c.second.model.sha256[:12]}), seed {c.second.seed}, after.",
-        f"Page with pictures: `{page}`",
+        f"Page with images: `{page}`",
         "",
-        f"**{c.paths_kept:,} of {c.num_examples:,} paths are kept: {c.path_agreement:.1%}** (95% interval "
-        f"{_interval(c.path_agreement_interval)}); on average an example keeps {c.layers_kept:.1%} of its layers; adjusted "
-        f"Rand index of whole paths {c.path_adjusted_rand:.3f}. Only before: {c.only_first:,}; only after: {c.only_second:,}.",
+        f"**{c.paths_kept:,} of {c.num_examples:,} paths are unchanged: {c.path_agreement:.1%}** (95% interval "
+        f"{_interval(c.path_agreement_interval)}); layer agreement {c.layers_kept:.1%}; adjusted "
+        f"Rand index of complete paths {c.path_adjusted_rand:.3f}. Only before: {c.only_first:,}; only after: {c.only_second:,}.",
         "",
-        "| layer | kept | 95% interval | adjusted Rand |",
+        "| layer | unchanged | 95% interval | adjusted Rand |",
         "|---|---|---|---|",
     ]
     lines += [
@@ -192,13 +190,13 @@ def comparison(compared: Comparison, page: Path) -> str:
 
 def _decisions(c: Comparison) -> list[str]:
     if c.decisions is None:
-        return ["Decisions: at least one side has no predictions."]
-    lines = ["## Decisions", f"{c.decisions.changed:,} of {c.decisions.num_examples:,} changed."]
+        return ["At least one side has no predictions."]
+    lines = ["## Predictions", f"{c.decisions.changed:,} of {c.decisions.num_examples:,} changed."]
     if c.decisions.num_labelled:
         before, after = (
-            right / c.decisions.num_labelled for right in (c.decisions.right_first, c.decisions.right_second)
+            correct / c.decisions.num_labelled for correct in (c.decisions.right_first, c.decisions.right_second)
         )
-        lines.append(f"Right on {c.decisions.num_labelled:,} labelled: {before:.1%} before, {after:.1%} after.")
+        lines.append(f"Accuracy on {c.decisions.num_labelled:,} labelled: {before:.1%} before, {after:.1%} after.")
     changed = [pair for pair in c.decisions.counts if pair.examples]
     if changed:
         lines += ["", "| before | after | examples | such as |", "|---|---|---|---|"]
@@ -211,9 +209,9 @@ def _decisions(c: Comparison) -> list[str]:
 
 def _moved(c: Comparison) -> list[str]:
     if not c.moved:
-        return ["No example moved."]
+        return ["All paths are unchanged."]
     layers = " → ".join(_cell(layer.layer) for layer in c.layers)
-    lines = ["## Examples that moved most", f"| example | file | before ({layers}) | after, in the first's numbers |"]
+    lines = ["## Examples that changed most", f"| example | file | before ({layers}) | after, in the first's numbers |"]
     return [*lines, "|---|---|---|---|", *(_row(example) for example in c.moved)]
 
 
@@ -232,5 +230,5 @@ def _name(cluster: int | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Names come from elsewhere: they must not end a table's cell or become HTML."""
+    """Escape untrusted names: they must not end a table cell or become HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

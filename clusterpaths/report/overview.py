@@ -1,6 +1,6 @@
 """Geometry of the overview: a stacked bar of cluster sizes for each layer, and the examples that flow between them.
 
-Belongs here: from counts to coordinates. Colours and words are the template's.
+Belongs here: from counts to coordinates. Colours and text are the template's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HEIGHT = 300.0  # of all the bars, gaps included
 BAR = 34.0
 SPACING = 250.0  # from bar to bar
 GAP = 4.0  # between two clusters of a bar, less where there are many
-FAINTEST = 0.004  # narrower ribbons than this share are not drawn; with many clusters they only add grey
+FAINTEST = 0.004  # ribbons below this share are not drawn; with many clusters they only add clutter
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Ribbon:
 
 @dataclass(frozen=True)
 class Overview:
-    """Everything drawn; `hidden` is the number of examples-steps in ribbons too thin to draw, as a share."""
+    """Everything drawn; `hidden` is the share of transitions in ribbons too thin to draw."""
 
     width: float
     segments: tuple[Segment, ...]

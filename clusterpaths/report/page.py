@@ -1,7 +1,7 @@
-"""Reads a set and writes its page.
+"""Write report.html of a set.
 
-Belongs here: what is read, what is checked, the order of the work. Numbers come from `explore/`, pictures from
-`thumbnails.py`, sentences and cards from `view.py`, looks from `report.html` and `report.css`.
+Belongs here: the order of the work. Numbers come from `explore/`, thumbnails from `thumbnails.py`, cards from `view.py`,
+layout from `report.html` and `report.css`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, median_ratio
 from clusterpaths.sets.published import PublishedSet
 
-EXEMPLARS = 8  # pictures of a cluster
+EXEMPLARS = 8  # images per cluster
 
 
 def write_report(
@@ -35,18 +35,18 @@ def write_report(
     exemplars: int = EXEMPLARS,
     top_paths: int = 12,
 ) -> Path:
-    """Write report.html into the set's directory, complete or not at all.
+    """Write report.html into the set's directory, atomically.
 
     Args:
         published: the set.
-        read_image: called with names of the `file` column; may raise OSError for an image that is gone, which
-            then has a placeholder.
-        exemplars: pictures for each cluster and each path; 0 for a page without pictures.
+        read_image: called with names of the `file` column; may raise OSError for a missing image, which
+            is shown as a placeholder.
+        exemplars: images per cluster and per path; 0 for a page without images.
         top_paths: how many of the most frequent paths are shown.
 
     Raises:
-        CacheError: the set is not complete, or its parts do not fit together.
-        ConfigError: a negative number of pictures or paths.
+        CacheError: the set is incomplete or inconsistent.
+        ConfigError: a negative number of exemplars or paths.
         DiskError: no room or no permission.
     """
     if exemplars < 0 or top_paths < 0:
@@ -69,5 +69,5 @@ def write_report(
         ratio=f"{median_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
     )
-    # File names need not be valid Unicode (a surrogate stands for a stray byte): show, do not fail.
+    # File names need not be valid Unicode (a surrogate stands for an undecodable byte): replace, do not fail.
     return published.write("report.html", html.encode("utf-8", errors="replace"))

@@ -1,4 +1,4 @@
-"""The pages' templates: one environment for all, so that escaping is never forgotten in one of them."""
+"""The pages' templates: one environment for all, so that escaping is always on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from clusterpaths.report.numbers import percent, seconds, thousands
 
 
 def render(template: str, **values: Any) -> str:
-    """One template of this folder, filled in; everything in `values` but `Markup` is escaped."""
+    """One template of this directory, rendered; everything in `values` but `Markup` is escaped."""
     return _environment().get_template(template).render(**values)
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    """Made once: a template takes longer to compile than to fill in."""
+    """Created once: compiling a template takes longer than rendering it."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("clusterpaths", "report"),
-        autoescape=True,  # file names, class names and layer names come from elsewhere
+        autoescape=True,  # file names, class names and layer names are untrusted
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

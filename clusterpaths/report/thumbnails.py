@@ -1,7 +1,6 @@
-"""Small JPEG pictures inside the page.
+"""JPEG thumbnails embedded in the page.
 
-Belongs here: from an example's file name to a data: URI, each image read and encoded once. Where
-they stand on the page is the template's business.
+Belongs here: from an example's file name to a data: URI, each image read and encoded once. The template places them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-WIDTH = 80  # pixels; shown at about 60, so that dense screens get some of the detail
+WIDTH = 80  # pixels; shown at about 60, sharper on high-density screens
 TALLEST = 120
 QUALITY = 80
 
@@ -29,7 +28,7 @@ class Thumbnail:
 
 
 def encode(image: Image.Image, key: str) -> Thumbnail:
-    """Shrink the whole image (nothing is cut off: a shortcut may sit at the border) and encode it."""
+    """Shrink the image without cropping (a shortcut may be at the border) and encode it."""
     small = image.convert("RGB")
     small.thumbnail((WIDTH, TALLEST), Image.Resampling.BILINEAR, reducing_gap=2.0)
     buffer = io.BytesIO()
@@ -45,7 +44,7 @@ def make_thumbnails(files: Iterable[str], read_image: Callable[[str], Image.Imag
         try:
             made[file] = encode(read_image(file), f"t{number}")
         except (OSError, Image.DecompressionBombError):
-            continue  # the page shows a placeholder and says how many there are
+            continue  # the page shows a placeholder and their number
     return made
 
 

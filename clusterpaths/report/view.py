@@ -1,6 +1,6 @@
-"""What report.html shows, ready to print: the explorer's answers about a set, laid out as cards and rows.
+"""The content of report.html: the explorer's records of a set as cards and rows.
 
-Belongs here: which clusters, paths and classes stand on the page. Their numbers are `explore/`'s; no HTML, no files.
+Belongs here: which clusters, paths and classes are shown. `explore/` computes the numbers; no HTML, no files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from clusterpaths.report.examples import Tile, tile
 from clusterpaths.report.numbers import thousands
 from clusterpaths.report.thumbnails import Thumbnail
 
-COLOURS = 8  # the palette of report.css; further clusters start over, their number tells them apart
+COLOURS = 8  # the palette of report.css; further clusters reuse the colours
 FEW_CLASSES = 6  # up to here every card lists all classes, in the same order
 LISTED = 5  # beyond, the most frequent ones
 
@@ -57,7 +57,7 @@ def choose_exemplars(index: SetIndex, count: int, top_paths: int) -> Exemplars:
 class ClassRow:
     """One class in a card: its share of the predictions and of the labels there, and of those of all examples.
 
-    None where none is known, and where labels are other classes than predictions: a row is then of one of both.
+    None if unknown, and if labels and predictions have different classes: a row then has one of both.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ClusterCard:
-    """One cluster of a layer; `label_classes` has rows of its own where labels are other classes than predictions."""
+    """One cluster of a layer; `label_classes` is used if labels and predictions have different classes."""
 
     info: ClusterInfo
     colour: int
@@ -83,7 +83,7 @@ class ClusterCard:
 
 @dataclass(frozen=True)
 class LayerSection:
-    """One layer with all its clusters; `agreement` is the purity of this layer's clusters alone."""
+    """One layer with all its clusters; `agreement` is the purity of this layer's clusters."""
 
     name: str
     cards: tuple[ClusterCard, ...]
@@ -96,7 +96,7 @@ class LayerSection:
 
 @dataclass(frozen=True)
 class PathRow:
-    """One of the most frequent paths; chips are (cluster, colour), one a layer."""
+    """One of the most frequent paths; chips are (cluster, colour), one per layer."""
 
     summary: PathSummary
     chips: tuple[tuple[int, int], ...]
@@ -106,12 +106,12 @@ class PathRow:
 
 @dataclass(frozen=True)
 class Purity:
-    """How far paths and classes agree, beside the chance level."""
+    """Path purity, and the base rate."""
 
     source: str
     value: float
     chance: ClassShare  # the most frequent class of all examples
-    singletons: int  # examples that are the only one on their path whose class is known
+    singletons: int  # examples that are the only one with a known class on their path
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Page:
 
     @property
     def bands(self) -> tuple[int, ...]:
-        """Colours of the overview's ribbons: of the cluster that they come from."""
+        """Colours of the overview's ribbons, by source cluster."""
         return tuple(ribbon.source % COLOURS for ribbon in self.overview.ribbons)
 
     @property
@@ -168,7 +168,7 @@ class ClassTable:
     def rows(
         self, predictions: Sequence[ClassShare], labels: Sequence[ClassShare]
     ) -> tuple[tuple[ClassRow, ...], tuple[ClassRow, ...]]:
-        """Rows of predictions and labels together, and none; where they are other classes, rows of each."""
+        """Rows of predictions and labels together, and (); if their classes differ, rows of each."""
         of_predictions, of_labels = _by_class(predictions, self.n_predictions), _by_class(labels, self.n_labels)
         if self.record.same_classes:
             weight = of_predictions + of_labels / 1e6 if predictions else of_labels
@@ -193,7 +193,7 @@ class ClassTable:
 
 
 def build(index: SetIndex, record: SetRecord, shown: Exemplars, pictures: Mapping[str, Thumbnail]) -> Page:
-    """Put the page together.
+    """Build the page.
 
     Args:
         index: the set.
@@ -314,7 +314,7 @@ def _by_class(shares: Sequence[ClassShare], number: int) -> NDArray[np.float64]:
 
 
 def _listed(weight: NDArray[np.float64]) -> list[int]:
-    """Indices of the classes to show: all of a few, in their order; of many those of most weight that occur."""
+    """Indices of the classes to show: all in order if few, else the occurring ones with the most weight."""
     if len(weight) <= FEW_CLASSES:
         return list(range(len(weight)))
     return [i for i in np.argsort(-weight, kind="stable")[:LISTED].tolist() if weight[i] > 0]

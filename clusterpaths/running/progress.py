@@ -1,7 +1,7 @@
-"""How far extraction and clustering are, with speed and time left: a bar in a terminal, and the same as text.
+"""Progress of extraction and clustering, with speed and time left: a bar in a terminal, and the same as text.
 
-Pieces run in threads of one process, so they find the run's tracker by what is done and the cache's directory; in
-another process there is none, and their end is what counts. Estimates are rich's.
+Pieces that run in threads of this process find the run's tracker by activity and cache directory. Pieces in another
+process have none: they count when they end. Estimates are rich's.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-TOGETHER = "all layers"
-_SPEED_SECONDS = 600.0  # the speed is the mean of this long: a piece on a Dask worker reports its end only
+ALL_LAYERS = "all layers"
+_SPEED_SECONDS = 600.0  # speed is averaged over this long: a piece on a Dask worker only reports its end
 What = Literal["extraction", "clustering"]
 _trackers: dict[tuple[What, str], Tracker] = {}
 
 
 class Tracker:
-    """Counts what pieces have done. Thread-safe.
+    """Counts the work done by pieces. Thread-safe.
 
     Args:
-        what: is done, for the bar.
-        sizes: of the pieces: shards with their examples, or layers with the values that are read of them.
-        examples: images in all; what is shown is in images, whatever the sizes count.
+        what: the activity, for the bar.
+        sizes: of the pieces: examples of a shard, or values read of a layer.
+        examples: number of images; progress is shown in images.
         console: to draw on; None draws nothing.
     """
 
@@ -43,7 +43,7 @@ class Tracker:
         self._task = self.bar.add_task(what, total=self._total)
 
     def advance(self, part: str, amount: int) -> None:
-        """So much more of a piece is done; what a retry does again counts once."""
+        """Add to the work done of a piece; work that a retry repeats counts once."""
         with self._lock:
             amount = min(amount, self._left.get(part, 0))
             if amount > 0:
@@ -51,7 +51,7 @@ class Tracker:
                 self.bar.advance(self._task, amount)
 
     def finish(self, part: str) -> None:
-        """A piece is done: in a process that does not count here, all of it at once."""
+        """A piece is done; counts what was not reported yet."""
         self.advance(part, self._left.get(part, 0))
 
     def counter(self, part: str) -> Callable[[int], None]:
@@ -104,7 +104,7 @@ def tracking(
 
 
 def counter(what: What, directory: str, part: str) -> Callable[[int], None] | None:
-    """What counts one piece of the extraction or clustering that goes on for this cache in this process."""
+    """The counter of one piece, if this process runs a tracker for this cache."""
     tracker = _trackers.get((what, directory))
     return tracker.counter(part) if tracker else None
 

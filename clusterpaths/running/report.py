@@ -1,4 +1,4 @@
-"""What a run shows beside its log and its documents. Prefect's artifacts are tasks/report.py."""
+"""What a run shows besides its log and its documents. tasks/report.py shows Prefect artifacts."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
-        published: the set with this identity; None where only a plan was asked for.
-        new: whether this run made it; else it was there.
-        job: what filled the cache, as `evaluate_set` takes it.
+        published: the set with this identity; None for a plan only.
+        new: whether this run published it.
+        job: the extraction job, as `evaluate_set` takes it.
         plan: which examples were cached and which were extracted.
         preprocessing: how images were prepared.
-        check: of the preprocessing, where it was made.
-        choice: of k, distance and layers, where something was "auto".
+        check: of the preprocessing, if it was run.
+        choice: of k and distance, if one was "auto".
         report: report.html.
         stages: how long each took.
     """
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class Report:
-    """Shows a progress bar where stderr is a terminal, and nothing else; the methods are for others to override."""
+    """Shows a progress bar if stderr is a terminal; subclasses override the methods."""
 
     def progress(
         self, what: What, directory: str, sizes: Mapping[str, int], examples: int

@@ -1,6 +1,6 @@
-"""How the pipeline runs its stages: one at a time, or many pieces at once, in this process or elsewhere.
+"""Runners of the pipeline's stages: one at a time, or many pieces concurrently, in this process or elsewhere.
 
-Belongs here: the protocol, and the runner of this process. Prefect's tasks and Dask workers are tasks/runner.py.
+Belongs here: the protocol, and the runner of this process. tasks/runner.py runs Prefect tasks and Dask workers.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Future(Protocol[Result_co]):
-    """The result of a piece of work that was submitted."""
+    """The result of a submitted piece of work."""
 
     def result(self) -> Result_co:
-        """Wait for it; raises what the work raised."""
+        """Wait for the result; raises what the work raised."""
 
 
 class Runner(Protocol):
-    """Runs stages. Entered as a context manager before the first `submit`: there, workers start and end.
+    """Runs stages. A context manager: workers start and end with it, `submit` needs it.
 
     Attributes:
-        workers: how many pieces run at once.
+        workers: number of concurrent pieces.
     """
 
     @property
@@ -39,10 +39,10 @@ class Runner(Protocol):
         """Run a stage to its end."""
 
     def submit(self, stage: Callable[..., Result], *args: Any, name: str = "") -> Future[Result]:
-        """Begin one of many pieces, called `name` where runs are listed."""
+        """Start a piece; `name` is its name in lists of runs."""
 
     def first_done(self, running: list[Future[Result]]) -> Future[Result]:
-        """One of these that has ended; waits for it."""
+        """Wait for one of these to end, and return it."""
 
     def everywhere(self, function: Callable[[], None]) -> None:
         """Call a function in every process that runs pieces."""
@@ -89,8 +89,8 @@ def run_pieces(
 ) -> None:
     """Submit pieces, never more than `runner.workers` at a time; `ended` is called with each key and future as it ends.
 
-    Where `ended` raises, no more are submitted; pieces that run are waited for, so that nothing writes after the caller
-    has gone.
+    If `ended` raises, no more are submitted; running pieces are waited for, so that nothing writes after the caller
+    returned.
     """
     waiting = list(calls.items())[::-1]
     running: dict[Key, Future[Result]] = {}

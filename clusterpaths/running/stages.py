@@ -1,7 +1,7 @@
-"""The stages as functions of a run's configuration and of what the stages before them returned.
+"""The stages as functions of a run's configuration and of the results of earlier stages.
 
-Belongs here: what each stage is given, the decisions that follow from options, and what is logged. The work is done in
-the stage's own directory. Each function takes and returns records, so that it can run in another process.
+Belongs here: arguments of each stage, decisions that follow from options, and logs. The work is done in the stage's own
+directory. Each function takes and returns records, so that it can run in another process.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageT
 from clusterpaths.report import page
 from clusterpaths.report.comparison import headline
 from clusterpaths.report.comparison import write_comparison as write_comparison_files
-from clusterpaths.running.progress import TOGETHER, counter
+from clusterpaths.running.progress import ALL_LAYERS, counter
 from clusterpaths.sets import find, publish
 from clusterpaths.sets.find import find_named
 from clusterpaths.sets.published import PublishedSet
@@ -56,10 +56,10 @@ Result = TypeVar("Result")
 
 
 def check_model(config: RunConfig) -> ModelRecord:
-    """The run's model loads, takes images, and has the layers: known here, not after an hour's download.
+    """Check that the model loads, takes images and has the layers, before anything is downloaded.
 
     Raises:
-        ConfigError: an execution provider that is not there, or --k for a layer that is not clustered.
+        ConfigError: an unavailable execution provider, or --k for a layer that is not clustered.
         ModelError: as `models.check.check_model`, or the model is not the one that `model_sha256` names.
     """
     drawn = config.sample or config.dataset == "faces"
@@ -69,8 +69,8 @@ def check_model(config: RunConfig) -> ModelRecord:
     config.k_per_layer(model.layers)
     if config.model_sha256 not in (None, model.sha256):
         raise ModelError(
-            f"{model.path} is another model now: its sha256 is {model.sha256}, expected {config.model_sha256}. It was replaced "
-            "after it had been announced; the new one is announced by itself and has its own run."
+            f"{model.path} has changed: its sha256 is {model.sha256}, expected {config.model_sha256}. It was replaced "
+            "after it had been announced; the new model is announced separately and has its own run."
         )
     for warning in model.warnings:
         log.warning(warning)
@@ -79,7 +79,7 @@ def check_model(config: RunConfig) -> ModelRecord:
 
 
 def download(config: RunConfig) -> DatasetSpec:
-    """The data set on disk: what is there, or fetched, or the drawn sample.
+    """The data set on disk: existing, downloaded, or the drawn sample.
 
     Raises:
         ConfigError, DownloadError, DatasetError: as `datasets.acquire.acquire`.
@@ -91,10 +91,10 @@ def download(config: RunConfig) -> DatasetSpec:
 
 
 def instrument(config: RunConfig, model: ModelRecord) -> tuple[ModelRecord, Preprocessing]:
-    """The tapped model, run once on a blank image, and how its images are prepared.
+    """The tapped model, run once on a blank image, and the preprocessing.
 
     Raises:
-        ConfigError: options that do not fit together, or a provider that was asked for and did not start.
+        ConfigError: options that do not fit together, or a requested provider that did not start.
         ModelError: as `models.check.instrument_model`.
     """
     preprocessing, source = resolve_preprocessing(
@@ -124,7 +124,7 @@ def _described(tap: Tap) -> str:
 def check_preprocessing(
     config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
 ) -> tuple[Preprocessing, CachedCheck | None]:
-    """The preprocessing that the run goes on with, and the check; warns where another preset is clearly better."""
+    """The preprocessing to use, and the check; warns if another preset is clearly better."""
     table = read_table(dataset).choose(config.split, config.subset)
     checked = cached_check(config.cache_dir, model, open_dataset(dataset), table, preprocessing)
     if checked is None:
@@ -134,7 +134,7 @@ def check_preprocessing(
         log.info(checked.check.sentence)
         return preprocessing, checked
     if config.preprocessing == AUTO:
-        log.info("%s Taken, for --preprocessing auto.", checked.check.sentence)
+        log.info("%s Used, as --preprocessing is auto.", checked.check.sentence)
         return checked.check.best, checked
     log.warning(checked.check.sentence)
     return preprocessing, checked
@@ -147,7 +147,7 @@ def make_plan(
     preprocessing: Preprocessing,
     checked: CachedCheck | None,
 ) -> tuple[ExtractionPlan, ExtractionJob]:
-    """Which shards are to be extracted and what they take on disk; stops here where there is no room.
+    """Which shards to extract and how much disk they need; fails if there is not enough.
 
     Raises:
         ConfigError, CacheError: as `extraction.plan.plan_run`.
@@ -178,12 +178,12 @@ def extract_shard(job: ExtractionJob, index: int) -> ShardRecord:
 def choose_settings(
     config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
 ) -> tuple[RunConfig, Choice | None]:
-    """The run with numbers for every "auto", and how they were chosen; None where all was given.
+    """The configuration with numbers for every "auto", and the choice; None if nothing is "auto".
 
     Raises:
-        ConfigError: too few examples to choose by.
-        CorruptedShardError: bytes on disk cannot be read, or, of shards that are read in full, are not those that were
-            written. Of a large data set single rows of a shard are read; clustering finds what is corrupted then.
+        ConfigError: too few examples.
+        CorruptedShardError: a shard cannot be read, or, if read in full, its checksum differs. Of a large data set single
+            rows are read; clustering detects corruption later.
     """
     if not config.chooses:
         return config, None
@@ -197,7 +197,9 @@ def choose_settings(
         raise
     except Exception:
         for each in rows.values():
-            for _ in each.blocks():  # NaN in corrupted bytes is met before their checksum is; then this raises
+            for (
+                _
+            ) in each.blocks():  # corrupted bytes may give NaN before the checksum is verified; reading all raises then
                 pass
         raise
     log.info(choice.sentence)
@@ -210,7 +212,7 @@ def choose_settings(
 def find_set(
     config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
 ) -> tuple[SetIdentity, PublishedSet | None]:
-    """The identity of the set that this run makes, and the set that has it already.
+    """The identity of the set to publish, and an existing set with the same identity.
 
     Raises:
         ConfigError: as `identify`.
@@ -219,7 +221,7 @@ def find_set(
     found = None if config.refresh else find.find_set(extraction.storage, identity.fingerprint())
     if found:
         publish.describe_newest(found)
-        log.info("%s already answers this question: same model, images, settings and seed", found.folder)
+        log.info("%s already has this result: same model, images, settings and seed", found.folder)
     return identity, found
 
 
@@ -227,7 +229,7 @@ def cluster_layer(extraction: ExtractionRecord, identity: SetIdentity, layer: st
     """Cluster one layer.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: stored bytes differ from those that were extracted.
     """
     record = cluster.cluster_layer(extraction, identity, layer, counter("clustering", extraction.directory, layer))
     _log_clustering(record)
@@ -237,12 +239,12 @@ def cluster_layer(extraction: ExtractionRecord, identity: SetIdentity, layer: st
 def cluster_layers(
     extraction: ExtractionRecord, identity: SetIdentity, layers: tuple[str, ...], workers: int
 ) -> list[ClusteringRecord]:
-    """Cluster layers whose every reading runs the model, together.
+    """Cluster layers in shared passes, as each pass runs the model.
 
     Raises:
         CorruptedShardError, ModelError: as `clustering.cluster.cluster_layers`.
     """
-    count = counter("clustering", extraction.directory, TOGETHER)
+    count = counter("clustering", extraction.directory, ALL_LAYERS)
     records = cluster.cluster_layers(extraction, identity, layers, workers, count)
     for record in records:
         _log_clustering(record)
@@ -251,7 +253,7 @@ def cluster_layers(
 
 def _log_clustering(record: ClusteringRecord) -> None:
     sizes = list(record.summary.sizes)
-    log.info("%s: %s examples a cluster, inertia %.6g", record.layer, sizes, record.summary.inertia)
+    log.info("%s: %s examples per cluster, inertia %.6g", record.layer, sizes, record.summary.inertia)
     if record.summary.note:
         log.warning("%s: %s", record.layer, record.summary.note)
 
@@ -267,17 +269,17 @@ def publish_set(
     choice: Choice | None,
     check: PreprocessingCheck | None,
 ) -> PublishedSet:
-    """The next set appears, complete or not at all."""
+    """Publish the next set, atomically."""
     published = publish.publish_set(config, job, extraction, identity, clusterings, traced, stages, choice, check)
     log.info("Published %s", published.folder)
     return published
 
 
 def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation:
-    """What the paths are worth: metrics.json in the set's directory.
+    """Evaluate the paths: metrics.json in the set's directory.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: stored bytes differ from those that were extracted.
     """
     evaluation = evaluate.evaluate_set(published, job)
     for note in evaluation.notes:
@@ -285,7 +287,7 @@ def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation:
     if evaluation.alignment:
         daf, knn = evaluation.alignment.daf, evaluation.alignment.deep_knn
         log.info(
-            "Decision alignment %.3f [%.3f, %.3f] on %d examples kept aside; nearest neighbours in the last layer %.3f",
+            "Decision alignment %.3f [%.3f, %.3f] on %d held-out examples; nearest neighbours in the last layer %.3f",
             daf.value, daf.low, daf.high, daf.n, knn.value,
         )  # fmt: skip
     return evaluation
@@ -313,7 +315,7 @@ def write_comparison(comparison: Comparison, second: PublishedSet, data_root: Pa
 
 
 def _images_of(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
-    """Reads images of the directory that was named, which must be there, or of the one that the set records, if it is."""
+    """Reads images of the given directory, which must exist, or of the one that the set records, if it exists."""
     record = published.record
     try:
         root = data_root.expanduser().absolute() if data_root else record.data_root
@@ -321,7 +323,7 @@ def _images_of(published: PublishedSet, data_root: Path | None) -> Callable[[str
     except DatasetError as error:
         if data_root:
             raise
-        log.warning("The page has no pictures: %s Name the folder with --data-root.", error)
+        log.warning("The page has no images: %s Name the directory with --data-root.", error)
         return _no_image
 
 

@@ -1,6 +1,6 @@
-"""Addresses of this server: which of them are pages, and where a set, an image and a selection of examples are found.
+"""Addresses of this server: pages, sets, images and selections of examples.
 
-Belongs here: from names to addresses and back, nothing that is looked up. Those of clusters and paths are `SetView`'s.
+Belongs here: building and parsing addresses, without lookups. `SetView` has those of clusters and paths.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from clusterpaths.explore.records import SetSummary
 
 
 def is_page(path: str) -> bool:
-    """Whether a person looks at the answer, not a program."""
+    """Whether the address is a page, not the API."""
     return path in ("/", "/compare") or path.startswith("/explore")
 
 
 def local_address(given: str) -> str:
-    """Where to go after the login: an address of this server, else the start page."""
+    """Target after the login: an address of this server, else the start page."""
     plain = given.isascii() and given.isprintable() and "\\" not in given
     return given if plain and given.startswith("/") and not given.startswith("//") else "/"
 
 
 @lru_cache(4096)
 def encoded(name: str) -> str:
-    """A name as one part of an address."""
+    """A name as one segment of an address."""
     return quote(name, safe="")
 
 

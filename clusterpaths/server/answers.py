@@ -1,6 +1,6 @@
 """Answers about a set: computed once and cached; clients that already have the answer get 304.
 
-Belongs here: ETag, Cache-Control, and the cache of encoded answers. What they say is `api/`'s.
+Belongs here: ETag, Cache-Control, and the cache of encoded answers. Their content is `api/`'s.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 
 BUDGET = 36 << 20  # bytes of cached answers and pages
 LARGEST = 2 << 20  # of one of them
-# Held while an answer is computed: threads that compute at once take the interpreter from each other, and need up to a
-# third longer than one after the other (benchmarks/load.py). Only for milliseconds: what takes seconds, or waits for a
-# disk, is done without it.
+# Held while an answer is computed: because of the GIL, concurrent threads need up to a third longer than sequential ones
+# (benchmarks/load.py). Only for milliseconds: not held for work of seconds or for disk access.
 ONE_AT_A_TIME = threading.RLock()
 _ANYTHING: TypeAdapter[Any] = TypeAdapter(Any)
 _PROGRAM = version("clusterpaths")  # another version may answer differently for the same set
 
 
 def answer_cache() -> LRUCache[bytes]:
-    """For the last answers and pages, as they are sent."""
+    """Cache of encoded answers and pages."""
     return LRUCache(BUDGET, len, largest=LARGEST)
 
 
@@ -48,9 +47,9 @@ def of_set(
     make: Callable[[SetIndex], Any],
     before: Callable[[SetIndex], object] = lambda _: None,
 ) -> Response:
-    """What `make` says of a set, as JSON: from the cache while the set is unchanged, 304 to clients that have it.
+    """The result of `make` for a set, as JSON: cached while the set is unchanged, 304 to clients that have it.
 
-    `before` reads what `make` needs: `make` is called one at a time, and must not wait for a disk.
+    `before` reads data that `make` needs: `make` calls are serialised, and must not wait for a disk.
 
     Raises:
         NotFoundError: no such model or set; and what `make` raises.
@@ -67,7 +66,7 @@ def of_set(
 
 
 def of_version(request: Request, of: str, place: str, make: Callable[[], Any]) -> Response:
-    """What `make` says of something that has a version, as `of_set`."""
+    """As `of_set`, for anything with a version."""
     tag = tag_of(of, request.url.path, request.url.query)
     if has(request, tag):
         return not_modified(tag)
@@ -77,13 +76,13 @@ def of_version(request: Request, of: str, place: str, make: Callable[[], Any]) -
 
 
 def json_answer(content: bytes, tag: str | None = None) -> Response:
-    """Encoded JSON; with a tag, to be asked for again before it is used again."""
+    """Encoded JSON; with a tag, clients revalidate it."""
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"} if tag else {"Cache-Control": "private, no-store"}
     return Response(content, media_type="application/json", headers=headers)
 
 
 def tag_of(*parts: str) -> str:
-    """A strong ETag of what an answer depends on."""
+    """A strong ETag of everything that an answer depends on."""
     text = "\0".join((_PROGRAM, *parts))
     return f'"{hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()}"'
 

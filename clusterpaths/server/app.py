@@ -1,4 +1,4 @@
-"""The application: its parts put together."""
+"""The application."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from clusterpaths.server.pages.errors import error_page
 from clusterpaths.server.pages.rendering import compile_templates
 from clusterpaths.server.settings import ServeConfig
 
-# Requests that are worked on at once; others wait their turn. More threads than cores would only take the interpreter from
-# each other: with 40, starlette's own number, pages took half as long again under 20 clients (benchmarks/load.py).
+# Concurrent requests; others are queued. More threads than cores only compete for the GIL: with 40, starlette's default,
+# pages took 50% longer under 20 clients (benchmarks/load.py).
 AT_ONCE = (os.cpu_count() or 1) + 1
 
 
 @asynccontextmanager
 async def _running(app: FastAPI) -> AsyncIterator[None]:
-    """While the server runs. What the first visitor would wait for is done before, beside requests that come already."""
+    """Lifespan of the server. Warms up in the background, concurrently with the first requests."""
     anyio.to_thread.current_default_thread_limiter().total_tokens = AT_ONCE
     threading.Thread(target=_prepare, args=(app.state.library,), daemon=True).start()
     yield
@@ -49,7 +49,7 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
 
 def _prepare(library: Library) -> None:
     compile_templates()
-    with contextlib.suppress(ClusterPathsError):  # there is none, or it is damaged: told to who asks for it
+    with contextlib.suppress(ClusterPathsError):  # there is none, or it is corrupted: reported on request
         routes(library.default())
 
 
@@ -60,7 +60,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
         summary="Which route each image takes through the layers of a model.",
         version=version("clusterpaths"),
         openapi_url="/api/v1/openapi.json",
-        docs_url=None,  # these pages load their scripts from another host
+        docs_url=None,  # these pages load scripts from another host
         redoc_url=None,
         lifespan=_running,
         responses=errors.documented(400, 401, 403, 404, 408, 409, 413, 415, 422, 500, 503),
@@ -79,7 +79,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.include_router(static_files.router)
     app.mount("/static", static_files.VersionedFiles())
     errors.install(app, error_page)
-    # The last one is the first that a request meets.
+    # The last one added is the outermost.
     app.add_middleware(BodyLimit, limit=settings.max_upload + FORM_BYTES)
     app.add_middleware(security.Gate, settings=settings)
     app.add_middleware(errors.UnexpectedErrors)
@@ -90,7 +90,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "if-none-match"],
             expose_headers=["etag"],
-            allow_credentials=False,  # a site shows the token, if there is one; the user's own session is not lent to it
+            allow_credentials=False,  # other sites send the token; session cookies are not shared with them
         )
     app.add_middleware(security.SecurityHeaders, by_origin=bool(settings.origin))
     app.add_middleware(HeadAsGet)

@@ -1,4 +1,4 @@
-"""What a request finds through the application."""
+"""Dependencies of request handlers."""
 
 from __future__ import annotations
 

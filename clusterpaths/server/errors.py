@@ -1,7 +1,7 @@
-"""What a failed request is answered: in one place, the same words as JSON and as a page.
+"""Error responses, as JSON and as a page.
 
-Belongs here: which error is which status, and what of its message may leave this machine. Messages of the library name
-files; such a message goes to the log, and the answer says in general words what is wrong.
+Belongs here: the HTTP status of each exception, and which messages may be sent. Messages of the library name files; such
+a message is logged, and the response holds a general one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from clusterpaths.records import Record
 from clusterpaths.server.addresses import is_page
 from clusterpaths.server.middleware.log import LOGGER, printable, shown
 
-# An absolute path with two parts or more, in the way of POSIX or Windows, or one below the home folder
+# An absolute POSIX or Windows path with two or more parts, or one below the home directory
 _FILE = re.compile(r"(?:(?<![\w.<:/])(?:~|\.\.?)?/[^\s/'\"]+/|[A-Za-z]:\\|\\\\)[^\s'\"]")
 _STATUS: tuple[tuple[type[ClusterPathsError], int], ...] = (  # the first that fits
     (NotFoundError, 404),
@@ -47,19 +47,19 @@ _STATUS: tuple[tuple[type[ClusterPathsError], int], ...] = (  # the first that f
     (InputError, 503),
 )
 _GENERAL = {
-    404: "there is nothing of that name here",
-    409: "the set's model or its images are no longer where they were when the set was made, or have changed since",
-    422: "this cannot be answered as it was asked",
-    503: "the set cannot be read now: it is damaged, or is just being replaced; try again, or publish it again",
+    404: "not found",
+    409: "the set's model or images have been moved or changed since the set was made",
+    422: "invalid request",
+    503: "the set cannot be read: it is corrupted or being replaced; try again, or publish it again",
 }
 _PLAIN = {  # instead of the framework's own words
-    404: "there is no such address here; the pages start at /, the endpoints are listed in /api/v1/openapi.json",
-    405: "this address cannot be asked in this way",
+    404: "no such address; the pages start at /, the endpoints are listed in /api/v1/openapi.json",
+    405: "this address does not support the method",
 }
 
 
 class Problem(Record):
-    """What went wrong, in words for a person."""
+    """An error."""
 
     detail: str = Field(description="what happened, what was expected, and what to do")
 
@@ -70,12 +70,12 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def names_file(text: str) -> bool:
-    """Whether a message says where a file lies on this machine."""
+    """Whether a message contains a path of this machine."""
     return _FILE.search(text) is not None
 
 
 def install(app: FastAPI, error_page: Callable[[Request, int, str], Response]) -> None:
-    """Make the application answer errors this way; `error_page` renders one for a person, by status and text."""
+    """Register the exception handlers; `error_page` renders a page from status and text."""
     app.state.error_page = error_page
 
     async def known(request: Request, error: Exception) -> Response:
@@ -99,7 +99,7 @@ def install(app: FastAPI, error_page: Callable[[Request, int, str], Response]) -
 
 
 def describe(error: ClusterPathsError) -> tuple[int, str]:
-    """Status and text of an error that was raised on purpose; what the text leaves out is logged."""
+    """Status and text of an expected error; details that the text omits are logged."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 503)
     if isinstance(error, RefusedImageError):
         status = error.status
@@ -107,12 +107,12 @@ def describe(error: ClusterPathsError) -> tuple[int, str]:
     if status == 503 or names_file(text):
         reference = _reference()
         LOGGER.log(logging.INFO if status == 404 else logging.WARNING, "[%s] %s", reference, printable(text))
-        return status, f"{_GENERAL[status]} (the server's log says more, at {reference})"
+        return status, f"{_GENERAL[status]} (details in the server's log, reference {reference})"
     return status, text
 
 
 async def error_response(request: Request, status: int, text: str, headers: Any = None) -> Response:
-    """An error as a page for a person, else as JSON; the page is rendered in a thread, as it looks at the disk."""
+    """An error as a page or as JSON; the page is rendered in a thread, as it reads the disk."""
     if not is_page(request.url.path):
         return JSONResponse({"detail": text}, status, headers)
     page: Response = await run_in_threadpool(request.app.state.error_page, request, status, text)
@@ -121,13 +121,13 @@ async def error_response(request: Request, status: int, text: str, headers: Any 
 
 
 def what_is_invalid(errors: Sequence[Any]) -> str:
-    """Each field that is wrong, in one sentence."""
+    """Each invalid field, in one sentence."""
     found = []
     for entry in errors:
         place, *names = (str(part) for part in entry["loc"])
         name = ".".join(names) or f"the {place}"
         if entry["type"] == "extra_forbidden":
-            found.append(f"{name}: there is no such parameter")
+            found.append(f"{name}: unknown parameter")
         else:
             found.append(f"{name}: {entry['msg'].removeprefix('Value error, ')[0:200]}{_got(entry)}")
     return "; ".join(found)
@@ -143,7 +143,7 @@ def _reference() -> str:
 
 
 class UnexpectedErrors:
-    """ASGI middleware: a bug is logged with its traceback, and answered with a reference into the log."""
+    """ASGI middleware: logs unexpected exceptions with traceback, and answers 500 with a reference into the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -154,22 +154,22 @@ class UnexpectedErrors:
             return
         started = False
 
-        async def noted(message: Message) -> None:
+        async def watched(message: Message) -> None:
             nonlocal started
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, receive, watched)
         except Exception:
             reference = _reference()
             LOGGER.exception("[%s] %s %s", reference, printable(scope["method"]), shown(scope))
             if started:
-                raise  # the server cuts the connection: half an answer must not look like a complete one
+                raise  # the server closes the connection: a partial response must not look complete
             text = f"internal error, see the server's log at {reference}"
             try:
                 response = await error_response(Request(scope), 500, text)
-            except Exception:  # noqa: BLE001  # what broke the page may break the page about it; it is logged
-                LOGGER.exception("[%s] the page about it", reference)
+            except Exception:  # noqa: BLE001  # the error page may fail for the same reason
+                LOGGER.exception("[%s] rendering the error page failed", reference)
                 response = JSONResponse({"detail": text}, 500)
             await response(scope, receive, send)

@@ -1,6 +1,6 @@
-"""Who may ask: the token, and the session that a browser has instead of it.
+"""Authentication: the token, and the session cookie of a browser.
 
-Belongs here: making and checking both. Which requests need one is `middleware/security.py`'s.
+Belongs here: creating and validating them. `middleware/security.py` decides which requests need one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ COOKIE = "clusterpaths_session"
 SESSION_SECONDS = 7 * 24 * 3600
 
 
-def shows_token(headers: Headers, token: str) -> bool:
-    """Whether a request has the token in its Authorization header, or a session in a cookie."""
+def is_authenticated(headers: Headers, token: str) -> bool:
+    """Whether a request has the token in its Authorization header, or a valid session cookie."""
     kind, _, given = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer" and same(given.strip(), token):
         return True
@@ -30,7 +30,7 @@ def same(given: str, expected: str) -> bool:
 
 
 def new_session(token: str) -> str:
-    """What a browser stores instead of the token: when it was given, signed with the token (HMAC-SHA256)."""
+    """Value of the session cookie: a timestamp signed with the token (HMAC-SHA256)."""
     return signer(token).sign("session").decode()
 
 
@@ -43,11 +43,11 @@ def _is_session(value: str, token: str) -> bool:
 
 
 def signer(token: str) -> TimestampSigner:
-    """Of sessions; another token does not accept them."""
+    """Signs sessions; sessions of another token are invalid."""
     return TimestampSigner(token, salt="clusterpaths session", digest_method=hashlib.sha256)
 
 
 def _cookies(lines: Iterable[str]) -> list[str]:
-    """Values under our name; other servers of this machine leave cookies of any form beside it, as these know no ports."""
+    """Values of the session cookie; cookies of other servers on this machine may be malformed, as cookies ignore ports."""
     pairs = (part.strip().partition("=") for line in lines for part in line.split(";"))
     return [value for name, _, value in pairs if name == COOKIE]

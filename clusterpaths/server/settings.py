@@ -1,6 +1,6 @@
-"""How the server is run: one description of every option.
+"""Options of the server: one description of each.
 
-Belongs here: names, defaults, and which of them go together. What a token or an origin is good for is `security.py`.
+Belongs here: names, defaults and validation. `middleware/security.py` uses the token and the origins.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from clusterpaths.config import CacheRoot
 from clusterpaths.records import Record
 
-SHORTEST_TOKEN = 16  # characters: long enough that nobody guesses it through a network
+SHORTEST_TOKEN = 16  # characters
 TOKEN_VARIABLE = "CLUSTERPATHS_TOKEN"
 _ORIGIN = re.compile(r"https?://[^/\s,*?#]+\Z")
 
@@ -23,32 +23,32 @@ _ORIGIN = re.compile(r"https?://[^/\s,*?#]+\Z")
 class ServeConfig(Record):
     """Options of `clusterpaths serve`."""
 
-    host: str = Field("127.0.0.1", description="address to bind; anything but this machine itself needs a token")
+    host: str = Field("127.0.0.1", description="address to bind; other than loopback, it needs a token")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0: a free one")
-    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
+    cache_root: CacheRoot | None = Field(
+        None, description="results directory, with one directory per name [activation_cache]"
+    )
     token: Annotated[str | None, Parameter(env_var=TOKEN_VARIABLE)] = Field(
         None,
         repr=False,
-        description="secret that every request must show, 16 characters or more; better by the environment, as other users "
-        "of this machine see a command line",
+        description="secret that every request must send, 16 characters or more; better by the environment, as other users "
+        "can see a command line",
     )
     insecure: Annotated[bool, Parameter(negative=())] = Field(
-        False, description="no token although other machines can reach the server: all that can may read every set"
+        False, description="no token although other machines can reach the server: they can read every set"
     )
     origin: tuple[str, ...] = Field(
-        (), description="another site whose pages may ask this server, such as https://dashboard.example; repeatable"
+        (), description="another site whose pages may send requests, such as https://dashboard.example; repeatable"
     )
     allowed_host: tuple[str, ...] = Field(
-        (), description="another name that this server is reached by, such as a proxy's; repeatable"
+        (), description="another host name of this server, such as a proxy's; repeatable"
     )
     prefect_api: Annotated[str | None, Parameter(env_var="PREFECT_API_URL")] = Field(
         None, description="Prefect's API, where POST /run starts a run [none: /run answers 503]"
     )
     deployment: str = Field("celeba/full", description="the deployment that POST /run starts, FLOW/NAME")
-    max_upload_mb: float = Field(
-        20, gt=0, description="largest image file that is explained, and largest request, in MB"
-    )
-    max_megapixels: float = Field(40, gt=0, description="largest image that is decoded, in millions of pixels")
+    max_upload_mb: float = Field(20, gt=0, description="size limit of image files and requests, in MB")
+    max_megapixels: float = Field(40, gt=0, description="size limit of decoded images, in millions of pixels")
 
     @field_validator("token")
     @classmethod
@@ -80,12 +80,12 @@ class ServeConfig(Record):
         return tuple(host.lower().strip("[]") for host in value)
 
     @model_validator(mode="after")
-    def _strangers_need_a_token(self) -> ServeConfig:
+    def _remote_access_needs_a_token(self) -> ServeConfig:
         if not self.local and self.token is None and not self.insecure:
             raise ValueError(
                 f"--host {self.host} lets other machines read every set: set a token in the environment "
-                f"({TOKEN_VARIABLE}=$(python3 -c 'import secrets; print(secrets.token_urlsafe())')), or say --insecure, "
-                "or leave --host out to serve this machine alone"
+                f"({TOKEN_VARIABLE}=$(python3 -c 'import secrets; print(secrets.token_urlsafe())')), or use --insecure, "
+                "or omit --host to serve this machine only"
             )
         return self
 
@@ -105,7 +105,7 @@ class ServeConfig(Record):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this name or address is the machine itself."""
+    """Whether this name or address is the loopback interface."""
     if host.lower() == "localhost":
         return True
     try:

@@ -1,6 +1,6 @@
-"""Files that pages load, from three packages: ours, the report's sheet, plotly's script.
+"""Static files, from three packages: this one, the report's stylesheet, plotly.
 
-Belongs here: their addresses with a version, and how long browsers may cache them.
+Belongs here: versioned addresses, and cache headers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ router = APIRouter(include_in_schema=False)
 
 @cache
 def static_url(name: str) -> str:
-    """The address of a file, with its version: browsers cache it for good."""
+    """The versioned address of a file, which browsers cache indefinitely."""
     if name == "plotly.min.js":
         return f"/static/{name}?v={metadata.version('plotly')}"
     package = "clusterpaths.report" if name == "report.css" else "clusterpaths.server.static"
@@ -31,7 +31,7 @@ def static_url(name: str) -> str:
 
 
 def cache_control(name: str, version: str | None) -> str:
-    """For good where the address has the file's version, else to be asked for again."""
+    """Immutable if the address has the file's version, else to be revalidated."""
     current = version and static_url(name) == f"/static/{name}?v={version}"
     return "public, max-age=31536000, immutable" if current else "public, no-cache"
 
@@ -50,14 +50,14 @@ class VersionedFiles(StaticFiles):
 
 @router.get("/static/report.css")
 def report_css(request: Request) -> Response:
-    """The report's sheet: the explorer's first one."""
+    """The report's stylesheet, which the explorer extends."""
     content = resources.files("clusterpaths.report").joinpath("report.css").read_bytes()
     return _file(request, "report.css", content, "text/css; charset=utf-8", hashlib.sha256(content).hexdigest()[:16])
 
 
 @router.get("/static/plotly.min.js")
 def plotly(request: Request) -> Response:
-    """plotly.js as the installed Python package ships it; 404 without: the figure that needs no script stays."""
+    """plotly.js of the installed Python package; 404 if not installed: pages then show the static figure."""
     found = _plotly()
     if found is None:
         return Response("plotly is not installed", 404, media_type="text/plain")
@@ -67,7 +67,7 @@ def plotly(request: Request) -> Response:
 
 @cache
 def _plotly() -> tuple[bytes, str] | None:
-    """Compressed, and what tells it from another version; None: it is not installed."""
+    """Compressed content and its tag; None if not installed."""
     try:
         content = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
     except (ModuleNotFoundError, FileNotFoundError):

@@ -1,6 +1,6 @@
-"""Answers of megabytes: sent piece by piece, so that no second copy of them is made for each client.
+"""Large responses, sent in chunks without a copy per client.
 
-Belongs here: how bytes are sent. What they are is decided by the modules that make them.
+Belongs here: how bytes are sent, not what they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PIECE = 256 << 10  # bytes: small enough for a core's cache
 
 
 class Pieces(Response):
-    """JSON in several parts, each of which may be shared with other answers."""
+    """JSON in several parts, each of which may be shared between responses."""
 
     media_type = "application/json"
 
@@ -28,7 +28,7 @@ class Pieces(Response):
         super().__init__(headers={"Content-Length": str(sum(map(len, parts))), **(headers or {})})
 
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """All parts in the order and sizes in which they leave."""
+        """All parts in chunks, in order."""
         if sum(map(len, self.parts)) <= PIECE:
             yield b"".join(self.parts)
             return
@@ -38,19 +38,19 @@ class Pieces(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for piece in self.pieces():  # each waits until the one before it is on its way
+        for piece in self.pieces():  # each waits until the previous one is sent
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class FileWithin(Pieces):
-    """A file between two pieces of text, read as it is sent: 8 MB of centroids are never in memory at once."""
+    """A file between two pieces of text, read while it is sent: 8 MB of centroids are never in memory at once."""
 
     def __init__(self, before: bytes, path: Path, after: bytes, headers: dict[str, str] | None = None) -> None:
         try:
             self.file = path.open("rb", buffering=0)
         except FileNotFoundError as error:
-            raise NotFoundError(f"{path.name} is not there any more: the set was deleted meanwhile.") from error
+            raise NotFoundError(f"{path.name} no longer exists: the set was deleted meanwhile.") from error
         self.length = os.fstat(self.file.fileno()).st_size
         length = str(len(before) + self.length + len(after))
         super().__init__(before, after, headers={**(headers or {}), "Content-Length": length})
@@ -60,7 +60,7 @@ class FileWithin(Pieces):
         yield before
         left = self.length
         with self.file:
-            while left and (piece := self.file.read(min(PIECE, left))):  # from the page cache: quicker than a thread
+            while left and (piece := self.file.read(min(PIECE, left))):  # from the page cache: faster than a thread
                 left -= len(piece)
                 yield piece
         yield after

@@ -1,6 +1,6 @@
-"""An image that is sent to be explained, for the API and for the page.
+"""Uploaded images, for the API and for the page.
 
-Belongs here: the form field `image`, and one after the other. Whether its bytes are an image is `explanation/uploaded.py`'s.
+Belongs here: the form field `image`, and queueing. `explanation/uploaded.py` decodes the image.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from clusterpaths.explanation.uploaded import Explained, Explainer
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
 
-PATIENCE = 8  # seconds that an image waits for the ones before it
+PATIENCE = 8  # seconds that an image may wait in the queue
 
 
 async def explain_upload(request: Request, index: SetIndex, image: UploadFile) -> Explained:
-    """What a set says of the image in a form.
+    """The explanation of the image in a form.
 
     Raises:
-        RefusedImageError: no image, or too many pixels.
-        ModelError: the set's model is gone or has changed.
-        HTTPException: 413, too many bytes; 503, too many at once.
+        RefusedImageError: not an image, or too many pixels.
+        ModelError: the set's model is missing or has changed.
+        HTTPException: 413, too many bytes; 503, queue timeout.
     """
     limit = request.app.state.settings.max_upload
     content = await image.read(limit + 1)
     if len(content) > limit:
-        raise HTTPException(413, f"an image of at most {limit / 1e6:.3g} MB is explained; send a smaller one")
+        raise HTTPException(413, f"the limit for images is {limit / 1e6:.3g} MB; send a smaller one")
     explainer: Explainer = request.app.state.explainer
-    turn: asyncio.Semaphore = request.app.state.explaining  # waiting here takes no thread away from other requests
+    turn: asyncio.Semaphore = request.app.state.explaining  # waiting here does not block a thread
     try:
         await asyncio.wait_for(turn.acquire(), PATIENCE)
     except TimeoutError as error:

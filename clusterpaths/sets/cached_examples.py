@@ -1,6 +1,6 @@
-"""What the cache around a set knows of the set's examples: attributes and class scores, by id.
+"""Attributes and class scores of a set's examples, from its cache.
 
-Belongs here: columns of examples.parquet that are joined to a set. The table itself is `cache/examples.py`.
+Belongs here: joining columns of examples.parquet to a set by id. The table is `cache/examples.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TopScores = tuple[NDArray[np.int16], NDArray[np.float32]]  # (n, top) class, -1 
 
 
 def read_attributes(cache: Storage, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int8]]:
-    """Attribute -> (n,) of these ids; 0 for examples that the cache does not have. Empty where it has no table.
+    """Attribute -> (n,) of these ids; 0 for examples that the cache does not have. Empty without a table.
 
     Raises:
         CacheError: examples.parquet is there and cannot be read.
@@ -34,7 +34,7 @@ def read_attributes(cache: Storage, ids: NDArray[np.int64]) -> dict[str, NDArray
         if not names:
             return {}
         table = pq.read_table(path, columns=["id", *names])
-    except FileNotFoundError:  # taken away meanwhile
+    except FileNotFoundError:  # removed meanwhile
         return {}
     except (OSError, pa.ArrowInvalid) as error:
         raise CacheError(
@@ -51,7 +51,7 @@ def read_attributes(cache: Storage, ids: NDArray[np.int64]) -> dict[str, NDArray
 def read_top_scores(cache: Storage, ids: NDArray[np.int64], top: int) -> TopScores | None:
     """The most probable classes of each of these ids: (n, top) class, -1 where not known, and (n, top) softmax.
 
-    Read in pieces: the class scores of a whole cache may be larger than memory. None where the cache has none.
+    Read in batches: all class scores of a cache may be larger than memory. None if the cache has none.
 
     Raises:
         CacheError: examples.parquet is there and cannot be read.
@@ -71,7 +71,7 @@ def read_top_scores(cache: Storage, ids: NDArray[np.int64], top: int) -> TopScor
                 finite = np.isfinite(values).all(axis=1)
                 rows = at[ours][finite]
                 classes[rows, : best.shape[1]], shares[rows, : best.shape[1]] = best[finite], values[finite]
-    except FileNotFoundError:  # there is none, or it was taken away meanwhile
+    except FileNotFoundError:  # there is none, or it was removed meanwhile
         return None
     except (OSError, pa.ArrowInvalid) as error:
         raise CacheError(
@@ -81,7 +81,7 @@ def read_top_scores(cache: Storage, ids: NDArray[np.int64], top: int) -> TopScor
 
 
 def read_sizes(cache: Storage, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) bytes of each image as the cache recorded it; -1 where it does not say."""
+    """(n,) bytes of each image as the cache recorded it; -1 if not recorded."""
     try:
         table = read_examples(cache, ["id", "size"])
     except (CacheError, OSError, pa.ArrowInvalid):
@@ -105,14 +105,14 @@ def _softmax(lists: Any, n: int, top: int) -> tuple[NDArray[np.int64], NDArray[n
     best = np.take_along_axis(
         some, np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable"), axis=1
     )
-    with np.errstate(invalid="ignore"):  # rows of NaN stay so
+    with np.errstate(invalid="ignore"):  # rows of NaN remain NaN
         powers = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
         values: NDArray[np.float32] = np.take_along_axis(powers / powers.sum(axis=1, keepdims=True), best, axis=1)
     return best, values
 
 
 def _rows_of(stored: NDArray[np.int64], ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Where each id stands in `stored`, ascending and not empty, and whether it does."""
+    """Position of each id in `stored`, which is ascending and not empty, and whether it is present."""
     if not len(stored):
         return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
     at = np.minimum(np.searchsorted(stored, ids), len(stored) - 1)

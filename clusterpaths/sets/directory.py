@@ -1,6 +1,6 @@
-"""A set's directory: the documents in it by name, whichever program wrote them.
+"""A set's directory: its documents by name, of any program.
 
-Belongs here: bytes by name, in and out. What they mean is for those who read them.
+Belongs here: reading and writing bytes by name, not their meaning.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ class SetDirectory:
 
     @property
     def path(self) -> Path:
-        """Where its documents lie on this machine."""
+        """Path of its documents on this machine."""
         return self.folder.path
 
     @property
     def cache(self) -> Storage:
-        """The directory around it: with the activations, and with the other sets."""
+        """The parent directory, with the activations and the other sets."""
         return self.folder.parent
 
     @property
     def name(self) -> str:
-        """NAME/set_NN, as messages and documents call the set; links are resolved."""
+        """NAME/set_NN, the set's name in messages and documents; links are resolved."""
         resolved = self.folder.resolve()
         return f"{resolved.parent.name}/{resolved.name}"
 
     def file(self, name: str) -> Path:
-        """Where a document lies on this machine, up to date; it need not exist."""
+        """Path of a document on this machine, up to date; it need not exist."""
         return self.folder.local(name)
 
     def document(self, name: str) -> bytes | None:
-        """What is written there now, as far as it is on this machine; None where there is none of this name."""
+        """Current content of a document on this machine; None if there is none."""
         try:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
@@ -51,7 +51,7 @@ class SetDirectory:
         return [(path.name, path.read_bytes()) for path in sorted(self.path.glob(pattern))]
 
     def write(self, name: str, content: bytes) -> Path:
-        """A document beside the others, complete or not at all; returns its path.
+        """Write a document atomically; returns its path.
 
         Raises:
             DiskError: no room or no permission.
@@ -60,6 +60,6 @@ class SetDirectory:
         return self.path / name
 
     def write_json(self, name: str, document: Any) -> Path:
-        """As `write`, of what JSON can hold."""
+        """As `write`, for JSON values."""
         self.folder.write_json(name, document)
         return self.path / name

@@ -1,6 +1,6 @@
-"""Finding a set: by its number, its name, its fingerprint, or as the one that another is best compared with.
+"""Finding a set: by number, name or fingerprint, or as the best one to compare another with.
 
-Belongs here: which of the sets that are there is meant. Reading one is `published.py`.
+Belongs here: selecting among existing sets. `published.py` reads them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def list_sets(directory: StorageLike) -> list[str]:
 
 
 def find_set(directory: Storage, fingerprint: str) -> PublishedSet | None:
-    """The newest set of a cache with this identity; directories of other programs are passed over."""
+    """The newest set of a cache with this identity; directories of other programs are skipped."""
     for published in _newest_first(directory, list_sets(directory)):
         if published.record.fingerprint == fingerprint:
             published.folder.local_tree()
@@ -37,10 +37,10 @@ def find_set(directory: Storage, fingerprint: str) -> PublishedSet | None:
 
 
 def find_named(cache_root: StorageLike, given: str) -> PublishedSet:
-    """The set that NAME/set_NN, or NAME for its newest one, stands for; looked up among what is there.
+    """The set that NAME/set_NN, or NAME for its newest one, stands for; looked up among existing sets.
 
     Raises:
-        CacheError: there are no such results, or no such set among them, or it is another program's.
+        CacheError: there are no such results or no such set, or another program made it.
     """
     cache_root = open_storage(cache_root)
     cache_root.require()
@@ -49,7 +49,7 @@ def find_named(cache_root: StorageLike, given: str) -> PublishedSet:
     if name not in names:
         raise CacheError(
             f"There are no sets called {given!r} in {cache_root}. Expected NAME or NAME/set_NN, with NAME one of: "
-            f"{', '.join(names) or 'none yet'}. Name one of these, or another folder with --cache-root."
+            f"{', '.join(names) or 'none yet'}. Name one of these, or another directory with --cache-root."
         )
     sets = list_sets(cache_root / name)
     if wanted and wanted not in sets:
@@ -63,16 +63,16 @@ def find_named(cache_root: StorageLike, given: str) -> PublishedSet:
 
 
 def set_config(published: PublishedSet) -> dict[str, Any]:
-    """How a set was asked for, as `RunConfig` takes it.
+    """The configuration of a set, for `RunConfig`.
 
     Raises:
-        CacheError: it does not say.
+        CacheError: it is not recorded.
     """
     config = published.record.config
     if not config:
         raise CacheError(
-            f"{published.path} does not say how it was asked for (an older version made it). "
-            "Run flows/celeba.py once with the settings that you want; recluster then goes by that set."
+            f"{published.path} does not record its configuration (an older version made it). "
+            "Run flows/celeba.py once with the settings that you want; recluster then uses that set."
         )
     return config
 
@@ -80,7 +80,7 @@ def set_config(published: PublishedSet) -> dict[str, Any]:
 def find_earlier(own: PublishedSet) -> PublishedSet | None:
     """The set to compare a new one with: the one before it under its name, else what `find_predecessor` finds.
 
-    Sets without a layer in common, and directories of other programs, are passed over.
+    Sets without a layer in common, and directories of other programs, are skipped.
     """
     sets = list_sets(own.cache)
     for other in _newest_first(own.cache, sets[: sets.index(own.folder.name)]):
@@ -93,8 +93,8 @@ def find_earlier(own: PublishedSet) -> PublishedSet | None:
 def find_predecessor(own: PublishedSet) -> PublishedSet | None:
     """The set that a new model's set is best compared with: the newest one of another model, under another name beside it.
 
-    It has the same layers, is not younger, and at least half of the set's examples with the same images.
-    Directories of the cache root that hold no sets of ours, or cannot be read, are passed over.
+    It has the same layers, is not newer, and has at least half of the set's examples with the same images.
+    Directories of the cache root without native sets, or that cannot be read, are skipped.
 
     Args:
         own: a published set, cache_root/NAME/set_NN.
@@ -130,12 +130,12 @@ def find_predecessor(own: PublishedSet) -> PublishedSet | None:
 
 
 def _newest_first(cache: Storage, names: list[str]) -> Iterator[PublishedSet]:
-    """Those of these sets that are ours."""
+    """The native ones of these sets."""
     for name in reversed(names):
         try:
             yield open_set(cache / name)
         except CacheError:
-            continue  # a set of another program under this name
+            continue  # a set of another program
 
 
 def _time(record: SetRecord) -> datetime.datetime:

@@ -38,7 +38,7 @@ def join_examples(a: PublishedSet, b: PublishedSet) -> tuple[NDArray[np.int64], 
         i = differing[0]
         raise DatasetError(
             f"{a.name} and {b.name} are not of the same images: example {ids[i]} is {images_a[i]} in the first and "
-            f"{images_b[i]} in the second, and so for {len(differing):,} of {len(ids):,} common ids. Expected one file an "
-            "id. Compare sets of one data folder; where images were replaced, run the first model on them again."
+            f"{images_b[i]} in the second, and so for {len(differing):,} of {len(ids):,} common ids. Expected one file per "
+            "id. Compare sets of one data directory; if images were replaced, run the first model on them again."
         )
     return at_a, at_b

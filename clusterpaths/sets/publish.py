@@ -1,7 +1,7 @@
-"""Stage publish: a set appears complete, under the next number, or not at all.
+"""Stage publish: write the next set atomically.
 
-Belongs here: the documents that dashboards read (their shape is a contract), and their binary twins. Existing readers
-take every directory whose name begins with set_ for a complete set, so what is being written carries another name.
+Belongs here: the documents that dashboards read (their shape is a contract), and their binary versions. Existing readers
+treat every directory whose name begins with set_ as a complete set, so partial sets have another name.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def publish_set(
     """Write the next set, then metadata.json beside it.
 
     Raises:
-        DiskError: no room or no permission; nothing half-written stays.
+        DiskError: no room or no permission; partial files are removed.
     """
     directory = extraction.storage
     paths = pq.read_table(traced)
@@ -107,17 +107,17 @@ def publish_set(
 
 
 def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
-    """The options that were given, with the folders and the model as they were found: a later run takes them up."""
+    """The given options, with the resolved directories and model, for later runs."""
     given = config.model_dump(mode="json", exclude_unset=True)
     given |= {"model": job.model.path, "cache_root": job.storage.parent.address, "name": job.storage.name}
     return given if config.sample else given | {"dataset": job.dataset.name, "data_root": job.dataset.root}
 
 
 def _class_names(model: ModelRecord, examples: ExampleTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of predictions, and of labels where they are other classes; () for these: the same classes.
+    """Names of predictions, and of labels if their classes differ; else () for labels.
 
-    Classes are the same where there are as many and the names, if both have some, agree. Case and punctuation don't count,
-    nor do the numbers that stand for names in a data set without any.
+    Classes are the same if their numbers and, if both have names, their names agree. Case and punctuation are ignored, as are
+    the numbers that a data set without names uses.
     """
     own, given = model.class_names, examples.class_names
     if not given:
@@ -130,14 +130,14 @@ def _class_names(model: ModelRecord, examples: ExampleTable) -> tuple[tuple[str,
 
 
 def _bare(name: str) -> str:
-    """Only the letters and digits; all of a name that has none."""
+    """Letters and digits only; unchanged for a name without any."""
     return "".join(filter(str.isalnum, name.casefold())) or name
 
 
 def describe_newest(published: PublishedSet) -> None:
-    """Write metadata.json for this set, and clear what was only needed on the way to it.
+    """Write metadata.json for this set, and remove intermediate files.
 
-    Safe to repeat: a run that was killed right after its set appeared does it when it comes again.
+    Safe to repeat: a run that was killed right after publishing does it when resumed.
     """
     directory = published.cache
     if published.record.set != list_sets(directory)[-1]:
@@ -148,13 +148,11 @@ def describe_newest(published: PublishedSet) -> None:
 
 
 def metadata(record: SetRecord) -> dict[str, Any]:
-    """metadata.json: the keys that dashboards read first, then more of the same set."""
+    """metadata.json: the keys that dashboards read, then more."""
     return {
         "num_examples": record.num_examples,
         "layers": list(record.layers),
-        "k": max(
-            record.k_per_layer.values()
-        ),  # one number; where layers differ, the largest, and k_per_layer says each
+        "k": max(record.k_per_layer.values()),  # one number: the largest; k_per_layer has each
         "distance": record.distance,
         "k_per_layer": record.k_per_layer,
         "set": record.set,
@@ -174,12 +172,12 @@ def metadata(record: SetRecord) -> dict[str, Any]:
 def _centroids(directory: Storage, file: str) -> NDArray[np.float32]:
     clustering = read_clustering(directory, file)
     if clustering is None:
-        raise CacheError(f"The clustering {directory / file} is gone. Run the flow again; it makes it anew.")
+        raise CacheError(f"The clustering {directory / file} is missing. Run the flow again; it computes it again.")
     return clustering.centroids
 
 
 def _rounded(centroids: NDArray[np.float32]) -> list[list[float]]:
-    """Nine significant digits bring a float32 back to the bit, and halve the file."""
+    """Nine significant digits round-trip a float32 exactly, and halve the file."""
     return [[float(f"{value:.9g}") for value in row] for row in centroids.tolist()]
 
 

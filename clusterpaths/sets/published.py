@@ -1,7 +1,7 @@
-"""The published set: one class for all who read one, each part read when first asked for and then kept.
+"""The published set: one class for all readers; parts are read at first use and cached.
 
-Belongs here: set.json, paths.parquet and centroids.npz, from disk to checked arrays, and what every reader works out of
-them. Questions to a set are answered in `explore/`; another program's set is `external.py`; writing one is `publish.py`.
+Belongs here: set.json, paths.parquet and centroids.npz, from disk to checked arrays, and shared derived values. Queries
+are in `explore/`, sets of other programs in `external.py`, writing in `publish.py`.
 """
 
 from __future__ import annotations
@@ -52,16 +52,15 @@ class Scores:
 class PublishedSet(SetDirectory):
     """A set that ClusterPaths published; n examples, L layers.
 
-    Several threads may read it at once. It is pickled as its address and its record: what goes from task to task, or to
-    another machine, holds no arrays.
+    Thread-safe. It is pickled as its address and its record, without arrays: it is passed between tasks and machines.
     """
 
     def __init__(self, folder: StorageLike, record: SetRecord, columns: Columns | None = None) -> None:
-        """`columns`: those of paths.parquet, where they are at hand; else they are read when first asked for."""
+        """`columns`: those of paths.parquet, if available; else they are read at first use."""
         super().__init__(folder)
         self.record = record
         if columns:
-            self.__dict__["columns"] = columns  # where a cached property keeps its value
+            self.__dict__["columns"] = columns  # where a cached property stores its value
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PublishedSet) and (self.folder, self.record) == (other.folder, other.record)
@@ -104,10 +103,10 @@ class PublishedSet(SetDirectory):
     # paths.parquet -------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Whether paths.parquet is there and of this record; its values are not read.
+        """Check that paths.parquet exists and matches the record; its values are not read.
 
         Raises:
-            CacheError: its files are missing, corrupted, or do not fit together.
+            CacheError: its files are missing, corrupted or inconsistent.
         """
         if unknown := [layer for layer in self.layers if layer not in self.record.k_per_layer]:
             raise CacheError(f"{self.path / RECORD} has no k for {', '.join(unknown)}. Publish the set again.")
@@ -125,7 +124,7 @@ class PublishedSet(SetDirectory):
         """All of paths.parquet that every reader needs.
 
         Raises:
-            CacheError: the file is missing, lacks a column, or does not fit the record.
+            CacheError: the file is missing, lacks a column, or does not match the record.
         """
         path = self.file(PATHS)
         distances = [f"distance.{layer}" for layer in self.layers]
@@ -136,7 +135,7 @@ class PublishedSet(SetDirectory):
             if missing:
                 raise CacheError(
                     f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(stored)}. "
-                    "It does not belong to the set.json beside it; publish the set again."
+                    "It does not match set.json; publish the set again."
                 )
             table = pq.read_table(path, columns=[*needed, *({"split"} & set(stored))])
         except (FileNotFoundError, pa.ArrowInvalid) as error:
@@ -184,7 +183,7 @@ class PublishedSet(SetDirectory):
 
     @property
     def files(self) -> Any:
-        """pyarrow.Array of n strings; they stay in Arrow until they are shown."""
+        """pyarrow.Array of n strings; not converted to Python strings."""
         return self.columns.files
 
     @property
@@ -200,7 +199,7 @@ class PublishedSet(SetDirectory):
         if rows != self.record.num_examples:
             raise CacheError(
                 f"{self.path / PATHS} has {rows:,} examples; set.json says {self.record.num_examples:,}. They do not "
-                "belong together; publish the set again."
+                "match; publish the set again."
             )
 
     def _require_fitting(self, columns: Columns) -> None:
@@ -221,7 +220,7 @@ class PublishedSet(SetDirectory):
             raise CacheError(f"{path} has ids that do not ascend. Expected each once; publish the set again.")
         self._require_rows(len(columns.ids))
 
-    # Worked out of it ------------------------------------------------------------------------------------------------
+    # Derived ------------------------------------------------------------------------------------------------
 
     @cached_property
     def paths(self) -> PathCounts:
@@ -241,16 +240,16 @@ class PublishedSet(SetDirectory):
 
     @cached_property
     def overall_distances(self) -> NDArray[np.float64]:
-        """(n,) in all layers together."""
+        """(n,) over all layers."""
         return overall_distance(self.distances)
 
-    # Beside it: large, so read for the one who needs it and not kept ---------------------------------------------
+    # Large, so not cached ---------------------------------------------
 
     def read_centroids(self) -> dict[str, NDArray[np.float32]]:
         """Layer -> (k, width) float32.
 
         Raises:
-            CacheError: centroids.npz cannot be read, or is not the record's.
+            CacheError: centroids.npz cannot be read, or does not match the record.
         """
         path = self.file(CENTROIDS)
         try:
@@ -264,7 +263,7 @@ class PublishedSet(SetDirectory):
             if rows.ndim != 2 or len(rows) != self.record.k_per_layer[layer]:
                 raise CacheError(
                     f"{path} has centroids of shape {rows.shape} in layer {layer}; set.json says k="
-                    f"{self.record.k_per_layer[layer]}. They do not belong together; publish the set again."
+                    f"{self.record.k_per_layer[layer]}. They do not match; publish the set again."
                 )
         return found
 
@@ -285,7 +284,7 @@ class PublishedSet(SetDirectory):
         return read_top_scores(self.cache, self.ids, top)
 
     def stored_dtypes(self) -> tuple[dict[str, CacheDtype], list[str]]:
-        """How the set's cache stored each layer, and a warning where that is no longer known (then: float32)."""
+        """dtype of each layer in the set's cache, and a warning if it is no longer known (then float32)."""
         record, manifest = self.record, read_manifest(self.folder.resolve().parent)
         if (
             manifest is None
@@ -293,8 +292,8 @@ class PublishedSet(SetDirectory):
             or set(record.layers) - set(manifest.layers)
         ):
             return dict.fromkeys(record.layers, "float32"), [
-                f"The cache that {record.set} was made of is no longer beside it, so activations are not rounded as it "
-                "stored them: an image that lies between two centroids may get the other one."
+                f"The cache that {record.set} was made of no longer exists, so activations are not rounded as in the "
+                "cache: an image between two centroids may be assigned to the other one."
             ]
         return {layer: manifest.layers[layer].dtype for layer in record.layers}, []
 
@@ -303,20 +302,20 @@ def open_set(folder: StorageLike) -> PublishedSet:
     """A set's directory; only its record is read at once.
 
     Raises:
-        CacheError: it has no record that is understood.
+        CacheError: it has no valid record.
     """
     document = SetDirectory(folder).file(RECORD)
     try:
         return PublishedSet(folder, SetRecord.model_validate_json(document.read_bytes()))
     except FileNotFoundError as error:
         raise CacheError(
-            f"{document} does not exist. Expected the folder of a published set, with set.json and paths.parquet."
+            f"{document} does not exist. Expected the directory of a published set, with set.json and paths.parquet."
         ) from error
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise CacheError(
             f"{document} is not the record of a set: {'.'.join(map(str, first['loc'])) or 'the document'}: "
-            f"{first['msg']} ({error.error_count()} problems in all). Expected what this version of the program writes; "
+            f"{first['msg']} ({error.error_count()} problems in all). Expected a set of this version of the program; "
             "publish the set again."
         ) from error
 

@@ -91,7 +91,7 @@ def test_the_same_question_finds_its_set_and_says_so(there: RunConfig, tmp_path:
     run = again(there, workers=1, batch_size=7)  # how it is made is no part of the question
     assert run.folder.name == "set_01"
     assert run.batches == 0
-    assert any("set_01 already answers this question" in line for line in run.log)
+    assert any("set_01 already has this result" in line for line in run.log)
     assert times(tmp_path / "T" / "set_01") == before
 
 

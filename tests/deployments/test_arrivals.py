@@ -116,5 +116,5 @@ def test_a_run_for_a_model_that_was_replaced_meanwhile_says_so(site: Site) -> No
     id_ = site.start("celeba/on-new-model", config={"model": sample, "name": "Late", "model_sha256": "0" * 64})
     failed = site.end_of(id_)
     assert failed["state"]["type"] == "FAILED"
-    assert "is another model now" in failed["state"]["message"]
+    assert "has changed" in failed["state"]["message"]
     assert not (site.caches / "Late").exists()

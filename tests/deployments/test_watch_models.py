@@ -370,7 +370,7 @@ def test_announcing_by_hand_does_the_same_and_the_watcher_knows(
     ("content", "server", "expected"),
     [
         ("model", None, "set PREFECT_API_URL"),
-        ("model", "http://127.0.0.1:9/api", "does not take events in"),
+        ("model", "http://127.0.0.1:9/api", "does not accept events"),
         ("text", "http://127.0.0.1:9/api", "is not an ONNX model"),
         (None, "http://127.0.0.1:9/api", "There is no model at"),
     ],

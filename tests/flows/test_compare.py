@@ -114,7 +114,11 @@ def test_two_seeds_leave_a_page_a_document_and_two_artifacts(results: Path) -> N
     assert html.count("data:image/jpeg") == len(comparison.moved)
     found = artifacts(state)
     assert set(found) == {"comparison", "comparison-layers"}
-    for expected in (str(page), f"{comparison.paths_kept:,} of 80 paths are kept", "## Examples that moved most"):
+    for expected in (
+        str(page),
+        f"{comparison.paths_kept:,} of 80 paths are unchanged",
+        "## Examples that changed most",
+    ):
         assert expected in found["comparison"]
     table = json.loads(found["comparison-layers"])
     assert [row["layer"] for row in table] == ["conv1", "conv2", "conv3", "fc1", "fc2"]
@@ -199,7 +203,7 @@ def test_images_that_are_gone_leave_a_page_without_pictures_unless_a_folder_was_
         state, lines = run(results, "CelebA/set_01", "CelebA/set_02")
         assert state.is_completed()
         assert "data:image/jpeg" not in state.result().read_text()
-        assert any("WARNING The page has no pictures" in line and "--data-root" in line for line in lines)
+        assert any("WARNING The page has no images" in line and "--data-root" in line for line in lines)
         state, _ = run(results, "CelebA/set_01", "CelebA/set_02", data_root=Path(kept))
         assert "data:image/jpeg" in state.result().read_text()
     finally:

@@ -214,7 +214,7 @@ def test_two_workers_of_their_own_one_killed_in_the_middle_give_the_same_paths(
     assert 4 <= killed_at[0] < COUNT // SHARD
     assert run.batches == 0  # the model ran in other processes than this one
     assert_same_documents(by_threads, run.folder)
-    assert any("1 of 2 Dask workers are gone" in line for line in run.log), run.log
+    assert any("1 of 2 Dask workers were lost" in line for line in run.log), run.log
     states = {task.name: task.state.name for task in run.task_runs()}
     assert {name for name, state in states.items() if state != "Completed"} == set()
     assert len([name for name in states if name.startswith("extract shard")]) == COUNT // SHARD

@@ -57,7 +57,7 @@ def test_a_folder_of_classes_through_a_model_gives_a_set_and_resumes(by_class: P
     assert (path / "report.html").is_file()
     again, _, log = succeed(**options)
     assert again == path
-    assert any("already answers this question" in line for line in log)
+    assert any("already has this result" in line for line in log)
 
 
 def test_it_is_the_same_flow_as_celebas(faces: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_picture_is_shown_as_its_file_is_now(own: tuple[httpx.Client, Path]) -
     for headers in ({}, {"If-None-Match": first.headers["etag"]}):
         gone = client.get(place, headers=headers)
         assert gone.status_code == 404
-        assert re.search(r"000004\.jpg .* is not there any more", gone.json()["detail"])
+        assert re.search(r"000004\.jpg .* no longer exists", gone.json()["detail"])
     Image.new("RGB", (178, 218), "red").save(file)
     red = client.get(place, headers={"If-None-Match": first.headers["etag"]})
     assert red.status_code == 200

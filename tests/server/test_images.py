@@ -149,7 +149,7 @@ def test_a_folder_of_images_that_is_gone_is_told_without_its_path_and_found_when
     library = Library(own)
     index = library.set("Faces", "set_01")
     images = Images(library)
-    with pytest.raises(NotFoundError, match="are not where they were") as caught:
+    with pytest.raises(NotFoundError, match="have been moved") as caught:
         images.jpeg(index, 0)
     assert str(own.parent) not in str(caught.value)
     (own.parent / "away").rename(images_folder)
@@ -159,7 +159,7 @@ def test_a_folder_of_images_that_is_gone_is_told_without_its_path_and_found_when
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "not there any more"),
+        (None, "no longer exists"),
         (b"", "cannot be read"),
         (b"<html>not an image</html>", "cannot be read"),
         (b"\xff\xd8\xff\xe0 and then nothing of the kind", "cannot be read"),

@@ -196,7 +196,7 @@ def test_an_example_says_how_unusual_it_is(client: httpx.Client, site: Site) -> 
     said = words(client.get(f"{site.overview}/examples/{odd}").text)
     assert "very unusual" in said
     detail = client.get(f"{api}/{odd}").json()
-    assert f"The model says {detail['example']['prediction']}" in said
+    assert f"Predicted: {detail['example']['prediction']}" in said
     assert all(layer["layer"] in said for layer in detail["layers"])
 
 
@@ -205,9 +205,9 @@ def test_unusual_is_said_in_whole_sentences(client: httpx.Client, site: Site) ->
     assert [str(words_of.percentile(x)) for x in (0.2, 45.4, 99.7)] == ["&lt;1%", "45%", "&gt;99%"]
     assert signed(-1.4) == "−1.40"
     example = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/examples/3").json()["example"]
-    way = "farther from" if example["ood_score"] >= 0 else "nearer to"
+    way = "above" if example["ood_score"] >= 0 else "below"
     said = words(client.get(f"{site.overview}/examples/3").text)
-    assert f"lies {abs(example['ood_score']):.2f} spreads {way} its centroids than is usual" in said
+    assert f"is {abs(example['ood_score']):.2f} standard deviations {way} the mean" in said
     assert "FPR95: lower is better" in words(client.get(site.overview).text)
 
 
@@ -215,8 +215,8 @@ def test_what_frames_a_wrong_decision_is_said_where_there_is_one(client: httpx.C
     api = f"/api/v1/models/{site.model}/sets/{site.set}/examples"
     assert client.get(f"{api}?right=wrong&limit=1").json()["total"] > 0
     html = client.get(f"{site.overview}/ask?right=wrong").text
-    assert "orange frame: the decision is not the label" in words(html)
-    assert all(str(image["alt"]).endswith(", wrong") for image in read(html).images)
+    assert "orange frame: the prediction differs from the label" in words(html)
+    assert all(str(image["alt"]).endswith(", incorrect") for image in read(html).images)
     assert "orange frame" not in words(client.get(f"{site.overview}/ask?right=right").text)
 
 
@@ -252,7 +252,7 @@ def test_a_foreign_set_says_why_it_cannot_look_at_images(client: httpx.Client, s
     picture = {"image": ("a.jpg", content.getvalue(), "image/jpeg")}
     answer = client.post(f"/explore/{site.foreign}/image", files=picture)
     assert answer.status_code == 409
-    assert "This set cannot look at images" in words(answer.text)
+    assert "This set cannot explain images" in words(answer.text)
     assert "another program" in words(answer.text).lower()
 
 

@@ -119,7 +119,7 @@ def test_the_csv_of_a_selection_has_a_line_each(open_page: Open, site: Site, tmp
 def test_nothing_found_offers_the_way_out(open_page: Open, site: Site) -> None:
     row = asked(site, "examples?limit=1")["examples"][0]
     page = open_page(f"{site.overview}/ask?path={(row['path'][0] + 1) % site.k}&id={row['id']}")
-    assert page.get_by_role("heading", name="No example is like this").is_visible()
+    assert page.get_by_role("heading", name="No matching examples").is_visible()
     page.get_by_role("link", name="without “path").click()
     page.wait_for_url(lambda url: "path" not in url)
     assert heading(page).startswith("1 example")
@@ -170,7 +170,7 @@ def test_sets_of_other_images_are_refused_in_words(open_page: Open, site: Site) 
 def test_a_dropped_image_is_explained_in_place(open_page: Open, site: Site, start: str) -> None:
     page = open_page(f"{site.overview}{start}")
     drop(page, "mine.jpg", jpeg())
-    page.locator("main h1", has_text="mine.jpg is ").wait_for()
+    page.locator("main h1", has_text="mine.jpg · Predicted: ").wait_for()
     assert page.url.endswith(f"{site.overview}/image")
     assert page.locator("main .one .stop").count() == len(site.layers)
     assert page.evaluate("document.querySelector('img.dropped').naturalWidth") == 64
@@ -188,7 +188,7 @@ def test_a_file_can_be_chosen_by_keyboard_and_another_after_it(open_page: Open, 
     for name in ("one.jpg", "two.jpg"):
         (tmp_path / name).write_bytes(jpeg())
         page.get_by_label("Picture file").set_input_files(tmp_path / name)
-        page.locator("main h1", has_text=f"{name} is ").wait_for()
+        page.locator("main h1", has_text=f"{name} · Predicted: ").wait_for()
 
 
 def test_dragging_over_any_page_of_a_set_shows_where_to_drop(open_page: Open, site: Site) -> None:
@@ -203,7 +203,7 @@ def test_a_dropped_text_is_refused_in_a_dialog_that_escape_closes(open_page: Ope
     page = open_page(f"{site.overview}/image")
     drop(page, "notes.txt", b"these are words, no picture", "text/plain")
     dialog = page.get_by_role("dialog")
-    dialog.get_by_role("heading", name="This is no image").wait_for()
+    dialog.get_by_role("heading", name="This is not an image").wait_for()
     assert "JPEG" in dialog.inner_text()
     assert violations(page) == []
     page.keyboard.press("Escape")
@@ -226,8 +226,8 @@ def test_the_form_works_without_a_script(chromium: Any, site: Site, tmp_path: Pa
         page = context.new_page()
         page.goto(f"{site.overview}/image")
         page.get_by_label("Picture file").set_input_files(tmp_path / "mine.jpg")
-        page.get_by_role("button", name="Look at it").click()
-        page.get_by_role("heading", name="mine.jpg is").wait_for()
+        page.get_by_role("button", name="Explain").click()
+        page.get_by_role("heading", name="mine.jpg · Predicted:").wait_for()
         page.goto(f"{site.overview}/ask")
         page.locator("select[name=step]").first.select_option("1")
         page.get_by_role("button", name="Show").click()

@@ -118,9 +118,9 @@ def test_a_results_folder_stands_for_its_newest_set_s_model_and_images(
     ("model", "dataset", "reason"),
     [
         ("Nobody", "celeba", "no model called 'Nobody'. Expected one of: SampleFaces_CNN, Faces, Old"),
-        ("../ONNX_models/SampleFaces_CNN", "celeba", "nothing of that name"),  # what looks like a path is not repeated
+        ("../ONNX_models/SampleFaces_CNN", "celeba", "not found"),  # what looks like a path is not repeated
         ("", "celeba", "no model called"),
-        ("Old", "celeba", "does not say which model file"),
+        ("Old", "celeba", "does not record its model file"),
         ("Faces", "mnist", "no data set called 'mnist'. Expected one of: celeba"),
         ("Faces", "/etc", "no data set called"),
         ("Faces", "torchvision:", "no data set called"),
@@ -152,7 +152,7 @@ def test_a_deployment_that_the_server_does_not_have_is_503_with_its_name(home: P
         (None, "no Prefect server is configured"),
         ("http://127.0.0.1:9/api", "does not answer"),
         ("ftp://127.0.0.1/api", "does not answer"),
-        ("http://127.0.0.1:port/api", "address of the Prefect server is none"),
+        ("http://127.0.0.1:port/api", "address of the Prefect server is invalid"),
     ],
 )
 def test_without_a_server_that_answers_it_is_503_with_the_reason(home: Path, api: str | None, reason: str) -> None:
@@ -231,7 +231,7 @@ def test_a_run_whose_answer_came_too_late_is_asked_for_again_and_is_the_same(
 
 @pytest.mark.parametrize(
     ("statuses", "known"),
-    [([], "Nothing was started"), ([200], "Whether the run was started, Prefect's own page says")],
+    [([], "Nothing was started"), ([200], "See Prefect's UI for whether the run was started")],
 )
 def test_a_prefect_server_that_stays_busy_is_503_with_what_is_known(
     home: Path, busy_prefect: str, monkeypatch: pytest.MonkeyPatch, statuses: list[int], known: str
@@ -241,7 +241,7 @@ def test_a_prefect_server_that_stays_busy_is_503_with_what_is_known(
     with serving(home / "activation_cache", prefect_api=busy_prefect) as address, Dashboard(address) as dashboard:
         answer = dashboard.run("Faces", "celeba")
     assert answer.status_code == 503
-    assert "too busy to start celeba/full: for 0.5 s it gave no answer but status 503" in answer.json()["detail"]
+    assert "too busy to start celeba/full: for 0.5 s it answered only status 503" in answer.json()["detail"]
     assert known in answer.json()["detail"]
     assert bool(BusyPrefect.posted) == bool(statuses)
 

@@ -441,7 +441,7 @@ def test_a_bug_is_in_the_log_and_not_in_the_answer(results: Path, caplog: pytest
     assert "a secret of" in caplog.text
 
 
-def test_the_disk_is_looked_at_in_threads_and_never_for_strangers(results: Path) -> None:
+def test_the_disk_is_looked_at_in_threads_and_never_without_the_token(results: Path) -> None:
     app = create_app(ServeConfig(cache_root=results, token=TOKEN))
     scan, threads = app.state.library._scan, list[int]()
     app.state.library._scan = lambda: (threads.append(threading.get_ident()), scan())[1]

@@ -1,7 +1,7 @@
-"""/api/v1, our own endpoints: records of clusterpaths/explore as JSON.
+"""/api/v1: records of clusterpaths/explore as JSON.
 
-Belongs here: addresses, parameters and their bounds, and which record answers. Models, sets, layers and examples are looked
-up by the functions that are called; no text of a request becomes a path.
+Belongs here: addresses, parameters and their bounds. The called functions look up models, sets, layers and examples; no
+text of a request becomes a path.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ from clusterpaths.server.dependencies import ImagesOf, LibraryOf
 from clusterpaths.server.errors import names_file
 from clusterpaths.server.uploads import explain_upload
 
-SIZES = (0, 48, 64, 96, 128, 160, 192, 224, 256, 320, 480, 640, 1024)  # few, so that they are found in the cache
+SIZES = (0, 48, 64, 96, 128, 160, 192, 224, 256, 320, 480, 640, 1024)  # few, for cache hits
 _LARGEST_INT = 2**63 - 1
 _PIECE_OF_CSV = 1 << 16
 
 MANY = tuple(name for name, field in Question.model_fields.items() if field.default == ())  # may be repeated
-MOST_FILTERS = 50  # in a question, besides ids
+MOST_FILTERS = 50  # in a query, besides ids
 MOST_IDS = 1000
 LONGEST = 2000  # characters of one value
 
 
 def refusal(pairs: Sequence[tuple[str, str]]) -> str:
-    """What is wrong with the size of a query, in a sentence; empty: nothing."""
+    """An error message if a query is too large; empty if not."""
     for name, times in Counter(name for name, _ in pairs).items():
         if times > 1 and name not in MANY:
             return f"{name} is given {times:,} times. Expected it once; take the others out."
@@ -86,17 +86,17 @@ _SET = "/models/{model}/sets/{set}"
 
 def _known_size(value: int) -> int:
     if value not in SIZES:
-        raise ValueError(f"should be one of {', '.join(map(str, SIZES))}; 0 is the whole image")
+        raise ValueError(f"should be one of {', '.join(map(str, SIZES))}; 0 is the full size")
     return value
 
 
-Model = Annotated[str, Path(description="folder in the results' folder", max_length=255)]
+Model = Annotated[str, Path(description="directory in the results directory", max_length=255)]
 Set = Annotated[str, Path(description="set_01 and so on", max_length=255)]
 Layer = Annotated[str, Path(description="one of the set's layers", max_length=255)]
 Cluster = Annotated[int, Path(description="a cluster of that layer, from 0 on", ge=0, le=_LARGEST_INT)]
 Id = Annotated[int, Path(description="an example's id", ge=0, le=_LARGEST_INT)]
-Limit = Annotated[int, Field(ge=1, le=1000, description="how many at most")]
-Offset = Annotated[int, Field(ge=0, le=_LARGEST_INT, description="how many to leave out before")]
+Limit = Annotated[int, Field(ge=1, le=1000, description="maximum number of results")]
+Offset = Annotated[int, Field(ge=0, le=_LARGEST_INT, description="number of results to skip")]
 Few = Annotated[int, Field(ge=0, le=100)]
 Size = Annotated[int, AfterValidator(_known_size), Field(json_schema_extra={"enum": list(SIZES)})]
 
@@ -106,7 +106,7 @@ class Nothing(Record):
 
 
 class Asked(Question):
-    """A selection, and which piece of it."""
+    """A selection, and a page of it."""
 
     id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field(
         (), max_length=MOST_IDS, description="one of these ids"
@@ -119,8 +119,8 @@ class Asked(Question):
         return Question.model_validate(self.model_dump(exclude={"limit", "offset"}))
 
 
-class AskedWhole(Question):
-    """A selection, all of it."""
+class AskedAll(Question):
+    """A complete selection."""
 
     id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field(
         (), max_length=MOST_IDS, description="one of these ids"
@@ -130,13 +130,15 @@ class AskedWhole(Question):
 class Exemplary(Record):
     """Which members of a cluster."""
 
-    kind: Exemplars = Field("nearest", description="to the cluster's centroid; random ones are the same every time")
+    kind: Exemplars = Field(
+        "nearest", description="to the cluster's centroid; random ones are the same for every request"
+    )
     limit: Limit = 50
     offset: Offset = 0
 
 
 class Paths(Record):
-    """Which piece of the list of paths."""
+    """A page of the list of paths."""
 
     order: Annotated[str, Field(pattern="^(common|rare)$", description="common or rare ones first")] = "common"
     limit: Limit = 20
@@ -159,8 +161,8 @@ class Neighbours(Record):
 class Picture(Record):
     """How large a picture is."""
 
-    size: Size = Field(160, description="pixels of the longer side at most; 0: as the image is")
-    v: str = Field("", max_length=200, description="the set's version: then the answer is kept for an hour")
+    size: Size = Field(160, description="maximum number of pixels of the longer side; 0: original size")
+    v: str = Field("", max_length=200, description="the set's version: then the answer may be cached for an hour")
 
 
 class Two(Record):
@@ -175,7 +177,7 @@ None_ = Annotated[Nothing, Query()]
 
 @router.get("/models", tags=["sets"], response_model=tuple[ModelSummary, ...])
 def models(library: LibraryOf, _: None_) -> Response:
-    """All models and their sets; sets that are there and cannot be shown, with the reason."""
+    """All models and their sets; and sets that cannot be shown, with the reason."""
     return json_answer(encode(library.models()))
 
 
@@ -186,30 +188,30 @@ def one_model(library: LibraryOf, model: Model, _: None_) -> Response:
 
 
 @router.get(_SET, tags=["sets"], response_model=SetSummary)
-def summary(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002  # as the address says it
-    """One set in short."""
+def summary(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002  # as in the address
+    """Summary of one set."""
     return of_set(request, model, set, lambda index: index.summary)
 
 
 @router.get(f"{_SET}/routes", tags=["routes"], response_model=Routes)
 def all_routes(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
-    """The Sankey: clusters, and the examples between those of neighbouring layers."""
+    """The Sankey: clusters, and the transitions between neighbouring layers."""
     return of_set(request, model, set, routes)
 
 
 @router.get(f"{_SET}/transitions", tags=["routes"], response_model=tuple[Transition, ...])
 def transitions(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
-    """How many examples go from which cluster to which of the next layer."""
+    """Number of examples from each cluster to each of the next layer."""
     return of_set(request, model, set, lambda index: routes(index).transitions)
 
 
 @router.get(f"{_SET}/clusters", tags=["clusters"], response_model=tuple[ClusterInfo, ...])
 def clusters(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
-    """All clusters of all layers in short."""
+    """Summaries of all clusters."""
     return of_set(request, model, set, cluster_infos)
 
 
-@router.get(  # before the one below, whose layer would take in all of it
+@router.get(  # before the next one, whose layer would match all of it
     f"{_SET}/clusters/{{layer:path}}/{{cluster}}/exemplars", tags=["clusters"], response_model=ExamplePage
 )
 def cluster_exemplars(
@@ -220,7 +222,7 @@ def cluster_exemplars(
     cluster: Cluster,
     wanted: Annotated[Exemplary, Query()],
 ) -> Response:
-    """Members of a cluster, a piece at a time."""
+    """Members of a cluster, page by page."""
     return of_set(
         request,
         model,
@@ -244,7 +246,7 @@ def one_cluster(
 
 @router.get(f"{_SET}/paths", tags=["paths"], response_model=PathPage)
 def paths(request: Request, model: Model, set: Set, wanted: Annotated[Paths, Query()]) -> Response:  # noqa: A002
-    """Cluster paths by how frequent they are, a piece at a time."""
+    """Cluster paths by frequency, page by page."""
     asked = wanted.model_dump()
     return of_set(request, model, set, lambda index: path_page(index, **asked))
 
@@ -257,7 +259,7 @@ def one_path(
     path: Annotated[str, Path(description="cluster ids from the first layer on: 3-2-1-0-4", max_length=2000)],
     wanted: Annotated[HowMany, Query()],
 ) -> Response:
-    """One path; its examples are a question: /examples?path=3-2-1-0-4."""
+    """One path; its examples are at /examples?path=3-2-1-0-4."""
     return of_set(
         request,
         model,
@@ -268,7 +270,7 @@ def one_path(
 
 @router.get(f"{_SET}/examples", tags=["examples"], response_model=ExamplePage)
 def examples(request: Request, model: Model, set: Set, asked: Annotated[Asked, Query()]) -> Response:  # noqa: A002
-    """Search: examples for which everything holds that is given, a piece at a time."""
+    """Search: examples that match all given filters, page by page."""
     return of_set(request, model, set, lambda index: ask(index, asked.question, limit=asked.limit, offset=asked.offset))
 
 
@@ -276,18 +278,18 @@ def examples(request: Request, model: Model, set: Set, asked: Annotated[Asked, Q
     f"{_SET}/examples.csv",
     tags=["examples"],
     response_class=StreamingResponse,
-    responses={200: {"description": "the selection, a row an example", "content": {"text/csv": {}}}},
+    responses={200: {"description": "the selection, one row per example", "content": {"text/csv": {}}}},
 )
 def examples_csv(
     library: LibraryOf,
     model: Model,
     set: Set,  # noqa: A002
-    asked: Annotated[AskedWhole, Query()],
+    asked: Annotated[AskedAll, Query()],
 ) -> Response:
     """The same search, all of it as CSV."""
     index = library.set(model, set)
     lines = iter(ask_csv(index, Question.model_validate(asked.model_dump())))
-    first = next(lines, "")  # what is wrong with the question is found here, while it can still be answered
+    first = next(lines, "")  # errors are raised here, before the response starts
     name = quote(f"{index.summary.model}_{index.summary.set}.csv", safe="")
     return StreamingResponse(
         _pieces(chain([first], lines)),
@@ -297,7 +299,7 @@ def examples_csv(
 
 
 def _pieces(lines: Iterable[str]) -> Iterator[bytes]:
-    """Lines in pieces of 64 kB: each one sent is a change of threads."""
+    """Lines in chunks of 64 kB: each chunk is a thread switch."""
     waiting: list[str] = []
     size = 0
     for line in lines:
@@ -317,7 +319,7 @@ def one_example(
     id: Id,  # noqa: A002
     wanted: Annotated[Neighbours, Query()],
 ) -> Response:
-    """One example: prediction, path, how strange it is, and others that the model treated alike."""
+    """One example: prediction, path, OOD score and similar examples."""
     return of_set(
         request,
         model,
@@ -342,7 +344,7 @@ def example_image(
     id: Id,  # noqa: A002
     wanted: Annotated[Picture, Query()],
 ) -> Response:
-    """An example's picture, for an img element."""
+    """An example's image, for an img element."""
     index = library.set(model, set)
     row = index.row_of(id)
     version = index.summary.version
@@ -357,17 +359,17 @@ def example_image(
 
 @router.get(f"{_SET}/metrics", tags=["sets"], response_model=Evaluation)
 def metrics(library: LibraryOf, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
-    """What the set's paths are worth, in numbers."""
+    """Metrics of the set."""
     index = library.set(model, set)
     found = read_evaluation(index.source)
     if found is None:
-        raise NotFoundError(f"{model}/{set} was not measured: it has no metrics.json that this version understands.")
+        raise NotFoundError(f"{model}/{set} was not evaluated: it has no metrics.json of this version.")
     return json_answer(encode(found))
 
 
 @router.get(f"{_SET}/choices", tags=["examples"], response_model=Choices)
 def all_choices(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
-    """What can be asked of the set: names of classes, attributes, splits and layers."""
+    """Available filter values: names of classes, attributes, splits and layers."""
     return of_set(request, model, set, choices)
 
 
@@ -379,7 +381,7 @@ async def explain(
     set: Set,  # noqa: A002
     image: Annotated[UploadFile, File(description="a picture: JPEG, PNG, WebP, BMP or GIF")],
 ) -> Response:
-    """Run the set's model on an image: its prediction, its path, and what the set knows of both."""
+    """Run the set's model on an image: its prediction, its path, and both compared with the set."""
     index = await run_in_threadpool(library.set, model, set)
     return json_answer(encode((await explain_upload(request, index, image)).explanation))
 
@@ -394,7 +396,7 @@ def comparison(request: Request, library: LibraryOf, two: Annotated[Two, Query()
     except (CacheError, DatasetError) as error:
         if names_file(str(error)):
             raise
-        raise HTTPException(409, str(error)) from error  # two sets that do not go together
+        raise HTTPException(409, str(error)) from error  # two sets that are not comparable
 
 
 def _parts(name: str) -> tuple[str, str]:

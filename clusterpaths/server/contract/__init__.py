@@ -1,1 +1,1 @@
-"""What existing dashboards ask for, in the shapes they expect."""
+"""The endpoints of existing dashboards."""

@@ -1,10 +1,9 @@
-"""What existing dashboards ask for, in the shapes that they expect.
+"""The endpoints of existing dashboards.
 
-Belongs here: addresses, shapes, clamps and status codes of that contract. Where an answer depends on a set, clients may
-cache it and revalidate it (ETag). The texts themselves are `explore/documents.py`'s, pictures
-`explore/images.py`'s.
+Belongs here: addresses, shapes, clamps and status codes of that contract. Clients may cache answers about a set and
+revalidate them (ETag). `explore/documents.py` creates the texts, `explore/images.py` the images.
 
-Handlers are plain functions, which run in threads: nearly all of them look at the disk.
+Handlers are plain functions, which run in threads, as nearly all of them read the disk.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 MOST_PATHS = 10_000
 MOST_IMAGES = 100
 LONGEST_SIDE = 512  # pixels of a picture in an answer; CelebA's are smaller and come as they are
-_NOT_CACHED = {"Cache-Control": "private, no-store"}  # images that cannot be read now may be back soon
+_NOT_CACHED = {"Cache-Control": "private, no-store"}  # missing images may be available again soon
 
 router = APIRouter(tags=["contract"])
 ModelQuery = Annotated[str | None, Query(description="the model whose examples are meant [the default one]")]
@@ -66,8 +65,8 @@ async def health() -> Any:
 
 @router.get("/models", response_model=Models)
 def models(library: LibraryOf) -> Response:
-    """Every folder of results."""
-    return Pieces(*_json(models=library.names()))  # a dict would wait for a thread once more, to be checked
+    """All result directories."""
+    return Pieces(*_json(models=library.names()))  # a dict would be validated in another thread
 
 
 @router.get("/models/{model}/sets", response_model=Sets)
@@ -78,15 +77,15 @@ def sets(model: str, library: LibraryOf) -> Response:
 
 @router.get("/models/{model}/metadata", response_model=Metadata)
 def metadata(model: str, request: Request, library: LibraryOf) -> Response:
-    """What metadata.json says of the model."""
-    content = documents.metadata(library.root / library.model(model).name)  # a name that is there
+    """The model's metadata.json."""
+    content = documents.metadata(library.root / library.model(model).name)  # an existing name
     tag = tag_of(request.url.path, content.decode())
     return _answer(request, tag, lambda: (_object(model=model), b', "metadata": ', content.strip(), b"}"))
 
 
 @router.get("/models/{model}/sets/{set}/centroids", response_model=Centroids)
 def centroids(model: str, set: str, request: Request, library: LibraryOf) -> Response:  # noqa: A002 - the address's word
-    """The centroids of each layer: k rows of as many numbers as the layer has."""
+    """The centroids of each layer: k rows of the layer's width."""
     index = library.set(model, set)
     found = documents.centroids(index)
     start = _object(model=model, set=set) + b', "centroids": '
@@ -141,7 +140,7 @@ def image_of_example(
     model: ModelQuery = None,
     set_: SetQuery = None,
 ) -> Response:
-    """The picture of one example, by its number in the set."""
+    """The image of one example, by its id."""
     index = _chosen(library, model, set_)
     row = documents.row_of_id(index, id)
     stamp = images.stamp(index, row)
@@ -171,7 +170,7 @@ def images_of_cluster(
 
     rows = index.members(at, cluster)[:limit].tolist()
     tag, stamps = None, dict[int, Stamp]()
-    with contextlib.suppress(NotFoundError):  # one is gone: what can be read is shown, and not cached
+    with contextlib.suppress(NotFoundError):  # one is missing: the others are sent, but not cached
         stamps |= {row: images.stamp(index, row) for row in rows}
         tag = _tag_of(request, index, list(stamps.values()))
         if (unchanged := _unchanged(request, tag)) is not None:
@@ -183,7 +182,7 @@ def images_of_cluster(
 
 @router.post("/images/path", response_model=PathImages)
 def images_of_path(question: PathQuestion, library: LibraryOf, images: ImagesOf) -> Response:
-    """Pictures of the examples that took exactly this path; none of a path that nobody took."""
+    """Images of the examples on exactly this path; none if it is not occupied."""
     index = _chosen(library, question.model, question.set)
     path = _path(question.path, len(index.layers))
     limit = _clamp(20 if question.limit is None else question.limit, MOST_IMAGES)
@@ -197,7 +196,7 @@ def images_of_path(question: PathQuestion, library: LibraryOf, images: ImagesOf)
 
 @router.get("/models/{model}/attributes", response_model=Attributes)
 def attributes(model: str, request: Request, library: LibraryOf) -> Response:
-    """What is known of the examples of the newest set."""
+    """Attributes of the examples of the newest set."""
     index = library.newest(model)
     return _answer(request, _tag_of(request, index), lambda: _json(model=model, attributes=list(index.attributes)))
 
@@ -211,7 +210,7 @@ def filter_by_attribute(
     library: LibraryOf,
     texts: DocumentsOf,
 ) -> Response:
-    """Ids of the examples of the newest set that have (1) or lack (-1) an attribute; those not known are neither."""
+    """Ids of the examples of the newest set that have (1) or lack (-1) an attribute; unknown values match neither."""
     index = library.newest(model)
     count, ids = texts.with_attribute(index, attr, value)
     start = _object(model=model, attribute=attr, value=int(value), count=count)
@@ -242,7 +241,7 @@ async def run(question: RunRequest, library: LibraryOf, settings: SettingsOf) ->
 
 
 def _chosen(library: Library, model: str | None, name: str | None) -> SetIndex:
-    """The set whose examples a request about images means."""
+    """The set that a request about images refers to."""
     if model is None and name is None:
         return library.default()
     if model is None:
@@ -253,13 +252,13 @@ def _chosen(library: Library, model: str | None, name: str | None) -> SetIndex:
 def _pictures(
     images: Images, index: SetIndex, rows: Iterable[int], stamps: Mapping[int, Stamp] | None = None
 ) -> tuple[list[bytes], bool]:
-    """Those that can be read, in base64, and whether that is all; fails only where none of them can."""
+    """The readable images in base64, and whether all are readable; fails only if none is."""
     made: list[bytes] = []
     failed: NotFoundError | None = None
     for row in rows:
         try:
             made.append(images.base64(index, int(row), LONGEST_SIDE, (stamps or {}).get(row)))
-        except NotFoundError as error:  # one file that is gone does not hide the others
+        except NotFoundError as error:  # a missing file does not hide the others
             failed = error
     if failed is not None and not made:
         raise failed
@@ -267,21 +266,19 @@ def _pictures(
 
 
 def _shown(pictures: list[bytes]) -> Parts:
-    """The end of a JSON object with these pictures: base64 needs no escaping, and looking for what does took longest."""
+    """The end of a JSON object with these pictures: base64 needs no escaping, which was the slowest part."""
     return b', "images": [', b", ".join(b'"%b"' % one for one in pictures), b"]}"
 
 
 def _path(given: Any, layers: int) -> list[int]:
     if not isinstance(given, list):
         raise HTTPException(
-            400, f"path is no list. Expected one cluster id a layer, {layers} in all, such as [2, 0, 4]."
+            400, f"path is not a list. Expected one cluster id per layer, {layers} in all, such as [2, 0, 4]."
         )
     if not all(type(cluster) is int for cluster in given):
-        raise HTTPException(
-            400, "path holds something else than whole numbers. Expected cluster ids, such as [2, 0, 4]."
-        )
+        raise HTTPException(400, "path holds values other than integers. Expected cluster ids, such as [2, 0, 4].")
     if len(given) != layers:
-        raise HTTPException(400, f"path has {len(given)} cluster ids. Expected {layers}, one a layer.")
+        raise HTTPException(400, f"path has {len(given)} cluster ids. Expected {layers}, one per layer.")
     return given
 
 
@@ -290,7 +287,7 @@ def _clamp(limit: int, most: int) -> int:
 
 
 def _object(**fields: Any) -> bytes:
-    """The beginning of a JSON object, its end left open."""
+    """The beginning of a JSON object, without the closing brace."""
     return json.dumps(fields)[:-1].encode()
 
 
@@ -299,17 +296,17 @@ def _json(**fields: Any) -> Parts:
 
 
 def _tag_of(request: Request, index: SetIndex, files: Any = ()) -> str:
-    """`files`: what tells whether the files shown have changed."""
+    """`files`: changes with the files that are shown."""
     summary = index.summary
     return tag_of(summary.model, summary.set, summary.version, request.url.path, request.url.query, str(files))
 
 
 def _caching(tag: str) -> dict[str, str]:
-    return {"ETag": tag, "Cache-Control": "private, no-cache"}  # to be asked for again: a set can be replaced
+    return {"ETag": tag, "Cache-Control": "private, no-cache"}  # to be revalidated: a set can be replaced
 
 
 def _unchanged(request: Request, tag: str) -> Response | None:
-    """304 where the client has it already."""
+    """304 if the client has it already."""
     return not_modified(tag) if has(request, tag) else None
 
 

@@ -1,7 +1,7 @@
-"""POST /run: a run of a Prefect deployment, asked for over the Prefect server's own API.
+"""POST /run: starts a run of a Prefect deployment through the Prefect server's API.
 
-Belongs here: from the names in a request to the deployment's parameters, and asking the server. Prefect itself is never
-imported: the web server needs none of it. Which models and data sets there are is looked up; a request names no path.
+Belongs here: from the names in a request to the deployment's parameters, and the requests to the server. Prefect itself is
+never imported. Models and data sets are looked up by name; a request contains no path.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from clusterpaths.explore.documents import shown
 if TYPE_CHECKING:
     from clusterpaths.explore.library import Library
 
-PATIENCE = 20.0  # seconds for a run to be taken: while another one writes, SQLite makes Prefect's server wait or refuse
+PATIENCE = 20.0  # seconds for a run to be accepted: with SQLite, concurrent writes make Prefect's server wait or refuse
 TIMEOUT = 8.0  # seconds for one attempt
-BUSY = (429, 502, 503)  # these pass by themselves, as Prefect's own client sees it
+BUSY = (429, 502, 503)  # transient, as in Prefect's client
 FIRST_WAIT = 0.2  # seconds before the second attempt; doubled before each further one
 
 
 class RunRequest(BaseModel):
     """What a dashboard's "run model" button sends."""
 
-    model: str = Field(max_length=255, description="name of a file in ONNX_models/, or of a results' folder")
-    dataset: str = Field(max_length=255, description="celeba, torchvision:CIFAR10 and the like; letter case aside")
+    model: str = Field(max_length=255, description="name of a file in ONNX_models/, or of a results directory")
+    dataset: str = Field(max_length=255, description="celeba, torchvision:CIFAR10 and so on; case-insensitive")
 
 
 class RunAnswer(BaseModel):
-    """The run that was asked for; a worker takes it up."""
+    """The scheduled run."""
 
     status: str = "scheduled"
     model: str
@@ -51,9 +51,9 @@ class RunAnswer(BaseModel):
 async def start_run(
     request: RunRequest, library: Library, api: str | None, deployment: str, own_root: bool
 ) -> RunAnswer:
-    """Start the deployment (FLOW/NAME) on this model and data set, its other parameters as they are.
+    """Start the deployment (FLOW/NAME) on this model and data set, with its other parameters unchanged.
 
-    `own_root`: results go where this server's library lies, not where the deployment's worker has its own.
+    `own_root`: write results into this server's results directory instead of the worker's.
 
     Raises:
         NotFoundError: no such model, or no such data set.
@@ -71,12 +71,12 @@ async def start_run(
     async with _client(api) as client:
         found = await _ask(client, deadline, "GET", httpx.URL(path=f"/deployments/name/{flow}/{name}"), deployment)
         given = found.get("parameters") or {}
-        parameters = given | {"config": (given.get("config") or {}) | config}  # the server merges the outermost only
+        parameters = given | {"config": (given.get("config") or {}) | config}  # the server merges only the top level
         body = {
             "parameters": parameters,
             "state": {"type": "SCHEDULED"},
             "tags": ["explorer"],
-            "idempotency_key": str(uuid.uuid4()),  # asked again, the server answers with the run that it has
+            "idempotency_key": str(uuid.uuid4()),  # a repeated request returns the same run
         }
         place = httpx.URL(path=f"/deployments/{found['id']}/create_flow_run")
         run = await _ask(client, deadline, "POST", place, deployment, body)
@@ -90,10 +90,10 @@ async def start_run(
 
 
 def _config(request: RunRequest, library: Library) -> dict[str, Any]:
-    """What of the flow's configuration the request decides.
+    """The part of the flow's configuration that the request determines.
 
-    A results' folder stands for its newest set's model; on the same data set, also for where that set's images and
-    results are.
+    A results directory stands for the model of its newest set, and for the same data set also for that set's image and
+    results directories.
     """
     dataset = _dataset(request.dataset)
     files = _model_files()
@@ -108,7 +108,7 @@ def _config(request: RunRequest, library: Library) -> dict[str, Any]:
     made_of = str(record.config.get("model") or "") if record else ""
     if record is None or not made_of or not Path(made_of).is_file():
         raise NotFoundError(
-            f"The newest set of {request.model} does not say which model file it was made of, or the file is gone. "
+            f"The newest set of {request.model} does not record its model file, or the file is missing. "
             "Name a model by its file."
         )
     config = {"model": made_of, "dataset": dataset}
@@ -120,7 +120,7 @@ def _config(request: RunRequest, library: Library) -> dict[str, Any]:
 
 
 def _model_files() -> dict[str, Path]:
-    """ONNX_models/*.onnx by file name, and by what stands before the dot."""
+    """ONNX_models/*.onnx by file name, with and without suffix."""
     root = roots.models_root()
     files = (
         sorted(path for path in root.iterdir() if path.suffix == ".onnx" and path.is_file()) if root.is_dir() else []
@@ -146,20 +146,23 @@ def _client(api: str) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=api.rstrip("/"), timeout=TIMEOUT)
     except httpx.InvalidURL as error:
         raise NoRunError(
-            f"The address of the Prefect server is none ({error}). Expected http://HOST:4200/api."
+            f"The address of the Prefect server is invalid ({error}). Expected http://HOST:4200/api."
         ) from error
 
 
 async def _ask(
     client: httpx.AsyncClient, deadline: float, method: str, url: httpx.URL, deployment: str, body: Any = None
 ) -> dict[str, Any]:
-    """The answer, once the server is not busy any more. Waits without a thread: pages must not wait for Prefect."""
+    """The answer; retries while the server is busy. Asynchronous, so that pages do not wait for Prefect."""
     wait = FIRST_WAIT
     while True:
         try:
             response = await client.request(method, url, json=body)
             busy = f"status {response.status_code}" if response.status_code in BUSY else ""
-        except (httpx.TimeoutException, httpx.RemoteProtocolError) as error:  # it may have been understood all the same
+        except (
+            httpx.TimeoutException,
+            httpx.RemoteProtocolError,
+        ) as error:  # the request may have been processed nevertheless
             busy = type(error).__name__
         except httpx.HTTPError as error:
             raise NoRunError(
@@ -168,9 +171,9 @@ async def _ask(
         if not busy:
             break
         if time.monotonic() + wait > deadline:
-            known = "Nothing was started" if method == "GET" else "Whether the run was started, Prefect's own page says"
+            known = "Nothing was started" if method == "GET" else "See Prefect's UI for whether the run was started"
             raise NoRunError(
-                f"The Prefect server is too busy to start {deployment}: for {PATIENCE:g} s it gave no answer but {busy}. "
+                f"The Prefect server is too busy to start {deployment}: for {PATIENCE:g} s it answered only {busy}. "
                 f"{known}; try again later."
             )
         await asyncio.sleep(wait)
@@ -185,5 +188,5 @@ async def _ask(
             f"The Prefect server refused to start {deployment}: status {response.status_code}. Its log says why."
         ) from error
     if not isinstance(answer, dict) or "id" not in answer:
-        raise NoRunError(f"What answers as Prefect's API is none: expected the record of {deployment}.")
+        raise NoRunError(f"The response does not come from a Prefect API: expected the record of {deployment}.")
     return answer

@@ -1,4 +1,4 @@
-"""The shapes of the contract's answers, for the OpenAPI description. The answers themselves are put together as text."""
+"""The shapes of the contract's answers, for the OpenAPI description. The answers themselves are assembled as text."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Health(BaseModel):
 
 
 class Models(BaseModel):
-    """Folders of the results' folder."""
+    """Directories of the results directory."""
 
     models: list[str]
 
 
 class Sets(BaseModel):
-    """Sets of one model that are whole."""
+    """Complete sets of one model."""
 
     model: str
     sets: list[str]
@@ -70,14 +70,14 @@ class ExamplePath(BaseModel):
 
 
 class ExampleImage(BaseModel):
-    """One picture, a JPEG in base64."""
+    """One image, a JPEG in base64."""
 
     example_id: int
     image_base64: str
 
 
 class ClusterImages(BaseModel):
-    """Pictures of a cluster, nearest to its centroid first."""
+    """Images of a cluster, nearest to its centroid first."""
 
     layer: str
     cluster_id: int
@@ -86,7 +86,7 @@ class ClusterImages(BaseModel):
 
 
 class PathImages(BaseModel):
-    """Pictures of a path."""
+    """Images of a path."""
 
     path: list[int]
     limit: int
@@ -94,7 +94,7 @@ class PathImages(BaseModel):
 
 
 class Attributes(BaseModel):
-    """Names of what is known of the examples."""
+    """Names of the attributes."""
 
     model: str
     attributes: list[str]
@@ -119,9 +119,9 @@ class IdToIndex(BaseModel):
 
 
 class PathQuestion(BaseModel):
-    """A path whose pictures are wanted; of the default set unless a model (and set) is named."""
+    """A path whose images are requested; of the default set unless a model (and set) is named."""
 
-    path: Any = Field(None, description="cluster ids, one a layer")
+    path: Any = Field(None, description="cluster ids, one per layer")
     limit: int | None = 20
     model: str | None = None
     set: str | None = None

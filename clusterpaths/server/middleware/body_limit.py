@@ -1,4 +1,4 @@
-"""How much a request may send, and how long it may take over it."""
+"""Limits the size of request bodies and the time to send them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clusterpaths.server.errors import error_response
 
-FORM_BYTES = 100_000  # around the file: boundaries, field names
-SECONDS_BETWEEN_PIECES = 20  # a client that goes silent in the middle of a body is let go
+FORM_BYTES = 100_000  # multipart boundaries and field names around the file
+SECONDS_BETWEEN_PIECES = 20  # timeout for a client that stops sending
 
 
 class BodyLimit:
-    """ASGI middleware: no body beyond the limit, counted while it is read, whatever its Content-Length says."""
+    """ASGI middleware: rejects bodies beyond the limit, counted while reading, whatever Content-Length says."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
@@ -36,7 +36,7 @@ class BodyLimit:
         async def counted() -> Message:
             nonlocal read, complete
             if complete:
-                return await receive()  # waits for the client to leave, however long the answer takes
+                return await receive()  # waits for the client to disconnect, however long the response takes
             try:
                 message = await asyncio.wait_for(receive(), SECONDS_BETWEEN_PIECES)
             except TimeoutError as error:

@@ -1,4 +1,4 @@
-"""HEAD: what GET answers, ETag and length included, without the body."""
+"""HEAD: the response of GET without the body."""
 
 from __future__ import annotations
 

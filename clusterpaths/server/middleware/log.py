@@ -1,7 +1,7 @@
-"""One line a request: method, path, status, milliseconds, bytes, client.
+"""One log line per request: client, method, path, status, milliseconds, bytes.
 
-Belongs here: the log's form. A query is not logged whole, as it may hold what a person looks for, and a token is in no
-address at all. What a request says is escaped: it must not be able to write lines of its own.
+Belongs here: the format of the log. Queries are not logged, as they may be private; tokens are never part of an address.
+Text of a request is escaped against log injection.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOGGER = logging.getLogger("clusterpaths.server")
 _LONGEST = 300
-_NEVER_SENT = 499  # what nginx calls it: the client went away before there was an answer
+_NEVER_SENT = 499  # as nginx: the client closed the connection before the response
 
 
 class RequestLog:
@@ -48,12 +48,12 @@ class RequestLog:
 
 
 def shown(scope: Scope) -> str:
-    """The path as it was sent, escaped and cut; that there was a query, not what it said."""
+    """The requested path, escaped and truncated; a query is shown as ?…"""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     return printable(raw.partition(b"?")[0].decode("latin-1")) + ("?…" if scope.get("query_string") else "")
 
 
 def printable(text: str) -> str:
-    """Without control characters, quotes or line breaks of any alphabet; at most 300 characters."""
+    """Escapes control characters, quotes and line breaks; at most 300 characters."""
     cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
     return "".join(c if c.isprintable() and c not in '\\"' else c.encode("unicode_escape").decode() for c in cut)

@@ -1,11 +1,11 @@
-"""Who may ask, and what a browser may do with an answer.
+"""Access control and security headers.
 
-Belongs here: security headers, and the checks of host, origin and token. What shows the token is `sessions.py`'s, how much
-may be sent `body_limit.py`'s.
+Belongs here: the headers, and the checks of host, origin and token. `sessions.py` validates tokens, `body_limit.py`
+limits the size of requests.
 
-Threats: other people in the network (a token, unless only this machine is served); a page of another site in the user's
-own browser, which reaches 127.0.0.1 too (hosts, against DNS rebinding; origins, against posting; no CORS but for sites
-that were named); text of a data set on a page (the content security policy: no script but our files).
+Threats: other users of the network (a token, unless only this machine is served); a page of another site in the user's
+browser, which can reach 127.0.0.1 (host check against DNS rebinding, origin check against cross-site requests, CORS only
+for allowed sites); text of a data set on a page (content security policy: only scripts of this server).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clusterpaths.server.addresses import is_page
-from clusterpaths.server.sessions import shows_token
+from clusterpaths.server.sessions import is_authenticated
 from clusterpaths.server.settings import ServeConfig
 
-# plotly.js puts two style elements into a page and fills them through the CSSOM, which no policy forbids; these are the
-# hashes of what they hold at first: nothing, and the rule that plotly 7 keeps against a flicker. Should a later version
-# say something else, its look suffers and the browser's console says so; tests with a browser would see it.
+# plotly.js adds two style elements to a page and fills them through the CSSOM, which the policy allows; these are the
+# hashes of their initial contents: nothing, and plotly 7's rule against flicker. If a later version changes them, its
+# styles are blocked and the browser's console reports it; tests with a browser detect that.
 _PLOTLY_STYLES = (
     "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='",
     "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='",
@@ -54,14 +54,14 @@ _HEADERS = [
         "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     }.items()
 ]
-_OPEN = ("/health", "/login")  # and /static: nothing of a set is there
+_OPEN = ("/health", "/login")  # and /static, which hold no data of sets
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class SecurityHeaders:
-    """ASGI middleware: the headers of every answer; one that an answer sets itself stays.
+    """ASGI middleware: adds headers to every response, except those that it already has.
 
-    `by_origin`: answers differ by who asks, also those without a header that says so (for caches on the way).
+    `by_origin`: add Vary: Origin, as responses differ by origin.
     """
 
     def __init__(self, app: ASGIApp, *, by_origin: bool = False) -> None:
@@ -95,33 +95,33 @@ class Gate:
         await (refusal or self.app)(scope, receive, send)
 
     def refusal(self, scope: Scope) -> Response | None:
-        """The answer to a request that may not be answered; None for one that may."""
+        """The response to a rejected request; None if it is allowed."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if not self.knows(host):
-            text = "this server is not known by the name that was asked for; add it with --allowed-host"
+            text = "unknown host name of this server; add it with --allowed-host"
             return _refuse(400, text)
-        if scope["method"] not in _SAFE and not self.from_our_pages(headers, host):
-            return _refuse(403, "a page of another site may not send this; allow it with --origin")
+        if scope["method"] not in _SAFE and not self.is_same_site(headers, host):
+            return _refuse(403, "requests from pages of another site are not allowed; allow it with --origin")
         path: str = scope["path"]
         if self.settings.token is None or path in _OPEN or path.startswith("/static/"):
             return None
-        if shows_token(headers, self.settings.token):
+        if is_authenticated(headers, self.settings.token):
             return None
         if is_page(path) and scope["method"] in _SAFE:
             query = scope["query_string"].decode("latin-1")
             return RedirectResponse(f"/login?next={quote(quote(path) + ('?' + query if query else ''), safe='')}", 303)
-        text = "this server wants its token: send the header Authorization: Bearer TOKEN"
+        text = "this server requires a token: send the header Authorization: Bearer TOKEN"
         return _refuse(401, text, {"WWW-Authenticate": 'Bearer realm="clusterpaths"'})
 
     def knows(self, host: str) -> bool:
-        """Whether the Host header names this server. An address cannot be rebound to another, so any will do where all are
-        served."""
+        """Whether the Host header names this server. Any IP address is accepted if all are served, as DNS rebinding needs a
+        name."""
         name = _host_name(host)
         return name in self.hosts or (self.any_address and _is_address(name))
 
-    def from_our_pages(self, headers: Headers, host: str) -> bool:
-        """Whether a request that changes something comes from no browser, from our pages, or from a site that is allowed."""
+    def is_same_site(self, headers: Headers, host: str) -> bool:
+        """Whether a modifying request comes from no browser, from this server's pages, or from an allowed site."""
         origin = headers.get("origin")
         if origin is not None:
             return origin.lower() in self.settings.origin or urlsplit(origin).netloc.lower() == host.lower()
@@ -129,7 +129,7 @@ class Gate:
 
 
 def _refuse(status: int, text: str, headers: dict[str, str] | None = None) -> Response:
-    """Never the designed page: that one lists the models, and is for those who may see them."""
+    """JSON, not the error page, which lists the models."""
     return JSONResponse({"detail": text}, status, headers)
 
 

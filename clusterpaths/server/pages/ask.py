@@ -1,7 +1,6 @@
-"""…/ask: a form, and the examples of a set that it selects.
+"""…/ask: a form, and the selected examples of a set.
 
-Belongs here: from the address to a Question and back, and what the page shows beside the examples. Selecting is
-`explore/ask.py`.
+Belongs here: from the address to a Question and back, and the summary beside the examples. `explore/ask.py` selects.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ from clusterpaths.server.pages.rendering import listed_models, render
 from clusterpaths.server.pages.set_view import set_view
 
 PAGE_SIZE = 36
-FEW = 12  # up to here classes are boxes to tick; beyond, names to type
+FEW = 12  # up to here classes are checkboxes; beyond, a text field
 LISTED = 5  # classes and paths in the summary
-TRIED = 12  # filters that are taken out to see what is left
+TRIED = 12  # filters that are removed one by one for suggestions
 ORDERS = {
     "id": "by id",
     "rare": "rare paths first",
     "common": "common paths first",
     "near": "nearest to their centroids first",
     "far": "farthest from their centroids first",
-    "strange": "strangest first (OOD score)",
+    "strange": "highest OOD score first",
 }
 BY_DISTANCE = ("near", "far", "strange")
 _ONE = ("right", "path", "order")
-_FORM = ("step", "page")  # fields that stand for others: one cluster a layer, the piece of the list
+_FORM = ("step", "page")  # form fields: a cluster per layer, the page
 
 router = APIRouter()
 Pairs = list[tuple[str, str]]
@@ -51,7 +50,7 @@ Pairs = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Filter:
-    """One thing that is asked for; `without`: the address without it."""
+    """One active filter; `without`: the address without it."""
 
     name: str
     value: str
@@ -71,7 +70,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Pager:
-    """Where one is in the list; addresses are empty where there is nothing."""
+    """Position in the list; addresses are empty if there is no such page."""
 
     page: int
     pages: int
@@ -84,19 +83,19 @@ class Pager:
 
 
 class _BadAddressError(Exception):
-    """A query that is no question; says what was expected."""
+    """An invalid query."""
 
 
 @router.get("/explore/{model}/{set_name}/ask", response_class=HTMLResponse)
 def ask_page(request: Request, library: LibraryOf, model: str, set_name: str) -> Response:
-    """The form with its answer; addresses with empty or superfluous fields lead to the one without."""
+    """The form with its result; redirects to the canonical address, without empty fields."""
     index = library.set(model, set_name)
     given = [(name, value.strip()) for name, value in request.query_params.multi_items()]
     try:
         tidy = _tidy(given, index.layers)
     except _BadAddressError as error:
         return _page(request, index, [], problem=str(error), status=422)
-    if sorted(tidy) != sorted(request.query_params.multi_items()):  # another order is the same question
+    if sorted(tidy) != sorted(request.query_params.multi_items()):  # the order does not matter
         return RedirectResponse(_address(index, tidy), status_code=303)
     try:
         question, page = _question(tidy)
@@ -109,15 +108,15 @@ def ask_page(request: Request, library: LibraryOf, model: str, set_name: str) ->
 
 
 def _tidy(given: Pairs, layers: Sequence[str]) -> Pairs:
-    """The same question without empty, repeated and default fields, and with clusters a layer as a path.
+    """The same query without empty, repeated and default fields, and with clusters per layer as a path.
 
     Raises:
-        _BadAddressError: a field that there is not, one that there can be once only, or too much of them.
+        _BadAddressError: an unknown field, a repeated field, or too many.
     """
     unknown = [name for name, _ in given if name not in (*MANY, *_ONE, *_FORM)]
     if unknown:
         raise _BadAddressError(
-            f"The address asks for {unknown[0]!r}. Expected one of {', '.join((*MANY, *_ONE, 'page'))}; take it out."
+            f"Unknown parameter {unknown[0]!r}. Expected one of {', '.join((*MANY, *_ONE, 'page'))}; remove it."
         )
     pairs: Pairs = []
     for name, value in given:
@@ -140,10 +139,10 @@ def _tidy(given: Pairs, layers: Sequence[str]) -> Pairs:
 
 
 def _question(pairs: Pairs) -> tuple[Question, int]:
-    """What is asked for, and the page, from 1.
+    """The query, and the page, from 1.
 
     Raises:
-        _BadAddressError: a field that cannot be understood.
+        _BadAddressError: an invalid field.
     """
     fields: dict[str, Any] = {name: [v for n, v in pairs if n == name] for name in MANY}
     fields |= {name: value for name, value in pairs if name in _ONE}
@@ -154,7 +153,7 @@ def _question(pairs: Pairs) -> tuple[Question, int]:
         return Question.model_validate(fields), int(pages[0]) if pages else 1
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        expected = {"right": "right or wrong", "order": ", ".join(ORDERS), "id": "whole numbers, such as 16"}
+        expected = {"right": "right or wrong", "order": ", ".join(ORDERS), "id": "integers, such as 16"}
         name = str(first["loc"][0])
         what = expected.get(name, first["msg"])
         raise _BadAddressError(f"{name} is {str(first['input'])[:80]!r}. Expected {what}.") from error
@@ -170,7 +169,7 @@ def _page(
     problem: str = "",
     status: int = 200,
 ) -> HTMLResponse:
-    listed = listed_models(request)  # a look at the disk
+    listed = listed_models(request)  # reads the disk
     with ONE_AT_A_TIME:
         offered = choices(index)
         asked = [(name, value) for name, value in pairs if name != "page"]
@@ -253,7 +252,7 @@ def _pager(index: SetIndex, asked: Pairs, page: int, answer: ExamplePage) -> Pag
 
 
 def _classes(index: SetIndex, asked: Pairs, rows: NDArray[np.integer], offered: Choices) -> tuple[Part, ...]:
-    """The most frequent predictions of the selection, else its labels; of those that are known."""
+    """The most frequent predictions of the selection, else its labels; of examples with a known class."""
     source, column, name = (
         ("prediction", index.predictions, index.class_name)
         if offered.predictions
@@ -280,7 +279,7 @@ def _paths(index: SetIndex, asked: Pairs, rows: NDArray[np.integer]) -> tuple[Pa
 
 
 def _groups(asked: Pairs) -> list[Pairs]:
-    """What is taken out together: each field by itself, all ids at once."""
+    """Filters that are removed together: each by itself, all ids at once."""
     ids = [pair for pair in asked if pair[0] == "id"]
     return [[pair] for pair in asked if pair[0] not in ("id", "order")] + ([ids] if ids else [])
 
@@ -301,7 +300,7 @@ def _filter(index: SetIndex, asked: Pairs, group: Pairs) -> Filter:
 
 
 def _suggestions(index: SetIndex, asked: Pairs) -> tuple[Part, ...]:
-    """Which filters, taken out alone, leave something; the most first."""
+    """Filters whose removal leaves examples; most examples first."""
     found = []
     for group in _groups(asked)[:TRIED]:
         count = len(select(index, _question(_others(asked, group))[0]))
@@ -312,10 +311,10 @@ def _suggestions(index: SetIndex, asked: Pairs) -> tuple[Part, ...]:
 
 
 def _word(name: str, value: str) -> str:
-    """What a filter is called before its value."""
+    """The name of a filter, before its value."""
     if name == "attribute":
         return "without" if value.startswith("-") else "with"
-    return "decision" if name == "right" else name
+    return "prediction is" if name == "right" else name
 
 
 def _shown(name: str, value: str) -> str:
@@ -323,6 +322,8 @@ def _shown(name: str, value: str) -> str:
         return value.removeprefix("-").replace("_", " ")
     if name == "label" and value == NONE:
         return "missing"
+    if name == "right":
+        return {"right": "correct", "wrong": "incorrect"}.get(value, value)
     return value.rpartition(":")[0] + " " + value.rpartition(":")[2] if name == "cluster" else value
 
 

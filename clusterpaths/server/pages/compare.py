@@ -1,7 +1,7 @@
 """/compare: two sets side by side.
 
-Belongs here: choosing the two, and the addresses that the page links to. The numbers are `compare.py`'s, words and chips
-`report/comparison.py`'s.
+Belongs here: choosing the two, and links of the page. `comparison/compare.py` computes the numbers,
+`report/comparison.py` the sentences.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ router = APIRouter()
 
 @router.get("/compare", response_class=HTMLResponse)
 def compare_page(request: Request, library: LibraryOf) -> Response:
-    """The form, and what changed where two sets are given."""
+    """The form, and the comparison if two sets are given."""
     models = library.models()
     query = {name: request.query_params.get(name, "").strip() for name in ("first", "second")}
     given = {name: value for name, value in query.items() if value}
@@ -59,7 +59,7 @@ def _answer(library: Library, first: str, second: str) -> dict[str, Any]:
     Raises:
         NotFoundError, ConfigError, CacheError, DatasetError: see `compare_cached`.
     """
-    from clusterpaths.report.comparison import comparison_page  # scipy comes with it
+    from clusterpaths.report.comparison import comparison_page  # imports scipy
 
     one, other = (_set(library, name) for name in (first, second))
     comparison = compare_cached(one, other)
@@ -84,12 +84,12 @@ def _set(library: Library, name: str) -> SetIndex:
 
 
 def _shown(one: SetIndex, other: SetIndex) -> SetSummary | None:
-    """Whose images are on the page; None: neither set has any."""
+    """The set whose images are shown; None: neither set has any."""
     return next((index.summary for index in (other, one) if index.summary.dataset), None)
 
 
 def _suggested(models: tuple[ModelSummary, ...]) -> tuple[tuple[str, str, str], ...]:
-    """(first, second, address) of each model's last two sets; whether two models saw the same images is not known here."""
+    """(first, second, address) of each model's last two sets; whether two models have the same images is not known here."""
     pairs = [(_name(m.sets[-2]), _name(m.sets[-1])) for m in models if len(m.sets) > 1 and m.sets[-1].dataset]
     return tuple((a, b, f"/compare?{_encoded({'first': a, 'second': b})}") for a, b in pairs[:SUGGESTED])
 

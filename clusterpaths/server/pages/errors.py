@@ -1,6 +1,6 @@
-"""The page that says what went wrong and where to go on.
+"""The error page.
 
-Belongs here: words for a status. Which exception is which status is `server/errors.py`'s.
+Belongs here: title and advice for each HTTP status. `server/errors.py` maps exceptions to statuses.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ from fastapi.responses import HTMLResponse
 from clusterpaths.explore.records import ModelSummary
 from clusterpaths.server.pages.rendering import render
 
-BEFORE_TOKEN = (400, 401, 403, 408, 413)  # may be answered before the token is checked: no set is listed
+BEFORE_TOKEN = (400, 401, 403, 408, 413)  # may be sent before the token is checked, so no sets are listed
 TITLES = {
-    400: "This cannot be understood",
-    403: "This is not allowed",
-    404: "There is nothing here",
-    405: "This cannot be done here",
-    409: "This set is not what it was",
-    413: "This is too large",
-    415: "This is no image",
-    422: "This cannot be answered",
-    500: "Something broke",
-    503: "Not available now",
+    400: "Bad request",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "This set has changed",
+    413: "Too large",
+    415: "This is not an image",
+    422: "Invalid request",
+    500: "Internal error",
+    503: "Temporarily unavailable",
 }
 ADVICE = {
-    404: "It may have been renamed or deleted since the address was made. What is there now is listed below.",
-    409: "It may have been replaced while you looked at it. Open it again from the list below.",
+    404: "It may have been renamed or deleted. The available models are listed below.",
+    409: "It may have been replaced. Open it again from the list below.",
     413: "Make the image smaller, then drop it again.",
     415: "Drop a picture file: JPEG, PNG, WebP, BMP or GIF.",
-    500: "This is a fault of the program, not yours. The server's log has the details; loading the page again may help.",
-    503: "Try again in a while.",
+    500: "This is a bug. The server's log has the details; reloading the page may help.",
+    503: "Try again later.",
 }
 
 
 def error_page(request: Request, status: int, text: str = "") -> HTMLResponse:
-    """What happened, in words, with the models that there are.
+    """What happened, with a list of the models.
 
     Args:
         request: the one that failed.
         status: HTTP status of the answer.
-        text: what happened and what to do; empty: the usual advice.
+        text: what happened and what to do; empty: the default advice.
     """
     listed: tuple[ModelSummary, ...] = () if status in BEFORE_TOKEN else request.app.state.library.models()
-    said = text or ADVICE.get(status, "")
+    message = text or ADVICE.get(status, "")
     return render(
         request,
         "error.html",
         status=status,
-        title=TITLES.get(status, "This did not work"),
-        text=said[:1].upper() + said[1:],
+        title=TITLES.get(status, "The request failed"),
+        text=message[:1].upper() + message[1:],
         advice=ADVICE.get(status, "") if text else "",
         number=status,
         places=tuple(model.name for model in listed if model.sets),

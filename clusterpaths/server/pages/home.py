@@ -1,6 +1,6 @@
 """/: all models and their sets.
 
-Belongs here: facts in words, and which examples stand for a set. Finding sets is `explore/library.py`.
+Belongs here: summaries of sets, and their representative examples. `explore/library.py` finds sets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class Strip:
-    """What stands for a set: one example of each of its most frequent paths."""
+    """Preview of a set: one example of each of its most frequent paths."""
 
     examples: tuple[ExampleRow, ...]
     paths: int
@@ -37,7 +37,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class SetCard:
-    """One set in words; `strip` is None where another set of the model stands for it."""
+    """Summary of one set; `strip` is None except for the newest set of a model."""
 
     summary: SetSummary
     clusters: str
@@ -47,7 +47,7 @@ class SetCard:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """One model's folder, its newest set first."""
+    """One model's directory, newest set first."""
 
     name: str
     sets: tuple[SetCard, ...]
@@ -68,7 +68,7 @@ def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
         for place, summary in enumerate(newest):
             try:
                 strip = _strip(library, summary) if place == 0 else None
-            except ClusterPathsError as error:  # it was whole when it was listed
+            except ClusterPathsError as error:  # it was complete when it was listed
                 problems.append(f"{summary.set}: {describe(error)[1]}")
                 continue
             sets.append(SetCard(summary, _clusters(summary), _made(summary.created), strip))
@@ -84,7 +84,7 @@ def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
 
 
 def _strip(library: Library, summary: SetSummary) -> Strip:
-    """Computed once per set: opening all sets at each look at the list would take long.
+    """Computed once per set: opening all sets for each request would be slow.
 
     Raises:
         ClusterPathsError: the set cannot be opened.
@@ -102,15 +102,15 @@ def _strip(library: Library, summary: SetSummary) -> Strip:
 
 
 def _clusters(summary: SetSummary) -> str:
-    """k in words: one number where all layers have the same."""
+    """k in words: one number if all layers have the same."""
     ks = summary.k_per_layer
     if len(set(ks.values())) == 1:
-        return f"{next(iter(ks.values()))} clusters a layer"
+        return f"{next(iter(ks.values()))} clusters per layer"
     return "clusters: " + ", ".join(f"{k} in {layer}" for layer, k in ks.items())
 
 
 def _made(created: str) -> str:
-    """2026-11-23T14:03:05Z -> 23 November 2026, 14:03 UTC; as it is where that is no time."""
+    """2026-11-23T14:03:05Z -> 23 November 2026, 14:03 UTC; unchanged if it is not a time."""
     try:
         time = datetime.datetime.fromisoformat(created)
     except ValueError:

@@ -1,7 +1,7 @@
-"""…/image: an image of the visitor's own, and what a set knows of it.
+"""…/image: an uploaded image and its explanation by a set.
 
-Belongs here: the page around an `Explanation`. Running the model is `explanation/uploaded.py`'s, limits of what is sent are
-`server/uploads.py`'s, sentences `report/explanation.py`'s.
+Belongs here: the page around an `Explanation`. `explanation/uploaded.py` runs the model, `server/uploads.py` checks limits,
+`report/explanation.py` writes the sentences.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from clusterpaths.server.uploads import explain_upload
 
 LISTED = 6  # classes
 TITLES = {
-    409: "This set cannot look at images",
+    409: "This set cannot explain images",
     413: "This image is too large",
-    415: "This is no image",
-    422: "This image cannot be looked at",
-    503: "Not just now",
+    415: "This is not an image",
+    422: "This image cannot be decoded",
+    503: "Busy",
 }
 
 router = APIRouter()
@@ -54,7 +54,7 @@ async def explained_page(
     set_name: str,
     image: UploadFile | None = None,
 ) -> HTMLResponse:
-    """What the set knows of the image that was sent; or the form again with what is wrong with it."""
+    """The explanation of the uploaded image, or the form with an error message."""
     index = await run_in_threadpool(library.set, model, set_name)
     if image is None or not image.filename:
         problem = "No file came with the request. Expected a picture file in the field image; choose one and send it."
@@ -69,7 +69,7 @@ async def explained_page(
 
 
 def _failed(request: Request, index: SetIndex, settings: ServeConfig, status: int, problem: str) -> HTMLResponse:
-    title = TITLES.get(status, "This did not work")
+    title = TITLES.get(status, "The request failed")
     return _page(request, index, settings, status, problem=problem[:1].upper() + problem[1:], problem_title=title)
 
 
@@ -98,7 +98,7 @@ def _explained(explained: Explained) -> dict[str, Any]:
         "picture": _as_address(explained.small),
         "headline": words.headline(explanation),
         "common": words.common(explanation),
-        "strange": words.ood_sentence(explanation),
+        "ood": words.ood_sentence(explanation),
         "other": words.other(explanation),
         "decided": words.decided,
         "title_of": example_title,

@@ -1,6 +1,6 @@
-"""/login: the form that takes the token and gives a session.
+"""/login: the form for the token, which sets a session cookie.
 
-Belongs here: the form and its answers. What a session is, is `server/sessions.py`'s.
+Belongs here: the form and its responses. `server/sessions.py` defines sessions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from clusterpaths.server.addresses import local_address
 from clusterpaths.server.dependencies import SettingsOf
 from clusterpaths.server.pages.rendering import render
-from clusterpaths.server.sessions import COOKIE, SESSION_SECONDS, new_session, same, shows_token
+from clusterpaths.server.sessions import COOKIE, SESSION_SECONDS, is_authenticated, new_session, same
 
 LONGEST = 8192  # bytes of a form
 
@@ -25,17 +25,17 @@ router = APIRouter()
 @router.get("/login")
 def login_form(request: Request, settings: SettingsOf) -> Response:
     """The form for the token."""
-    if settings.token is None or shows_token(request.headers, settings.token):
+    if settings.token is None or is_authenticated(request.headers, settings.token):
         return RedirectResponse(local_address(request.query_params.get("next", "/")), 303)
     return _form(request, 200)
 
 
 @router.post("/login")
 async def log_in(request: Request, settings: SettingsOf) -> Response:
-    """Take the token, give a session."""
+    """Check the token and set the session cookie."""
     body = await request.body()
     if len(body) > LONGEST:
-        raise HTTPException(413, f"a login takes at most {LONGEST} bytes")
+        raise HTTPException(413, f"a login form has at most {LONGEST} bytes")
     fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
     target = local_address(fields.get("next", [request.query_params.get("next", "/")])[0])
     if settings.token is None:
@@ -45,13 +45,13 @@ async def log_in(request: Request, settings: SettingsOf) -> Response:
     done = RedirectResponse(target, 303)
     secure = request.url.scheme == "https"
     session = new_session(settings.token)
-    # Lax: a link in a chat opens what it shows; whatever changes something is asked where it comes from (Gate)
+    # Lax: links from other sites work; Gate checks the origin of modifying requests
     done.set_cookie(COOKIE, session, max_age=SESSION_SECONDS, httponly=True, samesite="lax", secure=secure)
     return done
 
 
 def _form(request: Request, status: int) -> Response:
-    """401: a token was given that is not the right one. The page says nothing of the sets that are here."""
+    """401: an invalid token was given. The page does not list the sets."""
     target = local_address(request.query_params.get("next", "/"))
     page = render(request, "login.html", status=status, wrong=status == 401, next=target, listed=())
     page.headers["Cache-Control"] = "no-store"

@@ -1,6 +1,6 @@
-"""Small plots that need no script: where their marks lie, in percent of the width.
+"""Small plots without JavaScript: positions of their marks, in percent of the width.
 
-Belongs here: from numbers to places. Drawing is the templates'.
+Belongs here: from numbers to positions. Templates draw them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ TICKS = (1 / 64, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 64, 256, 1024)
 
 @dataclass(frozen=True)
 class Tick:
-    """A line with a number above; `plain`: where nothing is unusual."""
+    """A line with a number above; `plain`: the neutral value."""
 
     at: float
     text: str
     plain: bool = False
-    minor: bool = False  # left out where there is little room
+    minor: bool = False  # omitted on narrow screens
 
 
 @dataclass(frozen=True)
 class LiftMark:
-    """A dot with its whisker. Of what nobody here has, the dot is at the left edge; of what is only here, at the right."""
+    """A dot with its whisker. A lift of 0 is at the left edge, an infinite one at the right."""
 
     lift: Lift
     at: float
@@ -48,22 +48,22 @@ class LiftPlot:
 
 @dataclass(frozen=True)
 class SpreadPlot:
-    """Standardised distances, one a layer; `marks` are None where there is none."""
+    """Standardised distances, one per layer; `marks` are None if missing."""
 
     marks: tuple[float | None, ...]
     ticks: tuple[Tick, ...]
 
 
 def lift_plot(lifts: Sequence[Lift]) -> LiftPlot | None:
-    """The clear ones, of many those whose intervals are farthest from 1, in the order given; None: there is none."""
+    """The clear lifts, at most SHOWN, those whose intervals are farthest from 1; None if there are none."""
     clear = [one for one in lifts if one.clear]
     farthest = sorted(range(len(clear)), key=lambda i: -_apart(clear[i]))[:SHOWN]
     shown = [clear[i] for i in sorted(farthest)]
     if not shown:
         return None
-    ends = [end for one in shown for end in (*one.interval, one.lift) if end]  # what has a place on the axis
+    ends = [end for one in shown for end in (*one.interval, one.lift) if end]  # finite positive values
     low, high = max(min(*ends, 0.8), 1 / 100), min(max(*ends, 1.25), 4000)
-    room = 0.1 * math.log(high / low)  # for dots at the edge, beyond all that has a place
+    room = 0.1 * math.log(high / low)  # for dots at the edge
     left = math.log(low) - (room if any(one.lift == 0 for one in shown) else 0.08)
     right = math.log(high) + (room if any(one.lift is None for one in shown) else 0.08)
 
@@ -75,7 +75,7 @@ def lift_plot(lifts: Sequence[Lift]) -> LiftPlot | None:
     marks = tuple(
         LiftMark(
             one,
-            min(max(at(one.lift), 2), 98),  # of a dot at the edge, most is seen on a phone, too
+            min(max(at(one.lift), 2), 98),  # so that dots at the edge are visible on phones
             at(one.interval[0]),
             at(one.interval[1]),
             times(one.lift),
@@ -84,7 +84,7 @@ def lift_plot(lifts: Sequence[Lift]) -> LiftPlot | None:
         for one in shown
     )
     inside = [tick for tick in TICKS if low <= tick <= high]
-    while len(inside) > 6:  # numbers would touch on a phone
+    while len(inside) > 6:  # numbers would overlap on phones
         inside = [tick for i, tick in enumerate(inside) if tick == 1 or (i - inside.index(1)) % 2 == 0]
     ticks = tuple(
         Tick(at(tick), times(tick), tick == 1, tick not in (1, inside[0], inside[-1]) or 0 < abs(at(tick) - at(1)) < 28)
@@ -100,7 +100,7 @@ def _apart(lift: Lift) -> float:
 
 
 def times(lift: float | None) -> str:
-    """A lift in words: ×3.1, ×1/29, ×0; None: nobody outside has it."""
+    """A lift in words: ×3.1, ×1/29, ×0; None: absent outside."""
     if not lift:
         return "only here" if lift is None else "×0"
     value = lift if lift >= 1 else 1 / lift
@@ -109,7 +109,7 @@ def times(lift: float | None) -> str:
 
 
 def spread_plot(layers: Sequence[ExampleLayer]) -> SpreadPlot | None:
-    """On an axis that has room for all of them; None: the set has no distances."""
+    """On an axis that covers all of them; None if the set has no distances."""
     known = [layer.standardised for layer in layers if layer.standardised is not None]
     if not known:
         return None

@@ -1,6 +1,6 @@
-"""From templates to pages: the templates' environment, and pages that are rendered once.
+"""Rendering templates: the environment, and cached pages.
 
-Belongs here: filling in templates/, and caching the result. What a page shows is the other modules'.
+Belongs here: rendering templates/, and caching the result. The other modules choose the values.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ WORDS = (  # functions of words.py that templates call
     words.path_words,
     words.thumbs_of,
 )
-_REVALIDATED = {"Cache-Control": "private, no-cache"}  # a page lists the sets that there are now
+_REVALIDATED = {"Cache-Control": "private, no-cache"}  # a page lists the current sets
 
 
 def render(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-    """One of templates/, filled in.
+    """Render one of templates/.
 
     `index` (a SetIndex) among the values makes it a page of that set: the template then has `view`, its SetView, too.
     """
     index: SetIndex | None = values.get("index")
     view = set_view(index) if index is not None else None
     shown = {"request": request, "view": view, "at_address": quote(request.url.path), **values}
-    if "listed" not in shown:  # those without the token are shown none, and cost no look at the disk
+    if "listed" not in shown:  # not without the token, which also avoids reading the disk
         shown["listed"] = listed_models(request)
     return HTMLResponse(environment().get_template(template).render(shown), status, headers=_REVALIDATED)
 
@@ -55,7 +55,7 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
 def render_once(
     request: Request, index: SetIndex, template: str, values: Callable[[], dict[str, Any]], *state: Hashable
 ) -> HTMLResponse:
-    """As `render` for a page of a set, rendered once per address; `state` is what else it depends on."""
+    """As `render` for a page of a set, rendered once per address; `state` are further dependencies."""
     listed = listed_models(request)
     versions = tuple((one.model, one.set, one.version) for model in listed for one in model.sets)
     key = (template, request.url.path, request.url.query, index.summary.version, versions, *state)
@@ -69,20 +69,20 @@ def render_once(
 
 
 def listed_models(request: Request) -> tuple[ModelSummary, ...]:
-    """For the list of sets in the head of the page."""
+    """For the list of sets in the header of the page."""
     models: tuple[ModelSummary, ...] = request.app.state.library.models_lately()
     return models
 
 
 def compile_templates() -> None:
-    """So that the first visitor of a page need not wait for it: some 20 ms a template."""
+    """Compile all templates at startup: some 20 ms each."""
     for name in environment().list_templates(filter_func=lambda name: not name.startswith("report/")):
         if name.endswith(".html"):
             environment().get_template(name)
 
 
 def escaped(value: Any) -> str:
-    """As markupsafe.escape, but a str: most of the time that a page took went into making a Markup of each piece."""
+    """As markupsafe.escape, but returns a str: creating Markup objects took most of the rendering time."""
     kind = type(value)
     if kind is str:
         text: str = value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -91,7 +91,7 @@ def escaped(value: Any) -> str:
 
 
 class _Generator(CodeGenerator):
-    """Of templates' Python: `escaped` around every expression."""
+    """Generates template code with `escaped` around every expression."""
 
     def _output_child_pre(self, node: Any, frame: Any, finalize: Any) -> None:
         if frame.eval_ctx.volatile or not frame.eval_ctx.autoescape or finalize.src is not None:
@@ -115,7 +115,7 @@ def environment() -> jinja2.Environment:
                 jinja2.PrefixLoader({"report": jinja2.PackageLoader("clusterpaths", "report")}),
             ]
         ),
-        autoescape=True,  # names of files, classes, layers and models come from elsewhere
+        autoescape=True,  # names of files, classes, layers and models are untrusted
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

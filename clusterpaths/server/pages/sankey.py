@@ -1,6 +1,6 @@
-"""A set's routes as pictures: the figure that needs no script, and the data that static/sankey.js draws.
+"""A set's routes: the figure without JavaScript, and the data for static/sankey.js.
 
-Belongs here: which bands are drawn and where blocks lie. Geometry is `report/overview.py`'s; colours are `SetView`'s.
+Belongs here: which bands are drawn, and positions of blocks. `report/overview.py` has the geometry, `SetView` the colours.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from clusterpaths.report import overview
 if TYPE_CHECKING:
     from clusterpaths.server.pages.set_view import SetView
 
-MOST_LINKS = 400  # bands that the interactive figure draws, and some for small clusters; more only add grey
-FITS = 15.0  # a block so high holds its number
+MOST_LINKS = 400  # bands of the interactive figure, plus some for small clusters; more only add clutter
+FITS = 15.0  # minimum height of a block with its number inside
 LINE = 16.0  # from one line of words to the next, in the figure
-LONGEST = 18  # letters of a class beside a block
+LONGEST = 18  # characters of a class name beside a block
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RoutesFigure:
     """What the macro `routes_figure` and sankey.js are given."""
 
     overview: overview.Overview
-    agreements: tuple[float | None, ...]  # a layer: share of examples with the majority class of their cluster
+    agreements: tuple[float | None, ...]  # per layer: share of examples with the majority class of their cluster
     colours: tuple[tuple[int, ...], ...]
     bands: tuple[int, ...]
     links: tuple[tuple[str, ...], ...]
@@ -108,7 +108,7 @@ def routes_figure(view: SetView) -> RoutesFigure:
 
 
 def _largest(transitions: Sequence[Transition]) -> list[Transition]:
-    """The bands to draw; each cluster keeps its largest one on both sides, since plotly misplaces blocks without any."""
+    """The bands to draw; each cluster has its largest one on both sides, since plotly misplaces blocks without any."""
     by_size = sorted(transitions, key=lambda one: -one.count)
     drawn = by_size[:MOST_LINKS]
     leaving = {(one.layer, one.cluster) for one in drawn}
@@ -124,27 +124,27 @@ def _largest(transitions: Sequence[Transition]) -> list[Transition]:
 def _beside(
     segments: Sequence[overview.Segment], majorities: dict[tuple[int, int], ClassShare | None], last: int
 ) -> dict[overview.Segment, tuple[float, str]]:
-    """What stands right of blocks, with its y: numbers that have no room in theirs, and the last layer's classes."""
+    """Labels to the right of blocks with their y: numbers of small blocks, and the last layer's classes."""
     found: dict[overview.Segment, tuple[float, str]] = {}
     for layer in range(last + 1):
         column = [s for s in segments if s.layer == layer]
-        told = []
+        labelled = []
         for s in column:
             majority = majorities[s.layer, s.cluster] if layer == last else None
             name = majority.name if majority else ""
             name = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
             number = str(s.cluster) if s.height < FITS else ""
             if name or number:
-                told.append((s, " ".join(part for part in (number, name) if part)))
-        fitting = sorted(told, key=lambda one: -one[0].height)[: int(overview.HEIGHT / LINE)]
-        told = [one for one in told if one in fitting]
-        places = spread([s.y + s.height / 2 for s, _ in told])
-        found |= {s: (y, text) for (s, text), y in zip(told, places, strict=True)}
+                labelled.append((s, " ".join(part for part in (number, name) if part)))
+        fitting = sorted(labelled, key=lambda one: -one[0].height)[: int(overview.HEIGHT / LINE)]
+        labelled = [one for one in labelled if one in fitting]
+        places = spread([s.y + s.height / 2 for s, _ in labelled])
+        found |= {s: (y, text) for (s, text), y in zip(labelled, places, strict=True)}
     return found
 
 
 def spread(middles: Sequence[float]) -> list[float]:
-    """The same ascending places, moved as little as leaves a line between two and keeps inside the figure."""
+    """The ascending positions, moved so that they are a line apart and inside the figure."""
     places: list[float] = []
     for middle in middles:
         places.append(max(middle, places[-1] + LINE if places else LINE / 2))
@@ -158,7 +158,7 @@ def spread(middles: Sequence[float]) -> list[float]:
 def class_colours(first: SetView, second: SetView) -> Callable[[int, str, int], int] | None:
     """Of (side, layer, cluster): the colour of its majority class, in the first set's colours; None: no class is known.
 
-    One class has one colour on both sides, also where the two sets' most frequent classes differ.
+    A class has the same colour on both sides, even if the two sets' most frequent classes differ.
     """
     if first.routes.source is None or second.routes.source is None:
         return None

@@ -1,6 +1,6 @@
-"""A set as pages show it.
+"""View of a set for pages.
 
-Belongs here: the addresses of clusters and paths, and their colours. The Sankey's data are `sankey.py`'s.
+Belongs here: the addresses of clusters and paths, and their colours. `sankey.py` has the data of the Sankey.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_CLASS = 8  # hatched: no class is known
 
 
 class SetView:
-    """A set as the pages show it. Colour stands for classes: the most frequent ones have one each, others are grey."""
+    """View of a set. Colour encodes classes: the most frequent ones have one each, others are grey."""
 
     def __init__(self, index: SetIndex) -> None:
         self.summary = index.summary
@@ -37,8 +37,8 @@ class SetView:
         self._steps: dict[tuple[str, int, int, bool], str] = {}
 
     @cached_property
-    def usual(self) -> dict[str, float]:
-        """Shares of the classes among all examples: the marks beside a group's bars."""
+    def base_rates(self) -> dict[str, float]:
+        """Shares of the classes among all examples: the marks on a group's bars."""
         return {one.name: one.share for one in self.routes.classes}
 
     @cached_property
@@ -60,14 +60,14 @@ class SetView:
         return NO_CLASS if name is None else self._class_colours.get(name, OTHER)
 
     def cluster_colour(self, layer: int, cluster: int) -> int:
-        """The colour of a cluster; of one that there is not, as of one without a class."""
+        """The colour of a cluster; NO_CLASS for an invalid one."""
         row = self.colours[layer] if layer < len(self.colours) else ()
         return row[cluster] if 0 <= cluster < len(row) else NO_CLASS
 
     def steps(self, macro: Callable[..., str], path: Sequence[int], other: Sequence[int] | None = None) -> Markup:
-        """What a macro (view, layer, cluster, differs) makes of each step of a path, rendered once per cluster.
+        """Render each step of a path by a macro (view, layer, cluster, differs), once per cluster.
 
-        `differs`: the step is not that of the path `other`.
+        `differs`: the step differs from that of the path `other`.
         """
         name: str = macro.name  # type: ignore[attr-defined]
         found = []
@@ -93,11 +93,11 @@ class SetView:
         return f"{self.url}/examples/{example}"
 
     def ask_url(self, **fields: Any) -> str:
-        """The ask page with this question; see `explore.records.Question`."""
+        """The ask page with these filters; see `explore.records.Question`."""
         return f"{self.url}/ask{query_of(pairs_of(fields))}"
 
     def csv_url(self, **fields: Any) -> str:
-        """All of a question's examples as a file."""
+        """The selected examples as a CSV file."""
         return f"{api_url(self.summary)}/examples.csv{query_of(pairs_of(fields))}"
 
 
@@ -105,7 +105,7 @@ _views: WeakKeyDictionary[SetIndex, SetView] = WeakKeyDictionary()
 
 
 def set_view(index: SetIndex) -> SetView:
-    """The view of a set, made once and cached as long as the set is."""
+    """The view of a set, cached as long as the set."""
     found = _views.get(index)
     if found is None:
         found = _views[index] = SetView(index)

@@ -1,6 +1,6 @@
 """The pages of one set: overview, cluster, paths, path, example.
 
-Belongs here: which values a template is given. Words and looks are templates/', what is looked up is `explore/`'s.
+Belongs here: the values of each template. `explore/` looks them up.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from clusterpaths.server.pages.sankey import routes_figure
 from clusterpaths.server.pages.set_view import set_view
 
 TOP_PATHS = 10  # on the overview
-PATHS = 25  # a page of the list
-EXAMPLES = 48  # a page of a path
-DISTANT = 10**6  # pages beyond are a mistake, not a question
+PATHS = 25  # per page of the list
+EXAMPLES = 48  # per page of a path
+DISTANT = 10**6  # maximum page number
 
 router = APIRouter(default_response_class=HTMLResponse)
 
@@ -34,7 +34,7 @@ PageNumber = Annotated[int, Query(ge=1, le=DISTANT)]
 
 @router.get("/explore/{model}/{name}")
 def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTMLResponse:
-    """A set at a glance: its routes, what they are worth, its most frequent paths."""
+    """Overview of a set: routes, metrics, most frequent paths."""
     index = library.set(model, name)
 
     def values() -> dict[str, Any]:
@@ -132,7 +132,7 @@ def path(request: Request, library: LibraryOf, model: str, name: str, path: str,
 def example(request: Request, library: LibraryOf, model: str, name: str, example: int) -> HTMLResponse:
     """One example."""
     index = library.set(model, name)
-    index.all_top_scores()  # read before the page is made: others wait for that
+    index.all_top_scores()  # read before rendering, which holds a lock
 
     def values() -> dict[str, Any]:
         detail = example_detail(index, example)
@@ -149,7 +149,7 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
 
 
 def _written(file: Path) -> int:
-    """When a file was written; 0: it is not there."""
+    """Modification time of a file; 0 if missing."""
     try:
         return file.stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""What templates show of records, in words and addresses; text only.
+"""Text of records for templates.
 
-Belongs here: from numbers to words, for what stands on a page dozens of times. HTML is templates/'.
+Belongs here: formatting of what occurs dozens of times on a page. Templates have the HTML.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def thumbs_of(summary: SetSummary, examples: Iterable[ExampleRow]) -> Iterator[t
 
 
 def any_wrong(lists: Iterable[Iterable[ExampleRow]]) -> bool:
-    """Whether one of these examples is decided otherwise than its label."""
+    """Whether the prediction of one of these examples is incorrect."""
     return any(one.right is False for examples in lists for one in examples)
 
 
@@ -37,7 +37,7 @@ def example_words(example: ExampleRow) -> str:
         words += f", prediction {example.prediction}"
     if example.label is not None:
         words += f", label {example.label}"
-    return f"{words}, wrong" if example.right is False else words
+    return f"{words}, incorrect" if example.right is False else words
 
 
 def path_text(path: Sequence[int]) -> str:
@@ -46,7 +46,7 @@ def path_text(path: Sequence[int]) -> str:
 
 
 def path_words(example: ExampleRow) -> tuple[str, str]:
-    """An example's path, and how many took it."""
+    """An example's path, and its number of examples."""
     return path_text(example.path), f"{example.path_count:,} example{'' if example.path_count == 1 else 's'}"
 
 
@@ -56,7 +56,7 @@ def signed(number: float) -> str:
 
 
 def known_of(one: ClassShare, count: int) -> int | None:
-    """Of how many examples the class is known; None: of all `count`."""
+    """Number of examples with a known class; None: all `count`."""
     known = round(one.count / one.share) if one.share else 0
     return known if known < count else None
 

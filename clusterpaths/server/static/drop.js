@@ -24,7 +24,7 @@ const carriesFiles = (event) => Boolean(event.dataTransfer?.types.includes("File
 const overlay = make(
   "div",
   { class: "drop-overlay", hidden: "" },
-  make("p", {}, make("strong", {}, "Drop the image"), make("span", {}, "to see its prediction, its path, and how usual it is for this set")),
+  make("p", {}, make("strong", {}, "Drop the image"), make("span", {}, "to see its prediction, its path and its OOD score")),
 );
 
 // While it is sent, and where it fails. A modal dialog: focus stays in it, Escape closes it.
@@ -72,17 +72,17 @@ const send = async (file) => {
   const address = target();
   if (!address || sending) return;
   if (!file) {
-    tell("Nothing to look at", "What was dropped is no file. Drop a picture file: JPEG, PNG, WebP, BMP or GIF.", "failed");
+    tell("Not a file", "Drop an image file: JPEG, PNG, WebP, BMP or GIF.", "failed");
     return;
   }
   const form = document.querySelector("form[data-limit]");
   const limit = Number(form?.getAttribute("data-limit") ?? Infinity);
   if (file.size > limit) {
     const megabytes = (/** @type {number} */ bytes) => (bytes / 1e6).toFixed(1);
-    tell("This image is too large", `${file.name} has ${megabytes(file.size)} MB; the server takes up to ${megabytes(limit)} MB. Make it smaller, then drop it again.`, "failed");
+    tell("This image is too large", `${file.name} has ${megabytes(file.size)} MB; the server accepts up to ${megabytes(limit)} MB. Make it smaller, then drop it again.`, "failed");
     return;
   }
-  tell(`Looking at ${file.name} …`, "The model of this set runs on the server.", "waiting");
+  tell(`Explaining ${file.name} …`, "The model of this set runs on the server.", "waiting");
   const slow = setTimeout(() => (text.textContent = "The model is being loaded: the first image of a set takes longer."), SLOW);
   sending = new AbortController();
   const aborted = sending.signal;
@@ -105,7 +105,7 @@ const send = async (file) => {
     tell(heading?.textContent?.trim() || `The server answered ${answer.status}`, words?.textContent?.trim().replace(/\s+/g, " ") ?? "", "failed");
   } catch (error) {
     if (aborted.aborted) return;
-    tell("The server did not answer", "It may have stopped, or the image may be larger than it takes. Try again, or try a smaller image.", "failed");
+    tell("The server did not answer", "It may have stopped, or the image may be too large. Try again, or try a smaller image.", "failed");
   } finally {
     clearTimeout(slow);
     sending = null;
@@ -150,7 +150,7 @@ document.addEventListener("change", (event) => {
 });
 addEventListener("popstate", (event) => {
   const leaves = answered ? !event.state?.dropped && !location.hash : event.state?.dropped;
-  if (leaves) location.reload(); // what the answer replaced is at its own address; an answer is not kept
+  if (leaves) location.reload(); // what the answer replaced is at its own address; an answer is not stored
 });
 
 if (target()) {

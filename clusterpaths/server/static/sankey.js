@@ -1,5 +1,5 @@
 // @ts-check
-// The routes of a set, drawn by plotly over the server's figure. Where anything is missing that figure stays.
+// The routes of a set, drawn by plotly over the server's figure. If anything is missing, that figure stays.
 
 /**
  * @typedef {{name: string, number: number, layer: number, count: number, colour: number, words: string, href: string,
@@ -227,6 +227,6 @@ if (box && source && plotly) {
   start(box, target, data).catch((error) => {
     target.remove();
     box.classList.remove("live");
-    console.warn("The routes stay as the server drew them:", error);
+    console.warn("Falling back to the figure drawn by the server:", error);
   });
 }

@@ -87,7 +87,7 @@ def test_the_report_shows_it(sample: tuple[Path, ExtractionJob]) -> None:
     set_dir, job = sample
     evaluate_set(open_set(set_dir), job)
     html = write_report(open_set(set_dir), lambda _: (_ for _ in ()).throw(OSError())).read_text()
-    assert "What the paths are worth" in html
+    assert "Alignment and OOD detection are evaluated on held-out examples" in html
     assert "noise 0.02" in html
 
 

@@ -111,7 +111,7 @@ def test_the_other_path_differs_in_the_fewest_layers_and_decides_otherwise() -> 
     against_its_path = explained((0, 0), logits=(0.0, 1.0))  # a dog on a path of cats: its own path is the nearest
     assert against_its_path.other is not None
     assert against_its_path.other.hamming == 0
-    assert "own 3 examples are decided otherwise" in other(against_its_path)
+    assert "own 3 examples have another prediction" in other(against_its_path)
 
 
 def test_of_equally_similar_paths_the_most_frequent() -> None:
@@ -133,7 +133,7 @@ def test_a_path_that_nobody_took_and_a_cluster_that_nobody_is_in() -> None:
 def test_without_class_scores_the_paths_own_labels_decide() -> None:
     e = explained((0, 0), logits=None, predictions=np.full(8, -1, np.int16))
     assert (e.prediction, e.classes, e.other) == (None, (), None)
-    assert "No path of the set leads to another decision" in other(e)
+    assert "No path of the set has another majority prediction" in other(e)
 
 
 def test_one_decision_only_has_no_other_path() -> None:
@@ -144,7 +144,7 @@ def test_the_text_and_the_page_say_it_and_escape_what_comes_from_elsewhere(tmp_p
     e = explained((0, 0), logits=(1.0, 0.0)).model_copy(update={"image": "<b>[red].jpg"})
     text = io.StringIO()
     print_explanation(e, text)
-    for words in ("<b>[red].jpg is cat", "0-0", common(e), ood_sentence(e), other(e), "10.jpg, 13.jpg"):
+    for words in ("<b>[red].jpg · Predicted: cat", "0-0", common(e), ood_sentence(e), other(e), "10.jpg, 13.jpg"):
         assert words in text.getvalue()
 
     def gone(file: str) -> Image.Image:

@@ -182,7 +182,7 @@ def test_an_empty_folder_lacks_both(tmp_path: Path) -> None:
     (tmp_path / "Small" / "set_01").mkdir(parents=True)
     (found,) = Library(tmp_path).models()
     assert found.problems == (
-        "Small/set_01 is not whole: it lacks set.json and paths.parquet. Wait for it, or publish it again.",
+        "Small/set_01 is incomplete: it lacks set.json and paths.parquet. Wait for it, or publish it again.",
     )
 
 
@@ -269,7 +269,7 @@ def test_one_bad_folder_does_not_hide_the_others(tmp_path: Path) -> None:
     looped, lacking = found.problems
     assert "Small/set_02 cannot be shown" in looped
     assert "Too many levels of symbolic links" in looped
-    assert "Small/set_03 is not whole" in lacking
+    assert "Small/set_03 is incomplete" in lacking
     assert str(tmp_path) not in looped
     assert library.default().name == "Small/set_01"
     assert library.names() == ("Small",)

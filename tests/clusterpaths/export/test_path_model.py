@@ -100,7 +100,7 @@ def test_without_the_caches_manifest_nothing_is_rounded_and_it_says_so(configure
     (done.directory / "manifest.json").unlink()
     record = export_path_model(done.published, Path(done.model.path), tmp_path / "paths.onnx")
     assert record.note.rounded == ()
-    assert any("no longer beside it" in warning for warning in record.warnings)
+    assert any("no longer exists" in warning for warning in record.warnings)
 
 
 def test_another_model_is_refused_with_both_hashes(configure: Configure, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_the_classifier_is_not_overwritten(configure: Configure, cnn: Path) -> N
 def test_centroids_that_are_not_the_sets_are_refused(configure: Configure, cnn: Path, tmp_path: Path) -> None:
     done = run_stages(configure())
     np.savez(done.published.path / "centroids.npz", conv1=np.zeros((2, 3)), conv2=np.zeros(1), fc1=np.zeros(1))
-    with pytest.raises(CacheError, match="do not belong together"):
+    with pytest.raises(CacheError, match="do not match"):
         export_path_model(done.published, cnn, tmp_path / "paths.onnx")
 
 

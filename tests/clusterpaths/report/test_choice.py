@@ -89,13 +89,16 @@ def test_the_sentence_the_advice_and_every_set_of_layers_are_told(tmp_path: Path
     told = words(page)
     assert "Chosen: cosine distance and k conv=10, fc=2, for a reason. Fewer layers would suffice: fc." in told
     assert "conv, fc cosine 75.0% 70.0% to 79.0% 1,234 0.50" in told
-    assert "k from 0 to 20, upwards decision alignment from 0% to 100%; dots: the most frequent class alone" in told
+    assert (
+        "k from 0 to 20; y axis: decision alignment from 0% to 100%; dotted: base rate of the most frequent class"
+        in told
+    )
     assert [line["d"] for line in page.having("path", **{"class": "baseline"})] == ["M0 78.0h220"] * 2  # at 40% of 130
 
 
 def test_the_table_has_the_whole_sweep_and_marks_what_was_chosen(tmp_path: Path) -> None:
     told = words(page_of(tmp_path / "set_01", make_choice()))
-    assert "The whole sweep: 12 clusterings" in told
+    assert "The full sweep: 12 clusterings" in told
     assert told.count("70.0% to 79.0%") == 2 + 9 + 9  # sets of layers, points of the table, and of the plot
     assert "conv cosine 2 75.0% 70.0% to 79.0% 2 0.52 0.25 conv cosine 10 75.0%" in told
     assert "conv cosine 10 75.0% 70.0% to 79.0% 10 0.60 0.25 chosen" in told
@@ -125,8 +128,8 @@ def test_each_layer_has_a_panel_with_one_ring_around_the_chosen_point(tmp_path: 
 def test_without_decisions_stability_is_drawn_and_no_alignment_is_made_up(tmp_path: Path) -> None:
     page = page_of(tmp_path / "set_01", make_choice(decisions=False))
     told = words(page)
-    assert "upwards stability from 0% to 100%" in told
-    assert "most frequent class alone" not in told
+    assert "y axis: stability from 0% to 100%" in told
+    assert "base rate" not in told
     assert not page.having("path", **{"class": "baseline"})
     assert "conv, fc cosine – – 1,234 0.50" in told
     assert page.having("circle", r="6", cy="52.0")  # 1 - .6 of the height

@@ -62,10 +62,10 @@ def test_the_page_says_what_changed(sets: tuple[Path, Path]) -> None:
     for expected in (
         "What changed from Old/set_01 to New/set_01: 83% of 6 examples keep their path",
         "Two models on the same images, model.onnx before and new.onnx after",
-        "5 of 6 examples keep their cluster in every one of the 2 layers (95% interval",
+        "5 of 6 examples have the same cluster in all 2 layers (95% interval",
         "33.3% of 6 examples with a prediction on both sides",
-        "Right on the 6 labelled: 100.0% before, 66.7% after.",
-        "2 of 6 examples are given another class",
+        "Accuracy on the 6 labelled: 100.0% before, 66.7% after.",
+        "2 of 6 examples have another predicted class",
         "Cat → became Dog",
         "Dog → became Cat",
         "1 of 2 layers",
@@ -82,7 +82,7 @@ def test_both_paths_of_a_moved_example_are_in_the_first_set_s_names(sets: tuple[
     assert [("kept" in (s["class"] or "")) for s in stops] == [False, True, False, True]
     dashed = page.having("span", **{"class": "chip new"})
     assert any("without a counterpart" in (chip["title"] or "") for chip in dashed)
-    assert page.having("span", title="fc, cluster 0 of the second set, here called 1")
+    assert page.having("span", title="fc, cluster 0 of the second set, shown as 1")
 
 
 def test_what_is_of_one_model_has_no_changed_decision(sets: tuple[Path, Path]) -> None:
@@ -90,8 +90,8 @@ def test_what_is_of_one_model_has_no_changed_decision(sets: tuple[Path, Path]) -
     told = words(Page(write_comparison(comparison, open_set(sets[0]), draw)[1]))
     assert headline(comparison) == "What changed from Old/set_01 to set_01: 100% of 6 examples keep their path"
     assert "only the clusters differ" in told
-    assert "None: every example keeps its path." in told
-    assert "None: both sets are of the same model." in told
+    assert "None: all paths are unchanged." in told
+    assert "None: both sets use the same model." in told
 
 
 def test_without_predictions_there_is_no_section_on_decisions(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_many_classes_have_no_table_but_their_changes(tmp_path: Path) -> None:
         sides.append(make_set(tmp_path / name / "set_01", {"fc": [0, 1] * 10}, predictions=predictions, class_names=()))
     told = words(Page(write_comparison(compare_sets(*map(open_set, sides)), open_set(sides[1]), draw)[1]))
     assert "class 0 → became class 1" in told
-    assert "The table has the class" not in told
+    assert "Rows of the table are" not in told
 
 
 def test_the_section_stands_alone_and_has_no_pictures(sets: tuple[Path, Path], tmp_path: Path) -> None:

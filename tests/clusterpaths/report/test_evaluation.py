@@ -62,7 +62,7 @@ WHOLE = MISSING.model_copy(
                 num_images=1300,
                 scores=tuple(Detection(score=s, auroc=measure(0.875), fpr95=measure(0.25)) for s in SCORES),
             )
-            for name in ("noise", "crops")
+            for name in ("noise", "crops of photographs")
         ),
         "notes": (),
     }
@@ -82,10 +82,10 @@ def test_only_what_was_measured_has_a_row() -> None:
     assert names == {
         "Purity": ["labels"],
         "Decision alignment": ["decision alignment", "coverage", "deep k-NN", "majority"],
-        "Whole paths kept": ["flip", "<b>blur</b>"],
-        "Decisions kept": ["flip"],
-        "Told apart: noise": list(SCORES),
-        "Told apart: crops": list(SCORES),
+        "Path agreement": ["flip", "<b>blur</b>"],
+        "Prediction agreement": ["flip"],
+        "OOD detection: noise": list(SCORES),
+        "OOD detection: photo crops": list(SCORES),
     }
 
 
@@ -94,9 +94,9 @@ def test_rows_carry_values_and_intervals_and_baselines_are_marked() -> None:
     assert [(row.value, row.own) for row in alignment.rows] == [(0.9, True), (0.8, True), (0.6, False), (0.3, False)]
     assert alignment.rows[0].interval == "0.775 to 0.963"
     assert alignment.rows[0].words == "over 1,308 paths"
-    told = next(group for group in evaluation_rows(WHOLE) if group.title == "Told apart: noise")
-    assert [row.name for row in told.rows if row.own] == ["paths", "path rarity"]
-    assert {row.words for row in told.rows} == {"FPR95 0.250 (0.125 to 0.312)"}
+    detection = next(group for group in evaluation_rows(WHOLE) if group.title == "OOD detection: noise")
+    assert [row.name for row in detection.rows if row.own] == ["paths", "path rarity"]
+    assert {row.words for row in detection.rows} == {"FPR95 0.250 (0.125 to 0.312)"}
 
 
 def test_bars_and_whiskers_end_where_the_numbers_say(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_names_are_escaped_and_notes_are_shown(tmp_path: Path) -> None:
     assert len(page.having("p", **{"class": "note"})) == 1
     assert "No example has a label." in page.text
     assert "215 of 1,315 occupied paths hold 95% of the examples; entropy 7.12 bits" in page.text
-    assert "kept aside" not in page.text  # nothing was judged
+    assert "held out" not in page.text  # nothing was judged
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "{}", '{"set": "set_01"}'])

@@ -131,7 +131,7 @@ def test_every_cluster_path_and_word_is_there(two_layers: Path):
     for words in ("0123456789ab", "seed 7", "cosine distance", "3 more could not be read", "1 min 15 s", "k = 2"):
         assert words in page.text
     assert "5 examples with a label, 80.0% have" in " ".join(page.text.split())  # (2 + 1 + 1) of 5 by hand
-    assert "“Dog” would be right for 60.0%" in " ".join(page.text.split())
+    assert "“Dog” is correct for 60.0%" in " ".join(page.text.split())
 
 
 def test_an_image_is_read_and_embedded_once(two_layers: Path):

@@ -80,20 +80,20 @@ def test_a_foreign_set_is_shown_for_what_it_is(tmp_path: Path) -> None:
         ({"paths": {"example_0003": [0, 1], "example_0004": [0]}}, "paths of 2 clusters each"),
         ({"paths": {"example_0003": ["a", 1]}}, "paths of 2 clusters each"),
         ({"centroids": {"y": [[float("nan")]], "z": [[1.0]]}}, "holds NaN"),
-        ({"centroids": {"y\ud800": [[1.0]], "z": [[1.0]]}}, "whole in Unicode"),
-        ({"paths": {"example_0003": [1.7, 1.2]}}, "something else than lists of whole numbers"),
-        ({"paths": {"example_0003": [1, "2"]}}, "something else than lists of whole numbers"),
-        ({"paths": {"example_0003": [1, True]}}, "something else than lists of whole numbers"),
-        ({"paths": {"example_0003": [1, None]}}, "something else than lists of whole numbers"),
-        ({"paths": {"example_0003": "12"}}, "something else than lists of whole numbers"),
-        ({"paths": {"example_0003": 12}}, "something else than lists of whole numbers"),
-        ({"paths": {"example_0003": [[0], [1]]}}, "something else than lists of whole numbers"),
+        ({"centroids": {"y\ud800": [[1.0]], "z": [[1.0]]}}, "valid Unicode"),
+        ({"paths": {"example_0003": [1.7, 1.2]}}, "values other than lists of integers"),
+        ({"paths": {"example_0003": [1, "2"]}}, "values other than lists of integers"),
+        ({"paths": {"example_0003": [1, True]}}, "values other than lists of integers"),
+        ({"paths": {"example_0003": [1, None]}}, "values other than lists of integers"),
+        ({"paths": {"example_0003": "12"}}, "values other than lists of integers"),
+        ({"paths": {"example_0003": 12}}, "values other than lists of integers"),
+        ({"paths": {"example_0003": [[0], [1]]}}, "values other than lists of integers"),
         ({"paths": {"example_0003": [0, 3]}}, "clusters from 0 to 3"),
         ({"paths": {"example_0003": [0, 10**30]}}, "paths of 2 clusters each"),
         ({"paths": {"example_0003": [0, 1], "example_3": [0, 1]}}, "same example twice"),
         ({"centroids": {}}, "has no centroids"),
         ({"centroids": {"y": 3}}, "has no centroids"),
-        ({"metadata": []}, "no JSON object"),
+        ({"metadata": []}, "not a JSON object"),
     ],
 )
 def test_a_foreign_set_that_does_not_fit_is_a_problem(tmp_path: Path, documents: dict[str, Any], message: str) -> None:
@@ -134,7 +134,7 @@ def test_documents_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:
     assert centroids(index) == stored
     assert json.loads(metadata(open_storage(folder.parent)).decode()) == {"layers": ["y", "z"]}
     (folder / "paths.json").write_text((folder / "paths.json").read_text("utf-8-sig"), "utf-16")
-    with pytest.raises(CacheError, match="is no JSON"):
+    with pytest.raises(CacheError, match="is not JSON"):
         Library(tmp_path).set("Foreign", "set_01")
 
 

@@ -125,7 +125,9 @@ def test_singletons_are_paths_on_which_one_class_alone_is_known(tmp_path: Path) 
     assert of_paths == {(0, 0): 3, (1, 1): 2, (0, 1): 1, (1, 2): 0}
     html = write_report(open_set(tmp_path / "Small" / "set_01"), lambda file: (_ for _ in ()).throw(OSError(file)))
     text = " ".join(html.read_text().split())
-    assert "1 of them (17%) is the only one on its path with a label, and agrees by definition." in text
+    assert (
+        "1 of them (17%) is a singleton, the only example on its path with a label, and agrees by definition." in text
+    )
 
 
 def test_the_report_shows_paths_as_the_explorer_lists_them(tmp_path: Path) -> None:
