@@ -80,19 +80,19 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
         plan, job = runner.run(stages.make_plan, config, model, dataset, preprocessing, checked)
         if config.plan:
             return Outcome(None, False, job, plan, preprocessing, check)
-        run = _Run(job, until_done.enter_context(runner), report)
+        pieces = _Pieces(job, until_done.enter_context(runner), report)
         with timer("extract") as details:
-            extraction = run.extract(plan)
+            extraction = pieces.extract(plan)
             details.append(f"{plan.missing:,} of {plan.wanted:,} examples")
         settings, choice = config, None
         if config.chooses:
             with timer("choose"):
-                settings, choice = run.choose(config, model, extraction)
+                settings, choice = pieces.choose(config, model, extraction)
         identity, published = runner.run(stages.find_set, settings, model, extraction)
         new = published is None
         if published is None:
             with timer("cluster"):
-                clusterings = run.cluster(extraction, identity)
+                clusterings = pieces.cluster(extraction, identity)
             with timer("trace"):
                 traced = runner.run(trace_paths, extraction, identity, clusterings)
             with timer("publish"):
@@ -102,7 +102,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
                 )  # fmt: skip
         if config.evaluate:
             with timer("evaluate"):
-                report.evaluation(run.evaluate(published))
+                report.evaluation(pieces.evaluate(published))
         if config.compare and new:
             with timer("compare"):
                 compare_with_earlier(published, runner, report, config.alert_below)
@@ -132,7 +132,7 @@ def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report
     report.comparison(comparison, page, alert_below)
 
 
-class _Run:
+class _Pieces:
     """The stages that consist of many pieces, or are repeated after a corrupted shard is repaired."""
 
     def __init__(self, job: ExtractionJob, runner: Runner, report: Report) -> None:

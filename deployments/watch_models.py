@@ -28,7 +28,7 @@ from clusterpaths.errors import ClusterPathsError, ConfigError
 from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, Outcome
 from clusterpaths.watching.folder import ModelFolder
-from flows.running import USER_ERROR, option_message
+from flows.shell import USER_ERROR, option_message
 from tasks.announcing import announce, server_url
 
 _TICK = 0.25  # seconds; how often waits look at the clock

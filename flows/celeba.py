@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import flow
 
 from clusterpaths.config import RunConfig
-from flows.running import run, run_name
+from flows.shell import run, run_name
 
 
 @flow(name="celeba", flow_run_name=run_name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import flow
 
 from clusterpaths.comparison.compare import CompareConfig
-from flows.running import run, set_up_logging
+from flows.shell import run, set_up_logging
 from tasks.comparison_events import announce_comparison
 from tasks.report import show_comparison
 from tasks.stages import compare_sets, find_sets, write_comparison

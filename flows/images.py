@@ -14,7 +14,7 @@ from prefect import flow
 from pydantic import Field
 
 from clusterpaths.config import RunConfig
-from flows.running import run, run_name
+from flows.shell import run, run_name
 
 
 class ImagesConfig(RunConfig):

@@ -7,7 +7,7 @@ from pathlib import Path
 from clusterpaths import pipeline
 from clusterpaths.config import RunConfig
 from clusterpaths.running.report import Outcome
-from flows.running import set_up_logging
+from flows.shell import set_up_logging
 from tasks.report import PrefectReport
 from tasks.runner import PrefectRunner
 

@@ -18,7 +18,7 @@ from clusterpaths.errors import ConfigError
 from clusterpaths.records import Distance
 from clusterpaths.sets.find import find_named, set_config
 from flows.pipeline import cluster_paths, path_of
-from flows.running import invalid, run, set_up_logging
+from flows.shell import invalid, run, set_up_logging
 
 
 class ReclusterConfig(BaseModel):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from prefect import flow
 
 from clusterpaths.training.train import TrainConfig, TrainRecord
-from flows.running import run
+from flows.shell import run
 from tasks.training import announce_model, draw_faces, publish_training, train_model
 
 

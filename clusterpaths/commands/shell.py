@@ -1,6 +1,6 @@
 """Commands from a shell: options read, one paragraph for a user's mistake, an exit code. Without Prefect, so quick to start.
 
-Belongs here: messages that commands and flows share. What only flows need is `flows/running.py`.
+Belongs here: messages that commands and flows share. What only flows need is `flows/shell.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
-"""Checks of names of files, layers and models from external sources."""
+"""Names of files, layers and models from external sources: what can be written, and what was probably meant."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 def is_utf8(name: str) -> bool:
@@ -12,3 +15,10 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " Nearest: A, B." (at most three, ignoring letter case), or "" where nothing is near."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=3)
+    return f" Nearest: {', '.join(folded[match] for match in near)}." if near else ""

@@ -17,7 +17,8 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
-from clusterpaths.datasets.base import ExampleTable, as_rgb
+from clusterpaths.datasets.base import ExampleTable
+from clusterpaths.datasets.decode import as_rgb
 from clusterpaths.datasets.folder_labels import MOST_CLASSES
 from clusterpaths.errors import DatasetError
 from clusterpaths.records import DatasetSpec

@@ -5,40 +5,18 @@ Belongs here: the protocol and its record. A data set itself is one file beside 
 
 from __future__ import annotations
 
-import difflib
 import errno
-import os
-import struct
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
-import simplejpeg
 import xxhash
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from clusterpaths.errors import DatasetError
-
-# What Pillow's decoders let through on corrupt bytes besides OSError. DecompressionBombWarning only where warnings
-# are errors.
-CORRUPT = (
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-_PLAIN_JPEG_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -162,77 +140,3 @@ def file_digest(path: Path) -> int:
         while block := stream.read(1 << 20):
             hasher.update(block)
     return hasher.intdigest()
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """ " Nearest: A, B." (at most three, ignoring letter case), or "" where nothing is near."""
-    folded = {candidate.casefold(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.casefold(), folded, n=3)
-    return f" Nearest: {', '.join(folded[match] for match in near)}." if near else ""
-
-
-def open_upright(path: Path) -> Image.Image:
-    """`open_rgb`, rotated by the EXIF orientation: cameras store a portrait lying on its side."""
-    image = open_rgb(path)
-    try:
-        return ImageOps.exif_transpose(image)
-    except CORRUPT:  # a corrupted EXIF block in a valid image: shown as stored, as in browsers
-        return image
-
-
-def open_rgb(path: Path) -> Image.Image:
-    """Open any image Pillow knows (grey, CMYK, a PNG named .jpg) and return it fully decoded as RGB.
-
-    Of transparent images the colours are taken and the transparency dropped, as torchvision does. 16-bit grey is
-    brought to 8 bits by its upper byte.
-
-    Raises:
-        OSError: missing, empty, truncated, corrupt, too large to be sane, or no image at all. Pillow reports
-            some corrupt files by SyntaxError, struct.error and the like; those too become OSError here.
-    """
-    if (plain := _open_plain_jpeg(path)) is not None:
-        return plain
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return as_rgb(image)
-    except UnidentifiedImageError as error:
-        size = path.stat().st_size
-        reason = f"not an image that can be read ({size:,} bytes)" if size else "the file is empty (0 bytes)"
-        raise OSError(reason) from error
-    except CORRUPT as error:
-        raise OSError(f"corrupt image ({type(error).__name__}: {error})") from error
-
-
-def _open_plain_jpeg(path: Path) -> Image.Image | None:
-    """Decode a valid colour or grey JPEG without EXIF, in half of Pillow's time, with the same pixels; None for others.
-
-    Both decode with libjpeg-turbo. What Pillow does otherwise (CMYK, EXIF, a limit of size), and its errors for corrupted files,
-    are left to it.
-    """
-    with path.open("rb") as file:
-        start = file.read(3)
-        if start != b"\xff\xd8\xff" or os.fstat(file.fileno()).st_size > _PLAIN_JPEG_BYTES:
-            return None
-        content = start + file.read()
-    if b"Exif\0" in content or b"tiff:Orientation" in content:  # the latter in XMP: Pillow rotates by it, too
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in ("YCbCr", "Gray") or height * width > (Image.MAX_IMAGE_PIXELS or 0):
-            return None
-        return Image.fromarray(simplejpeg.decode_jpeg(content, "RGB"))
-    except ValueError:
-        return None
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB, whatever its mode."""
-    if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")  # directly to RGB would warn
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        upper = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own convert clips at 255: all white
-        grey = Image.fromarray(upper)
-        grey.info = image.info
-        return grey.convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")

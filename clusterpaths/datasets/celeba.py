@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clusterpaths.datasets.base import ExampleTable, file_digest, open_rgb
+from clusterpaths.datasets.base import ExampleTable, file_digest
+from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.datasets.download import (
     ALL_IMAGES,
     ZIP_NAME,

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from clusterpaths.common.text import is_utf8
-from clusterpaths.datasets.base import ExampleTable, file_digest, open_upright, path_in
+from clusterpaths.datasets.base import ExampleTable, file_digest, path_in
+from clusterpaths.datasets.decode import open_upright
 from clusterpaths.datasets.folder_labels import SPLITS, apply_labels, too_many_classes
 from clusterpaths.errors import DatasetError, DiskError
 from clusterpaths.records import DatasetSpec

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths.datasets.base import ExampleTable, nearest
+from clusterpaths.common.text import did_you_mean
+from clusterpaths.datasets.base import ExampleTable
 from clusterpaths.errors import DatasetError
 
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
@@ -139,7 +140,7 @@ def _near(file: str, files: Sequence[str]) -> str:
         return f" Nearest: {', '.join(same)}."
     beside = [other for other in files if other.rpartition("/")[0] == file.rpartition("/")[0]] or files
     alike = [other for other in beside if abs(len(other) - len(file)) <= 3]
-    return nearest(file, alike[:_COMPARED])
+    return did_you_mean(file, alike[:_COMPARED])
 
 
 def _labels(path: Path, texts: list[str], lines: list[int]) -> tuple[NDArray[np.int16], tuple[str, ...]]:

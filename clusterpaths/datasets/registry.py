@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from clusterpaths.common.text import did_you_mean
 from clusterpaths.datasets import plugin
-from clusterpaths.datasets.base import Dataset, nearest
+from clusterpaths.datasets.base import Dataset
 from clusterpaths.errors import DatasetError
 from clusterpaths.records import DatasetSpec
 
@@ -136,7 +137,7 @@ def find_source(name: str) -> Source:
         return Source(name, lambda spec: plugin.open_plugin(found, spec), f"from {plugin.package_of(found)}")
     known = known_names()
     raise DatasetError(
-        f"There is no data set called {name!r}. Expected one of: {', '.join(known)}.{nearest(name, known)} A directory of "
+        f"There is no data set called {name!r}. Expected one of: {', '.join(known)}.{did_you_mean(name, known)} A directory of "
         "images is --dataset folder --data-root FOLDER; a package can add its own (docs/datasets.md)."
     )
 

@@ -21,7 +21,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from clusterpaths.datasets.base import ExampleTable, as_rgb, file_digest, nearest, open_rgb
+from clusterpaths.common.text import did_you_mean
+from clusterpaths.datasets.base import ExampleTable, file_digest
+from clusterpaths.datasets.decode import as_rgb, open_rgb
 from clusterpaths.datasets.download import disk_error
 from clusterpaths.datasets.folder_labels import SPLITS
 from clusterpaths.errors import DatasetError, DownloadError, InputError
@@ -190,7 +192,7 @@ def _known(name: str) -> str:
     which = name.removeprefix(PREFIX)
     if which not in _SETS:
         raise DatasetError(
-            f"torchvision has no classification data set called {which!r} that can be used.{nearest(which, _SETS)} Expected "
+            f"torchvision has no classification data set called {which!r} that can be used.{did_you_mean(which, _SETS)} Expected "
             f"torchvision: and one of {', '.join(names())}."
         )
     return which

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from clusterpaths.clustering.kmeans import first_alike, nearest
-from clusterpaths.datasets.base import open_rgb
+from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.errors import CacheError, DatasetError
 from clusterpaths.explanation.record import (
     ClassScore,

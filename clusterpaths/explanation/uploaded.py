@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clusterpaths.common.lru import LRUCache
-from clusterpaths.datasets.base import CORRUPT, as_rgb
+from clusterpaths.datasets.decode import CORRUPT, as_rgb
 from clusterpaths.errors import ClusterPathsError, ModelError, RefusedImageError
 from clusterpaths.explanation.record import Explanation
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets.base import open_rgb
+from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.evaluation import evaluate
 from clusterpaths.explanation.explain import load_model, read_upright
 from clusterpaths.explore.library import Library

@@ -16,8 +16,8 @@ from PIL import Image
 
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets.base import open_rgb
 from clusterpaths.datasets.celeba import open_celeba
+from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.errors import CacheError
 from clusterpaths.explanation.explain import explain_image
 from clusterpaths.export.path_model import export_path_model

@@ -16,7 +16,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.running import _run
+from flows.shell import _run
 from flows.temporary_server import Begun, begin_server, hand_over
 
 HEAVY = ("onnx", "onnxruntime", "pyarrow", "scipy", "sklearn", "torch", "zarr", "prefect.server.api.server")

@@ -10,7 +10,9 @@ import pytest
 import xxhash
 from PIL import Image
 
-from clusterpaths.datasets.base import ExampleTable, file_digest, nearest, open_rgb, open_upright, path_in
+from clusterpaths.common.text import did_you_mean
+from clusterpaths.datasets.base import ExampleTable, file_digest, path_in
+from clusterpaths.datasets.decode import open_rgb, open_upright
 
 LEFT_RED = np.zeros((8, 16, 3), np.uint8)
 LEFT_RED[:, :8, 0] = 255
@@ -95,8 +97,8 @@ def test_names_that_lead_out_are_refused(tmp_path: Path, file: str) -> None:
 
 
 def test_nearest_names_are_found_in_other_letter_case() -> None:
-    assert nearest("cifar10", ["MNIST", "CIFAR10", "SVHN"]) == " Nearest: CIFAR10."
-    assert nearest("zzz", ["MNIST", "CIFAR10"]) == ""
+    assert did_you_mean("cifar10", ["MNIST", "CIFAR10", "SVHN"]) == " Nearest: CIFAR10."
+    assert did_you_mean("zzz", ["MNIST", "CIFAR10"]) == ""
 
 
 def test_take_keeps_times_and_leaves_none_where_there_are_none() -> None:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from clusterpaths.clustering.kmeans import nearest
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets.base import open_rgb
+from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.export.path_graph import FEW, GraphBuilder, LayerCentroids, add_nearest
 from clusterpaths.export.path_model import PATH_MODEL_KEY, export_path_model

@@ -122,7 +122,7 @@ def test_fewer_bits_lead_to_nearly_the_same_paths(kind: str, plain: Finished, ph
         float16(model)
         path = save(model, tmp_path / "float16.onnx")
     else:
-        from clusterpaths.datasets.base import open_rgb
+        from clusterpaths.datasets.decode import open_rgb
 
         raw = preset_preprocessing("raw", SIZE)
         pixels = np.stack([fit(open_rgb(file), raw) for file in sorted(photos.glob("*.jpg"))[:30]])
