@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 .PHONY: help install sample serve test quick lint types benchmark clean
 
 help:
-	@echo "make sample     install, then cluster paths of 2,000 drawn faces; says where the report is"
-	@echo "make serve      install, then serve what there is at http://127.0.0.1:8000"
+	@echo "make sample     install, then cluster paths of 2,000 drawn faces; prints the path of the report"
+	@echo "make serve      install, then serve the published sets at http://127.0.0.1:8000"
 	@echo "make test       install, then lint, types and all tests: ten minutes on two cores"
 	@echo "make quick      install, then lint, types and the tests of the library: three minutes"
-	@echo "make benchmark  speed, memory, bytes, start-up beside a plain baseline: benchmarks/results/suite.md (an hour)"
-	@echo "make clean      remove the environment; data, models and results stay"
+	@echo "make benchmark  speed, memory, bytes and start-up, compared with a baseline: benchmarks/results/suite.md (one to two hours)"
+	@echo "make clean      remove the environment, but not data, models or results"
 
 install: $(VENV)/.installed
 

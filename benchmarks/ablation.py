@@ -1,9 +1,9 @@
-"""The case for the defaults: distance, scaling, k, layers and seeds, on real images.
+"""Evaluation of the defaults: distance, scaling, k, layers and seeds, on real images.
 
-Every setting is fitted on 80% of the images and judged on the held-out 20%: decision alignment (DAF), occupied paths,
-path agreement under Gaussian noise, and how well the OOD score tells upside-down images and uniform noise from real
-ones. Clusters are made on random projections of each layer's scaled activations to 256 dimensions, the best of
-ten k-means++ runs. Needs CLUSTERPATHS_SHARED (a folder with celeba/ and models/).
+Every setting is fitted on 80% of the images and evaluated on the held-out 20%: decision alignment (DAF), occupied paths,
+path agreement under Gaussian noise, and how well the OOD score separates upside-down images and uniform noise from real
+ones. Clusters are fitted on random projections of each layer's scaled activations to 256 dimensions, the best of
+ten k-means++ runs. Needs CLUSTERPATHS_SHARED (a directory with celeba/ and models/).
 
     python benchmarks/ablation.py               writes docs/ablation.md, docs/ablation.svg, benchmarks/results/ablation.json
     python benchmarks/ablation.py --limit 100   a check that it works: few images, nothing is written
@@ -26,7 +26,7 @@ from ablation_page import DISTANCES, KS, LAYERS, SCALINGS, SIGMA, default_of, do
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from clusterpaths.clustering.kmeans import SKETCH_WIDTH
+from clusterpaths.clustering.seeding import SKETCH_WIDTH
 from clusterpaths.common.threads import one_thread
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.metrics.alignment import decision_alignment, split_fit_eval
@@ -160,8 +160,8 @@ def sweep(
             for seed in SEEDS:
                 each = [found[layer, seed] for layer in layers]
                 clean, noisy = (np.stack([one["labels"][kind] for one in each], axis=1) for kind in ("clean", "noisy"))
-                told = decision_alignment(clean[fit], predictions[fit], clean[held_out], predictions[held_out])
-                right.append(told.predicted == predictions[held_out])
+                alignment = decision_alignment(clean[fit], predictions[fit], clean[held_out], predictions[held_out])
+                right.append(alignment.predicted == predictions[held_out])
                 same.append((clean[held_out] == noisy).all(axis=1))
                 paths.append(len(count_paths(clean).counts))
                 for kind in scores:

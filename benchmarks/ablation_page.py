@@ -1,6 +1,6 @@
-"""What `ablation.py` tries, and how its results are told: docs/ablation.md and docs/ablation.svg.
+"""The settings that `ablation.py` tries, and how its results are reported: docs/ablation.md and docs/ablation.svg.
 
-Belongs here: settings, words, table and plot. Measuring is `ablation.py`.
+Belongs here: settings, text, table and plot. Measuring is `ablation.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ KS = (3, 5, 10, 20)
 LAYERS = (("fc2",), ("fc1", "fc2"), ("conv1", "conv2", "conv3", "fc1", "fc2"))
 SIGMA = 0.05  # of the 0..1 range of pixels, before normalisation
 DEFAULT = ("cosine", "none", 5)
-DECISION = (  # taken by people; to be read again whenever the numbers are new
-    "All this is one model on one data set: a gain has to come again on another before a default follows it."
+DECISION = (  # a judgement, not computed; to be reviewed whenever the numbers change
+    "These results are for one model on one data set: a default changes only if a gain is confirmed on another."
 )
 
 
@@ -54,11 +54,11 @@ def name(layers: tuple[str, ...]) -> str:
 
 
 def verdict(rows: list[dict[str, Any]]) -> list[str]:
-    """For each set of layers and measure: today's default, and the settings that are better beyond chance.
+    """For each set of layers and measure: today's default, and the settings that are significantly better.
 
-    DAF and agreement are compared image by image; areas under the curve by their intervals, which must be apart.
+    DAF and agreement are compared image by image; AUROCs by their intervals, which must not overlap.
     """
-    lines = ["| layers | measure | default | better beyond chance |", "|---|---|---|---|"]
+    lines = ["| layers | measure | default | significantly better |", "|---|---|---|---|"]
     measures = {
         "daf": "DAF",
         "agreement": "agreement under noise",
@@ -100,24 +100,24 @@ def document(result: dict[str, Any]) -> str:
             "## What was measured",
             "",
             f"{result['images']:,} real images through CelebA_CNN with ImageNet preprocessing: {result['fit']:,} to fit, "
-            f"{result['eval']:,} held out and judged. Each number is the mean over {len(result['seeds'])} seeds, with "
-            "its 95% bootstrap interval over images. Clusters are made on random projections of each layer to 256 "
-            "dimensions, after scaling: none, standard (each unit to mean 0 and deviation 1 on the images to fit), or "
+            f"{result['eval']:,} held out and evaluated. Each number is the mean over {len(result['seeds'])} seeds, with "
+            "its 95% bootstrap interval over images. Clusters are fitted on random projections of each layer to 256 "
+            "dimensions, after scaling: none, standard (each unit to mean 0 and standard deviation 1 on the images to fit), or "
             "the square root. Today's defaults (cosine, no scaling, k=5) are bold.",
             "",
-            "- **DAF**, decision alignment: share of held-out images whose path's majority decision is the model's own.",
-            "- **paths**: occupied paths among all images; the complexity.",
-            f"- **agreement under noise**, path agreement: share of images that keep their complete path under "
-            f"Gaussian noise of sigma {SIGMA}. It comes cheap with fewer clusters: read it beside DAF.",
-            "- **AUROC**: the OOD score (distance to the own centroid, standardised within the cluster, mean over layers) "
-            "tells OOD images from held-out ones: the same images upside-down, and uniform noise.",
+            "- **DAF**, decision alignment: share of held-out images whose prediction is the most frequent one on their path.",
+            "- **paths**: number of occupied paths among all images, a measure of complexity.",
+            f"- **agreement under noise**, path agreement: share of images whose complete path is unchanged under "
+            f"Gaussian noise of sigma {SIGMA}. Fewer clusters raise it, so compare it together with DAF.",
+            "- **AUROC**: the OOD score (distance to the own centroid, standardised within the cluster, mean over layers), "
+            "for OOD images against held-out ones: the same images upside-down, and uniform noise.",
             "",
-            f"Written by `python benchmarks/ablation.py` in {seconds:.0f} s on one core; the numbers behind it, each "
-            "seed's too, are in `benchmarks/results/ablation.json`.",
+            f"Written by `python benchmarks/ablation.py` in {seconds:.0f} s on one core; all numbers, including those "
+            "of each seed, are in `benchmarks/results/ablation.json`.",
             "",
             "## Does a setting beat the defaults?",
             "",
-            "DAF and agreement are compared image by image; areas under the curve count where the intervals are apart.",
+            "DAF and agreement are compared image by image; AUROCs count as better only if the intervals do not overlap.",
             "",
             *verdict(rows),
             "",
@@ -130,7 +130,7 @@ def document(result: dict[str, Any]) -> str:
 
 
 def answer(rows: list[dict[str, Any]]) -> list[str]:
-    """What the numbers say of the defaults, for somebody who reads no further."""
+    """A summary of the results for the defaults."""
     ours = [default_of(rows, layers) for layers in LAYERS]
 
     def other(default: dict[str, Any], *wanted: Any) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def answer(rows: list[dict[str, Any]]) -> list[str]:
         for one in ours
         for gain in [other(one, "cosine", "square root", DEFAULT[2])["daf_gain"]]
     )
-    lines.append(f"- **Scaling.** What the square root adds to the default's DAF, image by image: {gains}.")
+    lines.append(f"- **Scaling.** Difference in DAF between the square root and the default, image by image: {gains}.")
     paths = "; ".join(f"{name(tuple(one['layers']))} {one['daf'][0]:.3f} with {one['paths']:.0f} paths" for one in ours)
     lines.append(f"- **Layers.** DAF of the defaults: {paths}.")
     spread = max(max(one["daf_of_seeds"]) - min(one["daf_of_seeds"]) for one in ours)
@@ -171,8 +171,8 @@ def answer(rows: list[dict[str, Any]]) -> list[str]:
     )
     return [
         f"**The defaults stay: {DEFAULT[0]} distance, {'no' if DEFAULT[1] == 'none' else DEFAULT[1]} scaling, k={DEFAULT[2]}.** "
-        f"Of {tried} other settings, {len(better) or 'none'} tells the model's decision better beyond chance"
-        f"{': ' + found if found else ''}. Of as many settings no better than the default, {tried / 40:.0f} would look so "
+        f"Of {tried} other settings, {len(better) or 'none'} has a significantly higher DAF"
+        f"{': ' + found if found else ''}. Among {tried} settings without any true gain, {tried / 40:.0f} would be expected "
         f"by chance. {DECISION}",
         "",
         *lines,

@@ -1,7 +1,7 @@
-"""The plain way to the same result, as somebody would write it in an afternoon: one image at a time.
+"""A simple implementation of the same result, as one would write it in an afternoon: one image at a time.
 
 For every image: decode, resize, run the model, np.save each layer. Then for every layer: MiniBatchKMeans over the
-files, and predict over the files. It is what benchmarks/celeba.py measures our flow against.
+files, and predict over the files. benchmarks/celeba.py compares the flow with it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""End to end: time, memory and bytes an image, our flow beside a plain one-image-at-a-time baseline, in one paired run.
+"""End to end: time, memory and bytes per image of the flow and of a one-image-at-a-time baseline, in paired runs.
 
-Every run is a process of its own, in turns, on the same files. The cost of an image is the slope over the numbers of
-images, so that start-up does not hide it. suite.py runs this among other parts; by itself it makes the same numbers.
+Every run is a separate process, in alternating order, on the same files. The cost per image is the slope over the numbers of
+images, so that start-up is excluded. suite.py runs this among other parts; by itself it gives the same numbers.
 
     python benchmarks/celeba.py --sizes 500,2000 --formats zarr
 """
@@ -71,7 +71,7 @@ def main(
     baseline_most
         the baseline is run up to so many images: it writes half a megabyte an image
     out
-        folder of the results
+        directory of the results
     """
     with tempfile.TemporaryDirectory(prefix="clusterpaths-benchmark-") as folder:
         material = prepare(Path(folder), max(sizes))
@@ -90,16 +90,16 @@ def measure(
     baseline_most: int,
     whole: bool = True,
 ) -> dict[str, Any]:
-    """All runs of every way (the baseline, each format, and with `whole` a run with nothing left out), and what they say."""
+    """All runs of the baseline, of each format and, with `whole`, of a complete run; and their summary."""
     ways: dict[str, tuple[str, Sequence[str]] | None] = {BASELINE: None, **{name: (name, PLAIN) for name in formats}}
     if whole:
         ways[WHOLE] = ("zarr", ())
     turns: list[dict[str, Any]] = []
-    if repeats > 1:  # the first run of all makes Prefect's database, and is not counted
+    if repeats > 1:  # the very first run creates Prefect's database, and is not counted
         measure_run(material, min(sizes), ways[formats[0]])
     for turn in range(repeats):
         for count in sizes:
-            for way in list(ways) if turn % 2 else reversed(ways):  # in turns: what else runs falls on all alike
+            for way in list(ways) if turn % 2 else reversed(ways):  # alternating, so that other load affects all alike
                 if way in (BASELINE, WHOLE) and count > max(baseline_most, sorted(sizes)[min(1, len(sizes) - 1)]):
                     continue
                 turns.append({"way": way, "turn": turn, "images": count, **measure_run(material, count, ways[way])})
@@ -108,25 +108,25 @@ def measure(
 
 
 def measure_run(material: Material, count: int, way: tuple[str, Sequence[str]] | None) -> dict[str, Any]:
-    """One run in a process of its own (None: the baseline); its results are measured and removed."""
+    """One run in a separate process (None: the baseline); its results are measured and removed."""
     root, out = material.images(count), material.work / "out"
     if way is None:
         program, images = PROJECT / "benchmarks" / "baseline.py", root / "celeba" / "img_align_celeba"
         command = [sys.executable, str(program), str(material.tapped), str(images), str(out)]
     else:
         command = flow_command(material, root, out, way[0], *way[1])
-    told: dict[str, Any] = watch(command, environment_of(material.work), material.work / "errors.txt")
+    outcome: dict[str, Any] = watch(command, environment_of(material.work), material.work / "errors.txt")
     if way is None:
-        told["cache_bytes"] = size_of(out)
+        outcome["cache_bytes"] = size_of(out)
     else:
-        told["cache_bytes"] = cache_size(out / "R")
-        told["stages"] = {stage.stage: stage.seconds for stage in open_set(out / "R" / "set_01").record.stages}
+        outcome["cache_bytes"] = cache_size(out / "R")
+        outcome["stages"] = {stage.stage: stage.seconds for stage in open_set(out / "R" / "set_01").record.stages}
     shutil.rmtree(out)
-    return told
+    return outcome
 
 
 def summary(runs: list[dict[str, Any]], way: str) -> dict[str, Any]:
-    """Of one way: ms an image from the slope of each turn, its share of the baseline's in the same turn, and medians."""
+    """Of one way: ms per image from the slope of each repetition, its ratio to the baseline's, and medians."""
     ours, baseline = slopes(runs, way), slopes(runs, BASELINE)
     shared = {run["images"] for run in runs if run["way"] == BASELINE}
     paired = slopes([run for run in runs if run["images"] in shared], way)
@@ -150,7 +150,7 @@ def summary(runs: list[dict[str, Any]], way: str) -> dict[str, Any]:
 
 
 def slopes(runs: list[dict[str, Any]], way: str) -> list[float]:
-    """ms an image of each turn: the line of least squares through its runs' seconds over the numbers of images."""
+    """ms per image of each repetition: slope of the least-squares line of seconds over the number of images."""
     found = []
     for turn in sorted({run["turn"] for run in runs}):
         own = [run for run in runs if (run["way"], run["turn"]) == (way, turn)]
@@ -166,11 +166,11 @@ def level(values: dict[int, float]) -> float | None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The summary as Markdown."""
     sizes = result["sizes"]
     lines = [
-        f"| | ms an image | of the baseline | fixed, s | {' | '.join(f's at {count:,}' for count in sizes)} "
-        "| peak MB, process: least to most | with its server | cache, KB an image |",
+        f"| | ms per image | relative to the baseline | fixed, s | {' | '.join(f's at {count:,}' for count in sizes)} "
+        "| peak MB, process: minimum to maximum | with its server | cache, KB per image |",
         "|---" * (len(sizes) + 7) + "|",
     ]
     for way, each in result["ways"].items():

@@ -1,9 +1,9 @@
-"""What the paths of real images are worth: decision alignment, path agreement, OOD detection, by seed.
+"""Decision alignment, path agreement and OOD detection of paths of real images, for each seed.
 
 The stage evaluate on published sets of 2,000 real images: two sets of layers, two distances, k=5, three seeds (ten for
 the alignment of fc1+fc2). A seed is of the clustering, the split, the noise and the OOD images. Needs
-CLUSTERPATHS_SHARED (a folder with celeba/ and models/). Where scikit-image is installed, crops of its photographs are
-one more kind of OOD images.
+CLUSTERPATHS_SHARED (a directory with celeba/ and models/). If scikit-image is installed, crops of its photographs are
+another kind of OOD images.
 
     python benchmarks/evaluation.py               writes benchmarks/results/evaluation.json
     python benchmarks/evaluation.py --limit 300   a check that it works: few images, one seed, nothing is written
@@ -127,7 +127,7 @@ def version_of(package: str) -> str | None:
 
 
 def cpu_name() -> str:
-    """As Linux tells it."""
+    """The processor's name, as Linux reports it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 

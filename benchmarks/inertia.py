@@ -1,7 +1,7 @@
-"""Inertia of our clusterings against scikit-learn's KMeans with ten starts, on the same activations.
+"""Inertia of the pipeline's clusterings compared with scikit-learn's KMeans(n_init=10), on the same activations.
 
-Where a layer is wider than there are images, KMeans runs on a square root of their Gram matrix: the same points, as far
-from each other, in fewer dimensions.
+If a layer has more values than there are images, KMeans runs on a square root of their Gram matrix: points with the same
+distances, in fewer dimensions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")
 def measure(material: Material, images: int, starts: int = 10) -> list[dict[str, Any]]:
     """For each distance and layer: our inertia, KMeans's, and their ratio; cosine with unit centroids for both."""
     root, out = material.images(images), material.work / "inertia"
-    told = []
+    entries = []
     for distance in DISTANCES:
         config = RunConfig(
             evaluate=False,
@@ -50,9 +50,9 @@ def measure(material: Material, images: int, starts: int = 10) -> list[dict[str,
             took = time.perf_counter() - started
             theirs = inertia_of(gram, labels, unit_centroids=distance == "cosine")
             entry = {"distance": distance, "layer": layer, "ours": ours.inertia, "kmeans": theirs}
-            told.append({**entry, "ratio": ours.inertia / theirs, "kmeans_seconds": took})
+            entries.append({**entry, "ratio": ours.inertia / theirs, "kmeans_seconds": took})
     shutil.rmtree(out)
-    return told
+    return entries
 
 
 def as_points(rows: LayerRows, distance: Distance) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
@@ -85,7 +85,7 @@ def inertia_of(gram: NDArray[np.float64], labels: NDArray[Any], *, unit_centroid
 
 
 def table(result: list[dict[str, Any]]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     layers = list(dict.fromkeys(entry["layer"] for entry in result))
     lines = [f"| our inertia / KMeans(n_init=10)'s | {' | '.join(layers)} |", "|---" * (len(layers) + 1) + "|"]
     for distance in dict.fromkeys(entry["distance"] for entry in result):

@@ -1,10 +1,10 @@
-"""The server under load, at CelebA's full size: 202,599 examples, five layers, 20 clients that never wait.
+"""The server under load, at CelebA's full size: 202,599 examples, five layers, 20 clients in a closed loop.
 
-Belongs here: a set of that size (numbers only, made by the tests' generator), the server in a process of its own, the clients
-in another, and the table. Each address is asked alone, then all of them mixed; then the baseline's (load_baseline.py).
+Belongs here: a set of that size (numbers only, from the tests' generator), the server in one process, the clients in
+another, and the table. Each endpoint is measured by itself, then all of them mixed; then the baseline's (load_baseline.py).
 
     python benchmarks/load.py                      results/load.json and load.md: five minutes
-    python benchmarks/load.py --quick --out FOLDER      few examples, a moment an address: a check that it works
+    python benchmarks/load.py --quick --out DIRECTORY      few examples, a moment per endpoint: a check that it works
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ TARGET_START_S = 3.0
 
 @dataclass(frozen=True)
 class Address:
-    """One kind of request; `{id}` and the like in its path are filled in anew for every request."""
+    """One kind of request; placeholders such as `{id}` in its path are filled in for every request."""
 
     name: str
     path: str
 
 
 def addresses(model: str) -> list[Address]:
-    """What dashboards ask for, what /api/v1 has, and the pages."""
+    """The endpoints of dashboards, those of /api/v1, and the pages."""
     of_set, ours, page = (
         f"/models/{model}/sets/set_01",
         f"/api/v1/models/{model}/sets/set_01",
@@ -104,7 +104,7 @@ def addresses(model: str) -> list[Address]:
 
 @contextlib.contextmanager
 def served(command: Sequence[str], port: int, errors: Path) -> Iterator[tuple[psutil.Process, float]]:
-    """A server in a process of its own, and the seconds from its start to its first answer."""
+    """A server in a separate process, and the seconds from its start to its first response."""
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     with errors.open("wb") as log:
         start = time.monotonic()
@@ -133,12 +133,12 @@ def free_port() -> int:
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection that is kept. Bodies are counted and dropped: the clients must not be slower than the server."""
+    """One persistent connection. Bodies are counted and dropped: the clients must not be slower than the server."""
 
     def __init__(self) -> None:
         self.room = bytearray(1 << 20)
         self.head = b""
-        self.left = self.size = -1  # bytes of the body; -1: the head is not whole yet
+        self.left = self.size = -1  # bytes of the body; -1: the header is not complete yet
         self.answered: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -149,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
             self.answered.set_exception(exc or ConnectionError("closed by the server"))
 
     async def ask(self, request: bytes) -> tuple[int, int]:
-        """Status and size of the answer."""
+        """Status and size of the response."""
         self.head, self.left = b"", -1
         self.answered = asyncio.get_running_loop().create_future()
         self.transport.write(request)
@@ -217,7 +217,7 @@ async def press(port: int, values: dict[str, Any], chosen: Sequence[Address], se
 
 
 def ask_all(port: int, values: dict[str, Any], only: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Each address whose name begins with one of `only` alone, then all of them mixed for five times as long."""
+    """Each endpoint whose name begins with one of `only` by itself, then all of them mixed for five times as long."""
     chosen = [one for one in addresses(values["model"]) if one.name.startswith(tuple(only))]
     alone: dict[str, Any] = {}
     for address in chosen:
@@ -290,14 +290,15 @@ def page(result: dict[str, Any]) -> str:
     server, baseline = result["server"], result["baseline"]
     lines = [
         "# The server under load",
-        f"{result['examples']:,} examples, five layers, {result['clients']} clients that never wait, each address alone for "
-        f"{result['seconds']:g} s and all mixed for five times as long. {result['machine']}, Python {result['python']}; the "
+        f"{result['examples']:,} examples, five layers, {result['clients']} clients in a closed loop, each endpoint by itself "
+        f"for {result['seconds']:g} s and all mixed for five times as long. {result['machine']}, Python {result['python']}; the "
         "clients are a process on the same cores. The baseline reads paths.json at every request.",
         "",
-        f"Start to first answer {server['start_s']} s (target {TARGET_START_S:g}; baseline {baseline['start_s']}). Memory after "
-        f"all of it {server['memory_mb']} MB (target {TARGET_MEMORY_MB:g}).",
+        f"Start to first response {server['start_s']} s (target {TARGET_START_S:g}; baseline {baseline['start_s']}). Memory at "
+        f"the end {server['memory_mb']} MB (target {TARGET_MEMORY_MB:g}).",
         "",
-        "| address | answer, bytes | alone: p50 ms | p95 | p99 | requests/s | mixed: p95 ms | baseline, alone: p95 ms |",
+        "| endpoint | response, bytes | by itself: p50 ms | p95 | p99 | requests/s | mixed: p95 ms "
+        "| baseline, by itself: p95 ms |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, one in server["alone"].items():
@@ -326,9 +327,9 @@ def main(
     quick
         2,000 examples and a tenth of a second an address: a check that it works
     out
-        folder of the results
+        directory of the results
     seconds
-        how long each address is asked alone
+        how long each endpoint is measured by itself
     """
     if clients_port is not None and values is not None:
         print(json.dumps(ask_all(clients_port, json.loads(values.read_text()), only.split(","), seconds)))

@@ -1,6 +1,6 @@
-"""What a server does that reads its documents at every request: the baseline of load.py.
+"""A server that reads its documents at every request: the baseline of load.py.
 
-Belongs here: three addresses, written as one writes them at first. No index, no cache, no binary twins.
+Belongs here: three endpoints in their simplest form. No index, no cache, no binary documents.
 """
 
 from __future__ import annotations

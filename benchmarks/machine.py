@@ -1,7 +1,7 @@
-"""What the parts of the suite share: the machine in words, images and model to measure with, and meters.
+"""Shared by the parts of the suite: a description of the machine, images and model to measure with, and meters.
 
 Belongs here: what is measured the same way everywhere, and nothing of what is measured. The images are CelebA's own where
-CLUSTERPATHS_SHARED names a folder with celeba/ and models/; elsewhere faces are drawn, and the sample's model is run.
+CLUSTERPATHS_SHARED is a directory with celeba/ and models/; elsewhere faces are drawn, and the sample's model is run.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def head(result: Mapping[str, Any]) -> str:
 
 
 def cpu_name() -> str:
-    """As Linux tells it."""
+    """The processor's name, as Linux reports it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
@@ -62,11 +62,11 @@ class Material:
     """A model and images to measure with.
 
     Attributes:
-        model: the ONNX file that our flow is given.
+        model: the ONNX file that the flow runs.
         tapped: the same model with the outputs relu … relu_4 (conv1, conv2, conv3, fc1, fc2), for the baseline.
         originals: the distinct images, in `work`.
-        data: what the images are, in words.
-        work: a folder of its own on one file system, so that images can be hard links.
+        data: a description of the images.
+        work: a directory on one file system, so that images can be hard links.
     """
 
     model: Path
@@ -76,10 +76,10 @@ class Material:
     work: Path
 
     def images(self, count: int) -> Path:
-        """A data root with `count` images as CelebA lies on disk: the originals repeated, hard links of them.
+        """A data root with `count` images in CelebA's layout: the originals repeated as hard links.
 
         Raises:
-            OSError: the file system knows no hard links, or not so many of one file.
+            OSError: the file system does not support hard links, or not so many of one file.
         """
         root = self.work / f"data-{count}"
         folder = root / "celeba" / "img_align_celeba"
@@ -128,9 +128,9 @@ class Meter:
     """Time spent inside `with meter:`, over all times it was entered.
 
     Attributes:
-        wall: seconds by the clock.
-        cpu: processor seconds of this process, all its threads together.
-        cores: busy seconds of each core, whoever used it.
+        wall: elapsed seconds.
+        cpu: CPU seconds of this process, over all its threads.
+        cores: busy seconds of each core, with any process.
     """
 
     wall: float = 0.0
@@ -151,7 +151,7 @@ class Meter:
         self.cores = [a + b - c for a, b, c in zip(self.cores, busy_seconds(), self._cores, strict=True)]
 
     def result(self, stage: str, images: int, note: str = "") -> dict[str, Any]:
-        """As JSON: ms an image, and the share of the time that cores were busy."""
+        """As JSON: milliseconds per image, and the share of time in which cores were busy."""
         return {
             "stage": stage,
             "ms": 1000 * self.wall / images,
@@ -170,10 +170,10 @@ def busy_seconds() -> list[float]:
 
 
 def watch(command: list[str], environment: Mapping[str, str], errors: Path) -> dict[str, float]:
-    """Run a command; seconds, processor seconds, and peak memory in MB of the process itself and of its tree.
+    """Run a command; seconds, CPU seconds, and peak memory in MB of the process itself and of its tree.
 
     Of the tree the proportional set size is summed, five times a second: a page that two processes share counts once.
-    What the command says on stderr goes to the file `errors`; the benchmark ends where the command fails.
+    Its stderr is written to the file `errors`; the benchmark ends if the command fails.
     """
     tree = 0.0
     with errors.open("w+b") as log:
@@ -213,14 +213,14 @@ def memory_of(process: psutil.Process) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Bytes of all files in a directory, recursively."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def cache_size(directory: Path) -> int:
-    """Bytes of a cache: all that lies in a results' folder but its sets and clusterings."""
-    kept = [entry for entry in directory.iterdir() if not entry.name.startswith(("set_", "clusterings"))]
-    return sum(size_of(entry) if entry.is_dir() else entry.stat().st_size for entry in kept)
+    """Bytes of a cache: everything in a results' directory except its sets and clusterings."""
+    entries = [entry for entry in directory.iterdir() if not entry.name.startswith(("set_", "clusterings"))]
+    return sum(size_of(entry) if entry.is_dir() else entry.stat().st_size for entry in entries)
 
 
 def median(values: Iterable[float]) -> float:
@@ -229,7 +229,7 @@ def median(values: Iterable[float]) -> float:
 
 
 def environment_of(work: Path) -> dict[str, str]:
-    """For runs of the flow: a Prefect home of their own, and a server that is up only where PREFECT_API_URL says so."""
+    """For runs of the flow: a separate Prefect home, and a running server only where PREFECT_API_URL is set."""
     return os.environ | {
         "PREFECT_HOME": str(work / "prefect"),
         "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -239,7 +239,7 @@ def environment_of(work: Path) -> dict[str, str]:
 
 
 def flow_command(material: Material, root: Path, out: Path, cache_format: str, *more: str) -> list[str]:
-    """The command of our flow over a data root, results in out/R."""
+    """The command of the flow over a data root, results in out/R."""
     options = {"--model": material.model, "--data-root": root, "--cache-root": out, "--name": "R"}
     options |= {"--cache-format": cache_format}
     flow = PROJECT / "flows" / "celeba.py"

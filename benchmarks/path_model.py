@@ -1,7 +1,7 @@
-"""Time of the path model beside the classifier alone, and whether its paths are those of our own tracing.
+"""Time of the path model relative to the classifier, and whether its paths equal those of the pipeline.
 
-Both run in one process, in turns, on the same images, in ONNX Runtime with as many threads as named. Needs
-CLUSTERPATHS_SHARED (a folder with celeba/ and models/).
+Both run in one process, alternating, on the same images, in ONNX Runtime with the given number of threads. Needs
+CLUSTERPATHS_SHARED (a directory with celeba/ and models/).
 
     python benchmarks/path_model.py             five layers, and the last three, by cosine and Euclidean distance
     python benchmarks/path_model.py --quick     a check that it works: 40 images, a few rounds
@@ -107,7 +107,7 @@ def measure(shared: Path, work: Path, rounds: int, threads: tuple[int, ...], sub
 def publish(
     shared: Path, model_path: Path, work: Path, layers: tuple[str, ...], distance: Distance, subset: int | None
 ) -> Path:
-    """The folder of a set of these layers, made by all stages in a row, as the flow runs them."""
+    """The directory of a set of these layers, made by all stages, as the flow runs them."""
     config = RunConfig(
         evaluate=False,
         model=model_path,
@@ -180,7 +180,7 @@ def turn(session: onnxruntime.InferenceSession, images: NDArray[np.float32], bat
 
 
 def cpu_name() -> str:
-    """As Linux tells it."""
+    """The processor's name, as Linux reports it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 

@@ -1,7 +1,7 @@
-"""docs/scale.md: what 200 thousand, 10 million and 1 billion images take, from what suite.py has measured.
+"""docs/scale.md: the cost of 200 thousand, 10 million and 1 billion images, estimated from the measurements of suite.py.
 
-Belongs here: the arithmetic from a measured cost an image to bytes, core-hours and time on W workers, and the simulation of
-the schedule of shards. No number on the page is typed in: where a part was not measured, the page says so.
+Belongs here: the arithmetic from a measured cost per image to bytes, core-hours and time on W workers, and the simulation of
+the schedule of shards. Every number on the page is computed; a part that was not measured is marked as such.
 
     python benchmarks/scale.py          from benchmarks/results/suite.json
 """
@@ -31,19 +31,19 @@ def main(results: Path = RESULTS, page: Path = PROJECT / "docs" / "scale.md") ->
     Parameters
     ----------
     results
-        folder of suite.json
+        directory of suite.json
     page
-        where the page goes
+        the page to write
     """
     measured = results / "suite.json"
     page.write_text(document(json.loads(measured.read_text()) if measured.is_file() else {}))
 
 
 def schedule(tasks: int, seconds: Sequence[float], workers: int, seed: int = 0) -> float:
-    """Seconds until all of `tasks` shards are done by `workers`, each shard taking one of the measured `seconds` by chance.
+    """Seconds until `workers` have completed `tasks` shards, each taking one of the measured `seconds` at random.
 
-    Whoever is free takes the next shard. The spread of the measured times is what makes stragglers; a worker that dies
-    is not simulated (its shard is one more).
+    An idle worker takes the next shard. Stragglers come from the spread of the measured times; dying workers are not
+    simulated (each costs one more shard).
     """
     rng = np.random.default_rng(seed)
     free = [0.0] * min(workers, tasks)
@@ -53,7 +53,7 @@ def schedule(tasks: int, seconds: Sequence[float], workers: int, seed: int = 0) 
 
 
 def extraction_seconds(count: int, seconds: Sequence[float], workers: int, slowdown: float = 1.0) -> float:
-    """Of `count` images in shards of SHARD; `slowdown` is what workers that share a machine cost each other."""
+    """Of `count` images in shards of SHARD; `slowdown` is the effect of sharing a machine."""
     tasks = max(-(-count // SHARD), 1)
     simulated = min(tasks, MOST_TASKS)
     return schedule(simulated, seconds, workers) * tasks / simulated * slowdown
@@ -68,7 +68,7 @@ def shard_seconds(whole: dict[str, Any], images: int) -> list[float]:
 
 
 def stage_ms(whole: dict[str, Any], stage: str) -> float:
-    """ms an image of a stage."""
+    """Milliseconds per image of a stage."""
     return next(float(row["ms"]) for row in whole["stages"] if row["stage"] == stage)
 
 
@@ -88,7 +88,7 @@ def rows_of(part: dict[str, Any], title: str) -> list[str]:
             hours = count * per_image / 3_600_000
             times = []
             for workers in WORKERS:
-                clustering = (count * clustering_ms / 1000 + bounded) / min(workers, layers)  # a layer is one stream
+                clustering = (count * clustering_ms / 1000 + bounded) / min(workers, layers)  # one task per layer
                 times.append(duration(extraction_seconds(count, spread, workers) + clustering))
             most, least = stage_ms(single, "extract") / 128, clustering_ms / layers
             narrow = "extraction" if most > least else "clustering"
@@ -99,14 +99,14 @@ def rows_of(part: dict[str, Any], title: str) -> list[str]:
 
 
 def human(size: float) -> str:
-    """Bytes for people."""
+    """Bytes in readable units."""
     units = ("bytes", "kB", "MB", "GB", "TB", "PB")
     power = next((power for power in range(len(units)) if size < 1000 ** (power + 1)), len(units) - 1)
     return f"{size / 1000**power:,.1f} {units[power]}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Seconds in readable units."""
     for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < limit:
             return f"{seconds / divisor:.1f} {unit}"
@@ -116,34 +116,34 @@ def duration(seconds: float) -> str:
 def document(result: dict[str, Any]) -> str:
     """The page in Markdown."""
     lines = [
-        "# A plan in numbers",
+        "# Cost at scale",
         "",
-        "What a run takes from 200 thousand to 1 billion images. `python benchmarks/scale.py` writes this page from what",
-        "`python benchmarks/suite.py` has measured; no number here is typed in.",
+        "Estimated cost of a run with 200 thousand to 1 billion images. `python benchmarks/scale.py` writes this page from the",
+        "measurements of `python benchmarks/suite.py`; every number is computed.",
         "",
-        "## How it is worked out",
-        "- **Bytes**: the cache's bytes an image as measured, times N. With `--cache-format none` they are the resized images'.",
-        "- **Core-hours**: ms an image of extraction and clustering by one worker, times N; centroids are fitted on a bounded",
-        "  sample of images and are no cost an image.",
-        f"- **Time on W workers**: extraction is simulated as shards of {SHARD} images, of which a free worker takes the next;",
-        "  a shard takes one of the measured times by chance, so that slow ones at the end count. Clustering is one stream a",
-        "  layer and so uses at most as many workers as there are layers. Workers are taken to be on machines of their own:",
-        "  what two of them on one machine gain is the last column.",
-        "- **Narrow**: what takes longer with 128 workers.",
-        "- Not in it: reading images over a network, waiting for a queue, workers that die (a shard each, made again), and a",
-        "  fit in which the workers share one layer.",
-        "",
-        "- **none**: its layers are clustered together by one worker, which shares the runs of the model; the times here divide",
-        "  them among workers as if each had runs of its own, and are too short by that beyond one worker.",
-        "- ResNet-50's clustering is measured on so few images that the fit on a sample is in it as if it grew with N: too long.",
+        "## Method",
+        "- **Bytes**: measured cache bytes per image, times N. With `--cache-format none` these are the resized images.",
+        "- **Core-hours**: ms per image of extraction and clustering with one worker, times N; centroids are fitted on a bounded",
+        "  sample, whose cost does not grow with N.",
+        f"- **Time on W workers**: extraction is simulated as shards of {SHARD} images, assigned to workers as they become idle;",
+        "  the time of a shard is drawn from the measured ones, so that stragglers are included. Clustering is one task per",
+        "  layer and therefore uses at most as many workers as there are layers. Workers are assumed to be on separate machines;",
+        "  the last column is the speedup of two workers on one machine.",
+        "- **Bottleneck**: the stage that takes longer with 128 workers.",
+        "- Not included: reading images over a network, queueing, workers that die (each costs one shard), and fitting one",
+        "  layer with several workers.",
+        "- **none**: one worker clusters all layers, which share the model runs. The times here divide them among workers as if",
+        "  each ran the model itself, and are therefore too short for more than one worker.",
+        "- The clustering of ResNet-50 is measured on so few images that the fit on a sample counts as if it grew with N, so",
+        "  its times are too long.",
         "",
         "## Which to choose",
-        "- A small CNN, hundreds of thousands of images, one machine: `--cache-format none`, the quickest.",
-        "- A large model costs more to run again than its activations to read: `--cache-format zarr`.",
+        "- A small CNN, hundreds of thousands of images, one machine: `--cache-format none`, the fastest.",
+        "- A large model is more expensive to run again than its activations are to read: `--cache-format zarr`.",
         "- Many machines: `--engine dask` for extraction, with `--cache-root s3://…` or a shared disk, and larger shards.",
-        "- From a million images on every layer is fitted in parts by all workers; clustering is no longer one stream a layer.",
+        "- From a million images on, all workers fit each layer in parts; clustering is then no longer one task per layer.",
         "",
-        "## What it comes to",
+        "## Estimates",
     ]
     measured = {part: result[part] for part in MODELS if part in result}
     if not measured:
@@ -153,7 +153,7 @@ def document(result: dict[str, Any]) -> str:
     else:
         heads = " | ".join(f"{workers:,} worker{'s' if workers > 1 else ''}" for workers in WORKERS)
         lines.append(
-            f"| model | cache | images | bytes | core-hours | {heads} | narrow with 128 | 2 workers on one machine, times |"
+            f"| model | cache | images | bytes | core-hours | {heads} | bottleneck with 128 | speedup of 2 on one machine |"
         )
         lines.append("|---" * (7 + len(WORKERS)) + "|")
         for part, entry in measured.items():

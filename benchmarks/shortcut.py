@@ -1,12 +1,12 @@
-"""A planted shortcut, and what cluster paths say of it: two models, one trained with a cue and one without.
+"""A planted shortcut, and how cluster paths expose it: two models, one trained with a cue and one without.
 
 Two small CNNs learn hair colour from drawn faces. In the training faces of one of them, 95% of the blond carry a
 coloured patch in a corner, and 2% of the others. Both then see the same new faces, half of which carry the patch
-whatever their hair, and these faces once more with the patch removed. All of it is done anew for each seed; a mean over
-seeds comes with Student's 95% interval. Takes about 6 minutes on 2 cores.
+regardless of hair colour, and these faces again with the patch removed. Everything is repeated for each seed; means over
+seeds have Student's 95% interval. Takes about 6 minutes on 2 cores.
 
     python benchmarks/shortcut.py            writes benchmarks/results/shortcut.json and docs/shortcut.png
-    python benchmarks/shortcut.py --redraw   the picture again, from the numbers that are there: a second
+    python benchmarks/shortcut.py --redraw   the plot again, from the stored numbers: a second
     python benchmarks/shortcut.py --quick    a check that it works: one seed and few faces, nothing is written
 """
 
@@ -61,7 +61,7 @@ TITLES = (("with the shortcut", "#c04f00"), ("without", "#0072b2"))  # of the mo
 
 @dataclass(frozen=True)
 class Faces:
-    """The same faces three ways: data folders with the patch on half of them and without, and (n,) which half."""
+    """The same faces with the patch on half of them and without it (data directories), and (n,) which half."""
 
     patched: Path
     clean: Path
@@ -71,16 +71,16 @@ class Faces:
 
 @dataclass(frozen=True)
 class Exposed:
-    """What one model and its cluster paths make of such faces. Layers are keys; so is WHOLE, the whole path.
+    """Measures of one model and its cluster paths on such faces. Keys are layers and WHOLE, the complete path.
 
     Attributes:
         accuracy: share of faces with half the patches whose hair it names.
         information: adjusted mutual information of clusters and cue.
         purity: share of faces that are as most of their cluster: with the patch, or without.
-        shuffled: the purity of the same clusters when the cue is dealt out anew at random: what their number alone gives.
-        paths_kept: share of the faces with the patch that keep their whole path when it is removed.
+        shuffled: the purity of the same clusters when the cue is permuted at random: their chance level.
+        paths_kept: share of the faces with the patch whose complete path is unchanged when it is removed.
         predictions_kept: share of them that keep their prediction.
-        split: layer -> [faces with the patch, faces without], a row a cluster.
+        split: layer -> [faces with the patch, faces without], one row per cluster.
         predicted: (2, n) class of each face, with half the patches and without.
     """
 
@@ -157,13 +157,13 @@ def measure(
 
 
 def cpu_name() -> str:
-    """As Linux tells it."""
+    """The processor's name, as Linux reports it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
 def write_evaluated(root: Path, count: int, seed: int) -> Faces:
-    """Draw the faces to evaluate on; a face that does not carry the patch is the same file in both folders."""
+    """Draw the faces to evaluate on; a face without the patch is the same file in both directories."""
     patched = write_faces(root / "patched", count, seed, cue=ANY_HAIR) / "img_align_celeba"
     clean = write_faces(root / "clean", count, seed) / "img_align_celeba"
     carry = [file.read_bytes() != (clean / file.name).read_bytes() for file in sorted(patched.iterdir())]
@@ -223,7 +223,7 @@ def pure(groups: NDArray[np.int64], cue: NDArray[np.int64]) -> float:
 
 
 def cluster(root: Path, model_path: Path, data: Path) -> Path:
-    """The folder of the set that all stages in a row publish, as the flow runs them; five clusters a layer."""
+    """The directory of the set that all stages publish, as the flow runs them; five clusters per layer."""
     config = RunConfig(
         model=model_path, data_root=data, cache_root=root / "cache", name="shortcut", layers=LAYERS, evaluate=False
     )
@@ -233,7 +233,7 @@ def cluster(root: Path, model_path: Path, data: Path) -> Path:
 
 
 def follow(path_model: Path, data: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cluster paths (n, layers) and predictions (n,) of all faces of a folder."""
+    """Cluster paths (n, layers) and predictions (n,) of all faces in a directory."""
     session = onnxruntime.InferenceSession(path_model, providers=["CPUExecutionProvider"])
     dataset = open_celeba(data)
     images = np.stack([resize(dataset.read_image(file), SIZE) for file in dataset.examples().files])

@@ -1,9 +1,8 @@
-"""What each stage costs: measured one by one on the same images in one process, and then as a run overlaps them.
+"""The cost of each stage: first one by one on the same images in one process, then overlapping as in a run.
 
-One by one a stage runs alone, on what the stages before it left in memory, so that its time holds nothing else; the share
-of a core that it kept busy tells whether it waited. As a whole, extraction and clustering run in as many threads as a
-run has workers. Counted on the way: images that the model was run on, and how often each layer's rows
-were read.
+One by one, a stage reads its input from memory, so that its time includes nothing else; the share of a core that was busy
+shows whether it waited. Overlapping, extraction and clustering run in as many threads as a run has workers. Also counted:
+images through the model, and how often each layer's rows were read.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ import numpy as np
 from machine import Material, Meter, cache_size
 from numpy.typing import NDArray
 
+from clusterpaths.cache.fit_sample import SAMPLE_ROWS
 from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
 from clusterpaths.cache.stores import open_store
 from clusterpaths.cache.zarr_layout import CHUNK_ROWS
-from clusterpaths.clustering import cluster, kmeans
+from clusterpaths.clustering import cluster, kmeans, reading, seeding
 from clusterpaths.clustering.identity import identify
-from clusterpaths.clustering.shared_reading import RowsTogether
+from clusterpaths.clustering.shared_reading import SharedReading
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig, available_cores
 from clusterpaths.datasets import open_dataset, read_table
@@ -47,13 +47,13 @@ from clusterpaths.sets import publish
 from clusterpaths.storage import open_storage
 
 GROUP = 256  # images that go through the early stages together: a whole number of chunks
-WITHOUT_CACHE = "none"  # the format that keeps no activations
+WITHOUT_CACHE = "none"  # the format that stores no activations
 
 
 def measure(
     material: Material, images: int, formats: Sequence[CacheFormat], workers: int | None = None
 ) -> dict[str, Any]:
-    """The table of stages, and the whole of a run in one process, with each format."""
+    """The stages by themselves, and a complete run in one process, with each format."""
     workers = workers or available_cores()
     root = material.images(images)
     alone, held = measure_alone(material, root, [name for name in formats if name != WITHOUT_CACHE])
@@ -69,7 +69,7 @@ def measure(
 
 
 def measure_model(material: Material, model: Path, images: int, formats: Sequence[str]) -> dict[str, Any]:
-    """Another model over the same images: extraction and clustering with one worker and with one a core."""
+    """Another model over the same images: extraction and clustering with one worker and with one per core."""
     other, root, workers = replace(material, model=model), material.images(images), available_cores()
     wholes = {name: measure_whole(other, root, name, workers, rest=False) for name in formats}
     single = {name: measure_whole(other, root, name, 1, rest=False) for name in formats}
@@ -129,8 +129,8 @@ def measure_alone(
         "digest": "reads the file's bytes",
         "inference": f"batches of {config.batch_size}, to float16 in the graph",
     }
-    told = [meter.result(step, total, notes.get(step, "")) for step, meter in meters.items()]
-    return told, {layer: values.reshape(total, -1) for layer, values in held.items()}
+    timings = [meter.result(step, total, notes.get(step, "")) for step, meter in meters.items()]
+    return timings, {layer: values.reshape(total, -1) for layer, values in held.items()}
 
 
 class HeldRows:
@@ -146,7 +146,7 @@ class HeldRows:
     def __len__(self) -> int:
         return len(self._values)
 
-    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[kmeans.Where, NDArray[np.float32]]]:
+    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[reading.Where, NDArray[np.float32]]]:
         places = np.arange(len(self)) if positions is None else positions
         for start in range(0, len(places), self.block_rows):
             where = places[start : start + self.block_rows]
@@ -170,20 +170,20 @@ def measure_clustering(held: dict[str, NDArray[np.float16]]) -> list[dict[str, A
         for values in held.values():
             rows = HeldRows(values)
             with meters["seeds"] as rows.meter:
-                seeds, weights, _ = kmeans.run(kmeans.seeding(rows, 5, "cosine", np.random.default_rng(0)), rows)
+                seeds, weights, _ = reading.run(seeding.seeding(rows, 5, "cosine", np.random.default_rng(0)), rows)
             with meters["fit"] as rows.meter:
                 batches = kmeans.MiniBatches(seeds, weights, "cosine")
                 for where, block in rows.blocks():
                     batches.add(where, block)
             with meters["assign"] as rows.meter:
                 kmeans.assign(rows, batches.centroids(), "cosine", labels, distances)
-    notes = {"seeds": f"of at most {kmeans.SAMPLE_ROWS:,} rows a layer: no cost an image beyond them"}
+    notes = {"seeds": f"of at most {SAMPLE_ROWS:,} rows a layer: no cost an image beyond them"}
     return [meter.result(step, count, notes.get(step, "")) for step, meter in meters.items()]
 
 
 @dataclass
 class Counts:
-    """What was done while counting: images that the model ran on (blank ones left out), and rows read of each layer."""
+    """Counts: images that the model ran on (blank ones left out), and rows read of each layer."""
 
     images: int = 0
     batches: int = 0
@@ -193,11 +193,11 @@ class Counts:
 
 @contextmanager
 def counting() -> Iterator[Counts]:
-    """Count model runs and rows read through `LayerRows`, in this process; format none computes what it reads again."""
+    """Count model runs and rows read through `LayerRows`, in this process; format none recomputes what it reads."""
     counts, lock = Counts(), threading.Lock()
     going, began = 0, 0.0  # layers that are still at what is bounded, since when
     run, blocks, take, clustering = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.clustering
-    together = RowsTogether._blocks
+    together = SharedReading._blocks
 
     def counted_run(session: TapSession, images: NDArray[np.float32], *more: Any) -> Outputs:
         if not (images == 0.5).all():  # a blank one shows that the model runs; it is none of the data
@@ -210,12 +210,12 @@ def counting() -> Iterator[Counts]:
         with lock:
             counts.rows[layer] = counts.rows.get(layer, 0) + number
 
-    def counted_blocks(rows: LayerRows, *positions: Any) -> Iterator[tuple[kmeans.Where, NDArray[np.float32]]]:
+    def counted_blocks(rows: LayerRows, *positions: Any) -> Iterator[tuple[reading.Where, NDArray[np.float32]]]:
         for where, block in blocks(rows, *positions):
             count_rows(rows.layer, len(block))
             yield where, block
 
-    def counted_together(rows: RowsTogether, *wanted: Any) -> Iterator[tuple[str, kmeans.Where, NDArray[np.float32]]]:
+    def counted_shared(rows: SharedReading, *wanted: Any) -> Iterator[tuple[str, reading.Where, NDArray[np.float32]]]:
         for layer, where, block in together(rows, *wanted):
             count_rows(layer, len(block))
             yield layer, where, block
@@ -249,7 +249,7 @@ def counting() -> Iterator[Counts]:
         mock.patch.object(TapSession, "run", counted_run),
         mock.patch.object(LayerRows, "blocks", counted_blocks),
         mock.patch.object(LayerRows, "take", counted_take),
-        mock.patch.object(RowsTogether, "_blocks", counted_together),
+        mock.patch.object(SharedReading, "_blocks", counted_shared),
     ):
         yield counts
 
@@ -260,13 +260,13 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
     Without `rest`, extraction and clustering alone: what grows with the number of images.
     """
     config = config_of(material, root, f"whole-{cache_format}", cache_format=cache_format)
-    told: list[dict[str, Any]] = []
+    timings: list[dict[str, Any]] = []
     total = 0
 
     def measured(stage: str, work: Callable[[], Any], note: str = "") -> Any:
         with Meter() as meter:
             result = work()
-        told.append(meter.result(stage, total, note))
+        timings.append(meter.result(stage, total, note))
         return result
 
     def in_threads(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -305,7 +305,7 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
         measured("evaluate", lambda: evaluate.evaluate_set(published, job), "on samples: bounded in N")
         measured("report", lambda: write_report(published, images), "bounded in N")
     result = {
-        "stages": told,
+        "stages": timings,
         "shard_seconds": shards,
         "bounded_seconds": counts.bounded_seconds,
         "model_images": counts.images,
@@ -326,27 +326,27 @@ def read_all(extraction: ExtractionRecord) -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     cores = len(next(iter(result["whole"].values()))["stages"][0]["cores"])
     columns = [
         "stage",
-        "ms an image",
-        "processor ms an image",
-        "cores busy, ours",
-        *(f"core {i}, all" for i in range(cores)),
+        "ms per image",
+        "CPU ms per image",
+        "cores busy, this process",
+        *(f"core {i}, all processes" for i in range(cores)),
         "",
     ]
     heading = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines = [f"{result['images']:,} images."]
     if result["alone"]:
-        lines += ["", "Each alone:", "", *heading, *map(line, result["alone"])]
+        lines += ["", "Each by itself:", "", *heading, *map(line, result["alone"])]
     for name, whole in result["whole"].items():
         reads = ", ".join(f"{layer} {times:.2f}" for layer, times in whole["layer_reads"].items())
-        again = " (computed again)" if name == WITHOUT_CACHE else ""
+        again = " (recomputed)" if name == WITHOUT_CACHE else ""
         lines += [
             "",
-            f"As a run overlaps them, {name}, {result['workers']} workers; {whole['model_images']:,} images through the model; "
-            f"times that each layer was read{again}: {reads}; {whole['cache_bytes_per_image'] / 1000:.0f} KB an image:",
+            f"Overlapping as in a run, {name}, {result['workers']} workers; {whole['model_images']:,} images through the model; "
+            f"number of times each layer was read{again}: {reads}; {whole['cache_bytes_per_image'] / 1000:.0f} KB per image:",
             "",
             *heading,
             *map(line, whole["stages"]),

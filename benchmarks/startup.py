@@ -1,7 +1,7 @@
-"""What a run costs before its first image: imports, Prefect's server, the first task, and `--subset 5` as a whole.
+"""The cost of a run before its first image: imports, Prefect's server, the first task, and a complete `--subset 5`.
 
-Every figure is of processes of their own, in turns; the first turn, which makes Prefect's database and the compiled
-files of Python, is told apart. "Server up" is a server of this benchmark's own on a free port.
+Every figure is of separate processes, repeated; the first repetition, which creates Prefect's database and Python's
+bytecode files, is reported separately. "Server up" is a server started by this benchmark on a free port.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ run(RunConfig(model=model, data_root=data, cache_root=out, name="R", subset={sub
 
 
 def measure(material: Material, repeats: int) -> dict[str, Any]:
-    """Seconds and processor seconds (with children) of each way, a value a turn; the very first turn is told apart.
+    """Seconds and CPU seconds (with children) of each way, one value per repetition; the very first is separate.
 
-    It alone counts where `repeats` is 0. Processor seconds are not measured of the server and the first task.
+    It is used alone if `repeats` is 0. CPU seconds of the server and the first task are not measured.
     """
     environment = {key: value for key, value in environment_of(material.work).items() if key != "PREFECT_API_URL"}
     root, out, errors = material.images(max(SUBSET, 20)), material.work / "out", material.work / "errors.txt"
@@ -67,14 +67,14 @@ def measure(material: Material, repeats: int) -> dict[str, Any]:
     library = [*python, LIBRARY.format(subset=SUBSET), str(material.model), str(root), str(out)]
 
     def seconds(command: list[str], **more: str) -> dict[str, float]:
-        told = watch(command, environment | more, errors)
+        result = watch(command, environment | more, errors)
         shutil.rmtree(out, ignore_errors=True)
-        return told
+        return result
 
     def of_first_task(url: str) -> dict[str, float]:
-        told, started = material.work / "first.txt", time.time()
-        watch([*python, FIRST_TASK, str(told)], environment | {"PREFECT_API_URL": url}, errors)
-        return {"seconds": float(told.read_text()) - started}
+        file, started = material.work / "first.txt", time.time()
+        watch([*python, FIRST_TASK, str(file)], environment | {"PREFECT_API_URL": url}, errors)
+        return {"seconds": float(file.read_text()) - started}
 
     def turn() -> dict[str, dict[str, float]]:
         took = {
@@ -96,10 +96,12 @@ def measure(material: Material, repeats: int) -> dict[str, Any]:
     first = turn()
     turns = [turn() for _ in range(repeats)] or [first]
     return {
-        "first": {way: told["seconds"] for way, told in first.items()},
+        "first": {way: result["seconds"] for way, result in first.items()},
         "seconds": {way: [each[way]["seconds"] for each in turns] for way in first},
         "cpu_seconds": {
-            way: [each[way]["cpu_seconds"] for each in turns] for way, told in first.items() if "cpu_seconds" in told
+            way: [each[way]["cpu_seconds"] for each in turns]
+            for way, result in first.items()
+            if "cpu_seconds" in result
         },
     }
 
@@ -133,7 +135,7 @@ def server(environment: dict[str, str], work: Path) -> Iterator[tuple[str, float
 
 
 def answers(url: str) -> bool:
-    """Whether something there says that it is well."""
+    """Whether the health check succeeds."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)
@@ -142,7 +144,7 @@ def answers(url: str) -> bool:
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Ask every 50 ms; ends the benchmark where the process ends first or takes too long."""
+    """Poll every 50 ms; the benchmark ends if the process ends first or takes too long."""
     deadline = time.monotonic() + START_LIMIT
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -151,7 +153,7 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log:
 
 
 def table(result: dict[str, Any]) -> str:
-    """As Markdown."""
+    """The result as Markdown."""
     columns = ["start-up", "seconds, median", "least to most", "processor seconds", "the very first time"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for way, seconds in result["seconds"].items():

@@ -1,11 +1,11 @@
 """All measurements of speed and size, in one command: JSON, a Markdown page, and docs/speed.svg.
 
-Parts: end_to_end (our flow beside the plain baseline), stages (each alone, and as a run overlaps them), startup, inertia
-(beside KMeans with ten starts), and resnet50 (a large model's cost an image). README.md in this folder says what each
-number means and how long it takes.
+Parts: end_to_end (the flow and the plain baseline), stages (each by itself, and overlapping as in a run), startup, inertia
+(compared with KMeans(n_init=10)), and resnet50 (the cost per image of a large model). README.md in this directory explains
+each number and how long it takes.
 
-    python benchmarks/suite.py                                       all of it: about an hour or two on 2 cores
-    python benchmarks/suite.py --parts end_to_end --sizes 500,2000   some of it, into the same files
+    python benchmarks/suite.py                                       everything: one to two hours on 2 cores
+    python benchmarks/suite.py --parts end_to_end --sizes 500,2000   some parts, into the same files
     python benchmarks/suite.py --quick --out FOLDER                  240 images, once: a check that it works
 """
 
@@ -37,11 +37,11 @@ TITLES = {
     "inertia": "Inertia",
     "resnet50": "ResNet-50",
 }
-SHARES = {"zarr": 0.33, "npy": 0.4, "none": 0.22}  # of the baseline's time an image, at most
+SHARES = {"zarr": 0.33, "npy": 0.4, "none": 0.22}  # of the baseline's time per image, at most
 PEAK_MB, ZARR_KB = 800, 110
 FIXED = {f"--subset {startup.SUBSET}, temporary server": 8, f"--subset {startup.SUBSET}, server up": 4}  # seconds
 INERTIA = 1.01
-INERTIA_IMAGES = 2000  # KMeans with ten starts holds and reads all of them
+INERTIA_IMAGES = 2000  # KMeans(n_init=10) holds all of them in memory
 
 
 def main(
@@ -54,7 +54,7 @@ def main(
     out: Path | None = None,
     quick: bool = False,
 ) -> None:
-    """Measure, print and write suite.json and suite.md, and the picture.
+    """Measure, print and write suite.json and suite.md, and the plot.
 
     Parameters
     ----------
@@ -63,15 +63,15 @@ def main(
     sizes
         numbers of images of the end-to-end runs, such as 500,2000
     formats
-        cache formats of our flow
+        cache formats of the flow
     repeats
-        turns of end-to-end runs and of start-up; medians are reported
+        repetitions of end-to-end runs and of start-up; medians are reported
     baseline_most
-        the baseline is run up to so many images: it writes half a megabyte an image
+        largest number of images for the baseline: it writes half a megabyte per image
     stage_images
         images of the part stages; more than centroids are fitted on
     out
-        folder of the results and the picture [benchmarks/results, and docs for the picture]
+        directory of the results and the plot [benchmarks/results, and docs for the plot]
     quick
         a check that it works: at most 240 images, every part once; needs --out
     """
@@ -85,7 +85,7 @@ def main(
         )
     if quick:
         if out is None:
-            sys.exit("error: --quick makes no numbers to keep. Name a folder for them with --out.")
+            sys.exit("error: --quick gives no meaningful numbers. Give a directory for them with --out.")
         sizes, repeats, stage_images = (60, 240), 1, 240
     folder = out or RESULTS
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def main(
     result: dict[str, Any] = json.loads(target.read_text()) if target.is_file() else {}
     with tempfile.TemporaryDirectory(prefix="clusterpaths-benchmark-") as temporary:
         material = prepare(Path(temporary), max(*sizes, stage_images))
-        for part in parts:  # written after each: an hour's work is not lost with the next part
+        for part in parts:  # written after each part, so that a later failure loses nothing
             described = {"data": material.data, **describe_machine()}
             if part == "end_to_end":
                 measured: Any = celeba.measure(material, sizes, formats, repeats, baseline_most, whole=not quick)
@@ -149,13 +149,13 @@ def by_number(end_to_end: dict[str, Any]) -> dict[str, Any]:
 
 
 def targets(result: dict[str, Any]) -> list[str]:
-    """What was aimed at beside what was measured."""
+    """The targets and the measured values."""
     rows: list[tuple[str, float, float | None, str]] = []
     if "end_to_end" in result:
         ways = by_number(result["end_to_end"]["result"])["ways"]
         for way, each in ways.items():
             if way in SHARES:
-                rows.append((f"{way}: time an image, of the baseline's", SHARES[way], each["share"], ".2f"))
+                rows.append((f"{way}: time per image, relative to the baseline", SHARES[way], each["share"], ".2f"))
             if way != BASELINE:
                 rows.append((f"{way}: peak memory, MB", PEAK_MB, max(each["peak_mb"].values()), ".0f"))
                 largest = max(each["ms_each"])
@@ -163,26 +163,33 @@ def targets(result: dict[str, Any]) -> list[str]:
                     continue
                 rows.append(
                     (
-                        f"{way}: peak memory at {largest:,} of that at {LEVEL_FROM:,}",
+                        f"{way}: peak memory at {largest:,} relative to {LEVEL_FROM:,}",
                         SAME,
                         level(each["peak_mb"]),
                         ".2f",
                     )
                 )
-                rows.append((f"{way}: time an image, the same", SAME, level(each["ms_each"]), ".2f"))
+                rows.append(
+                    (
+                        f"{way}: time per image at {largest:,} relative to {LEVEL_FROM:,}",
+                        SAME,
+                        level(each["ms_each"]),
+                        ".2f",
+                    )
+                )
         if "zarr" in ways:
-            rows.append(("zarr: cache, KB an image", ZARR_KB, ways["zarr"]["cache_bytes_per_image"] / 1000, ".0f"))
+            rows.append(("zarr: cache, KB per image", ZARR_KB, ways["zarr"]["cache_bytes_per_image"] / 1000, ".0f"))
     if "startup" in result:
         seconds = result["startup"]["result"]["seconds"]
         rows += [(f"{way}: seconds", most, median(seconds[way]), ".1f") for way, most in FIXED.items()]
     if "inertia" in result:
         worst = max(entry["ratio"] for entry in result["inertia"]["result"])
-        rows.append(("inertia, worst layer, of KMeans(n_init=10)'s", INERTIA, worst, ".4f"))
+        rows.append(("inertia of the worst layer, relative to KMeans(n_init=10)", INERTIA, worst, ".4f"))
     lines = ["## Targets", "| what | at most | measured | |", "|---|---|---|---|"]
     for what, most, measured, form in rows:
-        told = "not measured" if measured is None else f"{measured:{form}}"
-        verdict = "" if measured is None else "kept" if measured <= most else "**missed**"
-        lines.append(f"| {what} | {most} | {told} | {verdict} |")
+        value = "not measured" if measured is None else f"{measured:{form}}"
+        verdict = "" if measured is None else "met" if measured <= most else "**missed**"
+        lines.append(f"| {what} | {most} | {value} | {verdict} |")
     return lines
 
 

@@ -1,23 +1,23 @@
 """Every error the library raises on purpose.
 
     ClusterPathsError
-    ├── InputError             the user can put it right; one paragraph, exit code 2
-    │   ├── ConfigError        options that do not fit together
+    ├── InputError             the user can correct it; one paragraph, exit code 2
+    │   ├── ConfigError        options that are incompatible
     │   ├── ModelError         the ONNX file: missing, unreadable, no image input, no such layer
     │   ├── DatasetError       the images or their annotations
     │   │   ├── QuotaError     a file host's quota page was saved where data should be
-    │   │   └── RefusedImageError  what was sent to a server is no image that it explains
-    │   ├── CacheError         activations on disk that belong to something else, or are in use
+    │   │   └── RefusedImageError  what was uploaded is not an image that the server can explain
+    │   ├── CacheError         activations on disk that belong to another model or data set, or are in use
     │   ├── ExtractionError    too many unreadable images, non-finite activations
     │   ├── NotFoundError      no model, set, layer, cluster or example of that name
     │   ├── DiskError          no room, no permission
-    │   └── StorageError       object storage that stays away, refuses, or has no such bucket
+    │   └── StorageError       object storage that does not answer, refuses access, or has no such bucket
     ├── DownloadError          the network; worth a retry
-    ├── NoRunError             a server cannot start a run now, whoever asks
-    ├── CorruptedShardError      bytes on disk differ from their checksum; the shard is made again
-    └── Float16OverflowError   a layer needs float32; extraction widens it and goes on
+    ├── NoRunError             a server cannot start a run now, for any client
+    ├── CorruptedShardError    bytes on disk differ from their checksum; the shard is extracted again
+    └── Float16OverflowError   a layer needs float32; extraction widens it and continues
 
-A message says what happened, the actual value, what was expected, and what to do, in one paragraph.
+A message states what happened, the actual value, what was expected, and what to do, in one paragraph.
 Anything else that is raised is a bug and may show its traceback.
 """
 
@@ -30,18 +30,18 @@ class ClusterPathsError(Exception):
     """Base of all errors that are raised on purpose.
 
     Attributes:
-        recoverable: the pipeline goes on after it: it is no failure of a run.
+        recoverable: the pipeline handles it and continues: the run does not fail.
     """
 
     recoverable = False
 
 
 class InputError(ClusterPathsError):
-    """Something that the user can put right."""
+    """An error that the user can correct."""
 
 
 class ConfigError(InputError):
-    """Options that are out of range or do not fit together."""
+    """Options that are out of range or incompatible."""
 
 
 class ModelError(InputError):
@@ -57,7 +57,7 @@ class QuotaError(DatasetError):
 
 
 class RefusedImageError(DatasetError):
-    """What was sent to a server is no image that it explains; `status` is HTTP's number for why."""
+    """The upload is not an image that the server can explain; `status` is the HTTP status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -76,7 +76,7 @@ class ExtractionError(InputError):
 
 
 class NotFoundError(InputError):
-    """Something was asked for by a name or number that is not there."""
+    """There is nothing with the requested name or number."""
 
 
 class DiskError(InputError):
@@ -88,11 +88,11 @@ class StorageError(InputError):
 
 
 class DownloadError(ClusterPathsError):
-    """A network failure; trying again can help."""
+    """A network failure; a retry can help."""
 
 
 class NoRunError(ClusterPathsError):
-    """A server cannot start a run now, whoever asks; the reason is for the one who does."""
+    """A server cannot start a run now, for any client; the message is the reason."""
 
 
 class CorruptedShardError(ClusterPathsError):

@@ -29,7 +29,7 @@ from clusterpaths.common.malloc import share_arenas
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError, InputError
 from clusterpaths.evaluation.record import Evaluation
-from clusterpaths.extraction.begin import forget_shard, widen_layers
+from clusterpaths.extraction.begin import mark_missing, widen_layers
 from clusterpaths.extraction.extract import ExtractionJob, release_sessions
 from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
 from clusterpaths.extraction.plan import ExtractionPlan, examples_in
@@ -286,6 +286,6 @@ class _Run:
             )
         self._repaired |= corrupted
         for shard in sorted(corrupted):
-            forget_shard(self._directory, shard)
+            mark_missing(self._directory, shard)
         if corrupted:
             self._extract_shards(tuple(sorted(corrupted)))

@@ -1,4 +1,4 @@
-"""Records that lie beside the artefacts and say what made them.
+"""Records stored beside the artefacts that describe how they were made.
 
 Belongs here: frozen pydantic models that are written as JSON. How they are read and written is
 `storage/`; what they mean for a cache is `cache/`, for a set `publish.py`.
@@ -24,7 +24,7 @@ Resize = Literal["bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"]
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, and unknown keys are an error, not a surprise later."""
+    """Base of all records: frozen; unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,9 +38,7 @@ class Preprocessing(Record):
 
     name: str = Field(description="preset, or custom")
     size: tuple[int, int] = Field(description="height and width in pixels")
-    mean: tuple[float, ...] = Field(
-        description="of red, green, blue (whatever channels says), in the range after scale"
-    )
+    mean: tuple[float, ...] = Field(description="of red, green, blue (whatever channels is), in the range after scale")
     std: tuple[float, ...]
     scale: float = Field(default=1 / 255, description="the factor that pixels 0..255 are multiplied with first")
     resize: Resize = Field(default="bilinear", description="as Pillow's Image.resize does it")
@@ -70,34 +68,34 @@ class Preprocessing(Record):
 
 
 class ModelIdentity(Record):
-    """What tells one model from another."""
+    """What identifies a model."""
 
     file: str = Field(description="file name, for people; not part of the identity")
     sha256: str = Field(description="of the ONNX file and its external weights")
 
 
 class DatasetSpec(Record):
-    """Enough to open a data set again, in another process or on another machine with the same folders."""
+    """Enough to open a data set again, in another process or on another machine with the same directories."""
 
     name: str = Field(description="registry name, such as celeba; part of a cache's identity")
     root: str
-    labels: str = Field(default="", description="CSV file with labels of a folder's images; empty: none")
+    labels: str = Field(default="", description="CSV file with labels of a directory's images; empty: none")
 
 
 class Tap(Record):
-    """A tensor that a run looks at."""
+    """A tensor that a run extracts."""
 
     layer: str
     tensor: str = Field(description="its name in the graph")
-    shape: tuple[int, ...] = Field(description="of one example, as a run puts it out")
+    shape: tuple[int, ...] = Field(description="of one example, as a run outputs it")
     operator: str = Field(default="", description="Conv, Gemm …")
-    reduce: Reduce = Field(default="none", description="what is put out of the tensor instead of all of it")
+    reduce: Reduce = Field(default="none", description="how the tensor is reduced; none: not at all")
     full_shape: tuple[int, ...] = Field(default=(), description="of one example before it is reduced")
     dtype: str = Field(default="", description="of the tensor in the graph, as numpy calls it; empty: not known yet")
 
     @property
     def identity(self) -> str:
-        """What tells a cache's layer from another: the tensor, and how it is reduced."""
+        """What identifies a cache's layer: the tensor, and how it is reduced."""
         return self.tensor if self.reduce == "none" else f"{self.tensor}|{self.reduce}"
 
 
@@ -116,7 +114,7 @@ class ModelRecord(Record):
     logits: str | None = Field(description="output with class scores; None: the model has none")
     num_classes: int
     taps: tuple[Tap, ...]
-    preprocessing: Preprocessing | None = Field(description="what the file's own metadata or a file beside it say")
+    preprocessing: Preprocessing | None = Field(description="from the file's own metadata or a file beside it")
     preprocessing_source: str = Field(default="", description="which of them, for people")
     class_names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -133,7 +131,7 @@ class ClusterSummary(Record):
     empty: tuple[int, ...] = Field(description="clusters without examples, after re-seeding could not help")
     inertia: float = Field(description="sum of squared distances (cosine: between unit rows and unit centroids)")
     iterations: int = Field(description="passes over the data")
-    note: str = Field(default="", description="what a reader should know: a dead layer, too few distinct rows")
+    note: str = Field(default="", description="remarks: a dead layer, too few distinct rows")
 
 
 class StageTime(Record):
@@ -145,9 +143,9 @@ class StageTime(Record):
 
 
 class SetRecord(Record):
-    """set.json: what one set is made of. Lies in its folder beside the contract's documents.
+    """set.json: what one set was made from. In its directory, beside the contract's documents.
 
-    paths.parquet in the same folder has a row for each example, ids ascending, with columns id int64, file string,
+    paths.parquet in the same directory has one row per example, ids ascending, with columns id int64, file string,
     split string, label int16 (-1: none), prediction int16 (-1: none), for each layer an int16 column of its name (the
     cluster id), and distance.<layer> float32 (to the own centroid: 1 - cosine, or Euclidean).
     """
@@ -181,7 +179,7 @@ class SetRecord(Record):
         default=None, description="weighted-path purity with labels, of labelled examples"
     )
     purity_predictions: float | None = None
-    choice: str = Field(default="", description="how k or the distance was chosen; choice.json has the whole sweep")
+    choice: str = Field(default="", description="how k or the distance was chosen; choice.json has the complete sweep")
     stages: tuple[StageTime, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict, description="the options that were given, to repeat the run")
     created: str = Field(description="ISO time, UTC")
@@ -206,6 +204,6 @@ def name_of(names: tuple[str, ...], index: int) -> str:
 
 
 def fingerprint(question: dict[str, Any]) -> str:
-    """SHA-256 of a JSON-able question in canonical form (sorted keys, no spaces); 64 hex digits."""
+    """SHA-256 of JSON-serialisable content in canonical form (sorted keys, no spaces); 64 hex digits."""
     text = json.dumps(question, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""Announce a model file to the Prefect server, as the watcher of the model folder does.
+"""Announce a model file to the Prefect server, as the watcher of the model directory does.
 
-python deployments/announce.py ONNX_models/CelebA_CNN.onnx
+    python deployments/announce.py ONNX_models/CelebA_CNN.onnx
 
-No flow: it starts those that wait for a model. For a training pipeline, or where no watcher runs.
+This is not a flow: it emits the event that triggers deployments. For a training pipeline, or without a watcher.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cyclopts
 
 from clusterpaths.commands.shell import run_command
 from clusterpaths.errors import ModelError
-from clusterpaths.watching.announced import STATE_FILE, Known
+from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, examine
 from tasks.announcing import ARRIVED, announce
 
@@ -23,18 +23,18 @@ from tasks.announcing import ARRIVED, announce
 def announce_model(
     path: Annotated[Path, cyclopts.Parameter(help="ONNX file")],
     *,
-    again: Annotated[bool, cyclopts.Parameter(help="also where it was announced before", negative=())] = False,
+    again: Annotated[bool, cyclopts.Parameter(help="even if it was announced before", negative=())] = False,
 ) -> None:
-    """Announce a model file to the Prefect server; deployments that wait for a new model start."""
+    """Announce a model file to the Prefect server, which starts the deployments that are triggered by new models."""
     outcome = examine(path.expanduser().absolute(), patient=False)
     if not isinstance(outcome, Arrival):
         raise ModelError(outcome.reason)
-    known = Known(Path(outcome.path).parent / STATE_FILE)
+    known = AnnouncedModels(Path(outcome.path).parent / STATE_FILE)
     if announce([outcome], known, again=again):
-        said = f"Announced {outcome.path} as {ARRIVED}: name {outcome.name}, sha256 {outcome.sha256}."
+        message = f"Announced {outcome.path} as {ARRIVED}: name {outcome.name}, sha256 {outcome.sha256}."
     else:
-        said = f"{outcome.path} was announced before (sha256 {outcome.sha256}); --again announces it once more."
-    sys.stdout.write(said + "\n")
+        message = f"{outcome.path} was announced before (sha256 {outcome.sha256}); --again announces it once more."
+    sys.stdout.write(message + "\n")
 
 
 def main(argv: list[str] | None = None) -> None:

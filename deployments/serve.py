@@ -3,8 +3,8 @@
     prefect server start                              # in one terminal
     PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/serve.py      # in another
 
-Reads prefect.yaml, so that both ways offer the same. Runs until it is stopped; a run that it started can be retried
-from the UI as long as it serves.
+Reads prefect.yaml, so that both ways offer the same deployments. Runs until it is stopped; until then its runs can be
+retried from the UI.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def deployments(root: Path = ROOT) -> list[RunnerDeployment]:
-    """What prefect.yaml names, ready to be served."""
+    """The deployments of prefect.yaml, ready to be served."""
     entries = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
     return [_deployment(entry, root) for entry in entries]
 
@@ -42,7 +42,7 @@ def _deployment(entry: dict[str, Any], root: Path) -> RunnerDeployment:
         triggers=[DeploymentEventTrigger(**_trigger(trigger)) for trigger in entry.get("triggers", [])],
         concurrency_limit=_limit(entry),
     )
-    assert isinstance(deployment, RunnerDeployment)  # a coroutine only where a loop runs
+    assert isinstance(deployment, RunnerDeployment)  # a coroutine only inside an event loop
     return deployment
 
 
@@ -55,7 +55,7 @@ def _trigger(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key != "type"}
 
 
-def main(limit: Annotated[int, cyclopts.Parameter(help="runs at a time")] = 2) -> None:
+def main(limit: Annotated[int, cyclopts.Parameter(help="maximum number of concurrent runs")] = 2) -> None:
     """Serve every deployment of prefect.yaml from this process."""
     serve(*deployments(), limit=limit)
 

@@ -1,8 +1,8 @@
-"""Make a server ready: work pool, deployments, automations. Safe to run again: what is there is renewed.
+"""Set up a server: work pool, deployments, automations. Safe to run again: existing ones are updated.
 
     python deployments/set_up.py                                    pool, deployments, crashed-run automation
-    python deployments/set_up.py --webhook https://example.org/in   also a message there when a run fails, or when a
-                                                                    comparison finds path agreement under its threshold
+    python deployments/set_up.py --webhook https://example.org/in   also a POST to that URL when a run fails, or when a
+                                                                    comparison finds path agreement below its threshold
 
 PREFECT_API_URL names the server.
 """
@@ -27,17 +27,19 @@ ROOT = Path(__file__).resolve().parent.parent
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
 POOL = "clusterpaths"
 WEBHOOK_BLOCK = "clusterpaths-webhook"
-# Bodies of the POST, JSON: Prefect fills in what stands in double braces when the alarm goes off.
+# JSON bodies of the POST: Prefect renders the expressions in double braces when the automation is triggered.
 FAILED = """{"event": {{ event.event | tojson }}, "flow_run": {{ flow_run.name | tojson }},
 "message": {{ flow_run.state.message | tojson }}, "url": {{ flow_run | ui_url | tojson }}}"""
 DIVERGED = """{"event": {{ event.event | tojson }}, "path_agreement": {{ event.payload.path_agreement }},
 "first": {{ event.payload.first | tojson }}, "second": {{ event.payload.second | tojson }}}"""
 
 
-def main(webhook: Annotated[str | None, cyclopts.Parameter(help="URL that gets a POST for each alarm")] = None) -> None:
-    """Make the work pool, deploy everything in prefect.yaml, and make the automations."""
+def main(
+    webhook: Annotated[str | None, cyclopts.Parameter(help="URL that receives a POST for each alert")] = None,
+) -> None:
+    """Create the work pool, the deployments of prefect.yaml, and the automations."""
     if not os.environ.get("PREFECT_API_URL"):
-        sys.exit("error: PREFECT_API_URL is not set. It should name a server, such as http://127.0.0.1:4200/api.")
+        sys.exit("error: PREFECT_API_URL is not set. Expected the URL of a server, such as http://127.0.0.1:4200/api.")
     with get_client(sync_client=True) as client:
         make_pool(client)
         subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=ROOT, check=True)
@@ -49,17 +51,17 @@ def main(webhook: Annotated[str | None, cyclopts.Parameter(help="URL that gets a
 
 
 def make_pool(client: SyncPrefectClient) -> None:
-    """A process work pool; one that is there stays as it is."""
+    """Create the process work pool; an existing one is unchanged."""
     try:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     except ObjectAlreadyExists:
-        print(f"Work pool {POOL!r} is there")
+        print(f"Work pool {POOL!r} exists")
     else:
-        print(f"Made work pool {POOL!r}")
+        print(f"Created work pool {POOL!r}")
 
 
 def make_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
-    """Create it, or put it in the place of the one with its name."""
+    """Create it, or replace the one with the same name."""
     for present in client.read_automations_by_name(automation.name):
         client.delete_automation(present.id)
     client.create_automation(automation)
@@ -67,7 +69,7 @@ def make_automation(client: SyncPrefectClient, automation: AutomationCore) -> No
 
 
 def alarms(url: str) -> list[AutomationCore]:
-    """Two automations that post to a webhook: a run that failed or crashed, and paths that moved."""
+    """Two automations that post to a webhook: one for failed or crashed runs, one for diverged paths."""
     block = Webhook(method="POST", url=url, allow_private_urls=True)
     block_id = block.save(WEBHOOK_BLOCK, overwrite=True)
     states = ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"]

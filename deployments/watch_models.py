@@ -1,13 +1,12 @@
-"""Watch a folder for model files and announce each to the Prefect server once it is whole and loads.
+"""Watch a directory for model files and announce each to the Prefect server once it is complete and loads.
 
     PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/watch_models.py
 
-A model is announced as `onnx-model.arrived`, a file that is none as `onnx-model.rejected`. What was announced is known by
-its content, also after a restart. At the very first start in a folder, what lies there counts as known, so that
-starting the watcher starts no run by itself; `--first-start announce` announces it.
+A model is announced as `onnx-model.arrived`, an invalid file as `onnx-model.rejected`. Announced models are remembered by
+their content, also after a restart. At the very first start in a directory, existing models are taken as known, so that
+starting the watcher starts no run by itself; `--first-start announce` announces them.
 
-Runs until it is stopped. Where the file system tells nothing of changes (network drives), it sees them at the next
-rescan.
+Runs until it is stopped. If the file system does not report changes (network drives), they are found by the next rescan.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from watchfiles import watch
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ClusterPathsError, ConfigError
-from clusterpaths.watching.announced import STATE_FILE, Known
+from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, Outcome
 from clusterpaths.watching.folder import ModelFolder
 from flows.running import USER_ERROR, option_message
@@ -39,40 +38,42 @@ logger = logging.getLogger("watch_models")
 
 
 class WatchConfig(BaseModel):
-    """Watch a folder for model files and announce each once it is whole and loads."""
+    """Watch a directory for model files and announce each once it is complete and loads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    folder: Path | None = Field(default=None, description="where models are put [ONNX_models]; not its subfolders")
+    folder: Path | None = Field(default=None, description="directory to watch [ONNX_models]; not its subdirectories")
     settle: float = Field(
-        default=2.0, gt=0, description="seconds in which a file, and its weights beside it, must not change"
+        default=2.0, gt=0, description="seconds for which a file and its external weights must be unchanged"
     )
     patience: float = Field(
-        default=60.0, ge=0, description="seconds to wait for the rest of a file, or for its missing weights"
+        default=60.0, ge=0, description="seconds to wait for the rest of a file, or for missing external weights"
     )
-    rescan: float = Field(default=30.0, gt=0, description="seconds after which the folder is looked at in any case")
+    rescan: float = Field(default=30.0, gt=0, description="seconds between scans if no change is reported")
     first_start: Literal["known", "announce"] = Field(
-        default="known", description="what models that lie there at the very first start are: known, or to announce"
+        default="known", description="whether models that exist at the very first start are taken as known or announced"
     )
-    state: Path | None = Field(default=None, description=f"file that remembers what was announced [{STATE_FILE} there]")
+    state: Path | None = Field(
+        default=None, description=f"file that records announced models [{STATE_FILE} in the directory]"
+    )
 
     @property
     def models(self) -> Path:
-        """The folder."""
+        """The directory to watch."""
         return (self.folder or roots.models_root()).expanduser().absolute()
 
     @property
     def state_path(self) -> Path:
-        """The file that remembers."""
+        """The file that records announced models."""
         return (self.state or self.models / STATE_FILE).expanduser().absolute()
 
 
 class Announcer:
-    """Announces what was found, at growing intervals while the server is away."""
+    """Announces what was found, with growing retry delays while the server is unavailable."""
 
-    def __init__(self, folder: ModelFolder, known: Known) -> None:
+    def __init__(self, folder: ModelFolder, known: AnnouncedModels) -> None:
         self._folder, self._known = folder, known
-        self._pending: dict[str, Outcome] = {}  # path -> the latest of it
+        self._pending: dict[str, Outcome] = {}  # path -> its latest outcome
         self._delay = 0.0
         self._next = 0.0
 
@@ -85,7 +86,7 @@ class Announcer:
             self._pending[outcome.path] = outcome
 
     def try_now(self) -> None:
-        """Announce all that still lie there as they were looked at; the others come again when they have settled."""
+        """Announce all files that are unchanged since they were examined; the others are examined again once they settle."""
         self._pending = {path: one for path, one in self._pending.items() if self._folder.is_current(one)}
         if not self._pending:
             return
@@ -94,11 +95,9 @@ class Announcer:
         except Exception as error:
             self._delay = min(max(1.0, 2 * self._delay), _LONGEST_DELAY)
             self._next = time.monotonic() + self._delay
-            if not isinstance(
-                error, ClusterPathsError
-            ):  # neither the server nor the disk that the state lies on: a bug
+            if not isinstance(error, ClusterPathsError):  # neither the server nor the disk of the state file: a bug
                 logger.exception("Announcing failed.")
-            logger.warning("%s Trying again in %.0f s; %d waiting.", error, self._delay, len(self._pending))
+            logger.warning("%s Retrying in %.0f s; %d waiting.", error, self._delay, len(self._pending))
             return
         self._pending, self._delay, self._next = {}, 0.0, 0.0
         for outcome in sent:
@@ -109,23 +108,23 @@ class Announcer:
 
 
 def watch_models(config: WatchConfig) -> NoReturn:
-    """Look, announce, wait for a change; for ever.
+    """Scan, announce, wait for a change; until interrupted.
 
     Raises:
-        ConfigError: no server is configured, or the state is damaged.
-        DiskError: the folder or the state cannot be written.
+        ConfigError: no server is configured, or the state file is corrupted.
+        DiskError: the directory or the state file cannot be written.
     """
     if server_url() is None:
         raise ConfigError(
-            "No Prefect server is configured, so there is nobody to announce models to. "
+            "No Prefect server is configured to announce models to. "
             "Set PREFECT_API_URL, such as PREFECT_API_URL=http://127.0.0.1:4200/api."
         )
-    known = Known(config.state_path)
+    known = AnnouncedModels(config.state_path)
     try:
         config.models.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"--folder {config.models} is no folder and cannot be made one ({error.strerror}). Name a folder for models."
+            f"--folder {config.models} is not a directory and cannot be created ({error.strerror}). Give a directory for models."
         ) from error
     folder = ModelFolder(config.models, known, config.settle, config.patience, logger.info)
     _begin(config, known, folder)
@@ -142,7 +141,7 @@ def watch_models(config: WatchConfig) -> NoReturn:
             _guarded(announcer.try_now)
 
 
-def _begin(config: WatchConfig, known: Known, folder: ModelFolder) -> None:
+def _begin(config: WatchConfig, known: AnnouncedModels, folder: ModelFolder) -> None:
     with known.locked():
         if known.read().watched:
             return
@@ -151,25 +150,25 @@ def _begin(config: WatchConfig, known: Known, folder: ModelFolder) -> None:
     for outcome in there:
         if isinstance(outcome, Arrival):
             logger.info(
-                "%s lay there before this first start: taken for known. `clusterpaths announce %s --again` announces it.",
+                "%s existed before this first start: taken as known. `clusterpaths announce %s --again` announces it.",
                 Path(outcome.path).name,
                 outcome.path,
             )
         else:
-            logger.info("%s lay there before this first start, and is no whole model.", Path(outcome.path).name)
+            logger.info("%s existed before this first start, and is not a complete model.", Path(outcome.path).name)
 
 
 def _guarded(step: Callable[[], None]) -> None:
-    """Whatever goes wrong with one look is told, and the next look comes: an unattended watcher goes on."""
+    """Run the step; an error is logged and the watcher continues, because it runs unattended."""
     try:
         step()
     except Exception:
-        logger.exception("This look at the folder failed; the next one comes.")
+        logger.exception("Scanning the directory failed; the watcher continues.")
         time.sleep(1)
 
 
 def _changes(config: WatchConfig) -> Iterator[bool]:
-    """Every quarter of a second whether something changed in the folder; without news from the system, no."""
+    """Every quarter of a second, whether a change in the directory was reported."""
     while True:
         try:
             for tick, changed in enumerate(
@@ -182,12 +181,14 @@ def _changes(config: WatchConfig) -> Iterator[bool]:
                     recursive=False,
                 )
             ):
-                # what came before the system began to tell is seen on the first tick
+                # changes before the system began to report them are found on the first tick
                 yield tick == 0 or any(not Path(path).name.startswith(STATE_FILE) for _, path in changed)
                 if not config.models.is_dir():
                     break
         except (OSError, RuntimeError) as error:
-            logger.warning("No news of changes in %s (%s); looking every %.0f s.", config.models, error, config.rescan)
+            logger.warning(
+                "Changes in %s are not reported (%s); scanning every %.0f s.", config.models, error, config.rescan
+            )
         for _ in range(max(1, int(config.rescan / _TICK))):
             time.sleep(_TICK)
             yield False
@@ -198,7 +199,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run from a shell, until SIGTERM or Ctrl-C: exit code 0; 2 for a user's mistake."""
+    """Run from a shell, until SIGTERM or Ctrl-C: exit code 0; 2 for an input error."""
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     logger.setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _stop)  # and Ctrl-C does the same by itself

@@ -1,6 +1,7 @@
 """Cluster paths of CelebA: `python flows/celeba.py`, quickest with `--sample` or `--subset 5`.
 
-The stages are in pipeline.py.
+Read on in clusterpaths/pipeline.py: its `run(config)` calls the stages in order. flows/pipeline.py runs them as Prefect
+tasks.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from prefect.events import Event
 from prefect.settings import PREFECT_API_URL
 
 from clusterpaths.errors import ClusterPathsError, ConfigError
-from clusterpaths.watching.announced import Known
+from clusterpaths.watching.announced import AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, Outcome
 
 ARRIVED = "onnx-model.arrived"
@@ -38,7 +38,7 @@ def server_url() -> str | None:
     return url
 
 
-def announce(outcomes: Sequence[Outcome], known: Known, *, again: bool = False) -> list[Outcome]:
+def announce(outcomes: Sequence[Outcome], known: AnnouncedModels, *, again: bool = False) -> list[Outcome]:
     """Send an event for each outcome that was not announced yet, or, with `again`, for all; returns those sent.
 
     An arrival becomes `onnx-model.arrived` with path, name and sha256; a rejected file `onnx-model.rejected` with the

@@ -12,7 +12,7 @@ from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.training.train import TrainConfig, TrainRecord, describe, train_classifier
-from clusterpaths.watching.announced import STATE_FILE, Known
+from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, examine
 from tasks.announcing import announce, server_url
 
@@ -55,7 +55,7 @@ def announce_model(record: TrainRecord) -> None:
     if server_url() is None:
         return
     outcome = examine(Path(record.path), patient=False)
-    known = Known(Path(record.path).parent / STATE_FILE)
+    known = AnnouncedModels(Path(record.path).parent / STATE_FILE)
     try:
         sent = isinstance(outcome, Arrival) and announce([outcome], known)
     except ClusterPathsError as error:

@@ -118,7 +118,7 @@ def test_page_and_picture_tell_every_part(folder: Path) -> None:
     page = (folder / "suite.md").read_text()
     for heading in ("## Targets", "## End to end", "## Stages", "## Inertia"):
         assert heading in page
-    assert "| zarr: time an image, of the baseline's | 0.33 |" in page
+    assert "| zarr: time per image, relative to the baseline | 0.33 |" in page
     picture = ElementTree.parse(folder / "speed.svg").getroot()
     shown = " ".join(element.text or "" for element in picture.iter())
     for words in ("baseline: ", "npy: ", "zarr: ", "decode", "extract, zarr"):
@@ -141,7 +141,7 @@ def test_start_up_is_measured_and_what_was_there_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--quick"], "--quick makes no numbers to keep. Name a folder for them with --out."),
+        (["--quick"], "--quick gives no meaningful numbers. Give a directory for them with --out."),
         (["--sizes", "500"], "--sizes names 1 numbers of images. A slope needs two or more, such as 500,2000."),
         (["--formats", "npy,hdf5"], "--formats names hdf5. Expected some of npy, zarr"),
         (["--parts", "speed"], "--parts names speed. Expected some of end_to_end, stages, startup, inertia, resnet50."),

@@ -1,4 +1,4 @@
-"""examples.parquet: who the examples of a cache are, once, beside their activations.
+"""examples.parquet: the examples of a cache, stored once beside their activations.
 
 Belongs here: its columns, a part for each shard, and joining the parts. Columns: id, file, size (bytes), split,
 label, shard, row (null: no activations), error, prediction, logits, mtime (ns since the epoch) and digest (xxh3 of the
@@ -22,7 +22,7 @@ ATTRIBUTE = "attr_"
 
 
 def part_file(shard: int) -> str:
-    """The file, in PARTS, of what is known of one shard's examples."""
+    """The file in PARTS with the table of one shard's examples."""
     return f"{shard:05d}.parquet"
 
 
@@ -40,9 +40,9 @@ def make_part(
         table: its n examples.
         shard: its index.
         rows: (n,) row in the store, -1 where the example has no activations.
-        errors: n reasons, None where there is nothing to say.
+        errors: n reasons, None where there is none.
         logits: (n, classes), NaN rows where there are none; None where the model has no class scores.
-        digests: (n,) of what was read; of no account where the example has no activations.
+        digests: (n,) of what was read; ignored where the example has no activations.
     """
     read = rows >= 0
     prediction = np.full(len(table), -1, np.int16)
@@ -69,24 +69,24 @@ def make_part(
 
 
 def write_part(directory: Storage, shard: int, part: pa.Table) -> None:
-    """Atomically."""
+    """Write the file atomically."""
     write_table(directory, f"{PARTS}/{part_file(shard)}", part)
 
 
 def write_table(directory: Storage, name: str, table: pa.Table) -> None:
-    """Atomically, zstd, without anything that changes from run to run."""
+    """Write the file atomically, zstd, without metadata that changes from run to run."""
     with directory.write(name) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 
 def join_parts(directory: Storage, shards: list[int]) -> None:
-    """examples.parquet out of the parts of these shards, ids ascending, one row an id.
+    """examples.parquet out of the parts of these shards, ids ascending, one row per id.
 
-    An example that failed and whose file was mended since stands in two parts: the later one counts.
+    An example that failed and whose file was repaired since is in two parts: the later one counts.
     """
-    lying = directory.local_tree(PARTS)
-    parts = [pq.read_table(lying / part_file(shard)) for shard in shards]
-    # "permissive": attributes may have come to the data folder after the first shards were made
+    local = directory.local_tree(PARTS)
+    parts = [pq.read_table(local / part_file(shard)) for shard in shards]
+    # "permissive": attributes may have come to the data directory after the first shards were made
     table = pa.concat_tables(parts, promote_options="permissive").sort_by([("id", "ascending"), ("shard", "ascending")])
     ids = table["id"].to_numpy()
     write_table(directory, EXAMPLES, table.filter(pa.array(np.append(ids[1:] != ids[:-1], True))))
@@ -103,7 +103,7 @@ def read_examples(
     path = directory.local(EXAMPLES)
     if not path.is_file():
         raise CacheError(
-            f"{directory / EXAMPLES} is missing: extraction has not finished here. Run the flow again; it goes on from "
+            f"{directory / EXAMPLES} is missing: extraction has not finished here. Run the flow again; it continues from "
             "there."
         )
     filters = [("id", ">=", between[0]), ("id", "<=", between[1])] if between else None

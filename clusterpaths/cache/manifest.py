@@ -1,4 +1,4 @@
-"""manifest.json: what a cache was made of, and which of its shards are whole.
+"""manifest.json: what a cache was made of, and which of its shards are complete.
 
 Belongs here: the record, the comparison of a stored one with what a run requires, and recording shards.
 A shard exists once it is recorded here, not before.
@@ -18,7 +18,7 @@ from clusterpaths.storage import Storage
 
 MANIFEST = "manifest.json"
 PIXELS = "pixels"  # of a cache without activations
-CLUSTERINGS = "clusterings"  # what is made of the activations on the way to a set
+CLUSTERINGS = "clusterings"  # intermediate results from activations to a set
 
 
 class LayerRecord(Record):
@@ -38,7 +38,7 @@ class FailedExample(Record):
 
 
 class ShardRecord(Record):
-    """A run of consecutive examples. Planned with `rows` None; whole once `rows` is set."""
+    """Consecutive examples. Planned with `rows` None; complete once `rows` is set."""
 
     index: int
     ids: str = Field(description="ids it was planned for, as ranges: 0-4 9 11-12")
@@ -47,7 +47,7 @@ class ShardRecord(Record):
     failed: tuple[FailedExample, ...] = ()
     checksums: dict[str, str] = Field(default_factory=dict, description="layer -> xxh3_64 of its rows' bytes, in order")
     batch: int | None = Field(
-        default=None, description="planned examples a model run took; format none alone, to make the same runs again"
+        default=None, description="planned examples a model run took; format none only, to make the same runs again"
     )
 
     def planned_ids(self) -> NDArray[np.int64]:
@@ -59,30 +59,30 @@ class ShardRecord(Record):
         return ids[~np.isin(ids, [failure.id for failure in self.failed])] if self.failed else ids
 
 
-def unmade(shard: ShardRecord) -> ShardRecord:
+def as_planned(shard: ShardRecord) -> ShardRecord:
     """The shard as it was planned, without what was made of it."""
     return shard.model_copy(update={"rows": None, "failed": (), "checksums": {}, "batch": None})
 
 
 class CacheIdentity(Record):
-    """What must be the same for activations to be used again."""
+    """What must be equal for activations to be reused."""
 
     model: ModelIdentity
     layers: dict[str, LayerRecord]
     dataset: str
     preprocessing: Preprocessing
-    dtype: CacheDtype = Field(description="the one asked for; layers say which they have")
+    dtype: CacheDtype = Field(description="the requested one; each layer records its own")
     format: CacheFormat
     providers: tuple[str, ...] = Field(
         default=(), description="ONNX Runtime's execution providers of the last run; no part of the identity"
     )
     runner: ModelRecord | None = Field(
-        default=None, description="how the last run ran the model; format none alone; no part of the identity"
+        default=None, description="how the last run ran the model; format none only; no part of the identity"
     )
 
 
 class Manifest(CacheIdentity):
-    """The whole of manifest.json."""
+    """The content of manifest.json."""
 
     version: int = 1
     shards: tuple[ShardRecord, ...] = ()
@@ -92,7 +92,7 @@ def read_manifest(directory: Storage) -> Manifest | None:
     """The manifest of a cache, or None where there is none.
 
     Raises:
-        CacheError: the file is not one of ours, or of a later version.
+        CacheError: the file is not a manifest, or of a later version.
     """
     return read_version(directory)[0]
 
@@ -109,13 +109,13 @@ def _parse(directory: Storage, content: bytes) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         raise CacheError(
-            f"{directory / MANIFEST} is not understood: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. It was "
-            "written by another version or changed by hand. Use another --name, or --refresh to make the cache again."
+            f"{directory / MANIFEST} cannot be parsed: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. It was "
+            "written by another version or changed by hand. Use another --name, or --refresh to extract again."
         ) from error
 
 
 def require_manifest(directory: Storage) -> Manifest:
-    """The manifest of a cache that must be there by now.
+    """The manifest of a cache, which must exist.
 
     Raises:
         CacheError: there is none.
@@ -127,7 +127,7 @@ def _required(directory: Storage, manifest: Manifest | None) -> Manifest:
     if manifest is None:
         raise CacheError(
             f"{directory / MANIFEST} is missing. Expected the cache that this run planned; something removed it "
-            "meanwhile. Run the flow again."
+            "since. Run the flow again."
         )
     return manifest
 
@@ -151,10 +151,10 @@ def _content(manifest: Manifest) -> bytes:
 
 
 def update_shards(directory: Storage, *records: ShardRecord) -> None:
-    """Put these records in the places of those with their index; safe between threads, processes and machines.
+    """Replace the records with these indexes; safe between threads, processes and machines.
 
     Raises:
-        CacheError: a shard was planned anew since, for other images or rows: what was made is not recorded.
+        CacheError: a shard was planned again since, for other images or rows; nothing is recorded.
     """
     by_index = {record.index: record for record in records}
 
@@ -163,7 +163,7 @@ def update_shards(directory: Storage, *records: ShardRecord) -> None:
             record = by_index.get(shard.index, shard)
             if (record.ids, record.start) != (shard.ids, shard.start):
                 raise CacheError(
-                    f"Shard {shard.index} of {directory} was planned anew by another run while it was made here; "
+                    f"Shard {shard.index} of {directory} was planned again by another run while this one extracted it; "
                     "nothing was recorded. Wait for the other run to end and run the same command again."
                 )
         shards = tuple(by_index.get(shard.index, shard) for shard in manifest.shards)
@@ -202,12 +202,12 @@ def require_same(
         if has != wants:
             differences.append(f"preprocessing {field}: stored {has}, required {wants}")
     for layer, wanted in required.layers.items():
-        kept = stored.layers.get(layer)
-        if kept is None:
+        has = stored.layers.get(layer)
+        if has is None:
             differences.append(f"layers: stored {', '.join(stored.layers)}, required also {layer}")
-        elif (kept.tensor, kept.shape) != (wanted.tensor, wanted.shape):
+        elif (has.tensor, has.shape) != (wanted.tensor, wanted.shape):
             differences.append(
-                f"layer {layer}: stored {kept.tensor} {kept.shape}, required {wanted.tensor} {wanted.shape}"
+                f"layer {layer}: stored {has.tensor} {has.shape}, required {wanted.tensor} {wanted.shape}"
             )
     if format_asked and stored.format != required.format:
         differences.append(f"cache format: stored {stored.format}, required {required.format}")
@@ -215,9 +215,9 @@ def require_same(
         differences.append(f"cache dtype: stored {stored.dtype}, required {required.dtype}")
     if differences:
         raise CacheError(
-            f"The activations in {directory} are not those of this run; nothing was changed. They differ in "
+            f"The activations in {directory} are not those of this run; nothing was changed. Differences: "
             + "; ".join(differences)
-            + ". Use another --name to keep both, or --refresh to throw the stored activations away."
+            + ". Use another --name to preserve both, or --refresh to delete the stored activations."
         )
 
 

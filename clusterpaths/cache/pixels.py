@@ -1,6 +1,6 @@
-"""Images as the model is fed them, before they are normalised: what a cache of the format "none" keeps.
+"""Resized images, before they are normalised: what a cache of the format "none" stores.
 
-Belongs here: a file of uint8 pixels a shard, whether it is whole, and reading it with its checksum. Activations are made
+Belongs here: one file of uint8 pixels per shard, whether it is complete, and reading it with its checksum. Activations are made
 of them by `recomputed.py`. As with activations, nothing counts before the manifest records it.
 """
 
@@ -23,27 +23,27 @@ from clusterpaths.storage.atomic import disk_errors
 _READ = 1 << 20  # bytes at a time on the way to a checksum
 
 
-class Kept(Protocol):
-    """What every format can be asked before and after extraction."""
+class StoredShards(Protocol):
+    """What stores of every format offer before and after extraction."""
 
     def reserve(self, rows: int) -> None:
-        """Make room for this many rows; what is there stays."""
+        """Make room for this many rows; existing rows stay."""
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
-        """The indexes of those recorded shards whose files are all there with their full size."""
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
+        """The indexes of those recorded shards whose files are complete."""
 
     def remove(self) -> None:
         """Remove all of it."""
 
 
-def open_kept(directory: Storage, identity: CacheIdentity) -> Kept:
-    """What a cache keeps of its images: activations, or pixels."""
+def open_stored(directory: Storage, identity: CacheIdentity) -> StoredShards:
+    """The store of a cache: of activations, or of pixels."""
     if identity.format == "none":
         return PixelStore(directory, identity.preprocessing.size)
     return open_store(directory, identity.format, identity.layers)
 
 
-def kept_size(identity: CacheIdentity, examples: Iterable[int]) -> tuple[int, int]:
+def stored_size(identity: CacheIdentity, examples: Iterable[int]) -> tuple[int, int]:
     """Files and bytes that shards of this many examples each will take."""
     each = list(examples)
     if identity.format == "none":
@@ -69,8 +69,8 @@ class PixelStore:
     def reserve(self, rows: int) -> None:  # noqa: ARG002 - files need no room beforehand
         self._directory.make()
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
-        return {shard.index for shard in shards if self.shard(shard).is_whole()}
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
+        return {shard.index for shard in shards if self.shard(shard).is_complete()}
 
     def remove(self) -> None:
         self._directory.remove_tree()
@@ -95,8 +95,8 @@ class ShardPixels:
             file.seek((row - self._record.start) * image_bytes(self._size))
             file.write(np.ascontiguousarray(values).data)
 
-    def is_whole(self) -> bool:
-        """Whether the file has the size that the record says."""
+    def is_complete(self) -> bool:
+        """Whether the file has the recorded size."""
         if not self._record.rows:
             return True
         return self._path.is_file() and self._path.stat().st_size == self._record.rows * image_bytes(self._size)
@@ -107,14 +107,14 @@ class ShardPixels:
         Raises:
             CorruptedShardError: the file is gone, has another size, or other bytes than were written.
         """
-        if not self.is_whole():
-            raise self._damage("are gone, or not all there")
+        if not self.is_complete():
+            raise self._damage("are missing or incomplete")
         digest = xxhash.xxh3_64()
         with self._path.open("rb", buffering=0) as file:
             while piece := file.read(_READ):
                 digest.update(piece)
         if digest.hexdigest() != self._record.checksums.get(PIXELS):
-            raise self._damage("are not those that were written: their checksum differs")
+            raise self._damage("are corrupted: their checksum differs")
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """(n, height, width, 3) uint8 rows start … stop - 1 of the shard, counted from 0.
@@ -130,11 +130,11 @@ class ShardPixels:
         except FileNotFoundError:
             read = 0
         if read != pixels.nbytes:
-            raise self._damage("are gone, or not all there")
+            raise self._damage("are missing or incomplete")
         return pixels
 
     def _damage(self, how: str) -> CorruptedShardError:
         return CorruptedShardError(
-            f"The images of shard {self._record.index} in {self._path} {how}. The shard is made again.",
+            f"The images of shard {self._record.index} in {self._path} {how}. The shard is extracted again.",
             self._record.index,
         )

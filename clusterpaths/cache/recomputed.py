@@ -1,4 +1,4 @@
-"""Activations that are not kept: computed again from the kept pixels, to the bit as they were at extraction.
+"""Activations that are not stored: recomputed from the stored pixels, bitwise equal to those at extraction.
 
 Belongs here: the rows of layers out of a cache of the format "none". `rows.LayerRows` reads through it. ONNX Runtime's
 results may depend on which images share a run (its size chooses kernels; dynamic quantization looks at all of it), so
@@ -30,7 +30,7 @@ from clusterpaths.storage import Storage
 class RecomputedRows:
     """Rows of some layers of a cache without activations; for one thread at a time.
 
-    Memory: one run of the model, and of what it put out these layers' rows.
+    Memory: one run of the model, and these layers' rows of its output.
 
     Args:
         directory: the cache.
@@ -38,13 +38,13 @@ class RecomputedRows:
         layers: their names.
 
     Raises:
-        CacheError: the manifest does not say how the model is run.
+        CacheError: the manifest does not record how the model is run.
     """
 
     def __init__(self, directory: Storage, manifest: Manifest, layers: tuple[str, ...]) -> None:
         if manifest.runner is None:
             raise CacheError(
-                f"The manifest in {directory} does not say how the model is run, which a cache without activations needs. "
+                f"The manifest in {directory} does not record how the model is run, which a cache without activations requires. "
                 "Run the flow on it once more, or with --refresh."
             )
         self._layers, self._preprocessing = layers, manifest.preprocessing
@@ -53,7 +53,7 @@ class RecomputedRows:
         self.forget()
 
     def forget(self) -> None:
-        """Check the checksum of every shard again from here on, and let go of what was computed."""
+        """Check the checksum of every shard again from here on, and drop the computed rows."""
         self._shard: Shard | None = None
         self._span, self._rows = (0, 0), dict[str, NDArray[np.float32]]()
 
@@ -63,8 +63,8 @@ class RecomputedRows:
         The checksum of the shard's pixels is checked whenever it is another shard than the last time.
 
         Raises:
-            CorruptedShardError: its pixels are not those that were written.
-            ModelError: the model file is gone, or another one now.
+            CorruptedShardError: its pixels are corrupted.
+            ModelError: the model file is missing or was replaced.
         """
         shard = self.shard(record)
         pieces = []
@@ -77,14 +77,14 @@ class RecomputedRows:
         return {layer: np.concatenate([piece[layer] for piece in pieces]) for layer in self._layers}
 
     def shard(self, record: ShardRecord) -> Shard:
-        """A shard whose pixels are as they were written."""
+        """A shard with verified pixels."""
         if self._shard is None or self._shard.record != record:
             self.forget()
             self._shard = Shard(record, self._store.shard(record))
         return self._shard
 
     def compute(self, shard: Shard, first: int, last: int) -> dict[str, NDArray[np.float32]]:
-        """Layer -> (n, width) float32 rows of one of a shard's runs; from as many threads at a time as one likes."""
+        """Layer -> (n, width) float32 rows of one of a shard's runs; thread-safe."""
         images = normalise(shard.pixels.read(first, last), self._preprocessing)
         with self._sessions.borrow() as session:
             found = session.run(images).layers
@@ -92,7 +92,7 @@ class RecomputedRows:
 
 
 class Shard:
-    """A shard whose pixels are as they were written, and where the model's runs began and ended."""
+    """A shard with verified pixels, and where the model's runs began and ended."""
 
     def __init__(self, record: ShardRecord, pixels: ShardPixels) -> None:
         pixels.check()
@@ -113,7 +113,9 @@ def run_edges(record: ShardRecord) -> NDArray[np.int64]:
     A run took `record.batch` planned examples, without those that could not be read.
     """
     if record.batch is None:
-        raise CacheError(f"Shard {record.index} does not say how its images were batched. Run the flow with --refresh.")
+        raise CacheError(
+            f"Shard {record.index} does not record how its images were batched. Run the flow with --refresh."
+        )
     ids = record.planned_ids()
     readable = ~np.isin(ids, [failure.id for failure in record.failed])
     counts = np.add.reduceat(readable, np.arange(0, len(ids), record.batch), dtype=np.int64)
@@ -136,7 +138,7 @@ class _Sessions:
             if not self._checked:
                 require_unchanged(self._model)
                 self._checked = True
-        # With the outputs that extraction had: which there are decides what ONNX Runtime fuses, and so the last bits.
+        # With the outputs that extraction had: the set of outputs decides what ONNX Runtime fuses, and so the last bits.
         session = session or TapSession(self._model)
         yield session
         with self._lock:
@@ -147,7 +149,7 @@ def require_unchanged(model: ModelRecord) -> None:
     """Check that the model's file and weights are those of the record.
 
     Raises:
-        ModelError: they are gone, or others.
+        ModelError: they are missing or were replaced.
     """
     files = [Path(model.path), *(Path(model.external[location]) for location in sorted(model.external))]
     try:
@@ -155,16 +157,16 @@ def require_unchanged(model: ModelRecord) -> None:
     except OSError as error:
         raise ModelError(
             f"{model.path} cannot be read ({error.strerror}), and without activations in the cache the model has to run "
-            "again. Put it back, or run the flow with --model and its new place."
+            "again. Restore it, or run the flow with --model and its new path."
         ) from error
     if found != model.sha256:
         raise ModelError(
             f"{model.path} is another model now: its sha256 is {found}, expected {model.sha256}. Without activations in the "
-            "cache it has to run again. Put the old one back, or use another --name."
+            "cache it has to run again. Restore the old one, or use another --name."
         )
 
 
-# Dropped with the last rows that use them: sessions of a large model are not to outlive a stage.
+# Weak references: sessions of a large model must not outlive the rows that use them.
 _shared: weakref.WeakValueDictionary[str, _Sessions] = weakref.WeakValueDictionary()
 _sharing = threading.Lock()
 

@@ -1,7 +1,7 @@
 """Reading activations back: the rows of one layer, as float32, in order of id.
 
 Belongs here: blocks for a streaming pass, single rows for a sample, and the check of each shard's checksum on the way.
-Where a cache keeps images and no activations, they are computed again (`recomputed.py`); readers see no difference.
+Where a cache stores images and no activations, these are recomputed (`recomputed.py`); readers see no difference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.storage import Storage
 
-# Of float32 values, a block. It depends on the layer alone: never on N, batch or shard size, so that results do not.
+# Bytes of float32 values per block. They depend on the layer only, not on N, batch or shard size: so do the results.
 BLOCK_BYTES = 16 << 20
 MAX_BLOCK_ROWS = 4096
 SAMPLE_WEIGHT = 3  # of a pass over a row: 1.7 ms for two readings of a sample's row of CelebA's layers, 0.35 for others
@@ -39,12 +39,12 @@ class LayerRows:
         directory: the cache.
         layer: its name.
         ids: (n,) ascending; every one must have a row.
-        progress: called with the number of values after each reading, those of a small sample counted as more.
+        progress: called with the number of values after each reading, those of a small sample weighted.
 
     Attributes:
-        width: values a row.
-        block_rows: at most so many rows a block.
-        fit: (m,) ascending positions to fit on, or None for all (`order.fit_positions`).
+        width: values per row.
+        block_rows: maximum number of rows per block.
+        fit: (m,) ascending positions to fit on, or None for all (`fit_sample.fit_positions`).
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class LayerRows:
     def blocks(
         self, positions: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[slice | NDArray[np.int64], NDArray[np.float32]]]:
-        """Rows at these ascending positions of `ids`, or all: where they are and (m, width) float32.
+        """Rows at these ascending positions of `ids`, or all: positions and (m, width) float32.
 
         All rows come in order of id, but those of `fit` first. The next block is read while this one is used.
 
         Raises:
-            CorruptedShardError: bytes of a shard are not those that were written.
+            CorruptedShardError: bytes of a shard differ from their checksum.
         """
         self._checks.clear()
         if isinstance(self._source, RecomputedRows):
@@ -97,7 +97,7 @@ class LayerRows:
             for following in self.parts(positions):
                 submitted = reader.submit(
                     contextvars.copy_context().run, self._read, following, True, weight
-                )  # logs of the run
+                )  # with the logger of the run
                 if waiting is not None:
                     yield current, waiting.result()
                 waiting, current = submitted, following
@@ -107,13 +107,13 @@ class LayerRows:
                 reader.submit(contextvars.copy_context().run, self._check_rest).result()
 
     def _check_rest(self) -> None:
-        """Read shards again, in order, whose rows were all read but not in theirs: `fit` rows came before the others."""
+        """Read shards again, in order, whose rows were all read but out of order: `fit` rows came before the others."""
         for shard, check in list(self._checks.items()):
             record = self._records[shard]
             own = record.row_ids()
             at = np.searchsorted(self.ids, own)
-            whole = check.next_row == record.start + len(own)
-            if whole or shard in self._read_again or not np.array_equal(self.ids[at.clip(max=len(self) - 1)], own):
+            complete = check.next_row == record.start + len(own)
+            if complete or shard in self._read_again or not np.array_equal(self.ids[at.clip(max=len(self) - 1)], own):
                 continue
             del self._checks[shard]
             self._read_again.add(shard)  # once, however often these rows are read
@@ -138,7 +138,7 @@ class LayerRows:
         return self._shards[positions], self._rows[positions]
 
     def record(self, shard: int) -> ShardRecord:
-        """What the manifest says of a shard."""
+        """The manifest's record of a shard."""
         return self._records[shard]
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -148,7 +148,7 @@ class LayerRows:
     def _read(self, positions: slice | NDArray[np.int64], check: bool, weight: int = 1) -> NDArray[np.float32]:
         ids, shards, rows = self.ids[positions], self._shards[positions], self._rows[positions]
         values = np.empty((len(ids), self.width), self._dtype)
-        # Consecutive rows of one shard are read at once, and so are rows of one chunk: it is decompressed as a whole.
+        # Consecutive rows of one shard are read at once, and so are rows of one chunk: it is decompressed completely.
         ends = (np.diff(rows) != 1) | (np.diff(shards) != 0)
         if self._chunked:
             ends &= np.diff(rows // CHUNK_ROWS) != 0
@@ -170,17 +170,17 @@ class LayerRows:
             return
         try:
             values[:] = self._source.read(self.layer, ids, rows)
-        except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc says of damaged bytes
+        except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc raises for corrupted bytes
             raise CorruptedShardError(
                 f"The activations of layer {self.layer} in shard {shard} of {self._directory} cannot be read ({error}). "
-                "The shard is made again.",
+                "The shard is extracted again.",
                 shard,
             ) from error
         if check:
             self._check(shard, rows, values)
 
     def _check(self, shard: int, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Follow a shard's rows with its checksum; a shard that is not read whole and in order is not checked."""
+        """Update a shard's checksum with the rows read; a shard that is not read completely and in order is not checked."""
         record = self._records[shard]
         check = self._checks.setdefault(shard, _Check(record.start))
         if rows[0] != check.next_row or rows[-1] - rows[0] >= len(rows):
@@ -193,13 +193,13 @@ class LayerRows:
         ):
             raise CorruptedShardError(
                 f"The activations of layer {self.layer} in shard {shard} of {self._directory} are not those that were "
-                "written: their checksum differs. The shard is made again.",
+                "written: their checksum differs. The shard is extracted again.",
                 shard,
             )
 
 
 def reading_weight(positions: NDArray[np.int64] | None) -> int:
-    """What a row counts for in `progress`: one of a sample for first centroids is projected, too, and clustered ten times."""
+    """Weight of a row in `progress`: a sample row for the first centroids is also projected, and clustered ten times."""
     return SAMPLE_WEIGHT if positions is not None and len(positions) <= SAMPLE_ROWS else 1
 
 
@@ -210,13 +210,13 @@ class _Check:
 
 
 def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    """float16 to float32 by ONNX Runtime's Cast, several times as fast as numpy's; float32 comes back as it is."""
+    """float16 to float32 by ONNX Runtime's Cast, several times as fast as numpy's; float32 is returned unchanged."""
     if values.dtype == np.float32:
         return values
     global _cast
     if _cast is None:
         _cast = _cast_session()
-    # Bound to an array of numpy's: ONNX Runtime's own memory would keep the size of the largest block for good.
+    # Bound to an array of numpy's: ONNX Runtime's own memory would stay at the size of the largest block.
     result = np.empty(values.shape, np.float32)
     binding = _cast.io_binding()
     binding.bind_input("x", "cpu", 0, np.float16, values.shape, values.ctypes.data)

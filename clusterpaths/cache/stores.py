@@ -1,6 +1,6 @@
-"""How activations lie on disk: one .npy an example, or one chunked zarr array a layer.
+"""How activations are stored: one .npy file per example, or one chunked zarr array per layer.
 
-Belongs here: reading and writing rows of known ids and row numbers. What a row means is the manifest's business.
+Belongs here: reading and writing rows of known ids and row numbers. The meaning of a row is in the manifest.
 A store does not write atomically: a shard counts only once the manifest records it, and its bytes have a checksum there.
 """
 
@@ -28,14 +28,14 @@ from clusterpaths.cache.zarr_layout import (
     chunk_files,
     chunk_shape,
     codec,
-    is_whole_chunk,
+    is_complete_chunk,
 )
 from clusterpaths.records import CacheFormat
 from clusterpaths.storage import Storage
 from clusterpaths.storage.atomic import disk_errors
 
 _NPY_HEADER = 128
-_BLOCK = 4096  # of common file systems: what a small file really takes
+_BLOCK = 4096  # of common file systems: the disk space of a small file
 _configuring = threading.Lock()
 
 
@@ -43,7 +43,7 @@ class ActivationStore(Protocol):
     """Rows of all layers of one cache."""
 
     def reserve(self, rows: int) -> None:
-        """Make room for this many rows (zarr: grow the arrays); what is there stays."""
+        """Make room for this many rows (zarr: grow the arrays); existing rows stay."""
 
     def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:
         """Write (n, *shape) values of these n ids, in zarr at rows row … row + n - 1."""
@@ -51,8 +51,8 @@ class ActivationStore(Protocol):
     def read(self, layer: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
         """(n, values) in the stored dtype: these ascending rows (n,), which belong to these ids; zarr reads all between."""
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
-        """The indexes of those recorded shards whose files are all there with their full size."""
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
+        """The indexes of those recorded shards whose files are complete."""
 
     def remove(self) -> None:
         """Remove every activation."""
@@ -62,7 +62,7 @@ def open_store(directory: Storage, cache_format: CacheFormat, layers: Mapping[st
     """The store of a cache, for the layers that its manifest names.
 
     Raises:
-        ValueError: a cache of the format "none" has none (`pixels.open_kept`).
+        ValueError: a cache of the format "none" has none (`pixels.open_stored`).
     """
     if cache_format == "none":
         raise ValueError("should be npy or zarr, got none: such a cache keeps images, no activations.")
@@ -80,7 +80,7 @@ def size_on_disk(cache_format: CacheFormat, layers: Mapping[str, LayerRecord], e
 
 
 def activations_on_disk(directory: Storage) -> tuple[int, int]:
-    """Files and bytes that the layers' folders of a cache hold now; without activations, its images'."""
+    """Files and bytes that the layers' directories of a cache hold now; without activations, its images'."""
     manifest = require_manifest(directory)
     return directory.usage(*((PIXELS,) if manifest.format == "none" else manifest.layers))
 
@@ -107,7 +107,7 @@ class NpyStore(_Store):
         header = _npy_header(values[0])
         with disk_errors(folder):
             for example, value in zip(ids.tolist(), values, strict=True):
-                with open(f"{folder}/{example}.npy", "wb", buffering=0) as file:  # noqa: PTH123 - hot: 5 files an image
+                with open(f"{folder}/{example}.npy", "wb", buffering=0) as file:  # noqa: PTH123 - hot: 5 files per image
                     written = os.writev(file.fileno(), [header, value.data])
                     if written != len(header) + value.nbytes:  # a full disk shows as a short write first
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -118,11 +118,11 @@ class NpyStore(_Store):
         header, folder = len(_npy_header(np.empty(record.shape, record.dtype))), self.directory.path / layer
         for example, value in zip(ids.tolist(), values, strict=True):
             with open(f"{folder}/{example}.npy", "rb", buffering=0) as file:  # noqa: PTH123 - as above
-                # A file that is too short leaves the row unfilled; the shard's checksum then says so.
+                # A file that is too short leaves the row unfilled; the shard's checksum then differs.
                 os.preadv(file.fileno(), [value.data], header)
         return values
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
         sizes: dict[str, dict[str, int]] = {}
         expected: dict[str, int] = {}
         for layer, record in self.layers.items():
@@ -186,12 +186,12 @@ class ZarrStore(_Store):
 
     def write(self, layer: str, ids: NDArray[np.int64], row: int, values: NDArray[Any]) -> None:
         with disk_errors(self.directory.path / layer):
-            if len(ids) % CHUNK_ROWS:  # zarr would fill up what is there, and a killed run may have left half a chunk
+            if len(ids) % CHUNK_ROWS:  # zarr would extend an existing chunk, and a killed run may have left half of one
                 self.directory.remove(f"{layer}/{chunk_file(self.layers[layer], row)}")
             array = self._array(layer)
             try:
                 self.directory.with_retries(lambda: array.__setitem__(slice(row, row + len(ids)), values))
-            except RuntimeError as error:  # the Rust codecs' way to say an OSError
+            except RuntimeError as error:  # the Rust codecs raise it for an OSError
                 if number := re.search(r"\(os error (\d+)\)", str(error)):
                     raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
                 raise
@@ -201,13 +201,13 @@ class ZarrStore(_Store):
         between = np.asarray(self.directory.with_retries(lambda: array[first : last + 1]))
         return (between if len(between) == len(ids) else between[rows - first]).reshape(len(ids), -1)
 
-    def whole(self, shards: list[ShardRecord]) -> set[int]:
+    def complete(self, shards: list[ShardRecord]) -> set[int]:
         found = {shard.index for shard in shards}
         for layer, record in self.layers.items():
             if not self.directory.exists(f"{layer}/zarr.json"):
                 return set()
             chunks = {shard.index: list(chunk_files(record, shard)) for shard in shards if shard.index in found}
-            there = self.directory.complete(layer, itertools.chain.from_iterable(chunks.values()), is_whole_chunk)
+            there = self.directory.complete(layer, itertools.chain.from_iterable(chunks.values()), is_complete_chunk)
             found = {index for index, files in chunks.items() if there.issuperset(files)}
         return found
 
@@ -221,6 +221,6 @@ class ZarrStore(_Store):
 
     @contextlib.contextmanager
     def _pipeline(self) -> Iterator[None]:
-        """For making and opening arrays: they keep the pipeline that is configured then."""
+        """For creating and opening arrays: they use the pipeline configured at that time."""
         with _configuring, zarr.config.set({"codec_pipeline.path": self.directory.zarr_pipeline}):
             yield

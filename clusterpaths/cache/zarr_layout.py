@@ -1,6 +1,6 @@
-"""How a layer lies in a zarr array: chunk size, codec, and which chunks hold a shard.
+"""How a layer is stored in a zarr array: chunk size, codec, and which chunks hold a shard.
 
-Belongs here: the layout alone. Reading and writing arrays is `stores.py`; where they lie is the storage's business.
+Belongs here: only the layout. Reading and writing arrays is `stores.py`; where they are is up to the storage.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from clusterpaths.cache.manifest import LayerRecord, ShardRecord
 CHUNK_ROWS = 64
 # The share of their plain size that CelebA's five layers take as float16 with Blosc (measured; see the README).
 ZARR_RATIO = 0.45
-_WIDE = 100_000  # bytes a row
-_BLOSC_BLOCK = 1 << 18  # a larger block than Blosc's own choice: zstd gets quicker and smaller by it
+_WIDE = 100_000  # bytes per row
+_BLOSC_BLOCK = 1 << 18  # a larger block than Blosc's default: zstd is faster and smaller with it
 
 
 def chunk_shape(layer: LayerRecord) -> tuple[int, ...]:
@@ -27,9 +27,9 @@ def chunk_shape(layer: LayerRecord) -> tuple[int, ...]:
 
 
 def codec(layer: LayerRecord) -> BloscCodec:
-    """lz4 for wide layers, where most of the time would go, zstd for the others, where bytes cost little time.
+    """lz4 for wide layers, which take most of the time, zstd for the others.
 
-    CelebA's five layers, measured: 103 KB an image, where lz4 alone gives 115 and zstd alone 87 at twice the time.
+    CelebA's five layers, measured: 103 KB per image, where lz4 for all gives 115 and zstd for all 87 at twice the time.
     """
     wide = int(np.prod(layer.shape)) * np.dtype(layer.dtype).itemsize >= _WIDE
     if wide:
@@ -38,7 +38,7 @@ def codec(layer: LayerRecord) -> BloscCodec:
 
 
 def slots(examples: int) -> int:
-    """Rows that a shard holds in a zarr array: whole chunks, so that no two shards ever write to one chunk."""
+    """Rows that a shard has in a zarr array: complete chunks, so that no two shards ever write to the same chunk."""
     return -(-examples // CHUNK_ROWS) * CHUNK_ROWS
 
 
@@ -53,7 +53,7 @@ def chunk_files(layer: LayerRecord, shard: ShardRecord) -> Iterator[str]:
         yield chunk_file(layer, row)
 
 
-def is_whole_chunk(file: BinaryIO) -> bool:
-    """Whether a chunk's file has the size that Blosc's header (16 bytes, the last four: compressed size) says."""
+def is_complete_chunk(file: BinaryIO) -> bool:
+    """Whether a chunk's file has the size in Blosc's header (16 bytes, the last four: compressed size)."""
     header = file.read(16)
     return len(header) == 16 and int.from_bytes(header[12:], "little") == os.fstat(file.fileno()).st_size

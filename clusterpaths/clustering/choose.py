@@ -1,10 +1,10 @@
 """Choosing k, the distance and the layers: a sweep over sketches of a sample of rows.
 
-Belongs here: what is tried, how it is scored, and the rule that picks. Sketches and k-means are `kmeans.py`, decision
-alignment is `faithfulness.py`. What a reader is told of it is said by the record itself: `choice.json`.
+Belongs here: the grid, the scores, and the rule that picks. Sketches are `seeding.py`, decision alignment is
+`metrics/alignment.py`. The sentences about the result belong to its record: `choice.py`.
 
 Each layer's sample is clustered three times for every k and distance, each time without another fifth of the rows.
-Scores come from the rows that were left out: so each row is judged once, by clusters that never saw it. Sources:
+Scores come from the held-out rows: each row is scored at most once, by clusters fitted without it. Sources:
 decision alignment is that of Kroeger and Bindschaedler (arXiv 2510.06541); choosing k by how much clusterings of
 different parts of the data agree is Ben-Hur, Elisseeff and Guyon (A Stability Based Method, 2002); taking the
 simplest setting that is as good as the best but for chance is the one-standard-error rule of Breiman et al. (CART,
@@ -25,7 +25,8 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from clusterpaths.clustering.choice import Choice, Interval, LayerSet, SweepPoint, advice, sentence
-from clusterpaths.clustering.kmeans import Rows, count_distinct, draw_sample, run, sketching
+from clusterpaths.clustering.reading import Rows, run
+from clusterpaths.clustering.seeding import count_distinct, draw_sample, sketching
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import ConfigError
 from clusterpaths.metrics.agreement import adjusted_rand
@@ -36,9 +37,9 @@ from clusterpaths.metrics.paths import count_paths, largest_class
 from clusterpaths.records import Distance
 
 GRID = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30)
-DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")  # the default first: it wins where they are equally good
+DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")  # the default first: it is taken where both are equally good
 FEWEST_EXAMPLES = 20
-STABLE = 0.8  # adjusted Rand index between seeds from which clusters are taken for real, where there are no decisions
+STABLE = 0.8  # adjusted Rand index between seeds from which clusters count as stable, where there are no decisions
 NEARLY = 0.95  # of the largest silhouette: as good
 _FOLDS, _SEEDS = 5, 3
 _COMPONENTS = 64
@@ -52,12 +53,12 @@ class _Fits:
     silhouette: float
 
 
-class _Judge:
-    """Scores labels on the rows that were left out.
+class _HeldOutScorer:
+    """Scores labels on the held-out rows.
 
     Attributes:
-        fits: (seeds, s) bool, the rows that a seed's clustering sees; the others are left out, each at most once.
-        classes: (s,) predictions, -1 for none; or None where there is nothing to go by.
+        fits: (seeds, s) bool, the rows that a seed's clustering is fitted on; the others are held out, each at most once.
+        classes: (s,) predictions, -1 for none; or None where there are no decisions.
     """
 
     def __init__(self, sample: NDArray[np.int64], predictions: Ints | None, rng: np.random.Generator) -> None:
@@ -72,7 +73,7 @@ class _Judge:
             self.classes = None
 
     def daf(self, paths: NDArray[np.int16]) -> tuple[float | None, Interval | None]:
-        """Decision alignment of `paths` (seeds, s, L), each row judged by the seed that did not see it."""
+        """Decision alignment of `paths` (seeds, s, L), each row evaluated with the seed that held it out."""
         if self.classes is None:
             return None, None
         right = 0
@@ -100,9 +101,9 @@ def choose(
     """Pick k of each layer and the distance; the sweep is in the record.
 
     Of a layer's values of k the smallest is taken whose decision alignment is within the 95% interval of the best.
-    Of two distances, each with its own k, cosine is taken unless the whole paths of Euclidean clusters are aligned
+    Of two distances, each with its own k, cosine is taken unless the complete paths of Euclidean clusters are aligned
     better beyond the interval. A layer that is not better than the most frequent class, interval against interval,
-    takes the smallest k; so do, weakest first, layers whose many clusters scatter whole paths until those are aligned
+    takes the smallest k; so do, weakest first, layers whose many clusters scatter complete paths until those are aligned
     worse than paths through fewer layers. Without decisions, the largest k is taken of those that are stable and have
     nearly the best silhouette.
 
@@ -125,11 +126,11 @@ def choose(
         )
     if len(set(lengths.values())) > 1 or (predictions is not None and len(predictions) != n):
         of = "none" if predictions is None else f"{len(predictions)}"
-        raise ConfigError(f"Every layer should have a row for each prediction, got {lengths} and {of} predictions.")
+        raise ConfigError(f"Every layer should have one row per prediction, got {lengths} and {of} predictions.")
     asked = dict(k) if isinstance(k, Mapping) else dict.fromkeys(rows_by_layer, None if k == "auto" else k)
     sample = draw_sample(next(iter(rows_by_layer.values())), np.random.default_rng(seed))
-    judge = _Judge(sample, predictions, np.random.default_rng([seed, 1]))
-    baseline, baseline_interval = judge.baseline()
+    scorer = _HeldOutScorer(sample, predictions, np.random.default_rng([seed, 1]))
+    baseline, baseline_interval = scorer.baseline()
 
     fits: dict[tuple[str, Distance, int], _Fits] = {}
     points: list[SweepPoint] = []
@@ -141,9 +142,9 @@ def choose(
                 directed = np.asarray(scaled.any(axis=1)) | (name != "cosine")
                 compact = _compact(scaled)
                 for number in _grid(asked[layer], count_distinct(scaled, GRID[-1]), len(sample)):
-                    one = _fit(scaled, compact, directed, number, judge.fits, seed)
+                    one = _fit(scaled, compact, directed, number, scorer.fits, seed)
                     fits[layer, name, number] = one
-                    daf, interval = judge.daf(one.labels[:, :, None])
+                    daf, interval = scorer.daf(one.labels[:, :, None])
                     points.append(
                         SweepPoint(
                             layer=layer,
@@ -159,7 +160,7 @@ def choose(
 
     names = tuple(dict.fromkeys(point.distance for point in points))
     plans = {
-        name: _plan([p for p in points if p.distance == name], tuple(rows_by_layer), fits, judge, baseline_interval)
+        name: _plan([p for p in points if p.distance == name], tuple(rows_by_layer), fits, scorer, baseline_interval)
         for name in names
     }
     best = _pick_distance({name: plan.sets[-1] for name, plan in plans.items()})
@@ -168,12 +169,12 @@ def choose(
     record = Choice(
         sentence="",
         advice="",
-        scored_by="decisions" if judge.classes is not None else "stability",
+        scored_by="decisions" if scorer.classes is not None else "stability",
         distance=best,
         k_per_layer={layer: point.k for layer, point in plan.chosen.items()},
         seed=seed,
         sampled=len(sample),
-        judged=judge.judged,
+        judged=scorer.judged,
         baseline=baseline,
         baseline_interval=baseline_interval,
         carries_nothing=plan.nothing,
@@ -183,7 +184,7 @@ def choose(
             one.model_copy(update={"advised": one is advised}) for each in plans.values() for one in each.sets
         ),
     )
-    words = {"sentence": sentence(record, asked, distance, judge.one_class), "advice": advice(advised)}
+    words = {"sentence": sentence(record, asked, distance, scorer.one_class), "advice": advice(advised)}
     return record.model_copy(update=words)
 
 
@@ -201,16 +202,16 @@ def _plan(
     points: Sequence[SweepPoint],
     layers: tuple[str, ...],
     fits: Mapping[tuple[str, Distance, int], _Fits],
-    judge: _Judge,
+    scorer: _HeldOutScorer,
     baseline: Interval | None,
 ) -> _Plan:
-    """The plateau rule in each layer; then, weakest layer first, the smallest k while whole paths are too scattered."""
+    """The plateau rule in each layer; then, weakest layer first, the smallest k while complete paths are too scattered."""
     by_layer = {layer: [point for point in points if point.layer == layer] for layer in layers}
     chosen = {layer: _pick(by_layer[layer], baseline) for layer in layers}
 
     def of(subset: tuple[str, ...]) -> LayerSet:
         taken = [chosen[layer] for layer in subset]
-        return _judge_set(subset, taken[0].distance, [fits[p.layer, p.distance, p.k] for p in taken], judge)
+        return _score_set(subset, taken[0].distance, [fits[p.layer, p.distance, p.k] for p in taken], scorer)
 
     sets = [of(subset) for subset in layer_sets(layers)]
     cut = []
@@ -238,7 +239,7 @@ def layer_sets(layers: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _grid(asked: int | None, distinct: int, sampled: int) -> tuple[int, ...]:
-    """Numbers of clusters to try: not more than there are distinct rows, or rows left out; 1 for a dead layer."""
+    """Numbers of clusters to try: not more than there are distinct rows, or held-out rows; 1 for a dead layer."""
     if asked is not None:
         return (asked,)
     if distinct < GRID[0]:
@@ -253,10 +254,10 @@ def _unit(sketches: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _compact(sketches: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The leading 64 principal components of (s, d) sketches: what k-means of a few clusters goes by, at half the time.
+    """The leading 64 principal components of (s, d) sketches: enough for k-means of a few clusters, at half the time.
 
-    Ding and He, K-means Clustering via Principal Component Analysis (2004). float64, for scikit-learn converts float32
-    over and over where it draws seeds.
+    Ding and He, K-means Clustering via Principal Component Analysis (2004). float64, as scikit-learn converts float32
+    repeatedly where it draws seeds.
     """
     centred = sketches.astype(np.float64)
     centred -= centred.mean(axis=0)
@@ -275,9 +276,9 @@ def _fit(
     fits: NDArray[np.bool_],
     seed: int,
 ) -> _Fits:
-    """Cluster (s, d) sketches once a seed; rows that are not `directed` go into cluster 0, as everywhere.
+    """Cluster (s, d) sketches once per seed; rows that are not `directed` go into cluster 0, as in `kmeans.py`.
 
-    A fold may lack some of the distinct rows: then it has fewer clusters, for of two equal ones rounding would choose.
+    A fold may lack some of the distinct rows: then it has fewer clusters, as rounding would decide between two equal ones.
     """
     labels = np.zeros((len(fits), len(sketches)), np.int16)
     silhouettes = []
@@ -286,7 +287,7 @@ def _fit(
         if not seen.any():
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # rows may be as good as equal
+            warnings.simplefilter("ignore", ConvergenceWarning)  # rows may be equal up to rounding
             found = count_distinct(sketches[seen], k)
             model = KMeans(found, n_init=1, random_state=seed + number).fit(compact[seen])
         gaps = model.transform(compact)  # (s, k)
@@ -302,10 +303,10 @@ def _stability(codes: NDArray[np.int16] | NDArray[np.int64]) -> float:
     return float(np.mean([adjusted_rand(a, b) for a, b in combinations(codes, 2)]))
 
 
-def _judge_set(layers: tuple[str, ...], distance: Distance, fits: Sequence[_Fits], judge: _Judge) -> LayerSet:
+def _score_set(layers: tuple[str, ...], distance: Distance, fits: Sequence[_Fits], scorer: _HeldOutScorer) -> LayerSet:
     paths = np.stack([one.labels for one in fits], axis=2)  # (seeds, s, L)
     counted = [count_paths(one) for one in paths]
-    daf, interval = judge.daf(paths)
+    daf, interval = scorer.daf(paths)
     return LayerSet(
         layers=layers,
         distance=distance,
@@ -331,7 +332,7 @@ def _pick(points: Sequence[SweepPoint], baseline: Interval | None) -> SweepPoint
 def _carries_nothing(points: Sequence[SweepPoint], baseline: Interval | None) -> bool:
     """Whether even the best is no better than the baseline, or, without decisions, none is stable.
 
-    Intervals have to be apart: the best of some thirty trials is above the baseline's interval by chance alone.
+    Intervals have to be apart: the best of some thirty trials is above the baseline's interval by chance.
     """
     if baseline is None:
         return all(point.stability < STABLE or point.k == 1 for point in points)
@@ -343,14 +344,14 @@ def _score(one: SweepPoint | LayerSet) -> float:
 
 
 def _low(one: SweepPoint | LayerSet) -> float:
-    """What counts as equally good: the lower end of the interval; without decisions a little less stable."""
+    """The threshold for equally good: the lower end of the interval; without decisions slightly less stable."""
     return one.stability - 0.05 if one.interval is None else one.interval[0]
 
 
-def _pick_distance(whole: Mapping[Distance, LayerSet]) -> Distance:
-    """By the paths through all layers: the first that is within the interval of the best."""
-    low = _low(max(whole.values(), key=_score))
-    return next(name for name, one in whole.items() if _score(one) >= low)
+def _pick_distance(by_distance: Mapping[Distance, LayerSet]) -> Distance:
+    """The distance by the paths through all layers: the first within the interval of the best."""
+    low = _low(max(by_distance.values(), key=_score))
+    return next(name for name, one in by_distance.items() if _score(one) >= low)
 
 
 def _advise(sets: Sequence[LayerSet]) -> LayerSet | None:

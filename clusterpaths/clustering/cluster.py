@@ -1,7 +1,7 @@
 """Stages cluster and trace: k-means of each layer, then the cluster path of every example.
 
-Belongs here: from a cache to files in clusterings/, each named by the question that it answers, so that an
-interrupted or repeated run finds what is done. The numerics are `kmeans.py`.
+Belongs here: from a cache to files in clusterings/, each named by the fingerprint of its settings, so that an
+interrupted or repeated run reuses finished ones. The numerics are `kmeans.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids, require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.kmeans import Clustering, cluster_rows, clustering
-from clusterpaths.clustering.shared_reading import RowsTogether
+from clusterpaths.clustering.shared_reading import SharedReading
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.records import ClusterSummary, Record
@@ -27,7 +27,7 @@ from clusterpaths.storage import Storage
 
 
 class ClusteringRecord(Record):
-    """Which file of the cache one layer's clustering is in, and what it looks like."""
+    """File of one layer's clustering in the cache, and its summary."""
 
     layer: str
     file: str
@@ -44,7 +44,7 @@ def cluster_layer(
     `progress` is called with the number of values that were read since its last call.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk differ from their checksum.
     """
     started = time.perf_counter()
     directory, ids = extraction.storage, parse_ids(extraction.ids)
@@ -58,7 +58,7 @@ def cluster_layer(
         except CorruptedShardError:
             raise
         except Exception:
-            for _ in rows.blocks():  # NaN in damaged bytes is met before their checksum is; then this says so
+            for _ in rows.blocks():  # corrupted bytes with NaN fail before their checksum is compared; this compares it
                 pass
             raise
         write_clustering(directory, file, clustering)
@@ -72,18 +72,18 @@ def cluster_layers(
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> list[ClusteringRecord]:
-    """As `cluster_layer` of each, to the bit, for a cache without activations: its model runs once for all of them.
+    """Bitwise the same as `cluster_layer` of each, for a cache without activations: its model runs once for all of them.
 
     Args:
         extraction: of a cache of the format "none".
-        identity: what is asked of it.
-        layers: some or all of the question's.
+        identity: settings of the clustering.
+        layers: some or all of the identity's.
         workers: runs of the model at a time.
         progress: as of `LayerRows`.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
-        ModelError: the model file is gone, or another one now.
+        CorruptedShardError: bytes on disk differ from their checksum.
+        ModelError: the model file is missing or was replaced.
     """
     started = time.perf_counter()
     directory = extraction.storage
@@ -91,7 +91,7 @@ def cluster_layers(
     found = {layer: one for layer, file in files.items() if (one := read_clustering(directory, file)) is not None}
     made: dict[str, Clustering] = {}
     if missing := tuple(layer for layer in layers if layer not in found):
-        made = RowsTogether(directory, missing, parse_ids(extraction.ids), workers, progress).run(
+        made = SharedReading(directory, missing, parse_ids(extraction.ids), workers, progress).run(
             lambda layer, rows: clustering(rows, identity.k_per_layer[layer], identity.distance, identity.seed)
         )
         for layer in missing:
@@ -129,11 +129,11 @@ def read_clustering(directory: Storage, file: str) -> Clustering | None:
                 passes=int(scalars[3]),
             )
     except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
-        return None  # written atomically, so a bad one is not ours or was damaged: it is made again
+        return None  # written atomically, so an invalid one is external or corrupted: it is computed again
 
 
 def write_clustering(directory: Storage, file: str, clustering: Clustering) -> None:
-    """Atomically."""
+    """Write the file atomically."""
     scalars = [clustering.inertia, clustering.distinct, clustering.zero_rows, clustering.passes]
     with directory.write(file) as partial, partial.open("wb") as opened:
         np.savez(
@@ -173,7 +173,7 @@ def trace_paths(extraction: ExtractionRecord, identity: SetIdentity, clusterings
     """Join the layers to cluster paths: a parquet file with the columns that `SetRecord` describes.
 
     Raises:
-        CacheError: a layer's clustering is gone, or is not of these examples.
+        CacheError: a layer's clustering is missing, or is not of these examples.
     """
     directory, ids = extraction.storage, parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "file", "split", "label", "prediction"])

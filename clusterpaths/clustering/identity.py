@@ -1,7 +1,7 @@
 """The identity of a set: everything that its result depends on, and nothing else.
 
-Belongs here: the fingerprints of a whole set and of one layer's clustering. Batch size, workers and the cache's format
-are how a result is made; they are no part of it.
+Belongs here: the fingerprints of a set and of one layer's clustering. Batch size, workers and the cache's format
+do not change the result and are no part of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clusterpaths.extraction.plan import require_enough
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
 from clusterpaths.storage import Storage
 
-# Raised when the algorithm changes, so that an old result is not taken for a new one.
+# Raised when the algorithm changes, so that an old result is not reused.
 ALGORITHM = 2
 
 
@@ -44,7 +44,7 @@ class SetIdentity(Record):
         return fingerprint(self.model_dump(mode="json"))
 
     def layer_fingerprint(self, layer: str) -> str:
-        """The identity of one layer's clustering: other layers play no part in it."""
+        """The identity of one layer's clustering: independent of other layers."""
         one = {"layers": {layer: self.layers[layer]}, "k_per_layer": {layer: self.k_per_layer[layer]}}
         return self.model_copy(update=one).fingerprint()
 
@@ -66,7 +66,9 @@ def identify(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
         dataset=manifest.dataset,
         examples=_digest(directory, parse_ids(extraction.ids)),
         num_examples=extraction.num_examples,
-        preprocessing=manifest.preprocessing.model_copy(update={"name": ""}),  # numbers count, not what they are called
+        preprocessing=manifest.preprocessing.model_copy(
+            update={"name": ""}
+        ),  # the numbers matter, not the preset's name
         layers={layer: manifest.layers[layer] for layer in model.layers},
         k_per_layer=k_per_layer,
         distance=config.distance,

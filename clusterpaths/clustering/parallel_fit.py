@@ -1,10 +1,10 @@
-"""k-means of one layer by many tasks: each assigns and adds up one part of the rows; a step joins what they found.
+"""k-means of one layer by many tasks: each assigns and adds up one part of the rows; a step joins the results.
 
 Belongs here: Lloyd's iteration in parts, for so many examples that one sequential stream would take too long, and the
-files by which the tasks speak to each other. The numerics are `kmeans.py`; which machine does a part is no matter here.
+files that the tasks exchange. The numerics are `kmeans.py`; which machine does a part does not matter here.
 
 A part is a fixed number of rows in order of id, and parts are added up in their order in float64: so neither the
-number of workers nor batch or shard size plays a part in the result. Whether a layer is fitted so depends on N alone.
+number of workers nor batch or shard size changes the result. Whether a layer is fitted so depends on N only.
 Source: Lloyd 1982; data-parallel as in Dhillon and Modha, "A data-clustering algorithm on distributed memory
 multiprocessors", 2000.
 """
@@ -29,38 +29,36 @@ from clusterpaths.clustering.kmeans import (
     ROUNDING,
     Assignment,
     Clustering,
-    Rows,
     first_alike,
-    run,
-    scaled,
-    seeding,
-    seeding_again,
+    reinitialising,
     sums_of,
 )
+from clusterpaths.clustering.reading import Rows, run
+from clusterpaths.clustering.seeding import scaled, seeding
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import CacheError
 from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.records import Distance
 from clusterpaths.storage import Storage, StoredRecord
 
-PARALLEL_FROM = 1_000_000  # examples; below, the one stream of `kmeans.cluster_rows` is quick enough, and reads less
-PART_ROWS = 1 << 16  # a multiple of the usual shard size: few shards lie across two parts
+PARALLEL_FROM = 1_000_000  # examples; below, the single stream of `kmeans.cluster_rows` is fast enough, and reads less
+PART_ROWS = 1 << 16  # a multiple of the default shard size: few shards span two parts
 ITERATIONS = 10  # each reads all activations once
 TOLERANCE = 1e-4  # share of the inertia that an iteration must gain for another to follow
 
 
 class LayerFit(StoredRecord):
-    """Where the fit of a layer stands.
+    """State of the fit of a layer.
 
     Attributes:
         directory: of the fit's files.
         layer: its name.
         part_rows: examples in each part; the last has the rest.
         parts: how many there are.
-        iteration: that comes next, from 0; its centroids lie in the folder.
+        iteration: the next one, from 0; its centroids are in the directory.
         distinct: different rows in the sample that gave the seeds.
-        seeded_again: how often empty clusters were given new seeds.
-        inertia: of the iteration before; None at the start, and after seeds were given.
+        reinitialised: how often empty clusters were re-initialised.
+        inertia: of the iteration before; None at the start, and after a re-initialisation.
         done: the layer's clustering is written.
     """
 
@@ -69,14 +67,14 @@ class LayerFit(StoredRecord):
     parts: int
     iteration: int = 0
     distinct: int = 0
-    seeded_again: int = 0
+    reinitialised: int = 0
     inertia: float | None = None
     done: bool = False
 
 
 @dataclass(frozen=True)
 class LloydPart:
-    """What one part of the rows, m of them, says of k centroids: enough for a step of Lloyd's when added up.
+    """What one part of the rows, m of them, contributes to k centroids: summed over parts, one step of Lloyd's.
 
     Attributes:
         sums: (k, width) float64, of the rows nearest to each centroid; of unit rows for cosine.
@@ -113,19 +111,19 @@ def lloyd_part(rows: Rows, centroids: NDArray[np.float32], distance: Distance) -
 def lloyd_step(
     sums: NDArray[np.float64], counts: NDArray[np.int64], centroids: NDArray[np.float32], distance: Distance
 ) -> NDArray[np.float32]:
-    """The next centroids (k, width) from the sums and counts of all parts; one without rows stays where it is."""
+    """The next centroids (k, width) from the sums and counts of all parts; one without rows is unchanged."""
     means = sums / np.maximum(counts, 1)[:, None]
     moved = np.where((counts > 0)[:, None], means, centroids).astype(np.float32)
     return scaled(moved, distance)
 
 
 def fits_in_parts(extraction: ExtractionRecord) -> bool:
-    """Whether layers of this cache are fitted in parts: by the number of examples alone."""
+    """Whether layers of this cache are fitted in parts: by the number of examples only."""
     return len(parse_ids(extraction.ids)) >= PARALLEL_FROM
 
 
 def begin_fit(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> LayerFit:
-    """The same sketch seeds as `kmeans.cluster_rows` has; or done, where the clustering lies there.
+    """The same sketch seeds as `kmeans.cluster_rows` has; or done, where the clustering exists.
 
     Raises:
         CorruptedShardError: bytes on disk cannot be read.
@@ -146,10 +144,10 @@ def begin_fit(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -
 
 
 def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit, part: int) -> None:
-    """Assign and add up one part's rows for the fit's centroids, into a file; a file that is there already is kept.
+    """Assign and add up one part's rows for the fit's centroids, into a file; an existing file is reused.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk differ from their checksum.
     """
     centroids = _read_centroids(fit)
     if _read_part(fit, part, centroids) is not None:
@@ -157,12 +155,12 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
     directory, ids = extraction.storage, parse_ids(extraction.ids)
     start, stop = part * fit.part_rows, min((part + 1) * fit.part_rows, len(ids))
     if fit.iteration == 0 and len(across := _ids_across(directory, ids, start, stop)):
-        whole = LayerRows(directory, fit.layer, across)
-        whole.fit = None  # in order of id, whatever their number
-        for _ in whole.blocks():
-            pass  # a checksum is compared where a shard is read whole, and no part reads these whole
+        all_rows = LayerRows(directory, fit.layer, across)
+        all_rows.fit = None  # in order of id, regardless of their number
+        for _ in all_rows.blocks():
+            pass  # a checksum is compared where a shard is read completely, and no part reads these completely
     rows = LayerRows(directory, fit.layer, ids[start:stop])
-    chosen = fit_positions(ids)  # of all rows: those have shards of their own, a sample of this part has none
+    chosen = fit_positions(ids)  # of all rows: those have separate shards, a sample of this part has not
     rows.fit = None if chosen is None else chosen[(chosen >= start) & (chosen < stop)] - start
     with one_thread():
         found = lloyd_part(rows, centroids, identity.distance)
@@ -175,12 +173,12 @@ def fit_part(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit,
 
 
 def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerFit) -> LayerFit:
-    """Join the parts of an iteration, and go on to the next or write the layer's clustering, as `cluster_layer` does.
+    """Join the parts of an iteration, and begin the next one or write the layer's clustering, as `cluster_layer` does.
 
-    The labels that are written belong to the centroids that are written: those of the last iteration.
+    The written labels belong to the written centroids: those of the last iteration.
 
     Raises:
-        CacheError: the file of a part is gone or damaged.
+        CacheError: the file of a part is missing or corrupted.
     """
     centroids, ids = _read_centroids(fit), parse_ids(extraction.ids)
     sums, counts = np.zeros(centroids.shape, np.float64), np.zeros(len(centroids), np.int64)
@@ -190,7 +188,7 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
         found = _read_part(fit, part, centroids)
         if found is None:
             raise CacheError(
-                f"{fit.storage / _part_file(fit, part)} is gone or damaged. Run again: the other parts are kept."
+                f"{fit.storage / _part_file(fit, part)} is missing or corrupted. Run again: the other parts are reused."
             )
         rows = slice(part * fit.part_rows, part * fit.part_rows + len(found.labels))
         sums += found.sums
@@ -201,16 +199,18 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
     moved = lloyd_step(sums, counts, centroids, identity.distance)
     following = fit.model_copy(update={"iteration": fit.iteration + 1, "inertia": inertia})
     rounding = ROUNDING * float((counts * np.einsum("ij,ij->i", centroids, centroids)).sum())
-    if inertia <= rounding or _ends(fit, inertia, np.array_equal(moved, centroids)):  # a gain on rounding is none
+    if inertia <= rounding or _ends(fit, inertia, np.array_equal(moved, centroids)):  # a gain within rounding is none
         rows_of_layer = LayerRows(extraction.storage, fit.layer, ids)
         moved = centroids.copy()
-        seeds_left = fit.seeded_again + 1 < MAX_PASSES
-        if not seeds_left or not run(seeding_again(moved, identity.distance, labels, distances), rows_of_layer):
+        reinitialisation_left = fit.reinitialised + 1 < MAX_PASSES
+        if not reinitialisation_left or not run(
+            reinitialising(moved, identity.distance, labels, distances), rows_of_layer
+        ):
             clustering = Clustering(centroids, labels, distances, inertia, fit.distinct, zero_rows, fit.iteration + 1)
             write_clustering(extraction.storage, clustering_file(identity, fit.layer), clustering)
             fit.storage.remove_tree()
             return following.model_copy(update={"done": True})
-        following = following.model_copy(update={"inertia": None, "seeded_again": fit.seeded_again + 1})
+        following = following.model_copy(update={"inertia": None, "reinitialised": fit.reinitialised + 1})
     _write_centroids(following, moved)
     for part in range(fit.parts):
         fit.storage.remove(_part_file(fit, part))
@@ -219,11 +219,11 @@ def advance_fit(extraction: ExtractionRecord, identity: SetIdentity, fit: LayerF
 
 def _ends(fit: LayerFit, inertia: float, settled: bool) -> bool:
     little = fit.inertia is not None and fit.inertia - inertia <= TOLERANCE * inertia
-    return settled or little or fit.iteration + 1 >= ITERATIONS * (1 + fit.seeded_again)
+    return settled or little or fit.iteration + 1 >= ITERATIONS * (1 + fit.reinitialised)
 
 
 def _ids_across(directory: Storage, ids: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
-    """Ids of the shards that lie in this part and in others."""
+    """Ids of the shards that are in this part and in others."""
     examples = read_examples(directory, ["id", "shard"])
     shards = examples["shard"].to_numpy()[np.searchsorted(examples["id"].to_numpy(), ids)]
     across = np.intersect1d(shards[start:stop], np.concatenate([shards[:start], shards[stop:]]))

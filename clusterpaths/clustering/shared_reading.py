@@ -1,7 +1,7 @@
-"""Rows of several layers from one run of the model: for a cache without activations, whose every reading is a run.
+"""Rows of several layers from one run of the model: for a cache without activations, where each reading runs the model.
 
-Belongs here: sharing the runs that `recomputed.py` makes among the layers that want the same rows. Each layer gets the
-blocks that `rows.LayerRows` would give it alone, from the same runs: so results are the same to the bit.
+Belongs here: sharing the runs of `recomputed.py` among the layers that need the same rows. Each layer gets the same
+blocks as from `rows.LayerRows`, from the same runs: so results are bitwise equal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.recomputed import RecomputedRows, Shard
 from clusterpaths.cache.rows import LayerRows, reading_weight, to_float32
-from clusterpaths.clustering.kmeans import Pass, Rows, Steps, Where
+from clusterpaths.clustering.reading import Pass, Rows, Steps, Where
 from clusterpaths.common.threads import one_thread
 from clusterpaths.storage import Storage
 
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive rows, in the order of reading, that one run of the model gives."""
+    """Consecutive rows, in the order of reading, from one run of the model."""
 
     shard: Shard
     first: int  # the run's rows within the shard
@@ -35,7 +35,7 @@ class _Piece:
     rows: NDArray[np.int64]  # (m,) within the run
 
 
-class RowsTogether:
+class SharedReading:
     """Layers of a cache of the format "none", for the same (n,) ascending ids.
 
     Args:
@@ -62,33 +62,33 @@ class RowsTogether:
         self._workers, self._progress = workers, progress
 
     def run(self, steps: Callable[[str, Rows], Steps[Result]]) -> dict[str, Result]:
-        """Go through every layer's steps (`kmeans.Steps`), with one reading for all that want the same rows.
+        """Run every layer's steps (`reading.Steps`), with one reading for all that need the same rows.
 
         Raises:
-            CorruptedShardError: a shard's pixels are not those that were written.
-            ModelError: the model file is gone, or another one now.
+            CorruptedShardError: a shard's pixels are corrupted.
+            ModelError: the model file is missing or was replaced.
         """
-        going = {layer: steps(layer, rows) for layer, rows in self.layers.items()}
-        asked: dict[str, Pass] = {}
+        running = {layer: steps(layer, rows) for layer, rows in self.layers.items()}
+        requested: dict[str, Pass] = {}
         results: dict[str, Result] = {}
 
-        def go_on(layer: str) -> None:
+        def advance(layer: str) -> None:
             try:
-                asked[layer] = next(going[layer])
+                requested[layer] = next(running[layer])
             except StopIteration as end:
-                asked.pop(layer, None)
+                requested.pop(layer, None)
                 results[layer] = end.value
 
         with one_thread():
-            for layer in going:
-                go_on(layer)
-            while asked:
-                wanted = next(iter(asked.values())).positions
-                group = {layer: one for layer, one in asked.items() if _same(one.positions, wanted)}
+            for layer in running:
+                advance(layer)
+            while requested:
+                wanted = next(iter(requested.values())).positions
+                group = {layer: one for layer, one in requested.items() if _same(one.positions, wanted)}
                 for layer, where, block in self._blocks(wanted, group):
                     group[layer].add(where, block)
                 for layer in group:
-                    go_on(layer)
+                    advance(layer)
         return {layer: results[layer] for layer in self.layers}
 
     def _blocks(
@@ -118,7 +118,7 @@ class RowsTogether:
                         yield layer, where, to_float32(block)
 
     def _runs(self, positions: NDArray[np.int64] | None) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Layer -> the wanted rows of one run after the other, a few runs ahead of whoever takes them."""
+        """Layer -> the requested rows of one run after the other, computed a few runs ahead."""
         self._source.forget()
         waiting: deque[Future[dict[str, NDArray[np.float32]]]] = deque()
         with ThreadPoolExecutor(self._workers, thread_name_prefix="model") as pool:
@@ -135,8 +135,8 @@ class RowsTogether:
 
     def _compute(self, piece: _Piece) -> dict[str, NDArray[np.float32]]:
         found = self._source.compute(piece.shard, piece.first, piece.last)
-        whole = len(piece.rows) == piece.last - piece.first
-        return found if whole else {layer: rows[piece.rows] for layer, rows in found.items()}
+        complete = len(piece.rows) == piece.last - piece.first
+        return found if complete else {layer: rows[piece.rows] for layer, rows in found.items()}
 
     def _pieces(self, positions: NDArray[np.int64] | None) -> Iterator[_Piece]:
         order = self._any.in_order(positions)

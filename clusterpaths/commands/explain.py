@@ -1,6 +1,6 @@
 """Explain one image by a set: `clusterpaths explain face.jpg --set CelebA`.
 
-Prints how the model came to its decision, and draws it as a page. No flow: it takes seconds.
+Prints the decision and the cluster path, and writes a page. Not a flow: it takes seconds.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from clusterpaths.sets.published import PublishedSet
 
 
 class ExplainConfig(Record):
-    """By which set an image is explained, and how that is shown."""
+    """Options of `clusterpaths explain`."""
 
-    set: str = Field(description="the set: NAME/set_NN of the results' folder, or NAME for its newest set")
+    set: str = Field(description="the set: NAME/set_NN of the results' directory, or NAME for its newest set")
     model: Path | None = Field(None, description="the set's classifier [where it was when the set was made]")
-    output: Path | None = Field(None, description="the page to write [explanation_IMAGE.html in the current folder]")
+    output: Path | None = Field(None, description="the page to write [explanation_IMAGE.html in the current directory]")
     as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative=())] = Field(
         False, description="print the record as JSON; the page is then written only with --output"
     )
-    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
-    data_root: Path | None = Field(None, description="the data set's folder, for pictures [where the images were]")
+    cache_root: CacheRoot | None = Field(
+        None, description="directory of results, one subdirectory per name [activation_cache]"
+    )
+    data_root: Path | None = Field(None, description="the data set's directory, for pictures [where the images were]")
 
 
 def explain(
@@ -43,7 +45,7 @@ def explain(
     *,
     config: Annotated[ExplainConfig, cyclopts.Parameter(name="*")],
 ) -> None:
-    """Explain one image: its prediction, its cluster path, and what a set knows of both."""
+    """Explain one image: its prediction, its cluster path, and the set's statistics of both."""
     published = find_set(config.set, config.cache_root)
     explanation = explain_image(image.expanduser(), published, find_model(published, config.model))
     for warning in explanation.warnings:
@@ -61,7 +63,7 @@ def explain(
 
 
 def _reader(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
-    """Reads the set's images; a folder that is gone leaves placeholders, unless it was named."""
+    """Reads the set's images; a directory that is gone leaves placeholders, unless it was named."""
     record = published.record
     root = data_root.expanduser().absolute() if data_root else record.data_root
     try:
@@ -70,7 +72,7 @@ def _reader(published: PublishedSet, data_root: Path | None) -> Callable[[str], 
         if data_root:
             raise
         sys.stderr.write(
-            f"warning: The images of the set are no longer in {root}; name their folder with --data-root.\n"
+            f"warning: The images of the set are no longer in {root}; name their directory with --data-root.\n"
         )
         return _gone
 

@@ -23,29 +23,31 @@ from clusterpaths.sets.published import PublishedSet
 
 
 class ExportConfig(Record):
-    """Where the model is, and where the path model goes."""
+    """Options of `clusterpaths export`."""
 
     model: Path | None = Field(None, description="the set's classifier [where it was when the set was made]")
-    output: Path | None = Field(None, description="the file to write [NAME_set_NN_paths.onnx in the current folder]")
-    cache_root: CacheRoot | None = Field(None, description="where results lie, a folder a name [activation_cache]")
+    output: Path | None = Field(None, description="the file to write [NAME_set_NN_paths.onnx in the current directory]")
+    cache_root: CacheRoot | None = Field(
+        None, description="directory of results, one subdirectory per name [activation_cache]"
+    )
 
 
 def find_set(given: str, cache_root: str | None) -> PublishedSet:
-    """The set that NAME or NAME/set_NN stands for."""
+    """The set named by NAME or NAME/set_NN."""
     return find_named(cache_root or roots.cache_root(), given)
 
 
 def find_model(published: PublishedSet, given: Path | None) -> Path:
-    """The model that was named, else where the set's record says that it was.
+    """The model that was named, else the path in the set's record.
 
     Raises:
-        ConfigError: neither says.
+        ConfigError: neither is known.
     """
     if given is not None:
         return given.expanduser().absolute()
     recorded = published.record.config.get("model")
     if not recorded:
-        raise ConfigError(f"{published.path} does not say where its model was. Name the ONNX file with --model.")
+        raise ConfigError(f"{published.path} does not record where its model was. Name the ONNX file with --model.")
     return Path(recorded)
 
 

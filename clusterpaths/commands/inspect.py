@@ -1,4 +1,4 @@
-"""Look into a model file: `clusterpaths inspect MODEL`.
+"""Inspect a model file: `clusterpaths inspect MODEL`.
 
 What it takes and puts out, and the layers that may be looked into, with those that a run takes. No flow: it takes seconds.
 The file is not called inspect.py: beside the flows it would stand in the way of Python's own module of that name.
@@ -20,17 +20,15 @@ from clusterpaths.records import Record
 
 
 class InspectConfig(Record):
-    """What is looked for, and how it is told."""
+    """Options of `clusterpaths inspect`."""
 
     layers: Names | None = Field(
         None,
         description="auto, auto:N, names, patterns such as conv* or layer?.1, tensor names, with commas between "
         "[the model's added outputs, else auto: at most 6]",
     )
-    logits: str | None = Field(None, description="the output with class scores, or none [the one that looks like it]")
-    size: Size | None = Field(
-        None, description="HEIGHTxWIDTH where the model takes any [what its files say, else 224x224]"
-    )
+    logits: str | None = Field(None, description="the output with class scores, or none [found automatically]")
+    size: Size | None = Field(None, description="HEIGHTxWIDTH where the model takes any [from its files, else 224x224]")
     as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative=())] = Field(
         False, description="print the record as JSON, all layers in it"
     )
@@ -44,7 +42,7 @@ def inspect(
     *,
     config: Annotated[InspectConfig | None, cyclopts.Parameter(name="*")] = None,
 ) -> None:
-    """Say what a model takes and puts out, and which of its layers a run looks at."""
+    """Print a model's input and outputs, and the layers that a run would extract."""
     config = config or InspectConfig()
     found = inspect_model(model.expanduser(), config.layers, config.logits, config.size)
     sys.stdout.write(

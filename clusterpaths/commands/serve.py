@@ -37,13 +37,13 @@ NEEDED = {
 }
 NEEDED |= {"plotly": "plotly"}
 CONNECTIONS = 1000  # open at once; beyond, the answer is 503
-IDLE = 30  # seconds that a connection is kept for the next request
+IDLE = 30  # seconds that an idle connection stays open
 GOODBYE = 3  # seconds for requests that are being answered when the server is stopped
 BACKLOG = 512  # connections that wait to be accepted
 
 
 def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")] = None) -> None:
-    """Serve every set in the results' folder: pages for people, /api/v1 for programs. Ctrl-C ends it."""
+    """Serve every set in the results' directory: pages for people, /api/v1 for programs. Ctrl-C ends it."""
     config = config or ServeConfig()
     require_extra()
     share_arenas()
@@ -56,9 +56,9 @@ def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")]
     library = app.state.library
     sys.stdout.write(greeting(address(config.host, listening), library.root, library.models()))
     if config.insecure and not config.local:
-        sys.stdout.write("No token is asked for (--insecure): whoever reaches this address may read every set.\n")
+        sys.stdout.write("No token is required (--insecure): anybody who reaches this address may read every set.\n")
     sys.stdout.flush()
-    gc.freeze()  # what was imported stays: it need not be searched for garbage again and again
+    gc.freeze()  # imported objects stay: exclude them from garbage collection
     server = make_server(app)
     try:
         server.run(sockets=[listening])
@@ -76,10 +76,10 @@ def make_server(app: Any) -> uvicorn.Server:
         uvicorn.Config(
             app,
             log_config=None,
-            access_log=False,  # server/log.py writes one that escapes what requests say
+            access_log=False,  # server/middleware/log.py writes one that escapes the content of requests
             server_header=False,
             ws="none",
-            proxy_headers=False,  # who asks is who is connected, whatever a header says
+            proxy_headers=False,  # the client is the connected address, whatever a header claims
             limit_concurrency=CONNECTIONS,
             timeout_keep_alive=IDLE,
             timeout_graceful_shutdown=GOODBYE,
@@ -89,7 +89,7 @@ def make_server(app: Any) -> uvicorn.Server:
 
 
 def require_extra() -> None:
-    """See that what the server is made of is installed.
+    """Check that the server's packages are installed.
 
     Raises:
         ConfigError: something is missing.
@@ -103,10 +103,10 @@ def require_extra() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens there, taken before anything slow, so that a taken port is told at once.
+    """A listening socket, opened before anything slow, so that a port in use is reported at once.
 
     Raises:
-        ConfigError: the port is taken or may not be taken, or there is no such address.
+        ConfigError: the port is in use or not allowed, or there is no such address.
     """
     try:
         found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -128,38 +128,38 @@ def bind(host: str, port: int) -> socket.socket:
 def _cannot_bind(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"Port {port} of {host} is taken by another program, perhaps by a server that was started before. "
+            f"Port {port} of {host} is in use by another program, perhaps by a server that was started before. "
             "Stop that one, or name another port with --port; --port 0 takes a free one."
         )
     if error.errno == errno.EACCES:
-        return f"Port {port} of {host} may not be taken by this user. Name one from 1024 on with --port."
-    return f"{host} port {port} cannot be listened to: {error.strerror}. Name an address of this machine with --host."
+        return f"Port {port} of {host} may not be used by this user. Name one from 1024 on with --port."
+    return f"{host} port {port} cannot be used: {error.strerror}. Name an address of this machine with --host."
 
 
 def address(host: str, listening: socket.socket) -> str:
-    """What to open in a browser."""
+    """The address to open in a browser."""
     port = listening.getsockname()[1]
     name = "localhost" if host in ("", "0.0.0.0", "::") else host
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def greeting(where: str, root: Storage, models: tuple[ModelSummary, ...]) -> str:
-    """Where to look, and what there is to see; or how to make some."""
+    """Lines for the terminal: address and sets; or how to publish a first set."""
     lines = [f"Open {where} in a browser; Ctrl-C ends the server."]
     with_sets = [model for model in models if model.sets]
     for model in with_sets:
         lines.append(f"  {model.name}: {', '.join(one.set for one in model.sets)}")
     problems = sum(len(model.problems) for model in models)
     if problems:
-        lines.append(f"  {problems} more cannot be shown; the start page says why.")
+        lines.append(f"  {problems} more cannot be shown; the start page lists the reasons.")
     if not with_sets:
-        lines.append(f"There are no sets in {root} yet. Make some: make sample, or clusterpaths celeba --sample.")
+        lines.append(f"There are no sets in {root} yet. Publish one with make sample, or clusterpaths celeba --sample.")
         lines.append("They appear in the browser without a restart.")
     return "\n".join(lines) + "\n"
 
 
 def set_up_log() -> None:
-    """Requests and what goes wrong, to stderr, a line each."""
+    """Log requests and errors to stderr, one line each."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     for name, level in (("clusterpaths", logging.INFO), ("uvicorn", logging.WARNING)):
@@ -173,7 +173,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
     words = sys.argv[1:] if argv is None else argv
     if any(word.partition("=")[0] == "--token" for word in words):
-        sys.stderr.write(f"warning: other users of this machine see a command line; {TOKEN_VARIABLE} is not seen.\n")
+        sys.stderr.write(
+            f"warning: the command line is visible to other users of this machine; {TOKEN_VARIABLE} is not.\n"
+        )
     app = cyclopts.App(
         name="serve", help=serve.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
     )

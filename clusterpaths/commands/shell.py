@@ -1,6 +1,6 @@
 """Commands from a shell: options read, one paragraph for a user's mistake, an exit code. Without Prefect, so quick to start.
 
-Belongs here: what commands and flows tell in the same way. What a flow needs besides is `running.py`.
+Belongs here: messages that commands and flows share. What only flows need is `flows/running.py`.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ def fail(message: str, code: int) -> NoReturn:
 
 
 def option_message(error: cyclopts.CycloptsError) -> str:
-    """What is wrong with a command line, and what was given."""
+    """Errors of a command line, with the given values."""
     cause = error.__cause__ or error
     return invalid(cause) if isinstance(cause, ValidationError) else f"{error} Try --help."
 
 
 def invalid(error: ValidationError) -> str:
-    """What is wrong with options, each by its name on the command line."""
-    told = []
+    """Errors of options, each with its name on the command line."""
+    messages = []
     for entry in error.errors():
         option = "--" + str(entry["loc"][0]).replace("_", "-") + " " if entry["loc"] else ""
-        told.append(f"{option}{entry['msg'].removeprefix('Value error, ')}{_got(entry)}")
-    return "; ".join(told)
+        messages.append(f"{option}{entry['msg'].removeprefix('Value error, ')}{_got(entry)}")
+    return "; ".join(messages)
 
 
 def _got(error: Any) -> str:
-    """The value, where the message is pydantic's own and does not say it."""
+    """The value, where the message is pydantic's own and lacks it."""
     return "" if error["type"] == "value_error" else f", got {error['input']!r}"

@@ -1,6 +1,6 @@
-"""A least-recently-used cache for threads that ask for the same value at the same time.
+"""A least-recently-used cache for threads that request the same value at the same time.
 
-Belongs here: storing and evicting. What a value depends on, and so its key, is said where it is computed.
+Belongs here: storing and evicting. What a value depends on, and so its key, is defined where it is computed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class _Entry(NamedTuple, Generic[T]):
 
 
 class LRUCache(Generic[T]):
-    """The values asked for last, up to a limit of their sizes together. Thread-safe; each value is computed once.
+    """The values requested last, up to a limit of their total size. Thread-safe; each value is computed once.
 
     Args:
         limit: evict the least recently used values beyond this total.
         size_of: size of one value; by default 1, so that `limit` is a number of values.
         largest: a larger value is returned and not cached [the limit].
         minimum: values that stay, however large they are; they are cached although larger than `largest`.
-        seconds: a value that is older is computed again.
+        seconds: an older value is computed again.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LRUCache(Generic[T]):
     def get(self, key: Hashable, compute: Callable[[], T], version: Hashable = None) -> T:
         """The cached value of this key, else a newly computed one; an exception of `compute` is not cached.
 
-        Of many threads that ask for a missing value one computes it; those that ask for other values do not wait.
+        Of many threads that request a missing value one computes it; requests for other values do not wait.
 
         Args:
             version: a value cached under another version is replaced.

@@ -1,4 +1,4 @@
-"""Where things lie by default: in the project folder, or where CLUSTERPATHS_HOME points."""
+"""Default directories: in the project directory, or where CLUSTERPATHS_HOME points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HOME_VARIABLE = "CLUSTERPATHS_HOME"
 
 
 def home() -> Path:
-    """The folder that holds data/, ONNX_models/ and activation_cache/."""
+    """The directory that holds data/, ONNX_models/ and activation_cache/."""
     moved = os.environ.get(HOME_VARIABLE)
     return Path(moved).expanduser().resolve() if moved else Path(__file__).resolve().parents[2]
 

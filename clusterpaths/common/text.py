@@ -1,11 +1,11 @@
-"""Names of files, layers and models, which come from elsewhere."""
+"""Checks of names of files, layers and models from external sources."""
 
 from __future__ import annotations
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name can be written down, in tables, reports and addresses: a file's, or one of JSON, may hold half a
-    character.
+    """Whether a name can be written as UTF-8 in tables, reports and addresses: names of files or from JSON may contain
+    lone surrogates.
     """
     try:
         name.encode()

@@ -1,4 +1,4 @@
-"""Holding BLAS and OpenMP to one thread: sums in a fixed order are repeatable to the bit, and layers run side by side."""
+"""Limiting BLAS and OpenMP to one thread: sums in a fixed order are bitwise repeatable, and layers run side by side."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _keeper = ThreadPoolExecutor(1, thread_name_prefix="blas-limit")
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Hold BLAS and OpenMP to one thread while inside.
+    """Limit BLAS and OpenMP to one thread while inside.
 
-    Sums in a fixed order are repeatable to the bit, and clusterings of several layers run side by side. OpenMP's
+    Sums in a fixed order are bitwise repeatable, and clusterings of several layers run side by side. OpenMP's
     limit belongs to a thread; BLAS's to the process, so it is lifted when the last of several threads leaves
     (threadpoolctl alone would lift it with the first).
     """

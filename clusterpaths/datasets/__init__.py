@@ -16,7 +16,7 @@ def open_dataset(spec: DatasetSpec) -> Dataset:
     """The data set that a record names; opened once, until `clear_caches`.
 
     Raises:
-        DatasetError: no data set of that name, or its folder is not usable.
+        DatasetError: no data set of that name, or its directory is not usable.
     """
     return open_source(spec)
 
@@ -28,6 +28,6 @@ def read_table(spec: DatasetSpec) -> ExampleTable:
 
 
 def clear_caches() -> None:
-    """Forget what was read of all data sets: a run in a process that lives on sees the folders as they are now."""
+    """Forget what was read of all data sets: a run in a process that lives on sees the directories as they are now."""
     open_dataset.cache_clear()
     read_table.cache_clear()

@@ -1,4 +1,4 @@
-"""Stage download: images that are there, or fetched, or drawn; never silently others than were asked for."""
+"""Stage download: images on disk, downloaded or drawn; never silently others than requested."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def acquire(config: RunConfig, log: Callable[[str], None] = lambda _: None) -> D
     """The data set of a run, on disk.
 
     Raises:
-        ConfigError: the data set needs a folder, and none is named.
-        DownloadError: the network failed; trying again can help.
+        ConfigError: the data set needs a directory, and none is named.
+        DownloadError: the network failed; a retry can help.
         DatasetError: what is there, or came, is not that data set.
     """
     clear_caches()

@@ -1,6 +1,6 @@
 """Images in a NumPy file: uint8, (N, H, W, 3) or grey, with or without labels.
 
-Belongs here: which arrays of a file are what, and what is refused of them.
+Belongs here: the names and layouts of the arrays that are accepted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clusterpaths.datasets.folder_labels import MOST_CLASSES
 from clusterpaths.errors import DatasetError
 from clusterpaths.records import DatasetSpec
 
-# Names of the arrays for each split, as Keras (x_train), MedMNIST (train_images) and people write them.
+# Names of the arrays for each split, as in Keras (x_train), MedMNIST (train_images) and common use.
 _IMAGES = ("images", "image", "x", "data")
 _LABELS = ("labels", "label", "y", "targets")
 _SPLITS = {"": "", "train": "train", "val": "valid", "valid": "valid", "test": "test"}
@@ -45,7 +45,7 @@ class Arrays:
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """One row as an RGB image; OSError for what is no row's number."""
+        """One row as an RGB image; OSError for anything but a row's number."""
         return as_rgb(Image.fromarray(self._row(file)))
 
     def digest(self, file: str) -> int:
@@ -64,11 +64,11 @@ class Arrays:
 
 
 def open_arrays(spec: DatasetSpec) -> Arrays:
-    """Open a .npy file (memory-mapped) or a .npz file (read whole), or the one that a folder holds.
+    """Open a .npy file (memory-mapped) or a .npz file (read completely), or the one that a directory holds.
 
     In a .npz the images are called images or x, or x_train, x_val and x_test (train_images ... too), the labels labels or
-    y, y_train ... A .npy's labels lie beside it as NAME_labels.npy or labels.npy; the record's `labels` names another
-    .npy file, which goes before all others. Labels count from 0; `class_names` in a .npz names them.
+    y, y_train ... The labels of a .npy are beside it as NAME_labels.npy or labels.npy; the record's `labels` names another
+    .npy file, which takes precedence. Labels count from 0; `class_names` in a .npz names them.
 
     Raises:
         DatasetError: no such file, no NumPy file, or arrays that are no uint8 images in this layout.
@@ -103,7 +103,7 @@ def open_arrays(spec: DatasetSpec) -> Arrays:
             splits=tuple(splits),
             labels=all_labels,
             class_names=_class_names(path, arrays, int(all_labels.max())),
-            mtimes=np.full(count, path.stat().st_mtime_ns, np.int64),  # the file's own: one row cannot be written alone
+            mtimes=np.full(count, path.stat().st_mtime_ns, np.int64),  # the file's own: a single row cannot be written
         ),
     )
 
@@ -121,9 +121,7 @@ def _find(root: str) -> Path:
     if not root or not path.exists():
         raise DatasetError(f"The file of arrays {root!r} does not exist. Name a .npy or .npz file with --data-root.")
     if path.suffix.lower() not in (".npy", ".npz"):
-        raise DatasetError(
-            f"{path} is called neither .npy nor .npz. Expected a file that numpy.save or numpy.savez wrote."
-        )
+        raise DatasetError(f"{path} is neither .npy nor .npz. Expected a file that numpy.save or numpy.savez wrote.")
     return path
 
 
@@ -138,7 +136,10 @@ def _load(path: Path) -> NDArray[Any]:
 
 def _load_all(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:  # numpy leaves a bad file open
+        with (
+            path.open("rb") as stream,
+            np.load(stream, allow_pickle=False) as archive,
+        ):  # numpy leaves an invalid file open
             return {key: archive[key] for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise _unreadable(path, error) from error
@@ -147,7 +148,7 @@ def _load_all(path: Path) -> dict[str, NDArray[Any]]:
 def _unreadable(path: Path, error: Exception) -> DatasetError:
     return DatasetError(
         f"{path} cannot be read as a NumPy file ({type(error).__name__}: {error}). Expected what numpy.save or numpy.savez "
-        "wrote of plain numbers (no objects, no pickles). Save it anew."
+        "wrote of plain numbers (no objects, no pickles). Save it again."
     )
 
 
@@ -173,7 +174,7 @@ def _parts(path: Path, arrays: Mapping[str, NDArray[Any]]) -> list[_Part]:
     if not parts:
         raise DatasetError(
             f"{path} holds the arrays {', '.join(arrays) or 'none'}. Expected images (or x), or x_train, x_val and x_test; and "
-            "labels (or y), or y_train ... Save it anew with these names."
+            "labels (or y), or y_train ... Save it again with these names."
         )
     return parts
 
@@ -209,7 +210,7 @@ def _check_images(path: Path, key: str, images: NDArray[Any]) -> None:
 def _check_labels(
     path: Path, labelled: tuple[str, NDArray[Any]] | None, count: int, notes: list[str]
 ) -> NDArray[np.int16]:
-    """(count,) labels; -1 all over, and a note, where there are none."""
+    """(count,) labels; all -1, and a note, where there are none."""
     if labelled is None:
         notes.append(f"There are no labels for {count:,} images of {path.name}.")
         return np.full(count, -1, np.int16)
@@ -219,9 +220,9 @@ def _check_labels(
         labels = labels[:, 0]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         more = " Of one-hot rows save array.argmax(axis=1)." if labels.ndim == 2 else ""
-        raise DatasetError(f"{got}. Expected one whole number an image, shape ({count},).{more}")
+        raise DatasetError(f"{got}. Expected one integer per image, shape ({count},).{more}")
     if len(labels) != count:
-        raise DatasetError(f"{got}, and there are {count:,} images. Expected one label an image, in the same order.")
+        raise DatasetError(f"{got}, and there are {count:,} images. Expected one label per image, in the same order.")
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= MOST_CLASSES:
         raise DatasetError(
@@ -237,6 +238,6 @@ def _class_names(path: Path, arrays: Mapping[str, NDArray[Any]], highest: int) -
         return tuple(map(str, range(highest + 1)))
     if given.ndim != 1 or given.dtype.kind != "U" or len(given) <= highest:
         raise DatasetError(
-            f"class_names of {path} is {given.dtype} of shape {given.shape}. Expected a text for each of {highest + 1} classes."
+            f"class_names of {path} is {given.dtype} of shape {given.shape}. Expected a string for each of {highest + 1} classes."
         )
     return tuple(map(str, given))

@@ -1,4 +1,4 @@
-"""What every data set offers to the stages: a table of its examples, and their images.
+"""The interface of data sets: a table of its examples, and their images.
 
 Belongs here: the protocol and its record. A data set itself is one file beside this one.
 """
@@ -43,12 +43,12 @@ _PLAIN_JPEG_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class ExampleTable:
-    """One row an example, in the data set's own order (ids ascending); n rows.
+    """One row per example, in the data set's own order (ids ascending); n rows.
 
     Attributes:
-        ids: (n,) int64, 0-based index in the whole data set (CelebA: file number - 1), gaps allowed.
-        files: n names relative to the image folder, as a person would look for them.
-        sizes: (n,) int64, bytes of each file; with the names this tells whether an image changed.
+        ids: (n,) int64, 0-based index in the complete data set (CelebA: file number - 1), gaps allowed.
+        files: n names relative to the image directory, as a person would look for them.
+        sizes: (n,) int64, bytes of each file; with the names this shows whether an image changed.
         splits: n of "train", "valid", "test", or "" where unknown.
         labels: (n,) int16, index into class_names, -1 where an example has no (single) label.
         class_names: names of the labels; may be empty.
@@ -94,7 +94,7 @@ class ExampleTable:
                 known = ", ".join(sorted(set(self.splits) - {""})) or "none"
                 raise DatasetError(
                     f"No image is known to be of the split {split!r}; splits that are known: {known}. Expected a partition "
-                    "file (list_eval_partition.txt) that names these images, or what docs/datasets.md says of splits in "
+                    "file (list_eval_partition.txt) that names these images, or what docs/datasets.md describes for splits in "
                     "this data set. Add it, or use --split all."
                 )
         return self.take(positions[:subset])
@@ -110,16 +110,16 @@ class Dataset(Protocol):
 
     @property
     def root(self) -> Path:
-        """The folder that the user named; shown in messages."""
+        """The directory that the user named; shown in messages."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how the folder was understood, one sentence each (logged)."""
+        """Remarks on how the directory was read, one sentence each (logged)."""
         ...
 
     def examples(self) -> ExampleTable:
-        """All examples that are there."""
+        """All examples on disk."""
         ...
 
     def read_image(self, file: str) -> Image.Image:
@@ -144,7 +144,7 @@ def path_in(folder: Path, file: str) -> Path:
     """The path of an example's file, `file` being its name below `folder`, parts joined by "/".
 
     Raises:
-        OSError: a name that leads out of the folder.
+        OSError: a name that leads out of the directory.
     """
     if not file or "\0" in file or ".." in PurePosixPath(file).parts or PurePosixPath(file).is_absolute():
         raise OSError(errno.EINVAL, f"not the name of a file in {folder}", file)
@@ -165,18 +165,18 @@ def file_digest(path: Path) -> int:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ " Nearest: A, B." (at most three, letter case aside), or "" where nothing is near."""
+    """ " Nearest: A, B." (at most three, ignoring letter case), or "" where nothing is near."""
     folded = {candidate.casefold(): candidate for candidate in known}
     near = difflib.get_close_matches(name.casefold(), folded, n=3)
     return f" Nearest: {', '.join(folded[match] for match in near)}." if near else ""
 
 
 def open_upright(path: Path) -> Image.Image:
-    """`open_rgb`, turned as the EXIF orientation says: cameras store a portrait lying on its side."""
+    """`open_rgb`, rotated by the EXIF orientation: cameras store a portrait lying on its side."""
     image = open_rgb(path)
     try:
         return ImageOps.exif_transpose(image)
-    except CORRUPT:  # a broken EXIF block in a sound image: shown as stored, as browsers show it
+    except CORRUPT:  # a corrupted EXIF block in a valid image: shown as stored, as in browsers
         return image
 
 
@@ -205,17 +205,17 @@ def open_rgb(path: Path) -> Image.Image:
 
 
 def _open_plain_jpeg(path: Path) -> Image.Image | None:
-    """A sound JPEG of colours or greys without EXIF, in half of Pillow's time and with the same pixels; None of others.
+    """Decode a valid colour or grey JPEG without EXIF, in half of Pillow's time, with the same pixels; None for others.
 
-    Both decode with libjpeg-turbo. What Pillow does otherwise (CMYK, EXIF, a limit of size), and what it says of files
-    that are damaged, is left to it.
+    Both decode with libjpeg-turbo. What Pillow does otherwise (CMYK, EXIF, a limit of size), and its errors for corrupted files,
+    are left to it.
     """
     with path.open("rb") as file:
         start = file.read(3)
         if start != b"\xff\xd8\xff" or os.fstat(file.fileno()).st_size > _PLAIN_JPEG_BYTES:
             return None
         content = start + file.read()
-    if b"Exif\0" in content or b"tiff:Orientation" in content:  # the latter in XMP: Pillow turns by it, too
+    if b"Exif\0" in content or b"tiff:Orientation" in content:  # the latter in XMP: Pillow rotates by it, too
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
@@ -229,9 +229,9 @@ def _open_plain_jpeg(path: Path) -> Image.Image | None:
 def as_rgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB, whatever its mode."""
     if image.mode == "P" and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")  # straight to RGB would warn
+        return image.convert("RGBA").convert("RGB")  # directly to RGB would warn
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        upper = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own convert cuts off at 255: white all over
+        upper = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own convert clips at 255: all white
         grey = Image.fromarray(upper)
         grey.info = image.info
         return grey.convert("RGB")

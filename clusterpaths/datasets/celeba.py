@@ -1,4 +1,4 @@
-"""CelebA on disk, as torchvision, Kaggle or the CelebA page lay it out, whole or in part.
+"""CelebA on disk, as torchvision, Kaggle or the CelebA page lay it out, complete or in part.
 
 Belongs here: finding the images, reading the annotations, hair colour as labels.
 Getting the files, from the network or out of the zip, is download.py's.
@@ -45,7 +45,7 @@ _SPLIT_NAMES = np.array(["train", "valid", "test", ""])
 
 @dataclass(frozen=True)
 class CelebA:
-    """CelebA as found on disk; see `Dataset` for the members. `images` is the folder of the image files."""
+    """CelebA as found on disk; see `Dataset` for the members. `images` is the directory of the image files."""
 
     root: Path
     images: Path
@@ -54,11 +54,11 @@ class CelebA:
     name: str = "celeba"
 
     def examples(self) -> ExampleTable:
-        """All images of the folder, by number."""
+        """All images of the directory, by number."""
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """Decode an image of the folder; names that lead out of it are refused, as OSError like all else."""
+        """Decode an image of the directory; names that lead out of it are rejected with OSError."""
         return open_rgb(self._path(file))
 
     def digest(self, file: str) -> int:
@@ -74,7 +74,7 @@ class CelebA:
 def open_celeba(root: Path, progress: Progress | None = None) -> CelebA:
     """Find CelebA in or below `root`, unpacking img_align_celeba.zip where the images are not there yet.
 
-    Takes torchvision's root, its celeba folder, Kaggle's layout and the CelebA page's. Annotations may be missing or
+    Takes torchvision's root, its celeba directory, Kaggle's layout and the CelebA page's. Annotations may be missing or
     cover a part only. `progress` follows the unpacking, in images.
 
     Raises:
@@ -87,7 +87,7 @@ def open_celeba(root: Path, progress: Progress | None = None) -> CelebA:
 
 
 def celeba_present(root: Path) -> bool:
-    """Whether `open_celeba` has something to work with: one image, or a zip that ends as a zip does. Quick."""
+    """Whether there is data for `open_celeba`: one image, or a zip file with its end record. Quick."""
     root = Path(root)
     with _readable():
         if find_images(root) is not None:
@@ -110,7 +110,7 @@ def _open(root: Path, progress: Progress | None) -> CelebA:
     if found is None:
         archive = _find_zip(root)
         if archive is None:
-            raise DatasetError(_nothing_there(root))
+            raise DatasetError(_not_found(root))
         count = unpack_images(archive, progress)
         unpacked = [f"{archive.name} was unpacked: {count:,} images in {archive.parent / 'img_align_celeba'}."]
         found = archive.parent, archive.parent / "img_align_celeba"
@@ -144,8 +144,8 @@ def _zip_holds_more(archive: Path, images: Path, count: int) -> list[str]:
     if packed <= count:
         return []
     return [
-        f"{archive.name} holds {packed:,} images and {images} only {count:,} (an interrupted unpack?); the {count:,} "
-        f"are used. For all of them delete that folder and run again."
+        f"{archive.name} holds {packed:,} images and {images} only {count:,} (an interrupted unpack?); these {count:,} "
+        f"are used. To use all, delete that directory and run again."
     ]
 
 
@@ -154,7 +154,7 @@ def _bases(root: Path) -> tuple[Path, Path]:
 
 
 def find_images(root: Path) -> tuple[Path, Path] | None:
-    """The base folder and the image folder of the CelebA below `root`; None where there is none."""
+    """The base directory and the image directory of the CelebA below `root`; None where there is none."""
     pairs = ((base, base / place) for base in _bases(root) for place in _IMAGE_FOLDERS)
     return next((pair for pair in pairs if has_image(pair[1])), None)
 
@@ -170,13 +170,13 @@ def _find_annotation(base: Path, images: Path, stem: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _nothing_there(root: Path) -> str:
+def _not_found(root: Path) -> str:
     state = "is empty" if root.is_dir() and not any(root.iterdir()) else "holds no CelebA images"
     if not root.is_dir():
-        state = "is a file, not a folder" if root.exists() else "does not exist"
+        state = "is a file, not a directory" if root.exists() else "does not exist"
     return (
         f"{root} {state}. Looked for img_align_celeba/000001.jpg and the like, and for {ZIP_NAME}, in "
-        f"{root} and {root / 'celeba'}. Name the folder that holds img_align_celeba; or put {ZIP_NAME} from the CelebA "
+        f"{root} and {root / 'celeba'}. Name the directory that holds img_align_celeba; or put {ZIP_NAME} from the CelebA "
         f"page at {celeba_folder(root) / ZIP_NAME}; `--sample` runs without CelebA."
     )
 
@@ -184,7 +184,7 @@ def _nothing_there(root: Path) -> str:
 def _scan(
     images: Path,
 ) -> tuple[NDArray[np.int64], tuple[str, ...], NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Numbers (n,) ascending, file names, sizes (n,), mtimes (n,) of the folder's images; notes on what else is there."""
+    """Numbers (n,) ascending, file names, sizes (n,), mtimes (n,) of the directory's images; notes on what else is there."""
     found: list[tuple[int, str, int, int]] = []
     others: list[str] = []
     with os.scandir(images) as entries:
@@ -227,15 +227,15 @@ class _Annotations:
 
 
 def _read_annotations(path: Path, codes: Mapping[str, int], names: Sequence[str], notes: list[str]) -> _Annotations:
-    """Read a table of one image a row, space or comma separated; `names` are the columns if the file need not say."""
+    """Read a table of one image per row, space or comma separated; `names` are the columns where the file may omit them."""
     refuse_web_page(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not text: byte {error.start} is no UTF-8. Get the file anew.") from error
+        raise DatasetError(f"{path} is not text: byte {error.start} is not UTF-8. Get the file again.") from error
     lines = [(i, line) for i, line in enumerate(text.replace('"', "").split("\n"), 1) if not line.isspace() and line]
     if not lines:
-        raise DatasetError(f"{path} is empty; expected one line an image, such as `000001.jpg -1 1 …`.")
+        raise DatasetError(f"{path} is empty; expected one line per image, such as `000001.jpg -1 1 …`.")
     comma = "," in lines[0][1]
     split: Callable[[str], list[str]] = (lambda s: "".join(s.split()).split(",")) if comma else str.split
     announced = None
@@ -258,7 +258,7 @@ def _read_annotations(path: Path, codes: Mapping[str, int], names: Sequence[str]
         if number is None:
             raise _malformed(path, line_number, f"starts with {file[:40]!r}", "a file name like 000001.jpg")
         if len(values) != len(columns):
-            raise _malformed(path, line_number, f"has {len(values)} values", f"{len(columns)}, one a column")
+            raise _malformed(path, line_number, f"has {len(values)} values", f"{len(columns)}, one per column")
         if seen.setdefault(number, line_number) != line_number:
             raise _malformed(path, line_number, f"names {file} again", f"it once (line {seen[number]})")
         try:
@@ -266,13 +266,13 @@ def _read_annotations(path: Path, codes: Mapping[str, int], names: Sequence[str]
         except KeyError as error:
             raise _malformed(path, line_number, f"holds {error.args[0][:40]!r}", f"one of {', '.join(codes)}") from None
     if announced is not None and announced != len(lines):
-        notes.append(f"{path.name} announces {announced:,} rows and holds {len(lines):,}; the rows are used.")
+        notes.append(f"{path.name} announces {announced:,} rows and has {len(lines):,}; the rows are used.")
     table = np.frombuffer(bytes(rows), dtype=np.int8).reshape(len(lines), len(columns))
     return _Annotations(columns, np.fromiter(seen, dtype=np.int64, count=len(seen)), table)
 
 
 def _malformed(path: Path, line: int, got: str, expected: str) -> DatasetError:
-    return DatasetError(f"{path}, line {line}, {got}; expected {expected}. Mend the line or get the file anew.")
+    return DatasetError(f"{path}, line {line}, {got}; expected {expected}. Correct the line or get the file again.")
 
 
 def _align(
@@ -286,7 +286,7 @@ def _align(
     absent = table.numbers[~here]
     if len(absent):
         which = _some([f"{n:06d}.jpg" for n in absent]) if len(absent) <= 5 else f"{len(absent):,} images"
-        notes.append(f"{path.name} names {which} that {_is(len(absent))} not in the folder and so no example.")
+        notes.append(f"{path.name} names {which} that {_is(len(absent))} not in the directory and so no example.")
     if bare := len(numbers) - int(here.sum()):
         notes.append(f"{path.name} has no row for {bare:,} of {len(numbers):,} images.")
     return result

@@ -1,7 +1,7 @@
 """Getting CelebA's files: from the network by torchvision, and out of their zip.
 
-Belongs here: what may go wrong between a file host and a whole file on disk. Reading the files is celeba.py's;
-trying again after a failure is the task's.
+Belongs here: errors between the file host and a complete file on disk. Reading the files is `celeba.py`; retries are up to
+the task.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _QUOTA_SIGNS = re.compile(rb"quota exceeded|too many users have viewed or downlo
 
 
 def download_celeba(root: Path, progress: Progress | None = None) -> Path:
-    """Bring CelebA's zip (1.4 GB) and annotations into the celeba folder of `root`, unpack, and return that folder.
+    """Bring CelebA's zip (1.4 GB) and annotations into the celeba directory of `root`, unpack, and return that directory.
 
-    Files that are there with the right checksum are not fetched again. The zip comes last, so that a folder with a
-    zip is a whole one. A file is fetched into a .partial folder and moved once its checksum is right; one that was
-    there with other content is kept beside it as NAME.replaced. `progress` gets files done of all files, then images
+    Files that are there with the right checksum are not fetched again. The zip comes last, so that a directory with a
+    zip is a complete one. A file is fetched into a .partial directory and moved once its checksum is right; one that was
+    there with other content is renamed to NAME.replaced. `progress` gets files done of all files, then images
     unpacked of all images.
 
     Raises:
-        DownloadError: the network failed, or what came is damaged; trying again can help.
-        QuotaError: the file host has no quota left for a file, or does not give it out.
+        DownloadError: the network failed, or the download is corrupted; a retry can help.
+        QuotaError: the file host has no quota left for a file, or does not serve it.
         DatasetError: the host answered with some other web page.
         DiskError: no room, or no permission to write.
         InputError: gdown is not installed.
@@ -66,7 +66,7 @@ def _torchvision_celeba(folder: Path, progress: Progress | None) -> None:
     from torchvision.datasets import CelebA  # slow to import (torch), so only here
 
     class Fetched(CelebA):  # type: ignore[misc]  # torchvision ships no types
-        """torchvision's CelebA, its files and checksums, but nothing half-done is ever left under a final name."""
+        """torchvision's CelebA, its files and checksums, without ever leaving an incomplete file under a final name."""
 
         def download(self) -> None:
             files = sorted(self.file_list, key=lambda entry: entry[2] == ZIP_NAME)
@@ -80,7 +80,9 @@ def _torchvision_celeba(folder: Path, progress: Progress | None) -> None:
                 unpack_images(folder / ZIP_NAME, progress)
 
     try:
-        Fetched(str(folder.parent), split="all", target_type=[], download=True)  # its end: torchvision reads them all
+        Fetched(
+            str(folder.parent), split="all", target_type=[], download=True
+        )  # verifies the result: torchvision reads all annotations
     except RuntimeError as error:
         raise DownloadError(f"torchvision does not accept the files in {folder}: {error}. Run again.") from error
 
@@ -111,7 +113,7 @@ def _fetch(file_id: str, md5: str, path: Path) -> None:
 
 
 def _explained(error: Exception, came: Path, path: Path) -> ClusterPathsError:
-    """The house's error for what torchvision, gdown, requests or the disk raised; `came` is what was received."""
+    """The library's error for one of torchvision, gdown, requests or the disk; `came` is what was received."""
     if isinstance(error, OSError) and error.errno in (*_NO_ACCESS, *_NO_ROOM) and not _by_network(error):
         return disk_error(error, f"download {path.name}", path.parent)
     if came.is_file():
@@ -123,16 +125,16 @@ def _explained(error: Exception, came: Path, path: Path) -> ClusterPathsError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if any(base.__name__ == "FileURLRetrievalError" for base in type(error).__mro__) or status in (401, 403, 429):
         return QuotaError(
-            f"The file host does not give out {path.name} now: {reason[:300]} Most often its download quota is used "
+            f"The file host does not serve {path.name} now: {reason[:300]} Most often its download quota is used "
             f"up. Wait a day and run again; or {_by_hand(path)}."
         )
     if not isinstance(error, (OSError, RuntimeError)) and type(error).__module__.partition(".")[0] != "gdown":
-        raise error  # a bug, here or there: let it show its traceback
+        raise error  # a bug: let it show its traceback
     if came.is_file():
         reason += f" {came.stat().st_size:,} bytes came and their checksum is wrong; they were thrown away."
     return DownloadError(
         f"Downloading {path.name} failed: {type(error).__name__}: {reason[:400]} Check the network and run again "
-        f"(files that are whole are kept); or {_by_hand(path)}."
+        f"(complete files are reused); or {_by_hand(path)}."
     )
 
 
@@ -148,16 +150,16 @@ def _by_hand(path: Path) -> str:
 
 
 def _keep_aside(path: Path) -> None:
-    """Make way for the downloaded file without losing what a person may have put there."""
+    """Move an existing file out of the way of the downloaded one, without deleting it."""
     if path.exists():
         aside = path.with_name(f"{path.name}.replaced")
         path.replace(aside)
-        log.warning("%s was not CelebA's own file; it is kept as %s", path, aside.name)
+        log.warning("%s was not CelebA's own file; it is renamed to %s", path, aside.name)
 
 
 @contextlib.contextmanager
 def _quiet_unless_terminal() -> Iterator[None]:
-    """gdown draws a bar on stderr and cannot be told not to through torchvision; in a log file it is noise."""
+    """gdown draws a progress bar on stderr, which torchvision cannot switch off; in a log file it is noise."""
     if sys.stderr.isatty():
         yield
         return
@@ -166,7 +168,7 @@ def _quiet_unless_terminal() -> Iterator[None]:
 
 
 def celeba_folder(root: Path) -> Path:
-    """Where files put by hand or by the download belong: `root` itself if it is a celeba folder, else root/celeba."""
+    """The directory for downloaded or manually placed files: `root` itself if it is a celeba directory, else root/celeba."""
     root = Path(root)
     is_celeba = root.resolve().name == "celeba" and not (root / "celeba").is_dir()
     return root if is_celeba else root / "celeba"
@@ -186,7 +188,7 @@ def refuse_web_page(path: Path, place: Path | None = None) -> None:
     again = "delete it" if path == place else "it was thrown away"
     if _QUOTA_SIGNS.search(head):
         raise QuotaError(
-            f"{place} is not the data but a web page: the file host says that its download quota for this file is used "
+            f"{place} is not the data but a web page: the file host reports that its download quota for this file is used "
             f"up; {again}. Wait a day and run again; or {_by_hand(place)}."
         )
     title = re.search(rb"<title[^>]*>\s*(.*?)\s*</title>", head, re.IGNORECASE | re.DOTALL)
@@ -195,13 +197,13 @@ def refuse_web_page(path: Path, place: Path | None = None) -> None:
 
 
 def unpack_images(archive: Path, progress: Progress | None = None) -> int:
-    """Unpack the images of `archive` into the folder img_align_celeba beside it; return their number.
+    """Unpack the images of `archive` into the directory img_align_celeba beside it; return their number.
 
-    All or nothing: the images go to a .partial folder which is renamed at the end; one left by a killed run is
-    thrown away. Only files named by a number are taken, all into one folder.
+    All or nothing: the images go to a .partial directory which is renamed at the end; one left by a killed run is
+    deleted. Only files named by a number are unpacked, all into one directory.
 
     Raises:
-        DatasetError: no zip, damaged, no images in it, or member names that lead out of the folder.
+        DatasetError: no zip, a corrupted one, no images in it, or member names that lead out of the directory.
         DiskError: no room, or no permission to write.
     """
     target = archive.parent / "img_align_celeba"
@@ -224,7 +226,7 @@ def unpack_images(archive: Path, progress: Progress | None = None) -> int:
 
 def _unpack_into(archive: Path, partial: Path, progress: Progress | None) -> int:
     refuse_web_page(archive)
-    again = f"Delete it and run again to download it anew, or put the whole file at {archive}."
+    again = f"Delete it and run again to download it again, or put the complete file at {archive}."
     try:
         with zipfile.ZipFile(archive) as source:
             members = image_members(archive, source.infolist())
@@ -243,27 +245,27 @@ def _unpack_into(archive: Path, partial: Path, progress: Progress | None) -> int
             return len(members)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         size = archive.stat().st_size
-        raise DatasetError(f"{archive} ({size:,} bytes) is not a whole zip file: {error}. {again}") from error
+        raise DatasetError(f"{archive} ({size:,} bytes) is not a complete zip file: {error}. {again}") from error
 
 
 def image_members(archive: Path, members: Sequence[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
     """The members that are images, by bare file name.
 
     Raises:
-        DatasetError: none is, one comes twice, or a name leads out of the folder.
+        DatasetError: there are none, one is there twice, or a name leads out of the directory.
     """
     images: dict[str, zipfile.ZipInfo] = {}
     for member in members:
         path = PurePosixPath(member.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", member.filename):
             raise DatasetError(
-                f"{archive} holds the name {member.filename!r}, which leads out of the folder; CelebA's own zip holds "
-                f"img_align_celeba/000001.jpg and the like. Nothing was unpacked; get the file anew."
+                f"{archive} holds the name {member.filename!r}, which leads out of the directory; CelebA's own zip holds "
+                f"img_align_celeba/000001.jpg and the like. Nothing was unpacked; get the file again."
             )
         if member.is_dir() or image_number(path.name) is None:
             continue
         if path.name in images:
-            raise DatasetError(f"{archive} holds {path.name} twice; expected each image once. Get the file anew.")
+            raise DatasetError(f"{archive} holds {path.name} twice; expected each image once. Get the file again.")
         images[path.name] = member
     if not images:
         raise DatasetError(f"{archive} holds no images: none of its {len(members):,} names is like 000001.jpg.")
@@ -278,7 +280,7 @@ def image_number(name: str) -> int | None:
 
 
 def has_image(folder: Path) -> bool:
-    """Whether the folder holds one file named as an image is; stops at the first."""
+    """Whether the directory holds one file named as an image is; stops at the first."""
     if not folder.is_dir():
         return False
     with os.scandir(folder) as entries:
@@ -290,8 +292,8 @@ def disk_error(error: OSError, doing: str, folder: Path) -> DiskError:
     if error.errno in _NO_ACCESS:
         where = f": {error.filename}" if error.filename else ""
         return DiskError(
-            f"Cannot {doing} in {folder}: the folder is read-only ({error.strerror}{where}). Make it writable, or name "
-            f"a folder that is."
+            f"Cannot {doing} in {folder}: the directory is read-only ({error.strerror}{where}). Make it writable, or name "
+            f"a directory that is."
         )
     if error.errno in _NO_ROOM:
         free = shutil.disk_usage(folder).free / 1e9

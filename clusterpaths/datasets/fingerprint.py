@@ -1,4 +1,4 @@
-"""One short text that changes when the images of a data set do.
+"""Fingerprint of a data set: a short text that changes when its images do.
 
 Belongs here: what goes into it. What each file's digest is, is the data set's own; what follows from another
 fingerprint is the cache's.
@@ -31,7 +31,9 @@ def fingerprint(dataset: Dataset, table: ExampleTable, full: bool = False) -> st
     hasher = hashlib.sha256()
 
     def add(what: str, content: bytes) -> None:
-        hasher.update(f"{what} {len(content)}\n".encode())  # with lengths, no two questions run into one text
+        hasher.update(
+            f"{what} {len(content)}\n".encode()
+        )  # with lengths, so that different contents never give the same text
         hasher.update(content)
 
     add("name", dataset.name.encode())
@@ -49,7 +51,7 @@ def fingerprint(dataset: Dataset, table: ExampleTable, full: bool = False) -> st
 
 
 def sample_positions(count: int) -> list[int]:
-    """Positions (0-based, ascending) of the examples that are read: one, by chance, of each of 64 equal parts.
+    """Positions (0-based, ascending) of the examples that are read: one of each of 64 equal parts, chosen by hash.
 
     By a hash and not by a random generator: the choice must be the same with every version of Python and NumPy.
     """

@@ -1,6 +1,6 @@
-"""A folder of images: flat, one folder a class, split into train, valid and test, or with a CSV file of labels.
+"""A directory of images: flat, one directory per class, split into train, valid and test, or with a CSV file of labels.
 
-Belongs here: finding the images and what their folders say. What a CSV file says is folder_labels.py's.
+Belongs here: finding the images and the labels from their directories. Labels from a CSV file are `folder_labels.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from clusterpaths.errors import DatasetError, DiskError
 from clusterpaths.records import DatasetSpec
 
 LABELS = "labels.csv"
-"""Taken for the labels where it lies beside the images and no other file is named."""
+"""Used as labels where it is beside the images and no other file is named."""
 
-_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows the names and cannot read the pixels by itself
+_NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow recognises these formats but cannot decode them
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder as found on disk; see `Dataset` for the members."""
+    """A directory as found on disk; see `Dataset` for the members."""
 
     root: Path
     notes: tuple[str, ...]
@@ -35,11 +35,11 @@ class Folder:
     name: str = "folder"
 
     def examples(self) -> ExampleTable:
-        """All images in and below the folder, by name."""
+        """All images in and below the directory, by name."""
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """Decode an image, turned as its EXIF orientation says; names that lead out of the folder are refused."""
+        """Decode an image, rotated by its EXIF orientation; names that lead out of the directory are rejected."""
         return open_upright(path_in(self.root, file))
 
     def digest(self, file: str) -> int:
@@ -48,21 +48,23 @@ class Folder:
 
 
 def open_folder(spec: DatasetSpec) -> Folder:
-    """Scan a folder for images of any format that Pillow opens, nested or not, and label them.
+    """Scan a directory for images of any format that Pillow opens, nested or not, and label them.
 
-    Labels come from the CSV file that the record names, or labels.csv in the folder; else, where all images lie in two
-    folders or more, from the name of each one's first folder (classes sorted as torchvision's ImageFolder sorts them). Where
-    the first folders are called train, val, valid, validation and test, they are splits, and the folders in them
-    classes. Hidden files and others that are no images are left out, and a note tells of them. ids count the sorted names.
+    Labels come from the CSV file that the record names, or labels.csv in the directory; else, where all images lie in two
+    directories or more, from the name of the first of them (classes sorted as by torchvision's ImageFolder). Where
+    the first directories are called train, val, valid, validation and test, they are splits, and the directories in them
+    classes. Hidden files and others that are no images are left out, and a note counts them. ids count the sorted names.
 
     Raises:
-        DatasetError: no such folder, no image in it, names that differ only in letter case, or labels that do not fit.
-        DiskError: a folder may not be read.
+        DatasetError: no such directory, no image in it, names that differ only in letter case, or labels that do not fit.
+        DiskError: a directory may not be read.
     """
     root = Path(spec.root)
     if not spec.root or not root.is_dir():
-        state = "is a file, not a folder" if spec.root and root.exists() else "does not exist"
-        raise DatasetError(f"The image folder {spec.root!r} {state}. Name a folder that holds images with --data-root.")
+        state = "is a file, not a directory" if spec.root and root.exists() else "does not exist"
+        raise DatasetError(
+            f"The image directory {spec.root!r} {state}. Name a directory that holds images with --data-root."
+        )
     labels = _labels_file(root, spec.labels)
     try:
         found, ignored = _scan(root)
@@ -73,7 +75,7 @@ def open_folder(spec: DatasetSpec) -> Folder:
     if not found:
         raise DatasetError(
             f"There is no image in {root}: {_counted(ignored)}. Expected files that Pillow opens, such as .jpg, .png, "
-            ".webp or .tif, in it or in folders below it. Name their folder with --data-root."
+            ".webp or .tif, in it or in directories below it. Name their directory with --data-root."
         )
     found.sort()
     files = tuple(name for name, _, _ in found)
@@ -100,7 +102,7 @@ def open_folder(spec: DatasetSpec) -> Folder:
 
 
 def _labels_file(root: Path, named: str) -> Path | None:
-    """The CSV file that is meant: as named, from here or from the image folder, or labels.csv in that folder."""
+    """The CSV file that is meant: as named, from here or from the image directory, or labels.csv in that directory."""
     if not named:
         return root / LABELS if (root / LABELS).is_file() else None
     return root / named if not Path(named).exists() and (root / named).exists() else Path(named)
@@ -129,8 +131,8 @@ def _scan(root: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
 def _walk(
     folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...], ignored: list[str]
 ) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Files in and below a folder. Links to folders are followed, but not back into a folder that we are in."""
-    state = os.stat(folder)  # noqa: PTH116  folder may be a string: Path objects cost more than the scan
+    """Files in and below a directory. Links to directories are followed, but not into a directory that contains them."""
+    state = os.stat(folder)  # noqa: PTH116  it may be a string: Path objects cost more than the scan
     here = (*above, (state.st_dev, state.st_ino))
     if here[-1] in above:
         ignored.append(prefix)
@@ -157,26 +159,26 @@ def _refuse_twins(root: Path, files: Sequence[str]) -> None:
         if (twin := seen.setdefault(file.casefold(), file)) != file:
             raise DatasetError(
                 f"{root} holds {twin} and {file}, names that differ only in letter case. Expected names that stay "
-                "different on every system: a Mac or Windows keeps one of the two when the folder is copied. Rename one."
+                "different on every system: a Mac or Windows keeps one of the two when the directory is copied. Rename one."
             )
 
 
 def _from_folders(files: Sequence[str]) -> tuple[tuple[str, ...], list[str], str]:
-    """The split and the class name ("" where none) that each name's folders tell; and a note on them, or ""."""
+    """The split and the class name ("" where none) from each name's directories; and a note on them, or ""."""
     parts = [file.split("/") for file in files]
     tops = sorted({names[0] for names in parts if len(names) > 1})
     none, loose = ("",) * len(files), sum(len(names) == 1 for names in parts)
     if not tops:
         return none, [""] * len(files), ""
     if loose:
-        note = f"{loose:,} images lie in no folder, so folders are not taken for classes: no labels."
+        note = f"{loose:,} images lie in no directory, so directories are not used as classes: no labels."
         return none, [""] * len(files), note
     if all(top.lower() in SPLITS for top in tops):
         splits = tuple(SPLITS[names[0].lower()] for names in parts)
         classes = [names[1] if len(names) > 2 else "" for names in parts]
-        return splits, classes, f"The folders {', '.join(tops)} are taken for splits."
+        return splits, classes, f"The directories {', '.join(tops)} are used as splits."
     if len(tops) == 1:
-        return none, [""] * len(files), f"All images lie in {tops[0]}; one folder alone is not taken for a class."
+        return none, [""] * len(files), f"All images lie in {tops[0]}; a single directory is not used as a class."
     return none, [names[0] for names in parts], ""
 
 

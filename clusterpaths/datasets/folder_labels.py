@@ -1,6 +1,6 @@
-"""A CSV file that labels the images of a folder.
+"""A CSV file that labels the images of a directory.
 
-Belongs here: the file's columns, and its rows against the images that are there. Finding images is folder.py's.
+Belongs here: the file's columns, and its rows against the images that are there. Finding images is `folder.py`.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from clusterpaths.datasets.base import ExampleTable, nearest
 from clusterpaths.errors import DatasetError
 
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
-"""What people call the splits -> what we do."""
+"""Common names of splits -> ours."""
 
 MOST_CLASSES = 32_767  # labels are int16
 
-_COMPARED = 10_000  # names that a misspelt one is compared with: a second
+_COMPARED = 10_000  # names compared with a misspelt one: takes a second
 
 _CODES = {"1": 1, "-1": -1, "0": 0}
 
 
 def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTable:
-    """The table with what the CSV file says in place of labels that folders gave.
+    """The table with the labels of the CSV file in place of those from directories.
 
     Columns `file` and `label`, in any order; `split` if it is there; any other column that holds only 1, -1 and 0
     becomes an attribute. Without a line of names: two columns, file and label. Separated by commas, semicolons or
-    tabs. Labels that are all whole numbers from 0 are class numbers; any others are names, sorted. An empty one is
-    no label, and so is an image without a row.
+    tabs. Labels that are all integers from 0 are class numbers; any others are names, sorted. An empty one means
+    no label, as does an image without a row.
 
     Raises:
         DatasetError: no such file, no text, a column missing, or a row that names an image unknown or named before.
@@ -45,10 +45,10 @@ def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTa
     positions = np.empty(len(rows), np.int64)
     for number, (line, cells) in enumerate(rows):
         if len(cells) != len(columns):
-            raise _malformed(path, line, f"has {len(cells)} values; expected {len(columns)}, one a column")
+            raise _malformed(path, line, f"has {len(cells)} values; expected {len(columns)}, one per column")
         file = cells[at["file"]].removeprefix("./")
         if file not in position:
-            raise _malformed(path, line, f"names {file!r}, which is not in the folder.{_near(file, table.files)}")
+            raise _malformed(path, line, f"names {file!r}, which is not in the directory.{_near(file, table.files)}")
         if line_of.setdefault(file, line) != line:
             raise _malformed(path, line, f"names {file!r} again; expected it once (line {line_of[file]})")
         positions[number] = position[file]
@@ -76,8 +76,8 @@ def too_many_classes(class_names: Sequence[str], where: str) -> None:
     """
     if len(class_names) > MOST_CLASSES:
         raise DatasetError(
-            f"{where} has {len(class_names):,} classes; expected at most {MOST_CLASSES:,}. If each image has a folder or "
-            "label of its own, these are no classes: put the images into one folder, or leave the labels out."
+            f"{where} has {len(class_names):,} classes; expected at most {MOST_CLASSES:,}. If each image has a directory or "
+            "label of its own, these are no classes: put the images into one directory, or leave the labels out."
         )
 
 
@@ -86,14 +86,14 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not text: byte {error.start} is no UTF-8. Save it as CSV in UTF-8.") from error
+        raise DatasetError(f"{path} is not text: byte {error.start} is not UTF-8. Save it as CSV in UTF-8.") from error
     except OSError as error:
         raise DatasetError(
             f"The file of labels {path} cannot be read ({error.strerror}). Name another with --labels."
         ) from error
     rows = list(_rows(path, text))
     if not rows:
-        raise DatasetError(f"{path} is empty; expected the columns file and label, and one line an image.")
+        raise DatasetError(f"{path} is empty; expected the columns file and label, and one line per image.")
     names = [cell.lower() if cell.lower() in ("file", "label", "split") else cell for cell in rows[0][1]]
     if "file" in names and "label" in names:
         if len(set(names)) < len(names):
@@ -107,7 +107,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         )
     if len(names) != 2:
         raise DatasetError(
-            f"{path} has {len(names)} columns and no line of names; expected file,label alone, or a first line that names "
+            f"{path} has {len(names)} columns and no line of names; expected file,label only, or a first line that names "
             "the columns. Add it."
         )
     return ["file", "label"], rows
@@ -126,11 +126,13 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _malformed(path: Path, line: int, got: str) -> DatasetError:
-    return DatasetError(f"{path}, line {line}, {got.rstrip('.')}. Mend the line, or name another file with --labels.")
+    return DatasetError(
+        f"{path}, line {line}, {got.rstrip('.')}. Correct the line, or name another file with --labels."
+    )
 
 
 def _near(file: str, files: Sequence[str]) -> str:
-    """The nearest names: the same file in another folder or with another ending first, then others of its folder."""
+    """The nearest names: the same file in another directory or with another ending first, then others of its directory."""
     wanted = PurePosixPath(file)
     same = [other for other in files if PurePosixPath(other).stem.casefold() == wanted.stem.casefold()][:3]
     if same:

@@ -54,26 +54,26 @@ def package_of(entry: EntryPoint) -> str:
 
 
 def open_plugin(entry: EntryPoint, spec: DatasetSpec) -> Dataset:
-    """Import the package, let it open the data set, and watch over it from then on.
+    """Import the package and open the data set; later errors of the package name it.
 
     Raises:
         DatasetError: it raised, or gave something that is no data set. Errors of ours that it raises pass unchanged.
     """
-    with _blamed(entry, "on import"):
+    with _named_errors(entry, "on import"):
         opener = entry.load()
-    with _blamed(entry, "as it opened the data set"):
+    with _named_errors(entry, "as it opened the data set"):
         dataset = opener(spec)
     missing = [member for member in _MEMBERS if not hasattr(dataset, member)]
     if missing:
         raise DatasetError(
             f"{_called(entry)} gave a {type(dataset).__name__} without {', '.join(missing)}. Expected all of "
-            f"{', '.join(_MEMBERS)} (docs/datasets.md). Tell the package's authors."
+            f"{', '.join(_MEMBERS)} (docs/datasets.md). Report it to the package's authors."
         )
     return PluginDataset(dataset, entry, spec.name)
 
 
 class PluginDataset:
-    """A package's data set under the name of its entry point; what it raises names the package."""
+    """A package's data set under the name of its entry point; errors name the package."""
 
     def __init__(self, dataset: Dataset, entry: EntryPoint, name: str) -> None:
         self._dataset, self._entry = dataset, entry
@@ -83,21 +83,21 @@ class PluginDataset:
 
     def examples(self) -> ExampleTable:
         """Its table, checked."""
-        with _blamed(self._entry, "in examples()"):
+        with _named_errors(self._entry, "in examples()"):
             table = self._dataset.examples()
             problem = _problem(table)
         if problem:
-            raise DatasetError(f"{_called(self._entry)} gave a table {problem}. Tell the package's authors.")
+            raise DatasetError(f"{_called(self._entry)} gave a table {problem}. Report it to the package's authors.")
         return table
 
     def read_image(self, file: str) -> Image.Image:
-        """Its image; OSErrors pass, they are about one file."""
-        with _blamed(self._entry, f"in read_image({file!r})", passing=(OSError,)):
+        """Its image; an OSError is about one file and is passed on."""
+        with _named_errors(self._entry, f"in read_image({file!r})", passing=(OSError,)):
             return self._dataset.read_image(file)
 
     def digest(self, file: str) -> int:
-        """Its digest; OSErrors pass."""
-        with _blamed(self._entry, f"in digest({file!r})", passing=(OSError,)):
+        """Its digest; an OSError is passed on."""
+        with _named_errors(self._entry, f"in digest({file!r})", passing=(OSError,)):
             return int(self._dataset.digest(file)) & (1 << 64) - 1
 
 
@@ -106,16 +106,16 @@ def _called(entry: EntryPoint) -> str:
 
 
 @contextlib.contextmanager
-def _blamed(entry: EntryPoint, when: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def _named_errors(entry: EntryPoint, when: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # another's code may raise anything; all of it becomes one paragraph
+    except Exception as error:  # external code may raise anything; it becomes one paragraph
         if isinstance(error, (ClusterPathsError, *passing)):
             raise
         text = " ".join(str(error).split())[:400]
         raise DatasetError(
-            f"{_called(entry)} raised {type(error).__name__} {when}: {text or 'no text'}. That is a fault of that package "
-            "or of its installation: install its newest version, tell its authors, or uninstall it."
+            f"{_called(entry)} raised {type(error).__name__} {when}: {text or 'no text'}. That is a bug in that package "
+            "or of its installation: install its newest version, report it to its authors, or uninstall it."
         ) from error
 
 
@@ -134,7 +134,7 @@ def _problem(table: object) -> str:
     if table.mtimes is not None:
         columns["mtimes"] = table.mtimes
     if uneven := [f"{len(values)} {name}" for name, values in columns.items() if len(values) != count]:
-        return f"of {count} files and {', '.join(uneven)}; expected one row an example in each"
+        return f"of {count} files and {', '.join(uneven)}; expected one row per example in each"
     if len(set(table.files)) < count:
         return "that names a file twice; expected each once"
     if np.any(np.diff(table.ids) <= 0):

@@ -24,12 +24,12 @@ class Source:
     """A kind of data set.
 
     Attributes:
-        name: what the user writes; "torchvision" stands for torchvision:NAME.
-        open: gives the data set that is on disk. Quick, and never downloads.
+        name: name on the command line; "torchvision" for torchvision:NAME.
+        open: opens the data set on disk. Quick; never downloads.
         description: one line for help and documentation.
-        needs_root: the user must say where it lies; else a folder below the data root serves.
-        preprocessing: preset for models that do not say what they want; None: the data set knows none.
-        fetch: brings it to disk where it is not there yet; None: it can only be put there by a person.
+        needs_root: the user must name its directory; else one below the data root is used.
+        preprocessing: preset for models without one of their own; None: the data set has none.
+        fetch: downloads it where it is missing; None: the user has to provide it.
     """
 
     name: str
@@ -99,8 +99,10 @@ def _fetch_torchvision(spec: DatasetSpec, log: Log) -> None:
 
 
 SOURCES: tuple[Source, ...] = (
-    Source("celeba", _open_celeba, "CelebA, downloaded or as it lies there", False, "imagenet", _fetch_celeba),
-    Source("folder", _open_folder, "a folder of images: flat, one folder a class, or with a CSV file of labels"),
+    Source("celeba", _open_celeba, "CelebA, downloaded or as it is on disk", False, "imagenet", _fetch_celeba),
+    Source(
+        "folder", _open_folder, "a directory of images: flat, one directory per class, or with a CSV file of labels"
+    ),
     Source(
         _TORCHVISION,
         _open_torchvision,
@@ -111,7 +113,7 @@ SOURCES: tuple[Source, ...] = (
     Source("arrays", _open_arrays, "a .npy or .npz file of uint8 images (N, H, W, 3) and their labels"),
     Source("faces", _open_faces, "the drawn sample of faces", False, "imagenet", _fetch_faces),
 )
-"""The built-in data sets; a package's own of the same name is not looked at."""
+"""The built-in data sets; they take precedence over packages' data sets of the same name."""
 
 
 def find_source(name: str) -> Source:
@@ -123,7 +125,7 @@ def find_source(name: str) -> Source:
     kind, _, which = name.partition(":")
     if kind == _TORCHVISION and not which:
         raise DatasetError(
-            f"{name!r} does not say which of torchvision's data sets. Expected torchvision:NAME, such as torchvision:CIFAR10."
+            f"{name!r} does not name one of torchvision's data sets. Expected torchvision:NAME, such as torchvision:CIFAR10."
         )
     wanted = kind if kind == _TORCHVISION else name
     for source in SOURCES:
@@ -134,7 +136,7 @@ def find_source(name: str) -> Source:
         return Source(name, lambda spec: plugin.open_plugin(found, spec), f"from {plugin.package_of(found)}")
     known = known_names()
     raise DatasetError(
-        f"There is no data set called {name!r}. Expected one of: {', '.join(known)}.{nearest(name, known)} A folder of "
+        f"There is no data set called {name!r}. Expected one of: {', '.join(known)}.{nearest(name, known)} A directory of "
         "images is --dataset folder --data-root FOLDER; a package can add its own (docs/datasets.md)."
     )
 
@@ -149,16 +151,16 @@ def open_source(spec: DatasetSpec) -> Dataset:
     """The data set that a record names, found and opened.
 
     Raises:
-        DatasetError: no data set of that name, or its folder is not usable.
+        DatasetError: no data set of that name, or its directory is not usable.
     """
     return find_source(spec.name).open(spec)
 
 
 def fetch(spec: DatasetSpec, log: Log = lambda _: None) -> None:
-    """Bring a data set to disk where it is not there and can be got; `log` is told what is done.
+    """Download a data set that is missing, where that is possible; `log` gets the progress messages.
 
     Raises:
-        DownloadError: the network failed; trying again can help.
+        DownloadError: the network failed; a retry can help.
         DatasetError: no such data set, or what came is not it.
     """
     source = find_source(spec.name)

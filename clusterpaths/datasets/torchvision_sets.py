@@ -1,7 +1,7 @@
-"""Classification data sets of torchvision, as torchvision itself lays out, checks and decodes them.
+"""Classification data sets of torchvision, in torchvision's layout, checked and decoded by torchvision.
 
-Belongs here: which ones, their splits, and where each keeps labels and files. torchvision is slow to import (it brings
-torch) and is imported only when such a data set is opened.
+Belongs here: the list of data sets, their splits, and where each stores labels and files. torchvision is slow to import
+(it imports torch) and is imported only when such a data set is opened.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _by_split(*names: str) -> tuple[tuple[str, dict[str, Any]], ...]:
 
 
 # Our split and the constructor's arguments for it, in order of the ids. Parts without labels (STL10's unlabeled) and
-# SVHN's half a million extra images are not taken.
+# SVHN's half a million extra images are not used.
 _SETS: Mapping[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     **dict.fromkeys(("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST", "QMNIST", "USPS"), _BY_TRAIN),
     **dict.fromkeys(("ImageFolder", "EuroSAT", "Caltech101", "Caltech256", "SUN397", "SEMEION"), _ALL),
@@ -62,8 +62,8 @@ class TorchvisionSet:
     """A data set of torchvision; see `Dataset` for the members.
 
     Attributes:
-        parts: torchvision's own objects, one a split, by the name that begins the names of their examples.
-        paths: name -> path of each example with a file of its own.
+        parts: torchvision's own objects, one per split, by the prefix of their examples' names.
+        paths: name -> path of each example that has its own file.
     """
 
     name: str
@@ -78,12 +78,12 @@ class TorchvisionSet:
         return self.table
 
     def read_image(self, file: str) -> Image.Image:
-        """One image as torchvision gives it, in RGB; OSError for what is no example's name."""
+        """One image from torchvision, in RGB; OSError for anything but an example's name."""
         path = self.paths.get(file)
         return self._decode(file) if path is None else open_rgb(path)
 
     def digest(self, file: str) -> int:
-        """xxh3_64 of the file; of the decoded pixels where torchvision keeps all images in one file."""
+        """xxh3_64 of the file; of the decoded pixels where torchvision stores all images in one file."""
         path = self.paths.get(file)
         return xxhash.xxh3_64_intdigest(self._decode(file).tobytes()) if path is None else file_digest(path)
 
@@ -105,10 +105,10 @@ def names() -> tuple[str, ...]:
 
 
 def open_torchvision(spec: DatasetSpec) -> TorchvisionSet:
-    """Open all splits of a data set that lies in the root as torchvision lays it out; nothing is downloaded.
+    """Open all splits of a data set in the root, in torchvision's layout; nothing is downloaded.
 
     Raises:
-        DatasetError: no such data set in torchvision, or it is not there, or damaged.
+        DatasetError: no such data set in torchvision, or it is missing or corrupted.
         InputError: torchvision or a package that it needs for this one is not installed.
     """
     name = _known(spec.name)
@@ -117,7 +117,7 @@ def open_torchvision(spec: DatasetSpec) -> TorchvisionSet:
     splits: list[str] = []
     absent: Exception | None = None
     if not spec.root or not Path(spec.root).is_dir():
-        absent = FileNotFoundError("there is no such folder")
+        absent = FileNotFoundError("there is no such directory")
     for split, arguments in _SETS[name] if absent is None else ():
         try:
             parts[split or "all"] = _construct(name, spec.root, arguments)
@@ -127,8 +127,8 @@ def open_torchvision(spec: DatasetSpec) -> TorchvisionSet:
             notes.append(f"{spec.name} has no split {split} in {spec.root}: {error}")
     if absent is not None and not parts:
         raise DatasetError(
-            f"{spec.name} cannot be opened in {spec.root}: {_text(absent)} Expected it as torchvision lays it out. Name the "
-            "folder that torchvision calls root with --data-root, or have it downloaded there."
+            f"{spec.name} cannot be opened in {spec.root}: {_text(absent)} Expected it in torchvision's layout. Name the "
+            "directory that torchvision calls root with --data-root, or have it downloaded there."
         ) from absent
     table, paths = _table(Path(spec.root), parts, splits)
     return TorchvisionSet(spec.name, Path(spec.root), tuple(notes), table, parts, paths)
@@ -138,20 +138,20 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
     """Have torchvision download what is not there yet of all splits into the root, and check it.
 
     Raises:
-        DownloadError: the network failed, or what came is damaged; trying again can help.
-        DatasetError: no such data set, or one that nobody gives out any more or that torchvision cannot download.
+        DownloadError: the network failed, or the download is corrupted; a retry can help.
+        DatasetError: no such data set, or one that is no longer hosted or that torchvision cannot download.
         DiskError: no room, or no permission to write.
         InputError: torchvision or a package that it needs for this one is not installed.
     """
     name, root = _known(spec.name), Path(spec.root)
     can_download = _can_download(_class(name))
     try:
-        whole = not open_torchvision(spec).notes
+        complete = not open_torchvision(spec).notes
     except DatasetError as error:
         if not can_download:
-            raise DatasetError(f"{error} torchvision does not download {name}: get it by hand.") from error
-        whole = False
-    if whole or not can_download:
+            raise DatasetError(f"{error} torchvision does not download {name}: download it yourself.") from error
+        complete = False
+    if complete or not can_download:
         log(f"Using {spec.name} that is in {root}")
         return
     log(f"Downloading {spec.name} to {root} with torchvision")
@@ -166,7 +166,7 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
             raise _network(spec, error) from error
         raise DatasetError(
             f"{spec.name} cannot be downloaded: {_text(error)} Its files are not where torchvision {_version()} looks for "
-            f"them. Install a newer torchvision, or put the files into {root} by hand."
+            f"them. Install a newer torchvision, or put the files into {root} yourself."
         ) from error
     except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:
         raise _network(spec, error) from error
@@ -176,8 +176,8 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
 
 def _network(spec: DatasetSpec, error: Exception) -> DownloadError:
     return DownloadError(
-        f"Downloading {spec.name} failed: {type(error).__name__}: {_text(error)} Check the network and run again; files "
-        f"that are whole are kept. Or put the files into {spec.root} by hand, as torchvision lays them out."
+        f"Downloading {spec.name} failed: {type(error).__name__}: {_text(error)} Check the network and run again; complete "
+        f"files are reused. Or put the files into {spec.root} yourself, in torchvision's layout."
     )
 
 
@@ -198,7 +198,7 @@ def _known(name: str) -> str:
 
 def _construct(name: str, root: str, arguments: Mapping[str, Any]) -> Any:
     kind = _class(name)
-    if _can_download(kind):  # said explicitly: SEMEION downloads unless told not to
+    if _can_download(kind):  # explicit, since SEMEION downloads by default
         arguments = {"download": False, **arguments}
     try:
         return kind(root, **arguments)
@@ -218,7 +218,7 @@ def _class(name: str) -> Any:
 
 
 def _can_download(kind: Any) -> bool:
-    """Whether the constructor, or the one that it hands its other arguments to, knows `download`."""
+    """Whether the constructor, or the one that it passes its other arguments to, accepts `download`."""
     return any("download" in inspect.signature(base.__init__).parameters for base in kind.__mro__)
 
 
@@ -244,7 +244,7 @@ def _table(root: Path, parts: Mapping[str, Any], splits: Sequence[str]) -> tuple
             if own:
                 name = own[number].relative_to(root).as_posix() if own[number].is_relative_to(root) else name
                 paths[name] = own[number]
-                state = own[number].stat() if own[number].exists() else None  # reading it will say that it is missing
+                state = own[number].stat() if own[number].exists() else None  # reading it will raise that it is missing
                 sizes.append(state.st_size if state else 0)
                 mtimes.append(state.st_mtime_ns if state else 0)
             else:
@@ -275,7 +275,7 @@ def _classes(data: Any) -> tuple[str, ...]:
 
 
 def _own_files(data: Any) -> list[Path]:
-    """The file of each example, in order; empty where they have none of their own."""
+    """The file of each example, in order; empty where they have no separate files."""
     for attribute in _PAIRS:
         pairs = getattr(data, attribute, None)
         if pairs is not None and len(pairs) == len(data) and all(isinstance(first, (str, Path)) for first, _ in pairs):
@@ -294,7 +294,7 @@ def _row_bytes(data: Any) -> int:
 
 
 def _labels(data: Any) -> NDArray[np.int16]:
-    """(len(data),) labels, -1 for none; without decoding the images where torchvision keeps the labels apart."""
+    """(len(data),) labels, -1 for none; without decoding the images where torchvision stores the labels separately."""
     for attribute in _LABELS:
         values = getattr(data, attribute, None)
         if values is not None and len(values) == len(data):

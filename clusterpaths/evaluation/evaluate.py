@@ -1,9 +1,9 @@
-"""Stage evaluate: what a set's paths are worth, from its directory, its cache and its images to metrics.json.
+"""Stage evaluate: quality measures of a set's paths, from its directory, its cache and its images to metrics.json.
 
 Belongs here: which examples each number is measured on. The measures are in `metrics/`, the images in `perturb.py`, the
 record in `record.py`.
 
-The set's own clustering saw every example. Alignment and OOD detection are evaluated on a held-out 20%: each layer is
+The set's own clustering was fitted on every example. Alignment and OOD detection are evaluated on a held-out 20%: each layer is
 clustered again on the other 80% with the set's k, distance and seed. That measures how such a clustering generalises, and
 differs from the published one by a fifth of its data. Path agreement is of the published centroids.
 
@@ -39,7 +39,7 @@ from clusterpaths.evaluation.record import (
     Perturbed,
     read_evaluation,
 )
-from clusterpaths.evaluation.refit import Refit, cluster_again
+from clusterpaths.evaluation.refit import Refit, refit_clustering
 from clusterpaths.extraction.extract import ExtractionJob
 from clusterpaths.metrics.agreement import path_agreement
 from clusterpaths.metrics.alignment import decision_alignment, majority_baseline, split_fit_eval
@@ -54,7 +54,7 @@ from clusterpaths.records import SetRecord
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 
-MIN_EVAL = 30  # held-out examples; fewer say nothing
+MIN_EVAL = 30  # held-out examples; fewer are not informative
 MAX_EXAMPLES = 20_000
 MAX_BYTES = 4 << 30  # of float32 activations of all layers, that clustering again may read
 MIN_CAPPED = 2000  # examples even of a model with huge layers
@@ -72,7 +72,7 @@ def evaluate_set(
 ) -> Evaluation:
     """Measure a published set and write metrics.json into its directory; a stored one that is valid is returned instead.
 
-    What cannot be measured is left out, and a note says so: too few examples, no class scores, no labels. The OOD
+    What cannot be measured is left out, with a note: too few examples, no class scores, no labels. The OOD
     images are crops of scikit-learn's two photographs, the set's own upside down, noise, and the sample's faces.
 
     Args:
@@ -121,19 +121,19 @@ def _evaluate(published: PublishedSet, job: ExtractionJob, seed: int, more: Mapp
         notes.append("No example has a label: purity with labels is left out.")
     if evaluation.purity_predictions is None:
         notes.append(
-            "The model has no class scores (as a regression or an embedding has none): purity with predictions, decision "
-            "alignment, kept decisions, max softmax and energy are left out."
+            "The model has no class scores (as in regression or an embedding): purity with predictions, decision "
+            "alignment, preserved decisions, max softmax and energy are left out."
         )
     elif len(np.unique(predictions[predictions >= 0])) == 1:
-        notes.append("The model decides the same for every example: alignment is perfect and says nothing.")
+        notes.append("The model predicts one class for every example: alignment is perfect and not informative.")
     needed = max(MIN_EVAL, *record.k_per_layer.values())
     if len(held_out) < needed:
         notes.append(
             f"{len(held_out)} examples can be held out and at least {needed} are needed (30, and the largest k): alignment, "
-            "path agreement and other images are left out."
+            "path agreement and OOD detection are left out."
         )
         return evaluation.model_copy(update={"notes": tuple(notes)})
-    again = cluster_again(directory, record, published.ids, sample, fit, held_out, seed)
+    again = refit_clustering(directory, record, published.ids, sample, fit, held_out, seed)
     alignment = _alignment(again, predictions[sample], seed) if evaluation.purity_predictions else None
     probe = _Probe(published, job, again, seed, decides)
     images = probe.read(published, notes)
@@ -199,18 +199,18 @@ def _mean(values: NDArray[np.bool_], seed: int) -> Measure | None:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Outputs:
     """Paths, features and class scores of m images."""
 
     published: NDArray[np.int16]  # (m, L) paths by the set's centroids
-    clusters: NDArray[np.int16]  # (m, L) by those of the clustering again
+    clusters: NDArray[np.int16]  # (m, L) by those of the refitted clustering
     distances: NDArray[np.float32]  # (m, L) to the latter
     features: NDArray[np.float32]  # (m, d)
     logits: NDArray[np.float32] | None  # (m, classes)
 
 
 class _Probe:
-    """Sends images through the model."""
+    """Runs the model on images."""
 
     def __init__(self, published: PublishedSet, job: ExtractionJob, again: Refit, seed: int, decides: bool) -> None:
         record = published.record
@@ -236,19 +236,17 @@ class _Probe:
             except OSError:
                 continue
         if len(pixels) < len(wanted):
-            notes.append(
-                f"{len(wanted) - len(pixels)} of {len(wanted)} images could not be read again and are left out."
-            )
+            notes.append(f"{len(wanted) - len(pixels)} of {len(wanted)} images could not be read and are left out.")
         return np.array(pixels, np.uint8).reshape(len(pixels), *size, 3)
 
     def run(
         self, images: perturb.Images, change: perturb.Perturbation = lambda images, _: images, at: int = 0
-    ) -> _Seen:
+    ) -> _Outputs:
         """In batches; changed images and activations are held for one batch only."""
         rng = np.random.default_rng([self._seed, 4, at])
         parts = [self._run(change(images[start : start + BATCH], rng)) for start in range(0, len(images), BATCH)]
         logits = [part.logits for part in parts if part.logits is not None]
-        return _Seen(
+        return _Outputs(
             np.concatenate([part.published for part in parts]),
             np.concatenate([part.clusters for part in parts]),
             np.concatenate([part.distances for part in parts]),
@@ -256,7 +254,7 @@ class _Probe:
             np.concatenate(logits) if logits else None,
         )
 
-    def _run(self, images: perturb.Images) -> _Seen:
+    def _run(self, images: perturb.Images) -> _Outputs:
         out = self._session.run(normalise(images, self._job.preprocessing))
         shape = (len(images), len(self._record.layers))
         published, clusters = np.empty(shape, np.int16), np.empty(shape, np.int16)
@@ -267,7 +265,7 @@ class _Probe:
             clusters[:, at], distances[:, at] = self._nearest(block, self._again.centroids, layer)
         projection = self._again.projection
         features = block if projection is None else block @ projection
-        return _Seen(published, clusters, distances, features, out.logits if self._decides else None)
+        return _Outputs(published, clusters, distances, features, out.logits if self._decides else None)
 
     def _nearest(
         self, block: NDArray[np.float32], table: dict[str, NDArray[np.float32]], layer: str
@@ -319,7 +317,7 @@ class _Probe:
             )
         return tuple(found)
 
-    def _scores(self, seen: _Seen) -> dict[str, NDArray[np.float64]]:
+    def _scores(self, seen: _Outputs) -> dict[str, NDArray[np.float64]]:
         """OOD scores of each image, by name; higher is farther from the set's own."""
         fit = self._again.fit
         paths, distances = self._again.clusters[fit], self._again.distances[fit]

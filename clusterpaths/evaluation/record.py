@@ -1,6 +1,6 @@
-"""What `evaluate.py` measures, as metrics.json holds it.
+"""Records of metrics.json: what `evaluate.py` measures.
 
-Belongs here: the records, and when a stored one is still valid. A measure without a value is left out, and a note says why.
+Belongs here: the records, and when a stored one is still valid. A measure without a value is left out, with a note on why.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Perturbed(Record):
     """Path agreement under one change of the pixels."""
 
     name: str
-    paths: Measure = Field(description="share that keep the whole path")
-    layers: Measure = Field(description="mean share of layers kept")
+    paths: Measure = Field(description="share whose complete path is unchanged")
+    layers: Measure = Field(description="mean share of layers with an unchanged cluster")
     predictions: Measure | None
 
 
 class Detection(Record):
-    """How well one OOD score tells other images from the set's own."""
+    """How well one OOD score separates other images from the set's own."""
 
     score: str
     auroc: Measure
@@ -87,7 +87,7 @@ class Evaluation(Record):
 
 
 def read_evaluation(directory: SetDirectory) -> Evaluation | None:
-    """metrics.json of a set; None where there is none that is valid."""
+    """metrics.json of a set; None where it is missing or not valid."""
     document = directory.document(METRICS)
     try:
         return None if document is None else Evaluation.model_validate_json(document)

@@ -1,4 +1,4 @@
-"""The clustering of a set again, on a part of its examples, so that it can be evaluated on the held-out others.
+"""Refitting the clustering of a set on a part of its examples, to evaluate it on the held-out others.
 
 Belongs here: reading a sample of examples, clustering the fit ones, assigning the held-out ones. What is measured on
 them is `evaluate.py`.
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering.kmeans import Assignment, Clustering, Pass, Result, Shape, Steps, Where, clustering, run
-from clusterpaths.clustering.shared_reading import RowsTogether
+from clusterpaths.clustering.kmeans import Assignment, Clustering, clustering
+from clusterpaths.clustering.reading import Pass, Result, Shape, Steps, Where, run
+from clusterpaths.clustering.shared_reading import SharedReading
 from clusterpaths.records import SetRecord
 from clusterpaths.storage import Storage
 
@@ -24,7 +25,7 @@ FEATURES = 256  # a wider last layer is projected to so many dimensions (Johnson
 
 @dataclass(frozen=True)
 class Refit:
-    """The clustering again: of a sample of n of the set's examples, on those to fit."""
+    """A refitted clustering: a sample of n of the set's examples, fitted on a part of them."""
 
     sample: NDArray[np.int64]  # (n,) positions in the set, ascending
     fit: NDArray[np.int64]  # positions in the sample
@@ -36,7 +37,7 @@ class Refit:
     centroids: dict[str, NDArray[np.float32]]
 
 
-def cluster_again(
+def refit_clustering(
     directory: Storage,
     record: SetRecord,
     ids: NDArray[np.int64],
@@ -57,7 +58,7 @@ def cluster_again(
         seed: of the projection; the clustering has the set's own.
 
     Raises:
-        CorruptedShardError: bytes on disk are not those that were extracted.
+        CorruptedShardError: bytes on disk differ from their checksum.
     """
     shape, last = (len(sample), len(record.layers)), record.layers[-1]
     clusters, distances = np.empty(shape, np.int16), np.empty(shape, np.float32)
@@ -84,13 +85,13 @@ def cluster_again(
             yield Pass(None, add_features)
         return found
 
-    chosen = fit_positions(ids)  # of all examples, not of the sample: those have shards of their own
+    chosen = fit_positions(ids)  # of all examples, not of the sample: those have separate shards
     first = None if chosen is None else np.flatnonzero(np.isin(ids[sample], ids[chosen]))
     if require_manifest(directory).format == "none":
-        together = RowsTogether(directory, record.layers, ids[sample])
-        for rows in together.layers.values():
+        shared = SharedReading(directory, record.layers, ids[sample])
+        for rows in shared.layers.values():
             rows.fit = first
-        found = together.run(steps)
+        found = shared.run(steps)
     else:
         every = {layer: LayerRows(directory, layer, ids[sample]) for layer in record.layers}
         for rows in every.values():
@@ -102,7 +103,7 @@ def cluster_again(
 
 @dataclass
 class _Members:
-    """The shape of some of a layer's rows (`kmeans.Shape`)."""
+    """The shape of some of a layer's rows (`reading.Shape`)."""
 
     width: int
     count: int
@@ -113,7 +114,7 @@ class _Members:
 
 
 def _among(steps: Steps[Result], members: NDArray[np.int64], n: int) -> Steps[Result]:
-    """Steps of some of n rows, at the positions `members`, as readings of all of them: in runs, and of whole shards."""
+    """Steps of some of n rows, at the positions `members`, as readings of all of them: sequential, and of complete shards."""
     while True:
         try:
             asked = next(steps)

@@ -1,4 +1,4 @@
-"""The nodes of a path model: nearest centroids behind a classifier's taps, in ONNX operators of its own opset.
+"""The nodes of a path model: nearest centroids behind a classifier's taps, in ONNX operators of the classifier's opset.
 
 Belongs here: the arithmetic of `kmeans.nearest` as a graph, arranged for speed. What goes into the file besides is
 `path_model.py`'s.
@@ -19,7 +19,7 @@ from clusterpaths.errors import ModelError
 from clusterpaths.records import Distance
 
 LEAST_OPSET = 9  # Where
-WIDE = 1024  # values of a layer from which the way its products are computed matters
+WIDE = 1024  # width of a layer from which the choice of operator for its products matters
 FEW = 4  # images up to which one dot product at a time is quicker than a matrix product
 INT64, FLOAT, FLOAT16, BOOL = (
     onnx.TensorProto.INT64,
@@ -71,7 +71,7 @@ class GraphBuilder:
         self.taken |= {item.name for group in (graph.input, graph.output, graph.initializer) for item in group}
 
     def free_name(self, wanted: str) -> str:
-        """`wanted`, or with as many underscores as it takes to be new."""
+        """`wanted`, or with underscores appended until it is new."""
         while wanted in self.taken:
             wanted += "_"
         self.taken.add(wanted)
@@ -89,7 +89,7 @@ class GraphBuilder:
         return name
 
     def branch(self, build: Any, *arguments: str) -> onnx.GraphProto:
-        """What build(*arguments) adds, as the body of an If that puts out the name which it returns."""
+        """What build(*arguments) adds, as the body of an If, with the returned name as its output."""
         self.nodes = []
         name = build(*arguments)
         nodes, self.nodes = self.nodes, None
@@ -115,7 +115,7 @@ def add_nearest(
     batch: int | None,
     names: tuple[str, str],
 ) -> None:
-    """Put out, under two names, the cluster ids, int64 (n, layers), and distances, float32 (n, layers).
+    """Output the cluster ids, int64 (n, layers), and distances, float32 (n, layers).
 
     They are those of `kmeans.assign`. Each layer has its sums of squares and products; what follows is small and done
     for all layers at once, padded to the largest k: an operator costs more than its arithmetic there.
@@ -183,7 +183,7 @@ def _add_layer(graph: GraphBuilder, layer: LayerCentroids, few: str, always_few:
     """Names of the sums of squares, (n, 1), and of the products with the centroids, (n, k)."""
     rows, centroids = layer.tensor, layer.centroids
     if len(layer.shape) == 3:
-        # ONNX Runtime computes convolutions in blocks of channels: to put channels last is little more than a copy.
+        # ONNX Runtime computes convolutions in blocks of channels: moving channels last costs little more than a copy.
         rows = graph.add("Transpose", rows, perm=[0, 2, 3, 1])
         centroids = centroids.reshape(-1, *layer.shape).transpose(0, 2, 3, 1).reshape(len(centroids), -1)
     if layer.rounded:
@@ -201,7 +201,7 @@ def _add_layer(graph: GraphBuilder, layer: LayerCentroids, few: str, always_few:
 
     if centroids.shape[1] < WIDE:
         return graph.reduce("ReduceSum", graph.add("Mul", rows, rows), 1, keep=True), matrix(rows)
-    # A row times itself, seen as transposed, is one pass: 250 us for 32 rows of 65,536, where Mul and ReduceSum take 560.
+    # A row times itself, as a matrix product, is one pass: 250 us for 32 rows of 65,536, where Mul and ReduceSum take 560.
     single = graph.reshape(rows, 0, 1, -1)
     itself = graph.add("MatMul", single, graph.add("Transpose", single, perm=[0, 2, 1]))
     squares = graph.add("Flatten", itself, axis=1)
@@ -217,7 +217,7 @@ def add_score(
     spreads: Sequence[NDArray[np.float64]],
     names: Mapping[str, str],
 ) -> None:
-    """Put out names["ood_score"], float32 (n,), from path and distances: as `DistanceScale.score`."""
+    """Output names["ood_score"], float32 (n,), from path and distances: as `DistanceScale.score`."""
     starts = np.cumsum([0, *(len(mean) for mean in means[:-1])])
     at = graph.add("Add", names["path"], graph.constant(starts[None], np.int64))  # (n, layers) into all clusters
     mean = graph.add("Gather", graph.constant(np.concatenate(means)), at, axis=0)

@@ -3,7 +3,7 @@
 Belongs here: which set, model, centroids and distances go together into the file, and its metadata. The nodes are
 `path_graph.py`'s.
 
-Input: the classifier's own, float32 (n, 3, height, width), preprocessed as the metadata say. Outputs: the class scores
+Input: the classifier's own, float32 (n, 3, height, width), preprocessed as in the metadata. Outputs: the class scores
 under their own name (where the model has them), `path` int64 (n, layers), `distances` float32 (n, layers), to the own
 centroid as in paths.parquet, and `ood_score` float32 (n,). Metadata: clusterpaths.preprocessing and
 clusterpaths.classes as in `check.py`, and clusterpaths.path_model, the JSON of `PathModelNote`.
@@ -29,11 +29,11 @@ from clusterpaths.storage.atomic import atomic_write
 
 PATH_MODEL_KEY = "clusterpaths.path_model"
 PATH, DISTANCES, OOD_SCORE = "path", "distances", "ood_score"
-LARGEST_FILE = (1 << 31) - 1  # what protobuf can hold
+LARGEST_FILE = (1 << 31) - 1  # protobuf's limit
 
 
 class PathModelNote(Record):
-    """What the file says of itself, under clusterpaths.path_model in its metadata."""
+    """Metadata of the file, under clusterpaths.path_model in its metadata."""
 
     version: int = 1
     set: str = Field(description="NAME/set_NN")
@@ -63,12 +63,12 @@ class ExportRecord(Record):
 
 
 def export_path_model(published: PublishedSet, model_path: Path, output: Path) -> ExportRecord:
-    """Write one ONNX file that computes what tracing gave for the set's own examples, and gives it for any image.
+    """Write one ONNX file that computes the cluster path of any image; for the set's own examples the same as tracing.
 
     Args:
-        published: the set, in its cache's directory: whose manifest says which layers were stored as float16.
-        model_path: the classifier that the set was made with; external weights are taken into the new file.
-        output: the file to write, whole or not at all.
+        published: the set, in its cache's directory: whose manifest records which layers were stored as float16.
+        model_path: the classifier that the set was made with; external weights are included in the new file.
+        output: the file to write, atomically.
 
     Raises:
         ModelError: another model than the set's, an opset before 9, or more than 2 GB.
@@ -176,14 +176,14 @@ def _replace_outputs(proto: onnx.ModelProto, names: Mapping[str, str], layers: i
     image = next(entry for entry in graph.input if entry.name not in weights)
     batch = image.type.tensor_type.shape.dim[0]
     n = batch.dim_value or batch.dim_param or "batch"
-    kept = [output for output in graph.output if output.name == names.get("logits")]
-    kept += [
+    outputs = [output for output in graph.output if output.name == names.get("logits")]
+    outputs += [
         onnx.helper.make_tensor_value_info(names[PATH], onnx.TensorProto.INT64, [n, layers]),
         onnx.helper.make_tensor_value_info(names[DISTANCES], onnx.TensorProto.FLOAT, [n, layers]),
         onnx.helper.make_tensor_value_info(names[OOD_SCORE], onnx.TensorProto.FLOAT, [n]),
     ]
     del graph.output[:]
-    graph.output.extend(kept)
+    graph.output.extend(outputs)
 
 
 def _describe(proto: onnx.ModelProto, record: SetRecord, note: PathModelNote, model: ModelRecord) -> None:

@@ -1,6 +1,6 @@
-"""Carrying a plan out, up to the first shard: the manifest, room for the rows, and what goes first.
+"""Starting a planned extraction: the manifest, room for the rows, and removal of old results.
 
-Belongs here: changes to a cache as a whole. One shard is `extract.py`; what is to be made is `plan.py`.
+Belongs here: changes to an entire cache. One shard is `extract.py`; what is to be extracted is `plan.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from clusterpaths.cache.manifest import (
     MANIFEST,
     PIXELS,
     ShardRecord,
+    as_planned,
     change_manifest,
     read_manifest,
     require_manifest,
-    unmade,
     update_shards,
     write_manifest,
 )
-from clusterpaths.cache.pixels import open_kept
+from clusterpaths.cache.pixels import open_stored
 from clusterpaths.cache.stores import open_store
 from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.errors import CacheError
@@ -32,16 +32,16 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     """Write the planned manifest and make room for the shards' rows; with refresh, remove the old cache first.
 
     Raises:
-        DiskError: the folder cannot be written.
+        DiskError: the directory cannot be written.
     """
     directory = plan.storage
     directory.make()
-    store = open_kept(directory, plan.manifest)
+    store = open_stored(directory, plan.manifest)
     if plan.refresh:
         remove_cache(directory)
-        # what a refresh that was killed left, or a cache whose manifest is not understood
-        for kept in (PIXELS, *plan.manifest.layers):
-            directory.remove_tree(kept)
+        # left by a killed refresh, or by a cache whose manifest cannot be parsed
+        for name in (PIXELS, *plan.manifest.layers):
+            directory.remove_tree(name)
     write_manifest(directory, plan.manifest, plan.version)
     store.reserve(_rows(plan.manifest.shards))
 
@@ -50,36 +50,36 @@ def remove_cache(directory: Storage) -> None:
     """Remove the activations (or pixels) of a cache and all that describes them; its sets stay."""
     try:
         stored = read_manifest(directory)
-    except CacheError:  # whose message says to refresh
+    except CacheError:  # its message advises --refresh
         stored = None
-    directory.remove(MANIFEST)  # first: from here on nothing counts as recorded
+    directory.remove(MANIFEST)  # first: without it nothing counts as recorded
     directory.remove(EXAMPLES)
     for made_of_them in (PARTS, CLUSTERINGS):
         directory.remove_tree(made_of_them)
     if stored is not None:
-        open_kept(directory, stored).remove()
+        open_stored(directory, stored).remove()
 
 
 def widen_layers(directory: Storage, layers: list[str]) -> tuple[int, ...]:
-    """Keep these layers as float32 from now on; returns the shards that are to be made again, all of them."""
+    """Store these layers as float32 from now on; returns the shards to extract again, all of them."""
     manifest = require_manifest(directory)
     open_store(directory, manifest.format, {name: manifest.layers[name] for name in layers}).remove()
     wider = {
         name: layer.model_copy(update={"dtype": "float32"}) if name in layers else layer
         for name, layer in manifest.layers.items()
     }
-    shards = tuple(unmade(shard) for shard in manifest.shards)
+    shards = tuple(as_planned(shard) for shard in manifest.shards)
     change_manifest(directory, lambda now: now.model_copy(update={"layers": wider, "shards": shards}))
     open_store(directory, manifest.format, wider).reserve(_rows(shards))
     return tuple(shard.index for shard in shards)
 
 
-def forget_shard(directory: Storage, index: int) -> None:
-    """Take a shard whose bytes are damaged out of the books: the next plan makes it again."""
+def mark_missing(directory: Storage, index: int) -> None:
+    """Mark a corrupted shard as missing; the next plan extracts it again."""
     manifest = read_manifest(directory)
     for shard in manifest.shards if manifest else ():
         if shard.index == index:
-            update_shards(directory, unmade(shard))
+            update_shards(directory, as_planned(shard))
 
 
 def _rows(shards: Iterable[ShardRecord]) -> int:

@@ -1,6 +1,6 @@
 """Stage extract: images in, activations of every layer out (or, without a cache of them, the pixels), a shard at a time.
 
-Belongs here: one shard, from decoding to its record. Which shards there are is `plan.py`; how rows lie on disk is
+Belongs here: one shard, from decoding to its record. Which shards there are is `plan.py`; how rows are stored is
 `cache/stores.py`. A thread decodes, resizes and normalises the next batches while ONNX Runtime runs this one.
 """
 
@@ -34,12 +34,12 @@ from clusterpaths.storage import Storage, StoredRecord
 _DECODED_AHEAD = 2  # batches; more would only take memory
 # An OSError with one of these numbers is about one file; any other (an I/O error, a lost network disk) is about the
 # machine, and a retry can help. Pillow's errors carry no number.
-MISSING = "missing"  # the reason of an example whose file was listed and then gone
+MISSING = "missing"  # the reason of an example whose file was listed and then deleted
 _ABOUT_ONE_FILE = {None, errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 class ExtractionJob(StoredRecord):
-    """All that a shard's extraction needs to know, wherever it runs."""
+    """Everything that the extraction of a shard needs, on any machine."""
 
     model: ModelRecord
     dataset: DatasetSpec
@@ -51,7 +51,7 @@ class ExtractionJob(StoredRecord):
 
 @dataclass(frozen=True)
 class _Batch:
-    """Decoded examples of one model run: m of them could be read."""
+    """Decoded examples of one batch: m of them could be read."""
 
     positions: NDArray[np.int64]  # (m,) within the shard
     digests: NDArray[np.uint64]  # (m,)
@@ -70,7 +70,7 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
     Raises:
         Float16OverflowError: a layer's values do not fit float16 (`begin.widen_layers` and again).
         ExtractionError: non-finite activations, or more than `job.max_failed` unreadable images in this shard.
-        DiskError: no room; files of this shard may lie there, unrecorded, and are written again.
+        DiskError: no room; files of this shard may exist, unrecorded, and are overwritten by the next run.
     """
     directory = job.storage
     manifest = require_manifest(directory)
@@ -88,8 +88,8 @@ def extract_shard(job: ExtractionJob, index: int, progress: Callable[[int], None
             if len(batch.positions):
                 outputs = session.run(batch.images)
                 _check_finite(outputs, batch, table, job.model)
-                kept = {PIXELS: batch.pixels} if keeps_pixels else outputs.layers
-                rows.add(batch.positions, batch.digests, kept, outputs.logits)
+                values = {PIXELS: batch.pixels} if keeps_pixels else outputs.layers
+                rows.add(batch.positions, batch.digests, values, outputs.logits)
             if progress:
                 progress(len(batch.positions) + len(batch.failed))
     record = rows.finish()
@@ -105,7 +105,7 @@ def too_many_failures(count: int, allowed: int, failures: list[FailedExample]) -
     shown = "; ".join(f"{failure.file} ({failure.reason})" for failure in failures[:3])
     return (
         f"{count} images cannot be read, and at most {allowed} may fail: {shown}{' …' if count > 3 else ''}. "
-        "Mend or remove these files, or allow a larger share with --max-failures."
+        "Repair or remove these files, or allow a larger share with --max-failures."
     )
 
 
@@ -115,13 +115,13 @@ def _examples_of(spec: DatasetSpec, shard: ShardRecord) -> ExampleTable:
     positions = np.searchsorted(table.ids, ids)
     if len(ids) and (positions[-1] >= len(table) or not np.array_equal(table.ids[positions], ids)):
         raise ExtractionError(
-            f"Shard {shard.index} was planned for images that are no longer in {spec.root}. Run the flow again: it looks anew."
+            f"Shard {shard.index} was planned for images that are no longer in {spec.root}. Run the flow again: it plans again."
         )
     return table.take(positions)
 
 
 class _Sessions:
-    """Sessions that no shard uses at the moment: making one costs more than a small shard does."""
+    """Idle sessions: creating one takes longer than a small shard."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[object, TapSession]] = []
@@ -148,7 +148,7 @@ _sessions = _Sessions()
 
 
 def release_sessions() -> None:
-    """Give the memory of idle sessions back; for the end of an extraction."""
+    """Free the memory of idle sessions, at the end of an extraction."""
     _sessions.clear()
 
 
@@ -180,7 +180,7 @@ def _decode(dataset: Dataset, table: ExampleTable, start: int, stop: int, prepro
         try:
             digest = dataset.digest(
                 table.files[position]
-            )  # first: what is replaced in between is noticed the next time
+            )  # first: a file replaced in between is noticed by the next run
             pixels[len(read)] = fit(dataset.read_image(table.files[position]), preprocessing)
         except OSError as error:
             if error.errno not in _ABOUT_ONE_FILE:
@@ -198,13 +198,15 @@ def _check_finite(outputs: Outputs, batch: _Batch, table: ExampleTable, model: M
     suspects = [layer for layer, values in outputs.layers.items() if has_non_finite(values)]
     if not suspects:
         return
-    exact = TapSession(model).run(batch.images)  # float32: tells an overflow of float16 from a real inf or NaN
+    exact = TapSession(model).run(
+        batch.images
+    )  # float32: distinguishes an overflow of float16 from inf or NaN in float32
     for layer in suspects:
         finite = np.isfinite(exact.layers[layer]).reshape(len(batch.positions), -1).all(axis=1)
         if not finite.all():
             position = batch.positions[np.argmin(finite)]
             raise ExtractionError(
-                f"Layer {layer} puts out values that are not finite (inf or NaN) for example {table.ids[position]} "
+                f"Layer {layer} outputs values that are not finite (inf or NaN) for example {table.ids[position]} "
                 f"({table.files[position]}). Expected finite activations. Check the model and --preprocessing with that "
                 "image, or leave the layer out with --layers."
             )
@@ -232,11 +234,11 @@ def _row_writer(directory: Storage, manifest: Manifest, shard: ShardRecord, tabl
 
 
 class _RowWriter:
-    """Collects rows to whole chunks, writes them, and keeps the shard's books.
+    """Collects rows into full chunks, writes them, and builds the shard's record.
 
     Args:
         store: takes the rows.
-        buffers: by what is kept (layer, or pixels), a chunk of rows each.
+        buffers: layer (or pixels) -> one chunk of rows.
         shard: as planned.
         table: its examples.
     """
@@ -250,7 +252,7 @@ class _RowWriter:
     ) -> None:
         self._store, self._shard, self._table = store, shard, table
         self._buffers = buffers
-        self._hashes = {kept: xxhash.xxh3_64() for kept in buffers}
+        self._hashes = {name: xxhash.xxh3_64() for name in buffers}
         self._written = 0
         self._pending: list[int] = []  # positions whose rows are in the buffers
         self._rows = np.full(len(table), -1, np.int64)

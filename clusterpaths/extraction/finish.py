@@ -13,7 +13,7 @@ from clusterpaths.storage import Storage, StoredRecord
 
 
 class ExtractionRecord(StoredRecord):
-    """What extraction left: the examples of this run, and those of them that could not be read."""
+    """Result of extraction: the examples of this run, and those of them that could not be read."""
 
     num_examples: int
     failed: tuple[tuple[int, str, str], ...]
@@ -21,7 +21,7 @@ class ExtractionRecord(StoredRecord):
 
 
 def finish_extraction(directory: Storage, wanted: NDArray[np.int64], max_failed: int) -> ExtractionRecord:
-    """Join examples.parquet and say which of the wanted examples have activations.
+    """Join examples.parquet and return which of the wanted examples have activations.
 
     Raises:
         ExtractionError: more than `max_failed` of them could not be read, or none is left.

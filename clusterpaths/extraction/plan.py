@@ -1,4 +1,4 @@
-"""Before extraction: which shards are to be made, and what they will take.
+"""Before extraction: which shards are to be extracted, and what they will take on disk.
 
 Belongs here: comparing what a run wants with what a cache has. Nothing is written: `begin.py` carries the plan out.
 """
@@ -19,13 +19,13 @@ from clusterpaths.cache.manifest import (
     LayerRecord,
     Manifest,
     ShardRecord,
+    as_planned,
     format_ids,
     read_version,
     require_manifest,
     require_same,
-    unmade,
 )
-from clusterpaths.cache.pixels import kept_size, open_kept
+from clusterpaths.cache.pixels import open_stored, stored_size
 from clusterpaths.cache.stores import size_on_disk
 from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.config import RunConfig
@@ -39,7 +39,7 @@ from clusterpaths.storage import Storage, StoredRecord
 
 
 class ExtractionPlan(StoredRecord):
-    """What a run will do, in numbers."""
+    """What a run will do: numbers of examples, files and bytes."""
 
     manifest: Manifest
     pending: tuple[int, ...]
@@ -62,14 +62,14 @@ class ExtractionPlan(StoredRecord):
         """One sentence for log and terminal."""
         layers = ", ".join(f"{name} {'x'.join(map(str, layer.shape))}" for name, layer in self.manifest.layers.items())
         size = "about " if self.manifest.format == "zarr" else ""
-        kept = f"{self.manifest.dtype} {self.manifest.format}"
+        content = f"{self.manifest.dtype} {self.manifest.format}"
         if self.manifest.format == "none":
-            kept = "images, without activations,"
+            content = "images, without activations,"
         room = "there is no bound there" if self.free is None else f"{human_bytes(self.free)} free on that disk"
         return (
             f"{self.wanted:,} examples ({self.cached:,} in the cache, {self.missing:,} to extract "
-            f"in {len(self.pending)} shards); {len(self.manifest.layers)} layers ({layers}), {self.values:,} values an example; "
-            f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {kept} "
+            f"in {len(self.pending)} shards); {len(self.manifest.layers)} layers ({layers}), {self.values:,} values per example; "
+            f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {content} "
             f"in {self.directory}; {room}."
         )
 
@@ -77,7 +77,7 @@ class ExtractionPlan(StoredRecord):
 def plan_run(
     config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
 ) -> tuple[ExtractionPlan, ExtractionJob]:
-    """The plan of a run as it was configured, and what its shards' extraction needs to know.
+    """The plan of a configured run, and the job that its shards' extraction needs.
 
     Raises:
         ConfigError: fewer examples than clusters.
@@ -108,7 +108,7 @@ def plan_run(
         dataset=opened,
         by_content=by_content,
     )
-    if set(plan.manifest.layers) != set(model.layers):  # a cache of more layers is kept complete
+    if set(plan.manifest.layers) != set(model.layers):  # a cache with more layers stays complete
         tensors = {layer: record.tensor for layer, record in plan.manifest.layers.items()}
         model = tap_again(model, tensors, preprocessing.size)
     job = ExtractionJob(
@@ -117,7 +117,7 @@ def plan_run(
         dataset=dataset,
         preprocessing=preprocessing,
         batch_size=model.batch or config.batch_size,
-        max_failed=int(config.max_failures * len(table) + 1e-9),  # 0.29 * 100 is a hair below 29
+        max_failed=int(config.max_failures * len(table) + 1e-9),  # 0.29 * 100 is slightly below 29
         dataset_fingerprint=fingerprint(opened, every, full=by_content),
     )
     if plan.manifest.format == "none":
@@ -151,7 +151,7 @@ def plan_extraction(
 ) -> ExtractionPlan:
     """Compare the examples wanted (`table`) with what the cache in `directory` has. Nothing is written.
 
-    `format_asked` and `dtype_asked` tell whether the user named them; else an existing cache's are taken. Images whose
+    `format_asked` and `dtype_asked`: whether the user named them; else those of an existing cache are used. Images whose
     times are not those of then are read again and compared by their digests where `dataset` is given; `by_content` does
     it with all of them.
 
@@ -161,20 +161,20 @@ def plan_extraction(
     stored, version = (None, "") if refresh else read_version(directory)
     if stored is None:
         manifest = Manifest(**dict(required))
-        kept: list[ShardRecord] = []
+        reused: list[ShardRecord] = []
         done = np.empty(0, np.int64)
     else:
         require_same(stored, required, directory, format_asked=format_asked, dtype_asked=dtype_asked)
-        kept, done = _keep(stored, directory, table, dataset, by_content)
+        reused, done = _reusable(stored, directory, table, dataset, by_content)
         manifest = stored.model_copy(update={"providers": required.providers})
-    planned = np.concatenate([done, *(shard.planned_ids() for shard in kept if shard.rows is None)])
+    planned = np.concatenate([done, *(shard.planned_ids() for shard in reused if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
-    shards = (*kept, *_new_shards(missing, table.ids, kept, shard_size))
+    shards = (*reused, *_new_shards(missing, table.ids, reused, shard_size))
     manifest = manifest.model_copy(update={"shards": shards})
     pending = tuple(
         shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
     )
-    files, size = kept_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
+    files, size = stored_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
     return ExtractionPlan(
         directory=directory.address,
         manifest=manifest,
@@ -191,39 +191,39 @@ def plan_extraction(
     )
 
 
-def _keep(
+def _reusable(
     stored: Manifest, directory: Storage, table: ExampleTable, dataset: Dataset | None, by_content: bool
 ) -> tuple[list[ShardRecord], NDArray[np.int64]]:
-    """Of a stored cache: the shards to keep (unmade where files of theirs are gone), and the ids that are done."""
+    """Of a stored cache: the shards to reuse (as planned where their files are missing), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
-    whole = open_kept(directory, stored).whole(recorded)
+    complete = open_stored(directory, stored).complete(recorded)
     parts = directory.local_tree(PARTS)
-    whole = {index for index in whole if (parts / part_file(index)).is_file()}
+    complete = {index for index in complete if (parts / part_file(index)).is_file()}
     done = _check_unchanged(
-        directory, [parts / part_file(index) for index in sorted(whole)], table, dataset, by_content
+        directory, [parts / part_file(index) for index in sorted(complete)], table, dataset, by_content
     )
-    kept = []
+    reused = []
     for shard in stored.shards:
-        if shard.rows is not None and shard.index not in whole:
-            shard = unmade(shard)
-        # A shard that was planned and not made is kept as it is where this run wants all of it: a resumed run then
-        # makes the very same batches as an uninterrupted one.
+        if shard.rows is not None and shard.index not in complete:
+            shard = as_planned(shard)
+        # A shard that was planned and not extracted is unchanged where this run wants all of it: a resumed run
+        # then has the same batches as an uninterrupted one.
         if shard.rows is not None or np.isin(shard.planned_ids(), table.ids).all():
-            kept.append(shard)
-    return kept, done
+            reused.append(shard)
+    return reused, done
 
 
 def _check_unchanged(
-    directory: Storage, lying: list[Path], table: ExampleTable, dataset: Dataset | None, by_content: bool
+    directory: Storage, part_files: list[Path], table: ExampleTable, dataset: Dataset | None, by_content: bool
 ) -> NDArray[np.int64]:
     """Ids that need no extraction: with rows, or failed and the file still the same.
 
     Raises:
         CacheError: files of examples with rows have other names, sizes or contents now.
     """
-    if not lying:
+    if not part_files:
         return np.empty(0, np.int64)
-    parts = pa.concat_tables(map(_read_identity, lying))
+    parts = pa.concat_tables(map(_read_identity, part_files))
     ids = parts["id"].to_numpy()
     at = np.searchsorted(table.ids, ids)
     at[at == len(table)] = 0
@@ -241,16 +241,16 @@ def _check_unchanged(
     if len(changed):
         raise CacheError(
             f"The images are not those that the activations in {directory} were made of; nothing was changed. "
-            f"{len(changed):,} of {int(there.sum()):,} files have another name, size or content than then, the first are "
-            f"{', '.join(changed[:3])}. Use another --name to keep both, or --refresh to throw the stored activations away."
+            f"{len(changed):,} of {int(there.sum()):,} files changed in name, size or content since; the first are "
+            f"{', '.join(changed[:3])}. Use another --name to preserve both, or --refresh to delete the stored activations."
         )
-    # One that was missing is listed again, or this run would not want it: it is read again.
+    # A file that was missing is listed again now: it is extracted.
     missing = np.array([error == MISSING for error in parts["error"].to_pylist()], bool)
     return np.sort(ids[same & ~missing])
 
 
 def _read_identity(path: Path) -> pa.Table:
-    """What tells whether images changed; parts from before mtime and digest have nulls there."""
+    """The columns that show whether images changed; parts from before mtime and digest have nulls there."""
     table = pq.read_table(path)
     for name, kind in (("mtime", pa.int64()), ("digest", pa.uint64())):
         if name not in table.column_names:
@@ -262,15 +262,15 @@ def _digest(dataset: Dataset, file: str) -> int | None:
     try:
         return dataset.digest(file)
     except OSError:
-        return None  # gone, or not to be read: not what was read then
+        return None  # missing or unreadable: not the file that was read then
 
 
 def _new_shards(
-    missing: NDArray[np.int64], wanted: NDArray[np.int64], kept: list[ShardRecord], shard_size: int
+    missing: NDArray[np.int64], wanted: NDArray[np.int64], reused: list[ShardRecord], shard_size: int
 ) -> list[ShardRecord]:
-    """Shards of the missing ids in order; those that a clustering is fitted on have shards of their own, the first."""
-    index = max((shard.index for shard in kept), default=-1) + 1
-    start = max((shard.start + slots(len(shard.planned_ids())) for shard in kept), default=0)
+    """Shards of the missing ids in order; the examples that a clustering is fitted on have separate shards, the first ones."""
+    index = max((shard.index for shard in reused), default=-1) + 1
+    start = max((shard.start + slots(len(shard.planned_ids())) for shard in reused), default=0)
     shards: list[ShardRecord] = []
     fit = fit_positions(wanted)
     fitted = np.isin(missing, wanted[fit]) if fit is not None else np.zeros(len(missing), bool)
@@ -283,24 +283,24 @@ def _new_shards(
 
 
 def check_room(plan: ExtractionPlan) -> None:
-    """Stop before anything is written where the disk cannot hold it.
+    """Check that the disk has room, before anything is written.
 
     Raises:
-        DiskError: with the smaller format, and what it would take.
+        DiskError: with smaller formats and their sizes.
     """
     if plan.free is None or plan.bytes <= plan.free:
         return
     smaller = {name: layer.model_copy(update={"dtype": "float16"}) for name, layer in plan.manifest.layers.items()}
     _, zarr_bytes = size_on_disk("zarr", smaller, plan.missing)
     without = plan.manifest.model_copy(update={"format": "none"})
-    _, pixel_bytes = kept_size(without, [plan.missing])
+    _, pixel_bytes = stored_size(without, [plan.missing])
     ways = (
         f"--cache-format zarr with --cache-dtype float16 takes about {human_bytes(zarr_bytes)}; --cache-format none, which "
         f"runs the model again, {human_bytes(pixel_bytes)}; "
     )
-    kept = "images" if plan.manifest.format == "none" else "activations"
+    content = "images" if plan.manifest.format == "none" else "activations"
     raise DiskError(
-        f"Not enough room: the {kept} will take {human_bytes(plan.bytes)} in {plan.directory}, and "
+        f"Not enough room: the {content} will take {human_bytes(plan.bytes)} in {plan.directory}, and "
         f"{human_bytes(plan.free)} are free on that disk. Nothing was written. Smaller: "
         f"{'' if plan.manifest.format == 'none' else ways}--subset N takes the first N examples only; "
         "--cache-root names another disk."

@@ -1,4 +1,4 @@
-"""How far two clusterings of the same examples agree: pure functions on integer arrays.
+"""Agreement of two clusterings of the same examples: pure functions on integer arrays.
 
 Belongs here: path agreement, adjusted Rand index, matching of clusters, migration between paths. Which sets are
 compared is `comparison/compare.py`, which changes of the images `evaluation/perturb.py`.
@@ -21,7 +21,7 @@ NO_MATCH = -1
 
 
 def adjusted_rand(a: Ints, b: Ints) -> float:
-    """Adjusted Rand index of two (n,) labellings: 1 the same up to names, about 0 by chance, may be negative.
+    """Adjusted Rand index of two (n,) labellings: 1 for equal ones up to names, about 0 by chance, may be negative.
 
     Hubert and Arabie, Comparing Partitions, Journal of Classification 2 (1985).
     """
@@ -38,7 +38,7 @@ def match_clusters(a: Ints, b: Ints, k_a: int, k_b: int) -> NDArray[np.int64]:
     """The cluster of `a` that each cluster of `b` corresponds to: (k_b,) int64, NO_MATCH (-1) where there is none.
 
     One to one, with the largest number of agreeing examples that is possible (Kuhn, The Hungarian Method for the
-    Assignment Problem, 1955). Among equally good matchings, one that keeps more ids. Clusters that share no example
+    Assignment Problem, 1955). Among equally good matchings, the one with more unchanged ids. Clusters that share no example
     are not matched. Both inputs are (n,), ids 0 to k - 1.
     """
     shared = contingency(a, b, k_a, k_b)
@@ -88,7 +88,7 @@ def matched_agreement(
 def most_moved(changed: Ints, distances: NDArray[np.floating[Any]], ids: Ints, count: int) -> NDArray[np.int64]:
     """Rows of the `count` examples with the most changed layers, most first; rows without a change are left out.
 
-    Ties go to the smaller distance: an example near to its centroids that moves says more than one at a border, which
+    Ties go to the smaller distance: an example near its centroids that moves is more informative than one at a border, which
     any new seed moves. Then to the smaller id. All inputs are (n,).
     """
     order = np.lexsort((ids, distances, -changed.astype(np.int64)))

@@ -36,7 +36,7 @@ class DecisionAlignment:
             none, or nothing was fitted.
         coverage: share of them on a path that was seen in fit; None likewise.
         daf_seen: daf of those only; None where there are none.
-        predicted: (m,) int64, the class that each eval example's path stands for; -1 where nothing was fitted.
+        predicted: (m,) int64, the class predicted by each eval example's path; -1 where nothing was fitted.
         seen: (m,) bool, whether the path was seen in fit.
     """
 
@@ -48,12 +48,12 @@ class DecisionAlignment:
 
 
 def decision_alignment(fit_paths: Ints, fit_classes: Ints, eval_paths: Ints, eval_classes: Ints) -> DecisionAlignment:
-    """Decision-alignment faithfulness (arXiv 2510.06541): does the path tell the model's decision?
+    """Decision-alignment faithfulness (arXiv 2510.06541): does the path predict the model's decision?
 
-    A path stands for the most frequent class of the fit examples on it. For a path that no fit example takes, the
-    seen paths at the smallest Hamming distance vote, each for the class that it stands for, with as many votes as it
-    has fit examples. (The paper leaves unseen paths open; this is our choice.) Ties, in a path as in a vote, go to
-    the lowest class. Examples of class -1 are left out, in fit and of the shares; `predicted` is given for all.
+    A path predicts the most frequent class of the fit examples on it. For a path without fit examples, the seen paths
+    at the smallest Hamming distance vote for their classes, each with as many votes as it has fit examples. (The paper
+    leaves unseen paths open; this is our choice.) Ties, in a path as in a vote, go to the lowest class. Examples of
+    class -1 are left out, in fit and of the shares; `predicted` is given for all.
 
     Args:
         fit_paths: (n, L) cluster ids >= 0.
@@ -62,7 +62,7 @@ def decision_alignment(fit_paths: Ints, fit_classes: Ints, eval_paths: Ints, eva
         eval_classes: (m,).
 
     Raises:
-        ValueError: shapes that do not fit, ids or classes below those.
+        ValueError: shapes that do not match, ids or classes below those.
     """
     for side, paths, classes in (("fit", fit_paths, fit_classes), ("eval", eval_paths, eval_classes)):
         require_paths(f"{side}_paths", paths)

@@ -1,4 +1,4 @@
-"""OOD detection: how well a score tells other images from the data set's own, higher being farther from them.
+"""OOD detection: how well a score separates other images from the data set's own; higher means farther.
 
 Belongs here: AUROC, FPR at 95% TPR, and their intervals. The scores themselves are `ood.py` and `neighbours.py`.
 """
@@ -23,9 +23,9 @@ def auroc(own: Floats, others: Floats) -> float:
 
 
 def fpr95(own: Floats, others: Floats) -> float:
-    """Share of other images that pass as own where the threshold lets 95% of own ones pass (ODIN, Liang 2018).
+    """Share of OOD images accepted at the threshold that accepts 95% of the own ones (ODIN, Liang 2018).
 
-    Own images are the positives, a lower score is more like one.
+    Own images are the positives; a lower score means more similar to them.
     """
     is_other, scores = _labelled(own, others)
     false, true, _ = roc_curve(1 - is_other, -scores, drop_intermediate=False)
@@ -33,9 +33,9 @@ def fpr95(own: Floats, others: Floats) -> float:
 
 
 def bootstrap_detection(own: Floats, others: Floats, seed: int) -> tuple[Interval, Interval]:
-    """95% intervals of `auroc` and of `fpr95`, by the percentile bootstrap; either side is resampled on its own.
+    """95% intervals of `auroc` and of `fpr95`, by the percentile bootstrap; each side is resampled separately.
 
-    Both from the same 1,000 resamples of ranks: scipy.stats.bootstrap would sort each again, for each of the two.
+    Both from the same 1,000 resamples of ranks: scipy.stats.bootstrap would sort every resample again for each measure.
     """
     rng = np.random.default_rng(seed)
     different, place = np.unique(np.concatenate([own, others]), return_inverse=True)

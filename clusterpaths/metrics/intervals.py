@@ -23,7 +23,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     share, z2 = successes / n, _Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # At the ends the formula is exactly 0 or 1; rounding must not say otherwise.
+    # At the ends the formula is exactly 0 or 1; rounding must not change that.
     return (0.0 if successes == 0 else max(middle - half, 0.0)), (1.0 if successes == n else min(middle + half, 1.0))
 
 
@@ -35,8 +35,8 @@ def ratio_interval(
     On the ratio's logarithm: Katz, Baptista, Azen and Pike, Obtaining Confidence Intervals for the Risk Ratio in Cohort
     Studies, Biometrics 34 (1978). The logarithm has no variance where a count is 0. There the other count, given the sum
     of both, is taken for binomial, and the end is Clopper and Pearson's: Przyborowski and Wilenski, Homogeneity of
-    Results in Testing Samples from Poisson Series, Biometrika 31 (1940). That is exact for rare things and too wide for
-    frequent ones: a group drawn by lot has an interval without 1 no more often than `confidence` says.
+    Results in Testing Samples from Poisson Series, Biometrika 31 (1940). That is exact for rare attributes and too wide for
+    frequent ones: a random group has an interval without 1 at most as often as `confidence` allows.
     """
     if not inside or not outside:
         # known / known_outside * (other / one), where all of the sum fell on one side

@@ -21,7 +21,7 @@ def nearest_neighbours(
     """Positions (m, k) of the k nearest of (n, d) examples to each of (m, d) queries, nearest first, and distances (m, k).
 
     All are scaled to unit length first, so distances are Euclidean ones on the sphere (Sun et al., arXiv 2204.06507).
-    With fewer than k examples, all of them. A row of zeros stays where it is. Equal distances come in any order.
+    With fewer than k examples, all of them. A row of zeros is unchanged. Equal distances come in any order.
 
     Raises:
         ValueError: rows of different widths, nothing to fit, or k < 1.

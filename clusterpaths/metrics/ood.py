@@ -1,4 +1,4 @@
-"""Out-of-distribution (OOD) scores: how unlike the data set's own an example is. Higher is farther from them.
+"""Out-of-distribution (OOD) scores: how far an example is from the data set's own. Higher is farther.
 
 Belongs here: pure functions on cluster ids, distances to centroids, and class scores. The OOD score of the explorer, of
 explanations, of path models (as ONNX nodes: `export/path_graph.py`) and of the evaluation is `DistanceScale.score`.
@@ -19,13 +19,15 @@ from clusterpaths.metrics.paths import count_paths
 
 Floats = NDArray[np.floating[Any]]
 
-SPREAD_FLOOR = 0.1  # of the layer's pooled spread: a cluster of near-duplicates must not make every newcomer an outlier
+SPREAD_FLOOR = (
+    0.1  # of the layer's pooled spread: a cluster of near-duplicates must not make every new example an outlier
+)
 TINIEST_SPREAD = 1e-6  # a layer without any spread
 
 
 @dataclass(frozen=True)
 class DistanceScale:
-    """How far the fit examples of each cluster lie from its centroid: for each layer (k,) float64 mean and spread."""
+    """Distances of the fit examples of each cluster from its centroid: for each layer (k,) float64 mean and spread."""
 
     means: tuple[NDArray[np.float64], ...]
     spreads: tuple[NDArray[np.float64], ...]
@@ -36,10 +38,10 @@ class DistanceScale:
         return scores
 
     def standardise(self, clusters: Ints, distances: Floats) -> NDArray[np.float64]:
-        """(n, layers): how many spreads each distance lies above the mean of its cluster.
+        """(n, layers): distances in standard deviations above the mean of their cluster.
 
         Raises:
-            ValueError: shapes that do not fit, or another number of layers.
+            ValueError: shapes that do not match, or another number of layers.
         """
         _require_distances(clusters, distances)
         if clusters.shape[1] != len(self.means):
@@ -54,12 +56,12 @@ class DistanceScale:
 def scale_distances(clusters: Ints, distances: Floats, k: Sequence[int]) -> DistanceScale:
     """Mean and standard deviation of the distances in each cluster of each layer; inputs are (n, layers), n > 0.
 
-    A spread is at least a tenth of the layer's pooled one (root of the mean squared deviation from the own cluster's
-    mean). A cluster with one example has no spread of its own and takes the pooled one; an empty cluster takes the
-    layer's mean, too.
+    A standard deviation is at least a tenth of the layer's pooled one (root of the mean squared deviation from the own cluster's
+    mean). A cluster with one example has no deviation of its own and gets the pooled one; an empty cluster also gets the
+    layer's mean.
 
     Raises:
-        ValueError: shapes that do not fit, ids below 0, or no examples.
+        ValueError: shapes that do not match, ids below 0, or no examples.
     """
     _require_distances(clusters, distances)
     if not len(clusters):
@@ -80,7 +82,7 @@ def scale_distances(clusters: Ints, distances: Floats, k: Sequence[int]) -> Dist
 def overall_distance(distances: Floats) -> NDArray[np.float64]:
     """(n,) mean over layers of the distance, each layer in units of its own mean; `distances` is (n, layers).
 
-    It orders examples by how typical they are of one path. A layer in which every distance is 0 adds nothing.
+    It orders examples by how typical they are of one path. A layer in which every distance is 0 is ignored.
     """
     scale = distances.sum(axis=0, dtype=np.float64) / max(len(distances), 1)
     result: NDArray[np.float64] = (distances / np.where(scale > 0, scale, 1.0)).mean(axis=1)
@@ -90,11 +92,11 @@ def overall_distance(distances: Floats) -> NDArray[np.float64]:
 def path_rarity(fit_paths: Ints, paths: Ints) -> NDArray[np.float64]:
     """-log of each path's smoothed frequency in fit, in nats; (m,) of (m, L).
 
-    Add-one smoothing (Laplace) over the p occupied paths and one more that stands for all unseen ones:
+    Add-one smoothing (Laplace) over the p occupied paths and one more for all unseen ones:
     (count + 1) / (n + p + 1).
 
     Raises:
-        ValueError: shapes that do not fit, or ids below 0.
+        ValueError: shapes that do not match, or ids below 0.
     """
     require_paths("fit_paths", fit_paths)
     require_paths("paths", paths)
@@ -110,8 +112,8 @@ def has_class_scores(outputs: Floats) -> bool:
     """Whether (m, n) outputs of a model can be class scores, of which the largest is the decision.
 
     One number per example is a regression. Rows that all have length 1 are an embedding on the sphere, but for
-    probabilities, which may be all 0 and 1. An embedding of any length cannot be told from class scores: its "decision"
-    is the index of its largest unit.
+    probabilities, which may be all 0 and 1. An embedding of any length cannot be distinguished from class scores: its
+    "decision" is the index of its largest unit.
     """
     values = outputs.astype(np.float64)
     if not len(values) or values.shape[1] < 2:

@@ -1,6 +1,6 @@
-"""Cluster paths counted: how many there are, and how pure they are. Pure functions on integer arrays.
+"""Counts and purity of cluster paths. Pure functions on integer arrays.
 
-Belongs here: counts, complexity and purity of paths, or of any other groups of examples. What paths say of the model's
+Belongs here: counts, complexity and purity of paths, or of any other groups of examples. What paths predict of the model's
 decisions is `alignment.py`, how far two sets of paths agree `agreement.py`.
 """
 
@@ -39,7 +39,7 @@ def count_paths(clusters: Ints) -> PathCounts:
     if n == 0:
         none = np.empty(0, dtype=np.int64)
         return PathCounts(np.empty((0, n_layers), dtype=np.int64), none, none)
-    code = np.zeros(n, dtype=np.int64)  # rank of the path so far; ranks keep the lexicographic order
+    code = np.zeros(n, dtype=np.int64)  # rank of the path so far; ranks preserve the lexicographic order
     for column in clusters.T:
         step = column.astype(np.int64)
         code = np.unique(code * (step.max() + 1) + step, return_inverse=True)[1]
@@ -56,7 +56,7 @@ class PathComplexity:
 
     Attributes:
         occupied: paths with at least one example.
-        covering: how many of the most frequent ones hold at least 95% of the examples.
+        covering: how many of the most frequent ones cover at least 95% of the examples.
         entropy: of the distribution over paths, in bits.
     """
 
@@ -68,7 +68,7 @@ class PathComplexity:
 def path_complexity(paths: Ints) -> PathComplexity:
     """Path complexity (arXiv 2510.06541) of (n, L) paths: those occupied, those that cover 95%, the entropy in bits.
 
-    The paper counts occupied paths. The other two are ours, since a long tail of rare paths hardly costs a reader.
+    The paper counts occupied paths. The other two are additions: a long tail of rare paths is hardly harder to read.
 
     Raises:
         ValueError: no matrix of ids >= 0.
@@ -127,10 +127,10 @@ def in_majority(groups: Ints, classes: Ints) -> NDArray[np.bool_]:
         classes: (n,), -1 for none.
 
     Returns:
-        (m,) for the m examples with a class. The mean is the purity; single values are what a bootstrap draws from.
+        (m,) for the m examples with a class. The mean is the purity; the single values are for a bootstrap.
 
     Raises:
-        ValueError: shapes that do not fit, ids or classes below those.
+        ValueError: shapes that do not match, ids or classes below those.
     """
     require_groups("groups", groups)
     require_classes("classes", classes, "groups", len(groups))

@@ -1,6 +1,6 @@
 """The blocks of a graph: residual sums, concatenations, inverted residuals, the layers of a transformer.
 
-Belongs here: putting steps of the data path together to blocks. What is proposed of them is `layers.py`.
+Belongs here: grouping steps of the data path into blocks. Which of them are proposed is `layers.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_JOINS = 4
 
 @dataclass(frozen=True)
 class Block:
-    """Steps first … last, both included; `scope` is the module that they are, empty where the graph does not say."""
+    """Steps first … last, both included; `scope` is their module, empty where the graph has none."""
 
     first: int
     last: int
@@ -38,8 +38,8 @@ class Block:
 def find_blocks(path: DataPath) -> list[Block]:
     """The outermost blocks in graph order.
 
-    A block is what lies between two tensors that carry all of the image, if branches with weights meet in it
-    by a sum or a concatenation. The scope names say how far it reaches, and which of its neighbours without branches
+    A block is the part between two tensors that carry all of the image, if branches with weights meet in it
+    by a sum or a concatenation. The scope names show its extent, and which of its neighbours without branches
     (MobileNet's blocks with a stride) are of its kind. Without them each sum is a block, and attention with the
     block of dense layers behind it one.
     """
@@ -70,7 +70,7 @@ def is_activation(step: Step) -> bool:
 
 
 def _behind_activation(path: DataPath, at: int) -> int:
-    """The index of the activation behind a step, else the step's own; what 8-bit graphs put between does not count."""
+    """The index of the activation behind a step, else the step's own; nodes of 8-bit graphs in between are skipped."""
     end, following = at, at + 1
     while following < len(path.steps):
         step = path.steps[following]
@@ -85,7 +85,7 @@ def _behind_activation(path: DataPath, at: int) -> int:
 
 
 def _scoped(path: DataPath, scopes: Sequence[str], at: int, before: Sequence[Block]) -> Block | None:
-    """The block of the module in which the branches of step `at` meet; None where no module says how far it reaches."""
+    """The block of the module in which the branches of step `at` meet; None where no module has known bounds."""
     scope = scopes[at]
     if not scope:
         return None
@@ -97,7 +97,7 @@ def _scoped(path: DataPath, scopes: Sequence[str], at: int, before: Sequence[Blo
     while first > lowest and is_within(scopes[first - 1], scope):
         first -= 1
     joins = sum(is_joined(path, step) for step in path.steps[at : last + 1])
-    if not inside or joins > _MOST_JOINS:  # Keras: the sum is a layer of its own; or the scope is the whole network
+    if not inside or joins > _MOST_JOINS:  # Keras: the sum is a layer of its own; or the scope is the entire network
         return None
     return Block(first, _behind_activation(path, last), scope)
 

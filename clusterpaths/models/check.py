@@ -1,6 +1,6 @@
-"""Stages check and instrument: what a run needs to know of a model, before anything slow.
+"""Stages check and instrument: what a run needs to know about a model, before any slow stage.
 
-Belongs here: file in, `ModelRecord` out. Nothing is written: the tapped graph lives in memory (`session.py`).
+Belongs here: file in, `ModelRecord` out. Nothing is written: the tapped graph is in memory (`session.py`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check_model(
     """Load the model and find its image input, logits, layers and weights.
 
     `layers` None takes the model's own added outputs, else auto (at most 6 over the depth); `default_size`
-    (height, width) stands in where the model leaves its input size open; `logits` names the output with class scores,
+    (height, width) is used where the model leaves its input size open; `logits` names the output with class scores,
     or is "none".
 
     Raises:
@@ -55,7 +55,7 @@ def check_model(
     """
     if not path.is_file():
         raise ModelError(
-            f"There is no model at {path}. Expected an ONNX image classifier there. Put yours in that place or name it "
+            f"There is no model at {path}. Expected an ONNX image classifier there. Put yours there or name it "
             f"with --model PATH; or train one on your own CelebA with `python flows/train.py --dataset celeba`; "
             "or run with --sample, which needs no model and no download."
         )
@@ -91,10 +91,10 @@ def check_model(
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """The model without the weights that lie in other files.
+    """The model without the weights stored in other files.
 
     Raises:
-        ModelError: it is not ONNX, or not whole.
+        ModelError: it is not ONNX, or not complete.
     """
     what_to_do = "Name an ONNX file with --model, such as torch.onnx.export writes."
     try:
@@ -113,7 +113,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
 def read_preprocessing(
     metadata: dict[str, str], path: Path, size: tuple[int, int] | None
 ) -> tuple[Preprocessing | None, str]:
-    """What the model's metadata say; else what a file beside it says; and which of them."""
+    """Preprocessing from the model's metadata, else from a file beside it; and its source."""
     if PREPROCESSING_KEY not in metadata:
         sidecar = find_sidecar(path)
         found = read_sidecar(sidecar, size) if sidecar else None
@@ -122,16 +122,16 @@ def read_preprocessing(
         return Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY]), "the model's own metadata"
     except ValueError as error:
         raise ModelError(
-            f"{path} carries the metadata entry {PREPROCESSING_KEY!r}, which is not understood: {error}. "
+            f"{path} has the metadata entry {PREPROCESSING_KEY!r}, which cannot be parsed: {error}. "
             "Export the model again, or remove the entry and use --preprocessing."
         ) from error
 
 
 def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
-    """Names of the classes as the model's metadata say them; empty where they do not.
+    """Class names from the model's metadata; empty where there are none.
 
     Raises:
-        ModelError: the entry is not understood.
+        ModelError: the entry cannot be parsed.
     """
     text = metadata.get(CLASSES_KEY, "[]")
     try:
@@ -140,7 +140,7 @@ def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
         names = None
     if not isinstance(names, list):
         raise ModelError(
-            f"{path} carries the metadata entry {CLASSES_KEY!r}, which is not understood: {text[:80]!r}. "
+            f"{path} has the metadata entry {CLASSES_KEY!r}, which cannot be parsed: {text[:80]!r}. "
             'Expected a JSON list of names, such as ["cat", "dog"]. Export the model again, or remove the entry.'
         )
     return tuple(str(name) for name in names)
@@ -150,7 +150,7 @@ def tap_again(record: ModelRecord, tensors: Mapping[str, str], size: tuple[int, 
     """As `instrument_model`, with the taps of a cache or set: layer -> `Tap.identity`.
 
     Raises:
-        ModelError: ONNX Runtime refuses the model, or it has no such tensor.
+        ModelError: ONNX Runtime rejects the model, or it has no such tensor.
     """
     known = {tap.tensor: tap.operator for tap in record.taps}
     taps, ways = [], []
@@ -164,16 +164,16 @@ def tap_again(record: ModelRecord, tensors: Mapping[str, str], size: tuple[int, 
 
 
 def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "auto") -> ModelRecord:
-    """Tap the layers, run the graph on a blank image of this (height, width), and note what it puts out.
+    """Tap the layers, run the graph on a blank image of this (height, width), and record its outputs.
 
     Args:
         record: what `check_model` found.
         size: of the input.
-        reduce: what is done with large layers, as `reduce.parse_reduce` reads it.
+        reduce: the reduction of large layers, as `reduce.parse_reduce` reads it.
 
     Raises:
-        ConfigError: `reduce` names what is not there.
-        ModelError: ONNX Runtime refuses the model, it cannot take such an image, or a layer cannot be reduced so.
+        ConfigError: `reduce` names a layer that is not tapped.
+        ModelError: ONNX Runtime rejects the model, it does not accept such an image, or a layer cannot be reduced so.
     """
     asked = parse_reduce(reduce, record.layers)
     bare = tuple(tap.model_copy(update={"reduce": "none", "shape": (), "dtype": ""}) for tap in record.taps)
@@ -185,8 +185,8 @@ def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "
         values = outputs.layers[tap.layer]
         shape = tuple(values.shape[1:])
         way = resolve_reduce(tap.layer, asked[tap.layer], shape)
-        kept = tuple(size for axis, size in enumerate(shape, 1) if axis not in reduced_axes(way, shape))
-        changes = {"reduce": way, "full_shape": shape, "shape": kept if way != "none" else shape}
+        remaining = tuple(size for axis, size in enumerate(shape, 1) if axis not in reduced_axes(way, shape))
+        changes = {"reduce": way, "full_shape": shape, "shape": remaining if way != "none" else shape}
         taps.append(tap.model_copy(update=changes | {"dtype": str(values.dtype)}))
     classes = 0 if outputs.logits is None else int(outputs.logits.shape[1])
     ran = tuple(session.providers)

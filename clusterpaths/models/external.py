@@ -1,4 +1,4 @@
-"""Weights that an ONNX file keeps in other files beside it.
+"""Weights that an ONNX file stores in other files beside it.
 
 Belongs here: finding those files, also where the name differs in letter case only (a case-insensitive
 disk hides that, and ONNX Runtime refuses it on others). Running the model is `session.py`.
@@ -19,18 +19,18 @@ from clusterpaths.errors import ModelError
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """The initializers, subgraphs' included, whose data lie in another file."""
+    """The initializers, subgraphs' included, whose data are in another file."""
     for tensor in onnx.external_data_helper._get_all_tensors(model):
         if onnx.external_data_helper.uses_external_data(tensor):
             yield tensor
 
 
 def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """Where each file lies that the model names, and a warning for each that was found by another letter case.
+    """Paths of the files that the model names, and a warning for each found with another letter case.
 
     Raises:
         ModelError: a named file is not there (the message gives the nearest names), is too short for its
-            tensors, or lies outside `folder`.
+            tensors, or is outside `folder`.
     """
     needed: dict[str, int] = {}
     for tensor in external_tensors(model):
@@ -45,7 +45,7 @@ def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str,
         if size < end:
             raise ModelError(
                 f"The weights file {path} is too short: it has {size:,} bytes, the model needs {end:,}. "
-                "It was probably not copied whole; copy it again from where the model came from."
+                "The copy is probably incomplete; copy it again from the model's source."
             )
         found[location] = path
     return found, warnings
@@ -55,7 +55,7 @@ def _find(folder: Path, location: str, warnings: list[str]) -> Path:
     wanted = folder / location
     if not wanted.resolve().is_relative_to(folder.resolve()):
         raise ModelError(
-            f"The model names the weights file {location!r}, which lies outside its own folder {folder}. "
+            f"The model names the weights file {location!r}, which is outside its own directory {folder}. "
             "Expected a file beside the model. Save the model again with its weights beside it."
         )
     if wanted.is_file():
@@ -71,15 +71,15 @@ def _find(folder: Path, location: str, warnings: list[str]) -> Path:
     near = difflib.get_close_matches(wanted.name, beside, n=3, cutoff=0.3)
     raise ModelError(
         f"The model keeps its weights in {location!r}, and {wanted} does not exist. "
-        + (f"The nearest names there are {', '.join(near)}. " if near else "No file of a like name lies there. ")
-        + "Copy the weights file beside the model under the name that the model gives."
+        + (f"The nearest names there are {', '.join(near)}. " if near else "There is no file with a similar name. ")
+        + "Copy the weights file beside the model under the name that the model uses."
     )
 
 
 def reference_files(model: onnx.ModelProto, external: Mapping[str, str], options: onnxruntime.SessionOptions) -> None:
-    """Let a session of `model` in memory map its weights where they lie; the graph then names the files as they are called.
+    """Let a session of `model` in memory map its weights from their files; the graph then has the files' actual names.
 
-    ONNX Runtime's other way, to be handed the files' content, copies it: 1.8 times the weights at the peak instead of 0.8.
+    ONNX Runtime's alternative, to be given the files' content, copies it: 1.8 times the weights at the peak instead of 0.8.
 
     Args:
         model: without its weights; changed in place.

@@ -13,7 +13,7 @@ import onnx
 
 CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"}
 DENSE = {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"}
-_ABOUT_SHAPES = {"Shape", "Size"}  # what they put out depends on the image's size, not on its pixels
+_ABOUT_SHAPES = {"Shape", "Size"}  # their output depends on the image's size, not on its pixels
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Step:
 
     @property
     def last(self) -> onnx.NodeProto:
-        """The node that puts out `end`: where branches meet."""
+        """The node with the output `end`: where branches meet."""
         return self.nodes[-1]
 
 
@@ -35,11 +35,11 @@ class DataPath:
 
     Attributes:
         graph: as given; not changed.
-        target: logits or, where there are none, the output that comes last in the graph; None: no output depends
+        target: logits or, where there are none, the last output in the graph; None: no output depends
             on the image.
-        live: tensors that depend on the image's pixels. All others are constants as far as a layer is concerned.
-        producer: tensor -> the node that puts it out.
-        position: tensor -> that node's index in the graph, which ONNX keeps in topological order.
+        live: tensors that depend on the image's pixels. All others are constants for a layer.
+        producer: tensor -> the node that outputs it.
+        position: tensor -> that node's index in the graph, which ONNX requires in topological order.
     """
 
     def __init__(self, graph: onnx.GraphProto, logits: str | None) -> None:
@@ -62,7 +62,7 @@ class DataPath:
         self.target = logits or max(outputs, key=lambda name: self.position.get(name, -1), default=None)
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
-        """The nodes that read this tensor, those that only ask for its shape left out."""
+        """The nodes that read this tensor, without those that only read its shape."""
         return [node for node in self._consumers.get(tensor, []) if node.op_type not in _ABOUT_SHAPES]
 
     def is_weighted(self, node: onnx.NodeProto) -> bool:
@@ -107,7 +107,7 @@ class DataPath:
         return tuple(steps)
 
     def _needed(self) -> set[str]:
-        """Live tensors that the target is made of, itself included."""
+        """Live tensors that the target depends on, itself included."""
         if self.target is None:
             return set()
         needed = {self.target}

@@ -72,7 +72,7 @@ def find_image_input(model: onnx.ModelProto, path: Path) -> ImageInput:
 
 
 def _layout(dims: list[int | None]) -> Layout | None:
-    """From the axis of three; where none is said, channels come first."""
+    """From the axis of three; where there is none, channels come first."""
     if len(dims) != 4:
         return None
     if dims[1] == 3 or (dims[1] is None and dims[3] != 3):

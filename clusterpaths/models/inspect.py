@@ -1,6 +1,6 @@
-"""What is in a model file: inputs, outputs, preprocessing, and which layers may be looked into.
+"""What is in a model file: inputs, outputs, preprocessing, and its layers.
 
-Belongs here: file in, `Inspection` out, and its text. Nothing is run unless the graph does not say its shapes.
+Belongs here: file in, `Inspection` out, and its text. Nothing is run unless the graph lacks shapes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LayerInfo(Record):
     tensor: str = Field(description="its name in the graph")
     operator: str
     kind: str = Field(description="layer, block, pooled, inner, outside or tensor")
-    shape: tuple[int, ...] | None = Field(description="of one example; None: the tensor has not one row an image")
+    shape: tuple[int, ...] | None = Field(description="of one example; None: the tensor has not one row per image")
     values: int | None = Field(description="an example")
     bytes_float16: int | None
     bytes_float32: int | None
@@ -102,7 +102,7 @@ class Inspection(Record):
         classes = "number open" if self.classes is None else str(self.classes)
         names = f" ({', '.join(self.class_names)})" if self.class_names else ""
         found = self.preprocessing
-        preprocessing = "not said by the file"
+        preprocessing = "not given by the file"
         if found is not None:
             preprocessing = f"{found.name}, mean {found.mean}, std {found.std}, from {self.preprocessing_source}"
         return [
@@ -132,14 +132,14 @@ def inspect_model(
     size: tuple[int, int] | None = None,
     sha256: str | None = None,
 ) -> Inspection:
-    """Look into a model file.
+    """Inspect a model file.
 
     Args:
         path: the ONNX file.
-        layers: as `choose_layers` reads them; None: what a run takes by itself.
-        logits: the output with class scores, or "none"; None: the one that looks like it.
+        layers: as `choose_layers` reads them; None: the default of a run.
+        logits: the output with class scores, or "none"; None: found automatically.
         sha256: where it is known already; gigabytes take a while to hash.
-        size: (height, width) where the model takes any; None: what a file beside it says, else 224x224.
+        size: (height, width) where the model takes any; None: from a file beside it, else 224x224.
 
     Raises:
         ModelError: no file, no ONNX, no image input, an unknown layer, or missing weights.
@@ -170,7 +170,7 @@ def inspect_model(
             "No output looks like class scores: paths cannot be compared with predictions. Name one with --logits."
         )
     if preprocessing is None:
-        warnings.append("The file does not say how images are prepared: give --preprocessing, or --mean and --std.")
+        warnings.append("The file does not describe its preprocessing: give --preprocessing, or --mean and --std.")
     weights = {tensor.name for tensor in model.graph.initializer}
     return Inspection(
         file=str(path),
@@ -233,7 +233,7 @@ def _why(
     asked: tuple[str, ...] | None,
     shape: tuple[int, ...] | None,
 ) -> str:
-    """In few words why a run looks at a layer, or why not."""
+    """A short reason why a run extracts a layer, or not."""
     same = [each for each in found if each.kind == layer.kind]
     place = f"{same.index(layer) + 1} of {len(same)}" if layer in same else ""
     what = {
@@ -249,7 +249,7 @@ def _why(
             return _ASKED
         return _PUT_OUT if asked is None and _put_out(chosen, model) else what
     if shape is None:
-        return "not proposed: not one row an image"
+        return "not proposed: not one row per image"
     if layer.kind in ("inner", "outside"):
         return f"not proposed: {what}"
     if asked is not None and not all(text.startswith("auto") for text in asked):

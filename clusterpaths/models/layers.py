@@ -1,4 +1,4 @@
-"""Which tensors of a graph are worth a look, what they are called, and which of them a run takes.
+"""Which tensors of a graph are candidates for layers, their names, and which of them a run extracts.
 
 Belongs here: from a graph to named layers, and from `--layers` to some of them. In a plain chain a layer is
 the activation behind a Conv or Gemm/MatMul: conv1, conv2 … fc1, fc2 …. In a graph of blocks the blocks' outputs and
@@ -24,12 +24,12 @@ from clusterpaths.models.names import is_within, scope_of, shorten, unique_names
 
 AUTO = "auto"
 MOST = 6  # that auto takes
-FEWEST_BLOCKS = 2  # one sum alone does not make a chain a stack of blocks
+FEWEST_BLOCKS = 2  # a chain with a single sum is not a stack of blocks
 
 Kind = Literal["layer", "block", "pooled", "inner", "outside", "tensor"]
 PROPOSED: tuple[Kind, ...] = ("layer", "block", "pooled")
 
-# What may stand between the operator and its activation without being a layer of its own.
+# Operators between a layer's operator and its activation that are no layers themselves.
 _PASS_THROUGH = {"Add", "BatchNormalization", "Dropout", "Identity", "QuantizeLinear", "DequantizeLinear"}
 _POOLS = {"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "ReduceMean", "ReduceMax"}
 _RESHAPES = {
@@ -43,12 +43,12 @@ class FoundLayer:
     """A tensor and the layer name it gets.
 
     Attributes:
-        name: safe as the name of a folder, unique in its model also where letter case does not count.
+        name: safe as the name of a directory, unique in its model also ignoring letter case.
         tensor: its name in the graph.
-        operator: Conv, Gemm … for a layer of weights; else what puts the tensor out.
-        depth: index in the graph of the node that puts the tensor out.
+        operator: Conv, Gemm … for a layer of weights; else the operator with this output.
+        depth: index in the graph of the node that outputs the tensor.
         kind: layer (of a plain chain), block, pooled (the last features before the classifier), inner (a layer
-            of weights in a block), outside (one before or behind the blocks), tensor (asked for by its name only).
+            of weights in a block), outside (one before or behind the blocks), tensor (requested by its name only).
     """
 
     name: str
@@ -65,12 +65,12 @@ def find_layers(model: onnx.ModelProto, logits: str | None) -> list[FoundLayer]:
     blocks = find_blocks(path)
     if len(blocks) < FEWEST_BLOCKS:
         return weighted
-    kept = [block for block in blocks if not _leads_only_to(path, path.steps[block.last].end, logits)]
-    outputs = [path.steps[block.last] for block in kept]
+    usable = [block for block in blocks if not _leads_only_to(path, path.steps[block.last].end, logits)]
+    outputs = [path.steps[block.last] for block in usable]
     found = [
         FoundLayer("", step.end, step.last.op_type, path.position[step.end], "block") for step in outputs
     ]  # fmt: skip
-    names = _block_names(path, kept)
+    names = _block_names(path, usable)
     if (pooled := _pooled(path, blocks[-1], logits)) is not None:
         found.append(pooled)
         names.append(pooled.name)
@@ -146,7 +146,7 @@ def _block_names(path: DataPath, blocks: Sequence[Block]) -> list[str]:
 
 
 def _pooled(path: DataPath, last: Block, logits: str | None) -> FoundLayer | None:
-    """The last pooled features: what the last pooling behind the blocks puts out, else the classifier's input."""
+    """The last pooled features: the output of the last pooling behind the blocks, else the classifier's input."""
     behind = path.steps[last.last + 1 :]
     pools = [step for step in behind if len(step.nodes) == 1 and step.last.op_type in _POOLS]
     tensor = pools[-1].end if pools else _classifier_input(path, logits)
@@ -178,18 +178,18 @@ def choose_layers(
     asked: tuple[str, ...] | None,
     shapes: Mapping[str, tuple[int, ...] | None] | None = None,
 ) -> list[FoundLayer]:
-    """The layers that a run looks at, in graph order, each once.
+    """The layers that a run extracts, in graph order, each once.
 
     Args:
         found: what `find_layers` gave.
         model: the same model.
         asked: any mixture of "auto", "auto:N", names, patterns (conv*, layer?.1) and tensor names. None: the
-            outputs that the model itself puts out beside its logits, where a layer is among them, else "auto".
-        shapes: tensor -> shape of one example, as `inferred_shapes` gives them. `auto` passes over layers of a single
-            value, and over those without a row an image (None).
+            outputs of the model beside its logits, where a layer is among them, else "auto".
+        shapes: tensor -> shape of one example, as `inferred_shapes` gives them. `auto` skips layers of a single
+            value, and layers without one row per image (None).
 
     Raises:
-        ModelError: an unknown layer (with the nearest names), a pattern that fits none, auto:0, a tensor that does not
+        ModelError: an unknown layer (with the nearest names), a pattern without a match, auto:0, a tensor that does not
             depend on the image, or a model without any layer to tap.
     """
     if asked is None:
@@ -198,7 +198,7 @@ def choose_layers(
             return own
     if not found and (asked is None or any(_is_auto(text) for text in asked)):
         raise ModelError(
-            "The model has no layer to look into: no Conv, Gemm or MatMul before its output. "
+            "The model has no layer to extract: no Conv, Gemm or MatMul before its output. "
             "Expected a neural network for images, such as a CNN exported from PyTorch."
         )
     chosen: dict[str, FoundLayer] = {}
@@ -224,7 +224,7 @@ def _resolve(
     shapes: Mapping[str, tuple[int, ...] | None],
     named: list[FoundLayer],
 ) -> list[FoundLayer]:
-    """What one word of --layers stands for."""
+    """The layers named by one word of --layers."""
     if same := [layer for layer in found if text in (layer.name, layer.tensor)]:
         return [next((layer for layer in same if layer.name == text), same[0])]
     if _is_auto(text):
@@ -242,7 +242,7 @@ def _resolve(
     if any(sign in text for sign in "*?["):
         if matching := [layer for layer in found if fnmatch.fnmatchcase(layer.name, text)]:
             return matching
-        raise ModelError(f"No layer of the model fits the pattern {text!r}. {_listed(found)} Change it in --layers.")
+        raise ModelError(f"No layer of the model matches the pattern {text!r}. {_listed(found)} Change it in --layers.")
     near = difflib.get_close_matches(text, dict.fromkeys([*names, *(layer.tensor for layer in found), *tensors]), n=3)
     raise ModelError(
         f"The model has no layer {text!r}. "
@@ -252,7 +252,7 @@ def _resolve(
 
 
 def _listed(found: list[FoundLayer], most: int = 20) -> str:
-    """Those that are proposed first, as many as a person reads."""
+    """The proposed layers first, limited to a readable number."""
     if not found:
         return "It has no layers of its own; any tensor of its graph may be named."
     names = [layer.name for layer in found if layer.kind in PROPOSED]
@@ -275,10 +275,10 @@ def _how_many(text: str) -> int:
 def propose_layers(
     found: Sequence[FoundLayer], most: int = MOST, shapes: Mapping[str, tuple[int, ...] | None] | None = None
 ) -> list[FoundLayer]:
-    """At most so many: the last pooled features, and block outputs (plain chains: layers) evenly over the depth.
+    """At most `most` layers: the last pooled features, and block outputs (plain chains: layers) evenly over the depth.
 
-    The last one is always among them. A layer whose shape says that it is a single value, or not one row an
-    image, is passed over.
+    The last one is always among them. Layers of a single value, or without one row per image,
+    are skipped.
     """
     known = shapes or {}
     usable = [layer for layer in found if _is_usable(known.get(layer.tensor, (2,)))]

@@ -1,4 +1,4 @@
-"""What a layer is called: the graph's own scope names, shortened, and safe as the name of a folder.
+"""Layer names: the graph's own scope names, shortened, and safe as the name of a directory.
 
 Belongs here: text. Which tensors get a name is `layers.py`.
 """
@@ -16,7 +16,7 @@ _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _RESERVED = re.compile(
     r"(con|nul|aux|prn|com\d|lpt\d)(\..*)?"  # Windows' devices, with any ending
-    r"|set_\d+|examples|.*\.(json|parquet|npz|html|lock|partial)"  # what lies beside the layers' folders
+    r"|set_\d+|examples|.*\.(json|parquet|npz|html|lock|partial)"  # what lies beside the layers' directories
     r"|id|file|split|label|prediction|distance\..*",  # columns of paths.parquet beside the layers'
     re.IGNORECASE,
 )
@@ -24,7 +24,7 @@ _LONGEST = 80
 
 
 def scope_of(node: onnx.NodeProto) -> str:
-    """The module that a node belongs to, as in layer1.0.relu; empty: the model itself, or the exporter does not say.
+    """The module that a node belongs to, as in layer1.0.relu; empty: the model itself, or the exporter does not record it.
 
     torch's dynamo exporter lists the modules in the node's metadata; the older one and tf2onnx have
     them in its name: /layer1/layer1.0/relu_1/Relu.
@@ -39,24 +39,24 @@ def scope_of(node: onnx.NodeProto) -> str:
 def _read_list(text: str) -> list[str]:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):  # some other program's entry: as if there was none
+    except (ValueError, SyntaxError):  # an entry of another program: ignored
         return []
     return [str(part) for part in value] if isinstance(value, list) else []
 
 
 def _dotted(parts: list[str]) -> str:
     """layer1, layer1.0, relu_1 -> layer1.0.relu_1: a module in a sequence repeats the name of the sequence."""
-    kept = [part for at, part in enumerate(parts) if not "".join(parts[at + 1 : at + 2]).startswith(f"{part}.")]
-    return ".".join(kept)
+    remaining = [part for at, part in enumerate(parts) if not "".join(parts[at + 1 : at + 2]).startswith(f"{part}.")]
+    return ".".join(remaining)
 
 
 def is_within(scope: str, outer: str) -> bool:
-    """Whether a module is `outer` or lies in it."""
+    """Whether a module is `outer` or inside it."""
     return scope == outer or scope.startswith(f"{outer}.")
 
 
 def common_scope(one: str, other: str) -> str:
-    """The innermost module that both lie in; empty: only the model itself."""
+    """The innermost module that contains both; empty: only the model itself."""
     shared = []
     for a, b in zip(one.split("."), other.split("."), strict=False):
         if a != b:
@@ -80,13 +80,13 @@ def shorten(scopes: list[str]) -> list[str]:
 
 
 def safe_name(text: str) -> str:
-    """Letters, digits, . _ and - only, no leading or trailing dot, and no name that means something to a disk."""
+    """Letters, digits, . _ and - only, no leading or trailing dot, and no name that is reserved on a file system."""
     name = _UNSAFE.sub("_", text).strip("._-")[:_LONGEST].rstrip("._-") or "layer"
     return f"layer_{name}" if _RESERVED.fullmatch(name) else name
 
 
 def unique_names(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
-    """Each one safe, and unlike the others also where letter case does not count; later ones get _2, _3 …."""
+    """Safe names, unique also ignoring letter case; later ones get _2, _3 …."""
     used = {name.lower() for name in taken}
     names = []
     for text in wanted:

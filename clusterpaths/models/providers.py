@@ -1,6 +1,6 @@
-"""Where a model runs: execution providers of ONNX Runtime by the names that people use.
+"""Execution providers of ONNX Runtime, by short names.
 
-Belongs here: what is installed, and what to install for the rest. Which provider really ran is the session's to say.
+Belongs here: which are installed, and how to install others. Which provider really ran is reported by the session.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ CPU = "CPUExecutionProvider"
 
 @dataclass(frozen=True)
 class _Provider:
-    """ONNX Runtime's name, the package that brings it, and whether auto takes it where it is installed."""
+    """ONNX Runtime's name, its package, and whether auto takes it where it is installed."""
 
     name: str
     package: str
     auto: bool = True
 
 
-# In the order that auto prefers. TensorRT is not for auto: it compiles for minutes before the first image.
+# In the order that auto prefers. auto does not take TensorRT: it compiles for minutes before the first image.
 _PROVIDERS = {
     "tensorrt": _Provider("TensorrtExecutionProvider", "onnxruntime-gpu", auto=False),
     "cuda": _Provider("CUDAExecutionProvider", "onnxruntime-gpu"),
@@ -74,7 +74,7 @@ def _named(word: str, installed: list[str]) -> str:
 
 
 def require_ran(asked: str, ran: tuple[str, ...]) -> None:
-    """Check that a provider that was asked for by name was not silently passed over.
+    """Check that a provider that was requested by name was not silently skipped.
 
     Raises:
         ConfigError: it was.
@@ -85,6 +85,6 @@ def require_ran(asked: str, ran: tuple[str, ...]) -> None:
     if wanted in ran:
         return
     raise ConfigError(
-        f"--providers {asked}: ONNX Runtime could not start {wanted} and ran {', '.join(ran)} instead; its own words are "
-        "above. Expected a driver and libraries of the versions that onnxruntime names. Mend them, or use --providers auto."
+        f"--providers {asked}: ONNX Runtime could not start {wanted} and ran {', '.join(ran)} instead; its message is "
+        "above. Expected a driver and libraries of the versions that onnxruntime names. Update them, or use --providers auto."
     )

@@ -1,4 +1,4 @@
-"""Making a large layer small inside the graph, so that the large tensor is never copied out.
+"""Reducing large layers inside the graph, so that the large tensor is never copied out.
 
 Belongs here: the ways to reduce, what `auto` takes, and the nodes. Which layers are tapped is `layers.py`'s.
 """
@@ -17,11 +17,11 @@ from clusterpaths.records import Reduce
 
 Asked = Literal["auto", "none", "mean", "max", "gap", "cls", "tokens-mean"]
 _WAYS: dict[str, Asked] = {way: way for way in get_args(Asked)}
-LARGE = 262_144  # values an example from which auto averages
+LARGE = 262_144  # values per example from which auto averages
 
 
 def parse_reduce(text: str, layers: tuple[str, ...]) -> dict[str, Asked]:
-    """What is asked of each layer: "auto", "gap", "conv1=gap,conv2=none" (others auto), or "max,conv1=none".
+    """The reduction of each layer: "auto", "gap", "conv1=gap,conv2=none" (others auto), or "max,conv1=none".
 
     Raises:
         ConfigError: an unknown way, or a layer that is not tapped.
@@ -39,8 +39,8 @@ def parse_reduce(text: str, layers: tuple[str, ...]) -> dict[str, Asked]:
             default = way
         elif layer not in layers:
             raise ConfigError(
-                f"--reduce names the layer {layer!r}, which is not looked at in this run. Expected some of "
-                f"{', '.join(layers)}. Mend --reduce, or add the layer with --layers."
+                f"--reduce names the layer {layer!r}, which this run does not extract. Expected some of "
+                f"{', '.join(layers)}. Correct --reduce, or add the layer with --layers."
             )
         else:
             each[layer] = way
@@ -48,7 +48,7 @@ def parse_reduce(text: str, layers: tuple[str, ...]) -> dict[str, Asked]:
 
 
 def resolve_reduce(layer: str, asked: Asked, shape: tuple[int, ...]) -> Reduce:
-    """What is done with a layer of this shape (of one example).
+    """The reduction for a layer of this shape (of one example).
 
     Raises:
         ModelError: a way that this shape does not have.
@@ -62,14 +62,14 @@ def resolve_reduce(layer: str, asked: Asked, shape: tuple[int, ...]) -> Reduce:
         kind = {2: "tokens (n, width)", 3: "a feature map (channels, height, width)"}
         expected = " or ".join(kind.get(axes, f"{axes} axes") for axes in needed)
         raise ModelError(
-            f"Layer {layer} cannot be reduced by {asked}: it has shape {'x'.join(map(str, shape)) or 'of one value'} an "
+            f"Layer {layer} cannot be reduced by {asked}: it has shape {'x'.join(map(str, shape)) or 'of one value'} per "
             f"example, expected {expected}. Use --reduce {layer}=none, or another way."
         )
     return asked
 
 
 def reduced_axes(reduce: Reduce, shape: tuple[int, ...]) -> list[int]:
-    """Axes of the batched tensor that go: all but batch and channels (tokens: but batch and width).
+    """Axes of the batched tensor to reduce: all but batch and channels (tokens: but batch and width).
 
     Of a feature map the channels are the axis that differs from the other two, (c, h, h) or (h, h, c), else the first.
     """

@@ -25,7 +25,7 @@ _ELEM_TYPES = {"float16": onnx.TensorProto.FLOAT16, "float32": onnx.TensorProto.
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a batch of n images gave.
+    """Outputs for a batch of n images.
 
     Attributes:
         layers: layer -> (n, *shape) of float32 or float16, C-contiguous.
@@ -37,13 +37,13 @@ class Outputs:
 
 
 class TapSession:
-    """One session; make one a worker thread.
+    """One session; create one per worker thread.
 
     Args:
         model: what `check_model` found.
         dtypes: layer -> "float16" or "float32". float16 is converted by a Cast behind the tap:
             ONNX Runtime does that at 12 to 15 GB/s where numpy does 0.6.
-        threads: of one run. One, with a session a worker, scales better on few cores than many in one session.
+        threads: of one run. One, with one session per worker, scales better on few cores than many in one session.
     """
 
     def __init__(self, model: ModelRecord, dtypes: Mapping[str, CacheDtype] | None = None, threads: int = 1) -> None:
@@ -62,10 +62,10 @@ class TapSession:
             )
         except Exception as error:
             raise ModelError(_cannot_load(model.path, _first_line(error))) from error
-        self.providers: list[str] = self._session.get_providers()  # those that really started
+        self.providers: list[str] = self._session.get_providers()  # those that were actually started
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
-        """Run (n, 3, height, width) float32, whatever type and layout the model itself takes.
+        """Run (n, 3, height, width) float32, regardless of the model's own type and layout.
 
         Where the model's batch is fixed, in pieces of it, the last one padded.
         """
@@ -86,7 +86,7 @@ class TapSession:
         )
 
     def run_blank(self) -> Outputs:
-        """One mid-grey batch: shows shapes, and that the model runs at all."""
+        """Run one mid-grey batch: returns shapes, and checks that the model runs."""
         height, width = self.model.size
         return self.run(np.full((self.model.batch or 1, 3, height, width), 0.5, np.float32))
 
@@ -101,8 +101,8 @@ class TapSession:
         for layer, value in zip(self._layers, values, strict=False):
             if value.ndim < 2 or len(value) != len(images):
                 raise ModelError(
-                    f"Layer {layer} of {self.model.path} puts out shape {value.shape} for {len(images)} images. "
-                    "Expected one row an image. Leave it out with --layers."
+                    f"Layer {layer} of {self.model.path} outputs shape {value.shape} for {len(images)} images. "
+                    "Expected one row per image. Leave it out with --layers."
                 )
         logits = np.asarray(values[-1], np.float32) if self.model.logits else None
         return Outputs(dict(zip(self._layers, values, strict=False)), logits)
@@ -116,7 +116,7 @@ class TapSession:
 
 
 def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The graph with every tap, reduced and cast where asked for, among its outputs; and each layer's output name."""
+    """The graph with every tap, reduced and cast where requested, among its outputs; and each layer's output name."""
     proto = onnx.load(model.path, load_external_data=False)
     graph = proto.graph
     outputs = {output.name for output in graph.output}
@@ -131,7 +131,7 @@ def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[o
 
 
 def add_tap(model: onnx.ModelProto, tap: Tap, dtype: str) -> str:
-    """Append the nodes that reduce a tap's tensor and give it this type; returns what the result is called.
+    """Append the nodes that reduce a tap's tensor and give it this type; returns the name of the result.
 
     A tap that was never run is left as it is: its type is not known.
     """
@@ -140,7 +140,7 @@ def add_tap(model: onnx.ModelProto, tap: Tap, dtype: str) -> str:
         return name
     if tap.reduce != "none":
         if not has.startswith("float"):
-            name, has = _cast(model.graph, name, "float32"), "float32"  # quantized values have no mean of their own
+            name, has = _cast(model.graph, name, "float32"), "float32"  # a mean of quantized values is not defined
         name = add_reduction(model, name, tap.reduce, tap.full_shape)
     return name if has == dtype else _cast(model.graph, name, dtype)
 
@@ -158,7 +158,7 @@ def _cannot_load(path: str, reason: str) -> str:
         what_to_do = "Export it again for an older opset, or install a newer onnxruntime."
     elif "is not a registered function/op" in reason or "No Op registered" in reason:
         what_to_do = (
-            "It uses an operator of its own. Expected operators of ONNX alone: export it again without that one."
+            "It uses an operator of its own. Expected ONNX's own operators only: export it again without that one."
         )
     return f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}. {what_to_do}"
 

@@ -1,6 +1,6 @@
-"""What shape a layer has: read off the graph and, where that ends in unknowns, off one run on a blank image.
+"""Shapes of layers: from the graph or, where they are unknown there, from one run on a blank image.
 
-Belongs here: shapes of one example. The runs of a whole data set are `session.py`.
+Belongs here: shapes of one example. The runs of an entire data set are `session.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clusterpaths.models.external import find_external_files, reference_files
 from clusterpaths.models.inputs import ImageInput, find_image_input
 
 Shape = tuple[int, ...]
-_BATCH = 2  # where it is free: 1 would also fit what is no batch at all
+_BATCH = 2  # where it is free: 1 would also match an axis that is not the batch
 _LARGE = 4096  # bytes beyond which an initializer is weights: no shape is computed from it
 
 
@@ -30,16 +30,16 @@ def batch_shape(image: ImageInput, size: tuple[int, int], batch: int = _BATCH) -
 def layer_shapes(
     model: onnx.ModelProto, path: Path, tensors: Sequence[str], size: tuple[int, int] = (64, 64)
 ) -> dict[str, Shape | None]:
-    """The shape of one example of each tensor; None for a tensor that has not one row an image.
+    """The shape of one example of each tensor; None for a tensor that has not one row per image.
 
     Args:
         model: as loaded from `path`; weights in other files need not be loaded.
-        path: beside which those files lie.
+        path: the directory of those files.
         tensors: names in the graph.
         size: (height, width) where the model leaves them open.
 
     Raises:
-        ModelError: no image input; or the graph does not say a shape, and ONNX Runtime cannot run the model.
+        ModelError: no image input; or the graph lacks a shape, and ONNX Runtime cannot run the model.
     """
     image = find_image_input(model, path)
     batch = batch_shape(image, size)
@@ -53,7 +53,7 @@ def layer_shapes(
 def inferred_shapes(
     model: onnx.ModelProto, path: Path, tensors: Sequence[str], size: tuple[int, int] = (64, 64)
 ) -> dict[str, Shape | None]:
-    """As `layer_shapes`, without a run: what the graph does not say is not in it.
+    """As `layer_shapes`, without a run: shapes missing in the graph are left out.
 
     Raises:
         ModelError: no image input.
@@ -69,7 +69,7 @@ def _of_one(shape: Shape, batch: Shape) -> Shape | None:
 
 
 def _inferred(model: onnx.ModelProto, name: str, batch: Shape) -> dict[str, Shape]:
-    """Whole shapes, those that shape inference knows in full, of a graph without its weights."""
+    """Complete shapes, those that shape inference knows fully, of a graph without its weights."""
     bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph = bare.graph
     graph.name = model.graph.name
@@ -79,7 +79,7 @@ def _inferred(model: onnx.ModelProto, name: str, batch: Shape) -> dict[str, Shap
             graph.input.append(onnx.helper.make_tensor_value_info(name, entry.type.tensor_type.elem_type, batch))
         else:
             graph.input.append(entry)
-    for output in model.graph.output:  # their own shapes have symbols for what is a number now
+    for output in model.graph.output:  # their own shapes have symbols where there are numbers now
         graph.output.append(onnx.helper.make_tensor_value_info(output.name, output.type.tensor_type.elem_type, None))
     for tensor in model.graph.initializer:
         if tensor.ByteSize() <= _LARGE and tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -89,7 +89,7 @@ def _inferred(model: onnx.ModelProto, name: str, batch: Shape) -> dict[str, Shap
     try:
         graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     except onnx.shape_inference.InferenceError:
-        return {}  # the run on a blank image says what is wrong, or that nothing is
+        return {}  # the run on a blank image reports what is wrong, if anything
     shapes = {}
     for value in (*graph.value_info, *graph.output):
         tensor = value.type.tensor_type
@@ -101,7 +101,7 @@ def _inferred(model: onnx.ModelProto, name: str, batch: Shape) -> dict[str, Shap
 def _seen(
     model: onnx.ModelProto, path: Path, image: ImageInput, batch: Shape, tensors: Sequence[str]
 ) -> dict[str, Shape]:
-    """Whole shapes of what a blank batch gives, the weights in other files mapped."""
+    """Complete shapes of the outputs for a blank batch, the weights in other files mapped."""
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     put_out = {output.name for output in tapped.graph.output}

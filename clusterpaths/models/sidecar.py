@@ -1,7 +1,7 @@
-"""How a model wants its images, as a JSON file beside it says: Hugging Face's preprocessor_config.json, or torchvision's.
+"""Preprocessing of a model, from a JSON file beside it: Hugging Face's preprocessor_config.json, or torchvision's.
 
-Belongs here: finding the file and reading the two dialects into `Preprocessing`. What a run makes of it, and what wins
-over it, is `preprocessing.resolve_preprocessing`.
+Belongs here: finding the file and reading the two dialects into `Preprocessing`. How a run uses it, and what takes
+precedence, is `preprocessing/prepare.py`.
 
 Sources: transformers' BaseImageProcessor (keys image_mean, image_std, do_rescale, rescale_factor, resample, size,
 crop_size, crop_pct) and torchvision.transforms._presets.ImageClassification (keys mean, std, resize_size, crop_size,
@@ -37,14 +37,14 @@ def read_sidecar(path: Path, size: tuple[int, int] | None) -> Preprocessing | No
         size: (height, width) that the model fixes; None where it leaves it open, and the file decides.
 
     Raises:
-        ModelError: the file cannot be read, or names what is not known here.
+        ModelError: the file cannot be read, or has unknown values.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         if path.name != HUGGING_FACE:
-            return None  # a file of the same name that need not be meant for us
-        raise ModelError(f"{path} is not JSON: {error}. Mend it, or remove it and use --preprocessing.") from error
+            return None  # a file of the same name, possibly of another program
+        raise ModelError(f"{path} is not JSON: {error}. Correct it, or remove it and use --preprocessing.") from error
     if not isinstance(content, dict):
         return None
     try:
@@ -54,9 +54,9 @@ def read_sidecar(path: Path, size: tuple[int, int] | None) -> Preprocessing | No
             return _torchvision(content, size)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{path} describes a preprocessing that is not understood: {error}. Expected the keys of Hugging Face's "
+            f"{path} describes a preprocessing that cannot be parsed: {error}. Expected the keys of Hugging Face's "
             "preprocessor_config.json or of torchvision's transforms (mean, std, resize_size, crop_size, interpolation). "
-            "Mend it, or remove it and use --preprocessing, --mean, --std, --size, --resize."
+            "Correct it, or remove it and use --preprocessing, --mean, --std, --size, --resize."
         ) from error
     return None
 
@@ -129,7 +129,7 @@ def _made(
 ) -> Preprocessing:
     size = fixed or wanted
     if size is None:
-        raise ValueError("neither the model nor the file says a size")
+        raise ValueError("neither the model nor the file gives a size")
     if fixed is not None and wanted is not None and fixed != wanted and shorter is not None:
         shorter = round(shorter * min(fixed) / min(wanted))  # the same part of the image, at the model's size
     if len(mean) != 3 or len(std) != 3:

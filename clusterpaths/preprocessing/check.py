@@ -1,7 +1,7 @@
-"""Is the model's input right? The configured preprocessing against the known presets, on labelled examples.
+"""Is the model's input correct? The configured preprocessing against the known presets, on labelled examples.
 
-Belongs here: choosing examples, scoring presets, the verdict and its sentence, and keeping it: a cache's folder holds
-the last one with what it is an answer to, a set's folder the one that it was made under.
+Belongs here: choosing examples, scoring presets, the verdict and its sentence, and storing it: a cache's directory holds
+the last one with its fingerprint, a set's directory the one that it was made with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clusterpaths.storage import Storage
 
 CHECK = "preprocessing_check.json"
 VERSION = 1  # raised when the verdict changes
-MIN_LABELLED = 30  # below, labels are as good as none: an assignment of classes fits anything
+MIN_LABELLED = 30  # below, labels are not used: an assignment of classes would overfit
 MIN_EXAMPLES, MAX_EXAMPLES = 100, 300
 _SHUFFLES = 100  # of the labels, for what the best assignment reaches by chance
 _BATCH = 32
@@ -30,7 +30,7 @@ _COMPARED = ("size", "mean", "std", "scale", "resize", "channels")
 
 
 class PresetScore(Record):
-    """How one preprocessing does. With labels `right` and what follows from it; without, the other two."""
+    """How one preprocessing does. With labels: `right`, accuracy and interval; without: the other two."""
 
     preprocessing: Preprocessing
     right: int | None = Field(default=None, description="examples with the class that their output is assigned to")
@@ -45,7 +45,7 @@ class PreprocessingCheck(Record):
 
     verdict: Literal["fine", "another preset is clearly better", "no labels"]
     sentence: str
-    best: Preprocessing = Field(description="the preset that is right most often; the configured one on a tie")
+    best: Preprocessing = Field(description="the preset with the highest accuracy; the configured one on a tie")
     scores: tuple[PresetScore, ...] = Field(description="the configured one first")
     labelled: int = Field(description="examples compared by label; 0: too few have one")
     chance: float | None = Field(
@@ -60,7 +60,7 @@ class PreprocessingCheck(Record):
         return self.verdict == "another preset is clearly better"
 
     def speaks_against(self, used: Preprocessing) -> bool:
-        """Whether what was used in the end is most likely wrong; where the better one was taken, it is not."""
+        """Whether the preprocessing of a set is most likely wrong; not where the better one was taken."""
         return self.alarming and used != self.best
 
     @property
@@ -77,14 +77,14 @@ class PreprocessingCheck(Record):
         return "\n".join(lines) + "\n"
 
 
-class KeptCheck(Record):
-    """preprocessing_check.json of a cache: a check, and the fingerprint of all that it depends on."""
+class CachedCheck(Record):
+    """preprocessing_check.json of a cache: a check, and the fingerprint of its inputs."""
 
     question: str
     check: PreprocessingCheck
 
 
-def check_once(
+def cached_check(
     directory: Storage,
     model: ModelRecord,
     dataset: Dataset,
@@ -92,13 +92,13 @@ def check_once(
     configured: Preprocessing,
     *,
     seed: int = 0,
-) -> KeptCheck | None:
-    """The check of a run whose results go to `directory`: the one that lies there if it is of the same input, else made.
+) -> CachedCheck | None:
+    """The check of a run whose results go to `directory`: the stored one if its input is the same, else a new one.
 
-    Nothing is written: `keep_check` does it once the run has made room for its results.
+    Nothing is written here: `write_check` does that once the run has prepared its directory.
 
     An eighth of the examples is tried, but 100 at least and 300 at most: with 800 examples or more, the eight presets
-    cost no more model runs than the extraction itself. None for a table so small that nothing can be said.
+    cost no more model runs than the extraction itself. None for a table too small for a verdict.
     """
     if len(table) < MIN_LABELLED:
         return None
@@ -111,26 +111,26 @@ def check_once(
         }
     )  # fmt: skip
     try:
-        found = KeptCheck.model_validate_json(directory.read(CHECK))
+        found = CachedCheck.model_validate_json(directory.read(CHECK))
     except (FileNotFoundError, ValidationError):
         found = None
     if found and found.question == question:
         return found
     check = check_preprocessing(model, dataset, table, configured, examples=examples, seed=seed)
-    return KeptCheck(question=question, check=check)
+    return CachedCheck(question=question, check=check)
 
 
-def keep_check(directory: Storage, kept: KeptCheck) -> None:
-    """Write it beside a cache, for the next run.
+def write_check(directory: Storage, checked: CachedCheck) -> None:
+    """Write the check beside a cache, for the next run.
 
     Raises:
         DiskError: no room or no permission.
     """
-    directory.write_json(CHECK, kept.model_dump(mode="json"))
+    directory.write_json(CHECK, checked.model_dump(mode="json"))
 
 
 def parse_check(document: bytes | None) -> PreprocessingCheck | None:
-    """The check that a set was made under, of its document; None where there is none, or none that is understood."""
+    """The check that a set was made with, parsed from its document; None where it is missing or cannot be parsed."""
     try:
         return None if document is None else PreprocessingCheck.model_validate_json(document)
     except ValidationError:
@@ -149,12 +149,12 @@ def check_preprocessing(
     """Try each known preset, in RGB and BGR, on up to `examples` examples drawn by the seed.
 
     With labels: accuracy under the best one-to-one assignment of the model's outputs to classes (their order need not
-    be the data set's; Kuhn, The Hungarian Method, 1955), since an order that is not known must not look like a wrong
+    be the data set's; Kuhn, The Hungarian Method, 1955), since an unknown order must not look like a wrong
     preprocessing. The best assignment is fitted to the very examples it is measured on, and so is never at chance:
     another preset counts as clearly better only where its interval lies above the configured one's *and* above what
-    its outputs reach on shuffled labels, at the 99th of 100. A model that is near chance whatever it is fed (other
+    its outputs reach on shuffled labels, at the 99th of 100. A model that is near chance with any input (other
     classes than the labels') thus raises no alarm. Without labels, or with a single class score, confidence and dead
-    units are a hint, never a warning: a wrong input can make a model very sure.
+    units are a hint, never a warning: a wrong input can make a model very confident.
     """
     positions = np.flatnonzero(table.labels >= 0)
     classes = len(np.unique(table.labels[positions]))
@@ -173,7 +173,7 @@ def check_preprocessing(
 
 
 def _presets(configured: Preprocessing, input_type: InputType) -> list[Preprocessing]:
-    """The known ones, at the configured one's size and resizing; a model that takes bytes takes them as they are."""
+    """The known ones, at the configured one's size and resizing; for a model with uint8 input, raw only."""
     return [
         configured.model_copy(update={"name": name, "channels": order, "scale": 1 / 255, **PRESETS[name]})
         for order in get_args(Channels)
@@ -225,12 +225,13 @@ def _judge(
     clear = clearly_better(best, own, chance)
     order = tuple("" if label < 0 else _class_name(class_names, label) for label in assigned)
     text = (
-        f"Preprocessing {called(own.preprocessing)} is right on {_with_interval(own)} of {len(labels)} labelled "
-        f"examples (each under its best assignment of outputs to classes; the best one's: {_order_text(order, identity)})"
+        f"Preprocessing {called(own.preprocessing)} classifies {_with_interval(own)} of {len(labels)} labelled "
+        f"examples correctly (each preset under its best assignment of outputs to classes; that of the best one: "
+        f"{_order_text(order, identity)})"
     )
     if clear:
         text += (
-            f"; {called(best.preprocessing)} on {_with_interval(best)}, which is clearly better. The model was most likely "
+            f"; {called(best.preprocessing)} {_with_interval(best)}, which is clearly better. The model was most likely "
             f"trained with {called(best.preprocessing)}: use --preprocessing {best.preprocessing.name}"
             + (
                 f" --channels {best.preprocessing.channels}"
@@ -256,10 +257,10 @@ def clearly_better(best: PresetScore, own: PresetScore, chance: float) -> bool:
 def best_assignment(
     outputs: NDArray[np.int64], labels: NDArray[np.int64], shape: tuple[int, int]
 ) -> tuple[int, list[int]]:
-    """Examples that are right under the best one-to-one assignment, and the class of each output (-1: none).
+    """Number of correct examples under the best one-to-one assignment, and the class of each output (-1: none).
 
     `outputs` and `labels` are (n,); `shape` is the number of outputs and of classes, which may differ. Of equally good
-    assignments, one that keeps more of the order. An output that no example of its class goes to has class -1.
+    assignments, the one closer to the original order. An output that no example of its class goes to has class -1.
     """
     counts = np.bincount(outputs * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
     rows, columns = linear_sum_assignment(counts * (min(shape) + 1) + np.eye(*shape, dtype=np.int64), maximize=True)

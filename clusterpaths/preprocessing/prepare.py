@@ -1,7 +1,7 @@
 """From an image to the model's input.
 
 Belongs here: presets, resolving them against options and the model's own metadata, and the arithmetic.
-Preprocessing is part of the model: the wrong one makes a good model look like chance.
+Preprocessing is part of the model: a wrong one reduces a good model to chance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from clusterpaths.records import Channels, ModelRecord, Preprocessing, Preset, R
 
 PRESETS: dict[str, dict[str, object]] = {
     "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},  # torchvision's models
-    "unit": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},  # plain x / 255
+    "unit": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},  # x / 255
     "symmetric": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},  # -1 … 1
     "raw": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "scale": 1.0},  # 0 … 255
 }
@@ -36,10 +36,10 @@ def resolve_preprocessing(
     resize: Resize | None = None,
     crop_from: int | None = None,
 ) -> tuple[Preprocessing, str]:
-    """The preprocessing of a run, and one sentence that says where it comes from.
+    """The preprocessing of a run, and a sentence on where it comes from.
 
-    Each option wins over what the model's metadata or the file beside it say of the same, which win over `default`. The
-    preset "auto" is none: what it finds is up to `preprocessing_check`.
+    Each option takes precedence over the model's metadata or the file beside it, and these over `default`. The
+    preset "auto" is none: its choice is up to `preprocessing/check.py`.
 
     Raises:
         ConfigError: mean without std, a wrong number of channels, std of 0, or an image too small to cut from.
@@ -50,7 +50,7 @@ def resolve_preprocessing(
     if base is None:
         base, source = (
             preset_preprocessing(default, model.size),
-            f"the default ({default}); the model file does not say",
+            f"the default ({default}); the model file has none",
         )
     changes: dict[str, object] = {}
     if mean is not None and std is not None:
@@ -73,20 +73,20 @@ def resolve_preprocessing(
     except ValidationError as error:
         reasons = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
         raise ConfigError(
-            f"This preprocessing does not fit together: {reasons}. Mend --size, --resize or --crop-from."
+            f"This preprocessing does not fit together: {reasons}. Correct --size, --resize or --crop-from."
         ) from error
     return chosen, f"Preprocessing {called(chosen)}, {geometry(chosen)}, from {source}."
 
 
 def default_preset(model: ModelRecord, of_data: str | None) -> Preset:
-    """For a model that does not say: bytes go in as they are; else what the data set's models usually take."""
+    """For a model without a preprocessing of its own: none for bytes; else that of the data set's models."""
     if model.input_type == "uint8":
         return "raw"
     return of_data if of_data in PRESETS else "imagenet"  # type: ignore[return-value]  # its keys are the presets
 
 
 def geometry(preprocessing: Preprocessing) -> str:
-    """What a person reads: 64x64 bilinear, or 224x224 bicubic from the centre of 256."""
+    """Text for people: 64x64 bilinear, or 224x224 bicubic from the centre of 256."""
     size = f"{preprocessing.size[0]}x{preprocessing.size[1]} {preprocessing.resize}"
     cut = f" from the centre of {preprocessing.shorter}" if preprocessing.shorter else ""
     return size + cut + ("" if preprocessing.antialias else " without antialiasing")
@@ -98,12 +98,12 @@ def preset_preprocessing(name: str, size: tuple[int, int], channels: Channels = 
 
 
 def called(preprocessing: Preprocessing) -> str:
-    """What a person reads: imagenet, or imagenet BGR."""
+    """Text for people: imagenet, or imagenet BGR."""
     return preprocessing.name if preprocessing.channels == "RGB" else f"{preprocessing.name} BGR"
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """An RGB image at the model's size, by all that the preprocessing says of sizes; (height, width, 3) uint8.
+    """An RGB image at the model's size, resized and cropped by the preprocessing; (height, width, 3) uint8.
 
     As torchvision.transforms does it on Pillow images: the longer side is rounded down, the cut is at the rounded half.
     """

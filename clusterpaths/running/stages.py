@@ -40,7 +40,7 @@ from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.models import check
 from clusterpaths.models.providers import choose_providers, require_ran
-from clusterpaths.preprocessing.check import KeptCheck, PreprocessingCheck, check_once, keep_check
+from clusterpaths.preprocessing.check import CachedCheck, PreprocessingCheck, cached_check, write_check
 from clusterpaths.preprocessing.prepare import default_preset, resolve_preprocessing
 from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
 from clusterpaths.report import page
@@ -123,10 +123,10 @@ def _described(tap: Tap) -> str:
 
 def check_preprocessing(
     config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
-) -> tuple[Preprocessing, KeptCheck | None]:
+) -> tuple[Preprocessing, CachedCheck | None]:
     """The preprocessing to use, and the check; warns if another preset is clearly better."""
     table = read_table(dataset).choose(config.split, config.subset)
-    checked = check_once(config.cache_dir, model, open_dataset(dataset), table, preprocessing)
+    checked = cached_check(config.cache_dir, model, open_dataset(dataset), table, preprocessing)
     if checked is None:
         log.info("Preprocessing is not checked: %d examples are too few.", len(table))
         return preprocessing, None
@@ -145,7 +145,7 @@ def make_plan(
     model: ModelRecord,
     dataset: DatasetSpec,
     preprocessing: Preprocessing,
-    checked: KeptCheck | None,
+    checked: CachedCheck | None,
 ) -> tuple[ExtractionPlan, ExtractionJob]:
     """Which shards to extract and how much disk they need; fails if there is not enough.
 
@@ -159,7 +159,7 @@ def make_plan(
     if not config.plan:
         begin_extraction(planned)
         if checked:
-            keep_check(config.cache_dir, checked)
+            write_check(config.cache_dir, checked)
     return planned, job
 
 

@@ -1,6 +1,6 @@
-"""Where documents and arrays lie: a local directory or object storage, behind one object. Nothing outside asks which.
+"""Storage of documents and arrays: a local directory or object storage behind one interface. Callers do not depend on which.
 
-`open_storage` makes it of an address. Records that cross machines hold addresses, not paths.
+`open_storage` opens an address. Records that cross machines hold addresses, not paths.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def open_storage(address: StorageLike) -> Storage:
 
 
 def parse_address(value: Any) -> Any:
-    """An address as it was given: a path as text, s3://BUCKET/PREFIX without a slash at its end, all else as it is.
+    """An address as it was given: a path as text, s3://BUCKET/PREFIX without a slash at its end, anything else unchanged.
 
     Raises:
         ValueError: no such address.
@@ -41,17 +41,17 @@ def parse_address(value: Any) -> Any:
     match = re.match(r"s3:/+(.*)", str(value))  # a Path makes one slash of two
     if not match:
         if "://" in str(value):
-            raise ValueError("should be a folder, or s3://BUCKET/PREFIX")
+            raise ValueError("should be a directory, or s3://BUCKET/PREFIX")
         return str(Path(value))
     bucket, *prefix = match[1].rstrip("/").split("/")
     if not _BUCKET.fullmatch(bucket) or any(part in ("", ".", "..") or set(part) & set("?#@\\") for part in prefix):
-        # not repeated: people write credentials into addresses
-        raise ValueError("should be s3://BUCKET/PREFIX with nothing else in it; credentials come from the environment")
+        # not repeated: addresses may contain credentials
+        raise ValueError("should be s3://BUCKET/PREFIX without anything else; credentials come from the environment")
     return f"{SCHEME}{'/'.join([bucket, *prefix])}"
 
 
 class StoredRecord(Record):
-    """A record of something that lies in a directory: it holds the address, so that it can cross machines."""
+    """A record of something in a directory: it has the directory's address, so that other machines can open it."""
 
     directory: str
 

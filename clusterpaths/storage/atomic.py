@@ -1,6 +1,6 @@
-"""Writing local files so that a reader, or a crash, sees the old one or the whole new one.
+"""Writing local files so that a reader, or a crash, sees either the old or the complete new one.
 
-Belongs here: the `.partial` sibling, flush, rename. What is written is the caller's business.
+Belongs here: the `.partial` sibling, flush, rename. The content is up to the caller.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn "no space left" and "permission denied" under `path` into one paragraph.
 
     Raises:
-        DiskError: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, and a file where a folder is needed; other OSErrors pass unchanged.
+        DiskError: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, a file in place of a directory; other OSErrors pass unchanged.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskError(
-                f"The disk is full: writing {path} failed ({error.strerror}). What was recorded before is kept. "
+                f"The disk is full: writing {path} failed ({error.strerror}). What was recorded before is preserved. "
                 "Free some room (or use --cache-format zarr, a quarter of the bytes, or --cache-format none, "
-                "which keeps images only, or another --cache-root) and run the same command again; it goes on where it stopped."
+                "which stores images only, or another --cache-root) and run the same command again; it continues where it "
+                "stopped."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DiskError(
-                f"{path} cannot be written ({error.strerror}). Expected a folder that this user may write to. "
-                "Change its permissions, or name another folder with --cache-root."
+                f"{path} cannot be written ({error.strerror}). Expected a directory that this user may write to. "
+                "Change its permissions, or name another directory with --cache-root."
             ) from error
         raise
 
 
 def partial_name(name: str) -> str:
-    """A unique hidden name for what is not whole yet."""
+    """A unique hidden name for what is not complete yet."""
     return f".{name}.{uuid.uuid4().hex[:8]}.partial"
 
 
@@ -62,7 +63,7 @@ def partial_sibling(path: Path, put_in_place: Callable[[Path], object] | None = 
 
 
 def atomic_write(path: Path, data: bytes, put_in_place: Callable[[Path], object] | None = None) -> None:
-    """Write the whole file, flushed to disk, or leave the old one.
+    """Write the file atomically and flush it to disk: the new one, or on failure the old one.
 
     Raises:
         DiskError: no room or no permission.

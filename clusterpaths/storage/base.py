@@ -1,6 +1,6 @@
-"""The seam: what a directory of documents and arrays can be asked, wherever it lies.
+"""The interface of storage: operations on a directory of documents and arrays, local or remote.
 
-Belongs here: the interface, and what is the same for a local directory (`directory.py`) and a bucket (`bucket.py`). Names
+Belongs here: the interface, and the parts shared by a local directory (`directory.py`) and a bucket (`bucket.py`). Names
 of files and subdirectories are relative, with slashes: "examples/00003.parquet".
 """
 
@@ -25,11 +25,11 @@ class Storage(ABC):
     """A directory; two of the same address are equal. Messages print its address.
 
     Args:
-        address: an absolute path, or s3://BUCKET/PREFIX: what records and documents say.
+        address: an absolute path, or s3://BUCKET/PREFIX: as in records and documents.
 
     Attributes:
-        request_per_file: whether a look at a file takes a request: then caches have few files, and readers look rarely.
-        zarr_pipeline: zarr's codec pipeline for arrays that lie here.
+        request_per_file: whether each access to a file is a request: then caches have few files, and readers check rarely.
+        zarr_pipeline: zarr's codec pipeline for arrays in this directory.
     """
 
     request_per_file: ClassVar[bool]
@@ -67,7 +67,7 @@ class Storage(ABC):
     @property
     @abstractmethod
     def path(self) -> Path:
-        """Where its files lie on this machine: itself, or the mirror of a bucket, which only `local` brings up to date."""
+        """Path of its files on this machine: itself, or the mirror of a bucket, which only `local` updates."""
 
     def resolve(self) -> Storage:
         """The same directory with symbolic links followed."""
@@ -77,16 +77,16 @@ class Storage(ABC):
 
     @abstractmethod
     def require(self) -> None:
-        """Check that the storage answers, and soon; once a run has begun, it is patient.
+        """Check that the storage answers quickly; later accesses of a run retry for longer.
 
         Raises:
-            StorageError: it does not, refuses these credentials, or has no such bucket.
+            StorageError: it does not answer, refuses these credentials, or has no such bucket.
             ConfigError: obstore is not installed.
         """
 
     @abstractmethod
     def local(self, name: str) -> Path:
-        """The path of a file on this machine, up to date; nothing lies there where the storage has no such file."""
+        """The path of a file on this machine, up to date; it does not exist where the storage has no such file."""
 
     @abstractmethod
     def local_tree(self, name: str = "") -> Path:
@@ -106,10 +106,10 @@ class Storage(ABC):
 
     @abstractmethod
     def stamp(self, name: str) -> Stamp | None:
-        """What changes when a file is replaced; None where there is none. Files of a bucket are taken to stay as they are.
+        """A stamp that changes when a file is replaced; None where there is none. Files of a bucket are assumed not to change.
 
         Raises:
-            OSError: it cannot be looked at.
+            OSError: it cannot be accessed.
         """
 
     @abstractmethod
@@ -122,19 +122,19 @@ class Storage(ABC):
 
     @abstractmethod
     def published(self, prefix: str, last: str) -> list[str]:
-        """The subdirectories whose names begin so, without those that `publish` has begun and not completed."""
+        """The subdirectories with this prefix, without those that `publish` has begun and not completed."""
 
     @abstractmethod
     def complete(self, name: str, files: Iterable[str], is_complete: Callable[[BinaryIO], bool]) -> set[str]:
-        """Which of these files of a subdirectory are there and complete; in a bucket, one that is there is complete."""
+        """Which of these files of a subdirectory exist and are complete; in a bucket, an existing file is complete."""
 
     @abstractmethod
     def usage(self, *names: str) -> tuple[int, int]:
-        """How many files there are in these subdirectories, and their bytes."""
+        """Number of files in these subdirectories, and their bytes."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:
-        """Of the disk; None where there is no bound."""
+        """Free bytes of the disk; None where there is no bound."""
 
     # Writing
 
@@ -149,7 +149,7 @@ class Storage(ABC):
 
     @contextlib.contextmanager
     def write(self, name: str) -> Iterator[Path]:
-        """A path to write to; on leaving, all of it becomes the file of that name, or on any failure nothing does.
+        """A path to write to; on leaving, it becomes the file of that name; on any failure nothing is written.
 
         Raises:
             DiskError: no room or no permission.
@@ -158,7 +158,7 @@ class Storage(ABC):
             yield partial
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a whole file, flushed to disk, or leave the old one.
+        """Write a file atomically and flush it to disk: the new one, or on failure the old one.
 
         Raises:
             DiskError: no room or no permission.
@@ -171,24 +171,24 @@ class Storage(ABC):
 
     @abstractmethod
     def _put_in_place(self, partial: Path, name: str) -> None:
-        """Give a file that is whole its name."""
+        """Rename a complete file to its final name."""
 
     @contextlib.contextmanager
     def publish(self, name: str, last: str) -> Iterator[Path]:
-        """A local directory to fill; on leaving, it becomes the subdirectory `name`, or on any failure nothing does.
+        """A local directory to fill; on leaving, it becomes the subdirectory `name`; on any failure nothing is written.
 
-        Readers never see half of it: it appears by a rename or, in a bucket, with the file `last`.
+        Readers never see an incomplete one: it appears by a rename or, in a bucket, with the file `last`.
 
         Raises:
             DiskError: no room or no permission.
-            CacheError: another run has published that name, or has taken the lock over.
+            CacheError: another run has published that name, or has taken over the lock.
         """
         staged = self.path / partial_name(name)
         try:
             with disk_errors(staged):
                 staged.mkdir()
                 yield staged
-                for path in staged.iterdir():  # what is renamed must not reach the disk before its files
+                for path in staged.iterdir():  # the files must reach the disk before the rename
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
                 self._publish(staged, name, last)
@@ -198,15 +198,15 @@ class Storage(ABC):
 
     @abstractmethod
     def _publish(self, staged: Path, name: str, last: str) -> None:
-        """Give a directory that is whole its name."""
+        """Rename a complete directory to its final name."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, there or not."""
+        """Remove a file if it exists."""
 
     @abstractmethod
     def remove_tree(self, name: str = "") -> None:
-        """Remove a subdirectory with all in it, there or not."""
+        """Remove a subdirectory and its content if it exists."""
 
     def remove_partials(self, *names: str) -> None:
         """Remove what killed runs have left half-written on this machine in these subdirectories ("": here)."""
@@ -222,12 +222,12 @@ class Storage(ABC):
 
     @abstractmethod
     def replace(self, name: str, content: bytes, version: str) -> bool:
-        """Write a file if it is still of that version ("": not there); False if it is not, and nothing was written.
+        """Write a file if it still has that version ("": missing); else False, and nothing is written.
 
-        A local directory has no versions: there, who holds `lock` is the only one to write.
+        A local directory has no versions: there, only the holder of `lock` writes.
 
         Raises:
-            CacheError: another run has taken the lock over.
+            CacheError: another run has taken over the lock.
             DiskError: no room or no permission.
         """
 
@@ -251,7 +251,7 @@ class Storage(ABC):
         Raises:
             CacheError: another run still holds it after that time.
             DiskError: the directory cannot be written.
-            StorageError: the storage does not answer, or refuses.
+            StorageError: the storage does not answer, or refuses access.
         """
 
     # Arrays
@@ -261,7 +261,7 @@ class Storage(ABC):
         """Where zarr finds the array of that name (`zarr.storage.StoreLike`)."""
 
     def with_retries(self, operation: Callable[[], Result]) -> Result:
-        """What `operation` on an array returns, in a bucket tried again while the server is away."""
+        """Result of `operation` on an array; in a bucket retried while the server is unavailable."""
         return operation()
 
 

@@ -1,8 +1,8 @@
 """A directory in object storage, s3://BUCKET/PREFIX, and this machine's mirror of its documents.
 
-Belongs here: which object a file is, and bringing both to the same state. A mirror is a local directory in which all
-small documents lie (manifest, tables, clusterings, sets); activations never do. The object is the truth: a mirror can be
-deleted at any time.
+Belongs here: which object a file is, and synchronising both. A mirror is a local directory with all small documents
+(manifest, tables, clusterings, sets), never with activations. The objects are authoritative: a mirror can be deleted at
+any time.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from clusterpaths.storage.lease import LOCK, leased, require_held
 
 MIRROR_VARIABLE = "CLUSTERPATHS_MIRROR"
 SCHEME = "s3://"
-_AT_ONCE = 8  # documents on their way
+_AT_ONCE = 8  # concurrent transfers of documents
 
 
 def mirror_root() -> Path:
-    """The folder of all mirrors of this machine: mirrors/BUCKET/PREFIX … in the user's cache folder."""
+    """The directory of all mirrors of this machine: mirrors/BUCKET/PREFIX … in the user's cache directory."""
     moved = os.environ.get(MIRROR_VARIABLE)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clusterpaths" / "mirrors"
     return (Path(moved).expanduser() if moved else home).resolve()
@@ -46,7 +46,7 @@ class Bucket(Storage):
     """
 
     request_per_file = True
-    # zarrs would make a client of its own, from a copy of this one's settings, and tell nobody of its trouble.
+    # zarr's own would create another client from a copy of these settings, and hide its errors.
     zarr_pipeline = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 
     def __init__(self, bucket: str, key: str) -> None:
@@ -128,7 +128,7 @@ class Bucket(Storage):
         _note(self.path / name, etag)
 
     def _publish(self, staged: Path, name: str, last: str) -> None:
-        """What a killed run left under that name goes first; `last` is uploaded after all others."""
+        """Files that a killed run left under that name are removed first; `last` is uploaded after all others."""
         require_held(self.address)
         taken = f"{self / name} was published by another run meanwhile. Run again: it takes the next number."
         if self.exists(f"{name}/{last}"):
@@ -166,7 +166,7 @@ class Bucket(Storage):
             content, version = self.read_version(name)
             if self.replace(name, change(content), version):
                 return
-            time.sleep(random.uniform(0.01, 0.1))  # writers of many machines should not meet again at once
+            time.sleep(random.uniform(0.01, 0.1))  # random, so that writers of many machines do not collide again
 
     @contextlib.contextmanager
     def lock(self, wait: float, log: Callable[[str], None] = lambda _: None) -> Iterator[None]:
@@ -190,20 +190,20 @@ class Bucket(Storage):
         return f"{self._key}/" if self._key else None
 
     def _objects(self, name: str = "") -> dict[str, Any]:
-        """Every object below a subdirectory, by the name that it has here: dicts with path (its whole key), size, e_tag."""
+        """Every object below a subdirectory, by its name here: dicts with path (its full key), size, e_tag."""
         start = len(self._below() or "")
         found = objects.list_objects(self._bucket, (self / name)._below())
         return {entry["path"][start:]: entry for entry in found}
 
 
-# Which etag a mirror's file is of: beside it, with what tells this very file from one that replaces it.
+# Which etag a mirror's file is of: beside it, with what distinguishes this file from one that replaces it.
 
 
 def _note(path: Path, etag: str) -> None:
     note, stamp = _note_path(path), stamp_of(path)
     partial = note.with_name(partial_name(note.name))
     try:
-        if stamp is not None:  # else another thread has taken the file away: then there is nothing to remember
+        if stamp is not None:  # else another thread has removed the file: then there is no etag to store
             partial.write_text(json.dumps([etag, *stamp]))
             partial.replace(note)
     except FileNotFoundError:  # with its directory

@@ -17,7 +17,7 @@ from clusterpaths.storage.atomic import atomic_write
 from clusterpaths.storage.base import Stamp, Storage, stamp_of
 from clusterpaths.storage.lock import file_lock
 
-_in_process = threading.Lock()  # FileLock objects of one process would not wait for each other's threads in order
+_in_process = threading.Lock()  # FileLock objects of one process would not queue threads in order
 
 
 class Directory(Storage):
@@ -28,7 +28,7 @@ class Directory(Storage):
     """
 
     request_per_file = False
-    # The Rust codecs take the GIL out of the way: zarr's own pipeline is slow in threads.
+    # The Rust codecs release the GIL: zarr's own pipeline is slow in threads.
     zarr_pipeline = "zarrs.ZarrsCodecPipeline"
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class Directory(Storage):
             return []
         with os.scandir(self._path) as entries:
             return sorted(
-                entry.name  # pathlib's is_dir is False for a link that leads nowhere or to itself
+                entry.name  # pathlib's is_dir is False for a broken or circular link
                 for entry in entries
                 if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry).is_dir())
             )

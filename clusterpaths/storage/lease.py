@@ -1,9 +1,9 @@
 """One run at a time in a directory of a bucket: a lock object that its holder renews.
 
-Belongs here: `Storage.lock` for an s3:// address. The object holds who has it and until when. A run that dies
-leaves it there: the next one takes it over once it has expired, or at once where the dead process was of this machine.
-Clocks of the machines must agree to within a minute. Should a holder lose its lease all the same (it stood still for
-longer), it finds out before it writes a manifest or a set: `require_held`.
+Belongs here: `Storage.lock` for an s3:// address. The object stores its holder and its time of expiry. A run that dies
+leaves it behind: the next one takes it over once it has expired, or at once where the dead process was of this machine.
+Clocks of the machines must agree to within a minute. If a holder loses its lease all the same (suspended for
+longer), it notices before it writes a manifest or a set: `require_held`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from clusterpaths.storage import objects
 LOCK = ".lock"
 LEASE = 90.0  # seconds
 RENEW = 20.0
-_LET_GO = 5.0  # seconds for the storage to answer at the end
-_LOOK_AGAIN = 1.0
+_RELEASE_TIMEOUT = 5.0  # seconds for the storage to answer at the end
+_POLL_INTERVAL = 1.0
 
 _held: dict[str, _Lease] = {}
 
@@ -58,7 +58,7 @@ def leased(bucket: str, key: str, url: str, wait: float, log: Callable[[str], No
 
     Raises:
         CacheError: another run still holds it after `wait` seconds.
-        StorageError: the storage does not answer, or refuses.
+        StorageError: the storage does not answer, or refuses access.
     """
     lease = _Lease(bucket, key, url)
     lease.acquire(wait, log)
@@ -80,7 +80,7 @@ def require_held(url: str) -> None:
     lease = _held.get(url)
     if lease and lease.lost:
         raise CacheError(
-            f"{url} was taken over by another run, since this one had not been heard of for {LEASE:.0f} s. Nothing more "
+            f"{url} was taken over by another run, since this one had not renewed its lock for {LEASE:.0f} s. Nothing more "
             "is written. Wait for the other run to end and run the same command again."
         )
 
@@ -94,7 +94,7 @@ class _Lease:
         self.lost = False
 
     def acquire(self, wait: float, log: Callable[[str], None]) -> None:
-        deadline, told = time.monotonic() + wait, False
+        deadline, logged = time.monotonic() + wait, False
         while True:
             found = objects.read(self._bucket, self._key)
             holder = _parse(found[0]) if found else None
@@ -103,18 +103,18 @@ class _Lease:
                 if etag is not None:
                     self._etag = etag
                     if holder and holder.expires:
-                        log(f"{self._url} was held by {holder.who}, which ended without letting go: taken over.")
+                        log(f"{self._url} was held by {holder.who}, which ended without releasing it: taken over.")
                     return
-                continue  # somebody was quicker: look who
+                continue  # another run won the race: read its lock
             if time.monotonic() >= deadline:
                 raise CacheError(
-                    f"{self._url} is in use by {holder.who}, and still was after {wait:.0f} s. One run at a time can write "
+                    f"{self._url} is in use by {holder.who}, and still is after {wait:.0f} s. One run at a time can write "
                     "there. Wait for it to end, allow more time with --wait, or use another --name."
                 )
-            if not told:
+            if not logged:
                 log(f"{self._url} is in use by {holder.who}; waiting up to {wait:.0f} s for it to end.")
-                told = True
-            time.sleep(min(_LOOK_AGAIN, max(deadline - time.monotonic(), 0)))
+                logged = True
+            time.sleep(min(_POLL_INTERVAL, max(deadline - time.monotonic(), 0)))
 
     @contextlib.contextmanager
     def renewed(self, log: Callable[[str], None]) -> Iterator[None]:
@@ -125,14 +125,14 @@ class _Lease:
             while not ended.wait(RENEW):
                 try:
                     etag = self._put(self._content(), self._etag)
-                except StorageError:  # the run's own next word to the storage says so
+                except StorageError:  # the run's next access to the storage raises it
                     continue
                 if etag is None and ended.is_set():
-                    return  # it was given back while this was under way
+                    return  # it was released meanwhile
                 if etag is None:
                     self.lost = True
                     log(
-                        f"{self._url} was taken over by another run, since this one had not been heard of for too long."
+                        f"{self._url} was taken over by another run, since this one had not renewed its lock for too long."
                     )
                     return
                 self._etag = etag
@@ -143,16 +143,18 @@ class _Lease:
             yield
         finally:
             ended.set()
-            thread.join(_LET_GO)
+            thread.join(_RELEASE_TIMEOUT)
 
     def release(self, log: Callable[[str], None]) -> None:
         """Mark it as over (expires 0), if it is still this run's."""
         if self.lost:
             return
-        try:  # by writing on a condition: a delete could hit the lock of another
-            self._put(self._content(expires=0), self._etag, _LET_GO)
+        try:  # a conditional write: a delete could remove the lock of another run
+            self._put(self._content(expires=0), self._etag, _RELEASE_TIMEOUT)
         except StorageError:
-            log(f"The lock of {self._url} could not be let go of, since the storage is away: it expires by itself.")
+            log(
+                f"The lock of {self._url} could not be released, since the storage does not answer: it expires by itself."
+            )
 
     def _put(self, content: bytes, etag: str | None, patience: float | None = None) -> str | None:
         return objects.put(self._bucket, self._key, content, etag, patience)

@@ -1,4 +1,4 @@
-"""One run at a time in a local directory: the second waits, or is told who is there."""
+"""One run at a time in a local directory: the second waits, then fails naming the holder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clusterpaths.storage.atomic import disk_errors
 
 @contextlib.contextmanager
 def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Iterator[None]:
-    """As `Storage.lock`; the system lets go of it when a process dies, however it does.
+    """As `Storage.lock`; the system releases it whenever the process ends.
 
     Raises:
         CacheError: another run still holds it after that time.
@@ -38,7 +38,7 @@ def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Itera
             lock.acquire(timeout=wait, poll_interval=0.2)
         except Timeout as error:
             raise CacheError(
-                f"{directory} is in use by {who}, and still was after {wait:.0f} s. One run at a time can write there. "
+                f"{directory} is in use by {who}, and still is after {wait:.0f} s. One run at a time can write there. "
                 "Wait for it to end, allow more time with --wait, or use another --name."
             ) from error
     try:

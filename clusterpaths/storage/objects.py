@@ -1,9 +1,9 @@
-"""Speaking to S3: one client a bucket, patience while the server is away, and its errors in one paragraph.
+"""S3 operations: one client per bucket, retries while the server is unavailable, and its errors in one paragraph.
 
-Belongs here: single operations on objects. Which object a file of the cache is, is `bucket.py`'s business.
+Belongs here: single operations on objects. Which object a file of the cache is, is decided by `bucket.py`.
 
-Credentials are obstore's business alone: it reads AWS_ACCESS_KEY_ID and its like from the environment, and nothing
-here reads, keeps or prints them. What a server says of an error is told by its code only: its text may quote the request.
+Credentials are handled by obstore only: it reads AWS_ACCESS_KEY_ID and its like from the environment, and nothing
+here reads, stores or prints them. Of a server's error only the code is reported: its text may quote the request.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 log = logging.getLogger("clusterpaths.storage")
 
-PATIENCE = 300.0  # seconds that a server which answered before may be away
-FIRST_PATIENCE = 15.0  # seconds for the first answer to a run: a wrong address should be told soon
+PATIENCE = 300.0  # seconds of retries for a server that answered before
+FIRST_PATIENCE = 15.0  # seconds for the first answer to a run: a wrong address should be reported soon
 _PAUSES = (0.2, 5.0)  # seconds between tries: first, longest
 _REFUSED = {
     "AccessDenied", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidClientTokenId",
     "InvalidToken", "SignatureDoesNotMatch",
 }  # fmt: skip
-_METADATA_SERVICE = "169.254.169.254"  # where a machine of the cloud asks for credentials; nobody else answers there
+_METADATA_SERVICE = "169.254.169.254"  # where a cloud machine requests credentials
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 _stores: dict[tuple[str, str], Any] = {}
@@ -44,7 +44,7 @@ _lock = threading.Lock()
 
 
 def store_of(bucket: str) -> Any:
-    """The client of a bucket (`obstore.store.S3Store`), one a process.
+    """The client of a bucket (`obstore.store.S3Store`), one per process.
 
     Raises:
         ConfigError: obstore is not installed, or the server would get credentials unencrypted.
@@ -63,7 +63,7 @@ def require_obstore() -> None:
     if importlib.util.find_spec("obstore") is None:
         raise ConfigError(
             "A cache in object storage needs the package obstore, which is not installed. Install it with "
-            '`pip install "clusterpaths[s3]"`, or `pip install -e ".[s3]"` in a checkout; or name a folder with --cache-root.'
+            '`pip install "clusterpaths[s3]"`, or `pip install -e ".[s3]"` in a checkout; or name a directory with --cache-root.'
         )
 
 
@@ -72,7 +72,7 @@ def _connect(bucket: str, endpoint: str) -> Any:
     from obstore.store import S3Store
 
     parts = urlsplit(endpoint)
-    # A run's own retries come on top (`with_retries`): these only bridge a hiccup, so that an outage is told at once.
+    # A run's own retries come on top (`with_retries`): these only bridge a hiccup, so that an outage is reported at once.
     settings: dict[str, Any] = {"retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}}
     client: ClientConfig = {"timeout": "120s", "connect_timeout": "5s"}
     if endpoint:
@@ -81,36 +81,36 @@ def _connect(bucket: str, endpoint: str) -> Any:
         here = parts.hostname in ("localhost", "::1") or (parts.hostname or "").startswith("127.")
         if not here and os.environ.get("AWS_ALLOW_HTTP", "").lower() not in ("1", "true"):
             raise ConfigError(
-                f"The object storage at {parts.hostname} would be asked over http, unencrypted. Expected https, or a server "
-                "on this machine. Mend AWS_ENDPOINT_URL, or allow it with AWS_ALLOW_HTTP=true."
+                f"The object storage at {parts.hostname} would be accessed over http, unencrypted. Expected https, or a server "
+                "on this machine. Correct AWS_ENDPOINT_URL, or allow it with AWS_ALLOW_HTTP=true."
             )
         client["allow_http"] = True
     return S3Store(bucket, client_options=client, **settings)
 
 
 def with_retries(bucket: str, operation: Callable[[], Result], patience: float | None = None) -> Result:
-    """What `operation` returns, tried again while the server is away; it must be safe to repeat.
+    """Result of `operation`, retried while the server is unavailable; it must be safe to repeat.
 
     One log line when the server stops answering, one when it is back.
 
     Args:
-        bucket: that it is about.
+        bucket: the bucket of the operation.
         operation: calls obstore, or zarr on top of it.
-        patience: seconds of trying again [PATIENCE].
+        patience: seconds of retries [PATIENCE].
 
     Raises:
-        StorageError: it stays away, refuses these credentials, or has no such bucket.
+        StorageError: the server does not answer, refuses these credentials, or has no such bucket.
         FileNotFoundError: no such object.
-        obstore.exceptions.AlreadyExistsError, PreconditionError, NotModifiedError: what a condition led to.
+        obstore.exceptions.AlreadyExistsError, PreconditionError, NotModifiedError: the condition of a request failed.
     """
-    from obstore import exceptions as told
+    from obstore import exceptions as errors
 
     patience = PATIENCE if patience is None else patience
     deadline, pause = time.monotonic() + patience, _PAUSES[0]
     while True:
         try:
             result = operation()
-        except (told.AlreadyExistsError, told.PreconditionError, told.NotModifiedError):
+        except (errors.AlreadyExistsError, errors.PreconditionError, errors.NotModifiedError):
             _answered(bucket)
             raise
         except FileNotFoundError as error:
@@ -118,7 +118,7 @@ def with_retries(bucket: str, operation: Callable[[], Result], patience: float |
                 raise _no_bucket(bucket) from None
             _answered(bucket)
             raise
-        except told.BaseError as error:  # what it says is not passed on, `from None`: it may quote the request
+        except errors.BaseError as error:  # its text is not passed on, `from None`: it may quote the request
             reason = _reason(error, bucket)
         else:
             _answered(bucket)
@@ -128,9 +128,9 @@ def with_retries(bucket: str, operation: Callable[[], Result], patience: float |
             with _lock:
                 _away.pop(bucket, None)
             raise StorageError(
-                f"The object storage of s3://{bucket}{_server()} does not answer ({reason}), and still did not after "
-                f"{patience:.0f} s. What was recorded before is kept. Look whether the server runs and AWS_ENDPOINT_URL is "
-                "right (without it, Amazon's is asked); then run the same command again: it goes on where it stopped."
+                f"The object storage of s3://{bucket}{_server()} does not answer ({reason}), and still did not within "
+                f"{patience:.0f} s. What was recorded before is preserved. Check whether the server runs and AWS_ENDPOINT_URL is "
+                "correct (without it, Amazon's server is used); then run the same command again: it continues where it stopped."
             ) from None
         _failing(bucket, reason, left)
         time.sleep(min(pause, left))
@@ -138,7 +138,7 @@ def with_retries(bucket: str, operation: Callable[[], Result], patience: float |
 
 
 def list_objects(bucket: str, prefix: str | None) -> list[Any]:
-    """Every object below a prefix: dicts with path (its whole key), size and e_tag."""
+    """Every object below a prefix: dicts with path (its full key), size and e_tag."""
     import obstore
 
     pages = with_retries(bucket, lambda: list(obstore.list(store_of(bucket), prefix)))
@@ -146,7 +146,7 @@ def list_objects(bucket: str, prefix: str | None) -> list[Any]:
 
 
 def list_prefixes(bucket: str, prefix: str | None, patience: float | None = None) -> list[str]:
-    """The "directories" right below a prefix, with a slash at their ends."""
+    """The "directories" directly below a prefix, with a slash at their ends."""
     import obstore
 
     found = with_retries(bucket, lambda: obstore.list_with_delimiter(store_of(bucket), prefix), patience)
@@ -191,16 +191,16 @@ def put(bucket: str, key: str, content: bytes, etag: str | None, patience: float
         return with_retries(
             bucket, lambda: str(obstore.put(store_of(bucket), key, content, mode=mode)["e_tag"]), patience
         )
-    except FileNotFoundError:  # it was to be replaced, and is gone
+    except FileNotFoundError:  # the object to be replaced is gone
         return None
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-        # A connection that broke after the write was done makes the second try meet the first one's work.
+        # Where a connection broke after the write, the retry finds the object that the first try wrote.
         found = read(bucket, key)
         return found[1] if found and found[0] == content else None
 
 
 def upload(bucket: str, key: str, path: Path) -> str:
-    """Write a file as an object, whatever was there; returns its etag."""
+    """Write a file as an object, replacing any; returns its etag."""
     import obstore
 
     return str(with_retries(bucket, lambda: obstore.put(store_of(bucket), key, path)["e_tag"]))
@@ -229,7 +229,7 @@ def download(bucket: str, key: str, path: Path, known: str | None) -> str | None
 
 
 def delete(bucket: str, keys: list[str]) -> None:
-    """Remove objects, there or not."""
+    """Remove objects; missing ones are ignored."""
     import obstore
 
     if keys:
@@ -237,12 +237,12 @@ def delete(bucket: str, keys: list[str]) -> None:
 
 
 def _reason(error: Exception, bucket: str) -> str:
-    """In few words why the server did not do it, if trying again can help.
+    """A short reason for a failure that a retry may help with.
 
     Raises:
-        StorageError: it cannot.
+        StorageError: a retry cannot help.
     """
-    from obstore import exceptions as told
+    from obstore import exceptions as errors
 
     text = str(error)
     code = match[1] if (match := re.search(r"<Code>(\w+)</Code>", text)) else ""
@@ -254,11 +254,11 @@ def _reason(error: Exception, bucket: str) -> str:
             "the environment (and AWS_SESSION_TOKEN, where they are temporary), here and where workers run. Set them and run "
             "the same command again."
         ) from None
-    if isinstance(error, (told.PermissionDeniedError, told.UnauthenticatedError)) or code in _REFUSED:
+    if isinstance(error, (errors.PermissionDeniedError, errors.UnauthenticatedError)) or code in _REFUSED:
         raise StorageError(
             f"The object storage of s3://{bucket}{_server()} refuses these credentials ({code or type(error).__name__}). "
-            "Expected some that may list, read, write and delete there. Look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
-            "AWS_SESSION_TOKEN in the environment, and at what they are allowed."
+            "Expected some with permission to list, read, write and delete. Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+            "AWS_SESSION_TOKEN in the environment, and their permissions."
         ) from None
     status = match[0] if (match := re.search(r"status code: \d+", text)) else ""
     return code or status or "no connection"
@@ -266,13 +266,13 @@ def _reason(error: Exception, bucket: str) -> str:
 
 def _no_bucket(bucket: str) -> StorageError:
     return StorageError(
-        f"There is no bucket {bucket}{_server()}. Expected one that exists: make it, or name another one with --cache-root "
-        "s3://BUCKET/PREFIX; AWS_ENDPOINT_URL says which server is asked."
+        f"There is no bucket {bucket}{_server()}. Expected one that exists: create it, or name another one with --cache-root "
+        "s3://BUCKET/PREFIX; AWS_ENDPOINT_URL names the server."
     )
 
 
 def _server() -> str:
-    """ " at HOST:PORT" where a server of one's own is asked."""
+    """ " at HOST:PORT" where an endpoint is configured."""
     endpoint = _endpoint()
     return f" at {urlsplit(endpoint).netloc.rpartition('@')[2]}" if endpoint else ""
 

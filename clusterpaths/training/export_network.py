@@ -1,6 +1,6 @@
 """From a trained network to the bytes of one ONNX file, checked by running it.
 
-Belongs here: torch's exporter, what it leaves behind, and the metadata. Training is `train.py`.
+Belongs here: torch's exporter, cleaning up its output, and the metadata. Training is `train.py`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def export_network(model: Any, size: tuple[int, int], metadata: dict[str, str]) 
 
 
 def _strip_traces(proto: Any) -> None:
-    """Remove the exporter's notes (stack traces with this machine's folders): they would change the file's hash."""
+    """Remove the exporter's notes (stack traces with this machine's directories): they would change the file's hash."""
     graph = proto.graph
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info, graph):
         item.ClearField("metadata_props")
@@ -57,7 +57,7 @@ def check_export(content: bytes, x: NDArray[np.float32], logits: NDArray[np.floa
     difference = float(np.abs(computed - logits).max())
     if not difference <= 1e-3 * max(1.0, float(np.abs(logits).max())):
         raise ModelError(
-            f"The exported ONNX file computes something else than the trained network: logits differ by up to "
+            f"The exported ONNX file does not compute the same as the trained network: logits differ by up to "
             f"{difference:.3g}, expected rounding only. Nothing was written. Please report this with the versions of "
             "torch, onnxscript and onnxruntime."
         )

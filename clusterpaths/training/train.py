@@ -1,7 +1,7 @@
-"""Train a small image classifier on a labelled data set and write it as one ONNX file that explains itself.
+"""Train a small image classifier on a labelled data set and write it as one ONNX file with its metadata.
 
 Belongs here: splitting, decoding, training, measuring and exporting. Drawing faces is
-`datasets/faces.py`; finding cluster paths through the model that comes out is every other stage.
+`datasets/drawn_faces/`; the cluster paths of the model are found by the other stages.
 
 torch is imported inside functions only: it takes seconds, and no other stage needs it.
 """
@@ -39,9 +39,9 @@ SIZE = (64, 64)
 PREPROCESSING = Preprocessing(
     name="imagenet", size=SIZE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), scale=1 / 255, resize="bilinear"
 )
-MIN_LABELLED = 5  # training examples of a class, below which its accuracy would be luck
+MIN_LABELLED = 5  # training examples of a class, below which its accuracy would be chance
 _VALIDATION_SHARE = 0.1  # of the training examples, to choose the best epoch by
-_HELD_OUT_SHARE = 0.2  # where the data set knows no splits
+_HELD_OUT_SHARE = 0.2  # where the data set has no splits
 _MAX_UNREADABLE = 0.1
 
 Log = Callable[[str], None]
@@ -85,7 +85,7 @@ class TrainConfig(BaseModel):
 
     @property
     def images_root(self) -> Path:
-        """The folder in which celeba/ lies or is drawn."""
+        """The directory that contains celeba/, or where it is drawn."""
         drawn = f"faces_{self.faces}_seed_{self.seed}" + (f"_cue_{self.cue}" if self.cue else "")
         default = roots.data_root() / drawn if self.dataset == "faces" else roots.data_root()
         return (self.data_root or default).expanduser().absolute()
@@ -99,12 +99,12 @@ class TrainConfig(BaseModel):
     def output_path(self) -> Path:
         """The ONNX file to write."""
         stem = "SampleFaces_CNN" if self.dataset == "faces" else "CelebA_CNN"
-        name = stem + (f"_cue_{self.cue}" if self.cue else "") + ".onnx"  # never over the sample's own model
+        name = stem + (f"_cue_{self.cue}" if self.cue else "") + ".onnx"  # never the path of the sample's own model
         return (self.output or roots.models_root() / name).expanduser().absolute()
 
 
 class TrainRecord(Record):
-    """What was trained on what, and how well it does on examples it never saw."""
+    """Record of a training: model, data, and accuracy on held-out examples."""
 
     dataset: str
     classes: tuple[str, ...]
@@ -138,13 +138,13 @@ class _Parts:
 def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig, log: Log) -> TrainRecord:
     """Train on the labelled examples, measure on held-out ones, and write config.output_path.
 
-    Trains on the split "train" and measures on "valid" and "test"; where the table does not know splits,
+    Trains on the split "train" and measures on "valid" and "test"; where the table has no splits,
     a fifth of each class, drawn by the seed, is held out. A tenth of the training examples only chooses
     the best epoch. On one machine the same configuration and images give the same file, byte for byte.
 
     Raises:
         DatasetError: no labels, a class with too few of them, or too many unreadable images.
-        ModelError: the exported file does not compute what was trained.
+        ModelError: the exported file does not compute the same as the trained network.
         DiskError: the file cannot be written.
     """
     started = time.perf_counter()
@@ -159,7 +159,7 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
     edges = np.cumsum([len(parts.train), len(parts.validation)])
     train, validation, held_out = (part[readable[part]] for part in np.split(np.arange(len(every)), edges))
     if not len(validation) or not len(held_out):
-        raise DatasetError(f"None of the images held out can be read. Repair the folder {dataset.root}.")
+        raise DatasetError(f"None of the images held out can be read. Repair the directory {dataset.root}.")
     log(f"Decoded {int(readable.sum())} images in {time.perf_counter() - started:.1f} s.")
 
     with _repeatable(config.seed) as torch:
@@ -189,7 +189,7 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
     atomic_write(config.output_path, content)
     seconds = round(time.perf_counter() - started, 1)
     log(
-        f"Right on {record.accuracy:.1%} of {len(held_out)} held-out images (95% interval {record.interval[0]:.1%} to "
+        f"Accuracy {record.accuracy:.1%} on {len(held_out)} held-out images (95% interval {record.interval[0]:.1%} to "
         f"{record.interval[1]:.1%}); wrote {config.output_path} after {seconds} s."
     )
     return record.model_copy(update={"seconds": seconds, "path": str(config.output_path)})
@@ -199,7 +199,7 @@ def describe(record: TrainRecord) -> str:
     """A Markdown page: accuracy with its interval, accuracy of each class, confusion matrix."""
     low, high = record.interval
     lines = [
-        f"**{record.accuracy:.1%}** of {record.held_out_examples} held-out images are classified right "
+        f"**{record.accuracy:.1%}** of {record.held_out_examples} held-out images are classified correctly "
         f"(95% interval {low:.1%} to {high:.1%}); {record.train_examples} trained on, {record.validation_examples} "
         f"chose epoch {record.best_epoch} of {record.epochs}; {record.seconds:.0f} s. `{record.path}`",
         "",
@@ -218,7 +218,7 @@ def _split(table: ExampleTable, config: TrainConfig) -> _Parts:
     if not len(labelled) or len(table.class_names) < 2:
         raise DatasetError(
             f"None of the {len(table)} images has a label to train on. Expected hair colours in list_attr_celeba.txt "
-            "beside the image folder. Put the annotation files there."
+            "beside the image directory. Put the annotation files there."
         )
     splits = np.array(table.splits)[labelled]
     train, held_out = labelled[splits == "train"], labelled[np.isin(splits, ("valid", "test"))]
@@ -272,14 +272,14 @@ def _decode(
     if reasons:
         text = f"{len(reasons)} of {len(positions)} images cannot be read, such as {min(reasons)}"
         if len(reasons) > _MAX_UNREADABLE * len(positions):
-            raise DatasetError(f"{text}. At most {_MAX_UNREADABLE:.0%} may be. Repair the folder {dataset.root}.")
+            raise DatasetError(f"{text}. At most {_MAX_UNREADABLE:.0%} may be. Repair the directory {dataset.root}.")
         log(f"{text}. They are left out.")
     return images, readable
 
 
 @contextmanager
 def _repeatable(seed: int) -> Iterator[Any]:
-    """torch, seeded, on one thread (sums in one order), and as it was before afterwards."""
+    """torch, seeded and on one thread (sums in a fixed order); restored on leaving."""
     import torch
 
     threads = torch.get_num_threads()
@@ -350,7 +350,7 @@ def _fit(
         logits = torch.from_numpy(_logits(torch, model, images[validation]))
         truth = torch.from_numpy(labels[validation])
         right = float((logits.argmax(1) == truth).double().mean())
-        # of epochs that are right equally often the surer one is better
+        # of epochs with equal accuracy the one with the smaller loss is better
         score = (right, -float(torch.nn.functional.cross_entropy(logits, truth)))
         log(f"Epoch {epoch} of {config.epochs}: loss {total / len(train):.4f}, validation accuracy {right:.1%}.")
         if score > best or not best_state:
@@ -374,7 +374,7 @@ def _augmented(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[n
 
 
 def _logits(torch: Any, model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(n, classes) of (n, h, w, 3), in pieces that fit anywhere."""
+    """(n, classes) of (n, h, w, 3), in batches of limited memory."""
     model.eval()
     pieces: list[NDArray[np.float32]] = []
     with torch.no_grad():
@@ -390,7 +390,7 @@ def _confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: 
 
 
 def _metadata(record: TrainRecord) -> dict[str, str]:
-    """What the ONNX file says about itself. Time and place stay out: the file's hash is its identity."""
+    """The ONNX file's metadata. Time and place are left out: the file's hash is its identity."""
     return {
         "clusterpaths.preprocessing": PREPROCESSING.model_dump_json(),
         "clusterpaths.classes": json.dumps(record.classes),

@@ -1,6 +1,6 @@
-"""Which models were announced already; one small file remembers it.
+"""The models that were announced already, stored in one small file.
 
-Belongs here: that file. Nothing is sent here: the caller says when a server has taken in what it was given.
+Belongs here: that file. Nothing is sent here: the caller reports when a server has accepted an event.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STATE_FILE = ".announced.json"
 
 
 class KnownModel(Record):
-    """A model that was announced, or lay there before anybody watched."""
+    """A model that was announced, or was there before the first watcher started."""
 
     path: str
     name: str
@@ -40,26 +40,26 @@ class KnownRejection(Record):
 
 
 class State(Record):
-    """.announced.json: what of a model folder needs no announcing any more."""
+    """.announced.json: the models of a directory that were announced."""
 
     version: int = 1
-    salt: uuid.UUID = Field(description="the ids of this folder's events are made from it")
+    salt: uuid.UUID = Field(description="the ids of this directory's events are made from it")
     watched: bool = Field(default=False, description="whether a watcher has been here")
     models: dict[str, KnownModel] = Field(default={}, description="by sha256")
     rejected: dict[str, KnownRejection] = Field(default={}, description="by file name")
 
 
-class Known:
-    """The models that were announced already; kept in one small file, by default in the model folder itself."""
+class AnnouncedModels:
+    """The models announced so far; stored in one small file, by default in the model directory itself."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self) -> State:
-        """What is known; nothing where there is no such file yet.
+        """The stored state; empty where there is no such file yet.
 
         Raises:
-            ConfigError: the file is damaged.
+            ConfigError: the file is corrupted.
         """
         try:
             return State.model_validate_json(self.path.read_bytes())
@@ -67,8 +67,8 @@ class Known:
             return State(salt=uuid.uuid4())
         except (ValidationError, OSError) as error:
             raise ConfigError(
-                f"{self.path}, which says what models were announced, cannot be read ({str(error).splitlines()[0]}). "
-                "Expected what the watcher wrote there. Remove it to begin anew: models that lie there then count as "
+                f"{self.path}, which records the announced models, cannot be read ({str(error).splitlines()[0]}). "
+                "Expected what the watcher wrote there. Remove it to start over: models already there then count as "
                 "known; with --first-start announce they are all announced."
             ) from error
 
@@ -83,7 +83,7 @@ class Known:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold it while announcing: the watcher and `announce` by hand never both send the same model."""
+        """Hold the lock while announcing, so that the watcher and `clusterpaths announce` never both send the same model."""
         lock = FileLock(f"{self.path}.lock")
         with self._disk_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class Known:
             cause = error.__cause__
             raise DiskError(
                 f"{self.path} cannot be written ({getattr(cause, 'strerror', None) or error}). It remembers what models "
-                "were announced. Expected a folder with room, that this user may write to; --state of the watcher "
+                "were announced. Expected a directory with room, that this user may write to; --state of the watcher "
                 "names another file."
             ) from error
 
@@ -115,13 +115,13 @@ class Known:
         return list(reversed(fresh.values()))
 
     def knows(self, path: Path, sha256: str) -> bool:
-        """Whether a file of this content needs no look."""
+        """Whether a file with this content was handled before."""
         state = self.read()
         old = state.rejected.get(path.name)
         return sha256 in state.models or (old is not None and old.sha256 == sha256)
 
     def add(self, outcomes: Iterable[Outcome], *, announced: bool = True, watched: bool = False) -> None:
-        """Remember these; `announced` False: they were there before."""
+        """Store these outcomes; `announced` False: they were there before."""
         state = self.read()
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         models, rejected = dict(state.models), dict(state.rejected)
@@ -139,7 +139,7 @@ class Known:
         self.write(state.model_copy(update=update))
 
     def event_id(self, outcome: Outcome) -> uuid.UUID:
-        """The same at every attempt to announce it, so that a server can be asked whether it has it already."""
+        """The same at every attempt to announce it, so that a server can recognise a repeated event."""
         return uuid.uuid5(self.read().salt, " ".join(self._key(outcome)))
 
     @staticmethod

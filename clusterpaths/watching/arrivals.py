@@ -1,6 +1,6 @@
-"""Is a model file whole, and does it load?
+"""Is a model file complete, and does it load?
 
-Belongs here: one look at one file. Looking at a folder again and again is `folder.py`, what was announced `known.py`.
+Belongs here: one look at one file. Watching a directory is `folder.py`, the announced models are `announced.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FINAL = "--final"
 
 
 class Arrival(Record):
-    """A model that is whole and ran on a blank image."""
+    """A complete model that ran on a blank image."""
 
     kind: Literal["arrived"] = "arrived"
     path: str
@@ -34,7 +34,7 @@ class Arrival(Record):
 
 
 class Rejected(Record):
-    """A file that is no model that a run could use."""
+    """A file that is no usable model."""
 
     kind: Literal["rejected"] = "rejected"
     path: str
@@ -44,7 +44,7 @@ class Rejected(Record):
 
 
 class NotYet(Record):
-    """A file that may become whole: it is cut off, empty, or its weights are still missing."""
+    """A file that may still be copied: it is truncated, empty, or its weights are missing."""
 
     kind: Literal["not yet"] = "not yet"
     path: str
@@ -63,9 +63,9 @@ def model_name(path: Path) -> str:
 
 
 def examine(path: Path, *, patient: bool = True) -> Arrival | Rejected | NotYet:
-    """Whether the model is whole, and runs on one blank image of the size that a run would give it.
+    """Whether the model is complete, and runs on one blank image of the size that a run would use.
 
-    `patient` False takes what lies there for all there will be: what is cut off or missing is then a reason to reject.
+    `patient` False expects no further data: truncated or missing files are then rejected.
     """
     try:
         if patient and (unfinished := why_unfinished(path)):
@@ -81,7 +81,7 @@ def examine(path: Path, *, patient: bool = True) -> Arrival | Rejected | NotYet:
 
 
 def examine_apart(path: Path, *, patient: bool = True, timeout: float = 600.0) -> Arrival | Rejected | NotYet:
-    """`examine` in a process of its own: a file that brings ONNX Runtime down, or holds it up, takes nothing with it."""
+    """`examine` in a separate process: a file that makes ONNX Runtime crash or hang does not affect the caller."""
     command = [
         sys.executable,
         "-m",
@@ -96,17 +96,17 @@ def examine_apart(path: Path, *, patient: bool = True, timeout: float = 600.0) -
     if done.returncode == 0:
         return _ANSWER.validate_json(done.stdout.strip().splitlines()[-1])
     how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
-    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    return reject(path, f"The process that loaded {path} ended with {how}: {said}")
+    message = (done.stderr.strip().splitlines() or ["without a message"])[-1]
+    return reject(path, f"The process that loaded {path} ended with {how}: {message}")
 
 
 def reject(path: Path, reason: str) -> Rejected:
-    """The outcome for a file that will not do."""
+    """The outcome for a file that is not accepted."""
     return Rejected(path=str(path.absolute()), name=model_name(path), sha256=content_sha256(path), reason=reason)
 
 
 def why_unfinished(path: Path) -> str | None:
-    """Why the file may be part of one that is still on its way; None: it is whole, or will never be a model."""
+    """Why the file may still be incomplete; None: it is complete, or will never be a model."""
     try:
         model = onnx.load(str(path), load_external_data=False)
     except (DecodeError, ValueError) as error:

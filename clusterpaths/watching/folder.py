@@ -1,7 +1,7 @@
-"""Which model files in a folder are new, whole, and load.
+"""Which model files in a directory are new, complete, and load.
 
-Belongs here: looking at the files of a folder again and again, by a clock of the caller's. Nothing waits here; whether
-one file is whole is `arrivals.py`.
+Belongs here: examining the files of a directory repeatedly, by the clock of the caller. Nothing waits here; whether
+one file is complete is `arrivals.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clusterpaths.common.text import is_utf8
 from clusterpaths.errors import InputError
-from clusterpaths.watching.announced import Known
+from clusterpaths.watching.announced import AnnouncedModels
 from clusterpaths.watching.arrivals import (
     Arrival,
     NotYet,
@@ -44,7 +44,7 @@ class _Sighting:
     since: float  # when the last change of it or of its weights was seen
     locations: tuple[str, ...] | None = None  # None: not looked for yet
     weights: tuple[_FileStamp, ...] = ()
-    waiting: bool = False  # it was looked at, and is not whole
+    waiting: bool = False  # examined, and not complete yet
     done: bool = False
 
     def stamp_weights(self, folder: Path) -> tuple[_FileStamp, ...]:
@@ -52,20 +52,20 @@ class _Sighting:
 
 
 class ModelFolder:
-    """The models of a folder, looked at again and again.
+    """The models of a directory, examined repeatedly.
 
     Args:
-        folder: its *.onnx files are looked at; its subfolders, hidden files and names that are not UTF-8 are not.
+        folder: its *.onnx files are examined; its subdirectories, hidden files and names that are not UTF-8 are not.
         known: what was announced.
         settle: seconds in which a file and its weights must not have changed.
-        patience: seconds after its last change after which what is cut off or missing will not come any more.
-        log: told what is waited for.
+        patience: seconds after its last change after which truncated or missing files are given up.
+        log: gets a message for each file that is waited for.
     """
 
     def __init__(
         self,
         folder: Path,
-        known: Known,
+        known: AnnouncedModels,
         settle: float = 2.0,
         patience: float = 60.0,
         log: Callable[[str], None] = lambda _: None,
@@ -86,7 +86,7 @@ class ModelFolder:
         return sorted(path for path in found if is_utf8(path.name))
 
     def survey(self) -> list[Outcome]:
-        """Everything there as it is now, not run: what a first start takes for known."""
+        """All files as they are now, without running them: what a first start treats as known."""
         found: list[Outcome] = []
         for path in self.files():
             where, name, sha256 = str(path), model_name(path), content_sha256(path)
@@ -102,7 +102,7 @@ class ModelFolder:
         return found
 
     def look(self, now: float) -> Iterator[Outcome]:
-        """What has become whole, or hopeless, and was not announced; each once until its file changes.
+        """Files that became complete or were rejected, and were not announced; each once until its file changes.
 
         `now`: seconds of any clock that does not jump.
         """
@@ -114,9 +114,9 @@ class ModelFolder:
             except InputError:  # the state, not the file
                 raise
             except OSError as error:
-                self._log(f"{path.name} cannot be looked at now ({error.strerror or error}).")
+                self._log(f"{path.name} cannot be read now ({error.strerror or error}).")
                 self._seen.pop(path, None)
-            except Exception as error:  # noqa: BLE001 - no one file may keep the others from being looked at
+            except Exception as error:  # noqa: BLE001 - one bad file must not block the others
                 self._seen[path].done = True
                 yield reject(path, f"{path} could not be examined ({type(error).__name__}: {error}).")
             else:
@@ -124,7 +124,7 @@ class ModelFolder:
                     yield outcome
 
     def is_current(self, outcome: Outcome) -> bool:
-        """Whether its file is still what was looked at: neither deleted nor changed since."""
+        """Whether its file is unchanged since it was examined."""
         path = self.folder / Path(outcome.path).name
         seen = self._seen.get(path)
         return (
@@ -158,10 +158,10 @@ class ModelFolder:
             return None
         outcome = self._examine(path, patient=patient)
         if _stamp(path) != seen.own or seen.stamp_weights(self.folder) != seen.weights:
-            return None  # changed while it was looked at; the next look sees that
+            return None  # changed while it was examined; the next look finds out
         if isinstance(outcome, NotYet):
             if not seen.waiting:
-                self._log(f"{path.name} is not whole yet; waiting up to {self.patience:.0f} s. {outcome.reason}")
+                self._log(f"{path.name} is not complete yet; waiting up to {self.patience:.0f} s. {outcome.reason}")
             seen.waiting = True
             return None
         seen.done = True

@@ -58,11 +58,11 @@ def test_one_score_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     held_out: list[NDArray[np.int64]] = []
     measured: list[NDArray[np.float64]] = []
-    cluster_again, auroc = evaluate.cluster_again, evaluate.auroc
+    refit_clustering, auroc = evaluate.refit_clustering, evaluate.auroc
 
     def as_published(*arguments: Any) -> Any:
         """The clustering of the published set instead of one on 80%, so that the statistics are the same."""
-        again = cluster_again(*arguments)
+        again = refit_clustering(*arguments)
         held_out.append(again.held_out)
         return replace(
             again,
@@ -76,7 +76,7 @@ def test_one_score_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         measured.append(own)
         return auroc(own, others)
 
-    monkeypatch.setattr(evaluate, "cluster_again", as_published)
+    monkeypatch.setattr(evaluate, "refit_clustering", as_published)
     monkeypatch.setattr(evaluate, "auroc", spy)
     found = evaluate.evaluate_set(published, done.job)
     assert found.strangers[0].scores[0].score == "paths"

@@ -89,7 +89,7 @@ def test_a_damaged_zarr_chunk_is_made_again(damaged: Any, damage: str) -> None:
 
     run, _ = damaged("zarr", harm)
     if damage == "flipped":  # the others are missed before anything is read
-        assert any(line.startswith("WARNING") and "The shard is made again" in line for line in run.log), run.log
+        assert any(line.startswith("WARNING") and "The shard is extracted again" in line for line in run.log), run.log
 
 
 @pytest.mark.parametrize("lost", ["conv2/30.npy", "fc1", "examples/00001.parquet"])

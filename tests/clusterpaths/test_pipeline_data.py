@@ -152,7 +152,7 @@ def test_an_image_of_another_content_and_the_same_size_is_noticed(
     image.write_bytes(content)
     if fingerprint == "full":  # even where the time says nothing
         os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(CacheError, match="another name, size or content") as refused:
+    with pytest.raises(CacheError, match="changed in name, size or content") as refused:
         succeed(**options, fingerprint=fingerprint)
     assert image.name in str(refused.value)
 

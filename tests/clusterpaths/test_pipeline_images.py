@@ -111,7 +111,7 @@ def test_images_of_another_kind_work(run: Callable[..., Run], own_faces: Path, k
 def test_images_that_changed_since_are_refused(run: Callable[..., Run], own_faces: Path) -> None:
     run(subset=10)
     shutil.copyfile(image_of(own_faces, 11), image_of(own_faces, 4))
-    with pytest.raises(CacheError, match="another name, size or content") as refused:
+    with pytest.raises(CacheError, match="changed in name, size or content") as refused:
         run(subset=10)
     assert "000004.jpg" in str(refused.value)
 

@@ -17,7 +17,7 @@ import pytest
 
 
 def programs() -> Path | None:
-    """The folder with initdb and postgres, the newest version's; None where it is not installed."""
+    """The directory with initdb and postgres, the newest version's; None where it is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
     return found[-1].parent if found else Path(on_path).parent if on_path else None

@@ -69,7 +69,7 @@ class Site:
         return (self.home / "worker.log").read_text(errors="replace")
 
     def draw(self, folder: str, count: int) -> Path:
-        """Faces of one seed: more of them begin with the fewer. The folder that holds celeba/."""
+        """Faces of one seed: more of them begin with the fewer. The directory that holds celeba/."""
         root = self.home / folder
         shutil.rmtree(root / "celeba", ignore_errors=True)
         write_faces(root, count, seed=21)

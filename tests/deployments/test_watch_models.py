@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from clusterpaths.models.check import check_model
-from clusterpaths.watching.announced import Known
+from clusterpaths.watching.announced import AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival
 from tests.clusterpaths.conftest import write_cnn
 from tests.deployments.conftest import (
@@ -296,7 +296,7 @@ def test_models_that_come_while_the_server_is_away_are_announced_once_it_is_back
     watcher = Watcher(folder, f"http://127.0.0.1:{port}/api", tmp_path / "home")
     try:
         watcher.start("--first-start", "announce")
-        wait_until(lambda: "Trying again" in watcher.output, lambda: watcher.output)
+        wait_until(lambda: "Retrying in" in watcher.output, lambda: watcher.output)
         write_cnn(folder / "second.onnx", seed=10)
         write_cnn(folder / "deleted.onnx", seed=11)
         wait_until(lambda: "3 waiting" in watcher.output, lambda: watcher.output)
@@ -322,7 +322,7 @@ def test_an_announcement_that_the_server_took_in_before_a_crash_is_not_sent_agai
     from tasks.announcing import announce
 
     one = Arrival(path=str(tmp_path / "crash.onnx"), name="crash", sha256="1" * 64)
-    known = Known(tmp_path / ".announced.json")
+    known = AnnouncedModels(tmp_path / ".announced.json")
     with temporary_settings({PREFECT_API_URL: live_server}):
         assert announce([one], known) == [one]
         known.write(known.read().model_copy(update={"models": {}}))  # as if it had died before it wrote this down

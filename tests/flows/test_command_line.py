@@ -80,7 +80,7 @@ def test_help_shows_every_field_with_its_description() -> None:
 @pytest.mark.parametrize(
     "command",
     [(str(PROJECT / "flows" / "celeba.py"),), ("-m", "flows.celeba")],
-    ids=["as a file, from another folder, with a temporary server", "as a module, with a server of one's own"],
+    ids=["as a file, from another directory, with a temporary server", "as a module, with a server of one's own"],
 )
 def test_the_sample_runs_in_a_shell_and_ends_quietly(command: tuple[str, ...], home: Path, tmp_path: Path) -> None:
     environment = shell_environment(PREFECT_HOME=str(tmp_path / "prefect"))

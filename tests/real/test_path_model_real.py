@@ -11,17 +11,15 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.sets.published import open_set
-from tests.runs import succeed
+from tests.runs import run_pipeline
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))
-pytestmark = [
-    pytest.mark.skipif("CLUSTERPATHS_SHARED" not in os.environ, reason="CLUSTERPATHS_SHARED is not set"),
-    pytest.mark.usefixtures("prefect_server"),
-]
+pytestmark = pytest.mark.skipif("CLUSTERPATHS_SHARED" not in os.environ, reason="CLUSTERPATHS_SHARED is not set")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,8 @@ def test_path_equals_our_own_tracing_for_every_image(
 ) -> None:
     options: dict[str, Any] = {"data_root": SHARED, "cache_root": cache_root, "name": model, "subset": subset}
     file = SHARED / "models" / f"{model}.onnx"
-    run = succeed(model=file, distance=distance, **options)
+    options |= {"evaluate": False, "check_preprocessing": False}
+    run = run_pipeline(RunConfig(model=file, distance=distance, **options))
     assert run.path is not None
     exported = export_path_model(open_set(run.path), file, tmp_path / "paths.onnx")
 

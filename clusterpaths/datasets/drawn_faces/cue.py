@@ -1,6 +1,6 @@
 """A planted shortcut: a coloured patch in a corner of a drawn face that goes with one hair colour.
 
-Belongs here: what the patch is, which faces have it, and painting it. The faces are `faces.py`'s, and are the same
+Belongs here: what the patch is, which faces have it, and painting it. The faces are drawn by `draw.py`, and are the same
 with and without.
 """
 
@@ -27,7 +27,7 @@ class Cue(Record):
 
 
 def has_cue(seed: int, index: int, hair: str, cue: Cue) -> bool:
-    """Whether the face of (seed, index), which has this hair, carries the cue: always the same answer."""
+    """Whether the face of (seed, index), which has this hair, carries the cue: deterministic."""
     share = cue.within if hair == cue.hair else cue.without
     return random.Random(f"cue {seed} {index}").random() < share
 

@@ -19,12 +19,12 @@ def open_faces(spec: DatasetSpec) -> CelebA:
     """Faces that `fetch_faces` or `write_faces` put below the root.
 
     Raises:
-        DatasetError: none are there, or the folder holds another data set.
+        DatasetError: none are there, or the directory holds another data set.
     """
     root = Path(spec.root)
     if not any((folder / "faces.json").is_file() for folder in (root, root / "celeba")):
         raise DatasetError(
-            f"{root} holds no drawn faces (no faces.json in it or in its folder celeba). Expected a folder that --sample "
+            f"{root} holds no drawn faces (no faces.json in it or in its directory celeba). Expected a directory that --sample "
             "wrote; for CelebA itself use --dataset celeba."
         )
     return dataclasses.replace(open_celeba(root), name="faces")

@@ -1,10 +1,10 @@
-"""Drawn faces in CelebA's own layout: a sample to try everything on without a download or a licence.
+"""Drawn faces in CelebA's layout: a sample that needs no download and no licence.
 
-Belongs here: the random choices that make a face, what they are called, and how a folder of faces is
-written. How a face is painted is `face_painting.py`; how such a folder is read is `celeba.py`, which
-cannot tell it from the real one.
+Belongs here: the random choices that make a face, their names, and how a directory of faces is
+written. How a face is painted is `painting.py`; how such a directory is read is `celeba.py`, which
+cannot distinguish it from the real one.
 
-One more thing in the picture is one more field of `FacePlan`, its choice in `_plan` (made last, so that the faces
+A new feature of the picture is a new field of `FacePlan`, its choice in `_plan` (made last, so that the faces
 themselves stay as they are), and one call in `paint`. A planted shortcut is `cue.py`.
 """
 
@@ -58,7 +58,7 @@ _HAIR_RANGE: dict[str, tuple[RGB, RGB]] = {
 
 
 def draw_face(seed: int, index: int, cue: Cue | None = None) -> tuple[Image.Image, dict[str, int]]:
-    """Draw the face that belongs to (seed, index), the same one whatever else is drawn; `cue` may be painted on it.
+    """Draw the face that belongs to (seed, index), independent of all others; `cue` may be painted on it.
 
     Returns:
         A 178 x 218 RGB image (before JPEG), and the forty attributes as 1 or -1.
@@ -74,14 +74,14 @@ def write_faces(
     progress: Callable[[int, int], None] | None = None,
     cue: Cue | None = None,
 ) -> Path:
-    """Write `count` faces to root/celeba as CelebA lies there, all or nothing; keep what is already whole.
+    """Write `count` faces to root/celeba in CelebA's layout, all or nothing; complete files are reused.
 
     Of every ten faces in a row eight are "train", one "valid", one "test", so any first part of them has
     all three. `progress` is called with (faces done, count). With `cue`, faces that `has_cue` names carry it.
 
     Returns:
-        The folder root/celeba: img_align_celeba/000001.jpg ..., list_attr_celeba.txt,
-        list_eval_partition.txt, and faces.json, which says what was drawn.
+        The directory root/celeba: img_align_celeba/000001.jpg ..., list_attr_celeba.txt,
+        list_eval_partition.txt, and faces.json, which records what was drawn.
 
     Raises:
         ConfigError: count is below 1 or above CelebA's six digits.
@@ -97,9 +97,9 @@ def write_faces(
     with disk_errors(folder):
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".faces.lock"):
-            if _is_whole(folder, record):
+            if _is_complete(folder, record):
                 return folder
-            partial = root / ".celeba.partial"  # the lock is held: what lies here was left by a run that was killed
+            partial = root / ".celeba.partial"  # the lock is held: what is here was left by a killed run
             shutil.rmtree(partial, ignore_errors=True)
             try:
                 _write(partial, record, progress, cue)
@@ -111,8 +111,8 @@ def write_faces(
     return folder
 
 
-def _is_whole(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether the folder holds all these faces; False where it is missing or has lost files."""
+def _is_complete(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether the directory holds all these faces; False where it is missing or has lost files."""
     if not folder.exists():
         return False
     try:
@@ -122,8 +122,8 @@ def _is_whole(folder: Path, record: dict[str, Any]) -> bool:
     if stored != record:
         holds = "no readable faces.json" if stored is None else f"faces drawn with {_words(stored)}"
         raise DatasetError(
-            f"{folder} already exists with {holds}; wanted were faces drawn with {_words(record)}. Nothing was "
-            "changed. Name another data folder, or remove this one if nobody needs it, and run the command again."
+            f"{folder} already exists with {holds}; expected faces drawn with {_words(record)}. Nothing was "
+            "changed. Name another data directory, or remove this one if nobody needs it, and run the command again."
         )
     images = {path.name for path in (folder / _IMAGES).glob("*.jpg")}
     annotations = (folder / "list_attr_celeba.txt", folder / "list_eval_partition.txt")
@@ -232,7 +232,7 @@ def _plan(seed: int, index: int) -> FacePlan:
 
 
 def _hair_rgb(r: random.Random, hair: str, skin: RGB) -> RGB:
-    """A shade of this colour; one that can hardly be told from the skin is drawn again, but not for ever."""
+    """A shade of this colour; one too similar to the skin is drawn again, a limited number of times."""
     for _ in range(4):
         rgb = _jitter(r, between(*_HAIR_RANGE[hair], r.random()), 7)
         if sum(abs(a - b) for a, b in zip(rgb, skin, strict=True)) > 75:

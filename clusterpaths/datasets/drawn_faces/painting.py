@@ -1,7 +1,7 @@
 """How one drawn face is painted, from back to front, then lit and photographed.
 
 Belongs here: shapes and pixels of a face whose every random choice is already made (`FacePlan`). Which
-choices are made, how often, and what they are called is `faces.py`.
+choices are made, how often, and their names are in `draw.py`.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ from clusterpaths.cache.manifest import (
     LayerRecord,
     Manifest,
     ShardRecord,
+    as_planned,
     format_ids,
     parse_ids,
     read_manifest,
     require_manifest,
     require_same,
-    unmade,
     update_shards,
     write_manifest,
 )
@@ -76,7 +76,7 @@ def test_rows_of_a_shard_are_its_planned_ids_without_the_failed() -> None:
     failed = tuple(FailedExample(id=i, file=f"{i}.jpg", reason="missing") for i in (2, 7))
     shard = ShardRecord(index=0, ids="1-3 7-8", start=0, rows=3, failed=failed, checksums={"conv1": "0"})
     assert shard.row_ids().tolist() == [1, 3, 8]
-    assert unmade(shard) == ShardRecord(index=0, ids="1-3 7-8", start=0)
+    assert as_planned(shard) == ShardRecord(index=0, ids="1-3 7-8", start=0)
 
 
 DIFFERENT = [
@@ -124,7 +124,7 @@ def test_each_difference_is_refused_by_name(tmp_path: Path, changes: dict[str, A
     text = refused(tmp_path, changes)
     assert all(re.search(message, text) for message in messages), text
     assert str(tmp_path) in text
-    assert "Use another --name to keep both, or --refresh" in text
+    assert "Use another --name to preserve both, or --refresh" in text
 
 
 def test_all_differences_are_listed_at_once(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "<html>", '{"version": 1, "more": 2}'])
 def test_manifest_that_is_not_understood_says_what_to_do(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(CacheError, match=r"is not understood: .* Use another --name, or --refresh"):
+    with pytest.raises(CacheError, match=r"cannot be parsed: .* Use another --name, or --refresh"):
         read_manifest(open_storage(tmp_path))
 
 

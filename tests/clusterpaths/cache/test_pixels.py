@@ -8,7 +8,7 @@ import pytest
 import xxhash
 
 from clusterpaths.cache.manifest import ShardRecord, require_manifest
-from clusterpaths.cache.pixels import PixelStore, ShardPixels, image_bytes, kept_size
+from clusterpaths.cache.pixels import PixelStore, ShardPixels, image_bytes, stored_size
 from clusterpaths.cache.stores import activations_on_disk, open_store
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CorruptedShardError
@@ -72,11 +72,11 @@ def test_damage_is_found_and_its_shard_named(tmp_path: Path, shard: ShardPixels,
     if harm == "gone":
         path.unlink()
     with pytest.raises(
-        CorruptedShardError, match=r"images of shard 3 in .*00003\.rgb .*The shard is made again"
+        CorruptedShardError, match=r"images of shard 3 in .*00003\.rgb .*The shard is extracted again"
     ) as caught:
         shard.check()
     assert caught.value.shard == 3
-    assert PixelStore(open_storage(tmp_path), SIZE).whole([recorded(3, pixels)]) == (
+    assert PixelStore(open_storage(tmp_path), SIZE).complete([recorded(3, pixels)]) == (
         {3} if harm == "flipped" else set()
     )
     if harm in ("gone", "short"):
@@ -86,15 +86,15 @@ def test_damage_is_found_and_its_shard_named(tmp_path: Path, shard: ShardPixels,
 
 def test_a_shard_without_a_readable_image_needs_no_file(tmp_path: Path) -> None:
     empty = recorded(0, images(0))
-    assert PixelStore(open_storage(tmp_path), SIZE).whole([empty]) == {0}
+    assert PixelStore(open_storage(tmp_path), SIZE).complete([empty]) == {0}
 
 
 def test_removing_leaves_nothing(tmp_path: Path, shard: ShardPixels, pixels: np.ndarray) -> None:
     store = PixelStore(open_storage(tmp_path), SIZE)
     store.remove()
     assert list(tmp_path.iterdir()) == []
-    assert not shard.is_whole()
-    assert store.whole([recorded(3, pixels)]) == set()
+    assert not shard.is_complete()
+    assert store.complete([recorded(3, pixels)]) == set()
 
 
 def test_such_a_cache_has_no_store_of_activations(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_an_image_of_the_sample_takes_twelve_kilobytes_as_planned(
     )
     manifest = require_manifest(done.storage)
     assert image_bytes(manifest.preprocessing.size) == 64 * 64 * 3 == 12_288
-    assert activations_on_disk(done.storage) == kept_size(manifest, [100, 100, 3]) == (3, 203 * 12_288)
+    assert activations_on_disk(done.storage) == stored_size(manifest, [100, 100, 3]) == (3, 203 * 12_288)
     assert (done.plan.files, done.plan.bytes) == (3, 203 * 12_288)
     assert "3 more files, 2.5 MB more as images, without activations, in" in done.plan.text()
     assert not any((done.directory / layer).exists() for layer in manifest.layers)

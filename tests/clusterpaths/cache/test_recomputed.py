@@ -179,7 +179,7 @@ def test_a_manifest_that_does_not_say_how_the_model_runs_is_told(configure: Conf
     done = run_extraction(configure(cache_format="none"))
     manifest = require_manifest(done.storage)
     write_manifest(done.storage, manifest.model_copy(update={"runner": None}))
-    with pytest.raises(CacheError, match="does not say how the model is run"):
+    with pytest.raises(CacheError, match="does not record how the model is run"):
         LayerRows(done.storage, "fc1", done.ids)
 
 

@@ -78,7 +78,7 @@ def test_flipped_byte_is_found_and_its_shard_named(extracted: Extracted, at: flo
     content[place] ^= 0x55
     path.write_bytes(content)
     what = "layer conv1 in" if path.suffix != ".rgb" else "images of"
-    with pytest.raises(CorruptedShardError, match=rf"{what} shard 2 .*The shard is made again") as caught:
+    with pytest.raises(CorruptedShardError, match=rf"{what} shard 2 .*The shard is extracted again") as caught:
         all_rows(extracted, "conv1")
     assert caught.value.shard == 2
     if path.suffix != ".rgb":

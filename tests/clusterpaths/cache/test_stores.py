@@ -72,7 +72,7 @@ def test_what_is_written_is_read_in_stored_dtype_and_order(
 def test_zeros_are_data(store: ActivationStore) -> None:
     for layer, record in LAYERS.items():
         store.write(layer, IDS, 0, np.zeros((6, *record.shape), record.dtype))
-    assert store.whole([shard_of(IDS, 0)]) == {0}
+    assert store.complete([shard_of(IDS, 0)]) == {0}
     assert not store.read("conv1", IDS, np.arange(len(IDS))).any()
 
 
@@ -96,19 +96,19 @@ def test_growing_keeps_what_is_there(store: ActivationStore) -> None:
 def test_whole_are_only_shards_all_of_whose_files_are_there(store: ActivationStore) -> None:
     first, second = shard_of(IDS, 0), shard_of(IDS + 50, 64, index=1)
     fill(store, IDS, 0)
-    assert store.whole([first, second]) == {0}
+    assert store.complete([first, second]) == {0}
     fill(store, IDS + 50, 64)
-    assert store.whole([first, second]) == {0, 1}
+    assert store.complete([first, second]) == {0, 1}
 
 
 def test_a_shard_without_a_single_row_is_whole(store: ActivationStore) -> None:
     failed = tuple(FailedExample(id=int(i), file="x", reason="missing") for i in IDS)
-    assert store.whole([shard_of(IDS, 64, rows=0, failed=failed)]) == {0}
+    assert store.complete([shard_of(IDS, 64, rows=0, failed=failed)]) == {0}
 
 
 def test_failed_examples_need_no_file(store: ActivationStore) -> None:
     fill(store, IDS[1:], 0)
-    assert store.whole([shard_of(IDS, 0, rows=5, failed=(FailedExample(id=0, file="x", reason="missing"),))]) == {0}
+    assert store.complete([shard_of(IDS, 0, rows=5, failed=(FailedExample(id=0, file="x", reason="missing"),))]) == {0}
 
 
 def files_of_rows(directory: Path, layer: str, cache_format: CacheFormat) -> list[Path]:
@@ -129,14 +129,14 @@ def test_missing_or_short_file_is_noticed_and_only_its_shard(
         path.unlink()
     else:
         os.truncate(path, 0 if harm == "empty" else path.stat().st_size - 1)
-    assert store.whole([shard_of(np.arange(64), 0), shard_of(np.arange(64, 70), 64, index=1)]) == {0}
+    assert store.complete([shard_of(np.arange(64), 0), shard_of(np.arange(64, 70), 64, index=1)]) == {0}
 
 
 def test_removed_folder_makes_nothing_whole(store: ActivationStore, tmp_path: Path) -> None:
     fill(store, IDS, 0)
     store.remove()
     assert list(tmp_path.iterdir()) == []
-    assert store.whole([shard_of(IDS, 0)]) == set()
+    assert store.complete([shard_of(IDS, 0)]) == set()
     store.remove()  # of nothing is no error
 
 

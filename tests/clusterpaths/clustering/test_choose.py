@@ -99,7 +99,7 @@ def test_one_layer_is_advised_where_it_does_as_well(chosen: Choice) -> None:
     assert len(advised) == 1
     assert len(advised[0].layers) == 1
     assert advised[0].paths == 4
-    assert chosen.advice.startswith("Fewer layers would do: ")
+    assert chosen.advice.startswith("Fewer layers would suffice: ")
 
 
 def test_the_same_seed_gives_the_same_bytes_and_the_record_comes_back(
@@ -129,7 +129,7 @@ def test_where_only_the_distance_is_chosen_no_reason_for_k_is_made_up(
     assert fixed.sentence.startswith("Chosen: cosine distance and k a=3, b=3, c=3, noise=3 (as given), ")
     assert "clusters" not in fixed.sentence
     assert "smallest k" not in fixed.sentence
-    assert "whole paths" in fixed.sentence
+    assert "complete paths" in fixed.sentence
 
 
 def test_euclidean_is_taken_where_only_lengths_tell(blob: NDArray[np.int64]) -> None:

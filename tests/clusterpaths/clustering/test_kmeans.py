@@ -10,20 +10,10 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_info
 
-from clusterpaths.clustering.kmeans import (
-    SAMPLE_ROWS,
-    Clustering,
-    MiniBatches,
-    Where,
-    assign,
-    cluster_rows,
-    count_distinct,
-    farthest,
-    first_alike,
-    nearest,
-    run,
-    sketching,
-)
+from clusterpaths.cache.fit_sample import SAMPLE_ROWS
+from clusterpaths.clustering.kmeans import Clustering, MiniBatches, assign, cluster_rows, farthest, first_alike, nearest
+from clusterpaths.clustering.reading import Where, run
+from clusterpaths.clustering.seeding import count_distinct, sketching
 from clusterpaths.common.threads import one_thread
 from clusterpaths.records import Distance
 

@@ -13,7 +13,7 @@ from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering import parallel_fit
 from clusterpaths.clustering.cluster import ClusteringRecord, cluster_layer, read_clustering
 from clusterpaths.clustering.identity import SetIdentity, identify
-from clusterpaths.clustering.kmeans import Clustering, nearest, run, scaled, seeding
+from clusterpaths.clustering.kmeans import Clustering, nearest
 from clusterpaths.clustering.parallel_fit import (
     LayerFit,
     advance_fit,
@@ -23,6 +23,8 @@ from clusterpaths.clustering.parallel_fit import (
     lloyd_part,
     lloyd_step,
 )
+from clusterpaths.clustering.reading import run
+from clusterpaths.clustering.seeding import scaled, seeding
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.records import Distance
@@ -183,7 +185,7 @@ def test_a_part_that_is_gone_is_told(begun: tuple[Extracted, SetIdentity, LayerF
     done, identity, fit = begun
     fit_part(done.record, identity, fit, 0)
     fit_part(done.record, identity, fit, 2)
-    with pytest.raises(CacheError, match=r"part-0-1\.npz is gone or damaged"):
+    with pytest.raises(CacheError, match=r"part-0-1\.npz is missing or corrupted"):
         advance_fit(done.record, identity, fit)
 
 

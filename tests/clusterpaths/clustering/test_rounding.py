@@ -15,10 +15,12 @@ import pytest
 from numpy.typing import NDArray
 
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering import kmeans, parallel_fit
+from clusterpaths.clustering import parallel_fit, seeding
 from clusterpaths.clustering.choose import choose
 from clusterpaths.clustering.identity import identify
-from clusterpaths.clustering.kmeans import Clustering, Where, cluster_rows, count_distinct, first_alike, run, sketching
+from clusterpaths.clustering.kmeans import Clustering, cluster_rows, first_alike
+from clusterpaths.clustering.reading import Where, run
+from clusterpaths.clustering.seeding import count_distinct, sketching
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig
 from clusterpaths.records import Distance
@@ -83,7 +85,7 @@ def missed_by_the_sample() -> NDArray[np.float32]:
     """Two kinds and a single row of a third, which lies outside the sample of seed 0."""
     rows = np.zeros((5000, 4), np.float32)
     rows[::2, 0], rows[1::2, 1] = 1, 1
-    rows[np.setdiff1d(np.arange(5000), kmeans.draw_sample(ArrayRows(rows), np.random.default_rng(0)))[7]] = [
+    rows[np.setdiff1d(np.arange(5000), seeding.draw_sample(ArrayRows(rows), np.random.default_rng(0)))[7]] = [
         0.5,
         0,
         3,
@@ -193,12 +195,12 @@ def test_of_two_partitions_that_are_equally_good_the_first_found_is_taken() -> N
     sketches = (flat @ np.linalg.qr(rng.standard_normal((64, 2)))[0].T).astype(np.float32)
     seeds = range(4)
     with one_thread():
-        expected = [kmeans._best_labels(sketches, 2, seed) for seed in seeds]
+        expected = [seeding._best_labels(sketches, 2, seed) for seed in seeds]
         for _ in range(TIMES):
             off = rng.integers(-UNITS, UNITS, sketches.shape, endpoint=True).astype(np.float32)
             other = sketches * (1 + np.finfo(np.float32).eps * off)
             for seed in seeds:
-                np.testing.assert_array_equal(kmeans._best_labels(other, 2, seed), expected[seed])
+                np.testing.assert_array_equal(seeding._best_labels(other, 2, seed), expected[seed])
 
 
 def test_what_is_chosen_does_not_hang_on_the_last_bits() -> None:

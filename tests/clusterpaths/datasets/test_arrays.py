@@ -101,12 +101,12 @@ def test_what_is_no_rows_number_is_refused(tmp_path: Path, file: str) -> None:
         ({"x": PIXELS.reshape(6, 60)}, "of shape (6, 60). Expected (N, height, width, 3)"),
         ({"x": np.zeros((6, 5, 4, 4), np.uint8)}, "of shape (6, 5, 4, 4). Expected (N, height, width, 3)"),
         ({"x": PIXELS[:0]}, "and none of them 0"),
-        ({"x": PIXELS, "y": LABELS[:5]}, "of shape (5,), and there are 6 images. Expected one label an image"),
+        ({"x": PIXELS, "y": LABELS[:5]}, "of shape (5,), and there are 6 images. Expected one label per image"),
         ({"x": PIXELS, "y": LABELS - 1}, "from -1 to 1. Expected class numbers from 0"),
         ({"x": PIXELS, "y": LABELS + 40000}, "from 40000 to 40002. Expected class numbers from 0 to 32766"),
-        ({"x": PIXELS, "y": LABELS.astype(float)}, "are float64 of shape (6,). Expected one whole number an image"),
+        ({"x": PIXELS, "y": LABELS.astype(float)}, "are float64 of shape (6,). Expected one integer per image"),
         ({"x": PIXELS, "y": np.eye(6, dtype=np.int64)}, "Of one-hot rows save array.argmax(axis=1)"),
-        ({"x": PIXELS, "y": LABELS, "class_names": np.array(["a"])}, "Expected a text for each of 3 classes"),
+        ({"x": PIXELS, "y": LABELS, "class_names": np.array(["a"])}, "Expected a string for each of 3 classes"),
         ({"pictures": PIXELS}, "holds the arrays pictures. Expected images (or x), or x_train"),
     ],
 )
@@ -124,9 +124,9 @@ def test_files_that_are_no_arrays_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.npz").write_bytes(saved(tmp_path / "whole.npz", x=PIXELS).read_bytes()[:200])
     (tmp_path / "a.txt").write_text("hello")
     for name in ("objects.npy", "text.npy", "cut.npz"):
-        with pytest.raises(DatasetError, match=rf"{name} cannot be read as a NumPy file .* Save it anew"):
+        with pytest.raises(DatasetError, match=rf"{name} cannot be read as a NumPy file .* Save it again"):
             opened(tmp_path / name)
-    with pytest.raises(DatasetError, match=r"called neither \.npy nor \.npz"):
+    with pytest.raises(DatasetError, match=r"is neither \.npy nor \.npz"):
         opened(tmp_path / "a.txt")
     with pytest.raises(DatasetError, match="does not exist"):
         opened(tmp_path / "nowhere.npz")

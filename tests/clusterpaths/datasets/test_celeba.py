@@ -112,10 +112,10 @@ def test_notes_tell_what_was_left_out(tmp_path: Path) -> None:
     assert data.examples().files == ("000002.jpg",)
     notes = "\n".join(data.notes)
     assert f".DS_Store, 000009.jpg, foo.jpg, subfolder in {folder} are not named by a number and ignored." in notes
-    assert "list_attr_celeba.txt announces 99 rows and holds 1; the rows are used." in notes
-    assert "list_attr_celeba.txt names 000001.jpg that is not in the folder and so no example." in notes
+    assert "list_attr_celeba.txt announces 99 rows and has 1; the rows are used." in notes
+    assert "list_attr_celeba.txt names 000001.jpg that is not in the directory and so no example." in notes
     assert "list_attr_celeba.txt has no row for 1 of 1 images." in notes
-    assert "list_eval_partition.txt names 8 images that are not in the folder and so no example." in notes
+    assert "list_eval_partition.txt names 8 images that are not in the directory and so no example." in notes
 
 
 def test_missing_annotations_are_noted_not_fatal(tmp_path: Path) -> None:
@@ -132,11 +132,11 @@ def test_missing_annotations_are_noted_not_fatal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("list_attr_celeba.txt", "", "list_attr_celeba.txt is empty; expected one line an image"),
+        ("list_attr_celeba.txt", "", "list_attr_celeba.txt is empty; expected one line per image"),
         ("list_attr_celeba.txt", " \n\r\n", "list_attr_celeba.txt is empty"),
         ("list_attr_celeba.txt", "1\n000001.jpg 1 1\n", "expected a line with each attribute's name once"),
         ("list_attr_celeba.txt", "1\nBald Bald\n000001.jpg 1 1\n", "got a name twice"),
-        ("list_attr_celeba.txt", attributes("000001.jpg 1 1"), "line 3, has 2 values; expected 6, one a column"),
+        ("list_attr_celeba.txt", attributes("000001.jpg 1 1"), "line 3, has 2 values; expected 6, one per column"),
         ("list_attr_celeba.txt", attributes("000001.jpg 1 1 1 1 1 2"), "line 3, holds '2'; expected one of 1, -1, 0"),
         (
             "list_attr_celeba.txt",
@@ -150,7 +150,7 @@ def test_missing_annotations_are_noted_not_fatal(tmp_path: Path) -> None:
         ),
         ("list_attr_celeba.csv", "image_id,Bald\n000001.jpg,x\n", "line 2, holds 'x'; expected one of 1, -1, 0"),
         ("list_eval_partition.txt", "000001.jpg 3\n", "line 1, holds '3'; expected one of 0, 1, 2"),
-        ("list_eval_partition.txt", "000001.jpg\n", "line 1, has 0 values; expected 1, one a column"),
+        ("list_eval_partition.txt", "000001.jpg\n", "line 1, has 0 values; expected 1, one per column"),
         ("list_eval_partition.csv", "image_id,fold\n000001.jpg,1\n", "has the columns fold; expected partition"),
         ("list_attr_celeba.txt", OTHER_PAGE, 'is a web page called "Sign in to the network" rather than the file'),
     ],
@@ -170,7 +170,7 @@ def test_malformed_annotations_are_refused_by_file_and_line(
 def test_binary_annotations_are_refused(tmp_path: Path) -> None:
     images(tmp_path / "img_align_celeba", "000001.jpg")
     (tmp_path / "list_attr_celeba.txt").write_bytes(picture())
-    with pytest.raises(DatasetError, match="is not text: byte 0 is no UTF-8"):
+    with pytest.raises(DatasetError, match="is not text: byte 0 is not UTF-8"):
         open_celeba(tmp_path)
 
 

@@ -189,8 +189,8 @@ RESPONSE = {code: SimpleNamespace(status_code=code) for code in (403, 429, 500)}
         (raises(requests.exceptions.ConnectionError("offline"), b"half"), DownloadError, "ConnectionError: offline"),
         (raises(TimeoutError("timed out")), DownloadError, "timed out"),
         (raises(requests.exceptions.HTTPError("500", response=RESPONSE[500])), DownloadError, "HTTPError: 500"),
-        (raises(requests.exceptions.HTTPError("429", response=RESPONSE[429])), QuotaError, "does not give out"),
-        (raises(requests.exceptions.HTTPError("403", response=RESPONSE[403])), QuotaError, "does not give out"),
+        (raises(requests.exceptions.HTTPError("429", response=RESPONSE[429])), QuotaError, "does not serve"),
+        (raises(requests.exceptions.HTTPError("403", response=RESPONSE[403])), QuotaError, "does not serve"),
         (raises(GdownDownloadError("Download is incomplete: received 5 bytes")), DownloadError, "received 5 bytes"),
         (raises(FileURLRetrievalError("Cannot retrieve\n\n\tthe link")), QuotaError, "now: Cannot retrieve the link"),
         (sends(QUOTA_PAGE), QuotaError, "download quota for this file is used up; it was thrown away"),
@@ -310,7 +310,7 @@ def test_fewer_images_than_in_the_zip_is_noted(tmp_path: Path) -> None:
 )
 def test_a_zip_that_would_write_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     zipped(tmp_path / "in" / "img_align_celeba.zip", "img_align_celeba/000002.jpg", name)
-    with pytest.raises(DatasetError, match="which leads out of the folder"):
+    with pytest.raises(DatasetError, match="which leads out of the directory"):
         open_celeba(tmp_path / "in")
     assert [path.name for path in tmp_path.rglob("*.jpg")] == []
 
@@ -321,9 +321,9 @@ def test_a_damaged_zip_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     spoilt = bytearray(whole)
     spoilt[150] ^= 255
     for content, message in {
-        whole[: len(whole) // 2]: "is not a whole zip file",
+        whole[: len(whole) // 2]: "is not a complete zip file",
         bytes(spoilt): "Bad CRC-32",
-        b"": "(0 bytes) is not a whole zip file",
+        b"": "(0 bytes) is not a complete zip file",
         OTHER_PAGE: "is a web page called",
     }.items():
         archive.write_bytes(content)

@@ -101,7 +101,7 @@ def test_what_a_killed_run_left_is_no_obstacle(tmp_path: Path) -> None:
 
 def test_other_faces_are_never_replaced(tmp_path: Path) -> None:
     before = _files(write_faces(tmp_path, 3, seed=0))
-    with pytest.raises(DatasetError, match="count 3, seed 0, version 1; wanted were faces drawn with count 4, seed 0"):
+    with pytest.raises(DatasetError, match="count 3, seed 0, version 1; expected faces drawn with count 4, seed 0"):
         write_faces(tmp_path, 4, seed=0)
     assert _files(tmp_path / "celeba") == before
 

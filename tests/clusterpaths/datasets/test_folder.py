@@ -80,7 +80,7 @@ def test_train_val_and_test_folders_are_splits_with_classes_in_them(tmp_path: Pa
         "val/dog/3.png": "valid",
     }
     assert named(data) == {"Test/4.png": "", "train/cat/1.png": "cat", "train/dog/2.png": "dog", "val/dog/3.png": "dog"}
-    assert data.notes == ("The folders Test, train, val are taken for splits.",)
+    assert data.notes == ("The directories Test, train, val are used as splits.",)
 
 
 def test_another_folder_beside_train_makes_all_of_them_classes(tmp_path: Path) -> None:
@@ -90,10 +90,10 @@ def test_another_folder_beside_train_makes_all_of_them_classes(tmp_path: Path) -
 def test_loose_images_or_a_lone_folder_make_no_classes_and_a_note_says_so(tmp_path: Path) -> None:
     mixed = opened(images(tmp_path / "mixed", "cat/1.png", "dog/2.png", "3.png"))
     assert set(named(mixed).values()) == {""}
-    assert mixed.notes == ("1 images lie in no folder, so folders are not taken for classes: no labels.",)
+    assert mixed.notes == ("1 images lie in no directory, so directories are not used as classes: no labels.",)
     lone = opened(images(tmp_path / "lone", "photos/1.png", "photos/2.png"))
     assert set(named(lone).values()) == {""}
-    assert lone.notes == ("All images lie in photos; one folder alone is not taken for a class.",)
+    assert lone.notes == ("All images lie in photos; a single directory is not used as a class.",)
 
 
 def test_hidden_files_and_others_are_left_out_with_their_number_and_three_names(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_no_folder_no_image_and_a_file_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "readme.md").write_text("x")
     assert "does not exist" in refused(tmp_path / "nowhere")
-    assert "is a file, not a folder" in refused(tmp_path / "texts" / "readme.md")
+    assert "is a file, not a directory" in refused(tmp_path / "texts" / "readme.md")
     assert refused(tmp_path / "empty").startswith(f"There is no image in {tmp_path / 'empty'}: it is empty.")
     message = refused(tmp_path / "texts")
     assert "There is no image in" in message
@@ -241,15 +241,15 @@ def test_csv_may_be_named_from_the_image_folder(tmp_path: Path) -> None:
     [
         (
             "file,label\nanna/1.png,a\nanna/22.png,b\n",
-            "line 3, names 'anna/22.png', which is not in the folder. Nearest: anna/",
+            "line 3, names 'anna/22.png', which is not in the directory. Nearest: anna/",
         ),
-        ("file,label\n3.png,a\n", "line 2, names '3.png', which is not in the folder. Nearest: bob/3.png. Mend"),
+        ("file,label\n3.png,a\n", "line 2, names '3.png', which is not in the directory. Nearest: bob/3.png. Correct"),
         ("anna/1.png,a\nanna/1.png,a\n", "line 2, names 'anna/1.png' again; expected it once (line 1)"),
         ("file,class\nanna/1.png,a\n", "has the columns file, class: label is missing. Expected file and label"),
         ("image,class\nanna/1.png,a\n", "has the columns image, class: file and label is missing"),
         ("anna/1.png,a,1\n", "has 3 columns and no line of names"),
         ("file,label,label\n", "has the columns file, label, label; expected each name once"),
-        ("file,label\nanna/1.png\n", "line 2, has 1 values; expected 2, one a column"),
+        ("file,label\nanna/1.png\n", "line 2, has 1 values; expected 2, one per column"),
         ("file,label,split\nanna/1.png,a,dev\n", "line 2, has the split 'dev'; expected train, valid or test"),
         ("file,label\nanna/1.png,40000\n", "line 2, has the label 40,000; expected class numbers below 32,767"),
         ('file,label\nanna/1.png,"a\n', "line 2, is no CSV: unexpected end of data"),
@@ -268,4 +268,4 @@ def test_csv_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     images(tmp_path, "1.png")
     assert "cannot be read (No such file or directory). Name another with --labels" in refused(tmp_path, "nowhere.csv")
     (tmp_path / "bad.csv").write_bytes(b"file,label\n1.png,\xff\n")
-    assert "is not text: byte 17 is no UTF-8" in refused(tmp_path, tmp_path / "bad.csv")
+    assert "is not text: byte 17 is not UTF-8" in refused(tmp_path, tmp_path / "bad.csv")

@@ -75,7 +75,7 @@ def test_builtin_names_and_which_need_a_root() -> None:
         ),
         ("foldr", "Nearest: folder."),
         ("arrays:x", "There is no data set called 'arrays:x'"),
-        ("torchvision", "'torchvision' does not say which of torchvision's data sets"),
+        ("torchvision", "'torchvision' does not name one of torchvision's data sets"),
         ("torchvision:", "Expected torchvision:NAME, such as torchvision:CIFAR10"),
         ("", "There is no data set called ''"),
     ],
@@ -148,7 +148,7 @@ def test_a_packages_data_set_is_found_by_its_entry_point(tmp_path: Path, monkeyp
             ("def digest", "def digets"),
             "gave a Two without digest. Expected all of root, notes, examples, read_image, digest",
         ),
-        (("np.full(2,", "np.full(3,"), "gave a table of 2 files and 3 labels; expected one row an example"),
+        (("np.full(2,", "np.full(3,"), "gave a table of 2 files and 3 labels; expected one row per example"),
         (("np.full(2, -1", "np.full(2, 0"), "gave a table with labels up to 0 and 0 class names"),
         (('("a", "b")', '("a", "a")'), "gave a table that names a file twice"),
         (("np.arange(2)", "np.zeros(2)"), "gave a table whose ids do not rise"),
@@ -174,7 +174,7 @@ def test_a_package_that_raises_or_gives_nonsense_is_named(
     message = str(caught.value)
     assert expected in message
     assert "The data set 'two' (entry point pkg_bad:Two of pkg_bad 1.2)" in message
-    assert "tell its authors" in message or "Tell the package's authors" in message
+    assert "report it to its authors" in message or "Report it to the package's authors" in message
 
 
 def test_an_error_of_ours_passes_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,5 +274,5 @@ def test_no_answer_at_all_can_be_tried_again(tmp_path: Path, host, monkeypatch: 
 def test_sets_that_nobody_gives_out_are_no_network_failures(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="StanfordCars cannot be downloaded: The original URL is broken"):
         fetch(spec("StanfordCars", tmp_path))
-    with pytest.raises(DatasetError, match="torchvision does not download ImageFolder: get it by hand"):
+    with pytest.raises(DatasetError, match="torchvision does not download ImageFolder: download it yourself"):
         fetch(spec("ImageFolder", tmp_path / "nowhere"))

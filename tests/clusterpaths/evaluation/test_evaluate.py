@@ -151,7 +151,7 @@ def test_a_model_without_classes_has_no_decision_metrics(kind: str, tmp_path: Pa
     assert all(one.predictions is None for one in found.perturbations)
     assert [one.score for one in found.strangers[0].scores] == ["paths", "path rarity", "deep k-NN"]
     (note,) = found.notes
-    assert note.startswith("The model has no class scores (as a regression or an embedding has none)")
+    assert note.startswith("The model has no class scores (as in regression or an embedding)")
 
 
 def test_a_model_that_always_decides_the_same_is_said_so(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_model_that_always_decides_the_same_is_said_so(tmp_path: Path) -> None
     found = evaluate_set(done.published, done.job)
     assert found.alignment is not None
     assert (found.alignment.daf.value, found.alignment.majority.value, found.alignment.deep_knn.value) == (1, 1, 1)
-    assert found.notes == ("The model decides the same for every example: alignment is perfect and says nothing.",)
+    assert found.notes == ("The model predicts one class for every example: alignment is perfect and not informative.",)
 
 
 def test_fewer_held_out_examples_than_clusters_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

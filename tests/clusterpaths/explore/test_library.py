@@ -261,7 +261,7 @@ def test_one_bad_folder_does_not_hide_the_others(tmp_path: Path) -> None:
         (tmp_path / "Small" / name / link).symlink_to(link)
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "Small" / "set_04").symlink_to("set_04")
-    (tmp_path / "caf\udce9").mkdir()  # a byte that is no UTF-8
+    (tmp_path / "caf\udce9").mkdir()  # a byte that is not UTF-8
     (tmp_path / "Small" / "set_\udce9").mkdir()
     library = Library(tmp_path)
     (found,) = library.models()

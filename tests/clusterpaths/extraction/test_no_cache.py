@@ -23,7 +23,7 @@ from clusterpaths.clustering.cluster import cluster_layer, cluster_layers
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.evaluation.evaluate import evaluate_set
-from clusterpaths.extraction.begin import begin_extraction, forget_shard
+from clusterpaths.extraction.begin import begin_extraction, mark_missing
 from clusterpaths.extraction.extract import extract_shard
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.running.stages import choose_settings
@@ -121,7 +121,7 @@ def test_a_flipped_byte_is_found_and_its_shard_made_again(kept: Finished, photos
     with pytest.raises(CorruptedShardError, match="checksum differs") as caught:
         cluster_layer(none.record, none.identity, "fc1")
     assert caught.value.shard == 1
-    forget_shard(none.storage, caught.value.shard)
+    mark_missing(none.storage, caught.value.shard)
     extract_shard(none.job, caught.value.shard)
     assert path.read_bytes() == sound
     shutil.rmtree(none.published.path)

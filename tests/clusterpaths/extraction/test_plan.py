@@ -16,7 +16,7 @@ from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ConfigError, DiskError, ExtractionError
-from clusterpaths.extraction.begin import begin_extraction, forget_shard
+from clusterpaths.extraction.begin import begin_extraction, mark_missing
 from clusterpaths.extraction.extract import extract_shard
 from clusterpaths.extraction.finish import finish_extraction
 from clusterpaths.extraction.plan import check_room, examples_in, human_bytes, require_enough
@@ -263,7 +263,7 @@ def test_mended_image_survives_the_loss_of_the_shard_in_which_it_failed(
     run_extraction(config)
     write_image(image_of(own_faces, 5), 5)
     mended = run_extraction(config)
-    forget_shard(mended.storage, 0)
+    mark_missing(mended.storage, 0)
     again = run_extraction(config)
     assert again.ids.tolist() == IDS
     examples = read_examples(again.storage, ["id", "error"])
@@ -351,7 +351,7 @@ def test_plan_says_examples_layers_files_and_room(configure: Configure) -> None:
     plan = make_plan(config)[1].model_copy(update={"free": 12_345_678})
     assert plan.text() == (
         "40 examples (5 in the cache, 35 to extract in 3 shards); 3 layers (conv1 4x16x16, conv2 6x8x8, fc1 10), "
-        f"1,418 values an example; 105 more files, 430.1 kB more as float16 npy in {config.cache_dir}; "
+        f"1,418 values per example; 105 more files, 430.1 kB more as float16 npy in {config.cache_dir}; "
         "12.3 MB free on that disk."
     )
 
@@ -411,7 +411,7 @@ def test_allowed_failures_are_the_whole_number_below_the_share(
 def test_forgotten_shard_is_planned_again(configure: Configure) -> None:
     done = run_extraction(configure())
     assert sum(examples_in(done.storage, (0, 2)).values()) == 24
-    forget_shard(done.storage, 1)
+    mark_missing(done.storage, 1)
     assert make_plan(configure())[1].pending == (1,)
 
 

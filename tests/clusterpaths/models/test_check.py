@@ -52,7 +52,7 @@ BAD = [
         with_inputs((FLOAT, [1, 3, 8, 8]), (FLOAT, [1])),
         r"has 2 inputs \(in0 float \(1, 3, 8, 8\), in1 float \(1\)\)",
     ),
-    ("no layer", with_inputs((FLOAT, [1, 3, 8, 8])), r"no layer to look into"),
+    ("no layer", with_inputs((FLOAT, [1, 3, 8, 8])), r"no layer to extract"),
 ]
 
 
@@ -105,7 +105,7 @@ def test_metadata_say_preprocessing_and_class_names(tmp_path: Path) -> None:
     ("key", "text"), [(PREPROCESSING_KEY, '{"mean": 1}'), (CLASSES_KEY, "cat, dog"), (CLASSES_KEY, "5")]
 )
 def test_metadata_that_are_not_understood_are_named(tmp_path: Path, key: str, text: str) -> None:
-    with pytest.raises(ModelError, match=rf"metadata entry '{key}', which is not understood"):
+    with pytest.raises(ModelError, match=rf"metadata entry '{key}', which cannot be parsed"):
         check_model(write_cnn(tmp_path / "m.onnx", metadata={key: text}))
 
 

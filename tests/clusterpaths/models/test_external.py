@@ -79,7 +79,7 @@ def test_weights_outside_the_models_folder_are_refused(tmp_path: Path, location:
     path = write_cnn(tmp_path / "models" / "m.onnx", external="weights.data")
     shutil.copy(path.parent / "weights.data", tmp_path / "weights.data")
     name_instead(path, location)
-    with pytest.raises(ModelError, match="lies outside its own folder"):
+    with pytest.raises(ModelError, match="is outside its own directory"):
         check_model(path)
 
 

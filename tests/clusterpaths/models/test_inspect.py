@@ -84,7 +84,7 @@ def test_tokens_first_is_no_row_an_image_and_not_proposed() -> None:
     found = inspect_model(exported("vit", "torchscript").path)
     attention = next(row for row in found.layers if row.name == "fc1")
     assert (attention.shape, attention.values, attention.proposed) == (None, None, False)
-    assert attention.why == "not proposed: not one row an image"
+    assert attention.why == "not proposed: not one row per image"
     block = next(row for row in found.layers if row.name == "encoder_layer_11")
     assert (block.shape, block.values) == ((17, 48), 816)
 
@@ -185,7 +185,7 @@ def test_command_prints_a_table_with_columns_in_line(capsys: pytest.CaptureFixtu
     assert len({line.index("/") for line in lines[1:]}) == 1
     assert "and 20 layers in and around the blocks, which --all shows" in text
     assert "A run takes layer1.1, layer2.0, layer3.0, layer3.1, layer4.1, avgpool." in text
-    assert "warning: The file does not say how images are prepared" in text
+    assert "warning: The file does not describe its preprocessing" in text
 
 
 def test_command_prints_all_layers_and_json_when_asked(capsys: pytest.CaptureFixture[str]) -> None:

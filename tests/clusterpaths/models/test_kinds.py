@@ -254,7 +254,7 @@ def test_auto_averages_what_is_large_and_nothing_else(tmp_path: Path, monkeypatc
     ("asked", "error", "message"),
     [
         ("avg", ConfigError, r"got 'avg'\. Ways: auto, none, mean, max, gap, cls, tokens-mean"),
-        ("conv9=gap", ConfigError, r"names the layer 'conv9', which is not looked at.*conv1, conv2, fc1"),
+        ("conv9=gap", ConfigError, r"names the layer 'conv9', which this run does not extract.*conv1, conv2, fc1"),
         ("none,fc1=gap", ModelError, r"Layer fc1 cannot be reduced by gap: it has shape 10.*Use --reduce fc1=none"),
         ("none,conv1=cls", ModelError, r"Layer conv1 cannot be reduced by cls: it has shape 4x16x16.*expected tokens"),
     ],

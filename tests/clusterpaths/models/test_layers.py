@@ -351,7 +351,7 @@ def test_pattern_and_number_pick_among_blocks() -> None:
     [
         ("conv3", r"no layer 'conv3'. Did you mean conv\d.*layers are conv1, conv2, fc1\. .*--layers"),
         ("reluu_1", r"no layer 'reluu_1'. Did you mean relu_1"),
-        ("blocks*", r"No layer of the model fits the pattern 'blocks\*'\. Its layers are conv1, conv2, fc1"),
+        ("blocks*", r"No layer of the model matches the pattern 'blocks\*'\. Its layers are conv1, conv2, fc1"),
         ("auto:0", r"auto:N with a number N of layers >= 1, got '0'"),
         ("auto:", r"auto:N with a number N of layers >= 1, got ''"),
         ("auto:-1", r"got '-1'"),
@@ -378,7 +378,7 @@ def test_tensor_that_is_the_same_for_all_images_is_refused() -> None:
 def test_model_without_layers_is_refused_but_its_tensors_may_be_named(asked: tuple[str, ...] | None) -> None:
     model = graph_model(node("Relu", ["x"], ["a/b:0"]), node("Identity", ["a/b:0"], ["y"]), output="y")
     assert find_layers(model, "y") == []
-    with pytest.raises(ModelError, match="no layer to look into"):
+    with pytest.raises(ModelError, match="no layer to extract"):
         choose_layers([], model, asked)
     assert [layer.name for layer in choose_layers([], model, ("a/b:0",))] == ["a_b_0"]
 

@@ -79,7 +79,7 @@ def test_a_model_of_another_size_sees_the_same_part_of_the_image(tmp_path: Path)
     ("content", "message"),
     [
         ({"image_mean": [0.5], "image_std": [0.5], "size": 224}, "three numbers each, got 1 and 1"),
-        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "neither the model nor the file says a size"),
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "neither the model nor the file gives a size"),
         ({**VIT, "resample": 77}, "77 is not a valid Resampling"),
         ({"mean": [0, 0, 0], "std": [1, 1, 1], "crop_size": 64, "interpolation": "cubist"}, "resize"),
         ({"do_normalize": True, "size": 224}, "image_mean"),

@@ -108,7 +108,7 @@ def test_options_win_over_metadata_and_these_over_the_default() -> None:
     assert (custom.name, custom.size) == ("custom", (4, 6))
     default, source = resolve_preprocessing(model())
     assert default.name == "imagenet"
-    assert "the model file does not say" in source
+    assert "the model file has none" in source
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def make_choice(layer: str = "conv", *, decisions: bool = True) -> Choice:
     ks = (2, 10, 20)
     return Choice(
         sentence=f"Chosen: cosine distance and k {layer}=10, fc=2, for a reason.",
-        advice="Fewer layers would do: fc.",
+        advice="Fewer layers would suffice: fc.",
         scored_by="decisions" if decisions else "stability",
         distance="cosine",
         k_per_layer={layer: 10, "fc": 2},
@@ -87,7 +87,7 @@ def test_the_sentence_the_advice_and_every_set_of_layers_are_told(tmp_path: Path
     page = page_of(tmp_path / "set_01", make_choice())
     assert "chosen" in page.ids
     told = words(page)
-    assert "Chosen: cosine distance and k conv=10, fc=2, for a reason. Fewer layers would do: fc." in told
+    assert "Chosen: cosine distance and k conv=10, fc=2, for a reason. Fewer layers would suffice: fc." in told
     assert "conv, fc cosine 75.0% 70.0% to 79.0% 1,234 0.50" in told
     assert (
         "k from 0 to 20; y axis: decision alignment from 0% to 100%; dotted: base rate of the most frequent class"

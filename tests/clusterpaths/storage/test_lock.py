@@ -63,7 +63,7 @@ def test_second_run_waits_says_so_once_and_goes_on(tmp_path: Path, holder: subpr
 
 
 def test_waiting_ends_after_its_time(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(CacheError, match=r"still was after 0 s"), open_storage(tmp_path).lock(0.3):
+    with pytest.raises(CacheError, match=r"still is after 0 s"), open_storage(tmp_path).lock(0.3):
         raise AssertionError("both are inside")
 
 

@@ -85,7 +85,7 @@ def test_a_folder_stays_a_folder(tmp_path: Path) -> None:
     "given", ["s3://", "s3://B_A_D/x", "s3://AKID:hidden@bucket/x", "s3://bucket/../x", "s3://bucket/a?b=hidden", "gs://bucket/x"]
 )  # fmt: skip
 def test_what_is_no_address_is_told_without_repeating_it(given: str) -> None:
-    with pytest.raises(ValueError, match=r"should be (a folder, or )?s3://BUCKET/PREFIX") as told:
+    with pytest.raises(ValueError, match=r"should be (a directory, or )?s3://BUCKET/PREFIX") as told:
         RunConfig.model_validate({"cache_root": given})
     assert "hidden" not in told.value.errors()[0]["msg"]  # type: ignore[attr-defined]
 
@@ -106,7 +106,7 @@ def test_without_the_extra_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch)
 def test_credentials_are_not_sent_in_the_clear_to_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://storage.example:9000")
     monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
-    with pytest.raises(ConfigError, match=r"storage\.example would be asked over http"):
+    with pytest.raises(ConfigError, match=r"storage\.example would be accessed over http"):
         objects.store_of("some-bucket")
 
 
@@ -188,7 +188,7 @@ def test_a_plan_made_of_an_older_manifest_is_refused(cache: Storage) -> None:
 def test_a_shard_that_was_planned_anew_meanwhile_is_not_recorded(cache: Storage) -> None:
     manifest.write_manifest(cache, planned(3))
     stale = ShardRecord(index=1, ids="7-9", start=64, rows=3)
-    with pytest.raises(CacheError, match=r"Shard 1 of s3://.* was planned anew by another run"):
+    with pytest.raises(CacheError, match=r"Shard 1 of s3://.* was planned again by another run"):
         manifest.update_shards(cache, stale)
     assert manifest.require_manifest(cache) == planned(3)
 
@@ -368,7 +368,7 @@ def test_a_server_that_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with running_storage(tmp_path, tmp_path / "mirror") as storage:
         storage.proxy.cut()
         monkeypatch.setattr(objects, "FIRST_PATIENCE", 0.5)
-        expected = r"does not answer \(no connection\), and still did not after 0 s.*AWS_ENDPOINT_URL"
+        expected = r"does not answer \(no connection\), and still did not within 0 s.*AWS_ENDPOINT_URL"
         with pytest.raises(StorageError, match=expected) as told:
             open_storage(f"s3://{BUCKET}/x").require()
         paragraph(told.value)

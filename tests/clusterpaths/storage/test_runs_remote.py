@@ -176,7 +176,7 @@ def test_the_server_stays_away_one_paragraph_and_later_the_run_goes_on(
     monkeypatch.setattr(objects, "PATIENCE", 3.0)
     monkeypatch.setattr(lease, "LEASE", 6.0)
     monkeypatch.setattr(lease, "RENEW", 2.0)
-    monkeypatch.setattr(lease, "_LET_GO", 0.5)
+    monkeypatch.setattr(lease, "_RELEASE_TIMEOUT", 0.5)
     ended = threading.Event()
     watcher = once(lambda: made(server, "gone") >= 3, server.proxy.cut, ended)
     try:
@@ -188,7 +188,7 @@ def test_the_server_stays_away_one_paragraph_and_later_the_run_goes_on(
         server.proxy.mend()
     error = str(stopped.value)
     assert f"The object storage of s3://{BUCKET} at 127.0.0.1:{server.proxy.port} does not answer" in error
-    assert "run the same command again: it goes on where it stopped" in error
+    assert "run the same command again: it continues where it stopped" in error
     assert "\n" not in error
     done = made(server, "gone")
     assert 3 <= done < SHARDS
@@ -215,7 +215,7 @@ def test_a_chunk_whose_bytes_were_changed_or_lost_is_made_again(
     run = run_pipeline(asked("damaged"))
     assert run.batches == 3  # the lost one by the plan, the changed ones once they are read
     for told in ("The activations of layer fc1 in shard 3 of", "The activations of layer conv1 in shard 5 of"):
-        assert any(told in line and "made again" in line for line in run.log), told
+        assert any(told in line and "extracted again" in line for line in run.log), told
     assert_as_on_disk(on_disk, server, "damaged")
 
 

@@ -175,7 +175,7 @@ def test_many_unreadable_images_are_an_error_and_few_are_left_out(drawn: CelebA,
 
 def test_an_export_that_computes_something_else_is_refused() -> None:
     x = np.zeros((2, 3, 64, 64), np.float32)
-    with pytest.raises(ModelError, match="computes something else than the trained network"):
+    with pytest.raises(ModelError, match="does not compute the same as the trained network"):
         check_export(COMMITTED.read_bytes(), x, np.full((2, 5), 99, np.float32))
 
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from clusterpaths.errors import ConfigError, DiskError
 from clusterpaths.models.check import check_model
 from clusterpaths.watching import arrivals
-from clusterpaths.watching.announced import Known
+from clusterpaths.watching.announced import AnnouncedModels
 from clusterpaths.watching.arrivals import (
     Arrival,
     NotYet,
@@ -118,7 +118,7 @@ class Looks:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.now, self.examined = 0.0, 0
-        self.known = Known(folder / ".announced.json")
+        self.known = AnnouncedModels(folder / ".announced.json")
         self.models = ModelFolder(folder, self.known, settle=2, patience=10, examine=self._examine)
 
     def _examine(self, path: Path, *, patient: bool) -> Arrival | Rejected | NotYet:
@@ -213,7 +213,7 @@ def test_known_content_is_not_examined_again_under_any_name_nor_after_a_restart(
     looks.known.add(found)
     assert looks.known.unknown(found) == []
     examined = looks.examined
-    looks.models = ModelFolder(path.parent, Known(looks.known.path), settle=2, examine=looks._examine)
+    looks.models = ModelFolder(path.parent, AnnouncedModels(looks.known.path), settle=2, examine=looks._examine)
     path.touch()
     shutil.copy(path, path.with_name("z.onnx"))
     assert looks.after(0) == looks.after(2) == looks.after(10) == []
@@ -239,10 +239,10 @@ def test_a_first_start_takes_what_is_there_for_known_and_half_a_file_for_what_it
 
 
 def test_an_event_keeps_its_id_until_it_is_known(tmp_path: Path) -> None:
-    known = Known(tmp_path / "state.json")
+    known = AnnouncedModels(tmp_path / "state.json")
     one = Arrival(path="/m/a.onnx", name="a", sha256="1" * 64)
     with known.locked():
-        assert known.event_id(one) == Known(known.path).event_id(one)
+        assert known.event_id(one) == AnnouncedModels(known.path).event_id(one)
     assert known.event_id(one) != known.event_id(one.model_copy(update={"sha256": "2" * 64}))
     known.add([one], watched=True)
     stored = json.loads(known.path.read_text())
@@ -253,13 +253,13 @@ def test_an_event_keeps_its_id_until_it_is_known(tmp_path: Path) -> None:
 def test_a_damaged_state_is_told_and_kept(tmp_path: Path) -> None:
     path = tmp_path / ".announced.json"
     path.write_text("{")
-    with pytest.raises(ConfigError, match="Remove it to begin anew"):
-        Known(path).read()
+    with pytest.raises(ConfigError, match="Remove it to start over"):
+        AnnouncedModels(path).read()
     assert path.read_text() == "{"
 
 
 def test_a_state_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    known = Known(tmp_path / "file" / ".announced.json")
+    known = AnnouncedModels(tmp_path / "file" / ".announced.json")
     with pytest.raises(DiskError, match="--state"), known.locked():
         pass
