@@ -74,7 +74,15 @@ def test_explain_prints_and_draws(results: Path, here: Path, capsys: pytest.Capt
     image = face(results)
     finish(clusterpaths, "explain", image, "--set", "CelebA", "--cache-root", results)
     shown = capsys.readouterr().out
-    for words in (f"{image.name} is ", "Path ", "How common", "OOD score", "Otherwise", "nearest exemplars", "Page: "):
+    for words in (
+        f"{image.name} · Predicted: ",
+        "Path ",
+        "How common",
+        "OOD score",
+        "Otherwise",
+        "nearest exemplars",
+        "Page: ",
+    ):
         assert words in shown
     html = (here / f"explanation_{image.stem}.html").read_text()
     assert html.count("data:image/jpeg") > 5

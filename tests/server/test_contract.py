@@ -286,10 +286,10 @@ def test_unknown_names_are_404_with_a_reason_and_no_path_of_this_machine(site: S
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("2,0,4", "no list"),
-        (None, "no list"),
-        ({"0": 1}, "no list"),
-        (3, "no list"),
+        ("2,0,4", "not a list"),
+        (None, "not a list"),
+        ({"0": 1}, "not a list"),
+        (3, "not a list"),
         (["2", "0", "4", "0", "0"], "integers"),
         ([0.5, 0, 0, 0, 0], "integers"),
         ([True, 0, 0, 0, 0], "integers"),
