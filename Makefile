@@ -36,10 +36,10 @@ types: install
 
 # What runs in one process, and in which order, is in tests/conftest.py; three processes, because one of them mostly waits.
 test: lint types
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 quick: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/clusterpaths tests/test_house.py
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests/clusterpaths tests/test_house.py
 
 benchmark: install
 	$(BIN)/python benchmarks/suite.py

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,26 +22,44 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", f"ignore:{left}:pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests run in one process with `--dist loadgroup`, and begin with those that take longest.
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = ("site", "prefect", "torch")  # groups of several files; they take longest, so they begin
 
-    One process has the site with a worker, one all that share a Prefect server, one all that exports with torch: each of
-    these is started, or made, once. Everything else is shared out a file at a time.
+
+@functools.cache
+def group_of(file: str) -> str:
+    """Which tests run in one process, by their file below the project's directory.
+
+    One process has the site with a worker, one all flows that share a Prefect server, one all that exports with torch:
+    each of these is started, or made, once. All other files are groups of their own.
     """
-    groups = {item.path: "" for item in items}
-    for item in items:
-        names = set(getattr(item, "fixturenames", ()))
-        if "exported" in vars(getattr(item, "module", None) or object):
-            groups[item.path] = "torch"
-        elif "site" in names and item.path.parent.name == "deployments":
-            groups[item.path] = "site"
-        elif "prefect_server" in names:
-            groups[item.path] = "prefect"
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path] or str(item.path)))
-    first = ["site", "prefect", "torch", ""]
-    items.sort(key=lambda item: first.index(groups[item.path]))
+    text = (ROOT / file).read_text(encoding="utf-8")
+    if file.startswith("tests/deployments/") and re.search(r"\bsite\b", text):
+        return "site"
+    if file.startswith("tests/flows/") and "prefect_server" in text:
+        return "prefect"
+    return "torch" if "from tests.architectures import" in text else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand tests out by `group_of`: xdist's own groups by a mark are not heeded by this version of pytest."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition("::")[0])
+
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups that take longest."""
+
+    def order(item: pytest.Item) -> int:
+        group = group_of(item.nodeid.partition("::")[0])
+        return FIRST.index(group) if group in FIRST else len(FIRST)
+
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="module", autouse=True)
