@@ -67,7 +67,7 @@ def test_progress_a_table_and_a_page_are_left_as_artifacts(clean: Run) -> None:
     pages = [str(artifact.data) for artifact in found if artifact.type == "markdown"]  # of the model and of the set
     [page] = [page for page in pages if "exemplars in the report" in page]
     record = published(clean)
-    for expected in ("Sizes of clusters", "most frequent of", "Times", "report.html"):
+    for expected in ("Cluster sizes", "most frequent of", "Times", "report.html"):
         assert expected.lower() in page.lower(), expected
     for layer in SHAPES:
         assert f"| {layer} | 5 | {' '.join(map(str, record.clusters[layer].sizes))} |" in page

@@ -5,6 +5,7 @@ With --k auto: test_choose_flow.py; through a worker, with its alarm: tests/depl
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def test_recluster_makes_the_next_set_only_where_something_is_new(tmp_path: Path
     assert any("no set was published" in line for line in recluster(tmp_path))
     assert list_sets(cache) == ["set_01", "set_02"]
 
+    shutil.rmtree(data)
     write_faces(data, 60, seed=21)  # the 40 and 20 more
     recluster(tmp_path)
     assert list_sets(cache) == ["set_01", "set_02", "set_03"]

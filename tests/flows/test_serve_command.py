@@ -148,7 +148,7 @@ def test_a_taken_port_is_one_paragraph(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         done = refused("--port", str(port), "--cache-root", str(tmp_path))
     assert done.returncode == 2
-    assert_one_paragraph(done.stderr, f"Port {port} of 127.0.0.1 is taken", "--port")
+    assert_one_paragraph(done.stderr, f"Port {port} of 127.0.0.1 is in use", "--port")
 
 
 @pytest.mark.parametrize(
