@@ -41,6 +41,7 @@ def group_of(file: str) -> str:
     return "torch" if "from tests.architectures import" in text else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Hand tests out by `group_of`: xdist's own groups by a mark are not heeded by this version of pytest."""
     from xdist.scheduler import LoadScopeScheduling
