@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,26 +21,40 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", f"ignore:{left}:pytest.PytestUnraisableExceptionWarning")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests run in one process with `--dist loadgroup`, and begin with those that take longest.
+GROUPS = {  # what the files of a group mention, and have in one process: each of these is started, or made, once
+    "site": ("tests.deployments.site",),  # a server with a worker
+    "prefect": ("prefect_server", "live_server"),
+    "torch": ("tests.architectures",),  # exports
+}
 
-    One process has the site with a worker, one all that share a Prefect server, one all that exports with torch: each of
-    these is started, or made, once. Everything else is shared out a file at a time.
-    """
-    groups = {item.path: "" for item in items}
-    for item in items:
-        names = set(getattr(item, "fixturenames", ()))
-        if "exported" in vars(getattr(item, "module", None) or object):
-            groups[item.path] = "torch"
-        elif "site" in names and item.path.parent.name == "deployments":
-            groups[item.path] = "site"
-        elif "prefect_server" in names:
-            groups[item.path] = "prefect"
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path] or str(item.path)))
-    first = ["site", "prefect", "torch", ""]
-    items.sort(key=lambda item: first.index(groups[item.path]))
+
+@functools.cache
+def group_of(path: str) -> str:
+    """Files of one group run in one process; most files are a group of their own."""
+    text = Path(path).read_text(encoding="utf-8")
+    return next((group for group, words in GROUPS.items() if any(word in text for word in words)), path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups: they take longest."""
+    order = list(GROUPS)
+    groups = [group_of(str(item.path)) for item in items]
+    ranks = [order.index(group) if group in order else len(order) for group in groups]
+    items[:] = [item for _, item in sorted(zip(ranks, items, strict=True), key=lambda pair: pair[0])]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadgroup` by these groups (pytest-xdist 3.8 does not see its own marks with pytest 9.2)."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(str(config.rootpath / nodeid.partition("::")[0]))
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
