@@ -20,6 +20,7 @@ from clusterpaths.storage import Storage, open_storage, parse_address
 DEFAULT_K = 5
 AUTO = "auto"
 FEWEST_K = 2  # the smallest k that --k auto chooses; checks before the choice assume it
+MOST_K = 30  # the largest
 MAX_K = 32767  # cluster ids are int16
 SAMPLE_NAME = "SampleFaces"
 SAMPLE_MODEL = "SampleFaces_CNN"
@@ -115,6 +116,11 @@ class RunConfig(BaseModel):
         "cosine",
         description="cosine (spherical k-means) or euclidean (plain k-means); auto: the one with the higher decision alignment",
     )
+    fit: Literal["sample", "all"] = Field(
+        "sample",
+        description="examples that a layer's centroids are fitted on: a uniform sample of 400 per cluster, at least 4,096; "
+        "or all, by streaming mini-batch k-means over the whole cache",
+    )
     seed: int = Field(0, ge=0, description="the same seed gives the same bytes")
     preprocessing: Preset | Literal["auto"] | None = Field(
         None,
@@ -146,7 +152,7 @@ class RunConfig(BaseModel):
     cache_format: CacheFormat | None = Field(
         None,
         description="npy: one file per image and layer; zarr: a quarter of the bytes, few files; none: stores the resized "
-        "images only, and the model runs again for every layer [that of the cache; npy]",
+        "images only, and the model runs again for another k [that of the cache; npy]",
     )
     batch_size: int = Field(32, ge=1, description="images per batch")
     shard_size: int = Field(512, ge=1, description="examples per task: the unit of retry and resume")
@@ -213,8 +219,11 @@ class RunConfig(BaseModel):
             raise ValueError(f"--dataset {self.dataset} needs a model: name an ONNX image classifier with --model")
         if self.dask_address is not None and self.engine != "dask":
             raise ValueError("--dask-address goes with --engine dask: add that, or leave the address out")
-        if self.cache_format == "none" and self.cache_dtype == "float16":
-            raise ValueError("--cache-format none stores no activations to round: leave out --cache-dtype float16")
+        if self.cache_format == "none" and self.fit == "all":
+            raise ValueError(
+                "--fit all reads every activation several times, and --cache-format none stores none: use zarr or npy, or "
+                "leave --fit out"
+            )
         if (
             self.cache_format not in (None, "zarr")
             and self.cache_root
@@ -259,6 +268,14 @@ class RunConfig(BaseModel):
             ConfigError: as `asked_k`.
         """
         return {layer: k or FEWEST_K for layer, k in self.asked_k(layers).items()}
+
+    def largest_k(self, layers: tuple[str, ...]) -> int:
+        """Of any layer; the largest that may be chosen where one is still to be chosen.
+
+        Raises:
+            ConfigError: as `asked_k`.
+        """
+        return max(k or MOST_K for k in self.asked_k(layers).values())
 
     def asked_k(self, layers: tuple[str, ...]) -> dict[str, int | None]:
         """Clusters of each layer; None where they are to be chosen.

@@ -15,7 +15,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from clusterpaths.clustering import cluster, parallel_fit
 from clusterpaths.errors import ClusterPathsError, DownloadError
 from clusterpaths.running import stages
 
@@ -71,12 +70,10 @@ _TASKS: list[Task[..., Any]] = [
     _on_machine(stages.extract_shard, "extract shard"),
     _on_machine(stages.choose_settings, "choose"),
     _task(stages.find_set, "find set"),
-    _on_machine(stages.cluster_layer, "cluster"),
-    _on_machine(stages.cluster_layers, "cluster"),
-    _on_machine(parallel_fit.begin_fit, "begin fit"),
-    _on_machine(parallel_fit.fit_part, "fit part"),
-    _on_machine(parallel_fit.advance_fit, "join parts"),
-    _on_machine(cluster.trace_paths, "trace"),
+    _on_machine(stages.fit_layer, "fit"),
+    _on_machine(stages.assign_shard, "assign shard"),
+    _on_machine(stages.run_again, "run again"),
+    _on_machine(stages.trace_paths, "trace"),
     _on_machine(stages.publish_set, "publish"),
     _task(stages.evaluate_set, "evaluate"),
     find_sets,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clusterpaths.config import SAMPLE_MODEL, RunConfig
-from clusterpaths.extraction.extract import ExtractionJob
+from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.models.check import default_model
 from clusterpaths.pipeline import run
 

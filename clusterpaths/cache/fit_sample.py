@@ -1,7 +1,7 @@
-"""The examples that a clustering of many is fitted on, and so the order in which rows are read.
+"""The examples that a layer is fitted on: a uniform sample, chosen by a hash of their ids.
 
-Belongs here: one choice by id, the same before extraction (`plan.py` gives these examples separate shards) and
-after it (`rows.py` reads them first), so that a fit reads few shards instead of a few rows of every one.
+Belongs here: one choice by id, the same before extraction (`plan.py` gives these examples shards of their own, the first
+ones) and after it. A smaller sample is part of every larger one.
 """
 
 from __future__ import annotations
@@ -9,22 +9,27 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# Beyond, centroids are fitted on a uniform sample of this size. Of few clusters (kmeans.LEAST_FIT_ROWS) its means are
-# those of all rows but for some thousandths of the inertia.
+# A fit needs no more examples than the larger of these two, however many there are.
 FIT_ROWS = 4096
-# Seeding draws at most this many rows of those.
+FIT_ROWS_PER_CLUSTER = 400
+# Seeding draws at most this many of them.
 SAMPLE_ROWS = 2048
 
 
-def fit_positions(ids: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """Ascending positions of a uniform sample of FIT_ROWS of these (n,) ids; None where there are no more than that.
+def fit_size(k: int) -> int:
+    """How many examples k clusters of a layer are fitted on, where there are so many."""
+    return max(FIT_ROWS, FIT_ROWS_PER_CLUSTER * k)
+
+
+def draw_ids(ids: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """A uniform sample of these (n,) ascending ids, ascending; all of them where there are no more than `size`.
 
     Each id has a fixed pseudo-random number (SplitMix64: Steele, Lea and Flood 2014); the smallest
     ones are taken. So an example that is added or fails changes the sample by that one example.
     """
-    if len(ids) <= FIT_ROWS:
-        return None
-    return np.sort(np.argpartition(_scattered(ids), FIT_ROWS)[:FIT_ROWS])
+    if len(ids) <= size:
+        return ids
+    return np.sort(ids[np.argpartition(_scattered(ids), size)[:size]])
 
 
 def _scattered(ids: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -1,23 +1,36 @@
 """manifest.json: what a cache was made of, and which of its shards are complete.
 
 Belongs here: the record, the comparison of a stored one with what a run requires, and recording shards.
-A shard exists once it is recorded here, not before.
+A shard exists once it is recorded, not before: first in a small file of its own, shards/INDEX.json, so that recording one costs
+the same however many there are; the manifest takes these in when a run begins and when its extraction ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from clusterpaths.errors import CacheError
-from clusterpaths.records import CacheDtype, CacheFormat, ModelIdentity, ModelRecord, Preprocessing, Record
+from clusterpaths.records import (
+    CacheDtype,
+    CacheFormat,
+    ModelIdentity,
+    ModelRecord,
+    Preprocessing,
+    Record,
+    fingerprint,
+)
 from clusterpaths.storage import Storage
 
 MANIFEST = "manifest.json"
+SHARDS = "shards"  # records that the manifest has not taken in yet
 PIXELS = "pixels"  # of a cache without activations
+SAMPLE = "sample"  # activations that such a cache has while it is clustered: of the examples that layers are fitted on
 CLUSTERINGS = "clusterings"  # intermediate results from activations to a set
 
 
@@ -76,9 +89,13 @@ class CacheIdentity(Record):
     providers: tuple[str, ...] = Field(
         default=(), description="ONNX Runtime's execution providers of the last run; no part of the identity"
     )
-    runner: ModelRecord | None = Field(
-        default=None, description="how the last run ran the model; format none only; no part of the identity"
-    )
+    runner: ModelRecord | None = Field(default=None, description="of caches made before 2026-11-28; not used")
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that tell the shards of different caches apart: model, layers, images, preprocessing, format."""
+        fields: Any = {"model": {"sha256"}, "layers": True, "dataset": True, "preprocessing": True, "format": True}
+        return fingerprint(self.model_dump(mode="json", include=fields))[:16]
 
 
 class Manifest(CacheIdentity):
@@ -87,9 +104,21 @@ class Manifest(CacheIdentity):
     version: int = 1
     shards: tuple[ShardRecord, ...] = ()
 
+    @property
+    def identity(self) -> CacheIdentity:
+        """Without its shards."""
+        return CacheIdentity(**{name: getattr(self, name) for name in CacheIdentity.model_fields})
+
+
+class _RecordedShard(Record):
+    """The content of shards/INDEX.json."""
+
+    cache: str = Field(description="`CacheIdentity.key`")
+    shard: ShardRecord
+
 
 def read_manifest(directory: Storage) -> Manifest | None:
-    """The manifest of a cache, or None where there is none.
+    """The manifest of a cache with all shards recorded since, or None where there is none.
 
     Raises:
         CacheError: the file is not a manifest, or of a later version.
@@ -100,7 +129,39 @@ def read_manifest(directory: Storage) -> Manifest | None:
 def read_version(directory: Storage) -> tuple[Manifest | None, str]:
     """As `read_manifest`, and which version it is, for `write_manifest`."""
     content, version = directory.read_version(MANIFEST)
-    return (None if content is None else _parse(directory, content)), version
+    return (None if content is None else _with_recorded(directory, _parse(directory, content))), version
+
+
+def record_shard(directory: Storage, identity: CacheIdentity, record: ShardRecord) -> None:
+    """Record a complete shard; safe between threads, processes and machines.
+
+    Ignored by readers if the cache was planned again since, for other images, rows, layers or another model.
+    """
+    content = _RecordedShard(cache=identity.key, shard=record)
+    directory.write_bytes(_record_file(record.index), (content.model_dump_json() + "\n").encode())
+
+
+def _record_file(index: int) -> str:
+    return f"{SHARDS}/{index:05d}.json"
+
+
+def _with_recorded(directory: Storage, manifest: Manifest) -> Manifest:
+    """The manifest with the shards that were recorded after it was written."""
+    files = directory.local_tree(SHARDS)
+    if not files.is_dir():
+        return manifest
+    key, found = manifest.key, dict[int, ShardRecord]()
+    for file in files.glob("[0-9]*.json"):
+        with contextlib.suppress(FileNotFoundError, ValidationError):  # taken in meanwhile; of another version
+            one = _RecordedShard.model_validate_json(file.read_bytes())
+            if one.cache == key:
+                found[one.shard.index] = one.shard
+    return manifest.model_copy(update={"shards": tuple(_latest(shard, found) for shard in manifest.shards)})
+
+
+def _latest(planned: ShardRecord, found: dict[int, ShardRecord]) -> ShardRecord:
+    record = found.get(planned.index, planned)
+    return record if (record.ids, record.start) == (planned.ids, planned.start) else planned
 
 
 def _parse(directory: Storage, content: bytes) -> Manifest:
@@ -150,35 +211,37 @@ def _content(manifest: Manifest) -> bytes:
     return (manifest.model_dump_json(indent=1) + "\n").encode()
 
 
-def update_shards(directory: Storage, *records: ShardRecord) -> None:
-    """Replace the records with these indexes; safe between threads, processes and machines.
-
-    Raises:
-        CacheError: a shard was planned again since, for other images or rows; nothing is recorded.
-    """
-    by_index = {record.index: record for record in records}
-
-    def recorded(manifest: Manifest) -> Manifest:
-        for shard in manifest.shards:
-            record = by_index.get(shard.index, shard)
-            if (record.ids, record.start) != (shard.ids, shard.start):
-                raise CacheError(
-                    f"Shard {shard.index} of {directory} was planned again by another run while this one extracted it; "
-                    "nothing was recorded. Wait for the other run to end and run the same command again."
-                )
-        shards = tuple(by_index.get(shard.index, shard) for shard in manifest.shards)
-        return manifest.model_copy(update={"shards": shards})
-
-    change_manifest(directory, recorded)
+def consolidate(directory: Storage) -> Manifest:
+    """Take all recorded shards into the manifest, and return it."""
+    if not any(directory.local_tree(SHARDS).glob("[0-9]*.json")):
+        return require_manifest(directory)
+    manifest = change_manifest(directory, lambda manifest: manifest)
+    directory.remove_tree(SHARDS)
+    return manifest
 
 
-def change_manifest(directory: Storage, change: Callable[[Manifest], Manifest]) -> None:
-    """Read, change and write the manifest as one step; `change` may be called again."""
+def forget_shard(directory: Storage, index: int) -> None:
+    """A shard's bytes do not count any more; the next plan extracts it again."""
+
+    def forgotten(manifest: Manifest) -> Manifest:
+        shards = (as_planned(shard) if shard.index == index else shard for shard in manifest.shards)
+        return manifest.model_copy(update={"shards": tuple(shards)})
+
+    directory.remove(_record_file(index))
+    change_manifest(directory, forgotten)
+
+
+def change_manifest(directory: Storage, change: Callable[[Manifest], Manifest]) -> Manifest:
+    """Read, change and write the manifest as one step, and return it; `change` may be called again."""
+    written: list[Manifest] = []
 
     def changed(content: bytes | None) -> bytes:
-        return _content(change(_required(directory, None if content is None else _parse(directory, content))))
+        stored = _required(directory, None if content is None else _parse(directory, content))
+        written.append(change(_with_recorded(directory, stored)))
+        return _content(written[-1])
 
     directory.update(MANIFEST, changed)
+    return written[-1]
 
 
 def require_same(

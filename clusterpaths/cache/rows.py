@@ -1,7 +1,7 @@
 """Reading activations back: the rows of one layer, as float32, in order of id.
 
 Belongs here: blocks for a streaming pass, single rows for a sample, and the check of each shard's checksum on the way.
-Where a cache stores images and no activations, these are recomputed (`recomputed.py`); readers see no difference.
+A cache without activations has those of a sample while it is clustered (`manifest.SAMPLE`), a cache of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ import onnxruntime
 import xxhash
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import read_examples
-from clusterpaths.cache.fit_sample import SAMPLE_ROWS, fit_positions
-from clusterpaths.cache.manifest import ShardRecord, require_manifest
-from clusterpaths.cache.recomputed import RecomputedRows
-from clusterpaths.cache.stores import ActivationStore, open_store
+from clusterpaths.cache.extracted import locate
+from clusterpaths.cache.manifest import SAMPLE, ShardRecord, require_manifest
+from clusterpaths.cache.stores import open_store
 from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.storage import Storage
@@ -29,7 +27,16 @@ from clusterpaths.storage import Storage
 # Bytes of float32 values per block. They depend on the layer only, not on N, batch or shard size: so do the results.
 BLOCK_BYTES = 16 << 20
 MAX_BLOCK_ROWS = 4096
-SAMPLE_WEIGHT = 3  # of a pass over a row: 1.7 ms for two readings of a sample's row of CelebA's layers, 0.35 for others
+
+
+def stored_rows(directory: Storage) -> Storage:
+    """Where a cache has activations: itself or, where it stores images only, the cache of its sample."""
+    return directory / SAMPLE if require_manifest(directory).format == "none" else directory
+
+
+def block_rows(width: int) -> int:
+    """How many rows of this many values are read at a time."""
+    return int(np.clip(BLOCK_BYTES // (width * 4), 1, MAX_BLOCK_ROWS))
 
 
 class LayerRows:
@@ -39,40 +46,40 @@ class LayerRows:
         directory: the cache.
         layer: its name.
         ids: (n,) ascending; every one must have a row.
-        progress: called with the number of values after each reading, those of a small sample weighted.
+        progress: called with the number of values after each reading.
 
     Attributes:
         width: values per row.
         block_rows: maximum number of rows per block.
-        fit: (m,) ascending positions to fit on, or None for all (`fit_sample.fit_positions`).
+
+    Raises:
+        CacheError: the cache has no such layer, or not all of these rows.
     """
 
     def __init__(
         self, directory: Storage, layer: str, ids: NDArray[np.int64], progress: Callable[[int], None] | None = None
     ) -> None:
+        directory = stored_rows(directory)
         manifest = require_manifest(directory)
         if layer not in manifest.layers:
             raise CacheError(f"The cache in {directory} has no layer {layer!r}. Run the flow with --layers {layer}.")
         self.layer, self.ids, self._progress = layer, ids, progress
-        self.fit = fit_positions(ids)
         self.width = int(np.prod(manifest.layers[layer].shape))
-        self.block_rows = int(np.clip(BLOCK_BYTES // (self.width * 4), 1, MAX_BLOCK_ROWS))
+        self.block_rows = block_rows(self.width)
         self._directory = directory
-        self._source: RecomputedRows | ActivationStore = (
-            RecomputedRows(directory, manifest, (layer,))
-            if manifest.format == "none"
-            else open_store(directory, manifest.format, manifest.layers)
-        )
+        self._store = open_store(directory, manifest.format, manifest.layers)
         self._chunked = manifest.format == "zarr"
         self._dtype = manifest.layers[layer].dtype
-        self._records = {shard.index: shard for shard in manifest.shards if shard.rows is not None}
-        between = (int(ids[0]), int(ids[-1])) if len(ids) else None
-        examples = read_examples(directory, ["id", "shard", "row"], between)
-        at = np.searchsorted(examples["id"].to_numpy(), ids)
-        self._shards = examples["shard"].to_numpy()[at]
-        self._rows = examples["row"].to_numpy()[at].astype(np.int64)
+        self._records = [shard for shard in manifest.shards if shard.rows is not None]
+        self._shards, within = locate(self._records, ids)
+        if len(ids) and self._shards.min() < 0:
+            raise CacheError(
+                f"The cache in {directory} lacks the activations of {int((self._shards < 0).sum()):,} of {len(ids):,} examples. "
+                "Run the flow again; it extracts them."
+            )
+        starts = np.array([record.start for record in self._records] or [0], np.int64)
+        self._rows = starts[self._shards] + within
         self._checks: dict[int, _Check] = {}
-        self._read_again = set[int]()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -80,127 +87,92 @@ class LayerRows:
     def blocks(
         self, positions: NDArray[np.int64] | None = None
     ) -> Iterator[tuple[slice | NDArray[np.int64], NDArray[np.float32]]]:
-        """Rows at these ascending positions of `ids`, or all: positions and (m, width) float32.
+        """Rows at these ascending positions of `ids`, or all: positions and (m, width) float32, in order of id.
 
-        All rows come in order of id, but those of `fit` first. The next block is read while this one is used.
+        The next block is read while this one is used.
 
         Raises:
-            CorruptedShardError: bytes of a shard differ from their checksum.
+            CorruptedShardError: bytes of a shard differ from their checksum, which is compared where all of it is read.
         """
         self._checks.clear()
-        if isinstance(self._source, RecomputedRows):
-            self._source.forget()
+        count = len(self) if positions is None else len(positions)
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
             waiting: Future[NDArray[np.float32]] | None = None
             current: slice | NDArray[np.int64] = slice(0, 0)
-            weight = reading_weight(positions)
-            for following in self.parts(positions):
-                submitted = reader.submit(
-                    contextvars.copy_context().run, self._read, following, True, weight
-                )  # with the logger of the run
+            for start in range(0, count, self.block_rows):
+                stop = min(start + self.block_rows, count)
+                following = slice(start, stop) if positions is None else positions[start:stop]
+                # in a copy of the context: with the logger of the run
+                submitted = reader.submit(contextvars.copy_context().run, self._read, following)
                 if waiting is not None:
                     yield current, waiting.result()
                 waiting, current = submitted, following
             if waiting is not None:
                 yield current, waiting.result()
-            if positions is None:
-                reader.submit(contextvars.copy_context().run, self._check_rest).result()
 
-    def _check_rest(self) -> None:
-        """Read shards again, in order, whose rows were all read but out of order: `fit` rows came before the others."""
-        for shard, check in list(self._checks.items()):
-            record = self._records[shard]
-            own = record.row_ids()
-            at = np.searchsorted(self.ids, own)
-            complete = check.next_row == record.start + len(own)
-            if complete or shard in self._read_again or not np.array_equal(self.ids[at.clip(max=len(self) - 1)], own):
-                continue
-            del self._checks[shard]
-            self._read_again.add(shard)  # once, however often these rows are read
-            for start in range(0, len(own), self.block_rows):
-                self._read(at[start : start + self.block_rows], True, 0)
-
-    def parts(self, positions: NDArray[np.int64] | None = None) -> Iterator[slice | NDArray[np.int64]]:
-        """Where the rows of each block are, as `blocks` yields them."""
-        count, ordered = len(self) if positions is None else len(positions), self.in_order(positions)
-        for start in range(0, count, self.block_rows):
-            stop = min(start + self.block_rows, count)
-            yield slice(start, stop) if ordered is None else ordered[start:stop]
-
-    def in_order(self, positions: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-        """These positions, or all, in the order in which they are read; None where that is 0, 1, 2 …"""
-        if positions is not None or self.fit is None:
-            return positions
-        return np.concatenate([self.fit, np.setdiff1d(np.arange(len(self)), self.fit, assume_unique=True)])
-
-    def places(self, positions: slice | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Shard and row of the cache, (m,) each, of these positions."""
-        return self._shards[positions], self._rows[positions]
-
-    def record(self, shard: int) -> ShardRecord:
-        """The manifest's record of a shard."""
-        return self._records[shard]
-
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(m, width) float32 rows at these ascending positions of `ids`; their checksums are not compared."""
-        return self._read(positions, False)
-
-    def _read(self, positions: slice | NDArray[np.int64], check: bool, weight: int = 1) -> NDArray[np.float32]:
+    def _read(self, positions: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         ids, shards, rows = self.ids[positions], self._shards[positions], self._rows[positions]
         values = np.empty((len(ids), self.width), self._dtype)
         # Consecutive rows of one shard are read at once, and so are rows of one chunk: it is decompressed completely.
         ends = (np.diff(rows) != 1) | (np.diff(shards) != 0)
         if self._chunked:
             ends &= np.diff(rows // CHUNK_ROWS) != 0
-            ends |= np.diff(rows) <= 0  # where those to fit on end, in one chunk with the first of the others
+            ends |= np.diff(rows) <= 0  # an example that could be read later is in a later shard
         breaks = np.flatnonzero(ends) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):
-            self._read_run(values[start:stop], int(shards[start]), ids[start:stop], rows[start:stop], check)
+            self._read_run(values[start:stop], int(shards[start]), ids[start:stop], rows[start:stop])
         if self._progress:
-            self._progress(values.size * weight)
+            self._progress(values.size)
         return to_float32(values)
 
-    def _read_run(
-        self, values: NDArray[Any], shard: int, ids: NDArray[np.int64], rows: NDArray[np.int64], check: bool
-    ) -> None:
+    def _read_run(self, values: NDArray[Any], shard: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         """Fill `values` (n, width) with these rows (n,) of one shard: consecutive ones, or all in one chunk."""
-        if isinstance(self._source, RecomputedRows):
-            start = int(rows[0]) - self._records[shard].start
-            values[:] = self._source.read(self._records[shard], start, start + len(ids))[self.layer]
-            return
-        try:
-            values[:] = self._source.read(self.layer, ids, rows)
-        except (FileNotFoundError, RuntimeError, ValueError) as error:  # what Blosc raises for corrupted bytes
-            raise CorruptedShardError(
-                f"The activations of layer {self.layer} in shard {shard} of {self._directory} cannot be read ({error}). "
-                "The shard is extracted again.",
-                shard,
-            ) from error
-        if check:
-            self._check(shard, rows, values)
-
-    def _check(self, shard: int, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Update a shard's checksum with the rows read; a shard that is not read completely and in order is not checked."""
         record = self._records[shard]
-        check = self._checks.setdefault(shard, _Check(record.start))
+        try:
+            values[:] = self._store.read(self.layer, ids, rows)
+        except UNREADABLE as error:
+            raise unreadable(self._directory, self.layer, record.index, error) from error
+        self._check(record, rows, values)
+
+    def _check(self, record: ShardRecord, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Update a shard's checksum with the rows read; a shard that is not read completely and in order is not checked."""
+        check = self._checks.setdefault(record.index, _Check(record.start))
         if rows[0] != check.next_row or rows[-1] - rows[0] >= len(rows):
             return
         check.digest.update(values.data)
         check.next_row += len(values)
-        if (
-            check.next_row == record.start + (record.rows or 0)
-            and check.digest.hexdigest() != record.checksums[self.layer]
-        ):
-            raise CorruptedShardError(
-                f"The activations of layer {self.layer} in shard {shard} of {self._directory} are not those that were "
-                "written: their checksum differs. The shard is extracted again.",
-                shard,
-            )
+        if check.next_row == record.start + (record.rows or 0):
+            require_checksum(self._directory, self.layer, record, check.digest.hexdigest())
 
 
-def reading_weight(positions: NDArray[np.int64] | None) -> int:
-    """Weight of a row in `progress`: a sample row for the first centroids is also projected, and clustered ten times."""
-    return SAMPLE_WEIGHT if positions is not None and len(positions) <= SAMPLE_ROWS else 1
+UNREADABLE = (
+    FileNotFoundError,
+    RuntimeError,
+    ValueError,
+)  # what stores and Blosc raise for missing and corrupted bytes
+
+
+def unreadable(directory: Storage, layer: str, shard: int, error: Exception) -> CorruptedShardError:
+    """The error for a shard of which rows cannot be read."""
+    return CorruptedShardError(
+        f"The activations of layer {layer} in shard {shard} of {directory} cannot be read ({error}). "
+        "The shard is extracted again.",
+        shard,
+    )
+
+
+def require_checksum(directory: Storage, layer: str, record: ShardRecord, found: str) -> None:
+    """Compare the checksum of all rows of a shard with the recorded one.
+
+    Raises:
+        CorruptedShardError: it differs.
+    """
+    if found != record.checksums[layer]:
+        raise CorruptedShardError(
+            f"The activations of layer {layer} in shard {record.index} of {directory} are not those that were "
+            "written: their checksum differs. The shard is extracted again.",
+            record.index,
+        )
 
 
 class _Check:

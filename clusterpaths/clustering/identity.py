@@ -1,71 +1,86 @@
 """The identity of a set: everything that its result depends on, and nothing else.
 
-Belongs here: the fingerprints of a set and of one layer's clustering. Batch size, workers and the cache's format
+Belongs here: the fingerprints of a set and of one layer's fit. Batch size, workers and the cache's format
 do not change the result and are no part of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
 from clusterpaths.cache.examples import read_examples
-from clusterpaths.cache.manifest import LayerRecord, parse_ids, require_manifest
+from clusterpaths.cache.extracted import ExtractionRecord
+from clusterpaths.cache.fit_sample import draw_ids, fit_size
+from clusterpaths.cache.manifest import LayerRecord, require_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
-from clusterpaths.extraction.finish import ExtractionRecord
-from clusterpaths.extraction.plan import require_enough
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
 from clusterpaths.storage import Storage
 
 # Raised when the algorithm changes, so that an old result is not reused.
-ALGORITHM = 2
+ALGORITHM = 3
 
 
-class SetIdentity(Record):
-    """The identity of a set."""
+class FitIdentity(Record):
+    """The identity of the fits of all layers: of their centroids."""
 
     algorithm: int = ALGORITHM
     model: str = Field(description="sha256")
     dataset: str
-    examples: str = Field(description="sha256 over id, file and size of every example")
-    num_examples: int
     preprocessing: Preprocessing
     layers: dict[str, LayerRecord]
     k_per_layer: dict[str, int]
     distance: Distance
     seed: int
+    fit: Literal["sample", "all"] = Field(description="whether layers are fitted on a sample of many examples")
+    fitted_on: dict[str, str] = Field(
+        description="layer -> sha256 over id, file and size of the examples it is fitted on"
+    )
 
     def fingerprint(self) -> str:
         """64 hex digits."""
-        return fingerprint(self.model_dump(mode="json"))
+        return fingerprint(self.model_dump(mode="json", exclude={"fit"}))
 
     def layer_fingerprint(self, layer: str) -> str:
-        """The identity of one layer's clustering: independent of other layers."""
-        one = {"layers": {layer: self.layers[layer]}, "k_per_layer": {layer: self.k_per_layer[layer]}}
-        return self.model_copy(update=one).fingerprint()
+        """The identity of one layer's fit: independent of other layers, and of examples that it is not fitted on."""
+        own = FitIdentity(
+            **{name: getattr(self, name) for name in FitIdentity.model_fields}
+            | {name: {layer: getattr(self, name)[layer]} for name in ("layers", "k_per_layer", "fitted_on")}
+        )
+        return own.fingerprint()
+
+    def fit_ids(self, layer: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of these (n,) ascending ids, those that a layer is fitted on."""
+        return ids if self.fit == "all" else draw_ids(ids, fit_size(self.k_per_layer[layer]))
 
 
-def identify(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord) -> SetIdentity:
-    """The identity of the set that a run makes of a finished extraction.
+class SetIdentity(FitIdentity):
+    """The identity of a set."""
+
+    examples: str = Field(description="sha256 over id, file and size of every example")
+    num_examples: int
+
+
+def identify_fits(config: RunConfig, model: ModelRecord, sample: ExtractionRecord) -> FitIdentity:
+    """The identity of the fits that a run makes of the sample's examples.
 
     Raises:
         ConfigError: fewer examples than clusters, or settings that are still to be chosen.
     """
     if config.distance == "auto" or config.chooses:
-        raise ConfigError("k or distance is still auto. Call choose_settings first, and ask with what it returns.")
-    directory = extraction.storage
-    manifest = require_manifest(directory)
+        raise ConfigError("k or distance is still auto. Call choose_settings first, and identify with what it returns.")
+    manifest = require_manifest(sample.storage)
     k_per_layer = config.k_per_layer(model.layers)
-    require_enough(extraction.num_examples, k_per_layer)
-    return SetIdentity(
+    require_enough(sample.num_examples, k_per_layer)
+    identity = FitIdentity(
         model=manifest.model.sha256,
         dataset=manifest.dataset,
-        examples=_digest(directory, parse_ids(extraction.ids)),
-        num_examples=extraction.num_examples,
         preprocessing=manifest.preprocessing.model_copy(
             update={"name": ""}
         ),  # the numbers matter, not the preset's name
@@ -73,15 +88,40 @@ def identify(config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
         k_per_layer=k_per_layer,
         distance=config.distance,
         seed=config.seed,
+        fit=config.fit,
+        fitted_on={},
     )
+    ids = sample.example_ids()
+    chosen = {layer: identity.fit_ids(layer, ids) for layer in model.layers}
+    of_size = {len(own): own for own in chosen.values()}  # samples of one size are equal
+    digests = {size: _digest(sample.storage, own) for size, own in of_size.items()}
+    return identity.model_copy(update={"fitted_on": {layer: digests[len(own)] for layer, own in chosen.items()}})
+
+
+def identify(fits: FitIdentity, extraction: ExtractionRecord) -> SetIdentity:
+    """The identity of the set of all examples that are assigned to these fits."""
+    examples = _digest(extraction.storage, extraction.example_ids())
+    return SetIdentity(**dict(fits), examples=examples, num_examples=extraction.num_examples)
+
+
+def require_enough(examples: int, k_per_layer: dict[str, int]) -> None:
+    """Raises:
+    ConfigError: fewer examples than clusters in some layer.
+    """
+    layer, k = max(k_per_layer.items(), key=lambda item: item[1])
+    if examples < k:
+        raise ConfigError(
+            f"{examples} examples cannot make {k} clusters (layer {layer}): expected at least as many examples as "
+            f"clusters. Take more examples (--subset, --split), or fewer clusters with --k {examples or 1}."
+        )
 
 
 def _digest(directory: Storage, ids: NDArray[np.int64]) -> str:
     examples = read_examples(directory, ["id", "file", "size"])
-    wanted = np.isin(examples["id"].to_numpy(), ids)
-    rows = zip(*(examples[name].to_pylist() for name in ("id", "file", "size")), strict=True)
+    examples = examples.filter(np.isin(examples["id"].to_numpy(), ids))
     digest = hashlib.sha256()
-    for keep, row in zip(wanted, rows, strict=True):
-        if keep:
-            digest.update(f"{row[0]}\t{row[1]}\t{row[2]}\n".encode())
+    for rows in examples.to_batches(1 << 16):  # a text of all of them would take memory that grows with their number
+        columns = [pc.cast(rows[name], "string") for name in ("id", "file", "size")]
+        lines = pc.binary_join_element_wise(*columns, "\t")
+        digest.update("".join(f"{line}\n" for line in lines.to_pylist()).encode())
     return digest.hexdigest()

@@ -243,18 +243,31 @@ class Nearest:
 def nearest(block: NDArray[np.float32], centroids: NDArray[np.float32], distance: Distance) -> Nearest:
     """The nearest of the centroids (k, width) for each row (m, width); for cosine between unit rows and the centroids."""
     squares: NDArray[np.float32] = np.einsum("ij,ij->i", block, block)  # (m,)
-    products = block @ centroids.T  # (m, k)
     lengths = np.einsum("ij,ij->i", centroids, centroids)  # (k,)
+    return decide(block @ centroids.T, squares, lengths, distance)
+
+
+def decide(
+    products: NDArray[np.float32], squares: NDArray[np.float32], lengths: NDArray[np.float32], distance: Distance
+) -> Nearest:
+    """The nearest centroid of each row.
+
+    Args:
+        products: (m, k) of rows with centroids.
+        squares: (m,) squared lengths of the rows.
+        lengths: (k,) squared lengths of the centroids.
+        distance: for cosine, rows count at unit length.
+    """
     zero = squares == 0
-    shares = np.ones(len(block), np.float32)
+    shares = np.ones(len(squares), np.float32)
     if distance == "cosine":
         norms = np.where(zero, 1, np.sqrt(squares)).astype(np.float32)
-        products /= norms[:, None]
+        products = products / norms[:, None]
         squares = (~zero).astype(np.float32)
         shares = squares / norms
     gaps = lengths - 2 * products  # (m, k)
     labels = gaps.argmin(axis=1)
-    squared = np.maximum(gaps[np.arange(len(block)), labels] + squares, 0)
+    squared = np.maximum(gaps[np.arange(len(gaps)), labels] + squares, 0)
     if distance == "cosine":
         labels[zero], squared[zero] = 0, 0
     return Nearest(labels.astype(np.int16), squared.astype(np.float32), shares, int(zero.sum()))

@@ -54,6 +54,12 @@ class LRUCache(Generic[T]):
     def __contains__(self, key: Hashable) -> bool:
         return key in self._entries
 
+    def clear(self) -> None:
+        """Forget all values."""
+        with self._lock:
+            self._entries.clear()
+            self.size = 0
+
     def get(self, key: Hashable, compute: Callable[[], T], version: Hashable = None) -> T:
         """The cached value of this key, else a newly computed one; an exception of `compute` is not cached.
 

@@ -40,7 +40,7 @@ from clusterpaths.evaluation.record import (
     read_evaluation,
 )
 from clusterpaths.evaluation.refit import Refit, refit_clustering
-from clusterpaths.extraction.extract import ExtractionJob
+from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.agreement import path_agreement
 from clusterpaths.metrics.alignment import decision_alignment, majority_baseline, split_fit_eval
 from clusterpaths.metrics.detection import auroc, bootstrap_detection, fpr95
@@ -87,14 +87,20 @@ def evaluate_set(
     """
     record = published.record
     seed = record.seed if seed is None else seed
-    found = read_evaluation(published)
-    if not more and found and (found.fingerprint, found.seed, found.version) == (record.fingerprint, seed, VERSION):
+    if not more and (found := stored_evaluation(published, seed)):
         return found
     with one_thread():
         evaluation = _evaluate(published, job, seed, more or {})
     if not more:
         published.write_json(METRICS, evaluation.model_dump(mode="json"))
     return evaluation
+
+
+def stored_evaluation(published: PublishedSet, seed: int | None = None) -> Evaluation | None:
+    """The set's metrics, if they were measured with this seed [the set's own] and by this version."""
+    record, found = published.record, read_evaluation(published)
+    wanted = (record.fingerprint, record.seed if seed is None else seed, VERSION)
+    return found if found and (found.fingerprint, found.seed, found.version) == wanted else None
 
 
 def _evaluate(published: PublishedSet, job: ExtractionJob, seed: int, more: Mapping[str, perturb.Images]) -> Evaluation:

@@ -12,12 +12,15 @@ from clusterpaths.cache.manifest import (
     CLUSTERINGS,
     MANIFEST,
     PIXELS,
+    SAMPLE,
+    SHARDS,
+    Manifest,
     ShardRecord,
     as_planned,
     change_manifest,
+    forget_shard,
     read_manifest,
     require_manifest,
-    update_shards,
     write_manifest,
 )
 from clusterpaths.cache.pixels import open_stored
@@ -42,7 +45,10 @@ def begin_extraction(plan: ExtractionPlan) -> None:
         # left by a killed refresh, or by a cache whose manifest cannot be parsed
         for name in (PIXELS, *plan.manifest.layers):
             directory.remove_tree(name)
+    if not directory.exists(MANIFEST):
+        directory.remove_tree(SHARDS)  # left by a run whose manifest is gone
     write_manifest(directory, plan.manifest, plan.version)
+    directory.remove_tree(SHARDS)  # the plan's manifest has these records
     store.reserve(_rows(plan.manifest.shards))
 
 
@@ -54,14 +60,14 @@ def remove_cache(directory: Storage) -> None:
         stored = None
     directory.remove(MANIFEST)  # first: without it nothing counts as recorded
     directory.remove(EXAMPLES)
-    for made_of_them in (PARTS, CLUSTERINGS):
+    for made_of_them in (SHARDS, PARTS, CLUSTERINGS, SAMPLE):
         directory.remove_tree(made_of_them)
     if stored is not None:
         open_stored(directory, stored).remove()
 
 
-def widen_layers(directory: Storage, layers: list[str]) -> tuple[int, ...]:
-    """Store these layers as float32 from now on; returns the shards to extract again, all of them."""
+def widen_layers(directory: Storage, layers: list[str]) -> Manifest:
+    """Store these layers as float32 from now on; the manifest, of which all shards are to be extracted again."""
     manifest = require_manifest(directory)
     open_store(directory, manifest.format, {name: manifest.layers[name] for name in layers}).remove()
     wider = {
@@ -69,17 +75,17 @@ def widen_layers(directory: Storage, layers: list[str]) -> tuple[int, ...]:
         for name, layer in manifest.layers.items()
     }
     shards = tuple(as_planned(shard) for shard in manifest.shards)
-    change_manifest(directory, lambda now: now.model_copy(update={"layers": wider, "shards": shards}))
+    widened = change_manifest(directory, lambda now: now.model_copy(update={"layers": wider, "shards": shards}))
+    directory.remove_tree(SHARDS)
     open_store(directory, manifest.format, wider).reserve(_rows(shards))
-    return tuple(shard.index for shard in shards)
+    return widened
 
 
 def mark_missing(directory: Storage, index: int) -> None:
     """Mark a corrupted shard as missing; the next plan extracts it again."""
-    manifest = read_manifest(directory)
-    for shard in manifest.shards if manifest else ():
-        if shard.index == index:
-            update_shards(directory, as_planned(shard))
+    forget_shard(directory, index)
+    if (directory / SAMPLE).exists(MANIFEST):
+        forget_shard(directory / SAMPLE, index)
 
 
 def _rows(shards: Iterable[ShardRecord]) -> int:

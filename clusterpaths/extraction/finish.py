@@ -5,19 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import join_parts, read_examples
-from clusterpaths.cache.manifest import format_ids, require_manifest
+from clusterpaths.cache.examples import join_parts
+from clusterpaths.cache.extracted import ExtractionRecord, locate
+from clusterpaths.cache.manifest import consolidate, format_ids
 from clusterpaths.errors import ExtractionError
 from clusterpaths.extraction.extract import too_many_failures
-from clusterpaths.storage import Storage, StoredRecord
-
-
-class ExtractionRecord(StoredRecord):
-    """Result of extraction: the examples of this run, and those of them that could not be read."""
-
-    num_examples: int
-    failed: tuple[tuple[int, str, str], ...]
-    ids: str
+from clusterpaths.storage import Storage
 
 
 def finish_extraction(directory: Storage, wanted: NDArray[np.int64], max_failed: int) -> ExtractionRecord:
@@ -26,18 +19,14 @@ def finish_extraction(directory: Storage, wanted: NDArray[np.int64], max_failed:
     Raises:
         ExtractionError: more than `max_failed` of them could not be read, or none is left.
     """
-    manifest = require_manifest(directory)
-    recorded = [shard for shard in manifest.shards if shard.rows is not None]
+    recorded = [shard for shard in consolidate(directory).shards if shard.rows is not None]
     join_parts(directory, [shard.index for shard in recorded])
-    examples = read_examples(directory, ["id", "row"])
-    ids = examples["id"].to_numpy()
-    with_rows = ids[examples["row"].is_valid().to_numpy()]
-    failures = [failure for shard in recorded for failure in shard.failed]
-    lost = set(wanted[~np.isin(wanted, with_rows)].tolist())
-    failed = {failure.id: failure for failure in failures if failure.id in lost}
+    there = locate(recorded, wanted)[0] >= 0
+    lost = set(wanted[~there].tolist())
+    failed = {failure.id: failure for shard in recorded for failure in shard.failed if failure.id in lost}
     if len(failed) > max_failed:
         raise ExtractionError(too_many_failures(len(failed), max_failed, list(failed.values())))
-    usable = wanted[np.isin(wanted, with_rows)]
+    usable = wanted[there]
     if len(usable) == 0:
         raise ExtractionError(too_many_failures(len(failed), len(failed) - 1, list(failed.values())))
     return ExtractionRecord(

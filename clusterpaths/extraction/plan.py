@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import PARTS, part_file
-from clusterpaths.cache.fit_sample import fit_positions
+from clusterpaths.cache.fit_sample import FIT_ROWS, draw_ids, fit_size
 from clusterpaths.cache.manifest import (
     CacheIdentity,
     LayerRecord,
@@ -21,18 +21,20 @@ from clusterpaths.cache.manifest import (
     ShardRecord,
     as_planned,
     format_ids,
+    parse_ids,
     read_version,
-    require_manifest,
     require_same,
 )
 from clusterpaths.cache.pixels import open_stored, stored_size
 from clusterpaths.cache.stores import size_on_disk
 from clusterpaths.cache.zarr_layout import slots
+from clusterpaths.clustering.identity import require_enough
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
 from clusterpaths.datasets.fingerprint import fingerprint
-from clusterpaths.errors import CacheError, ConfigError, DiskError
-from clusterpaths.extraction.extract import MISSING, ExtractionJob
+from clusterpaths.errors import CacheError, DiskError
+from clusterpaths.extraction.decode import MISSING
+from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.models.check import tap_again
 from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing
 from clusterpaths.storage import Storage, StoredRecord
@@ -44,6 +46,7 @@ class ExtractionPlan(StoredRecord):
     manifest: Manifest
     pending: tuple[int, ...]
     ids: str
+    sample: str
     wanted: int
     cached: int
     values: int
@@ -57,6 +60,18 @@ class ExtractionPlan(StoredRecord):
     def missing(self) -> int:
         """Examples to extract."""
         return self.wanted - self.cached
+
+    def example_ids(self) -> NDArray[np.int64]:
+        """(wanted,) ascending."""
+        return parse_ids(self.ids)
+
+    def sample_ids(self) -> NDArray[np.int64]:
+        """Of these, the ones that layers are fitted on, ascending."""
+        return parse_ids(self.sample)
+
+    def shards_of(self, ids: NDArray[np.int64]) -> list[ShardRecord]:
+        """Shards with some of these examples."""
+        return [shard for shard in self.manifest.shards if np.isin(shard.planned_ids(), ids).any()]
 
     def text(self) -> str:
         """One sentence for log and terminal."""
@@ -107,6 +122,7 @@ def plan_run(
         dtype_asked=config.cache_dtype is not None,
         dataset=opened,
         by_content=by_content,
+        fit_most=None if config.fit == "all" else fit_size(config.largest_k(model.layers)),
     )
     if set(plan.manifest.layers) != set(model.layers):  # a cache with more layers stays complete
         tensors = {layer: record.tensor for layer, record in plan.manifest.layers.items()}
@@ -116,25 +132,12 @@ def plan_run(
         model=model,
         dataset=dataset,
         preprocessing=preprocessing,
+        cache=plan.manifest.identity,
         batch_size=model.batch or config.batch_size,
         max_failed=int(config.max_failures * len(table) + 1e-9),  # 0.29 * 100 is slightly below 29
         dataset_fingerprint=fingerprint(opened, every, full=by_content),
     )
-    if plan.manifest.format == "none":
-        plan = plan.model_copy(update={"manifest": plan.manifest.model_copy(update={"runner": model})})
     return plan, job
-
-
-def require_enough(examples: int, k_per_layer: dict[str, int]) -> None:
-    """Raises:
-    ConfigError: fewer examples than clusters in some layer.
-    """
-    layer, k = max(k_per_layer.items(), key=lambda item: item[1])
-    if examples < k:
-        raise ConfigError(
-            f"{examples} examples cannot make {k} clusters (layer {layer}): expected at least as many examples as "
-            f"clusters. Take more examples (--subset, --split), or fewer clusters with --k {examples or 1}."
-        )
 
 
 def plan_extraction(
@@ -148,12 +151,13 @@ def plan_extraction(
     dtype_asked: bool = True,
     dataset: Dataset | None = None,
     by_content: bool = False,
+    fit_most: int | None = FIT_ROWS,
 ) -> ExtractionPlan:
     """Compare the examples wanted (`table`) with what the cache in `directory` has. Nothing is written.
 
     `format_asked` and `dtype_asked`: whether the user named them; else those of an existing cache are used. Images whose
     times are not those of then are read again and compared by their digests where `dataset` is given; `by_content` does
-    it with all of them.
+    it with all of them. `fit_most`: how many examples layers are fitted on at most, which are extracted first; None: all.
 
     Raises:
         CacheError: the cache is of another model, data set or preprocessing, or images changed since.
@@ -169,17 +173,22 @@ def plan_extraction(
         manifest = stored.model_copy(update={"providers": required.providers})
     planned = np.concatenate([done, *(shard.planned_ids() for shard in reused if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
-    shards = (*reused, *_new_shards(missing, table.ids, reused, shard_size))
+    sample = table.ids if fit_most is None else draw_ids(table.ids, fit_most)
+    shards = (*reused, *_new_shards(missing, sample, reused, shard_size))
     manifest = manifest.model_copy(update={"shards": shards})
     pending = tuple(
         shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
     )
     files, size = stored_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
+    if manifest.format == "none":  # and, for a while, activations of the sample
+        more_files, more = size_on_disk("zarr", manifest.layers, len(sample))
+        files, size = files + more_files, size + more
     return ExtractionPlan(
         directory=directory.address,
         manifest=manifest,
         pending=pending,
         ids=format_ids(table.ids),
+        sample=format_ids(sample),
         wanted=len(table),
         cached=int(np.isin(table.ids, done).sum()),
         values=sum(int(np.prod(layer.shape)) for layer in manifest.layers.values()),
@@ -266,14 +275,13 @@ def _digest(dataset: Dataset, file: str) -> int | None:
 
 
 def _new_shards(
-    missing: NDArray[np.int64], wanted: NDArray[np.int64], reused: list[ShardRecord], shard_size: int
+    missing: NDArray[np.int64], sample: NDArray[np.int64], reused: list[ShardRecord], shard_size: int
 ) -> list[ShardRecord]:
-    """Shards of the missing ids in order; the examples that a clustering is fitted on have separate shards, the first ones."""
+    """Shards of the missing ids in order; the examples that layers are fitted on have separate shards, the first ones."""
     index = max((shard.index for shard in reused), default=-1) + 1
     start = max((shard.start + slots(len(shard.planned_ids())) for shard in reused), default=0)
     shards: list[ShardRecord] = []
-    fit = fit_positions(wanted)
-    fitted = np.isin(missing, wanted[fit]) if fit is not None else np.zeros(len(missing), bool)
+    fitted = np.isin(missing, sample)
     for group in (missing[fitted], missing[~fitted]):
         for at in range(0, len(group), shard_size):
             ids = group[at : at + shard_size]
@@ -305,12 +313,6 @@ def check_room(plan: ExtractionPlan) -> None:
         f"{'' if plan.manifest.format == 'none' else ways}--subset N takes the first N examples only; "
         "--cache-root names another disk."
     )
-
-
-def examples_in(directory: Storage, shards: tuple[int, ...]) -> dict[int, int]:
-    """How many examples each of these shards is planned for."""
-    wanted = set(shards)
-    return {s.index: len(s.planned_ids()) for s in require_manifest(directory).shards if s.index in wanted}
 
 
 def human_bytes(count: int) -> str:

@@ -6,8 +6,9 @@ never changed, and weights in external files are mapped, not copied into the gra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import reference_files
+from clusterpaths.models.products import Products, ProductSession, add_products, joined, one_thread_options
 from clusterpaths.models.reduce import add_reduction
 from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
+CPU = "CPUExecutionProvider"
 _ELEM_TYPES = {"float16": onnx.TensorProto.FLOAT16, "float32": onnx.TensorProto.FLOAT}
 
 
@@ -28,12 +31,14 @@ class Outputs:
     """Outputs for a batch of n images.
 
     Attributes:
-        layers: layer -> (n, *shape) of float32 or float16, C-contiguous.
+        layers: layer -> (n, *shape) of float32 or float16, C-contiguous; empty where they are not kept.
         logits: (n, classes) float32, or None where the model has no class scores.
+        products: layer -> what its assignment needs; empty where that was not asked for.
     """
 
     layers: Mapping[str, NDArray[Any]]
     logits: NDArray[np.float32] | None
+    products: Mapping[str, Products] = field(default_factory=dict)
 
 
 class TapSession:
@@ -43,22 +48,50 @@ class TapSession:
         model: what `check_model` found.
         dtypes: layer -> "float16" or "float32". float16 is converted by a Cast behind the tap:
             ONNX Runtime does that at 12 to 15 GB/s where numpy does 0.6.
+        centroids: layer -> (k, width) float32: squared lengths of every layer's rows, and these layers' products with the
+            centroids, are computed too (`products.py`); None: neither.
+        keep: whether activations are among the outputs. Where they are not, they never leave the runtime.
         threads: of one run. One, with one session per worker, scales better on few cores than many in one session.
     """
 
-    def __init__(self, model: ModelRecord, dtypes: Mapping[str, CacheDtype] | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: ModelRecord,
+        dtypes: Mapping[str, CacheDtype] | None = None,
+        centroids: Mapping[str, NDArray[np.float32]] | None = None,
+        keep: bool = True,
+        threads: int = 1,
+    ) -> None:
         self.model = model
-        graph, tensors = _instrument(model, dtypes or {})
         self._layers = [tap.layer for tap in model.taps]
-        self._names = [tensors[layer] for layer in self._layers] + ([model.logits] if model.logits else [])
-        options = onnxruntime.SessionOptions()
+        proto = onnx.load(model.path, load_external_data=False)
+        dtypes = {layer: (dtypes or {}).get(layer, "float32") for layer in self._layers}
+        taps = {tap.layer: add_tap(proto, tap, dtypes[tap.layer]) for tap in model.taps}
+        self._products: dict[str, list[str]] = {}
+        self._after: dict[str, ProductSession] = {}
+        if centroids is not None:
+            for tap in model.taps:
+                layer, width = tap.layer, math.prod(tap.shape)
+                own = centroids.get(layer)
+                if set(model.providers) == {CPU}:
+                    self._products[layer] = add_products(proto, layer, taps[layer], dtypes[layer], width, own)
+                else:  # another device adds up in another order
+                    self._after[layer] = ProductSession(width, dtypes[layer], own)
+        self._keep = keep
+        self._taps = list(taps.values()) if keep or self._after else []
+        products = [name for names in self._products.values() for name in names]
+        self._names = [*self._taps, *products, *([model.logits] if model.logits else [])]
+        outputs = {output.name for output in proto.graph.output}
+        # ONNX Runtime infers their types
+        proto.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in dict.fromkeys(self._names) if name not in outputs
+        )
+        options = one_thread_options()
         options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        reference_files(graph, model.external, options)
+        reference_files(proto, model.external, options)
         try:
             self._session = onnxruntime.InferenceSession(
-                graph.SerializeToString(), options, providers=list(model.providers)
+                proto.SerializeToString(), options, providers=list(model.providers)
             )
         except Exception as error:
             raise ModelError(_cannot_load(model.path, _first_line(error))) from error
@@ -78,11 +111,11 @@ class TapSession:
             missing = fixed - len(piece)
             padded = np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) if missing else piece
             pieces.append((self._run(np.ascontiguousarray(padded)), len(piece)))
+        logits = [out.logits[:n] for out, n in pieces if out.logits is not None]
         return Outputs(
-            {layer: np.concatenate([out.layers[layer][:n] for out, n in pieces]) for layer in self._layers},
-            np.concatenate([out.logits[:n] for out, n in pieces if out.logits is not None])
-            if self.model.logits
-            else None,
+            {layer: np.concatenate([out.layers[layer][:n] for out, n in pieces]) for layer in pieces[0][0].layers},
+            np.concatenate(logits) if logits else None,
+            joined([{layer: one.first(n) for layer, one in out.products.items()} for out, n in pieces]),
         )
 
     def run_blank(self) -> Outputs:
@@ -98,14 +131,25 @@ class TapSession:
                 f"{self.model.path} cannot be run on a batch of shape {images.shape}: {_first_line(error)}. "
                 "If the model expects another image size, name it with --size HEIGHTxWIDTH."
             ) from error
-        for layer, value in zip(self._layers, values, strict=False):
+        layers = dict(zip(self._layers, values[: len(self._taps)], strict=False))
+        for layer, value in layers.items():
             if value.ndim < 2 or len(value) != len(images):
                 raise ModelError(
                     f"Layer {layer} of {self.model.path} outputs shape {value.shape} for {len(images)} images. "
                     "Expected one row per image. Leave it out with --layers."
                 )
+        products = self._products_of(layers, values[len(self._taps) :])
         logits = np.asarray(values[-1], np.float32) if self.model.logits else None
-        return Outputs(dict(zip(self._layers, values, strict=False)), logits)
+        return Outputs(layers if self._keep else {}, logits, products)
+
+    def _products_of(self, layers: Mapping[str, NDArray[Any]], values: list[NDArray[Any]]) -> dict[str, Products]:
+        if self._after:
+            return {layer: one.run(layers[layer].reshape(len(layers[layer]), -1)) for layer, one in self._after.items()}
+        given, found = iter(values), {}
+        for layer, names in self._products.items():
+            own = [next(given) for _ in names]
+            found[layer] = Products(own[0], own[1] if len(own) > 1 else None)
+        return found
 
     def _as_input(self, images: NDArray[np.float32]) -> NDArray[Any]:
         if self.model.layout == "NHWC":
@@ -113,21 +157,6 @@ class TapSession:
         if self.model.input_type == "uint8":
             return np.clip(np.rint(images), 0, 255).astype(np.uint8)
         return images.astype(self.model.input_type, copy=False)
-
-
-def _instrument(model: ModelRecord, dtypes: Mapping[str, CacheDtype]) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The graph with every tap, reduced and cast where requested, among its outputs; and each layer's output name."""
-    proto = onnx.load(model.path, load_external_data=False)
-    graph = proto.graph
-    outputs = {output.name for output in graph.output}
-    names: dict[str, str] = {}
-    for tap in model.taps:
-        name = add_tap(proto, tap, dtypes.get(tap.layer, "float32"))
-        if name not in outputs:
-            graph.output.append(onnx.ValueInfoProto(name=name))  # ONNX Runtime infers the type
-            outputs.add(name)
-        names[tap.layer] = name
-    return proto, names
 
 
 def add_tap(model: onnx.ModelProto, tap: Tap, dtype: str) -> str:

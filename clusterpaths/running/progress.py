@@ -1,4 +1,4 @@
-"""Progress of extraction and clustering, with speed and time left: a bar in a terminal, and the same as text.
+"""Progress of extraction and fitting, with speed and time left: a bar in a terminal, and the same as text.
 
 Pieces that run in threads of this process find the run's tracker by activity and cache directory. Pieces in another
 process have none: they count when they end. Estimates are rich's.
@@ -17,9 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-ALL_LAYERS = "all layers"
 _SPEED_SECONDS = 600.0  # speed is averaged over this long: a piece on a Dask worker only reports its end
-What = Literal["extraction", "clustering"]
+What = Literal["extraction", "fitting"]
 _trackers: dict[tuple[What, str], Tracker] = {}
 
 

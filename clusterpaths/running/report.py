@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clusterpaths.comparison.record import Comparison
     from clusterpaths.config import RunConfig
     from clusterpaths.evaluation.record import Evaluation
-    from clusterpaths.extraction.extract import ExtractionJob
+    from clusterpaths.extraction.job import ExtractionJob
     from clusterpaths.extraction.plan import ExtractionPlan
     from clusterpaths.preprocessing.check import PreprocessingCheck
     from clusterpaths.records import ModelRecord, Preprocessing, StageTime

@@ -15,13 +15,16 @@ import numpy as np
 from PIL import Image
 
 from clusterpaths.cache.examples import read_examples
-from clusterpaths.cache.manifest import ShardRecord, parse_ids
+from clusterpaths.cache.extracted import ExtractionRecord
+from clusterpaths.cache.fit_sample import FIT_ROWS, draw_ids
+from clusterpaths.cache.manifest import ShardRecord
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering import cluster
+from clusterpaths.clustering import fit, trace
+from clusterpaths.clustering.assign import FitRecord
 from clusterpaths.clustering.choice import Choice
 from clusterpaths.clustering.choose import choose
-from clusterpaths.clustering.cluster import ClusteringRecord
-from clusterpaths.clustering.identity import SetIdentity, identify
+from clusterpaths.clustering.identity import FitIdentity, SetIdentity, identify
+from clusterpaths.clustering.trace import TraceRecord
 from clusterpaths.common import roots
 from clusterpaths.comparison import compare
 from clusterpaths.comparison.compare import CompareConfig
@@ -33,10 +36,9 @@ from clusterpaths.datasets.registry import find_source
 from clusterpaths.errors import ClusterPathsError, DatasetError, ModelError
 from clusterpaths.evaluation import evaluate
 from clusterpaths.evaluation.record import Evaluation
-from clusterpaths.extraction import extract, plan
+from clusterpaths.extraction import again, extract, plan
 from clusterpaths.extraction.begin import begin_extraction
-from clusterpaths.extraction.extract import ExtractionJob
-from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.models import check
 from clusterpaths.models.providers import choose_providers, require_ran
@@ -46,7 +48,7 @@ from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageT
 from clusterpaths.report import page
 from clusterpaths.report.comparison import headline
 from clusterpaths.report.comparison import write_comparison as write_comparison_files
-from clusterpaths.running.progress import ALL_LAYERS, counter
+from clusterpaths.running.progress import counter
 from clusterpaths.sets import find, publish
 from clusterpaths.sets.find import find_named
 from clusterpaths.sets.published import PublishedSet
@@ -163,21 +165,49 @@ def make_plan(
     return planned, job
 
 
-def extract_shard(job: ExtractionJob, index: int) -> ShardRecord:
-    """Extract and record one shard.
+def extract_shard(
+    job: ExtractionJob, shard: ShardRecord, fits: tuple[FitRecord, ...], sample: ShardRecord | None
+) -> ShardRecord:
+    """Extract, assign and record one shard.
 
     Raises:
         Float16OverflowError, ExtractionError, DiskError: as `extraction.extract.extract_shard`.
     """
-    record = extract.extract_shard(job, index, counter("extraction", job.directory, str(index)))
+    record = extract.extract_shard(job, shard, fits, sample, _counter_of(job, shard))
     for failure in record.failed:
         log.warning("Left out example %d, %s: %s", failure.id, failure.file, failure.reason)
     return record
 
 
-def choose_settings(
-    config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
-) -> tuple[RunConfig, Choice | None]:
+def assign_shard(
+    job: ExtractionJob, shard: ShardRecord, fits: tuple[FitRecord, ...], sample: ShardRecord | None
+) -> ShardRecord:
+    """Assign one shard from the cache.
+
+    Raises:
+        CorruptedShardError: stored bytes differ from those that were extracted.
+    """
+    again.assign_shard(job, shard, fits, sample, _counter_of(job, shard))
+    return shard
+
+
+def run_again(
+    job: ExtractionJob, shard: ShardRecord, fits: tuple[FitRecord, ...], sample: ShardRecord | None
+) -> ShardRecord:
+    """Run the model on one shard's stored images, to store activations of the sample's.
+
+    Raises:
+        CorruptedShardError: stored bytes differ from those that were extracted.
+    """
+    again.run_again(job, shard, fits, sample, _counter_of(job, shard))
+    return shard
+
+
+def _counter_of(job: ExtractionJob, shard: ShardRecord) -> Callable[[int], None] | None:
+    return counter("extraction", job.directory, str(shard.index))
+
+
+def choose_settings(config: RunConfig, model: ModelRecord, sample: ExtractionRecord) -> tuple[RunConfig, Choice | None]:
     """The configuration with numbers for every "auto", and the choice; None if nothing is "auto".
 
     Raises:
@@ -187,7 +217,7 @@ def choose_settings(
     """
     if not config.chooses:
         return config, None
-    directory, ids = extraction.storage, parse_ids(extraction.ids)
+    directory, ids = sample.storage, draw_ids(sample.example_ids(), FIT_ROWS)
     examples = read_examples(directory, ["id", "prediction"])
     predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
     rows = {layer: LayerRows(directory, layer, ids) for layer in model.layers}
@@ -210,14 +240,10 @@ def choose_settings(
 
 
 def find_set(
-    config: RunConfig, model: ModelRecord, extraction: ExtractionRecord
+    config: RunConfig, fits: FitIdentity, extraction: ExtractionRecord
 ) -> tuple[SetIdentity, PublishedSet | None]:
-    """The identity of the set to publish, and an existing set with the same identity.
-
-    Raises:
-        ConfigError: as `identify`.
-    """
-    identity = identify(config, model, extraction)
+    """The identity of the set to publish, and an existing set with the same identity."""
+    identity = identify(fits, extraction)
     found = None if config.refresh else find.find_set(extraction.storage, identity.fingerprint())
     if found:
         publish.describe_newest(found)
@@ -225,37 +251,29 @@ def find_set(
     return identity, found
 
 
-def cluster_layer(extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> ClusteringRecord:
-    """Cluster one layer.
+def fit_layer(sample: ExtractionRecord, identity: FitIdentity, layer: str) -> FitRecord:
+    """Fit one layer.
 
     Raises:
         CorruptedShardError: stored bytes differ from those that were extracted.
     """
-    record = cluster.cluster_layer(extraction, identity, layer, counter("clustering", extraction.directory, layer))
-    _log_clustering(record)
+    record = fit.fit_layer(sample, identity, layer, counter("fitting", sample.directory, layer))
+    log.info("%s: %d clusters fitted on %d examples", layer, identity.k_per_layer[layer], record.num_fitted)
     return record
 
 
-def cluster_layers(
-    extraction: ExtractionRecord, identity: SetIdentity, layers: tuple[str, ...], workers: int
-) -> list[ClusteringRecord]:
-    """Cluster layers in shared passes, as each pass runs the model.
+def trace_paths(extraction: ExtractionRecord, identity: SetIdentity, fits: tuple[FitRecord, ...]) -> TraceRecord:
+    """The cluster paths of all examples.
 
     Raises:
-        CorruptedShardError, ModelError: as `clustering.cluster.cluster_layers`.
+        CacheError: as `clustering.trace.trace_paths`.
     """
-    count = counter("clustering", extraction.directory, ALL_LAYERS)
-    records = cluster.cluster_layers(extraction, identity, layers, workers, count)
-    for record in records:
-        _log_clustering(record)
-    return records
-
-
-def _log_clustering(record: ClusteringRecord) -> None:
-    sizes = list(record.summary.sizes)
-    log.info("%s: %s examples per cluster, inertia %.6g", record.layer, sizes, record.summary.inertia)
-    if record.summary.note:
-        log.warning("%s: %s", record.layer, record.summary.note)
+    traced = trace.trace_paths(extraction, identity, fits)
+    for layer, summary in traced.clusters.items():
+        log.info("%s: %s examples per cluster, inertia %.6g", layer, list(summary.sizes), summary.inertia)
+        if summary.note:
+            log.warning("%s: %s", layer, summary.note)
+    return traced
 
 
 def publish_set(
@@ -263,14 +281,14 @@ def publish_set(
     job: ExtractionJob,
     extraction: ExtractionRecord,
     identity: SetIdentity,
-    clusterings: list[ClusteringRecord],
-    traced: Path,
+    fits: tuple[FitRecord, ...],
+    traced: TraceRecord,
     stages: tuple[StageTime, ...],
     choice: Choice | None,
     check: PreprocessingCheck | None,
 ) -> PublishedSet:
     """Publish the next set, atomically."""
-    published = publish.publish_set(config, job, extraction, identity, clusterings, traced, stages, choice, check)
+    published = publish.publish_set(config, job, extraction, identity, fits, traced, stages, choice, check)
     log.info("Published %s", published.folder)
     return published
 

@@ -17,15 +17,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import PARTS
+from clusterpaths.cache.extracted import ExtractionRecord
 from clusterpaths.cache.manifest import CLUSTERINGS
+from clusterpaths.clustering.assign import FitRecord, assigner_of
 from clusterpaths.clustering.choice import Choice
-from clusterpaths.clustering.cluster import ClusteringRecord, read_clustering
 from clusterpaths.clustering.identity import SetIdentity
+from clusterpaths.clustering.trace import TraceRecord
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable, read_table
-from clusterpaths.errors import CacheError
-from clusterpaths.extraction.extract import ExtractionJob
-from clusterpaths.extraction.finish import ExtractionRecord
+from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.paths import count_paths, weighted_purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck
@@ -33,7 +33,6 @@ from clusterpaths.records import ModelIdentity, ModelRecord, SetRecord, StageTim
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
 from clusterpaths.sets.find import list_sets
 from clusterpaths.sets.published import PublishedSet
-from clusterpaths.storage import Storage
 
 
 def publish_set(
@@ -41,8 +40,8 @@ def publish_set(
     job: ExtractionJob,
     extraction: ExtractionRecord,
     identity: SetIdentity,
-    clusterings: list[ClusteringRecord],
-    traced: Path,
+    fits: tuple[FitRecord, ...],
+    traced: TraceRecord,
     stages: tuple[StageTime, ...] = (),
     choice: Choice | None = None,
     check: PreprocessingCheck | None = None,
@@ -53,7 +52,7 @@ def publish_set(
         DiskError: no room or no permission; partial files are removed.
     """
     directory = extraction.storage
-    paths = pq.read_table(traced)
+    paths = pq.read_table(traced.file)
     layers = tuple(identity.layers)
     table = np.column_stack([paths[layer].to_numpy() for layer in layers])  # (n, layers)
     sets = list_sets(directory)
@@ -79,7 +78,7 @@ def publish_set(
         class_names=class_names,
         label_names=label_names,
         attributes=tuple(examples.attributes),
-        clusters={record.layer: record.summary for record in clusterings},
+        clusters=traced.clusters,
         purity_labels=weighted_purity(path_of, paths["label"].to_numpy()),
         purity_predictions=weighted_purity(path_of, paths["prediction"].to_numpy()),
         choice=choice.sentence if choice else "",
@@ -87,7 +86,7 @@ def publish_set(
         config=_to_repeat(config, job),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    centroids = {c.layer: _centroids(directory, c.file) for c in clusterings}
+    centroids = {fit.layer: assigner_of(directory, fit).centroids for fit in fits}
     with directory.publish(record.set, last=RECORD) as partial:
         (partial / "centroids.json").write_text(
             json.dumps({layer: _rounded(centroids[layer]) for layer in layers}), encoding="utf-8"
@@ -95,7 +94,7 @@ def publish_set(
         (partial / "paths.json").write_text(_paths_json(paths["id"].to_numpy(), table), encoding="utf-8")
         arrays: dict[str, Any] = {layer: centroids[layer] for layer in layers}
         np.savez(partial / CENTROIDS, **arrays)
-        shutil.copyfile(traced, partial / PATHS)
+        shutil.copyfile(traced.file, partial / PATHS)
         if choice:
             (partial / "choice.json").write_text(choice.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if check:
@@ -167,13 +166,6 @@ def metadata(record: SetRecord) -> dict[str, Any]:
         "clusters": {layer: summary.model_dump() for layer, summary in record.clusters.items()},
         "created": record.created,
     }
-
-
-def _centroids(directory: Storage, file: str) -> NDArray[np.float32]:
-    clustering = read_clustering(directory, file)
-    if clustering is None:
-        raise CacheError(f"The clustering {directory / file} is missing. Run the flow again; it computes it again.")
-    return clustering.centroids
 
 
 def _rounded(centroids: NDArray[np.float32]) -> list[list[float]]:

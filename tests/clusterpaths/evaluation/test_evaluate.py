@@ -14,7 +14,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.evaluation import perturb
 from clusterpaths.evaluation.evaluate import evaluate_set, sample_rows
 from clusterpaths.evaluation.record import METRICS
-from clusterpaths.extraction.extract import ExtractionJob
+from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.report.page import write_report
 from clusterpaths.sets.published import open_set
 from tests.clusterpaths.conftest import run_stages, save_model, write_celeba, write_cnn

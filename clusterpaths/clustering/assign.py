@@ -1,0 +1,170 @@
+"""Assigning examples to the fitted centroids, a shard at a time: labels and distances, recorded like activations.
+
+Belongs here: from products (`models/products.py`) to labels, and their files: clusterings/LAYER-FIT/SHARD.npz. Such a file counts
+only for the centroids and for the bytes of the shard that it was made of, so a shard that is extracted again is
+assigned again.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from clusterpaths.cache.manifest import PIXELS, ShardRecord
+from clusterpaths.clustering.kmeans import decide, first_alike
+from clusterpaths.common.lru import LRUCache
+from clusterpaths.errors import CacheError
+from clusterpaths.models.products import Products, ProductSession
+from clusterpaths.records import CacheDtype, Distance, Record
+from clusterpaths.storage import Storage
+
+
+class FitRecord(Record):
+    """The fitted centroids of one layer, in a directory of the cache."""
+
+    layer: str
+    directory: str
+    digest: str
+    distance: Distance
+    distinct: int
+    passes: int
+    num_fitted: int
+    seconds: float = 0.0
+    found: bool = False
+
+    @property
+    def file(self) -> str:
+        """With the centroids (k, width) float32."""
+        return f"{self.directory}/centroids.npy"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Of n rows of a shard, in order.
+
+    Attributes:
+        labels: (n,) int16, the nearest centroid.
+        distances: (n,) float32, to it: 1 - cosine, or Euclidean.
+        zeros: (n,) bool, rows of length 0.
+    """
+
+    labels: NDArray[np.int16]
+    distances: NDArray[np.float32]
+    zeros: NDArray[np.bool_]
+
+
+class Assigner:
+    """Assigns rows of one layer; thread-safe.
+
+    Args:
+        centroids: (k, width) float32.
+        distance: between them and rows.
+    """
+
+    def __init__(self, centroids: NDArray[np.float32], distance: Distance) -> None:
+        self.centroids, self._distance = centroids, distance
+        self._lengths = np.einsum("ij,ij->i", centroids, centroids)
+        self._first = first_alike(centroids)
+        self._sessions: dict[CacheDtype, ProductSession] = {}
+
+    def products(self, rows: NDArray[Any]) -> Products:
+        """Of (n, width) float16 or float32 rows, as `TapSession` computes them in the model's graph."""
+        dtype: CacheDtype = "float16" if rows.dtype == np.float16 else "float32"
+        if dtype not in self._sessions:
+            self._sessions[dtype] = ProductSession(self.centroids.shape[1], dtype, self.centroids)
+        return self._sessions[dtype].run(rows)
+
+    def assign(self, pieces: Sequence[Products]) -> Labels:
+        """Of consecutive rows; equal centroids count as the first of them."""
+        squares = np.concatenate([np.empty(0, np.float32), *(one.squares for one in pieces)])
+        products = [np.empty((0, len(self.centroids)), np.float32)]
+        products += [one.with_centroids for one in pieces if one.with_centroids is not None]
+        found = decide(np.concatenate(products), squares, self._lengths, self._distance)
+        far = found.squared / 2 if self._distance == "cosine" else np.sqrt(found.squared)
+        return Labels(self._first[found.labels], far.astype(np.float32), squares == 0)
+
+
+_assigners: LRUCache[Assigner] = LRUCache(64)  # of this process
+
+
+def assigner_of(directory: Storage, fit: FitRecord) -> Assigner:
+    """The assigner to a fit's centroids.
+
+    Raises:
+        CacheError: its file is missing or is not the one of the record.
+    """
+    return _assigners.get((directory.address, fit.directory, fit.digest), lambda: _read_assigner(directory, fit))
+
+
+def _read_assigner(directory: Storage, fit: FitRecord) -> Assigner:
+    centroids = read_centroids(directory, fit.file)
+    if centroids is None or digest_of(centroids) != fit.digest:
+        raise CacheError(
+            f"The centroids in {directory / fit.file} are missing or are not those of this run. Run the flow again; "
+            "it computes them again."
+        )
+    return Assigner(centroids, fit.distance)
+
+
+def read_centroids(directory: Storage, file: str) -> NDArray[np.float32] | None:
+    """(k, width) float32; None where there are none that can be read."""
+    try:
+        centroids: NDArray[np.float32] = np.load(directory.local(file))
+    except (FileNotFoundError, EOFError, ValueError):
+        return None
+    return centroids
+
+
+def digest_of(centroids: NDArray[np.float32]) -> str:
+    """xxh3_64 of their bytes."""
+    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(centroids).data)
+
+
+def release_assigners() -> None:
+    """Free the memory of centroids and their sessions, when all shards are assigned."""
+    _assigners.clear()
+
+
+def labels_file(shard: int) -> str:
+    """The file in a fit's directory with the labels and distances of one shard."""
+    return f"{shard:05d}.npz"
+
+
+def write_labels(directory: Storage, fit: FitRecord, record: ShardRecord, labels: Labels) -> None:
+    """Write a shard's file atomically."""
+    with directory.write(f"{fit.directory}/{labels_file(record.index)}") as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            labels=labels.labels,
+            distances=labels.distances,
+            zeros=labels.zeros,
+            made_of=np.array(_made_of(fit, record)),
+        )
+
+
+def assigned(directory: Storage, fit: FitRecord, records: Iterable[ShardRecord]) -> set[int]:
+    """The indexes of those recorded shards that are assigned."""
+    files = directory.local_tree(fit.directory)
+    return {record.index for record in records if read_labels(files, fit, record) is not None}
+
+
+def read_labels(files: Path, fit: FitRecord, record: ShardRecord) -> Labels | None:
+    """Of a recorded shard, from the fit's directory; None where it was not assigned, or when it or the centroids had other bytes."""
+    try:
+        with np.load(files / labels_file(record.index)) as arrays:
+            if arrays["made_of"].item() != _made_of(fit, record):
+                return None
+            return Labels(arrays["labels"], arrays["distances"], arrays["zeros"])
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
+        return None  # written atomically, so an invalid one is corrupted: the shard is assigned again
+
+
+def _made_of(fit: FitRecord, record: ShardRecord) -> str:
+    return f"{fit.digest} {record.rows} {record.checksums.get(PIXELS) or record.checksums[fit.layer]}"

@@ -1,0 +1,121 @@
+"""What assignment needs of activations, computed inside the graph: products with centroids, and squared lengths.
+
+Belongs here: the nodes, behind a tap or in a graph of their own for activations from a cache. Either way ONNX Runtime runs
+the same operators, whose results for a row do not depend on the rows beside it or on its place among them
+(tests/clusterpaths/models/test_products.py): so an example is assigned alike wherever and whenever that is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from clusterpaths.records import CacheDtype
+
+# ReduceSum peels a row's first values until its address is a multiple of 64 bytes: then their order depends on the row's place.
+_ALIGNED = 16
+_OPSET = 18
+
+
+@dataclass(frozen=True)
+class Products:
+    """Of n rows of a layer.
+
+    Attributes:
+        squares: (n,) float32 squared lengths; inf or NaN where a row holds such a value.
+        with_centroids: (n, k) float32, products with each centroid; None where there are no centroids.
+    """
+
+    squares: NDArray[np.float32]
+    with_centroids: NDArray[np.float32] | None
+
+    def first(self, n: int) -> Products:
+        """Of the first n rows."""
+        return Products(self.squares[:n], None if self.with_centroids is None else self.with_centroids[:n])
+
+
+def add_products(
+    model: onnx.ModelProto, layer: str, tensor: str, dtype: str, width: int, centroids: NDArray[np.float32] | None
+) -> list[str]:
+    """Append nodes behind a layer's tensor (n, …) of `width` values per row in this dtype.
+
+    Returns the names of their outputs: squared lengths (n,) and, where centroids (k, width) are given, products (n, k).
+    """
+    graph, prefix = model.graph, f"clusterpaths.{layer}"
+
+    def node(operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        graph.node.append(helper.make_node(operator, inputs, [f"{prefix}_{name}"], **attributes))
+        return f"{prefix}_{name}"
+
+    def constant(name: str, value: NDArray[Any]) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, f"{prefix}_{name}"))
+        return f"{prefix}_{name}"
+
+    def reduce(operator: str, rows: str) -> str:
+        opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+        if opset >= (13 if operator == "ReduceSum" else 18):  # from there on axes are an input
+            return node(operator, [rows, constant("axes", np.array([1], np.int64))], "squares", keepdims=0)
+        return node(operator, [rows], "squares", axes=[1], keepdims=0)
+
+    rows = tensor if dtype == "float32" else node("Cast", [tensor], "float32", to=TensorProto.FLOAT)
+    rows = node("Reshape", [rows, constant("shape", np.array([0, -1], np.int64))], "rows")
+    if width % _ALIGNED == 0:  # a third less time than ReduceSumSquare
+        outputs = [reduce("ReduceSum", node("Mul", [rows, rows], "product"))]
+    else:
+        outputs = [reduce("ReduceSumSquare", rows)]
+    if centroids is not None:
+        outputs.append(node("MatMul", [rows, constant("centroids", np.ascontiguousarray(centroids.T))], "products"))
+    return outputs
+
+
+class ProductSession:
+    """The same for activations that are there already, on one thread of the CPU.
+
+    Args:
+        width: values per row.
+        dtype: of the activations.
+        centroids: (k, width) float32; None: squared lengths only.
+    """
+
+    def __init__(self, width: int, dtype: CacheDtype, centroids: NDArray[np.float32] | None) -> None:
+        kind = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
+        graph = helper.make_graph([], "assign", [helper.make_tensor_value_info("x", kind, ["n", width])], [])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+        self._names = add_products(model, "x", "x", dtype, width, centroids)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), one_thread_options(), providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, rows: NDArray[Any]) -> Products:
+        """Of (n, width) rows in the dtype of the session."""
+        squares, *products = self._session.run(self._names, {"x": rows})
+        return Products(squares, *(products or [None]))
+
+
+def one_thread_options() -> onnxruntime.SessionOptions:
+    """Options of a session for one of several worker threads: it runs on the caller's thread only."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def joined(pieces: list[Mapping[str, Products]]) -> dict[str, Products]:
+    """Of consecutive rows."""
+    if len(pieces) == 1:
+        return dict(pieces[0])
+    found = {}
+    for layer, one in pieces[0].items():
+        every = [piece[layer].with_centroids for piece in pieces]
+        products = None if one.with_centroids is None else np.concatenate([p for p in every if p is not None])
+        found[layer] = Products(np.concatenate([piece[layer].squares for piece in pieces]), products)
+    return found
