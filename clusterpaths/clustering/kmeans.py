@@ -1,8 +1,8 @@
-"""The numerics of k-means: streaming pass, assignment, re-initialisation of empty clusters.
+"""The numerics of k-means: fitting centroids on rows, assigning rows to them.
 
 Belongs here: pure functions on arrays and on anything that yields blocks of rows; all state and randomness is passed in.
-The first centroids are `seeding.py`. Sources: mini-batch k-means as scikit-learn implements it (Sculley 2010); cosine is
-spherical k-means (Dhillon and Modha 2001).
+The first centroids are `seeding.py`. Sources: Lloyd's algorithm (1982); cosine is spherical k-means (Dhillon and Modha
+2001).
 """
 
 from __future__ import annotations
@@ -12,17 +12,90 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths.clustering.reading import Pass, Rows, Shape, Steps, Where, run
-from clusterpaths.clustering.seeding import alike, places_of, scaled, seeding
+from clusterpaths.clustering.reading import Rows, Where
+from clusterpaths.clustering.seeding import alike, first_centroids, places_of, scaled
+from clusterpaths.common.threads import one_thread
 from clusterpaths.records import Distance
 
 MAX_PASSES = 3
-# Per cluster. On CelebA's layers, a fit on 320 rows per cluster has an inertia within 0.3% of that on all rows, on 200
-# within 0.7%, on 100 within 2.3% (2,000 real images, three seeds).
-LEAST_FIT_ROWS = 200
 # Of squared lengths: what rounding may leave of a squared distance that is 0. That is the difference of float32 sums as
 # large as the squared length; up to 1.3e-6 of it was measured (262,144 values per row, three of OpenBLAS's kernels).
 ROUNDING = 1e-5
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Centroids of k-means.
+
+    Attributes:
+        centroids: (k, width) float32; of unit length for cosine.
+        distinct: number of distinct rows that were found, at most k.
+        passes: number of passes over all rows after the first centroids.
+    """
+
+    centroids: NDArray[np.float32]
+    distinct: int
+    passes: int
+
+
+def fit(rows: Rows, k: int, distance: Distance, seed: int) -> Fit:
+    """k-means of rows that are read a few times, in memory that does not grow with their number but for labels.
+
+    The best of 10 k-means++ runs on principal components of (a sample of) the rows gives the first centroids, which are
+    means of complete rows; a pass over all rows moves them once more (one step of Lloyd's algorithm). Empty clusters are
+    re-initialised with the rows farthest from their centroids, followed by another pass, up to MAX_PASSES in all.
+
+    Rows are read five times, those of at most SKETCH_WIDTH values three times; each re-initialisation adds a pass. The
+    result depends on the rows in their order, the blocks, k, distance and seed, to the bit.
+
+    The inertia of all rows is FIGURES of that of KMeans(n_init=10) on all rows.
+    """
+    with one_thread():
+        centroids, distinct = first_centroids(rows, k, distance, np.random.default_rng(seed))
+        labels, distances = np.empty(len(rows), np.int16), np.empty(len(rows), np.float32)
+        for passes in range(1, MAX_PASSES + 1):
+            scaled(centroids, distance)
+            means = _means(rows, centroids, distance, labels, distances)
+            far, empty = _for_empty_clusters(centroids, distance, labels, distances)
+            centroids = means
+            if passes == MAX_PASSES or len(far) == 0:
+                break
+            for where, block in rows.blocks(far):
+                centroids[empty[places_of(far, where)]] = scaled(block, distance)
+    return Fit(scaled(centroids, distance), distinct, passes)
+
+
+def _means(
+    rows: Rows,
+    centroids: NDArray[np.float32],
+    distance: Distance,
+    labels: NDArray[np.int16],
+    distances: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Means (k, width) of the rows nearest to each centroid, for cosine of unit rows; of none, the centroid as it is.
+
+    Fills `labels` and `distances` (both (n,), in place). Equal centroids stay equal: rows count for the first of them.
+    """
+    assignment = Assignment(centroids, distance, labels, distances)
+    sums, counts = np.zeros_like(centroids), np.zeros(len(centroids), np.int64)
+    for where, block in rows.blocks():
+        found = assignment.add(where, block)
+        member = np.zeros((len(centroids), len(block)), np.float32)
+        member[labels[where], np.arange(len(block))] = found.shares
+        np.add(sums, member @ block, out=sums)
+        counts += np.bincount(labels[where][found.shares > 0], minlength=len(centroids))
+    means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None].astype(np.float32), centroids)
+    return means[first_alike(centroids)]
+
+
+def _for_empty_clusters(
+    centroids: NDArray[np.float32], distance: Distance, labels: NDArray[np.int16], distances: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ascending positions of rows far from their centroids, and the empty clusters (at least as many) to move there."""
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
+    unsure = (ROUNDING * np.einsum("ij,ij->i", centroids, centroids))[labels]  # (n,) squared
+    least = unsure / 2 if distance == "cosine" else np.sqrt(unsure)
+    return np.sort(farthest(distances, labels, len(empty), least)), empty
 
 
 @dataclass(frozen=True)
@@ -54,49 +127,12 @@ class Clustering:
 
 
 def cluster_rows(rows: Rows, k: int, distance: Distance, seed: int) -> Clustering:
-    """`clustering` of rows that nothing else reads at the same time."""
-    return run(clustering(rows, k, distance, seed), rows)
-
-
-def clustering(rows: Shape, k: int, distance: Distance, seed: int) -> Steps[Clustering]:
-    """Sketch-seeded streaming k-means in memory that does not grow with the number of rows.
-
-    A uniform sample of rows is projected to at most 256 dimensions; the best of 10 k-means++ runs there gives the
-    first centroids, one mini-batch pass over all rows (or over `rows.fit`, where that holds at least 200 rows per cluster)
-    the final ones. Empty clusters are re-initialised with the rows farthest from their centroids, followed by another pass
-    over all rows, up to MAX_PASSES in all.
-    """
-    centroids, weights, distinct = yield from seeding(rows, k, distance, np.random.default_rng(seed))
-    labels = np.empty(len(rows), np.int16)
-    distances = np.empty(len(rows), np.float32)
-    enough = rows.fit is not None and len(rows.fit) >= LEAST_FIT_ROWS * k
-    for passes in range(1, MAX_PASSES + 1):
-        batches = MiniBatches(centroids, weights, distance)
-        yield Pass(rows.fit if enough and passes == 1 else None, batches.add)
-        centroids = batches.centroids()
-        assigned = Assignment(centroids, distance, labels, distances)
-        yield Pass(None, assigned.add)
-        if passes == MAX_PASSES or not (yield from reinitialising(centroids, distance, labels, distances)):
-            break
-        weights = np.ones(k)
-    return Clustering(centroids, labels, distances, assigned.inertia, distinct, assigned.zero_rows, passes)
-
-
-def reinitialising(
-    centroids: NDArray[np.float32], distance: Distance, labels: NDArray[np.int16], distances: NDArray[np.float32]
-) -> Steps[int]:
-    """Move centroids of empty clusters onto rows far from theirs, in place; the number of centroids moved."""
-    empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
-    unsure = (ROUNDING * np.einsum("ij,ij->i", centroids, centroids))[labels]  # (n,) squared
-    least = unsure / 2 if distance == "cosine" else np.sqrt(unsure)
-    far = np.sort(farthest(distances, labels, len(empty), least))
-
-    def add(where: Where, block: NDArray[np.float32]) -> None:
-        centroids[empty[places_of(far, where)]] = scaled(block, distance)
-
-    if len(far):
-        yield Pass(far, add)
-    return len(far)
+    """`fit` of all rows, and their assignment."""
+    with one_thread():
+        found = fit(rows, k, distance, seed)
+        labels, distances = np.empty(len(rows), np.int16), np.empty(len(rows), np.float32)
+        inertia, zeros = assign(rows, found.centroids, distance, labels, distances)
+    return Clustering(found.centroids, labels, distances, inertia, found.distinct, zeros, found.passes)
 
 
 def farthest(
@@ -114,45 +150,6 @@ def farthest(
     order = candidates[np.argsort(-distances[candidates], kind="stable")]
     _, first_of_cluster = np.unique(labels[order], return_index=True)
     return order[np.sort(first_of_cluster)][:count]
-
-
-class MiniBatches:
-    """Mini-batch k-means from given centroids, one block of rows at a time: MiniBatchKMeans.partial_fit as two products.
-
-    Rows may have any length: for cosine, their products with the centroids and their shares in a sum are divided by
-    it, not the rows themselves. Clusters are not reassigned, and nothing is drawn at random.
-
-    Args:
-        centroids: (k, width) first centroids.
-        weights: (k,) number of rows that each represents. Without them the first rows would outweigh the centroids:
-            with many clusters and small blocks, inertia was up to 5% higher.
-        distance: for cosine, rows of zeros are skipped.
-    """
-
-    def __init__(self, centroids: NDArray[np.float32], weights: NDArray[np.float64], distance: Distance) -> None:
-        # Equal centroids move together, as the first of them: else rounding would decide which one a row moves.
-        first, self._place = np.unique(first_alike(centroids), return_inverse=True)
-        self._means, self._counts, self._distance = centroids[first], weights[first].astype(np.float64), distance
-
-    def add(self, where: Where, block: NDArray[np.float32]) -> None:  # noqa: ARG002 - only the order of rows matters
-        found = nearest(block, self._means, self._distance)
-        sums, added = sums_of(block, found, len(self._means))
-        counts = self._counts + added
-        moved = added > 0
-        self._means[moved] *= (self._counts[moved] / counts[moved]).astype(np.float32)[:, None]
-        self._means[moved] += sums[moved] / counts[moved].astype(np.float32)[:, None]
-        self._counts = counts
-
-    def centroids(self) -> NDArray[np.float32]:
-        """(k, width) float32 as of now, of unit length for cosine."""
-        return scaled(self._means[self._place], self._distance)
-
-
-def sums_of(block: NDArray[np.float32], found: Nearest, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Of the rows nearest to each of k centroids: their sum (k, width), for cosine of unit rows, and their number (k,)."""
-    member = np.zeros((k, len(block)), np.float32)
-    member[found.labels, np.arange(len(block))] = found.shares
-    return member @ block, np.bincount(found.labels[found.shares > 0], minlength=k)
 
 
 class Assignment:

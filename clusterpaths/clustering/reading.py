@@ -1,40 +1,29 @@
-"""How a clustering reads rows: what it must know of them, the readings it asks for, and going through its steps.
+"""How a clustering reads rows: the protocol, and a part of other rows.
 
-Belongs here: the protocols and `run`. The steps themselves are `seeding.py` and `kmeans.py`; one reading for several
-layers is `shared_reading.py`.
+Belongs here: what k-means needs of rows, wherever they are stored. `cache/rows.py` has those of a cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths.common.threads import one_thread
-
-Result = TypeVar("Result")
 Where = slice | NDArray[np.int64]  # positions of a block's rows within all rows
 
 
-class Shape(Protocol):
-    """What is known of rows before any is read.
+class Rows(Protocol):
+    """Rows of float32 on disk or in memory, which can be read several times.
 
     Attributes:
         width: values per row.
-        fit: (m,) ascending positions of a uniform sample that is enough to fit few clusters; None: fit on all rows.
     """
 
     width: int
-    fit: NDArray[np.int64] | None
 
     def __len__(self) -> int: ...
-
-
-class Rows(Shape, Protocol):
-    """Rows of float32 on disk or in memory."""
 
     def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, NDArray[np.float32]]]:
         """Yield the rows at these ascending positions, or all of them, each once: their positions and (m, width) values.
@@ -43,31 +32,27 @@ class Rows(Shape, Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Pass:
-    """A reading of rows that a clustering needs before it can continue.
+class Subset:
+    """Some of the rows, read by going through all of them: shards are read completely, in order, and are verified.
 
-    Attributes:
-        positions: (m,) ascending, or None for all rows.
-        add: takes each block as `Rows.blocks` yields it.
+    Args:
+        rows: all of them.
+        positions: (n,) of those that belong to the subset.
     """
 
-    positions: NDArray[np.int64] | None
-    add: Callable[[Where, NDArray[np.float32]], object]
+    def __init__(self, rows: Rows, positions: NDArray[np.int64]) -> None:
+        self.width = rows.width
+        self._rows, self._positions = rows, positions
 
+    def __len__(self) -> int:
+        return len(self._positions)
 
-# Steps yield what they need read, independent of where it is stored: so several layers can share one reading.
-Steps = Generator[Pass, None, Result]
-
-
-def run(steps: Steps[Result], rows: Rows) -> Result:
-    """Run the steps, reading the rows that they request."""
-    with one_thread():
-        try:
-            while True:
-                asked = next(steps)
-                for where, block in rows.blocks(asked.positions):
-                    asked.add(where, block)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
+    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, NDArray[np.float32]]]:
+        """As `Rows.blocks`; positions are those within the subset."""
+        wanted = np.arange(len(self)) if positions is None else positions
+        place = np.full(len(self._rows), -1, np.int64)  # of each row within the subset
+        place[self._positions[wanted]] = wanted
+        for where, block in self._rows.blocks():
+            own = place[where] >= 0
+            if own.any():
+                yield place[where][own], block[own]

@@ -1,13 +1,15 @@
-"""First centroids of k-means: a sample of rows, their sketches, and the best of ten k-means++ runs on those.
+"""First centroids of k-means: sketches of the rows, and the means of the best of ten k-means++ runs on those.
 
-Belongs here: what happens before the streaming pass over all rows, which is `kmeans.py`. All state and randomness is
-passed in. Sources: k-means++ as scikit-learn implements it (Arthur and Vassilvitskii 2007); random projection keeps
-distances (Johnson and Lindenstrauss 1984).
+Belongs here: what happens before the passes over complete rows, which are `kmeans.py`. All state and randomness is
+passed in. Sources: k-means++ as scikit-learn implements it (Arthur and Vassilvitskii 2007); count sketches (Charikar,
+Chen and Farach-Colton 2002); principal components from a sketch (Halko, Martinsson and Tropp 2011), which are enough for
+k-means (Ding and He 2004).
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import xxhash
@@ -15,87 +17,129 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from clusterpaths.cache.fit_sample import SAMPLE_ROWS
-from clusterpaths.clustering.reading import Pass, Shape, Steps, Where
+from clusterpaths.cache.fit_sample import FIT_ROWS
+from clusterpaths.clustering.reading import Rows, Where
 from clusterpaths.records import Distance
 
 SKETCH_WIDTH = 256
+COMPONENTS = 64  # or k, if that is more
+# Rows per cluster that are sketched. On 12,000 images, clusters of 2,048 sketches have up to 2.6% more inertia than those
+# of all after a pass over all rows (k=30), of 4,096 up to 0.9%.
+ROWS_PER_CLUSTER = 400
 RESTARTS = 10
 ALIKE = 1e-10  # of squared lengths: below, two rows are equal up to rounding
+_NEGLIGIBLE = 1e-12  # of the sketches' squared lengths: a component with less is rounding
 
 
-def seeding(
-    rows: Shape, k: int, distance: Distance, rng: np.random.Generator
-) -> Steps[tuple[NDArray[np.float32], NDArray[np.float64], int]]:
-    """First centroids (k, width) float32, the number of sample rows of each (k,), and of the sample's distinct rows.
+def first_centroids(
+    rows: Rows, k: int, distance: Distance, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], int]:
+    """First centroids (k, width) float32, for cosine not of unit length, and the number of distinct rows, at most k.
 
+    Rows are read four times, those of at most SKETCH_WIDTH values twice; of more than `sketched_rows(k)`, a sample.
     Where there are fewer distinct rows than k, the last centroids repeat the first ones (repeated centroids).
     """
-    sample = draw_sample(rows, rng)
-    sketches = yield from sketching(rows, sample, distance, rng)
+    sample = draw_sample(len(rows), sketched_rows(k), rng)
+    sketches = sketch(rows, sample, distance, rng)
     directed = np.asarray(sketches.any(axis=1))
     if distance == "euclidean" or not directed.any():
         directed = np.ones(len(sample), bool)
     distinct = count_distinct(sketches[directed], k)
+    if rows.width > SKETCH_WIDTH:
+        sketches = _components(rows, sample, distance, sketches, max(COMPONENTS, k))
     labels = np.full(len(sample), -1, np.int64)  # -1: a row of zeros, without direction
     labels[directed] = _best_labels(sketches[directed], distinct, int(rng.integers(2**31)))
     found = int(labels.max()) + 1
-    sums = np.zeros((found, rows.width), np.float32)
-
-    def add(where: Where, block: NDArray[np.float32]) -> None:
-        own = labels[places_of(sample, where)]
-        member = np.equal.outer(np.arange(found), own).astype(np.float32)  # (found, m)
-        np.add(sums, member @ scaled(block, distance), out=sums)
-
-    yield Pass(sample, add)
-    weights = np.bincount(labels[directed], minlength=found).astype(np.float64)
-    centroids = sums / weights[:, None].astype(np.float32)
-    repeated = np.arange(k) % found
-    weights = np.where(np.arange(k) < found, weights[repeated], 0)  # a repeated centroid has weight 0
-    return np.ascontiguousarray(centroids[repeated], np.float32), weights, distinct
+    member = np.equal.outer(np.arange(found), labels).astype(np.float32)  # (found, s)
+    sums = _combined(rows, sample, distance, member)
+    centroids = sums / member.sum(axis=1)[:, None]
+    return np.ascontiguousarray(centroids[np.arange(k) % found], np.float32), distinct
 
 
-def draw_sample(rows: Shape, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Ascending positions of at most SAMPLE_ROWS rows; the same seed draws the same ones for every layer.
-
-    Drawn from `rows.fit` where it is set: a uniform sample of a uniform sample.
-    """
-    n = len(rows) if rows.fit is None else len(rows.fit)
-    drawn = np.sort(rng.choice(n, min(n, SAMPLE_ROWS), replace=False))
-    return drawn if rows.fit is None else rows.fit[drawn]
+def sketched_rows(k: int) -> int:
+    """Rows that are sketched at most."""
+    return max(FIT_ROWS, ROWS_PER_CLUSTER * k)
 
 
-def sketching(
-    rows: Shape, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator
-) -> Steps[NDArray[np.float32]]:
+def draw_sample(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Ascending positions of at most `most` of n rows, at random; the same seed draws the same ones for every layer."""
+    return np.sort(rng.choice(n, min(n, most), replace=False))
+
+
+def sketch(
+    rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """Rows at the positions `sample` (s,), projected at random to (s, at most SKETCH_WIDTH) float32.
 
-    For cosine they are scaled to unit length first; rows of zeros stay zeros. With many rows (`rows.fit`) the projection
-    is a count sketch with fixed buckets: each value gets a random sign (Charikar, Chen and Farach-Colton 2002). It takes
-    a fifth of the time of a Gaussian projection.
+    For cosine they are scaled to unit length first; rows of zeros stay zeros. The projection is a count sketch with fixed
+    buckets: each value gets a random sign. It takes a fifth of the time of a Gaussian projection, and no memory.
 
-    Equal rows have bitwise equal sketches. A matrix product alone does not ensure that: the last bits of its rows may
-    depend on their position in the block.
+    Equal rows have bitwise equal sketches. Arithmetic alone does not ensure that: the last bits may depend on a row's
+    position in the block.
     """
-    projection, signs = None, None
-    if rows.width > SKETCH_WIDTH and rows.fit is not None:
-        signs = rng.choice(np.array([-1, 1], np.float32), rows.width)
-    elif rows.width > SKETCH_WIDTH:
-        projection = rng.standard_normal((rows.width, SKETCH_WIDTH), np.float32) / np.float32(np.sqrt(SKETCH_WIDTH))
     sketches = np.empty((len(sample), min(rows.width, SKETCH_WIDTH)), np.float32)
     digests = np.empty(len(sample), np.uint64)
-
-    def add(where: Where, block: NDArray[np.float32]) -> None:
+    signs = rng.choice(np.array([-1, 1], np.float32), rows.width) if rows.width > SKETCH_WIDTH else None
+    for where, block in _read(rows, sample):
         places = places_of(sample, where)
         digests[places] = _digests(block)
         values = scaled(block, distance)  # (m, width)
-        if signs is not None:
-            values = _folded(values, signs)
-        sketches[places] = values if projection is None else values @ projection
+        sketches[places] = values if signs is None else _folded(values, signs)
+    return _equal(sketches, digests)
 
-    yield Pass(sample, add)
+
+def _components(
+    rows: Rows, sample: NDArray[np.int64], distance: Distance, sketches: NDArray[np.float32], most: int
+) -> NDArray[np.float32]:
+    """Coordinates (s, at most `most`) of the sample's rows along their principal components, approximately.
+
+    The sketches' leading left singular vectors combine the rows to a basis, on which the rows are projected: a power
+    iteration from the sketches. Distances in it are less noisy than those of sketches: clusters of 64 components have an
+    inertia of 0.993 to 1.001 of KMeans's on complete rows, those of 256 sketched values of 1.001 to 1.019 (2,000 real
+    images, k = 5, 15 and 30). The singular vectors are of float64, as the gap between two singular values is small.
+
+    Equal rows have bitwise equal coordinates.
+    """
+    centred = sketches.astype(np.float64)
+    least = _NEGLIGIBLE * float(np.einsum("ij,ij->", centred, centred))
+    centred -= centred.mean(axis=0)
+    squares, directions = np.linalg.eigh(centred.T @ centred)  # by rising variance
+    large = np.flatnonzero(squares > least)[-most:]
+    left = centred @ (directions[:, large] / np.sqrt(squares[large]))  # (s, r)
+    basis = _combined(rows, sample, distance, np.ascontiguousarray(left.T, np.float32))  # (r, width)
+    lengths = np.sqrt(np.einsum("ij,ij->i", basis, basis))
+    basis = basis[lengths > 0] / lengths[lengths > 0, None]
+    # Nearly orthogonal by now. The inverse square root of its Gram matrix makes it so.
+    squares, directions = np.linalg.eigh((basis @ basis.T).astype(np.float64))
+    independent = squares > 1e-3
+    turn = (directions[:, independent] / np.sqrt(squares[independent]) @ directions[:, independent].T).astype(np.float32)
+    found = np.empty((len(sample), max(len(basis), 1)), np.float32)
+    digests = np.empty(len(sample), np.uint64)
+    for where, block in _read(rows, sample):
+        places = places_of(sample, where)
+        digests[places] = _digests(block)
+        found[places] = scaled(block, distance) @ basis.T @ turn if len(basis) else 0
+    return _equal(found, digests)
+
+
+def _combined(
+    rows: Rows, sample: NDArray[np.int64], distance: Distance, factors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Sums (r, width) of the sample's rows, each times its factors (r, s); for cosine of rows of unit length."""
+    sums = np.zeros((len(factors), rows.width), np.float32)
+    for where, block in _read(rows, sample):
+        np.add(sums, factors[:, places_of(sample, where)] @ scaled(block, distance), out=sums)
+    return sums
+
+
+def _read(rows: Rows, sample: NDArray[np.int64]) -> Iterator[tuple[Where, NDArray[np.float32]]]:
+    return rows.blocks(None if len(sample) == len(rows) else sample)
+
+
+def _equal(values: NDArray[np.float32], digests: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Values (s, d) of the first of all rows with the same digest (s,)."""
     _, first, kind = np.unique(digests, return_index=True, return_inverse=True)
-    return sketches[first[kind]]
+    return values[first[kind]]
 
 
 def _digests(block: NDArray[np.float32]) -> NDArray[np.uint64]:
