@@ -156,7 +156,7 @@ def assigned(directory: Storage, fit: FitRecord, records: Iterable[ShardRecord])
 
 
 def read_labels(files: Path, fit: FitRecord, record: ShardRecord) -> Labels | None:
-    """Of a recorded shard, from the fit's directory; None where it was not assigned, or when it or the centroids had other bytes."""
+    """Of a recorded shard, from the fit's directory; None where it was not assigned, or while its bytes were others."""
     try:
         with np.load(files / labels_file(record.index)) as arrays:
             if arrays["made_of"].item() != _made_of(fit, record):

@@ -66,9 +66,7 @@ def draw_sample(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64
     return np.sort(rng.choice(n, min(n, most), replace=False))
 
 
-def sketch(
-    rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def sketch(rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator) -> NDArray[np.float32]:
     """Rows at the positions `sample` (s,), projected at random to (s, at most SKETCH_WIDTH) float32.
 
     For cosine they are scaled to unit length first; rows of zeros stay zeros. The projection is a count sketch with fixed
@@ -112,7 +110,9 @@ def _components(
     # Nearly orthogonal by now. The inverse square root of its Gram matrix makes it so.
     squares, directions = np.linalg.eigh((basis @ basis.T).astype(np.float64))
     independent = squares > 1e-3
-    turn = (directions[:, independent] / np.sqrt(squares[independent]) @ directions[:, independent].T).astype(np.float32)
+    turn = (directions[:, independent] / np.sqrt(squares[independent]) @ directions[:, independent].T).astype(
+        np.float32
+    )
     found = np.empty((len(sample), max(len(basis), 1)), np.float32)
     digests = np.empty(len(sample), np.uint64)
     for where, block in _read(rows, sample):

@@ -1,7 +1,7 @@
 """One shard: from images to activations (or, without a cache of them, pixels) and cluster labels, in one pass.
 
-Belongs here: the work on a shard, from decoding to its record, and assigning one that was extracted before. Which shards there are
-is `plan.py`; how rows are stored is `cache/stores.py`; what assignment computes is `clustering/assign.py`.
+Belongs here: the work on a shard, from decoding to its record. Which shards there are is `plan.py`; how rows are stored is
+`cache/stores.py`; what assignment computes is `clustering/assign.py`; a shard that was extracted before is `again.py`.
 """
 
 from __future__ import annotations

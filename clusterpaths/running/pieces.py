@@ -169,12 +169,12 @@ class Pieces:
             for number, (stage, shard, fits, part) in enumerate(calls, start=1)
         }
 
-        def ended(key: str, record: ShardRecord) -> None:
+        def recorded(record: ShardRecord) -> None:
             self._shards[record.index] = record
 
         with self._shards_progress(sizes) as progress:
             try:
-                self._run(pieces, progress.finish, ended)
+                self._run(pieces, progress.finish, recorded)
             finally:
                 self._runner.everywhere(release_sessions)
 
@@ -185,7 +185,7 @@ class Pieces:
         self,
         calls: Mapping[str, Callable[[], Future[Result]]],
         finished: Callable[[str], None],
-        take: Callable[[str, Result], None] | None = None,
+        take: Callable[[Result], None] | None = None,
     ) -> dict[str, Result]:
         """Results of the pieces, which `take` takes instead where it is given; all started pieces have ended.
 
@@ -203,7 +203,7 @@ class Pieces:
                 corrupted.append(damage)
                 return
             if take:
-                take(key, result)
+                take(result)
             else:
                 results[key] = result
 
