@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from clusterpaths.clustering.shared_reading import SharedReading
 from machine import Material, Meter, cache_size
 from numpy.typing import NDArray
 
@@ -29,7 +30,6 @@ from clusterpaths.cache.stores import open_store
 from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.clustering import cluster, kmeans, reading, seeding
 from clusterpaths.clustering.identity import identify
-from clusterpaths.clustering.shared_reading import SharedReading
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig, available_cores
 from clusterpaths.datasets import open_dataset, read_table

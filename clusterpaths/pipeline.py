@@ -18,12 +18,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from clusterpaths.cache.fit_sample import FIT_ROWS, SAMPLE_ROWS
+from clusterpaths.cache.fit_sample import FIT_ROWS
 from clusterpaths.cache.manifest import parse_ids, require_manifest
-from clusterpaths.cache.rows import SAMPLE_WEIGHT
-from clusterpaths.clustering import parallel_fit
 from clusterpaths.clustering.choice import Choice
-from clusterpaths.clustering.cluster import ClusteringRecord, shares_readings, trace_paths
+from clusterpaths.clustering.cluster import ClusteringRecord, trace_paths
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.common.malloc import share_arenas
 from clusterpaths.config import AUTO, RunConfig
@@ -35,7 +33,7 @@ from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
 from clusterpaths.extraction.plan import ExtractionPlan, examples_in
 from clusterpaths.records import ModelRecord
 from clusterpaths.running import stages
-from clusterpaths.running.progress import ALL_LAYERS, Tracker
+from clusterpaths.running.progress import Tracker
 from clusterpaths.running.report import Outcome, Report
 from clusterpaths.running.runner import Future, InProcess, Runner, run_pieces
 from clusterpaths.running.timer import StageTimer
@@ -165,17 +163,7 @@ class _Pieces:
         return self._repairing(lambda: self._runner.run(stages.choose_settings, config, model, extraction))
 
     def cluster(self, extraction: ExtractionRecord, identity: SetIdentity) -> list[ClusteringRecord]:
-        """Cluster every layer.
-
-        Very large sets: each layer is fitted in parts by all workers. Else one worker fits a layer, or all layers if each pass
-        runs the model.
-        """
-        if parallel_fit.fits_in_parts(extraction):
-            for layer in identity.layers:
-                self._fit_in_parts(extraction, identity, layer)
-        elif shares_readings(extraction):
-            layers = tuple(identity.layers)
-            return self._repairing(lambda: self._cluster_in_shared_passes(extraction, identity, layers))
+        """Cluster every layer, each in one worker."""
         records: dict[str, ClusteringRecord] = {}
         while missing := [layer for layer in identity.layers if layer not in records]:
             calls = {
@@ -207,38 +195,11 @@ class _Pieces:
             finally:
                 self._runner.everywhere(release_sessions)
 
-    def _cluster_in_shared_passes(
-        self, extraction: ExtractionRecord, identity: SetIdentity, layers: tuple[str, ...]
-    ) -> list[ClusteringRecord]:
-        with self._clustering_progress(extraction, [ALL_LAYERS]) as progress:
-            records = self._runner.submit(
-                stages.cluster_layers, extraction, identity, layers, self._runner.workers, name=f"cluster {layers}"
-            ).result()
-            progress.finish(ALL_LAYERS)
-        return records
-
-    def _fit_in_parts(self, extraction: ExtractionRecord, identity: SetIdentity, layer: str) -> None:
-        """Store the layer's clustering where `cluster_layer` finds it."""
-        fit = self._repairing(lambda: self._runner.run(parallel_fit.begin_fit, extraction, identity, layer))
-        while not fit.done:
-            name = f"fit {layer} pass {fit.iteration}"
-            calls = {
-                part: self._call(parallel_fit.fit_part, extraction, identity, fit, part, name=f"{name} part {part}")
-                for part in range(fit.parts)
-            }
-            _, corrupted = self._pieces(calls)
-            if corrupted:
-                self._repair(corrupted)  # then repeat this pass: finished parts are reused
-            else:
-                fit = self._runner.run(parallel_fit.advance_fit, extraction, identity, fit)
-                log.info("%s: pass %d over %d parts is done", layer, fit.iteration, fit.parts)
-
     def _clustering_progress(self, extraction: ExtractionRecord, parts: list[str]) -> AbstractContextManager[Tracker]:
-        """The rows of a layer are read to fit and to assign, those of the sample twice more."""
+        """The rows of a layer are read to fit and to assign, those that are sketched four times more."""
         examples, manifest = len(parse_ids(extraction.ids)), require_manifest(self._directory)
-        rows = examples + min(examples, FIT_ROWS) + 2 * SAMPLE_WEIGHT * min(examples, SAMPLE_ROWS)
+        rows = 2 * examples + 4 * min(examples, FIT_ROWS)
         sizes = {layer: rows * int(np.prod(record.shape)) for layer, record in manifest.layers.items()}
-        sizes[ALL_LAYERS] = sum(sizes.values())
         return self._report.progress("clustering", extraction.directory, {p: sizes[p] for p in parts}, examples)
 
     def _pieces(

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from clusterpaths.clustering import cluster, parallel_fit
+from clusterpaths.clustering import cluster
 from clusterpaths.errors import ClusterPathsError, DownloadError
 from clusterpaths.running import stages
 
@@ -72,10 +72,6 @@ _TASKS: list[Task[..., Any]] = [
     _on_machine(stages.choose_settings, "choose"),
     _task(stages.find_set, "find set"),
     _on_machine(stages.cluster_layer, "cluster"),
-    _on_machine(stages.cluster_layers, "cluster"),
-    _on_machine(parallel_fit.begin_fit, "begin fit"),
-    _on_machine(parallel_fit.fit_part, "fit part"),
-    _on_machine(parallel_fit.advance_fit, "join parts"),
     _on_machine(cluster.trace_paths, "trace"),
     _on_machine(stages.publish_set, "publish"),
     _task(stages.evaluate_set, "evaluate"),

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
+from clusterpaths.cache.fit_sample import SAMPLE_ROWS
 from clusterpaths.clustering.choice import Choice, Interval, LayerSet, SweepPoint, advice, sentence
-from clusterpaths.clustering.reading import Rows, run
-from clusterpaths.clustering.seeding import count_distinct, draw_sample, sketching
+from clusterpaths.clustering.reading import Rows
+from clusterpaths.clustering.seeding import count_distinct, draw_sample, sketch
 from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import ConfigError
 from clusterpaths.metrics.agreement import adjusted_rand
@@ -128,7 +129,7 @@ def choose(
         of = "none" if predictions is None else f"{len(predictions)}"
         raise ConfigError(f"Every layer should have one row per prediction, got {lengths} and {of} predictions.")
     asked = dict(k) if isinstance(k, Mapping) else dict.fromkeys(rows_by_layer, None if k == "auto" else k)
-    sample = draw_sample(next(iter(rows_by_layer.values())), np.random.default_rng(seed))
+    sample = draw_sample(n, SAMPLE_ROWS, np.random.default_rng(seed))
     scorer = _HeldOutScorer(sample, predictions, np.random.default_rng([seed, 1]))
     baseline, baseline_interval = scorer.baseline()
 
@@ -136,7 +137,7 @@ def choose(
     points: list[SweepPoint] = []
     with one_thread():
         for at, (layer, rows) in enumerate(rows_by_layer.items()):
-            sketches = run(sketching(rows, sample, "euclidean", np.random.default_rng([seed, 2, at])), rows)
+            sketches = sketch(rows, sample, "euclidean", np.random.default_rng([seed, 2, at]))
             for name in DISTANCES if distance == "auto" else (distance,):
                 scaled = _unit(sketches) if name == "cosine" else sketches
                 directed = np.asarray(scaled.any(axis=1)) | (name != "cosine")

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from clusterpaths.cache.examples import read_examples, write_table
-from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids, require_manifest
+from clusterpaths.cache.manifest import CLUSTERINGS, parse_ids
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.identity import SetIdentity
-from clusterpaths.clustering.kmeans import Clustering, cluster_rows, clustering
-from clusterpaths.clustering.shared_reading import SharedReading
+from clusterpaths.clustering.kmeans import Clustering, cluster_rows
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.extraction.finish import ExtractionRecord
 from clusterpaths.records import ClusterSummary, Record
@@ -63,46 +62,6 @@ def cluster_layer(
             raise
         write_clustering(directory, file, clustering)
     return _record(layer, file, clustering, time.perf_counter() - started, found)
-
-
-def cluster_layers(
-    extraction: ExtractionRecord,
-    identity: SetIdentity,
-    layers: Sequence[str],
-    workers: int = 1,
-    progress: Callable[[int], None] | None = None,
-) -> list[ClusteringRecord]:
-    """Bitwise the same as `cluster_layer` of each, for a cache without activations: its model runs once for all of them.
-
-    Args:
-        extraction: of a cache of the format "none".
-        identity: settings of the clustering.
-        layers: some or all of the identity's.
-        workers: runs of the model at a time.
-        progress: as of `LayerRows`.
-
-    Raises:
-        CorruptedShardError: bytes on disk differ from their checksum.
-        ModelError: the model file is missing or was replaced.
-    """
-    started = time.perf_counter()
-    directory = extraction.storage
-    files = {layer: clustering_file(identity, layer) for layer in layers}
-    found = {layer: one for layer, file in files.items() if (one := read_clustering(directory, file)) is not None}
-    made: dict[str, Clustering] = {}
-    if missing := tuple(layer for layer in layers if layer not in found):
-        made = SharedReading(directory, missing, parse_ids(extraction.ids), workers, progress).run(
-            lambda layer, rows: clustering(rows, identity.k_per_layer[layer], identity.distance, identity.seed)
-        )
-        for layer in missing:
-            write_clustering(directory, files[layer], made[layer])
-    seconds = (time.perf_counter() - started) / max(len(missing), 1)
-    return [_record(layer, files[layer], (found | made)[layer], seconds, layer in found) for layer in layers]
-
-
-def shares_readings(extraction: ExtractionRecord) -> bool:
-    """Whether all layers of this cache are best clustered by one `cluster_layers`: where every reading runs the model."""
-    return require_manifest(extraction.storage).format == "none"
 
 
 def clustering_file(identity: SetIdentity, layer: str) -> str:

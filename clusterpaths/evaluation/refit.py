@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.cache.fit_sample import fit_positions
-from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering.kmeans import Assignment, Clustering, clustering
-from clusterpaths.clustering.reading import Pass, Result, Shape, Steps, Where, run
-from clusterpaths.clustering.shared_reading import SharedReading
+from clusterpaths.clustering import kmeans
+from clusterpaths.clustering.kmeans import Assignment
+from clusterpaths.clustering.reading import Subset
+from clusterpaths.common.threads import one_thread
 from clusterpaths.records import SetRecord
 from clusterpaths.storage import Storage
 
@@ -67,70 +67,20 @@ def refit_clustering(
     if width > FEATURES:
         projection = np.random.default_rng([seed, 2]).standard_normal((width, FEATURES), np.float32)
     features = np.empty((len(sample), min(width, FEATURES)), np.float32)
-
-    def add_features(where: Where, block: NDArray[np.float32]) -> None:
-        features[where] = block if projection is None else block @ projection
-
-    def steps(layer: str, rows: Shape) -> Steps[Clustering]:
-        k = record.k_per_layer[layer]
-        members = _Members(rows.width, len(fit))
-        found = yield from _among(clustering(members, k, record.distance, record.seed), fit, len(sample))
-        labels, far = np.empty(len(held_out), np.int16), np.empty(len(held_out), np.float32)
-        assigned = Assignment(found.centroids, record.distance, labels, far)
-        yield from _among(_once(assigned), held_out, len(sample))
-        at = record.layers.index(layer)
-        clusters[fit, at], distances[fit, at] = found.labels, found.distances
-        clusters[held_out, at], distances[held_out, at] = labels, far
-        if layer == last:
-            yield Pass(None, add_features)
-        return found
-
     chosen = fit_positions(ids)  # of all examples, not of the sample: those have separate shards
     first = None if chosen is None else np.flatnonzero(np.isin(ids[sample], ids[chosen]))
-    if require_manifest(directory).format == "none":
-        shared = SharedReading(directory, record.layers, ids[sample])
-        for rows in shared.layers.values():
-            rows.fit = first
-        found = shared.run(steps)
-    else:
-        every = {layer: LayerRows(directory, layer, ids[sample]) for layer in record.layers}
-        for rows in every.values():
-            rows.fit = first
-        found = {layer: run(steps(layer, rows), rows) for layer, rows in every.items()}
-    centroids = {layer: one.centroids for layer, one in found.items()}
+    centroids: dict[str, NDArray[np.float32]] = {}
+    for at, layer in enumerate(record.layers):
+        rows = LayerRows(directory, layer, ids[sample])
+        rows.fit = first
+        k = record.k_per_layer[layer]
+        centroids[layer] = kmeans.fit(Subset(rows, fit), k, record.distance, record.seed).centroids
+        labels, far = np.empty(len(sample), np.int16), np.empty(len(sample), np.float32)
+        assigned = Assignment(centroids[layer], record.distance, labels, far)
+        with one_thread():
+            for where, block in rows.blocks():
+                assigned.add(where, block)
+                if layer == last:
+                    features[where] = block if projection is None else block @ projection
+        clusters[:, at], distances[:, at] = labels, far
     return Refit(sample, fit, held_out, clusters, distances, features, projection, centroids)
-
-
-@dataclass
-class _Members:
-    """The shape of some of a layer's rows (`reading.Shape`)."""
-
-    width: int
-    count: int
-    fit: NDArray[np.int64] | None = None
-
-    def __len__(self) -> int:
-        return self.count
-
-
-def _among(steps: Steps[Result], members: NDArray[np.int64], n: int) -> Steps[Result]:
-    """Steps of some of n rows, at the positions `members`, as readings of all of them: sequential, and of complete shards."""
-    while True:
-        try:
-            asked = next(steps)
-        except StopIteration as end:
-            result: Result = end.value
-            return result
-        place = np.full(n, -1, np.int64)  # of each row among the members that are wanted
-        wanted = np.arange(len(members)) if asked.positions is None else asked.positions
-        place[members[wanted]] = wanted
-
-        def add(where: Where, block: NDArray[np.float32], place=place, asked=asked) -> None:  # type: ignore[no-untyped-def]
-            if (own := place[where] >= 0).any():
-                asked.add(place[where][own], block[own])
-
-        yield Pass(None, add)
-
-
-def _once(assigned: Assignment) -> Steps[None]:
-    yield Pass(None, assigned.add)

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-ALL_LAYERS = "all layers"
 _SPEED_SECONDS = 600.0  # speed is averaged over this long: a piece on a Dask worker only reports its end
 What = Literal["extraction", "clustering"]
 _trackers: dict[tuple[What, str], Tracker] = {}

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from clusterpaths.cache.examples import read_examples
+from clusterpaths.cache.fit_sample import fit_positions
 from clusterpaths.cache.manifest import ShardRecord, parse_ids
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering import cluster
@@ -46,7 +47,7 @@ from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageT
 from clusterpaths.report import page
 from clusterpaths.report.comparison import headline
 from clusterpaths.report.comparison import write_comparison as write_comparison_files
-from clusterpaths.running.progress import ALL_LAYERS, counter
+from clusterpaths.running.progress import counter
 from clusterpaths.sets import find, publish
 from clusterpaths.sets.find import find_named
 from clusterpaths.sets.published import PublishedSet
@@ -189,6 +190,8 @@ def choose_settings(
         return config, None
     directory, ids = extraction.storage, parse_ids(extraction.ids)
     examples = read_examples(directory, ["id", "prediction"])
+    if (drawn := fit_positions(ids)) is not None:
+        ids = ids[drawn]
     predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
     rows = {layer: LayerRows(directory, layer, ids) for layer in model.layers}
     try:
@@ -234,21 +237,6 @@ def cluster_layer(extraction: ExtractionRecord, identity: SetIdentity, layer: st
     record = cluster.cluster_layer(extraction, identity, layer, counter("clustering", extraction.directory, layer))
     _log_clustering(record)
     return record
-
-
-def cluster_layers(
-    extraction: ExtractionRecord, identity: SetIdentity, layers: tuple[str, ...], workers: int
-) -> list[ClusteringRecord]:
-    """Cluster layers in shared passes, as each pass runs the model.
-
-    Raises:
-        CorruptedShardError, ModelError: as `clustering.cluster.cluster_layers`.
-    """
-    count = counter("clustering", extraction.directory, ALL_LAYERS)
-    records = cluster.cluster_layers(extraction, identity, layers, workers, count)
-    for record in records:
-        _log_clustering(record)
-    return records
 
 
 def _log_clustering(record: ClusteringRecord) -> None:
