@@ -20,7 +20,6 @@ import pytest
 pytest.importorskip("prefect_dask", reason="needs the extra [dask]")
 
 from clusterpaths.cache.manifest import read_manifest
-from clusterpaths.clustering import parallel_fit
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError, ExtractionError
 from clusterpaths.storage import open_storage
@@ -150,22 +149,17 @@ def test_a_cluster_of_its_own_gives_the_same_paths_without_activations_on_disk(
 
 
 @needs_server
-def test_fitted_in_parts_workers_and_threads_find_the_same_and_damage_is_mended(
-    cluster: Cluster, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parallel_fit, "PARALLEL_FROM", COUNT)  # all of these are very many
-    monkeypatch.setattr(parallel_fit, "PART_ROWS", 64)
+def test_workers_and_threads_find_the_same_and_damage_is_mended(cluster: Cluster, faces: Path, tmp_path: Path) -> None:
     threads = in_process(**asked(faces, tmp_path / "threads", layers="fc1", shard_size=50, seed=1))
     dask = {"engine": "dask", "dask_address": cluster.address, "layers": "fc1"}
     first = succeed(**asked(faces, tmp_path / "dask", shard_size=64, **dask))
-    damaged = first.cache / "fc1" / "70.npy"  # of shard 1, in the second of three parts
+    damaged = first.cache / "fc1" / "70.npy"  # of shard 1
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     second = succeed(**asked(faces, tmp_path / "dask", shard_size=64, seed=1, **dask))
     assert_same_documents(threads, second.folder)
     names = [task.name for task in second.task_runs()]
-    assert {f"fit fc1 pass 0 part {part}" for part in range(3)} <= set(names)
     assert names.count("extract shard 1/1") == 1  # the damaged one, and no other
 
 

@@ -10,7 +10,7 @@ from clusterpaths.cache.fit_sample import FIT_ROWS, fit_positions
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cache.stores import ZarrStore
-from clusterpaths.clustering import parallel_fit
+from clusterpaths.clustering.cluster import cluster_layer
 from clusterpaths.clustering.identity import identify
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CorruptedShardError
@@ -88,21 +88,16 @@ def test_flipped_bytes_are_found_also_where_rows_to_fit_on_lie_among_others(
     assert sum(len(block) for _, block in LayerRows(done.storage, "fc1", done.ids).blocks()) == 40
 
 
-def test_flipped_bytes_are_found_in_a_fit_in_parts(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flipped_bytes_are_found_by_the_clustering(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order, "FIT_ROWS", 6)
-    monkeypatch.setattr(parallel_fit, "PART_ROWS", 20)
     done = run_extraction(configure(cache_format="npy", shard_size=5))
     identity = identify(done.config, done.model, done.record)
-    fit = parallel_fit.begin_fit(done.record, identity, "fc1")
     for position in range(1, 40, 6):
         flip(done, position)
-        part = position // 20
-        with pytest.raises(
-            CorruptedShardError, match="checksum differs"
-        ):  # by the part that has the row, whatever else
-            parallel_fit.fit_part(done.record, identity, fit, part)
+        with pytest.raises(CorruptedShardError, match="checksum differs"):
+            cluster_layer(done.record, identity, "fc1")
         flip(done, position)
-        assert not list(fit.storage.path.glob(f"part-0-{part}*"))
+        assert not list((done.directory / "clusterings").glob("fc1-*"))
 
 
 def test_a_chunk_with_the_last_row_to_fit_on_and_the_first_other_one(

@@ -247,7 +247,7 @@ def test_same_seed_gives_the_same_bits_also_in_threads_side_by_side(distance: Di
     assert run() == first
     with ThreadPoolExecutor(2) as pool:
         assert set(pool.map(run, [3, 3])) == {first}
-    assert run(4) != first
+    assert {run(seed) for seed in (4, 5, 6)} != {first}  # all of these find the same clusters, in some order
 
 
 def test_nearest_unit_centroid_to_the_raw_row_is_the_label() -> None:

@@ -10,22 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from clusterpaths.cache import fit_sample as order
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
-from clusterpaths.clustering import kmeans
-from clusterpaths.clustering.cluster import cluster_layer, cluster_layers
+from clusterpaths.clustering.cluster import cluster_layer
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.evaluation.evaluate import evaluate_set
 from clusterpaths.extraction.begin import begin_extraction, mark_missing
 from clusterpaths.extraction.extract import extract_shard
-from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.running.stages import choose_settings
 from tests.clusterpaths.conftest import Finished, make_plan, run_extraction, run_stages, write_cnn
 from tests.runs import PROJECT, SAMPLE_MODEL
@@ -152,35 +148,13 @@ def test_a_model_that_was_moved_runs_from_its_new_place(configure: Configure, tm
     assert_same_set(kept, moved)
 
 
-@pytest.mark.parametrize("fit_rows", [8192, 60])
-def test_layers_together_are_clustered_as_each_alone_with_fewer_runs_of_the_model(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit_rows: int
+def test_a_sample_in_shards_of_its_own_gives_the_same_set(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where centroids are fitted on a sample, which then has shards of its own."""
-    monkeypatch.setattr(order, "FIT_ROWS", fit_rows)
-    monkeypatch.setattr(kmeans, "LEAST_FIT_ROWS", 10)
+    monkeypatch.setattr(order, "FIT_ROWS", 60)
     kept = run_stages(sample(photos, tmp_path, name="kept", cache_format="zarr", cache_dtype="float32"))
     none = run_stages(sample(photos, tmp_path))
     assert_same_set(kept, none)
-
-    seen: list[int] = []
-    run = TapSession.run
-
-    def counted(session: TapSession, images: NDArray[np.float32]) -> Outputs:
-        seen.append(len(images))
-        return run(session, images)
-
-    monkeypatch.setattr(TapSession, "run", counted)
-    together = cluster_layers(none.record, none.identity, list(none.identity.layers), workers=2)
-    found = {record.layer: none.storage.read(record.file) for record in together}
-    # The sample for sketches and again for first centroids, the rows to fit on, and all of them to assign.
-    assert sum(seen) == (3 * 60 + 203 if fit_rows == 60 else 4 * 203)
-    again = cluster_layers(none.record, none.identity, list(none.identity.layers))
-    assert [record.found for record in again] == [True] * len(together)
-    shutil.rmtree(none.directory / "clusterings")
-    for layer in none.identity.layers:
-        alone = cluster_layer(none.record, none.identity, layer)
-        assert none.storage.read(alone.file) == found[layer]
 
 
 def test_what_does_not_fit_together_is_told(configure: Configure) -> None:

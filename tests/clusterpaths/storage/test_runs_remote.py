@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from clusterpaths.cache.manifest import Manifest, read_manifest
-from clusterpaths.clustering import parallel_fit
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import StorageError
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.find import list_sets
 from clusterpaths.storage import lease, objects, open_storage
-from tests.clusterpaths.conftest import LAYERS, Recording
+from tests.clusterpaths.conftest import LAYERS
 from tests.runs import DOCUMENTS, Run, assert_same_documents, kill_when, run_pipeline, start_pipeline
 from tests.storage import BUCKET, Storage, running_storage
 
@@ -229,17 +228,3 @@ def test_two_runs_at_once_make_one_set(on_disk: Run, server: Storage, asked: Mak
     assert any(f"s3://{BUCKET}/both/CelebA is in use by process" in line for line in second.log)
     assert {name.split("/")[2] for name in server.objects("both/CelebA/set_")} == {"set_01"}
     assert_as_on_disk(on_disk, server, "both")
-
-
-def test_a_fit_in_parts_is_the_same(
-    server: Storage, asked: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parallel_fit, "PARALLEL_FROM", 40)  # all of these are very many
-    monkeypatch.setattr(parallel_fit, "PART_ROWS", 16)
-    recording = Recording()
-    remote = run_pipeline(asked("parts", layers="conv2,fc1"), recording)
-    local = run_pipeline(asked("", layers="conv2,fc1", cache_root=tmp_path))
-    assert_same_documents(local.folder, remote.folder)
-    parts = [(fit.layer, part) for _, _, fit, part in recording.submitted["fit_part"] if fit.iteration == 0]
-    assert sorted(parts) == [(layer, part) for layer in ("conv2", "fc1") for part in range(3)]
-    assert server.objects("parts/CelebA/clusterings/") == {}
