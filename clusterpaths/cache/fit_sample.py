@@ -24,10 +24,10 @@ def fit_positions(ids: NDArray[np.int64]) -> NDArray[np.int64] | None:
     """
     if len(ids) <= FIT_ROWS:
         return None
-    return np.sort(np.argpartition(_scattered(ids), FIT_ROWS)[:FIT_ROWS])
+    return np.sort(np.argpartition(scattered(ids), FIT_ROWS)[:FIT_ROWS])
 
 
-def _scattered(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
+def scattered(ids: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A bijective hash: two ids never get the same number."""
     x = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
