@@ -68,7 +68,9 @@ def draw_sample(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64
     return np.sort(rng.choice(n, min(n, most), replace=False))
 
 
-def sketch(rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator) -> NDArray[np.float32]:
+def sketch(
+    rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator, *, gaussian: bool = False
+) -> NDArray[np.float32]:
     """Rows at the positions `sample` (s,), projected at random to (s, at most SKETCH_WIDTH) float32.
 
     For cosine they are scaled to unit length first; rows of zeros stay zeros. The projection is a count sketch with fixed
@@ -77,14 +79,20 @@ def sketch(rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.ra
     Equal rows have bitwise equal sketches. Arithmetic alone does not ensure that: the last bits may depend on a row's
     position in the block.
     """
+    signs, projection = None, None
+    if rows.width > SKETCH_WIDTH and gaussian:
+        projection = rng.standard_normal((rows.width, SKETCH_WIDTH), np.float32) / np.float32(np.sqrt(SKETCH_WIDTH))
+    elif rows.width > SKETCH_WIDTH:
+        signs = rng.choice(np.array([-1, 1], np.float32), rows.width)
     sketches = np.empty((len(sample), min(rows.width, SKETCH_WIDTH)), np.float32)
     digests = np.empty(len(sample), np.uint64)
-    signs = rng.choice(np.array([-1, 1], np.float32), rows.width) if rows.width > SKETCH_WIDTH else None
     for where, block in _read(rows, sample):
         places = places_of(sample, where)
         digests[places] = _digests(block)
         values = scaled(block, distance)  # (m, width)
-        sketches[places] = values if signs is None else _folded(values, signs)
+        if signs is not None:
+            values = _folded(values, signs)
+        sketches[places] = values if projection is None else values @ projection
     return _equal(sketches, digests)
 
 
@@ -193,7 +201,9 @@ def alike(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.boo
 
 
 def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
-    """Labels 0 … of the best of RESTARTS k-means++ runs, each improved by breathing; numbered without gaps.
+    """Labels 0 … of the best of RESTARTS k-means++ runs, each improved by breathing.
+
+    Clusters are numbered without gaps, by their first rows: rounding may decide the order in which they are found.
 
     Inertias are compared in float64: in float32, where the best two often differ in the last bit only, the kernel of a
     matrix product would decide which run, and so which numbering, wins.
@@ -207,8 +217,8 @@ def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np
             found, inertia = _breathing(sketches, KMeans(k, n_init=1, random_state=own).fit(sketches), own)
             if inertia < least * (1 - 1e-7):  # by more than rounding: the same clusters in another order are no better
                 best, least = found.labels_, inertia
-    _, numbered = np.unique(best, return_inverse=True)
-    return numbered.astype(np.int64)
+    _, first, numbered = np.unique(best, return_index=True, return_inverse=True)
+    return first.argsort().argsort()[numbered].astype(np.int64)
 
 
 def _breathing(sketches: NDArray[np.float32], found: KMeans, seed: int) -> tuple[KMeans, float]:
