@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -232,7 +233,7 @@ def _breathing(sketches: NDArray[np.float32], found: KMeans, seed: int) -> tuple
     while breath and inertia > 0:
         centroids = found.cluster_centers_
         own, _ = _two_nearest(sketches, centroids)
-        worst = np.argsort(-np.bincount(found.labels_, own, k), kind="stable")[:breath]
+        worst = _coarse(-np.bincount(found.labels_, own, k)).argsort(kind="stable")[:breath]
         offsets = draws.standard_normal((breath, sketches.shape[1])).astype(np.float32)
         beside = centroids[worst] + np.float32(0.01 * np.sqrt(own.mean())) * offsets
         larger = KMeans(k + breath, init=np.concatenate([centroids, beside]), n_init=1).fit(sketches)
@@ -251,8 +252,9 @@ def _breathing(sketches: NDArray[np.float32], found: KMeans, seed: int) -> tuple
 def _least_useful(centroids: NDArray[np.float32], losses: NDArray[np.float64], count: int) -> list[int]:
     """The `count` centroids whose rows lose least (k,) without them; of neighbours one, while there are enough others."""
     gaps = np.square(centroids[:, None] - centroids[None]).sum(axis=2)
-    np.fill_diagonal(gaps, np.inf)
-    order = np.argsort(losses, kind="stable").tolist()
+    np.fill_diagonal(gaps, 2 * gaps.max())
+    gaps = _coarse(gaps)
+    order = _coarse(losses).argsort(kind="stable").tolist()
     dropped: list[int] = []
     preserved: set[int] = set()
     for one in order:
@@ -260,6 +262,12 @@ def _least_useful(centroids: NDArray[np.float32], losses: NDArray[np.float64], c
             dropped.append(one)
             preserved.add(int(gaps[one].argmin()))
     return dropped + [one for one in order if one not in dropped][: count - len(dropped)]
+
+
+def _coarse(values: NDArray[Any]) -> NDArray[Any]:
+    """Values to 1e-4 of the largest: between those that are equal up to rounding, the first one is taken."""
+    coarse: NDArray[Any] = np.round(values / max(float(np.abs(values).max()), np.finfo(np.float32).tiny), 4)
+    return coarse
 
 
 def _two_nearest(

@@ -308,7 +308,7 @@ def test_sketches_keep_distances(width: int, gaussian: bool) -> None:
     assert sketches.shape == (60, 256)
     gaps = [((x[:, None] - x[None]) ** 2).sum(axis=2)[np.triu_indices(60, 1)] for x in (rows, sketches)]
     ratio = gaps[1] / gaps[0]
-    assert abs(ratio.mean() - 1) < 0.02
+    assert abs(ratio.mean() - 1) < (0.05 if gaussian else 0.02)
     assert np.abs(ratio - 1).max() < 0.6  # 256 dimensions: a standard deviation of about 0.09
 
 
