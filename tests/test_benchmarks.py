@@ -60,11 +60,11 @@ def test_every_image_goes_through_the_model_once(result: dict[str, Any], cache_f
 
 
 @pytest.mark.parametrize("cache_format", ACTIVATIONS)
-def test_every_layer_is_read_at_most_four_times(result: dict[str, Any], cache_format: str) -> None:
-    """The sample twice, which is all of so few images; then the fit and the assignment."""
+def test_every_layer_is_read_at_most_six_times(result: dict[str, Any], cache_format: str) -> None:
+    """Five times to fit, then for the assignment."""
     reads = result["stages"]["result"]["whole"][cache_format]["layer_reads"]
     assert set(reads) <= set(SHAPES)
-    assert max(reads.values(), default=0) <= 4
+    assert max(reads.values(), default=0) <= 6
 
 
 def test_bytes_an_image(result: dict[str, Any]) -> None:
@@ -103,7 +103,6 @@ def test_stages_are_told_with_what_the_cores_did(result: dict[str, Any]) -> None
         "inference",
         "write npy",
         "write zarr",
-        "seeds",
         "fit",
         "assign",
     ]
