@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusterpaths.clustering.cluster import cluster_layer
 from numpy.typing import NDArray
 
+from clusterpaths.cache.fit_sample import fit_size
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering import seeding
 from clusterpaths.clustering.choose import choose
-from clusterpaths.clustering.identity import identify
+from clusterpaths.clustering.fit import fit_layer
+from clusterpaths.clustering.identity import identify_fits
 from clusterpaths.clustering.kmeans import Clustering, cluster_rows, first_alike
 from clusterpaths.clustering.reading import Where
 from clusterpaths.clustering.seeding import count_distinct, sketch
@@ -85,7 +86,7 @@ def missed_by_the_sample() -> NDArray[np.float32]:
     """Two kinds and a single row of a third, which lies outside the sample of seed 0."""
     rows = np.zeros((5000, 4), np.float32)
     rows[::2, 0], rows[1::2, 1] = 1, 1
-    drawn = seeding.draw_sample(5000, seeding.fit_size(3), np.random.default_rng(0))
+    drawn = seeding.draw_sample(5000, fit_size(3), np.random.default_rng(0))
     rows[np.setdiff1d(np.arange(5000), drawn)[7]] = [0.5, 0, 3, 0]
     return rows
 
@@ -235,6 +236,6 @@ def test_one_pass_is_enough_where_every_row_lies_at_its_centroid(
     monkeypatch.setattr(LayerRows, "blocks", few_kinds)
     done = run_extraction(configure(distance=distance))
     for layer in ("conv2", "fc1"):
-        record = cluster_layer(done.record, identify(done.config, done.model, done.record), layer)
-        assert record.summary.iterations == 1
-        assert "only 2 distinct activations were found" in record.summary.note
+        record = fit_layer(done.record, identify_fits(done.config, done.model, done.record), layer)
+        assert record.passes == 1
+        assert record.distinct == 2
