@@ -85,7 +85,7 @@ def measure(
             gram = gram_matrix(values)
             for distance in DISTANCES:
                 products = unit_products(gram) if distance == "cosine" else gram
-                points = principal_components(products)
+                points = principal_components(products, min(COMPONENTS, values.shape[1]))
                 for k in ks:
                     started = time.perf_counter()
                     ours = fitted_inertia(values, k, distance)
@@ -168,9 +168,9 @@ def unit_products(gram: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def principal_components(gram: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Coordinates (n, at most COMPONENTS) of rows with these products: subspace iteration (Halko and others 2011)."""
-    basis = np.random.default_rng(0).standard_normal((len(gram), min(COMPONENTS, len(gram))), np.float32)
+def principal_components(gram: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """Coordinates (n, at most `most`) of rows with these products: subspace iteration (Halko and others 2011)."""
+    basis = np.random.default_rng(0).standard_normal((len(gram), min(most, len(gram))), np.float32)
     for _ in range(3):
         basis = np.linalg.qr(gram @ basis)[0]
     squares, directions = np.linalg.eigh((basis.T @ (gram @ basis)).astype(np.float64))
