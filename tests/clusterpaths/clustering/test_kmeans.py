@@ -346,13 +346,6 @@ def test_rows_are_read_five_times_narrow_ones_three_times(distance: Distance, wi
     assert inertia <= 1.01 * cluster_rows(ArrayRows(rows[:4096]), 4, distance, 0).inertia * 5000 / 4096
 
 
-@pytest.mark.parametrize(("k", "rows"), [(5, 4096), (10, 4096), (11, 4400), (30, 12_000)])
-def test_fit_size(k: int, rows: int) -> None:
-    assert fit_size(k) == rows
-    assert len(draw_sample(100_000, rows, np.random.default_rng(0))) == rows
-    assert draw_sample(7, rows, np.random.default_rng(0)).tolist() == list(range(7))
-
-
 def test_breathing_leaves_local_optima_that_ten_starts_end_in() -> None:
     """25 clusters: even the best of ten runs of k-means++ puts two centroids into some and one between others."""
     rng = np.random.default_rng(0)
