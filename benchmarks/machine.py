@@ -187,10 +187,11 @@ def busy_seconds() -> list[float]:
 def watch(command: list[str], environment: Mapping[str, str], errors: Path) -> dict[str, float]:
     """Run a command; seconds, CPU seconds, and peak memory in MB of the process itself and of its tree.
 
-    Of the tree the proportional set size is summed, five times a second: a page that two processes share counts once.
-    Its stderr is written to the file `errors`; the benchmark ends if the command fails.
+    The process's peak is the kernel's own, read while it runs: the one that wait4 reports begins with that of the process that
+    started it. Of the tree the proportional set size is summed, five times a second: a page that two processes share counts
+    once. Its stderr is written to the file `errors`; the benchmark ends if the command fails.
     """
-    tree = 0.0
+    peak = tree = 0.0
     with errors.open("w+b") as log:
         started = time.perf_counter()
         process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.DEVNULL, stderr=log)
@@ -199,7 +200,7 @@ def watch(command: list[str], environment: Mapping[str, str], errors: Path) -> d
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            tree = max(tree, tree_memory(root))
+            peak, tree = max(peak, peak_memory(process.pid)), max(tree, tree_memory(root))
             time.sleep(0.02 if time.perf_counter() - started < 1 else 0.2)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -207,7 +208,16 @@ def watch(command: list[str], environment: Mapping[str, str], errors: Path) -> d
             log.seek(0)
             sys.exit(f"error: {' '.join(command)} ended with {process.returncode}:\n{log.read().decode()}")
     cpu = usage.ru_utime + usage.ru_stime  # with children that it has waited for
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": usage.ru_maxrss / 1000, "peak_tree_mb": tree}
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak, "peak_tree_mb": tree}
+
+
+def peak_memory(pid: int) -> float:
+    """The largest resident set size of a process so far in MB; 0 where it has just ended or has not started its program."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return 0.0
+    return next((1.024 * int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def tree_memory(root: psutil.Process) -> float:

@@ -116,7 +116,7 @@ def main(
             "another_k": lambda: another_k.measure(
                 material, QUICK if quick else another_k.SIZES, repeats, baseline_sizes
             ),
-            "resnet18": lambda: resnet18.measure(material, (4, 8) if quick else resnet18.SIZES, repeats),
+            "resnet18": lambda: resnet18.measure(material, (8, 16) if quick else resnet18.SIZES, repeats),
             "evaluation": lambda: complete.measure_evaluation(
                 material, max(QUICK) if quick else complete.IMAGES, complete.FORMATS[: 1 if quick else None], repeats
             ),
