@@ -51,8 +51,10 @@ def measure_both(material: Material, count: int) -> list[dict[str, Any]]:
     for number, way in enumerate((FIRST, SECOND), start=1):
         command = flow_command(material, root, out, "zarr", "--k", way.removeprefix("k="), *PLAIN)
         run: dict[str, Any] = watch(command, environment, errors)
-        record = open_set(out / "R" / f"set_{number:02d}").record
-        runs.append({"way": way, **run, "stages": {stage.stage: stage.seconds for stage in record.stages}})
+        stages = open_set(out / "R" / f"set_{number:02d}").record.stages
+        run["stages"] = {stage.stage: stage.seconds for stage in stages}
+        run["details"] = {stage.stage: stage.detail for stage in stages}  # how many examples were extracted
+        runs.append({"way": way, **run})
     shutil.rmtree(out)
     return runs
 

@@ -6,7 +6,7 @@ per image of a large model). README.md in this directory explains each number an
 
     python benchmarks/suite.py                                       everything: an hour and a half on 2 cores
     python benchmarks/suite.py --parts tapping,another_k             some parts, into the same files
-    python benchmarks/suite.py --quick --out FOLDER                  240 images, once: a check that it works
+    python benchmarks/suite.py --quick --out FOLDER                  120 images, once: a check that it works
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SAME = 1.1  # memory may not grow with the number of images
 FIXED = {f"--subset {startup.SUBSET}, temporary server": 8, f"--subset {startup.SUBSET}, server up": 4}  # seconds
 INERTIA = 1.01
 INERTIA_IMAGES = 2000  # KMeans(n_init=10) holds all of them in memory
-QUICK = (60, 240)  # images of a check that it works
+QUICK = (40, 120)  # images of a check that it works
 BY_COUNT = ("seconds", "cpu_seconds", "peak_mb", "peak_tree_mb")  # keyed by the number of images
 Rows = list[tuple[str, float, float | None, str]]  # what, at most, measured, its format
 
@@ -89,7 +89,7 @@ def main(
     out
         directory of the results and the plot [benchmarks/results, and docs for the plot]
     quick
-        a check that it works: at most 240 images, every part once; needs --out
+        a check that it works: at most 120 images, every part once; needs --out
     """
     if unknown := [part for part in parts if part not in PARTS]:
         sys.exit(f"error: --parts names {', '.join(unknown)}. Expected some of {', '.join(PARTS)}.")
