@@ -193,18 +193,6 @@ def test_page_and_picture_tell_every_part(folder: Path) -> None:
         assert words in shown
 
 
-@pytest.mark.server
-def test_start_up_is_measured_and_what_was_there_stays(suite: Any, tmp_path: Path) -> None:
-    (tmp_path / "suite.json").write_text('{"earlier": [1, 2]}')
-    suite.main(parts=("startup",), out=tmp_path, quick=True)
-    after = json.loads((tmp_path / "suite.json").read_text())
-    assert after["earlier"] == [1, 2]
-    told = after["startup"]["result"]
-    assert {"--subset 5, temporary server", "--subset 5, server up", "server until it answers"} <= set(told["seconds"])
-    assert all(len(values) == 1 and values[0] > 0 for values in told["seconds"].values())
-    assert set(told["cpu_seconds"]) < set(told["seconds"])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
