@@ -102,7 +102,7 @@ def test_removing_files_of_one_shard_makes_just_that_shard_again(damaged: Any, l
             path.unlink()
 
     _, submitted = damaged("npy", harm)
-    assert [index for _, index in submitted["extract_shard"]] == [1]
+    assert [args[1].index for args in submitted["extract_shard"]] == [1]
 
 
 def test_kept_images_that_were_damaged_are_made_again_and_no_others(
@@ -122,4 +122,4 @@ def test_kept_images_that_were_damaged_are_made_again_and_no_others(
     assert {path.name: path.read_bytes() for path in pixels.iterdir()} == kept
     [told] = [line for line in run.log if line.startswith("WARNING") and "images of shard 2 in" in line]
     assert "checksum" in told
-    assert [index for _, index in submitted["extract_shard"]] == [2]
+    assert [args[1].index for args in submitted["extract_shard"]] == [2]

@@ -91,7 +91,7 @@ def test_killed_while_extracting_the_run_goes_on_and_ends_as_if_it_never_was(
 
     recording = Recording()
     run = run_pipeline(asked(photos, tmp_path, cache_format), recording)
-    assert {index for _, index in recording.submitted["extract_shard"]} == set(range(SHARDS)) - set(made)
+    assert {args[1].index for args in recording.submitted["extract_shard"]} == set(range(SHARDS)) - set(made)
     if cache_format != "none":  # there the model runs to cluster, too
         assert run.batches == (SHARDS - len(made)) * SHARD // BATCH
     assert {path: path.stat().st_mtime_ns for path in recorded} == recorded
