@@ -179,7 +179,9 @@ def test_writers_at_once_lose_no_shard(cache: Storage, storage: Server, monkeypa
 def test_a_plan_made_of_an_older_manifest_is_refused(cache: Storage) -> None:
     manifest.write_manifest(cache, planned(3))
     _, version = manifest.read_version(cache)
-    manifest.forget_shard(cache, 1)
+    first = planned(3)
+    manifest.record_shard(cache, first.identity, first.shards[1].model_copy(update={"rows": 64}))
+    manifest.consolidate(cache)
     with pytest.raises(CacheError, match="was changed by another run since"):
         manifest.write_manifest(cache, planned(5), version)
     with pytest.raises(CacheError, match="was changed by another run since"):
