@@ -67,8 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _give_back_memory() -> Iterator[None]:
     """After each module: idle model sessions, and what the C library has kept of freed memory."""
     yield
-    if extract := sys.modules.get("clusterpaths.extraction.extract"):
-        extract.release_sessions()
+    if sessions := sys.modules.get("clusterpaths.extraction.sessions"):
+        sessions.release_sessions()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from clusterpaths import pipeline
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
+from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import normalise
 from clusterpaths.running.runner import Runner
@@ -218,8 +219,9 @@ def rows_of(cache: Path, layer: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
     if manifest.format == "npy":
         rows = np.stack([np.load(cache / layer / f"{i}.npy").ravel() for i in ids])
     elif manifest.format == "none":
-        assert manifest.runner is not None
-        session, prepared = TapSession(manifest.runner), manifest.preprocessing
+        record, prepared = open_set(max(cache.glob("set_*"))).record, manifest.preprocessing
+        model = check_model(Path(record.config["model"]), record.layers, prepared.size)
+        session = TapSession(instrument_model(model, prepared.size))
         pieces = []
         for shard in shards:
             assert shard.batch is not None

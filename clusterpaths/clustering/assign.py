@@ -158,7 +158,8 @@ def assigned(directory: Storage, fit: FitRecord, records: Iterable[ShardRecord])
 def read_labels(files: Path, fit: FitRecord, record: ShardRecord) -> Labels | None:
     """Of a recorded shard, from the fit's directory; None where it was not assigned, or while its bytes were others."""
     try:
-        with np.load(files / labels_file(record.index)) as arrays:
+        # opened here: numpy leaves a file that is no archive open
+        with (files / labels_file(record.index)).open("rb") as file, np.load(file) as arrays:
             if arrays["made_of"].item() != _made_of(fit, record):
                 return None
             return Labels(arrays["labels"], arrays["distances"], arrays["zeros"])

@@ -76,10 +76,10 @@ class ExtractionPlan(StoredRecord):
     def text(self) -> str:
         """One sentence for log and terminal."""
         layers = ", ".join(f"{name} {'x'.join(map(str, layer.shape))}" for name, layer in self.manifest.layers.items())
-        size = "about " if self.manifest.format == "zarr" else ""
+        size = "" if self.manifest.format == "npy" else "about "
         content = f"{self.manifest.dtype} {self.manifest.format}"
         if self.manifest.format == "none":
-            content = "images, without activations,"
+            content = "images and, during the run, activations of the sample,"
         room = "there is no bound there" if self.free is None else f"{human_bytes(self.free)} free on that disk"
         return (
             f"{self.wanted:,} examples ({self.cached:,} in the cache, {self.missing:,} to extract "

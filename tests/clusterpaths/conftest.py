@@ -15,17 +15,24 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from clusterpaths.cache.manifest import parse_ids
-from clusterpaths.clustering.cluster import ClusteringRecord
-from clusterpaths.clustering.identity import SetIdentity
+from clusterpaths.cache.extracted import ExtractionRecord
+from clusterpaths.cache.manifest import require_manifest
+from clusterpaths.cache.rows import LayerRows
+from clusterpaths.clustering.assign import FitRecord
+from clusterpaths.clustering.fit import fit_layer
+from clusterpaths.clustering.identity import SetIdentity, identify, identify_fits
+from clusterpaths.clustering.trace import TraceRecord, trace_paths
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.errors import Float16OverflowError
+from clusterpaths.extraction.again import assign_shard, run_again
 from clusterpaths.extraction.begin import begin_extraction, widen_layers
-from clusterpaths.extraction.extract import ExtractionJob, extract_shard
-from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction.extract import extract_shard
+from clusterpaths.extraction.finish import finish_extraction
+from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan, plan_run
+from clusterpaths.extraction.sample import plan_sample, whole_shards
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
@@ -165,7 +172,7 @@ class Extracted:
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        return parse_ids(self.record.ids)
+        return self.record.example_ids()
 
 
 @dataclass(frozen=True)
@@ -173,8 +180,8 @@ class Finished(Extracted):
     """What all stages left."""
 
     identity: SetIdentity
-    clusterings: list[ClusteringRecord]
-    traced: Path
+    fits: tuple[FitRecord, ...]
+    traced: TraceRecord
     published: PublishedSet
 
 
@@ -198,16 +205,44 @@ def run_extraction(config: RunConfig) -> Extracted:
 
 
 def extract_planned(config: RunConfig, model: ModelRecord, plan: ExtractionPlan, job: ExtractionJob) -> Extracted:
-    pending = plan.pending
-    while pending:
+    """Every shard, and activations of the sample where the cache stores images only, as a run of the pipeline has them."""
+    shards = {shard.index: shard for shard in plan.shards_of(plan.example_ids())}
+    while True:
+        parts = plan_sample(job.storage, plan.sample_ids()) if job.cache.format == "none" else {}
         try:
-            for index in pending:
-                extract_shard(job, index)
+            for index, shard in shards.items():
+                if shard.rows is None:
+                    shards[index] = extract_shard(job, shard, sample=parts.get(index))
+                elif index in parts and parts[index].rows is None:
+                    run_again(job, shard, (), parts[index])
             break
         except Float16OverflowError as overflow:
-            pending = widen_layers(job.storage, overflow.layers)
-    record = finish_extraction(job.storage, parse_ids(plan.ids), job.max_failed)
+            manifest = widen_layers(job.storage, overflow.layers)
+            job = job.model_copy(update={"cache": manifest.identity})
+            shards = {shard.index: shard for shard in manifest.shards if shard.index in shards}
+    record = finish_extraction(job.storage, plan.example_ids(), job.max_failed)
     return Extracted(config, model, plan, job, record)
+
+
+def read_rows(
+    done: Extracted, layer: str, positions: NDArray[np.int64] | None = None, ids: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
+    """Activations (n, width) of the examples at these positions of `ids`, by default of all that were extracted."""
+    rows = LayerRows(done.storage, layer, done.ids if ids is None else ids)
+    pieces = [np.array(block) for _, block in rows.blocks(positions)]
+    return np.concatenate([np.empty((0, rows.width), np.float32), *pieces])
+
+
+def cluster(done: Extracted) -> tuple[SetIdentity, tuple[FitRecord, ...], TraceRecord]:
+    """Fit on what was extracted, assign from the cache, trace."""
+    fits = identify_fits(done.config, done.model, done.record)
+    records = tuple(fit_layer(done.record, fits, layer) for layer in fits.layers)
+    recorded = [shard for shard in require_manifest(done.storage).shards if shard.rows is not None]
+    stored = whole_shards(done.storage, recorded) if done.job.cache.format == "none" else {}
+    for shard in recorded:
+        assign_shard(done.job, shard, records, stored.get(shard.index))
+    identity = identify(fits, done.record)
+    return identity, records, trace_paths(done.record, identity, records)
 
 
 def run_stages(config: RunConfig) -> Finished:
@@ -219,7 +254,7 @@ def run_stages(config: RunConfig) -> Finished:
     assert published
     assert config.model
     plan, job = recording.returned["make_plan"][-1]
-    record, identity, clusterings = recording.given["trace_paths"][-1]
+    record, identity, fits = recording.given["trace_paths"][-1]
     traced = recording.returned["trace_paths"][-1]
     return Finished(
         config,
@@ -228,7 +263,7 @@ def run_stages(config: RunConfig) -> Finished:
         job,
         record,
         identity=identity,
-        clusterings=clusterings,
+        fits=fits,
         traced=traced,
         published=published,
     )

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusterpaths.cache.recomputed import run_edges
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from clusterpaths.cache import rows as rows_module
 from clusterpaths.cache.manifest import FailedExample, ShardRecord, require_manifest, write_manifest
-from clusterpaths.cache.recomputed import run_edges
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, ModelError

@@ -9,10 +9,11 @@ import pytest
 from clusterpaths.cache import rows as rows_module
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
-from clusterpaths.cache.rows import LayerRows, to_float32
+from clusterpaths.cache.rows import LayerRows, stored_rows, to_float32
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError
-from tests.clusterpaths.conftest import LAYERS, NUMBERS, Extracted, run_extraction, write_celeba
+from clusterpaths.extraction import plan as plan_module
+from tests.clusterpaths.conftest import LAYERS, NUMBERS, Extracted, read_rows, run_extraction, write_celeba
 
 Configure = Callable[..., RunConfig]
 
@@ -32,7 +33,7 @@ def all_rows(extracted: Extracted, layer: str, ids: np.ndarray | None = None) ->
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_blocks_are_what_take_gives_and_what_was_written(
+def test_blocks_are_the_rows_at_any_positions_and_what_was_written(
     extracted: Extracted, layer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = all_rows(extracted, layer)
@@ -40,9 +41,11 @@ def test_blocks_are_what_take_gives_and_what_was_written(
     np.testing.assert_array_equal(all_rows(extracted, layer), whole)
     rows = LayerRows(extracted.storage, layer, extracted.ids)
     assert [len(block) for _, block in rows.blocks()] == [3] * 13 + [1]
-    np.testing.assert_array_equal(rows.take(np.arange(40)), whole)
     some = np.array([0, 6, 7, 8, 30, 39])
-    np.testing.assert_array_equal(rows.take(some), whole[some])
+    assert [where.tolist() for where, _ in rows.blocks(some)] == [[0, 6, 7], [8, 30, 39]]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(read_rows(extracted, layer, some), whole[some])
+    np.testing.assert_array_equal(read_rows(extracted, layer, np.array([3])), whole[3:4])
+    assert len(read_rows(extracted, layer, some[:0])) == 0
     if (file := extracted.directory / layer / "3.npy").exists():
         np.testing.assert_array_equal(np.load(file).ravel().astype(np.float32), whole[extracted.ids.tolist().index(3)])
 
@@ -61,10 +64,9 @@ def test_some_ids_give_their_rows_and_no_checksum_alarm(extracted: Extracted) ->
 
 
 def chunk_or_file(extracted: Extracted, layer: str, shard: int, example: int) -> Path:
-    file, pixels = extracted.directory / layer / f"{example}.npy", extracted.directory / "pixels" / f"{shard:05d}.rgb"
-    if pixels.exists():
-        return pixels
-    return file if file.exists() else extracted.directory / layer / "c" / str(shard) / "0" / "0" / "0"
+    directory = stored_rows(extracted.storage).path
+    file = directory / layer / f"{example}.npy"
+    return file if file.exists() else directory / layer / "c" / str(shard) / "0" / "0" / "0"
 
 
 @pytest.mark.parametrize("at", [-1.0, 0.0, 0.5])
@@ -72,17 +74,13 @@ def test_flipped_byte_is_found_and_its_shard_named(extracted: Extracted, at: flo
     example = int(extracted.ids[17])  # of shard 2: 14 … 20
     path = chunk_or_file(extracted, "conv1", 2, example)
     content = bytearray(path.read_bytes())
-    header = {".npy": 128, ".rgb": 0}.get(path.suffix)
     chunk = [4, len(content) // 2][at > 0]
-    place = chunk if header is None else header + int((len(content) - header - 1) * abs(at))
-    content[place] ^= 0x55
+    content[chunk if path.suffix != ".npy" else 128 + int((len(content) - 129) * abs(at))] ^= 0x55
     path.write_bytes(content)
-    what = "layer conv1 in" if path.suffix != ".rgb" else "images of"
-    with pytest.raises(CorruptedShardError, match=rf"{what} shard 2 .*The shard is extracted again") as caught:
+    with pytest.raises(CorruptedShardError, match=r"layer conv1 in shard 2 .*The shard is extracted again") as caught:
         all_rows(extracted, "conv1")
     assert caught.value.shard == 2
-    if path.suffix != ".rgb":
-        assert len(all_rows(extracted, "fc1")) == 40
+    assert len(all_rows(extracted, "fc1")) == 40
 
 
 @pytest.mark.parametrize("harm", ["gone", "short"])
@@ -108,6 +106,32 @@ def test_grown_cache_is_still_read_in_order_of_id(configure: Configure, tmp_path
     fresh = run_extraction(configure(cache_format=cache_format, data_root=data, name="fresh"))
     for layer in LAYERS:
         np.testing.assert_allclose(all_rows(grown, layer), all_rows(fresh, layer), rtol=2e-3, atol=1e-3)
+
+
+def test_damage_between_two_passes_is_found_by_the_second(extracted: Extracted) -> None:
+    rows = LayerRows(extracted.storage, "fc1", extracted.ids)
+    assert sum(len(block) for _, block in rows.blocks()) == 40
+    directory = stored_rows(extracted.storage).path
+    file = directory / "fc1" / f"{extracted.ids[17]}.npy"
+    path = file if file.exists() else directory / "fc1" / "c" / "2" / "0"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptedShardError) as caught:
+        list(rows.blocks())
+    assert caught.value.shard == 2
+
+
+def test_without_activations_only_the_samples_are_read(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "fit_size", lambda _k: 12)
+    done = run_extraction(configure(cache_format="none"))
+    sample = done.plan.sample_ids()
+    assert len(all_rows(done, "conv1", sample)) == 12
+    with pytest.raises(CacheError, match=r"lacks the activations of 28 of 40 examples\. Run the flow again"):
+        LayerRows(done.storage, "conv1", done.ids)
+    (done.storage / "sample").remove_tree()
+    with pytest.raises(CacheError, match="is missing"):
+        LayerRows(done.storage, "conv1", sample)
 
 
 def test_layer_that_the_cache_lacks_is_told(extracted: Extracted) -> None:

@@ -15,7 +15,7 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import CLUSTERINGS, require_manifest
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import open_dataset, read_table
-from clusterpaths.extraction.extract import release_sessions
+from clusterpaths.extraction.sessions import release_sessions
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from tests.architectures import ARCHITECTURES, SIZES, Exported, exported, hooked

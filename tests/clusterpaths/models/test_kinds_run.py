@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from scipy.optimize import linear_sum_assignment
 
 from clusterpaths.config import RunConfig
-from clusterpaths.extraction.extract import release_sessions
+from clusterpaths.extraction.sessions import release_sessions
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise, preset_preprocessing
 from tests.clusterpaths.conftest import LAYERS, Finished, run_stages, write_cnn

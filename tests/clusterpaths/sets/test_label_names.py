@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clusterpaths.clustering.cluster import cluster_layer, trace_paths
-from clusterpaths.clustering.identity import identify
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable
@@ -29,7 +27,7 @@ from clusterpaths.report.page import write_report
 from clusterpaths.sets import publish
 from clusterpaths.sets.publish import publish_set
 from clusterpaths.sets.published import PublishedSet, open_set
-from tests.clusterpaths.conftest import SIZE, extract_planned, write_cnn, write_image
+from tests.clusterpaths.conftest import SIZE, cluster, extract_planned, write_cnn, write_image
 from tests.clusterpaths.report.test_report import Page, draw, make_set
 
 HAIR = ("Bald", "Black", "Blond", "Brown", "Gray")
@@ -56,10 +54,7 @@ def published(tmp_path: Path, metadata: dict[str, str] | None) -> PublishedSet:
     plan, job = plan_run(config, model, DatasetSpec(name="folder", root=str(tmp_path / "photos")), preprocessing)
     begin_extraction(plan)
     done = extract_planned(config, model, plan, job)
-    question = identify(config, model, done.record)
-    clusterings = [cluster_layer(done.record, question, layer) for layer in question.layers]
-    traced = trace_paths(done.record, question, clusterings)
-    return publish_set(config, job, done.record, question, clusterings, traced)
+    return publish_set(config, job, done.record, *cluster(done))
 
 
 @pytest.mark.parametrize("names", [HAIR, ()], ids=["the model names its classes", "it does not"])

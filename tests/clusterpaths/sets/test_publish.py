@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from clusterpaths.clustering.assign import Assigner
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, DiskError
 from clusterpaths.sets import publish
@@ -86,7 +87,7 @@ def test_full_disk_in_the_middle_leaves_nothing_half_written(
     again = run_stages(configure(name="again"))
     shutil.copy(again.published.path / "paths.parquet", traced)
     before = sorted(path.name for path in done.directory.iterdir())
-    monkeypatch.setattr(publish, "_centroids", lambda *_: np.zeros((3, 2), np.float32))
+    monkeypatch.setattr(publish, "assigner_of", lambda *_: Assigner(np.zeros((3, 2), np.float32), "cosine"))
     write = Path.write_text
 
     def full(path: Path, text: str, **options: str) -> int:
@@ -97,7 +98,14 @@ def test_full_disk_in_the_middle_leaves_nothing_half_written(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(DiskError, match="The disk is full"):
-        publish_set(done.config, done.job, done.record, done.identity, done.clusterings, traced)
+        publish_set(
+            done.config,
+            done.job,
+            done.record,
+            done.identity,
+            done.fits,
+            done.traced.model_copy(update={"file": traced}),
+        )
     assert sorted(path.name for path in done.directory.iterdir()) == before
 
 
