@@ -140,17 +140,16 @@ def _evaluate(
                 "--evaluation-images sets how many."
             )
         positions, images = probe.read(published, wanted, notes)
-        (clean,) = probe.run([Work(images)]) if len(images) else (None,)
-        aligns = evaluation.purity_predictions is not None
-        return evaluation.model_copy(
-            update={
-                "alignment": _alignment(split, predictions, positions, clean, seed) if aligns else None,
-                "num_images": len(images),
-                "perturbations": probe.perturbed(clean, images) if clean else (),
-                "strangers": probe.ood_detection(clean, images, more) if clean else (),
-                "notes": tuple(notes),
-            }
-        )
+        clean = None
+        measures: dict[str, object] = {"num_images": len(images)}
+        if len(images):
+            others = probe.ood_images(images)
+            (clean,) = probe.run([Work(images)])
+            measures["perturbations"] = probe.perturbed(clean, images)
+            measures["strangers"] = probe.ood_detection(clean, others, more)
+    if evaluation.purity_predictions is not None:
+        measures["alignment"] = _alignment(split, predictions, positions, clean, seed)
+    return evaluation.model_copy(update={**measures, "notes": tuple(notes)})
 
 
 def _decides(directory: Storage) -> bool:

@@ -8,8 +8,8 @@ threads: each batch has random numbers of its own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -176,13 +176,26 @@ class Probe:
     def _measured(self, values: NDArray[np.bool_] | NDArray[np.float64]) -> Measure:
         return measured(values, self._seed)
 
+    def ood_images(self, images: perturb.Images) -> dict[str, Future[perturb.Images]]:
+        """OOD images of each kind, as many as these or 300; made while other images run."""
+        count, size = min(MAX_OOD, len(images)), self._job.preprocessing.size
+        crops_rng, noise_rng = np.random.default_rng([self._seed, 5]).spawn(2)
+        makers: dict[str, Callable[[], perturb.Images]] = {
+            "crops of photographs": lambda: perturb.photo_crops(count, size, crops_rng),
+            "upside-down examples": lambda: perturb.upside_down(images[:count]),
+            "uniform noise": lambda: perturb.uniform_noise(count, size, noise_rng),
+        }
+        root = Path(self._job.dataset.root)
+        if not any((folder / "faces.json").is_file() for folder in (root, root / "celeba")):  # the sample itself
+            makers["drawn faces"] = lambda: perturb.drawn_faces(count, size, self._seed)
+        return {name: self._pool.submit(make) for name, make in makers.items()}
+
     def ood_detection(
-        self, clean: Seen, images: perturb.Images, more: Mapping[str, perturb.Images]
+        self, clean: Seen, made: Mapping[str, Future[perturb.Images]], more: Mapping[str, perturb.Images]
     ) -> tuple[OODDetection, ...]:
-        """How well each score separates OOD images from these, which are `clean`."""
-        others = self._ood_images(images) | dict(more)
-        seen = self.run([Work(pixels) for pixels in others.values()])
-        own, *scores = [self._scores(one) for one in (clean, *seen)]
+        """How well each score separates OOD images from the set's own, which are `clean`."""
+        others = {name: future.result() for name, future in made.items()} | dict(more)
+        own, *scores = [self._scores(one) for one in (clean, *self.run([Work(pixels) for pixels in others.values()]))]
         return tuple(
             OODDetection(
                 name=name,
@@ -191,19 +204,6 @@ class Probe:
             )
             for (name, pixels), theirs in zip(others.items(), scores, strict=True)
         )
-
-    def _ood_images(self, images: perturb.Images) -> dict[str, perturb.Images]:
-        count, size = min(MAX_OOD, len(images)), self._job.preprocessing.size
-        rng = np.random.default_rng([self._seed, 5])
-        others = {
-            "crops of photographs": perturb.photo_crops(count, size, rng),
-            "upside-down examples": perturb.upside_down(images[:count]),
-            "uniform noise": perturb.uniform_noise(count, size, rng),
-        }
-        root = Path(self._job.dataset.root)
-        if not any((folder / "faces.json").is_file() for folder in (root, root / "celeba")):  # the sample itself
-            others["drawn faces"] = perturb.drawn_faces(count, size, self._seed)
-        return others
 
     def _scores(self, seen: Seen) -> dict[str, NDArray[np.float64]]:
         """OOD scores of each image, by name; higher is farther from the set's own."""

@@ -127,10 +127,12 @@ def split_set(published: PublishedSet, directory: Storage, chosen: Positions, se
     sample = chosen.sample
     fit_rows, held_rows = (np.searchsorted(sample, positions) for positions in (chosen.fit, chosen.held_out))
     again = refit_clustering(directory, published.record, published.ids, sample, fit_rows, held_rows, seed)
-    members = [Members(sample[rows], again.clusters[rows], again.distances[rows]) for rows in (fit_rows, held_rows)]
+    fit, held_out = (
+        Members(sample[rows], again.clusters[rows], again.distances[rows]) for rows in (fit_rows, held_rows)
+    )
     projection = np.eye(again.features.shape[1], dtype=np.float32) if again.projection is None else again.projection
     features = Features(chosen.fit, again.features[fit_rows], again.features[held_rows], projection)
-    return Split(*members, again.centroids, features)
+    return Split(fit, held_out, again.centroids, features)
 
 
 def sample_rows(n: int, limit: int, seed: int) -> NDArray[np.int64]:
