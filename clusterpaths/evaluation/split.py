@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.cache.fit_sample import SAMPLE_ROWS, draw_ids, fit_size
-from clusterpaths.cache.rows import LayerRows
+from clusterpaths.cache.manifest import require_manifest
+from clusterpaths.cache.rows import LayerRows, stored_rows
 from clusterpaths.evaluation.refit import FEATURES, refit_clustering
 from clusterpaths.metrics.alignment import split_fit_eval
 from clusterpaths.records import SetRecord
@@ -105,6 +106,7 @@ def choose_positions(published: PublishedSet, directory: Storage, seed: int) -> 
     if len(ids) - len(sampled) >= SHARE * len(ids):
         others = np.delete(ids, sampled)
         return Positions(sampled, np.searchsorted(ids, draw_ids(others, MAX_EXAMPLES)), published=True)
+    sampled = sampled[_has_activations(directory, ids[sampled])]
     limit = min(_row_limit(directory, record), MAX_EXAMPLES)
     if fitted_all:
         limit = min(limit, round(size / (1 - SHARE)))  # as many to fit as in a sample
@@ -148,13 +150,23 @@ def _row_limit(directory: Storage, record: SetRecord) -> int:
     return max(MIN_CAPPED, MAX_BYTES // (4 * widths))
 
 
+def _has_activations(directory: Storage, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) Of these examples. A cache of images lacks those that count for images of its sample which could not be read."""
+    if require_manifest(directory).format != "none":
+        return np.ones(len(ids), bool)
+    shards = require_manifest(stored_rows(directory)).shards
+    found = [shard.row_ids() for shard in shards if shard.rows is not None]
+    return np.isin(ids, np.concatenate([ids[:0], *found]))
+
+
 def _members(published: PublishedSet, positions: NDArray[np.int64]) -> Members:
     return Members(positions, published.clusters[positions], published.distances[positions])
 
 
 def _read_features(published: PublishedSet, directory: Storage, fit: NDArray[np.int64], seed: int) -> Features:
     """Of at most 2,048 of the fit examples."""
-    ids = draw_ids(published.ids[fit], SAMPLE_ROWS)
+    ids = published.ids[fit]
+    ids = draw_ids(ids[_has_activations(directory, ids)], SAMPLE_ROWS)
     rows = LayerRows(directory, published.record.layers[-1], ids)
     if rows.width > FEATURES:
         projection = np.random.default_rng([seed, 2]).standard_normal((rows.width, FEATURES), np.float32)

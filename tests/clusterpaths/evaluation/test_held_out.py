@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +20,10 @@ from clusterpaths.config import SAMPLE_MODEL, RunConfig
 from clusterpaths.evaluation import split
 from clusterpaths.evaluation.evaluate import evaluate_set, stored_evaluation
 from clusterpaths.evaluation.probe import Probe, Seen, Work
-from clusterpaths.evaluation.record import METRICS
+from clusterpaths.evaluation.record import METRICS, read_evaluation
 from clusterpaths.evaluation.split import choose_positions, sample_rows, split_set
 from clusterpaths.extraction.job import ExtractionJob
+from clusterpaths.models import session
 from clusterpaths.models.check import default_model
 from clusterpaths.pipeline import run
 from clusterpaths.sets.published import PublishedSet, open_set
@@ -164,6 +166,18 @@ def test_unchanged_images_have_the_paths_and_distances_of_the_set(done: tuple[Pu
     np.testing.assert_array_equal(seen.logits.argmax(axis=1), published.predictions[positions])
 
 
+def test_another_device_has_products_of_the_activations_that_it_outputs(
+    done: tuple[PublishedSet, ExtractionJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published, job = done
+    inside, _ = clean_run(published, job)
+    monkeypatch.setattr(session, "CPU", "AnotherExecutionProvider")
+    outside, _ = clean_run(published, job)
+    np.testing.assert_array_equal(outside.clusters, inside.clusters)
+    np.testing.assert_array_equal(outside.distances, inside.distances)
+    np.testing.assert_array_equal(outside.features, inside.features)
+
+
 def clean_run(published: PublishedSet, job: ExtractionJob) -> tuple[Seen, NDArray[np.int64]]:
     chosen = choose_positions(published, job.storage, 0)
     with Probe(published, job, split_set(published, job.storage, chosen, 0), 0, True, 2) as probe:
@@ -210,6 +224,29 @@ def test_a_cache_of_images_gives_the_same_evaluation(data: Path) -> None:
         assert published
         found.append((published.path / METRICS).read_bytes())
     assert found[0] == found[1]
+
+
+def test_a_cache_of_images_is_evaluated_where_images_of_its_sample_failed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other examples count for these; their activations were not stored."""
+    limit_fit(monkeypatch, 170)  # of 203: too few are left, so the sample is split
+    faces = tmp_path / "faces"
+    shutil.copytree(photos, faces)
+    for number in (20, 40, 60, 80, 100):
+        (faces / f"{number:06d}.jpg").write_bytes(b"no image")
+    published = run(
+        RunConfig(
+            model=default_model(SAMPLE_MODEL), dataset="folder", data_root=faces, cache_root=tmp_path, name="none",
+            cache_format="none", layers=LAYERS, k=3, max_failures=0.1, check_preprocessing=False,
+        )
+    ).published  # fmt: skip
+    assert published
+    found = read_evaluation(published)
+    assert found is not None
+    assert found.refitted
+    assert 165 <= found.num_fit + found.num_eval < 170
+    assert found.alignment is not None
 
 
 def test_activations_beyond_float16_are_measured_in_float32(done: tuple[PublishedSet, ExtractionJob]) -> None:
