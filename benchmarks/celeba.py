@@ -1,9 +1,10 @@
-"""End to end: time, memory and bytes per image of the flow and of a one-image-at-a-time baseline, in paired runs.
+"""End to end: time, memory and bytes per image of the flow and of three references, in paired runs.
 
-Every run is a separate process, in alternating order, on the same files. The cost per image is the slope over the numbers of
-images, so that start-up is excluded. suite.py runs this among other parts; by itself it gives the same numbers.
+References: a plain one-image-at-a-time baseline, a DataLoader as a skilled user would write it, and the bare work, which stores
+nothing. Every run is a separate process, in alternating order, on the same files. The cost per image is the slope over the
+numbers of images, so that start-up is excluded. suite.py runs this among other parts; by itself it gives the same numbers.
 
-    python benchmarks/celeba.py --sizes 500,2000 --formats zarr
+    python benchmarks/celeba.py --sizes 500,2000 --baseline-sizes 500,2000 --formats zarr
 """
 
 from __future__ import annotations
@@ -36,13 +37,12 @@ from machine import (
 from clusterpaths.records import CacheFormat
 from clusterpaths.sets.published import open_set
 
-BASELINE = "baseline"
-SIZES = (500, 2000, 5000, 20_000, 50_000)
+BASELINE, DATALOADER, BARE = "baseline", "dataloader", "bare"
+REFERENCES = {BASELINE: "baseline.py", DATALOADER: "dataloader.py", BARE: "bare.py"}
+SIZES = (6000, 50_000)
+BASELINE_SIZES = (2000, 6000)
 FORMATS: tuple[str, ...] = get_args(CacheFormat)
-PLAIN = ("--no-evaluate", "--no-check-preprocessing")  # what the baseline does not do either
-WHOLE = "zarr, whole"  # with all that a run does by default
-LEVEL_FROM = 5000  # from here on neither time nor memory may grow with the number of images
-SAME = 1.1
+PLAIN = ("--no-evaluate", "--no-check-preprocessing")  # what the references do not do either
 
 
 def listed(_type: Any, tokens: Sequence[cyclopts.Token]) -> Any:
@@ -56,27 +56,31 @@ Words = Annotated[tuple[str, ...], cyclopts.Parameter(n_tokens=1, converter=list
 
 
 def main(
-    sizes: Sizes = SIZES, formats: Words = FORMATS, repeats: int = 3, baseline_most: int = 5000, out: Path = RESULTS
+    sizes: Sizes = SIZES,
+    formats: Words = FORMATS,
+    repeats: int = 3,
+    baseline_sizes: Sizes = BASELINE_SIZES,
+    out: Path = RESULTS,
 ) -> None:
     """Measure, print a Markdown table, and write celeba.json.
 
     Parameters
     ----------
     sizes
-        numbers of images, such as 500,2000
+        numbers of images of the flow and of the bare work, such as 500,2000
     formats
-        cache formats of our flow
+        cache formats of the flow
     repeats
         turns; medians are reported
-    baseline_most
-        the baseline is run up to so many images: it writes half a megabyte an image
+    baseline_sizes
+        numbers of images of the two baselines, which write half a megabyte per image
     out
         directory of the results
     """
     with tempfile.TemporaryDirectory(prefix="clusterpaths-benchmark-") as folder:
-        material = prepare(Path(folder), max(sizes))
+        material = prepare(Path(folder), max(*sizes, *baseline_sizes))
         result = {"data": material.data, **describe_machine()}
-        result["end_to_end"] = measure(material, sizes, formats, repeats, baseline_most)
+        result["end_to_end"] = measure(material, sizes, formats, repeats, baseline_sizes)
     print("\n\n".join([head(result), table(result["end_to_end"])]))
     out.mkdir(parents=True, exist_ok=True)
     (out / "celeba.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -87,61 +91,59 @@ def measure(
     sizes: Sequence[int],
     formats: Sequence[str],
     repeats: int,
-    baseline_most: int,
-    whole: bool = True,
+    baseline_sizes: Sequence[int] = BASELINE_SIZES,
 ) -> dict[str, Any]:
-    """All runs of the baseline, of each format and, with `whole`, of a complete run; and their summary."""
-    ways: dict[str, tuple[str, Sequence[str]] | None] = {BASELINE: None, **{name: (name, PLAIN) for name in formats}}
-    if whole:
-        ways[WHOLE] = ("zarr", ())
+    """All runs of the references and of each format, and their summary."""
+    ways = [*REFERENCES, *formats]
+    sizes_of = {way: baseline_sizes if way in (BASELINE, DATALOADER) else sizes for way in ways}
     turns: list[dict[str, Any]] = []
     if repeats > 1:  # the very first run creates Prefect's database, and is not counted
-        measure_run(material, min(sizes), ways[formats[0]])
+        measure_run(material, min(sizes), formats[0])
     for turn in range(repeats):
-        for count in sizes:
-            for way in list(ways) if turn % 2 else reversed(ways):  # alternating, so that other load affects all alike
-                if way in (BASELINE, WHOLE) and count > max(baseline_most, sorted(sizes)[min(1, len(sizes) - 1)]):
+        for count in sorted({*sizes, *baseline_sizes}):
+            for way in ways if turn % 2 else reversed(ways):  # alternating, so that other load affects all alike
+                if count not in sizes_of[way]:
                     continue
-                turns.append({"way": way, "turn": turn, "images": count, **measure_run(material, count, ways[way])})
+                turns.append({"way": way, "turn": turn, "images": count, **measure_run(material, count, way)})
                 print(f"turn {turn + 1}, {count:,} images, {way}: {turns[-1]['seconds']:.1f} s", file=sys.stderr)
-    return {"sizes": list(sizes), "runs": turns, "ways": {way: summary(turns, way) for way in ways}}
+    every = sorted({*sizes, *baseline_sizes})
+    return {"sizes": every, "runs": turns, "ways": {way: summary(turns, way) for way in ways}}
 
 
-def measure_run(material: Material, count: int, way: tuple[str, Sequence[str]] | None) -> dict[str, Any]:
-    """One run in a separate process (None: the baseline); its results are measured and removed."""
+def measure_run(material: Material, count: int, way: str) -> dict[str, Any]:
+    """One run in a separate process, of a reference or of the flow with a cache format; its results are removed."""
     root, out = material.images(count), material.work / "out"
-    if way is None:
-        program, images = PROJECT / "benchmarks" / "baseline.py", root / "celeba" / "img_align_celeba"
-        command = [sys.executable, str(program), str(material.tapped), str(images), str(out)]
+    if way in REFERENCES:
+        program, images = PROJECT / "benchmarks" / REFERENCES[way], root / "celeba" / "img_align_celeba"
+        command = [sys.executable, str(program), str(material.tapped), str(images)]
+        command += [] if way == BARE else [str(out)]
     else:
-        command = flow_command(material, root, out, way[0], *way[1])
+        command = flow_command(material, root, out, way, *PLAIN)
     outcome: dict[str, Any] = watch(command, environment_of(material.work), material.work / "errors.txt")
-    if way is None:
+    if way in REFERENCES:
         outcome["cache_bytes"] = size_of(out)
     else:
         outcome["cache_bytes"] = cache_size(out / "R")
         outcome["stages"] = {stage.stage: stage.seconds for stage in open_set(out / "R" / "set_01").record.stages}
-    shutil.rmtree(out)
+    shutil.rmtree(out, ignore_errors=way == BARE)
     return outcome
 
 
 def summary(runs: list[dict[str, Any]], way: str) -> dict[str, Any]:
-    """Of one way: ms per image from the slope of each repetition, its ratio to the baseline's, and medians."""
-    ours, baseline = slopes(runs, way), slopes(runs, BASELINE)
-    shared = {run["images"] for run in runs if run["way"] == BASELINE}
-    paired = slopes([run for run in runs if run["images"] in shared], way)
+    """Of one way: ms per image from the slope of each turn, its ratio to the references', and medians."""
+    ours = slopes(runs, way)
     own = [run for run in runs if run["way"] == way]
     sizes = sorted({run["images"] for run in own})
     at = {count: [run for run in own if run["images"] == count] for count in sizes}
     seconds = {count: median(run["seconds"] for run in at[count]) for count in sizes}
-    fixed = seconds[sizes[0]] - sizes[0] * median(ours) / 1000
     return {
         "ms_per_image": median(ours),
-        "share": median(a / b for a, b in zip(ours, baseline, strict=True)),
-        "share_same_sizes": median(a / b for a, b in zip(paired, baseline, strict=True)),
-        "fixed_seconds": fixed,
+        "relative_to": {
+            reference: median(a / b for a, b in zip(ours, slopes(runs, reference), strict=True))
+            for reference in REFERENCES
+        },
+        "fixed_seconds": seconds[sizes[0]] - sizes[0] * median(ours) / 1000,
         "seconds": seconds,
-        "ms_each": {count: 1000 * (seconds[count] - fixed) / count for count in sizes},
         "cpu_seconds": {count: median(run["cpu_seconds"] for run in at[count]) for count in sizes},
         "peak_mb": {count: max(run["peak_mb"] for run in at[count]) for count in sizes},
         "peak_tree_mb": {count: max(run["peak_tree_mb"] for run in at[count]) for count in sizes},
@@ -160,25 +162,27 @@ def slopes(runs: list[dict[str, Any]], way: str) -> list[float]:
     return found
 
 
-def level(values: dict[int, float]) -> float | None:
-    """The value at the largest number of images as a share of that at LEVEL_FROM; None where it was not measured."""
-    return values[max(values)] / values[LEVEL_FROM] if LEVEL_FROM in values and max(values) > LEVEL_FROM else None
+def growth(values: dict[int, float]) -> float:
+    """The value at the largest number of images, as a multiple of that at the smallest."""
+    return values[max(values)] / values[min(values)]
 
 
 def table(result: dict[str, Any]) -> str:
     """The summary as Markdown."""
     sizes = result["sizes"]
     lines = [
-        f"| | ms per image | relative to the baseline | fixed, s | {' | '.join(f's at {count:,}' for count in sizes)} "
+        "| | ms per image | times the bare work | of the baseline | of the DataLoader | fixed, s "
+        f"| {' | '.join(f's at {count:,}' for count in sizes)} "
         "| peak MB, process: minimum to maximum | with its server | cache, KB per image |",
-        "|---" * (len(sizes) + 7) + "|",
+        "|---" * (len(sizes) + 9) + "|",
     ]
     for way, each in result["ways"].items():
+        ratios = " | ".join(f"{each['relative_to'][reference]:.2f}" for reference in (BARE, BASELINE, DATALOADER))
         seconds = [f"{each['seconds'][count]:.1f}" if count in each["seconds"] else "–" for count in sizes]
         memory = [each[key].values() for key in ("peak_mb", "peak_tree_mb")]
         peaks = " | ".join(f"{min(values):.0f} to {max(values):.0f}" for values in memory)
         lines.append(
-            f"| {way} | {each['ms_per_image']:.2f} | {each['share']:.2f} | {each['fixed_seconds']:.1f} | {' | '.join(seconds)} "
+            f"| {way} | {each['ms_per_image']:.2f} | {ratios} | {each['fixed_seconds']:.1f} | {' | '.join(seconds)} "
             f"| {peaks} | {each['cache_bytes_per_image'] / 1000:.0f} |"
         )
     return "\n".join(lines)

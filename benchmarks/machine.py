@@ -65,6 +65,7 @@ class Material:
         model: the ONNX file that the flow runs.
         tapped: the same model with the outputs relu … relu_4 (conv1, conv2, conv3, fc1, fc2), for the baseline.
         originals: the distinct images, in `work`.
+        attributes: CelebA's attributes of the originals, list_attr_celeba.txt.
         data: a description of the images.
         work: a directory on one file system, so that images can be hard links.
     """
@@ -72,21 +73,31 @@ class Material:
     model: Path
     tapped: Path
     originals: tuple[Path, ...]
+    attributes: Path
     data: str
     work: Path
 
-    def images(self, count: int) -> Path:
+    def images(self, count: int, annotated: bool = False) -> Path:
         """A data root with `count` images in CelebA's layout: the originals repeated as hard links.
+
+        With their attributes if `annotated`: then a run evaluates all that it can.
 
         Raises:
             OSError: the file system does not support hard links, or not so many of one file.
         """
-        root = self.work / f"data-{count}"
+        root = self.work / f"data-{count}{'-annotated' * annotated}"
         folder = root / "celeba" / "img_align_celeba"
         if not folder.is_dir():
             folder.mkdir(parents=True)
             for index in range(count):
                 (folder / f"{index + 1:06d}.jpg").hardlink_to(self.originals[index % len(self.originals)])
+            if annotated:
+                _, names, *lines = self.attributes.read_text().splitlines()
+                known = dict(line.split(maxsplit=1) for line in lines)  # of some of the originals
+                repeated = [known.get(file.name) for file in self.originals]
+                rows = [f"{i + 1:06d}.jpg {values}" for i in range(count) if (values := repeated[i % len(repeated)])]
+                target = root / "celeba" / "list_attr_celeba.txt"
+                target.write_text("\n".join([str(len(rows)), names, *rows]) + "\n")
         return root
 
 
@@ -98,15 +109,19 @@ def prepare(work: Path, most: int) -> Material:
     shared = os.environ.get("CLUSTERPATHS_SHARED")
     if not shared:
         count = min(most, ORIGINALS)
-        drawn = write_faces(work / "drawn", count) / "img_align_celeba"
+        drawn = write_faces(work / "drawn", count)
         sample = PROJECT / "ONNX_models" / "SampleFaces_CNN.onnx"
         tapped = tap_activations(sample, work / "tapped.onnx")
-        return Material(sample, tapped, tuple(sorted(drawn.glob("*.jpg"))), f"{count:,} drawn faces", work)
+        files = tuple(sorted((drawn / "img_align_celeba").glob("*.jpg")))
+        return Material(sample, tapped, files, drawn / "list_attr_celeba.txt", f"{count:,} drawn faces", work)
     folder = work / "originals"
     shutil.copytree(Path(shared) / "celeba" / "img_align_celeba", folder)  # hard links need the same file system
     files = tuple(sorted(folder.glob("*.jpg")))
     model = Path(shared) / "models" / "CelebA_CNN_instrumented.onnx"
-    return Material(model, model, files, f"{len(files):,} real CelebA images, repeated where more are needed", work)
+    attributes = Path(shared) / "celeba" / "list_attr_celeba.txt"
+    return Material(
+        model, model, files, attributes, f"{len(files):,} real CelebA images, repeated where more are needed", work
+    )
 
 
 def tap_activations(model: Path, target: Path) -> Path:
@@ -172,10 +187,11 @@ def busy_seconds() -> list[float]:
 def watch(command: list[str], environment: Mapping[str, str], errors: Path) -> dict[str, float]:
     """Run a command; seconds, CPU seconds, and peak memory in MB of the process itself and of its tree.
 
-    Of the tree the proportional set size is summed, five times a second: a page that two processes share counts once.
-    Its stderr is written to the file `errors`; the benchmark ends if the command fails.
+    The process's peak is the kernel's own, read while it runs: the one that wait4 reports begins with that of the process that
+    started it. Of the tree the proportional set size is summed, five times a second: a page that two processes share counts
+    once. Its stderr is written to the file `errors`; the benchmark ends if the command fails.
     """
-    tree = 0.0
+    peak = tree = 0.0
     with errors.open("w+b") as log:
         started = time.perf_counter()
         process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.DEVNULL, stderr=log)
@@ -184,7 +200,7 @@ def watch(command: list[str], environment: Mapping[str, str], errors: Path) -> d
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            tree = max(tree, tree_memory(root))
+            peak, tree = max(peak, peak_memory(process.pid)), max(tree, tree_memory(root))
             time.sleep(0.02 if time.perf_counter() - started < 1 else 0.2)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -192,7 +208,16 @@ def watch(command: list[str], environment: Mapping[str, str], errors: Path) -> d
             log.seek(0)
             sys.exit(f"error: {' '.join(command)} ended with {process.returncode}:\n{log.read().decode()}")
     cpu = usage.ru_utime + usage.ru_stime  # with children that it has waited for
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": usage.ru_maxrss / 1000, "peak_tree_mb": tree}
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_mb": peak, "peak_tree_mb": tree}
+
+
+def peak_memory(pid: int) -> float:
+    """The largest resident set size of a process so far in MB; 0 where it has just ended or has not started its program."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return 0.0
+    return next((1.024 * int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def tree_memory(root: psutil.Process) -> float:
@@ -238,9 +263,15 @@ def environment_of(work: Path) -> dict[str, str]:
     }
 
 
-def flow_command(material: Material, root: Path, out: Path, cache_format: str, *more: str) -> list[str]:
-    """The command of the flow over a data root, results in out/R."""
+def flow_command(
+    material: Material, root: Path, out: Path, cache_format: str, *more: str, stage_times: Path | None = None
+) -> list[str]:
+    """The command of the flow over a data root, results in out/R.
+
+    With `stage_times`, the same run by timed_flow.py, which writes the seconds of all stages there.
+    """
     options = {"--model": material.model, "--data-root": root, "--cache-root": out, "--name": "R"}
     options |= {"--cache-format": cache_format}
-    flow = PROJECT / "flows" / "celeba.py"
-    return [sys.executable, str(flow), *(str(word) for pair in options.items() for word in pair), *more]
+    timed = [str(PROJECT / "benchmarks" / "timed_flow.py"), str(stage_times)]
+    program = timed if stage_times else [str(PROJECT / "flows" / "celeba.py")]
+    return [sys.executable, *program, *(str(word) for pair in options.items() for word in pair), *more]

@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +29,7 @@ import cyclopts
 import numpy as np
 import onnx
 import onnxruntime
-import psutil
+from machine import cpu_name, environment_of, size_of, watch
 
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.models.check import check_model, instrument_model
@@ -157,58 +156,19 @@ def measure_run(model: Path, photos: Path, work: Path, cache_format: str) -> dic
     options |= {"--cache-format": cache_format, "--cache-dtype": "float16"}
     command = [sys.executable, str(FLOW), *(str(word) for pair in options.items() for word in pair)]
     command += ["--no-evaluate", "--no-check-preprocessing"]
-    took, peaks = watch(command, work)
+    watched = watch(command, environment_of(work), work / "errors.txt")
     record = open_set(out / "R" / "set_01").record
     files = [file for file in (out / "R").rglob("*") if file.is_file()]
     sizes = {layer: size_of(out / "R" / layer) for layer in record.layers}
     result = {
-        "seconds": took,
+        **watched,
         "stages": {stage.stage: stage.seconds for stage in record.stages},
-        **peaks,
         "bytes": sum(file.stat().st_size for file in files),
         "files": len(files),
         "layers": sizes,
     }
     shutil.rmtree(out)
     return result
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a directory, recursively."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def watch(command: list[str], work: Path) -> tuple[float, dict[str, float]]:
-    """Seconds of a command, and its peak memory in MB: of the process itself, and of it with all its children.
-
-    Of the tree the proportional set size is summed, ten times a second: a page that two processes share counts once.
-    """
-    environment = {**os.environ, "PREFECT_HOME": str(work / "prefect"), "PREFECT_LOGGING_LEVEL": "WARNING"}
-    tree = 0.0
-    with (work / "errors.txt").open("w+b") as errors:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
-        root = psutil.Process(process.pid)
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            tree = max(tree, sum(memory_of(each) for each in (root, *root.children(recursive=True))))
-            time.sleep(0.1)
-        took = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            sys.exit(f"error: {' '.join(command)} ended with {process.returncode}:\n{errors.read().decode()}")
-    return took, {"peak_mb": usage.ru_maxrss / 1000, "peak_tree_mb": tree}  # Linux counts kilobytes
-
-
-def memory_of(process: psutil.Process) -> float:
-    """Proportional set size in MB; 0 where the process has just ended."""
-    try:
-        return float(process.memory_full_info().pss) / 1e6
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return 0.0
 
 
 def measure_graphs(name: str, path: Path, batch: int, rounds: int) -> dict[str, Any]:
@@ -286,12 +246,6 @@ def cast_session(shapes: list[tuple[int, ...]]) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(
         model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
     )
-
-
-def cpu_name() -> str:
-    """The processor's name, as Linux reports it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
 def table(result: dict[str, Any]) -> str:

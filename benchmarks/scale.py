@@ -22,6 +22,8 @@ COUNTS = (200_000, 10_000_000, 1_000_000_000)
 WORKERS = (1, 2, 16, 128, 1024)
 SHARD = 512  # examples, as `--shard-size` has it
 MOST_TASKS = 200_000  # a longer schedule is a shorter one with shards that are so much larger
+ALONE = ("trace", "publish")  # stages of one worker whose time grows with the number of images
+PARTS = ("shards", "fit", "trace and publish")
 MODELS = {"stages": "CelebA's CNN", "resnet50": "ResNet-50"}
 
 
@@ -52,11 +54,11 @@ def schedule(tasks: int, seconds: Sequence[float], workers: int, seed: int = 0) 
     return max(free)
 
 
-def extraction_seconds(count: int, seconds: Sequence[float], workers: int, slowdown: float = 1.0) -> float:
-    """Of `count` images in shards of SHARD; `slowdown` is the effect of sharing a machine."""
+def extraction_seconds(count: int, seconds: Sequence[float], workers: int) -> float:
+    """Of `count` images in shards of SHARD."""
     tasks = max(-(-count // SHARD), 1)
     simulated = min(tasks, MOST_TASKS)
-    return schedule(simulated, seconds, workers) * tasks / simulated * slowdown
+    return schedule(simulated, seconds, workers) * tasks / simulated
 
 
 def shard_seconds(whole: dict[str, Any], images: int) -> list[float]:
@@ -67,35 +69,46 @@ def shard_seconds(whole: dict[str, Any], images: int) -> list[float]:
     return full or scaled
 
 
-def stage_ms(whole: dict[str, Any], stage: str) -> float:
-    """Milliseconds per image of a stage."""
-    return next(float(row["ms"]) for row in whole["stages"] if row["stage"] == stage)
+def stage_ms(whole: dict[str, Any], *stages: str) -> float:
+    """Milliseconds per image of stages together."""
+    return sum(float(row["ms"]) for row in whole["stages"] if row["stage"] in stages)
 
 
-def rows_of(part: dict[str, Any], title: str) -> list[str]:
+def run_seconds(
+    count: int, single: dict[str, Any], images: int, alone_ms: float, workers: int
+) -> tuple[float, float, float]:
+    """Seconds of the shards, of the fits, and of what one worker does alone, for `count` images on `workers` workers.
+
+    `single` is what was measured with one worker on `images` images. Every image is extracted and assigned in one task per
+    shard; each layer is fitted on a sample in one task, however many images there are; one worker traces and publishes, in
+    `alone_ms` per image.
+    """
+    shards = extraction_seconds(count, shard_seconds(single, images), workers)
+    fits = single["fit_seconds"] / min(workers, len(single["inertia"]))
+    return shards, fits, count * alone_ms / 1000
+
+
+def rows_of(part: dict[str, Any], title: str, alone_ms: float) -> list[str]:
     """A line of the table for each format and number of images."""
     lines = []
     for name, single in part["one_worker"].items():
-        both = part["whole"][name]
-        spread = shard_seconds(single, part["images"])
-        speedup = stage_ms(single, "extract") / stage_ms(both, "extract")
-        layers = len(single["inertia"])
-        bounded = single["bounded_seconds"]
-        clustering_ms = stage_ms(single, "cluster") - 1000 * bounded / part["images"]
-        per_image = stage_ms(single, "extract") + clustering_ms
+        extract_ms = stage_ms(single, "extract")
+        speedup = extract_ms / stage_ms(part["whole"][name], "extract")
         for count in COUNTS:
             size = human(count * single["cache_bytes_per_image"])
-            hours = count * per_image / 3_600_000
-            times = []
-            for workers in WORKERS:
-                clustering = (count * clustering_ms / 1000 + bounded) / min(workers, layers)  # one task per layer
-                times.append(duration(extraction_seconds(count, spread, workers) + clustering))
-            most, least = stage_ms(single, "extract") / 128, clustering_ms / layers
-            narrow = "extraction" if most > least else "clustering"
+            hours = (count * (extract_ms + alone_ms) / 1000 + single["fit_seconds"]) / 3600
+            seconds = {each: run_seconds(count, single, part["images"], alone_ms, each) for each in WORKERS}
+            times = [duration(sum(parts)) for parts in seconds.values()]
+            narrow = PARTS[int(np.argmax(seconds[128]))]
             lines.append(
                 f"| {title} | {name} | {count:,} | {size} | {hours:,.1f} | {' | '.join(times)} | {narrow} | {speedup:.2f} |"
             )
     return lines
+
+
+def in_one_pass(entry: dict[str, Any]) -> bool:
+    """Whether a part was measured since images are assigned in the pass that extracts them."""
+    return all("fit_seconds" in single for single in entry["result"]["one_worker"].values())
 
 
 def human(size: float) -> str:
@@ -123,41 +136,38 @@ def document(result: dict[str, Any]) -> str:
         "",
         "## Method",
         "- **Bytes**: measured cache bytes per image, times N. With `--cache-format none` these are the resized images.",
-        "- **Core-hours**: ms per image of extraction and clustering with one worker, times N; centroids are fitted on a bounded",
-        "  sample, whose cost does not grow with N.",
-        f"- **Time on W workers**: extraction is simulated as shards of {SHARD} images, assigned to workers as they become idle;",
-        "  the time of a shard is drawn from the measured ones, so that stragglers are included. Clustering is one task per",
-        "  layer and therefore uses at most as many workers as there are layers. Workers are assumed to be on separate machines;",
+        "- **Core-hours**: ms per image with one worker, times N, and the fits. One task per shard decodes, runs the model,",
+        "  writes the cache and assigns every layer; nothing is read back.",
+        f"- **Time on W workers**: shards of {SHARD} images are assigned to workers as they become idle; the time of a shard",
+        "  is drawn from the measured ones, so that stragglers are included. Before that, every layer is fitted on a sample in",
+        "  one task, which takes the same time for any N and uses at most as many workers as there are layers. Afterwards one",
+        "  worker traces the paths and publishes the set, in proportion to N. Workers are assumed to be on separate machines;",
         "  the last column is the speedup of two workers on one machine.",
-        "- **Bottleneck**: the stage that takes longer with 128 workers.",
-        "- Not included: reading images over a network, queueing, workers that die (each costs one shard), and fitting one",
-        "  layer with several workers.",
-        "- **none**: one worker clusters all layers, which share the model runs. The times here divide them among workers as if",
-        "  each ran the model itself, and are therefore too short for more than one worker.",
-        "- The clustering of ResNet-50 is measured on so few images that the fit on a sample counts as if it grew with N, so",
-        "  its times are too long.",
+        "- **Bottleneck**: the part that takes longest with 128 workers.",
+        "- Not included: reading images over a network, queueing, and workers that die (each costs one shard).",
+        "- Tracing and publishing are measured with CelebA's CNN only; they do not depend on the model.",
         "",
         "## Which to choose",
-        "- A small CNN, hundreds of thousands of images, one machine: `--cache-format none`, the fastest.",
-        "- A large model is more expensive to run again than its activations are to read: `--cache-format zarr`.",
-        "- Many machines: `--engine dask` for extraction, with `--cache-root s3://…` or a shared disk, and larger shards.",
-        "- From a million images on, all workers fit each layer in parts; clustering is then no longer one task per layer.",
+        "- One machine, and no other k planned: `--cache-format none`, the fastest.",
+        "- Another k, distance or seed later: `--cache-format zarr`; then the model is not run again.",
+        "- Many machines: `--engine dask`, with `--cache-root s3://…` or a shared disk, and larger shards.",
         "",
         "## Estimates",
     ]
-    measured = {part: result[part] for part in MODELS if part in result}
-    if not measured:
+    measured = {part: result[part] for part in MODELS if part in result and in_one_pass(result[part])}
+    if "stages" not in measured:
         lines.append(
             "Not measured yet: `python benchmarks/suite.py --parts stages,resnet50`, then `python benchmarks/scale.py`."
         )
     else:
+        alone_ms = max(stage_ms(whole, *ALONE) for whole in measured["stages"]["result"]["whole"].values())
         heads = " | ".join(f"{workers:,} worker{'s' if workers > 1 else ''}" for workers in WORKERS)
         lines.append(
             f"| model | cache | images | bytes | core-hours | {heads} | bottleneck with 128 | speedup of 2 on one machine |"
         )
         lines.append("|---" * (7 + len(WORKERS)) + "|")
         for part, entry in measured.items():
-            lines += rows_of(entry["result"], MODELS[part])
+            lines += rows_of(entry["result"], MODELS[part], alone_ms)
         lines += [
             "",
             *(

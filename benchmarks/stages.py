@@ -22,14 +22,12 @@ import numpy as np
 from machine import Material, Meter, cache_size
 from numpy.typing import NDArray
 
-from clusterpaths.cache.fit_sample import SAMPLE_ROWS
 from clusterpaths.cache.manifest import parse_ids, require_manifest
 from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
 from clusterpaths.cache.stores import open_store
 from clusterpaths.cache.zarr_layout import CHUNK_ROWS
 from clusterpaths.clustering import cluster, kmeans, reading, seeding
 from clusterpaths.clustering.identity import identify
-from clusterpaths.clustering.shared_reading import SharedReading
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig, available_cores
 from clusterpaths.datasets import open_dataset, read_table
@@ -162,22 +160,18 @@ class HeldRows:
 
 
 def measure_clustering(held: dict[str, NDArray[np.float16]]) -> list[dict[str, Any]]:
-    """Seeds, fit and assignment of all layers, one after the other, on rows in memory."""
-    meters = {step: Meter() for step in ("seeds", "fit", "assign")}
+    """Fit and assignment of all layers, one after the other, on rows in memory."""
+    meters = {step: Meter() for step in ("fit", "assign")}
     count = len(next(iter(held.values())))
     labels, distances = np.empty(count, np.int16), np.empty(count, np.float32)
     with one_thread():
         for values in held.values():
             rows = HeldRows(values)
-            with meters["seeds"] as rows.meter:
-                seeds, weights, _ = reading.run(seeding.seeding(rows, 5, "cosine", np.random.default_rng(0)), rows)
             with meters["fit"] as rows.meter:
-                batches = kmeans.MiniBatches(seeds, weights, "cosine")
-                for where, block in rows.blocks():
-                    batches.add(where, block)
+                centroids = kmeans.fit(rows, 5, "cosine", 0).centroids
             with meters["assign"] as rows.meter:
-                kmeans.assign(rows, batches.centroids(), "cosine", labels, distances)
-    notes = {"seeds": f"of at most {SAMPLE_ROWS:,} rows a layer: no cost an image beyond them"}
+                kmeans.assign(rows, centroids, "cosine", labels, distances)
+    notes = {"fit": f"a run fits on at most {seeding.fit_size(5):,} rows: no cost an image beyond them"}
     return [meter.result(step, count, notes.get(step, "")) for step, meter in meters.items()]
 
 
@@ -196,8 +190,7 @@ def counting() -> Iterator[Counts]:
     """Count model runs and rows read through `LayerRows`, in this process; format none recomputes what it reads."""
     counts, lock = Counts(), threading.Lock()
     going, began = 0, 0.0  # layers that are still at what is bounded, since when
-    run, blocks, take, clustering = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.clustering
-    together = SharedReading._blocks
+    run, blocks, take, fit_layer = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.fit
 
     def counted_run(session: TapSession, images: NDArray[np.float32], *more: Any) -> Outputs:
         if not (images == 0.5).all():  # a blank one shows that the model runs; it is none of the data
@@ -215,41 +208,28 @@ def counting() -> Iterator[Counts]:
             count_rows(rows.layer, len(block))
             yield where, block
 
-    def counted_shared(rows: SharedReading, *wanted: Any) -> Iterator[tuple[str, reading.Where, NDArray[np.float32]]]:
-        for layer, where, block in together(rows, *wanted):
-            count_rows(layer, len(block))
-            yield layer, where, block
-
     def counted_take(rows: LayerRows, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         count_rows(rows.layer, len(positions))
         return take(rows, positions)
 
-    def timed(*arguments: Any) -> Any:
-        """A layer's steps, timed until all rows are read for the first time: what comes before is bounded in N."""
+    def timed(*arguments: Any) -> kmeans.Fit:
+        """A layer's fit, timed: on a bounded number of rows, but for one pass over all."""
         nonlocal going, began
         with lock:
             going, began = going + 1, began if going else time.perf_counter()
-        steps, bounded = clustering(*arguments), True
-        while True:
-            try:
-                asked = next(steps)
-            except StopIteration as end:
-                return end.value
-            if bounded and asked.positions is None:
-                bounded = False
-                with lock:
-                    going -= 1
-                    if not going:
-                        counts.bounded_seconds += time.perf_counter() - began
-            yield asked
+        try:
+            return fit_layer(*arguments)
+        finally:
+            with lock:
+                going -= 1
+                if not going:
+                    counts.bounded_seconds += time.perf_counter() - began
 
     with (
-        mock.patch.object(kmeans, "clustering", timed),
-        mock.patch.object(cluster, "clustering", timed),
+        mock.patch.object(kmeans, "fit", timed),
         mock.patch.object(TapSession, "run", counted_run),
         mock.patch.object(LayerRows, "blocks", counted_blocks),
         mock.patch.object(LayerRows, "take", counted_take),
-        mock.patch.object(SharedReading, "_blocks", counted_shared),
     ):
         yield counts
 
@@ -279,8 +259,6 @@ def measure_whole(material: Material, root: Path, cache_format: str, workers: in
         return time.perf_counter() - started
 
     def cluster_all() -> list[cluster.ClusteringRecord]:
-        if cluster.shares_readings(done):
-            return cluster.cluster_layers(done, asked, list(asked.layers), workers)
         return in_threads(lambda layer: cluster.cluster_layer(done, asked, layer), asked.layers)
 
     model, preprocessing = stages.instrument(config, stages.check_model(config))

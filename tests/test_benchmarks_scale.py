@@ -39,21 +39,46 @@ def test_a_long_schedule_is_a_shorter_one_of_larger_shards(scale: Any) -> None:
     assert scale.extraction_seconds(images, [1.0], 100) == 4 * scale.MOST_TASKS / 100
 
 
-def test_core_hours_bytes_and_the_bottleneck_by_hand(scale: Any) -> None:
-    """1 ms of extraction and 2 of clustering, of which 1 is for first centroids: 2 ms an image, 2 layers."""
-    whole = {
-        "stages": [{"stage": "extract", "ms": 1.0}, {"stage": "cluster", "ms": 2.0}],
+@pytest.fixture
+def part() -> dict[str, Any]:
+    """1 ms of extraction with one worker, 0.5 with two; 36 s of fits over two layers; 0.01 ms to trace and 0.01 to publish."""
+    single = {
+        "stages": [{"stage": "extract", "ms": 1.0}],
         "shard_seconds": [0.512, 0.512],
-        "bounded_seconds": 1.024,
+        "fit_seconds": 36.0,
         "inertia": {"a": 1.0, "b": 1.0},
         "cache_bytes_per_image": 100_000,
     }
-    part = {"images": 1024, "one_worker": {"zarr": whole}, "whole": {"zarr": whole}}
-    cells = [cell.strip() for cell in scale.rows_of(part, "model")[1].strip("|").split("|")]
-    assert cells[:5] == ["model", "zarr", "10,000,000", "1.0 TB", "5.6"]  # 20,000 s
-    assert cells[5] == "5.6 h"  # on one worker
-    assert cells[6] == "2.8 h"  # on two
-    assert cells[-2:] == ["clustering", "1.00"]  # a stream a layer: 5,000 s however many workers
+    rest = [{"stage": "extract", "ms": 0.5}, {"stage": "trace", "ms": 0.01}, {"stage": "publish", "ms": 0.01}]
+    return {"images": 1024, "one_worker": {"zarr": single}, "whole": {"zarr": {**single, "stages": rest}}}
+
+
+def test_core_hours_bytes_and_the_bottleneck_by_hand(scale: Any, part: dict[str, Any]) -> None:
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in scale.rows_of(part, "model", 0.02)]
+    cells = rows[1]
+    assert cells[:5] == ["model", "zarr", "10,000,000", "1.0 TB", "2.8"]  # 10,000 + 200 + 36 s
+    assert cells[5] == "2.8 h"  # on one worker
+    assert cells[6] == "87.0 min"  # on two: 5,000 s, 200 s, and 18 s of fits
+    assert cells[-2:] == ["trace and publish", "2.00"]  # 200 s of one worker, and 78 s of shards
+    assert rows[0][-2] == "fit"  # of 200,000: 18 s, 4 s of one worker, and 2 s of shards
+
+
+def test_fits_use_a_worker_per_layer_and_do_not_grow_with_the_number_of_images(
+    scale: Any, part: dict[str, Any]
+) -> None:
+    single = part["one_worker"]["zarr"]
+    seconds = [
+        scale.run_seconds(count, single, 1024, 0.02, workers) for count in scale.COUNTS for workers in (1, 2, 128)
+    ]
+    assert [fits for _, fits, _ in seconds] == [36.0, 18.0, 18.0] * 3
+
+
+def test_the_page_has_no_estimates_from_before_one_pass(scale: Any, part: dict[str, Any]) -> None:
+    machine = {"machine": "m", "memory_gb": 1, "load_average": 0, "python": "3", "versions": {}, "data": "drawn"}
+    now = {"stages": {**machine, "result": part}}
+    assert "| CelebA's CNN | zarr | 200,000 |" in scale.document(now)
+    del part["one_worker"]["zarr"]["fit_seconds"]
+    assert "Not measured yet" in scale.document(now)
 
 
 @pytest.mark.parametrize(("size", "told"), [(0, "0.0 bytes"), (12_288, "12.3 kB"), (2e18, "2,000.0 PB")])

@@ -137,7 +137,7 @@ def choose(
     points: list[SweepPoint] = []
     with one_thread():
         for at, (layer, rows) in enumerate(rows_by_layer.items()):
-            sketches = sketch(rows, sample, "euclidean", np.random.default_rng([seed, 2, at]))
+            sketches = sketch(rows, sample, "euclidean", np.random.default_rng([seed, 2, at]), gaussian=True)
             for name in DISTANCES if distance == "auto" else (distance,):
                 scaled = _unit(sketches) if name == "cosine" else sketches
                 directed = np.asarray(scaled.any(axis=1)) | (name != "cosine")

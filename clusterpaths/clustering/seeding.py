@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -17,16 +18,16 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from clusterpaths.cache.fit_sample import FIT_ROWS
+from clusterpaths.cache.fit_sample import fit_size
 from clusterpaths.clustering.reading import Rows, Where
 from clusterpaths.records import Distance
 
 SKETCH_WIDTH = 256
 COMPONENTS = 64  # or k, if that is more
-# Rows per cluster that are sketched. On 12,000 images, clusters of 2,048 sketches have up to 2.6% more inertia than those
-# of all after a pass over all rows (k=30), of 4,096 up to 0.9%.
-ROWS_PER_CLUSTER = 400
 RESTARTS = 10
+BREATHED = 4
+BREATH = 5
+GAIN = 1e-5  # of the inertia: what a breath gains at least
 ALIKE = 1e-10  # of squared lengths: below, two rows are equal up to rounding
 _NEGLIGIBLE = 1e-12  # of the sketches' squared lengths: a component with less is rounding
 
@@ -36,10 +37,11 @@ def first_centroids(
 ) -> tuple[NDArray[np.float32], int]:
     """First centroids (k, width) float32, for cosine not of unit length, and the number of distinct rows, at most k.
 
-    Rows are read four times, those of at most SKETCH_WIDTH values twice; of more than `sketched_rows(k)`, a sample.
-    Where there are fewer distinct rows than k, the last centroids repeat the first ones (repeated centroids).
+    Rows are read four times, those of at most SKETCH_WIDTH values twice; of more than `fit_size(k)`, a sample. On 12,000
+    images, clusters of 2,048 sketches have up to 2.6% more inertia than those of all after a pass over all rows (k=30), of
+    4,096 up to 0.9%. Where there are fewer distinct rows than k, the last centroids repeat the first ones (repeated centroids).
     """
-    sample = draw_sample(len(rows), sketched_rows(k), rng)
+    sample = draw_sample(len(rows), fit_size(k), rng)
     sketches = sketch(rows, sample, distance, rng)
     directed = np.asarray(sketches.any(axis=1))
     if distance == "euclidean" or not directed.any():
@@ -56,17 +58,14 @@ def first_centroids(
     return np.ascontiguousarray(centroids[np.arange(k) % found], np.float32), distinct
 
 
-def sketched_rows(k: int) -> int:
-    """Rows that are sketched at most."""
-    return max(FIT_ROWS, ROWS_PER_CLUSTER * k)
-
-
 def draw_sample(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Ascending positions of at most `most` of n rows, at random; the same seed draws the same ones for every layer."""
     return np.sort(rng.choice(n, min(n, most), replace=False))
 
 
-def sketch(rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator) -> NDArray[np.float32]:
+def sketch(
+    rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.random.Generator, *, gaussian: bool = False
+) -> NDArray[np.float32]:
     """Rows at the positions `sample` (s,), projected at random to (s, at most SKETCH_WIDTH) float32.
 
     For cosine they are scaled to unit length first; rows of zeros stay zeros. The projection is a count sketch with fixed
@@ -75,14 +74,20 @@ def sketch(rows: Rows, sample: NDArray[np.int64], distance: Distance, rng: np.ra
     Equal rows have bitwise equal sketches. Arithmetic alone does not ensure that: the last bits may depend on a row's
     position in the block.
     """
+    signs, projection = None, None
+    if rows.width > SKETCH_WIDTH and gaussian:
+        projection = rng.standard_normal((rows.width, SKETCH_WIDTH), np.float32) / np.float32(np.sqrt(SKETCH_WIDTH))
+    elif rows.width > SKETCH_WIDTH:
+        signs = rng.choice(np.array([-1, 1], np.float32), rows.width)
     sketches = np.empty((len(sample), min(rows.width, SKETCH_WIDTH)), np.float32)
     digests = np.empty(len(sample), np.uint64)
-    signs = rng.choice(np.array([-1, 1], np.float32), rows.width) if rows.width > SKETCH_WIDTH else None
     for where, block in _read(rows, sample):
         places = places_of(sample, where)
         digests[places] = _digests(block)
         values = scaled(block, distance)  # (m, width)
-        sketches[places] = values if signs is None else _folded(values, signs)
+        if signs is not None:
+            values = _folded(values, signs)
+        sketches[places] = values if projection is None else values @ projection
     return _equal(sketches, digests)
 
 
@@ -191,24 +196,92 @@ def alike(rows: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.boo
 
 
 def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np.int64]:
-    """Labels 0 … of the best of 10 k-means++ runs; numbered without gaps.
+    """Labels 0 … of the best of 10 k-means++ runs and of the first BREATHED of them, improved by breathing.
+
+    Clusters are numbered without gaps, by their first rows: rounding may decide the order in which they are found.
 
     The runs are those of `KMeans(k, n_init=10)`. That compares inertias in float32, where the best two of ten often
-    differ in the last bit only: the kernel of a matrix product would then decide which run, and so which numbering, wins.
+    differ in the last bit only: the kernel of a matrix product would then decide which run wins. For the same reason
+    runs come before what breathing makes of them.
     """
     draws, least = np.random.RandomState(seed), np.inf
     best = np.zeros(len(sketches), np.int64)
-    for _ in range(RESTARTS):
-        with warnings.catch_warnings():
-            # Fewer distinct points than clusters are expected here: the numbering below closes the gap.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            found = KMeans(k, n_init=1, random_state=draws).fit(sketches)
-        gaps = sketches - found.cluster_centers_[found.labels_]
-        inertia = float(np.einsum("ij,ij->", gaps, gaps, dtype=np.float64))
-        if inertia < least * (1 - 1e-7):  # by more than rounding: the same clusters in another order are no better
-            best, least = found.labels_, inertia
-    _, numbered = np.unique(best, return_inverse=True)
-    return numbered.astype(np.int64)
+    with warnings.catch_warnings():
+        # Fewer distinct points than clusters are expected here: the numbering below closes the gap.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        runs = [KMeans(k, n_init=1, random_state=draws).fit(sketches) for _ in range(RESTARTS)]
+        for number in range(RESTARTS + BREATHED):
+            if number < RESTARTS:
+                found, inertia = runs[number], _inertia(sketches, runs[number])
+            else:
+                found, inertia = _breathing(sketches, runs[number - RESTARTS], number)
+            if inertia < least * (1 - 1e-7):  # by more than rounding: the same clusters in another order are no better
+                best, least = found.labels_, inertia
+    _, first, numbered = np.unique(best, return_index=True, return_inverse=True)
+    return first.argsort().argsort()[numbered].astype(np.int64)
+
+
+def _breathing(sketches: NDArray[np.float32], found: KMeans, seed: int) -> tuple[KMeans, float]:
+    """Breathing k-means (Fritzke 2020): add centroids in the worst clusters, converge, drop the least useful, converge.
+
+    Repeated for as long as the inertia (returned, too) decreases; then with fewer centroids, from BREATH down to 1. It
+    leaves the local optima in which k-means++ ends.
+    """
+    draws, inertia, k = np.random.RandomState(seed), _inertia(sketches, found), len(found.cluster_centers_)
+    breath = min(BREATH, k, len(sketches) - k) if k > 1 else 0
+    while breath and inertia > 0:
+        centroids = found.cluster_centers_
+        own, _ = _two_nearest(sketches, centroids)
+        worst = _coarse(-np.bincount(found.labels_, own, k)).argsort(kind="stable")[:breath]
+        offsets = draws.standard_normal((breath, sketches.shape[1])).astype(np.float32)
+        beside = centroids[worst] + np.float32(0.01 * np.sqrt(own.mean())) * offsets
+        larger = KMeans(k + breath, init=np.concatenate([centroids, beside]), n_init=1).fit(sketches)
+        own, other = _two_nearest(sketches, larger.cluster_centers_)
+        losses = np.bincount(larger.labels_, other - own, k + breath).astype(np.float64)
+        useless = _least_useful(larger.cluster_centers_, losses, breath)
+        tried = KMeans(k, init=np.delete(larger.cluster_centers_, useless, axis=0), n_init=1).fit(sketches)
+        reached = _inertia(sketches, tried)
+        if reached < inertia * (1 - GAIN):
+            found, inertia = tried, reached
+        else:
+            breath -= 1
+    return found, inertia
+
+
+def _least_useful(centroids: NDArray[np.float32], losses: NDArray[np.float64], count: int) -> list[int]:
+    """The `count` centroids whose rows lose least (k,) without them; of neighbours one, while there are enough others."""
+    gaps = np.square(centroids[:, None] - centroids[None]).sum(axis=2)
+    np.fill_diagonal(gaps, 2 * gaps.max())
+    gaps = _coarse(gaps)
+    order = _coarse(losses).argsort(kind="stable").tolist()
+    dropped: list[int] = []
+    preserved: set[int] = set()
+    for one in order:
+        if one not in preserved and len(dropped) < count:
+            dropped.append(one)
+            preserved.add(int(gaps[one].argmin()))
+    return dropped + [one for one in order if one not in dropped][: count - len(dropped)]
+
+
+def _coarse(values: NDArray[Any]) -> NDArray[Any]:
+    """Values to 1e-4 of the largest: between those that are equal up to rounding, the first one is taken."""
+    coarse: NDArray[Any] = np.round(values / max(float(np.abs(values).max()), np.finfo(np.float32).tiny), 4)
+    return coarse
+
+
+def _two_nearest(
+    sketches: NDArray[np.float32], centroids: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Squared distances (s,) of rows to the nearest and to the second nearest centroid."""
+    lengths = np.einsum("ij,ij->i", centroids, centroids)
+    gaps = np.einsum("ij,ij->i", sketches, sketches)[:, None] + lengths - 2 * (sketches @ centroids.T)
+    two = np.partition(np.maximum(gaps, 0), 1, axis=1).astype(np.float64)
+    return two[:, 0], two[:, 1]
+
+
+def _inertia(sketches: NDArray[np.float32], found: KMeans) -> float:
+    gaps = sketches - found.cluster_centers_[found.labels_]
+    return float(np.einsum("ij,ij->", gaps, gaps, dtype=np.float64))
 
 
 def scaled(values: NDArray[np.float32], distance: Distance) -> NDArray[np.float32]:

@@ -129,14 +129,14 @@ def path_in(folder: Path, file: str) -> Path:
     return folder / file
 
 
-def file_digest(path: Path) -> int:
+def file_digest(path: Path | str) -> int:
     """xxh3_64 of a file's bytes, read a MiB at a time.
 
     Raises:
         OSError: the file cannot be read.
     """
     hasher = xxhash.xxh3_64()
-    with path.open("rb") as stream:
+    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - hot: every image
         while block := stream.read(1 << 20):
             hasher.update(block)
     return hasher.intdigest()

@@ -66,10 +66,10 @@ class CelebA:
         """xxh3_64 of an image file's bytes; names as in `read_image`."""
         return file_digest(self._path(file))
 
-    def _path(self, file: str) -> Path:
-        if Path(file).name != file or file == "..":
+    def _path(self, file: str) -> str:
+        if file in ("", ".", "..") or set(file) & set("/\\\0"):
             raise OSError(errno.EINVAL, f"not the name of a file in {self.images}", file)
-        return self.images / file
+        return f"{self.images}/{file}"  # hot: a Path takes longer than reading a small file
 
 
 def open_celeba(root: Path, progress: Progress | None = None) -> CelebA:

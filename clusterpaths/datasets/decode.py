@@ -38,7 +38,7 @@ def open_upright(path: Path) -> Image.Image:
         return image
 
 
-def open_rgb(path: Path) -> Image.Image:
+def open_rgb(path: Path | str) -> Image.Image:
     """Open any image Pillow knows (grey, CMYK, a PNG named .jpg) and return it fully decoded as RGB.
 
     Of transparent images the colours are taken and the transparency dropped, as torchvision does. 16-bit grey is
@@ -55,20 +55,20 @@ def open_rgb(path: Path) -> Image.Image:
             image.load()
             return as_rgb(image)
     except UnidentifiedImageError as error:
-        size = path.stat().st_size
+        size = Path(path).stat().st_size
         reason = f"not an image that can be read ({size:,} bytes)" if size else "the file is empty (0 bytes)"
         raise OSError(reason) from error
     except CORRUPT as error:
         raise OSError(f"corrupt image ({type(error).__name__}: {error})") from error
 
 
-def _open_plain_jpeg(path: Path) -> Image.Image | None:
+def _open_plain_jpeg(path: Path | str) -> Image.Image | None:
     """Decode a valid colour or grey JPEG without EXIF, in half of Pillow's time, with the same pixels; None for others.
 
     Both decode with libjpeg-turbo. What Pillow does otherwise (CMYK, EXIF, a limit of size), and its errors for corrupted files,
     are left to it.
     """
-    with path.open("rb") as file:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - hot: every image
         start = file.read(3)
         if start != b"\xff\xd8\xff" or os.fstat(file.fileno()).st_size > _PLAIN_JPEG_BYTES:
             return None

@@ -15,6 +15,7 @@ from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering import kmeans
 from clusterpaths.clustering.kmeans import Assignment
 from clusterpaths.clustering.reading import Subset
+from clusterpaths.common.threads import one_thread
 from clusterpaths.records import SetRecord
 from clusterpaths.storage import Storage
 
@@ -60,21 +61,22 @@ def refit_clustering(
     """
     shape, last = (len(sample), len(record.layers)), record.layers[-1]
     clusters, distances = np.empty(shape, np.int16), np.empty(shape, np.float32)
-    centroids = {}
+    width = LayerRows(directory, last, ids[:0]).width
+    projection = None
+    if width > FEATURES:
+        projection = np.random.default_rng([seed, 2]).standard_normal((width, FEATURES), np.float32)
+    features = np.empty((len(sample), min(width, FEATURES)), np.float32)
+    centroids: dict[str, NDArray[np.float32]] = {}
     for at, layer in enumerate(record.layers):
         rows = LayerRows(directory, layer, ids[sample])
-        found = kmeans.fit(Subset(rows, fit), record.k_per_layer[layer], record.distance, record.seed)
+        k = record.k_per_layer[layer]
+        centroids[layer] = kmeans.fit(Subset(rows, fit), k, record.distance, record.seed).centroids
         labels, far = np.empty(len(sample), np.int16), np.empty(len(sample), np.float32)
-        assigned = Assignment(found.centroids, record.distance, labels, far)
-        if layer == last:
-            projection = None
-            if rows.width > FEATURES:
-                projection = np.random.default_rng([seed, 2]).standard_normal((rows.width, FEATURES), np.float32)
-            features = np.empty((len(sample), min(rows.width, FEATURES)), np.float32)
-        for where, block in rows.blocks():
-            if layer == last:
-                features[where] = block if projection is None else block @ projection
-            assigned.add(where, block)
+        assigned = Assignment(centroids[layer], record.distance, labels, far)
+        with one_thread():
+            for where, block in rows.blocks():
+                assigned.add(where, block)
+                if layer == last:
+                    features[where] = block if projection is None else block @ projection
         clusters[:, at], distances[:, at] = labels, far
-        centroids[layer] = found.centroids
     return Refit(sample, fit, held_out, clusters, distances, features, projection, centroids)

@@ -17,7 +17,7 @@ from clusterpaths.cache.manifest import PIXELS, FailedExample, ShardRecord, reco
 from clusterpaths.clustering.assign import FitRecord
 from clusterpaths.datasets import ExampleTable, open_dataset, read_table
 from clusterpaths.errors import ExtractionError, Float16OverflowError
-from clusterpaths.extraction.decode import decode_ahead
+from clusterpaths.extraction.decode import decode_batches
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.sessions import borrow_session
 from clusterpaths.extraction.writer import SampleWriter, ShardLabels, ShardWriter
@@ -56,7 +56,7 @@ def extract_shard(
     kept = SampleWriter(job, sample) if sample else None
     pixels_only = job.cache.format == "none"
     with borrow_session(job, fits, keep=not pixels_only or kept is not None) as session:
-        for batch in decode_ahead(open_dataset(job.dataset), table, job.preprocessing, job.batch_size):
+        for batch in decode_batches(open_dataset(job.dataset), table, job.preprocessing, job.batch_size):
             examples.fail(batch.failed)
             if len(examples.failures) > job.max_failed:
                 failures = list(examples.failures.values())

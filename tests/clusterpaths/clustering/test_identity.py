@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clusterpaths.clustering.identity import SetIdentity, identify
+from clusterpaths.clustering.identity import SetIdentity, identify, identify_fits
 from clusterpaths.config import RunConfig
 from tests.clusterpaths.conftest import run_extraction, write_cnn, write_image
 
@@ -14,7 +14,7 @@ Configure = Callable[..., RunConfig]
 
 def identity_of(config: RunConfig) -> SetIdentity:
     done = run_extraction(config)
-    return identify(config, done.model, done.record)
+    return identify(identify_fits(config, done.model, done.record), done.record)
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clusterpaths.cache.fit_sample import fit_size
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering import parallel_fit, seeding
+from clusterpaths.clustering import seeding
 from clusterpaths.clustering.choose import choose
-from clusterpaths.clustering.identity import identify
+from clusterpaths.clustering.fit import fit_layer
+from clusterpaths.clustering.identity import identify_fits
 from clusterpaths.clustering.kmeans import Clustering, cluster_rows, first_alike
-from clusterpaths.clustering.reading import Where, run
-from clusterpaths.clustering.seeding import count_distinct, sketching
+from clusterpaths.clustering.reading import Where
+from clusterpaths.clustering.seeding import count_distinct, sketch
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig
 from clusterpaths.records import Distance
 from tests.clusterpaths.clustering.test_kmeans import DISTANCES, ArrayRows, blobs, with_dead_rows
-from tests.clusterpaths.clustering.test_parallel_fit import fitted
 from tests.clusterpaths.conftest import run_extraction
 
 # Of float32's epsilon: up to so much of a product, and of the product of the lengths. Between four of OpenBLAS's kernels it
@@ -85,12 +86,8 @@ def missed_by_the_sample() -> NDArray[np.float32]:
     """Two kinds and a single row of a third, which lies outside the sample of seed 0."""
     rows = np.zeros((5000, 4), np.float32)
     rows[::2, 0], rows[1::2, 1] = 1, 1
-    rows[np.setdiff1d(np.arange(5000), seeding.draw_sample(ArrayRows(rows), np.random.default_rng(0)))[7]] = [
-        0.5,
-        0,
-        3,
-        0,
-    ]
+    drawn = seeding.draw_sample(5000, fit_size(3), np.random.default_rng(0))
+    rows[np.setdiff1d(np.arange(5000), drawn)[7]] = [0.5, 0, 3, 0]
     return rows
 
 
@@ -98,12 +95,10 @@ EVERY = np.arange(203)
 CASES: dict[str, tuple[ArrayRows, int]] = {
     "blobs": (ArrayRows(blobs(300, 5, 12, spread=0.05)), 5),
     "wide blobs": (ArrayRows(blobs(300, 5, 700, spread=0.05)), 5),
-    "blobs, signs": (ArrayRows(blobs(203, 5, 700, spread=0.05), fit=EVERY), 5),
     "one kind": (ArrayRows(kinds(1, 1000)), 7),
     "one narrow kind": (ArrayRows(kinds(1, 3)), 7),
     "three kinds": (ArrayRows(kinds(3, 1000)), 7),
     "three kinds, k=2": (ArrayRows(kinds(3, 1000)), 2),
-    "three kinds, signs": (ArrayRows(kinds(3, 1000), fit=EVERY), 7),
     "three narrow kinds": (ArrayRows(kinds(3, 7)), 7),
     "three very wide kinds": (ArrayRows(kinds(3, 20_000, 30), 16), 5),
     "three kinds far from 0": (ArrayRows(kinds(3, 500) + 5), 7),
@@ -129,7 +124,7 @@ def decided(found: Clustering) -> tuple[Any, ...]:
 def test_clusters_do_not_hang_on_the_last_bits(distance: Distance, case: str) -> None:
     rows, k = CASES[case]
     expected = decided(cluster_rows(rows, k, distance, 0))
-    disturbed = DisturbedRows(rows.values, rows.block_rows, rows.fit)
+    disturbed = DisturbedRows(rows.values, rows.block_rows)
     for _ in range(TIMES):
         assert decided(cluster_rows(disturbed, k, distance, 0)) == expected
 
@@ -149,14 +144,15 @@ def test_products_are_disturbed_and_nothing_else_is() -> None:
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("fit", [None, EVERY], ids=["Gaussian", "signs"])
-def test_equal_rows_have_equal_sketches(distance: Distance, fit: NDArray[np.int64] | None) -> None:
+def test_equal_rows_have_equal_sketches_and_components(distance: Distance) -> None:
     values = kinds(3, 1000)
     values[values < 0] = 0
     values[::3][values[::3] == 0] = -0.0  # the same number
-    rows = DisturbedRows(values, 64, fit)
-    sketches = run(sketching(rows, EVERY, distance, np.random.default_rng(0)), rows)
+    rows = DisturbedRows(values, 64)
+    sketches = sketch(rows, EVERY, distance, np.random.default_rng(0))
     assert len(np.unique(sketches, axis=0)) == 3
+    assert len(np.unique(sketch(rows, EVERY, distance, np.random.default_rng(0), gaussian=True), axis=0)) == 3
+    assert len(np.unique(seeding._components(rows, EVERY, distance, sketches, 64), axis=0)) == 3
 
 
 @pytest.mark.parametrize("shift", np.linspace(0, 1e-4, 7))
@@ -225,11 +221,11 @@ def test_a_fold_without_one_of_the_kinds_does_not_part_equal_rows(distance: Dist
         assert point.stability > 0.98  # where it was left out, that one row goes with either of the others
 
 
-def test_parts_end_at_once_where_every_row_lies_at_its_centroid(
-    configure: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_one_pass_is_enough_where_every_row_lies_at_its_centroid(
+    configure: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, distance: Distance
 ) -> None:
-    """What is left of the inertia is rounding, and so is what another iteration gains."""
-    monkeypatch.setattr(parallel_fit, "PART_ROWS", 11)
+    """What is left of the inertia is rounding, and so is what another pass would gain."""
     blocks = LayerRows.blocks
 
     def few_kinds(rows: LayerRows, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, Any]]:
@@ -238,10 +234,8 @@ def test_parts_end_at_once_where_every_row_lies_at_its_centroid(
             yield where, two[rows.ids[where] % 2].view(Disturbed)
 
     monkeypatch.setattr(LayerRows, "blocks", few_kinds)
-    for distance in DISTANCES:
-        config = configure(distance=distance, name=distance)
-        done = run_extraction(config)
-        for layer in ("conv2", "fc1"):
-            clustering, record = fitted(done, identify(config, done.model, done.record), layer)
-            assert (clustering.distinct, clustering.passes) == (2, 1)
-            assert "only 2 distinct activations were found" in record.summary.note
+    done = run_extraction(configure(distance=distance))
+    for layer in ("conv2", "fc1"):
+        record = fit_layer(done.record, identify_fits(done.config, done.model, done.record), layer)
+        assert record.passes == 1
+        assert record.distinct == 2

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from clusterpaths.cache.examples import read_examples
-from clusterpaths.cache.manifest import parse_ids, require_manifest
+from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
+from clusterpaths.clustering.assign import labels_file, read_labels
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import open_dataset
 from clusterpaths.errors import ExtractionError, Float16OverflowError
+from clusterpaths.extraction import extract
+from clusterpaths.extraction import plan as plan_module
 from clusterpaths.extraction.begin import begin_extraction, widen_layers
-from clusterpaths.extraction.extract import extract_shard, has_non_finite
+from clusterpaths.extraction.extract import extract_shard
 from clusterpaths.extraction.finish import finish_extraction
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import normalise, resize
@@ -23,9 +28,11 @@ from tests.clusterpaths.conftest import (
     NUMBERS,
     SIZE,
     Extracted,
+    cluster,
     extract_planned,
     image_of,
     make_plan,
+    read_rows,
     run_extraction,
     run_stages,
     write_celeba,
@@ -34,10 +41,6 @@ from tests.clusterpaths.conftest import (
 
 Configure = Callable[..., RunConfig]
 IDS = [number - 1 for number in NUMBERS]
-
-
-def rows_of(done: Extracted, layer: str) -> np.ndarray:
-    return LayerRows(done.storage, layer, done.ids).take(np.arange(len(done.ids)))
 
 
 def alone(done: Extracted, example: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -52,7 +55,7 @@ def alone(done: Extracted, example: int) -> tuple[dict[str, np.ndarray], np.ndar
 def check_every_row(done: Extracted) -> None:
     examples = read_examples(done.storage)
     by_id = {row["id"]: row for row in examples.to_pylist()}
-    rows = {layer: rows_of(done, layer) for layer in LAYERS}
+    rows = {layer: read_rows(done, layer) for layer in LAYERS}
     for at, example in enumerate(done.ids.tolist()):
         activations, logits = alone(done, example)
         for layer in LAYERS:
@@ -140,7 +143,7 @@ def test_too_many_failures_stop_the_shard_and_name_the_files(configure: Configur
     with pytest.raises(
         ExtractionError, match=r"3 images cannot be read, and at most 2 may fail: 000004.jpg \(not an .*--max-failures"
     ):
-        extract_shard(job, 0)
+        extract_shard(job, plan.manifest.shards[0])
     assert require_manifest(config.cache_dir).shards[0].rows is None
 
 
@@ -148,7 +151,7 @@ def test_progress_adds_up_to_the_shard(configure: Configure) -> None:
     _, plan, job = make_plan(configure(batch_size=5))
     begin_extraction(plan)
     seen: list[int] = []
-    extract_shard(job, 0, seen.append)
+    extract_shard(job, plan.manifest.shards[0], progress=seen.append)
     assert seen == [5, 5, 5, 1]
 
 
@@ -160,7 +163,7 @@ def test_images_that_went_after_planning_are_told(configure: Configure, own_face
     with pytest.raises(
         ExtractionError, match=r"Shard 2 was planned for images that are no longer in .*Run the flow again"
     ):
-        extract_shard(job, 2)
+        extract_shard(job, plan.manifest.shards[2])
 
 
 @pytest.mark.parametrize("cache_format", ["npy", "zarr"])
@@ -171,20 +174,35 @@ def test_layer_beyond_float16_is_kept_as_float32_and_the_manifest_says_so(
     model, plan, job = make_plan(config)
     begin_extraction(plan)
     with pytest.raises(Float16OverflowError, match="conv2") as caught:
-        extract_shard(job, 0)
+        extract_shard(job, plan.manifest.shards[0])
     assert set(caught.value.layers) == {"conv2", "fc1"}
     assert require_manifest(config.cache_dir).shards[0].rows is None
-    assert widen_layers(config.cache_dir, caught.value.layers) == (0, 1, 2)
-    for index in range(3):
-        extract_shard(job, index)
-    done = Extracted(config, model, plan, job, finish_extraction(config.cache_dir, parse_ids(plan.ids), 0))
+    widened = widen_layers(config.cache_dir, caught.value.layers)
+    assert [(shard.index, shard.rows) for shard in widened.shards] == [(0, None), (1, None), (2, None)]
+    wider = job.model_copy(update={"cache": widened.identity})
+    for shard in widened.shards:
+        extract_shard(wider, shard)
+    done = Extracted(config, model, plan, wider, finish_extraction(config.cache_dir, plan.example_ids(), 0))
     manifest = require_manifest(done.storage)
     dtypes = {name: layer.dtype for name, layer in manifest.layers.items()}
     assert dtypes == {"conv1": "float16", "conv2": "float32", "fc1": "float32"}
     assert manifest.dtype == "float16"
     assert make_plan(config)[1].pending == ()
-    assert rows_of(done, "conv2").max() > 65504
-    np.testing.assert_allclose(rows_of(done, "conv2")[3], alone(done, IDS[3])[0]["conv2"], rtol=1e-5)
+    assert read_rows(done, "conv2").max() > 65504
+    np.testing.assert_allclose(read_rows(done, "conv2")[3], alone(done, IDS[3])[0]["conv2"], rtol=1e-5)
+
+
+def test_layer_beyond_float16_of_a_cache_of_images_has_a_sample_of_float32(
+    configure: Configure, tmp_path: Path
+) -> None:
+    model = write_cnn(tmp_path / "large.onnx", factor=1e6)
+    done = run_extraction(configure(model=model, cache_format="none", cache_dtype="float16"))
+    npy = run_extraction(configure(model=model, cache_format="npy", name="npy"))
+    dtypes = {name: layer.dtype for name, layer in require_manifest(done.storage).layers.items()}
+    assert dtypes == {"conv1": "float16", "conv2": "float32", "fc1": "float32"}
+    assert require_manifest(done.storage / "sample").layers == require_manifest(done.storage).layers
+    for layer in LAYERS:
+        np.testing.assert_array_equal(read_rows(done, layer), read_rows(npy, layer))
 
 
 def test_overflow_in_a_late_shard_makes_all_shards_again(configure: Configure, tmp_path: Path) -> None:
@@ -195,7 +213,7 @@ def test_overflow_in_a_late_shard_makes_all_shards_again(configure: Configure, t
     assert layers["conv2"].dtype == "float32"
     assert layers["conv1"].dtype == "float16"
     assert np.load(done.directory / "conv2" / "0.npy").dtype == np.float32
-    assert len(rows_of(done, "conv2")) == 40
+    assert len(read_rows(done, "conv2")) == 40
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -209,7 +227,7 @@ def test_values_that_are_not_finite_are_told_with_layer_and_example(
     _, plan, job = make_plan(config)
     begin_extraction(plan)
     with pytest.raises(ExtractionError, match=r"Layer conv2 .* not finite .* example 7 \(000008\.jpg\).*--layers"):
-        extract_shard(job, 0)
+        extract_shard(job, plan.manifest.shards[0])
     assert require_manifest(config.cache_dir).shards[0].rows is None
     fine = run_extraction(config.model_copy(update={"layers": ("conv1",), "name": "conv1"}))
     assert len(fine.ids) == 40
@@ -231,13 +249,13 @@ def test_batch_size_changes_no_more_than_rounding(configure: Configure, batch_si
     one = run_extraction(configure(batch_size=8, cache_dtype="float32", name="one"))
     other = run_extraction(configure(batch_size=batch_size, shard_size=9, cache_dtype="float32", name="other"))
     for layer in LAYERS:
-        np.testing.assert_allclose(rows_of(one, layer), rows_of(other, layer), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(read_rows(one, layer), read_rows(other, layer), rtol=1e-5, atol=1e-5)
 
 
 def test_zarr_and_npy_hold_the_same_bytes_and_checksums(configure: Configure) -> None:
     npy, zarr = (run_extraction(configure(cache_format=f, name=f)) for f in ("npy", "zarr"))
     for layer in LAYERS:
-        np.testing.assert_array_equal(rows_of(npy, layer), rows_of(zarr, layer))
+        np.testing.assert_array_equal(read_rows(npy, layer), read_rows(zarr, layer))
     assert require_manifest(npy.storage).shards == require_manifest(zarr.storage).shards
 
 
@@ -247,7 +265,7 @@ def test_fixed_batch_models_fill_the_cache_like_any(configure: Configure, tmp_pa
     done = run_extraction(configure(model=write_cnn(tmp_path / "m.onnx", batch=fixed), name="fixed"))
     assert done.job.batch_size == fixed
     for layer in LAYERS:
-        np.testing.assert_allclose(rows_of(done, layer), rows_of(any_batch, layer), rtol=2e-3, atol=1e-3)
+        np.testing.assert_allclose(read_rows(done, layer), read_rows(any_batch, layer), rtol=2e-3, atol=1e-3)
 
 
 def test_failed_images_fit_a_fixed_batch(configure: Configure, tmp_path: Path, own_faces: Path) -> None:
@@ -256,30 +274,86 @@ def test_failed_images_fit_a_fixed_batch(configure: Configure, tmp_path: Path, o
     check_every_row(run_extraction(configure(model=model, data_root=own_faces, max_failures=0.1)))
 
 
-FINITE = [0.0, -0.0, 1.0, -1.0, 65504.0, -65504.0]
-NOT_FINITE = [np.inf, -np.inf, np.nan, -np.nan]
+@pytest.mark.parametrize("cache_format", ["npy", "zarr", "none"])
+def test_fits_change_nothing_of_what_is_extracted_and_assign_as_the_cache_does(
+    configure: Configure, cache_format: str
+) -> None:
+    """The labels of a shard, to the bit, whether it is assigned while it is extracted or afterwards."""
+    afterwards = run_extraction(configure(cache_format=cache_format, name="afterwards"))
+    _, fits, _ = cluster(afterwards)
+    config = configure(cache_format=cache_format, name="fused")
+    _, plan, job = make_plan(config)
+    begin_extraction(plan)
+    shutil.copytree(afterwards.directory / "clusterings", config.cache_dir.path / "clusterings")
+    for fit in fits:
+        for shard in plan.manifest.shards:
+            config.cache_dir.remove(f"{fit.directory}/{labels_file(shard.index)}")
+    records = [extract_shard(job, shard, fits) for shard in plan.manifest.shards]
+    assert tuple(records) == require_manifest(afterwards.storage).shards
+    for fit in fits:
+        for record in records:
+            one, other = (
+                read_labels(done.path / fit.directory, fit, record) for done in (config.cache_dir, afterwards.storage)
+            )
+            assert one is not None
+            assert other is not None
+            for values, expected in zip(vars(one).values(), vars(other).values(), strict=True):
+                np.testing.assert_array_equal(values, expected, strict=True)
+    if cache_format != "none":
+        for layer in LAYERS:
+            np.testing.assert_array_equal(
+                read_rows(afterwards, layer),
+                np.concatenate([block for _, block in LayerRows(config.cache_dir, layer, afterwards.ids).blocks()]),
+            )
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-@pytest.mark.parametrize("value", [*FINITE, *NOT_FINITE])
-@pytest.mark.parametrize("at", [0, 7, 11])
-@pytest.mark.parametrize("others", [0.0, -3.0, 5.0])
-def test_non_finite_values_are_found_wherever_they_stand(dtype: type, value: float, at: int, others: float) -> None:
-    values = np.full((3, 4), others, dtype)
-    values.ravel()[at] = value
-    assert has_non_finite(values) == (not np.isfinite(value))
+def test_labels_are_written_before_the_shard_counts(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed in between extracts the shard again; a shard that counts is assigned."""
+    done = run_extraction(configure(name="other"))
+    _, fits, _ = cluster(done)
+    config = configure()
+    _, plan, job = make_plan(config)
+    begin_extraction(plan)
+    shutil.copytree(done.directory / "clusterings", config.cache_dir.path / "clusterings")
+    monkeypatch.setattr(extract, "record_shard", Mock(side_effect=KeyboardInterrupt))
+    files = [config.cache_dir.path / fit.directory / labels_file(0) for fit in fits]
+    for file in files:
+        file.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        extract_shard(job, plan.manifest.shards[0], fits)
+    assert all(file.is_file() for file in files)
+    assert require_manifest(config.cache_dir).shards[0].rows is None
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_extremes_are_finite_and_nan_with_a_sign_is_not(dtype: type) -> None:
-    info = np.finfo(dtype)
-    extremes = np.array([info.max, info.min, info.smallest_subnormal, -info.smallest_subnormal], dtype)
-    assert not has_non_finite(extremes)
-    bits = np.uint16 if dtype == np.float16 else np.uint32
-    sign = 1 << (np.dtype(dtype).itemsize * 8 - 1)
-    nan = int(np.array(np.nan, dtype).view(bits))
-    for word in (nan | sign, nan & ~sign, nan | 1):
-        assert has_non_finite(np.array([0, word, 0], bits).view(dtype))
+@pytest.mark.parametrize("keep_all", [True, False])
+def test_activations_of_the_sample_are_kept_beside_images(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, keep_all: bool
+) -> None:
+    if not keep_all:
+        monkeypatch.setattr(plan_module, "fit_size", lambda _k: 12)
+    npy = run_extraction(configure(cache_format="npy", shard_size=7, name="npy"))
+    none = run_extraction(configure(cache_format="none", shard_size=7, cache_dtype="float16", name="none"))
+    ids = none.plan.sample_ids()
+    assert len(ids) == (40 if keep_all else 12)
+    for layer in LAYERS:
+        np.testing.assert_array_equal(read_rows(none, layer, ids=ids), read_rows(npy, layer, ids=ids))
+    own = require_manifest(none.storage / "sample")
+    assert (own.format, own.dtype) == ("zarr", "float16")
+    assert np.concatenate([shard.row_ids() for shard in own.shards]).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("cache_format", ["npy", "none"])
+def test_a_square_beyond_float32_is_refused(configure: Configure, tmp_path: Path, cache_format: str) -> None:
+    config = configure(
+        model=write_cnn(tmp_path / "m.onnx", factor=1e22), cache_dtype="float32", cache_format=cache_format
+    )
+    _, plan, job = make_plan(config)
+    begin_extraction(plan)
+    with pytest.raises(
+        ExtractionError, match=r"Layer conv2 outputs values up to .*e\+2.*squared lengths exceed float32.*--layers"
+    ):
+        extract_shard(job, plan.manifest.shards[0])
+    assert require_manifest(config.cache_dir).shards[0].rows is None
 
 
 def test_size_of_the_input_is_the_preprocessings(configure: Configure) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusterpaths.clustering.cluster import cluster_layer, cluster_layers
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -19,7 +20,6 @@ from clusterpaths.cache import fit_sample as order
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.clustering import kmeans
-from clusterpaths.clustering.cluster import cluster_layer, cluster_layers
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.evaluation.evaluate import evaluate_set
