@@ -13,7 +13,6 @@ simplest setting that is as good as the best but for chance is the one-standard-
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -28,7 +27,7 @@ from clusterpaths.cache.fit_sample import SAMPLE_ROWS
 from clusterpaths.clustering.choice import Choice, Interval, LayerSet, SweepPoint, advice, sentence
 from clusterpaths.clustering.reading import Rows
 from clusterpaths.clustering.seeding import count_distinct, draw_sample, sketch
-from clusterpaths.common.threads import one_thread
+from clusterpaths.common.threads import ignore_warnings, one_thread
 from clusterpaths.errors import ConfigError
 from clusterpaths.metrics.agreement import adjusted_rand
 from clusterpaths.metrics.alignment import decision_alignment
@@ -287,8 +286,7 @@ def _fit(
         seen = fit & directed
         if not seen.any():
             continue
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # rows may be equal up to rounding
+        with ignore_warnings(ConvergenceWarning):  # rows may be equal up to rounding
             found = count_distinct(sketches[seen], k)
             model = KMeans(found, n_init=1, random_state=seed + number).fit(compact[seen])
         gaps = model.transform(compact)  # (s, k)

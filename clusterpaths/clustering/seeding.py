@@ -8,7 +8,6 @@ k-means (Ding and He 2004).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from clusterpaths.cache.fit_sample import fit_size
 from clusterpaths.clustering.reading import Rows, Where
+from clusterpaths.common.threads import ignore_warnings
 from clusterpaths.records import Distance
 
 SKETCH_WIDTH = 256
@@ -206,9 +206,8 @@ def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np
     """
     draws, least = np.random.RandomState(seed), np.inf
     best = np.zeros(len(sketches), np.int64)
-    with warnings.catch_warnings():
-        # Fewer distinct points than clusters are expected here: the numbering below closes the gap.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # Fewer distinct points than clusters are expected here: the numbering below closes the gap.
+    with ignore_warnings(ConvergenceWarning):
         runs = [KMeans(k, n_init=1, random_state=draws).fit(sketches) for _ in range(RESTARTS)]
         for number in range(RESTARTS + BREATHED):
             if number < RESTARTS:

@@ -1,9 +1,10 @@
-"""Limiting BLAS and OpenMP to one thread: sums in a fixed order are bitwise repeatable, and layers run side by side."""
+"""What belongs to the process and several threads change: the number of BLAS's threads, and the filter of warnings."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -43,3 +44,30 @@ def _limit_blas() -> contextlib.ExitStack:
     limit = contextlib.ExitStack()
     limit.enter_context(threadpool_limits(1, user_api="blas"))
     return limit
+
+
+_warnings_lock = threading.Lock()
+_ignoring = 0
+_filters = contextlib.ExitStack()
+
+
+@contextlib.contextmanager
+def ignore_warnings(category: type[Warning]) -> Iterator[None]:
+    """Ignore an expected warning while inside.
+
+    `warnings.catch_warnings` alone would end it in all threads when the first of them leaves.
+    """
+    global _ignoring, _filters
+    with _warnings_lock:
+        if _ignoring == 0:
+            _filters = contextlib.ExitStack()
+            _filters.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", category)
+        _ignoring += 1
+    try:
+        yield
+    finally:
+        with _warnings_lock:
+            _ignoring -= 1
+            if _ignoring == 0:
+                _filters.close()

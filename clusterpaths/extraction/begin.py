@@ -24,7 +24,6 @@ from clusterpaths.cache.manifest import (
     write_manifest,
 )
 from clusterpaths.cache.pixels import open_stored
-from clusterpaths.cache.stores import open_store
 from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.errors import CacheError
 from clusterpaths.extraction.plan import ExtractionPlan
@@ -69,7 +68,8 @@ def remove_cache(directory: Storage) -> None:
 def widen_layers(directory: Storage, layers: list[str]) -> Manifest:
     """Store these layers as float32 from now on; the manifest, of which all shards are to be extracted again."""
     manifest = require_manifest(directory)
-    open_store(directory, manifest.format, {name: manifest.layers[name] for name in layers}).remove()
+    narrow = {name: manifest.layers[name] for name in layers}
+    open_stored(directory, manifest.model_copy(update={"layers": narrow})).remove()
     wider = {
         name: layer.model_copy(update={"dtype": "float32"}) if name in layers else layer
         for name, layer in manifest.layers.items()
@@ -77,7 +77,7 @@ def widen_layers(directory: Storage, layers: list[str]) -> Manifest:
     shards = tuple(as_planned(shard) for shard in manifest.shards)
     widened = change_manifest(directory, lambda now: now.model_copy(update={"layers": wider, "shards": shards}))
     directory.remove_tree(SHARDS)
-    open_store(directory, manifest.format, wider).reserve(_rows(shards))
+    open_stored(directory, widened).reserve(_rows(shards))
     return widened
 
 

@@ -117,7 +117,7 @@ def test_a_corrupted_shard_is_extracted_again_and_no_other(
     recording = Recording()
     again = pipeline.run(config.model_copy(update=more), recording)
     assert documents(again) == expected
-    assert [args[1] for args in recording.submitted["extract_shard"]] == [1]
+    assert [args[1].index for args in recording.submitted["extract_shard"]] == [1]
     assert "shard 1" in caplog.text
     assert "checksum" in caplog.text
 
@@ -127,9 +127,9 @@ def test_a_shard_that_is_corrupted_again_ends_the_run(
 ) -> None:
     extract = stages.extract_shard
 
-    def on_a_bad_disk(job: Any, index: int) -> Any:
-        record = extract(job, index)
-        if index == 0:  # the shard of example 5; others may end before its file is there
+    def on_a_bad_disk(job: Any, shard: Any, *more: Any) -> Any:
+        record = extract(job, shard, *more)
+        if shard.index == 0:  # the shard of example 5; others may end before its file is there
             flip(tmp_path / "T" / "fc1" / "5.npy")
         return record
 

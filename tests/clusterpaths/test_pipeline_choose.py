@@ -97,6 +97,6 @@ def test_a_shard_found_damaged_while_choosing_is_made_again(
     run = run_pipeline(config.model_copy(update=options), recording)
     assert run.batches == SHARD // config.batch_size
     assert any("shard 2" in line and "checksum" in line for line in run.log)
-    assert [index for _, index in recording.submitted["extract_shard"]] == [2]
+    assert [args[1].index for args in recording.submitted["extract_shard"]] == [2]
     assert_same_documents(chosen.folder, run.folder)
     assert choice_of(run) == choice_of(chosen)

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from clusterpaths.cache.manifest import format_ids
+from clusterpaths.clustering import identity as identity_module
 from clusterpaths.clustering.identity import SetIdentity, identify, identify_fits
 from clusterpaths.config import RunConfig
+from clusterpaths.extraction import plan as plan_module
 from tests.clusterpaths.conftest import run_extraction, write_cnn, write_image
 
 Configure = Callable[..., RunConfig]
@@ -54,3 +57,28 @@ def test_other_layers_play_no_part_in_one_layers_clustering(configure: Configure
     assert both.layer_fingerprint("fc1") == alone.layer_fingerprint("fc1")
     assert both.layer_fingerprint("fc1") != both.layer_fingerprint("conv1")
     assert both.layer_fingerprint("conv1") != identity_of(configure()).layer_fingerprint("conv1")
+
+
+def test_fitting_on_all_is_another_identity_only_where_the_sample_is_not_all(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert identity_of(configure()).fingerprint() == identity_of(configure(fit="all")).fingerprint()
+    for module in (identity_module, plan_module):
+        monkeypatch.setattr(module, "fit_size", lambda _k: 12)
+    small, every = identity_of(configure(name="s")), identity_of(configure(name="a", fit="all"))
+    assert small.fingerprint() != every.fingerprint()
+    assert (small.examples, small.num_examples) == (every.examples, every.num_examples)
+
+
+def test_examples_that_a_layer_is_not_fitted_on_play_no_part_in_its_fit(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (identity_module, plan_module):
+        monkeypatch.setattr(module, "fit_size", lambda _k: 12)
+    done = run_extraction(configure())
+    some = done.plan.sample_ids()
+    part = done.record.model_copy(update={"ids": format_ids(some), "num_examples": len(some)})
+    whole, sample = (identify_fits(done.config, done.model, record) for record in (done.record, part))
+    assert whole == sample
+    assert identify(whole, done.record).fingerprint() != identify(whole, part).fingerprint()
+    assert len(whole.fit_ids("fc1", done.ids)) == 12

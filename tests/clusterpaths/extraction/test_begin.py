@@ -203,17 +203,18 @@ def test_marking_a_shard_as_missing_that_is_stopped(
     assert rows == [16, None, 8]
 
 
-@pytest.mark.parametrize("cache_format", ["npy", "zarr"])
+@pytest.mark.parametrize("cache_format", FORMATS)
 def test_storing_a_layer_wider_that_is_stopped(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache_format: str
 ) -> None:
     """Rows are float16 or float32 throughout, and whole."""
-    narrow = all_rows(run_extraction(configure(cache_format=cache_format, name="narrow")))
+    options = {"cache_format": cache_format, "cache_dtype": "float16"}
+    narrow = all_rows(run_extraction(configure(**options, name="narrow")))
     wide = all_rows(run_extraction(configure(cache_format=cache_format, cache_dtype="float32", name="wide")))
     configs = {}
 
     def work(step: int) -> Callable[[], None]:
-        configs[step] = configure(cache_format=cache_format, name=f"{step}")
+        configs[step] = configure(**options, name=f"{step}")
         begun(configs[step], 0, 1)
         return lambda: widen_layers(configs[step].cache_dir, ["conv2"])
 

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("obstore", reason="needs the extra [s3]")
 pytest.importorskip("moto", reason="needs moto's server")
 
+import json
 import os
 import threading
 import time
@@ -19,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from clusterpaths.cache.manifest import Manifest, read_manifest
-from clusterpaths.clustering import parallel_fit
+from clusterpaths.clustering import identity
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import StorageError
+from clusterpaths.extraction import plan
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.find import list_sets
 from clusterpaths.storage import lease, objects, open_storage
-from tests.clusterpaths.conftest import LAYERS, Recording
+from tests.clusterpaths.conftest import LAYERS
 from tests.runs import DOCUMENTS, Run, assert_same_documents, kill_when, run_pipeline, start_pipeline
 from tests.storage import BUCKET, Storage, running_storage
 
@@ -66,8 +68,13 @@ def stored_manifest(server: Storage, prefix: str) -> Manifest | None:
 
 
 def made(server: Storage, prefix: str) -> int:
+    """Shards that are recorded in the manifest, or in an object of their own that it has not taken in."""
     manifest = stored_manifest(server, prefix)
-    return sum(shard.rows is not None for shard in manifest.shards) if manifest else 0
+    if not manifest:
+        return 0
+    done = {shard.index for shard in manifest.shards if shard.rows is not None}
+    own = server.objects(f"{prefix}/CelebA/shards/")
+    return len(done | {json.loads(content)["shard"]["index"] for content in own.values()})
 
 
 def assert_as_on_disk(on_disk: Run, server: Storage, prefix: str) -> None:
@@ -231,15 +238,15 @@ def test_two_runs_at_once_make_one_set(on_disk: Run, server: Storage, asked: Mak
     assert_as_on_disk(on_disk, server, "both")
 
 
-def test_a_fit_in_parts_is_the_same(
+def test_a_fit_on_all_examples_is_the_same(
     server: Storage, asked: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel_fit, "PARALLEL_FROM", 40)  # all of these are very many
-    monkeypatch.setattr(parallel_fit, "PART_ROWS", 16)
-    recording = Recording()
-    remote = run_pipeline(asked("parts", layers="conv2,fc1"), recording)
-    local = run_pipeline(asked("", layers="conv2,fc1", cache_root=tmp_path))
-    assert_same_documents(local.folder, remote.folder)
-    parts = [(fit.layer, part) for _, _, fit, part in recording.submitted["fit_part"] if fit.iteration == 0]
-    assert sorted(parts) == [(layer, part) for layer in ("conv2", "fc1") for part in range(3)]
-    assert server.objects("parts/CelebA/clusterings/") == {}
+    """Also where the sample is some of them."""
+    for module in (identity, plan):
+        monkeypatch.setattr(module, "fit_size", lambda _k: 12)
+    for fit in ("all", "sample"):
+        remote = run_pipeline(asked(fit, layers="conv2,fc1", fit=fit))
+        local = run_pipeline(asked("", layers="conv2,fc1", fit=fit, cache_root=tmp_path / fit, cache_format="zarr"))
+        assert_same_documents(local.folder, remote.folder)
+        assert server.objects(f"{fit}/CelebA/clusterings/") == {}
+        assert server.objects(f"{fit}/CelebA/shards/") == {}
