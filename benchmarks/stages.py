@@ -270,7 +270,7 @@ def measure_run(material: Material, images: int, cache_format: str, workers: int
     """A complete run in this process, shards and layers in `workers` threads; and what was counted."""
     config = config_of(material, images, f"whole-{cache_format}", cache_format=cache_format, evaluate=evaluate)
     timer, runner, sample = MeteredTimer(), TimedRunner(workers), sample_of(images)
-    with fitting_on(sample), counting(timer) as counts, mock.patch.object(pipeline, "StageTimer", lambda: timer):
+    with fitting_on(sample), counting(timer) as counts, mock.patch.object(pipeline, "StageTimer", return_value=timer):
         outcome = pipeline.run(config, runner)
     details = {stage.stage: stage.detail for stage in outcome.stages}
     fits = [seconds for stage, _, seconds in runner.pieces if stage == "fit_layer"]

@@ -21,6 +21,7 @@ import pytest
 from tests.runs import PROJECT, SHAPES, shell_environment
 
 FEWER, IMAGES = 40, 120
+PROFILED = 160  # images: a fifth is the sample, the others are four shards
 SAMPLE = 60  # of the part stages: what its layers are fitted on
 VALUES = 16 * 64 * 64 + 32 * 32 * 32 + 64 * 16 * 16 + 128 + 64  # of all layers, an image
 NPY_HEADERS = 5 * 128
@@ -85,6 +86,15 @@ def test_only_the_samples_activations_are_read_back(result: dict[str, Any], cach
     assert set(whole["layer_reads"]["fit"]) == set(SHAPES)
     assert max(whole["layer_reads"]["fit"].values()) <= 5
     assert whole["layer_reads"]["assign"] == dict.fromkeys(SHAPES, 1)
+
+
+def test_without_a_cache_of_activations_every_image_goes_through_the_model_once_too(suite: Any, material: Any) -> None:
+    """The activations of the sample are stored during the run, and only they are read."""
+    run = suite.stages.measure_run(material, FEWER, "none", 2, evaluate=False)
+    assert run["model_images"] == {"extract": FEWER // 2, "assign": FEWER // 2}
+    assert run["examples_read"] == dict.fromkeys(SHAPES, FEWER // 2)
+    assert run["layer_reads"]["assign"] == dict.fromkeys(SHAPES, 1)
+    assert run["cache_bytes_per_image"] < 64 * 64 * 3 + 1000  # pixels, examples and manifest
 
 
 def test_all_images_but_the_samples_are_in_shards_that_are_extracted_and_assigned_at_once(
@@ -168,7 +178,7 @@ def test_formats_give_the_same_inertia_and_it_is_close_to_that_of_kmeans(result:
     assert npy == zarr
     assert set(npy) == set(SHAPES)
     measured = result["inertia"]["result"]
-    assert len(measured) == 2 * len(SHAPES)
+    assert len(measured) == 2 * 3 * len(SHAPES)  # distances, and three numbers of clusters
     assert {(each["layer"], each["distance"]): each["ratio"] for each in measured if each["ratio"] > 1.05} == {}
 
 
@@ -188,6 +198,28 @@ def test_a_run_without_evaluation_has_no_such_stage(result: dict[str, Any]) -> N
     for single in result["stages"]["result"]["one_worker"].values():
         assert [row["stage"] for row in single["stages"]] == ["extract", "fit", "assign", "trace", "publish", "report"]
         assert single["fit_seconds"] > 0
+
+
+@pytest.mark.parametrize("cache_format", [*ACTIVATIONS, "none"])
+def test_the_profile_charges_every_part_of_a_fused_shard(suite: Any, material: Any, cache_format: str) -> None:
+    profile = importlib.import_module("shard_profile")
+    spent = profile.measure(material, PROFILED, cache_format, rounds=1)
+    assert list(spent) == list(profile.PARTS)
+    without = {"hashing", "taps"} if cache_format == "none" else set()
+    assert {part for part in ("digest", "decode", "resize", "normalise", "model", "writing", "rest") if spent[part] <= 0} == set()
+    assert spent["taps"] == 0 or cache_format != "none"
+    assert without or spent["hashing"] > 0
+
+
+def test_a_part_is_charged_with_its_own_time_only_and_all_parts_add_up(suite: Any) -> None:
+    """On a clock that shows 0, 1, 3, 6, 10 and 15 s: a is entered at 1, b within it from 3 to 6."""
+    profile = importlib.import_module("shard_profile")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile.time, "process_time", iter([0, 1, 3, 6, 10, 15]).__next__)
+        clock = profile.Clock()
+        with clock.inside("a"), clock.inside("b"):
+            pass
+        assert clock.taken() == {"rest": 1 + 5, "a": 2 + 4, "b": 3}
 
 
 def test_page_and_picture_tell_every_part(folder: Path) -> None:
