@@ -18,8 +18,11 @@ import cyclopts
 import numpy as np
 from machine import PROJECT, RESULTS, head
 
+from clusterpaths.cache.fit_sample import fit_size
+
 COUNTS = (200_000, 10_000_000, 1_000_000_000)
 WORKERS = (1, 2, 16, 128, 1024)
+K = 5  # clusters per layer, as `--k` has it
 SHARD = 512  # examples, as `--shard-size` has it
 MOST_TASKS = 200_000  # a longer schedule is a shorter one with shards that are so much larger
 ALONE = ("trace", "publish")  # stages of one worker whose time grows with the number of images
@@ -61,12 +64,16 @@ def extraction_seconds(count: int, seconds: Sequence[float], workers: int) -> fl
     return schedule(simulated, seconds, workers) * tasks / simulated
 
 
-def shard_seconds(whole: dict[str, Any], images: int) -> list[float]:
-    """Seconds of a shard of SHARD images, from those that were measured: a last, smaller one is left out."""
-    sizes = [min(SHARD, images - start) for start in range(0, images, SHARD)]
-    scaled = [took * SHARD / size for took, size in zip(whole["shard_seconds"], sizes, strict=True)]
-    full = [took for took, size in zip(scaled, sizes, strict=True) if size == SHARD]
-    return full or scaled
+def shard_seconds(single: dict[str, Any]) -> list[float]:
+    """Seconds of a shard of SHARD images, from the fused ones that were measured: smaller last ones are left out."""
+    largest = max(size for size, _ in single["shards"])
+    return [took * SHARD / size for size, took in single["shards"] if size == largest]
+
+
+def shard_ms(single: dict[str, Any], workers: int = 1) -> float:
+    """Milliseconds per image of the fused shards, where all workers are busy."""
+    sizes, seconds = zip(*single["shards"], strict=True)
+    return 1000 * sum(seconds) / sum(sizes) / workers
 
 
 def stage_ms(whole: dict[str, Any], *stages: str) -> float:
@@ -74,17 +81,22 @@ def stage_ms(whole: dict[str, Any], *stages: str) -> float:
     return sum(float(row["ms"]) for row in whole["stages"] if row["stage"] in stages)
 
 
+def fit_seconds(single: dict[str, Any], sample: int) -> float:
+    """Seconds of all layers' fits on the sample of a run of many images, in proportion where fewer were fitted on."""
+    return float(single["fit_seconds"]) * max(fit_size(K) / sample, 1)
+
+
 def run_seconds(
-    count: int, single: dict[str, Any], images: int, alone_ms: float, workers: int
+    count: int, single: dict[str, Any], sample: int, alone_ms: float, workers: int
 ) -> tuple[float, float, float]:
     """Seconds of the shards, of the fits, and of what one worker does alone, for `count` images on `workers` workers.
 
-    `single` is what was measured with one worker on `images` images. Every image is extracted and assigned in one task per
-    shard; each layer is fitted on a sample in one task, however many images there are; one worker traces and publishes, in
-    `alone_ms` per image.
+    `single` is what was measured with one worker, where layers were fitted on `sample` images. Every image is extracted and
+    assigned in one task per shard; each layer is fitted on a sample in one task, however many images there are; one worker
+    traces and publishes, in `alone_ms` per image.
     """
-    shards = extraction_seconds(count, shard_seconds(single, images), workers)
-    fits = single["fit_seconds"] / min(workers, len(single["inertia"]))
+    shards = extraction_seconds(count, shard_seconds(single), workers)
+    fits = fit_seconds(single, sample) / min(workers, len(single["inertia"]))
     return shards, fits, count * alone_ms / 1000
 
 
@@ -92,12 +104,12 @@ def rows_of(part: dict[str, Any], title: str, alone_ms: float) -> list[str]:
     """A line of the table for each format and number of images."""
     lines = []
     for name, single in part["one_worker"].items():
-        extract_ms = stage_ms(single, "extract")
-        speedup = extract_ms / stage_ms(part["whole"][name], "extract")
+        one_ms, sample = shard_ms(single), part["sample"]
+        speedup = one_ms / shard_ms(part["whole"][name], part["workers"])
         for count in COUNTS:
             size = human(count * single["cache_bytes_per_image"])
-            hours = (count * (extract_ms + alone_ms) / 1000 + single["fit_seconds"]) / 3600
-            seconds = {each: run_seconds(count, single, part["images"], alone_ms, each) for each in WORKERS}
+            hours = (count * (one_ms + alone_ms) / 1000 + fit_seconds(single, sample)) / 3600
+            seconds = {each: run_seconds(count, single, sample, alone_ms, each) for each in WORKERS}
             times = [duration(sum(parts)) for parts in seconds.values()]
             narrow = PARTS[int(np.argmax(seconds[128]))]
             lines.append(
@@ -108,7 +120,7 @@ def rows_of(part: dict[str, Any], title: str, alone_ms: float) -> list[str]:
 
 def in_one_pass(entry: dict[str, Any]) -> bool:
     """Whether a part was measured since images are assigned in the pass that extracts them."""
-    return all("fit_seconds" in single for single in entry["result"]["one_worker"].values())
+    return all("shards" in single for single in entry["result"]["one_worker"].values())
 
 
 def human(size: float) -> str:
@@ -143,6 +155,7 @@ def document(result: dict[str, Any]) -> str:
         "  one task, which takes the same time for any N and uses at most as many workers as there are layers. Afterwards one",
         "  worker traces the paths and publishes the set, in proportion to N. Workers are assumed to be on separate machines;",
         "  the last column is the speedup of two workers on one machine.",
+        f"- **Fits**: on {fit_size(K):,} images. Where fewer were measured, the time is taken in proportion.",
         "- **Bottleneck**: the part that takes longest with 128 workers.",
         "- Not included: reading images over a network, queueing, and workers that die (each costs one shard).",
         "- Tracing and publishing are measured with CelebA's CNN only; they do not depend on the model.",

@@ -90,12 +90,12 @@ def bars(stages: dict[str, Any]) -> list[str]:
 
 
 def overlapped(stages: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Extraction and clustering as runs have them, with each format."""
+    """Extraction, fit and assignment as runs have them, with each format."""
     return [
         (f"{row['stage']}, {name}", row)
         for name, whole in stages["whole"].items()
         for row in whole["stages"]
-        if row["stage"] in ("extract", "cluster")
+        if row["stage"] in ("extract", "fit", "assign")
     ]
 
 

@@ -1,8 +1,8 @@
-"""The cost of each stage: first one by one on the same images in one process, then overlapping as in a run.
+"""The cost of each stage: first one by one on the same images in one thread, then as a complete run has them.
 
 One by one, a stage reads its input from memory, so that its time includes nothing else; the share of a core that was busy
-shows whether it waited. Overlapping, extraction and clustering run in as many threads as a run has workers. Also counted:
-images through the model, and how often each layer's rows were read.
+shows whether it waited. The complete run is `clusterpaths.pipeline.run` in this process, with as many threads as a run has
+workers, and with one. Also counted: images through the model, and what was read of the cache.
 """
 
 from __future__ import annotations
@@ -10,297 +10,293 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import xxhash
+from inertia import HeldRows
 from machine import Material, Meter, cache_size
 from numpy.typing import NDArray
+from tapping import plain_session
 
-from clusterpaths.cache.manifest import parse_ids, require_manifest
-from clusterpaths.cache.rows import BLOCK_BYTES, MAX_BLOCK_ROWS, LayerRows, to_float32
-from clusterpaths.cache.stores import open_store
+from clusterpaths import pipeline
+from clusterpaths.cache import fit_sample
+from clusterpaths.cache.rows import block_rows
+from clusterpaths.cache.stores import NpyStore, ZarrStore, open_store
 from clusterpaths.cache.zarr_layout import CHUNK_ROWS
-from clusterpaths.clustering import cluster, kmeans, reading, seeding
-from clusterpaths.clustering.identity import identify
+from clusterpaths.clustering import kmeans
+from clusterpaths.clustering.assign import Assigner
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig, available_cores
 from clusterpaths.datasets import open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
-from clusterpaths.evaluation import evaluate
-from clusterpaths.extraction import extract, plan
-from clusterpaths.extraction.begin import begin_extraction
-from clusterpaths.extraction.finish import ExtractionRecord, finish_extraction
+from clusterpaths.extraction import plan
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheFormat
-from clusterpaths.report.page import write_report
 from clusterpaths.running import stages
-from clusterpaths.sets import publish
+from clusterpaths.running.report import Outcome
+from clusterpaths.running.runner import InProcess
+from clusterpaths.running.timer import StageTimer
 from clusterpaths.storage import open_storage
 
+K = 5
 GROUP = 256  # images that go through the early stages together: a whole number of chunks
-WITHOUT_CACHE = "none"  # the format that stores no activations
+SHOWN = ("extract", "fit", "assign", "trace", "publish", "evaluate", "report")  # the others take no time that grows
+EXTRACTING = ("extract", "assign")  # stages that run the model on images of the data set
 
 
 def measure(
     material: Material, images: int, formats: Sequence[CacheFormat], workers: int | None = None
 ) -> dict[str, Any]:
-    """The stages by themselves, and a complete run in one process, with each format."""
-    workers = workers or available_cores()
-    root = material.images(images)
-    alone, held = measure_alone(material, root, [name for name in formats if name != WITHOUT_CACHE])
-    clustered = measure_clustering(held)
-    held.clear()
-    return {
-        "images": images,
-        "workers": workers,
-        "alone": [*alone, *clustered],
-        "whole": {name: measure_whole(material, root, name, workers) for name in formats},
-        "one_worker": {name: measure_whole(material, root, name, 1, rest=False) for name in formats},
-    }
+    """The stages by themselves, and complete runs in one process with each format."""
+    root, sample = material.images(images), sample_of(images)
+    alone = measure_alone(material, root, [name for name in formats if name != "none"], sample)
+    return {"alone": alone, **measure_runs(material, images, formats, workers or available_cores())}
 
 
 def measure_model(material: Material, model: Path, images: int, formats: Sequence[str]) -> dict[str, Any]:
-    """Another model over the same images: extraction and clustering with one worker and with one per core."""
-    other, root, workers = replace(material, model=model), material.images(images), available_cores()
-    wholes = {name: measure_whole(other, root, name, workers, rest=False) for name in formats}
-    single = {name: measure_whole(other, root, name, 1, rest=False) for name in formats}
-    return {"images": images, "workers": workers, "alone": [], "whole": wholes, "one_worker": single}
+    """Runs of another model over the same images, without evaluation, with one worker and with one per core."""
+    other = replace(material, model=model)
+    return {"alone": [], **measure_runs(other, images, formats, available_cores(), evaluate=False)}
 
 
-def config_of(material: Material, root: Path, name: str, **more: Any) -> RunConfig:
-    """A run's configuration; results in work/stages/NAME."""
-    options = {"model": material.model, "data_root": root, "cache_root": material.work / "stages", "name": name}
-    return RunConfig.model_validate({**options, "preprocessing": "imagenet", **more})
+def measure_runs(
+    material: Material, images: int, formats: Sequence[str], workers: int, evaluate: bool = True
+) -> dict[str, Any]:
+    """A run of each format with `workers`, and one with one worker that ends when the set is published."""
+    wholes = {name: measure_run(material, images, name, workers, evaluate) for name in formats}
+    single = {name: measure_run(material, images, name, 1, evaluate=False) for name in formats}
+    return {"images": images, "workers": workers, "sample": sample_of(images), "whole": wholes, "one_worker": single}
 
 
-def measure_alone(
-    material: Material, root: Path, formats: Sequence[CacheFormat]
-) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.float16]]]:
-    """Digest to write, each alone in one thread; and every layer's activations, (n, width)."""
-    config = config_of(material, root, "alone")
+def sample_of(images: int) -> int:
+    """How many examples layers are fitted on here: as in a run, but half of few images, so that the others are fused."""
+    return min(fit_sample.fit_size(K), images // 2)
+
+
+@contextmanager
+def fitting_on(sample: int) -> Iterator[None]:
+    """Runs fit on this many examples."""
+    with mock.patch.multiple(fit_sample, FIT_ROWS=sample, FIT_ROWS_PER_CLUSTER=0):
+        yield
+
+
+def config_of(material: Material, images: int, name: str, **more: Any) -> RunConfig:
+    """A run's configuration; results in work/stages/NAME. Few images are in smaller shards, so that there are several."""
+    options = {"model": material.model, "data_root": material.images(images), "name": name}
+    options |= {"cache_root": material.work / "stages", "preprocessing": "imagenet", "check_preprocessing": False}
+    return RunConfig.model_validate({**options, "k": str(K), "shard_size": max(32, min(512, images // 8)), **more})
+
+
+def measure_alone(material: Material, root: Path, formats: Sequence[CacheFormat], count: int) -> list[dict[str, Any]]:
+    """Digest to fit, each alone in one thread, over the first `count` images of a data root."""
+    options = {"model": material.model, "data_root": root, "cache_root": material.work / "stages", "subset": count}
+    config = RunConfig.model_validate({**options, "name": "alone", "preprocessing": "imagenet"})
     model, preprocessing = stages.instrument(config, stages.check_model(config))
     spec = acquire(config)
-    dataset, table = open_dataset(spec), read_table(spec)
-    planned, _ = plan.plan_run(config, model, spec, preprocessing)
-    layers, total = planned.manifest.layers, len(table)
+    dataset, files, ids = open_dataset(spec), read_table(spec).files[:count], read_table(spec).ids[:count]
+    layers = plan.plan_run(config, model, spec, preprocessing)[0].manifest.layers
+    dtypes = {layer: record.dtype for layer, record in layers.items()}
     stores = {}
     for name in formats:
         stores[name] = open_store(open_storage(material.work / "stages" / f"written-{name}"), name, layers)
-        stores[name].reserve(total)
-    session = TapSession(model, {layer: record.dtype for layer, record in layers.items()})
-    held = {layer: np.empty((total, *record.shape), record.dtype) for layer, record in layers.items()}
-    steps = ["digest", "decode", "resize", "normalise", "inference", *(f"write {name}" for name in formats)]
-    meters = {step: Meter() for step in steps}
-    session.run_blank()  # the first run allocates
-    for start in range(0, total, GROUP):
-        files = table.files[start : start + GROUP]
+        stores[name].reserve(count)
+    meters: dict[str, Meter] = defaultdict(Meter)
+    plain, tapped = plain_session(material.model, str(model.logits)), TapSession(model, dtypes)
+    tapped.run_blank()  # the first run allocates
+    held = {layer: np.empty((count, *record.shape), record.dtype) for layer, record in layers.items()}
+    batches: list[NDArray[np.float32]] = []
+    for start in range(0, count, GROUP):
+        stop = min(start + GROUP, count)
         with meters["digest"]:
-            for file in files:
+            for file in files[start:stop]:
                 dataset.digest(file)
         with meters["decode"]:
-            decoded = [dataset.read_image(file) for file in files]
+            decoded = [dataset.read_image(file) for file in files[start:stop]]
         with meters["resize"]:
             pixels = np.stack([fit(image, preprocessing) for image in decoded])
         with meters["normalise"]:
             inputs = normalise(pixels, preprocessing)
+        own = [inputs[at : at + config.batch_size] for at in range(0, len(inputs), config.batch_size)]
+        batches += own
         with meters["inference"]:
-            outputs = [
-                session.run(inputs[at : at + config.batch_size]) for at in range(0, len(files), config.batch_size)
-            ]
+            for batch in own:
+                plain.run([model.logits], {model.input: batch})
+        with meters["inference with taps"]:
+            outputs = [tapped.run(batch).layers for batch in own]
         for layer, values in held.items():
-            values[start : start + len(files)] = np.concatenate([output.layers[layer] for output in outputs])
-        for name in formats:
+            values[start:stop] = np.concatenate([output[layer] for output in outputs])
+        chunks = [slice(at, min(at + CHUNK_ROWS, stop)) for at in range(start, stop, CHUNK_ROWS)]
+        with meters["hash"]:
+            for values in held.values():
+                xxhash.xxh3_64(values[start:stop].data).digest()
+        for name, store in stores.items():
             with meters[f"write {name}"]:
                 for layer, values in held.items():
-                    for at in range(start, start + len(files), CHUNK_ROWS):
-                        ids = table.ids[at : min(at + CHUNK_ROWS, start + len(files))]
-                        stores[name].write(layer, ids, at, values[at : at + len(ids)])
+                    for rows in chunks:
+                        store.write(layer, ids[rows], rows.start, values[rows])
     shutil.rmtree(material.work / "stages")
+    centroids = {}
+    with one_thread():
+        for layer, values in held.items():
+            with meters[f"fit {layer}"]:
+                rows_of = HeldRows(values.reshape(count, -1), np.arange(count))
+                centroids[layer] = kmeans.fit(rows_of, K, "cosine", 0).centroids
+    for step, keep in (("inference with assignment", True), ("inference with assignment, no activations", False)):
+        session = TapSession(model, dtypes, centroids, keep)
+        session.run_blank()
+        with meters[step]:
+            for batch in batches:
+                session.run(batch)
+    for layer, values in held.items():
+        assigner, rows = Assigner(centroids[layer], "cosine"), values.reshape(count, -1)
+        assigner.products(rows[:1])  # creates its session
+        with meters["assign from the cache"]:
+            step_rows = block_rows(rows.shape[1])
+            assigner.assign([assigner.products(rows[at : at + step_rows]) for at in range(0, count, step_rows)])
     notes = {
         "digest": "reads the file's bytes",
-        "inference": f"batches of {config.batch_size}, to float16 in the graph",
+        "inference": f"without taps, batches of {config.batch_size}",
+        "inference with taps": "to float16 in the graph",
+        "inference with assignment": "and with the products that labels need",
+        "inference with assignment, no activations": "as for the format none, in float16",
+        "hash": "checksums of all layers",
+        "assign from the cache": "activations in memory, of all layers",
     }
-    timings = [meter.result(step, total, notes.get(step, "")) for step, meter in meters.items()]
-    return timings, {layer: values.reshape(total, -1) for layer, values in held.items()}
+    fits = {
+        step: f"{K} clusters on {count:,} examples: no cost beyond them" for step in meters if step.startswith("fit")
+    }
+    return [meter.result(step, count, (notes | fits).get(step, "")) for step, meter in meters.items()]
 
 
-class HeldRows:
-    """Rows of one layer in memory; `meter` stands still while they are made float32, as if they were read at once."""
+class MeteredTimer(StageTimer):
+    """Also measures CPU time and cores of the pipeline's stages, and knows which one is running."""
 
-    def __init__(self, values: NDArray[np.float16]) -> None:
-        self._values = values
-        self.width = values.shape[1]
-        self.block_rows = int(np.clip(BLOCK_BYTES // (self.width * 4), 1, MAX_BLOCK_ROWS))
-        self.fit: NDArray[np.int64] | None = None
-        self.meter: Meter | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self.meters: dict[str, Meter] = defaultdict(Meter)
+        self.stage = ""
 
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[reading.Where, NDArray[np.float32]]]:
-        places = np.arange(len(self)) if positions is None else positions
-        for start in range(0, len(places), self.block_rows):
-            where = places[start : start + self.block_rows]
-            yield where, self._converted(where)
-
-    def _converted(self, positions: Any) -> NDArray[np.float32]:
-        if self.meter is None:
-            raise RuntimeError("rows were read outside of a meter")
-        self.meter.__exit__(None, None, None)
-        values = to_float32(np.ascontiguousarray(self._values[positions]))
-        self.meter.__enter__()
-        return values
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[list[str]]:
+        before, self.stage = self.stage, stage
+        with self.meters[stage], super().__call__(stage) as details:
+            yield details
+        self.stage = before
 
 
-def measure_clustering(held: dict[str, NDArray[np.float16]]) -> list[dict[str, Any]]:
-    """Fit and assignment of all layers, one after the other, on rows in memory."""
-    meters = {step: Meter() for step in ("fit", "assign")}
-    count = len(next(iter(held.values())))
-    labels, distances = np.empty(count, np.int16), np.empty(count, np.float32)
-    with one_thread():
-        for values in held.values():
-            rows = HeldRows(values)
-            with meters["fit"] as rows.meter:
-                centroids = kmeans.fit(rows, 5, "cosine", 0).centroids
-            with meters["assign"] as rows.meter:
-                kmeans.assign(rows, centroids, "cosine", labels, distances)
-    notes = {"fit": f"a run fits on at most {seeding.fit_size(5):,} rows: no cost an image beyond them"}
-    return [meter.result(step, count, notes.get(step, "")) for step, meter in meters.items()]
+class TimedRunner(InProcess):
+    """Also records what each piece took.
+
+    Attributes:
+        pieces: name of the stage, its arguments, seconds.
+    """
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.pieces: list[tuple[str, tuple[Any, ...], float]] = []
+
+    def submit(self, stage: Callable[..., Any], *args: Any, name: str = "") -> Future[Any]:
+        def timed() -> Any:
+            started = time.perf_counter()
+            result = stage(*args)
+            self.pieces.append((stage.__name__, args, time.perf_counter() - started))
+            return result
+
+        found: Future[Any] = super().submit(timed, name=name)  # type: ignore[assignment]
+        return found
+
+    def fused(self) -> list[tuple[int, float]]:
+        """Images and seconds of each shard that was extracted and assigned at once."""
+        return [
+            (len(args[1].planned_ids()), seconds)
+            for stage, args, seconds in self.pieces
+            if stage == "extract_shard" and args[2]
+        ]
 
 
 @dataclass
 class Counts:
-    """Counts: images that the model ran on (blank ones left out), and rows read of each layer."""
+    """What was counted, by stage.
 
-    images: int = 0
-    batches: int = 0
-    rows: dict[str, int] = field(default_factory=dict)
-    bounded_seconds: float = 0.0  # while any layer was fitted on a sample: no more, however many images there are
+    Attributes:
+        images: that the model ran on.
+        rows: of each layer, read from the cache.
+        examples: layer -> ids of all examples that were read.
+    """
+
+    images: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    rows: dict[str, dict[str, int]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(int)))
+    examples: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
 
 @contextmanager
-def counting() -> Iterator[Counts]:
-    """Count model runs and rows read through `LayerRows`, in this process; format none recomputes what it reads."""
-    counts, lock = Counts(), threading.Lock()
-    going, began = 0, 0.0  # layers that are still at what is bounded, since when
-    run, blocks, take, fit_layer = TapSession.run, LayerRows.blocks, LayerRows.take, kmeans.fit
+def counting(timer: MeteredTimer) -> Iterator[Counts]:
+    """Count model runs and rows read from the cache, in this process."""
+    counts, lock, run = Counts(), threading.Lock(), TapSession.run
 
-    def counted_run(session: TapSession, images: NDArray[np.float32], *more: Any) -> Outputs:
+    def counted_run(session: TapSession, images: NDArray[np.float32]) -> Outputs:
         if not (images == 0.5).all():  # a blank one shows that the model runs; it is none of the data
             with lock:  # sessions run in several threads
-                counts.images += len(images)
-                counts.batches += 1
-        return run(session, images, *more)
+                counts.images[timer.stage] += len(images)
+        return run(session, images)
 
-    def count_rows(layer: str, number: int) -> None:
-        with lock:
-            counts.rows[layer] = counts.rows.get(layer, 0) + number
-
-    def counted_blocks(rows: LayerRows, *positions: Any) -> Iterator[tuple[reading.Where, NDArray[np.float32]]]:
-        for where, block in blocks(rows, *positions):
-            count_rows(rows.layer, len(block))
-            yield where, block
-
-    def counted_take(rows: LayerRows, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        count_rows(rows.layer, len(positions))
-        return take(rows, positions)
-
-    def timed(*arguments: Any) -> kmeans.Fit:
-        """A layer's fit, timed: on a bounded number of rows, but for one pass over all."""
-        nonlocal going, began
-        with lock:
-            going, began = going + 1, began if going else time.perf_counter()
-        try:
-            return fit_layer(*arguments)
-        finally:
+    def counted(read: Callable[..., Any]) -> Callable[..., Any]:
+        def counted_read(store: Any, layer: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
             with lock:
-                going -= 1
-                if not going:
-                    counts.bounded_seconds += time.perf_counter() - began
+                counts.rows[timer.stage][layer] += len(ids)
+                counts.examples[layer].update(ids.tolist())
+            values: NDArray[Any] = read(store, layer, ids, rows)
+            return values
 
-    with (
-        mock.patch.object(kmeans, "fit", timed),
-        mock.patch.object(TapSession, "run", counted_run),
-        mock.patch.object(LayerRows, "blocks", counted_blocks),
-        mock.patch.object(LayerRows, "take", counted_take),
-    ):
+        return counted_read
+
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(TapSession, "run", counted_run))
+        for store in (NpyStore, ZarrStore):
+            patches.enter_context(mock.patch.object(store, "read", counted(store.read)))
         yield counts
 
 
-def measure_whole(material: Material, root: Path, cache_format: str, workers: int, rest: bool = True) -> dict[str, Any]:
-    """A run's stages in this process, shards and layers in `workers` threads as a flow has them; and what was counted.
-
-    Without `rest`, extraction and clustering alone: what grows with the number of images.
-    """
-    config = config_of(material, root, f"whole-{cache_format}", cache_format=cache_format)
-    timings: list[dict[str, Any]] = []
-    total = 0
-
-    def measured(stage: str, work: Callable[[], Any], note: str = "") -> Any:
-        with Meter() as meter:
-            result = work()
-        timings.append(meter.result(stage, total, note))
-        return result
-
-    def in_threads(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(work, items))
-
-    def extract_one(shard: int) -> float:
-        started = time.perf_counter()
-        extract.extract_shard(job, shard)
-        return time.perf_counter() - started
-
-    def cluster_all() -> list[cluster.ClusteringRecord]:
-        return in_threads(lambda layer: cluster.cluster_layer(done, asked, layer), asked.layers)
-
-    model, preprocessing = stages.instrument(config, stages.check_model(config))
-    planned, job = plan.plan_run(config, model, acquire(config), preprocessing)
-    total, together = planned.wanted, f"{workers} threads"
-    begin_extraction(planned)
-    with counting() as counts:
-        shards = measured("extract", lambda: in_threads(extract_one, planned.pending), together)
-        extract.release_sessions()
-        done = finish_extraction(job.storage, parse_ids(planned.ids), job.max_failed)
-        settings, choice = stages.choose_settings(config, model, done)
-        asked = identify(settings, model, done)
-        layers = measured("cluster", cluster_all, together)
-    if rest:
-        how = "the model runs for each" if cache_format == WITHOUT_CACHE else "checksums with it"
-        measured("read", lambda: read_all(done), f"all layers once, one after the other, to float32; {how}")
-        traced = measured("trace", lambda: cluster.trace_paths(done, asked, layers))
-        published = measured(
-            "publish", lambda: publish.publish_set(config, job, done, asked, layers, traced, choice=choice)
-        )
-        images = open_dataset(acquire(config)).read_image
-        measured("evaluate", lambda: evaluate.evaluate_set(published, job), "on samples: bounded in N")
-        measured("report", lambda: write_report(published, images), "bounded in N")
+def measure_run(material: Material, images: int, cache_format: str, workers: int, evaluate: bool) -> dict[str, Any]:
+    """A complete run in this process, shards and layers in `workers` threads; and what was counted."""
+    config = config_of(material, images, f"whole-{cache_format}", cache_format=cache_format, evaluate=evaluate)
+    timer, runner, sample = MeteredTimer(), TimedRunner(workers), sample_of(images)
+    with fitting_on(sample), counting(timer) as counts, mock.patch.object(pipeline, "StageTimer", return_value=timer):
+        outcome = pipeline.run(config, runner)
+    details = {stage.stage: stage.detail for stage in outcome.stages}
+    fits = [seconds for stage, _, seconds in runner.pieces if stage == "fit_layer"]
     result = {
-        "stages": timings,
-        "shard_seconds": shards,
-        "bounded_seconds": counts.bounded_seconds,
-        "model_images": counts.images,
-        "model_batches": counts.batches,
-        "layer_reads": {layer: rows / total for layer, rows in counts.rows.items()},
-        "cache_bytes_per_image": cache_size(Path(job.directory)) / total,
-        "inertia": {record.layer: record.summary.inertia for record in layers},
+        "stages": [timer.meters[stage].result(stage, images, details[stage]) for stage in SHOWN if stage in details],
+        "shards": runner.fused(),
+        "fit_seconds": sum(fits),
+        "model_images": {stage: counts.images[stage] for stage in SHOWN if stage in counts.images},
+        "layer_reads": {
+            stage: {layer: rows / sample for layer, rows in counts.rows[stage].items()}
+            for stage in SHOWN
+            if stage in counts.rows
+        },
+        "examples_read": {layer: len(ids) for layer, ids in counts.examples.items()},
+        "cache_bytes_per_image": cache_size(Path(outcome.job.directory)) / images,
+        "inertia": inertia_of(outcome),
     }
     config.cache_dir.remove_tree()
     return result
 
 
-def read_all(extraction: ExtractionRecord) -> None:
-    """Read every row of every layer once, in the order of ids."""
-    for layer in require_manifest(extraction.storage).layers:
-        for _ in LayerRows(extraction.storage, layer, parse_ids(extraction.ids)).blocks():
-            pass
+def inertia_of(outcome: Outcome) -> dict[str, float]:
+    """Of each layer of the published set."""
+    if outcome.published is None:
+        raise RuntimeError("the run published no set")
+    return {layer: summary.inertia for layer, summary in outcome.published.record.clusters.items()}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -315,22 +311,27 @@ def table(result: dict[str, Any]) -> str:
         "",
     ]
     heading = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    lines = [f"{result['images']:,} images."]
+    lines = [f"{result['images']:,} images, fitted on {result['sample']:,} of them."]
     if result["alone"]:
-        lines += ["", "Each by itself:", "", *heading, *map(line, result["alone"])]
+        lines += ["", f"Each by itself, over {result['sample']:,} images:", "", *heading, *map(line, result["alone"])]
     for name, whole in result["whole"].items():
-        reads = ", ".join(f"{layer} {times:.2f}" for layer, times in whole["layer_reads"].items())
-        again = " (recomputed)" if name == WITHOUT_CACHE else ""
+        extracted = sum(whole["model_images"].get(stage, 0) for stage in EXTRACTING)
+        reads = [
+            f"to {stage} {min(times.values()):.1f} to {max(times.values()):.1f} times"
+            for stage, times in whole["layer_reads"].items()
+        ]
         lines += [
             "",
-            f"Overlapping as in a run, {name}, {result['workers']} workers; {whole['model_images']:,} images through the model; "
-            f"number of times each layer was read{again}: {reads}; {whole['cache_bytes_per_image'] / 1000:.0f} KB per image:",
+            f"A complete run, {name}, {result['workers']} workers; {extracted:,} images through the model; "
+            f"{max(whole['examples_read'].values(), default=0):,} examples read from the cache, {', '.join(reads)}; "
+            f"{whole['cache_bytes_per_image'] / 1000:.0f} KB per image:",
             "",
             *heading,
             *map(line, whole["stages"]),
         ]
-        single = {row["stage"]: row["ms"] for row in result["one_worker"][name]["stages"]}
-        lines += ["", f"With one worker: {', '.join(f'{stage} {ms:.3f} ms' for stage, ms in single.items())} an image."]
+        rows = result["one_worker"][name]["stages"]
+        told = ", ".join(f"{row['stage']} {row['ms']:.3f} ms" for row in rows)
+        lines += ["", f"With one worker, without evaluation: {told} per image."]
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ AUTO = "auto"
 FEWEST_K = 2  # the smallest k that --k auto chooses; checks before the choice assume it
 MOST_K = 30  # the largest
 MAX_K = 32767  # cluster ids are int16
+EVALUATION_IMAGES = 150
 SAMPLE_NAME = "SampleFaces"
 SAMPLE_MODEL = "SampleFaces_CNN"
 SAMPLE_SEED = 0  # the committed sample model was trained on another seed's faces
@@ -155,7 +156,7 @@ class RunConfig(BaseModel):
         "images only, and the model runs again for another k [that of the cache; npy]",
     )
     batch_size: int = Field(32, ge=1, description="images per batch")
-    shard_size: int = Field(512, ge=1, description="examples per task: the unit of retry and resume")
+    shard_size: int = Field(1024, ge=1, description="examples per task: the unit of retry and resume")
     workers: int = Field(
         default_factory=available_cores,
         ge=1,
@@ -178,6 +179,11 @@ class RunConfig(BaseModel):
     )
     evaluate: Annotated[bool, Parameter(negative="--no-evaluate")] = Field(
         True, description="evaluate the paths: metrics.json and a section of the report"
+    )
+    evaluation_images: int = Field(
+        EVALUATION_IMAGES,
+        ge=1,
+        description="held-out images that are perturbed and compared with OOD images; more take longer and narrow the intervals",
     )
     compare: bool = Field(
         False, description="compare a new set with the one before, or with an earlier model's on the same images"

@@ -90,7 +90,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
                 )  # fmt: skip
         if config.evaluate:
             with timer("evaluate"):
-                report.evaluation(evaluate(pieces, published))
+                report.evaluation(evaluate(config, pieces, published))
         pieces.release_sample()
         if config.compare and new:
             with timer("compare"):
@@ -121,7 +121,7 @@ def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report
     report.comparison(comparison, page, alert_below)
 
 
-def evaluate(pieces: Pieces, published: PublishedSet) -> Evaluation:
+def evaluate(config: RunConfig, pieces: Pieces, published: PublishedSet) -> Evaluation:
     """The metrics of a set: stored ones, or measured on its sample."""
-    stored = stored_evaluation(published)
-    return stored or pieces.on_sample(stages.evaluate_set, published, pieces.job)
+    stored = stored_evaluation(published, images=config.evaluation_images)
+    return stored or pieces.on_sample(stages.evaluate_set, config, published, pieces.job)

@@ -21,6 +21,8 @@ import pytest
 from tests.runs import PROJECT, SHAPES, shell_environment
 
 FEWER, IMAGES = 40, 120
+PROFILED = 160  # images: a fifth is the sample, the others are four shards
+SAMPLE = 60  # of the part stages: what its layers are fitted on
 VALUES = 16 * 64 * 64 + 32 * 32 * 32 + 64 * 16 * 16 + 128 + 64  # of all layers, an image
 NPY_HEADERS = 5 * 128
 ACTIVATIONS = ("npy", "zarr")  # formats that keep them
@@ -69,17 +71,38 @@ def test_every_part_says_on_which_machine_versions_and_images_it_was_measured(re
 
 @pytest.mark.parametrize("cache_format", ACTIVATIONS)
 def test_every_image_goes_through_the_model_once(result: dict[str, Any], cache_format: str) -> None:
-    whole = result["stages"]["result"]["whole"][cache_format]
-    assert whole["model_images"] == IMAGES
-    assert whole["model_batches"] == -(-IMAGES // 32)
+    """The sample when it is extracted, all others while they are assigned; evaluation runs it on so few images not at all."""
+    for workers in ("whole", "one_worker"):
+        ran = result["stages"]["result"][workers][cache_format]["model_images"]
+        assert ran == {"extract": SAMPLE, "assign": IMAGES - SAMPLE}
 
 
 @pytest.mark.parametrize("cache_format", ACTIVATIONS)
-def test_every_layer_is_read_at_most_six_times(result: dict[str, Any], cache_format: str) -> None:
-    """Five times to fit, then for the assignment."""
-    reads = result["stages"]["result"]["whole"][cache_format]["layer_reads"]
-    assert set(reads) <= set(SHAPES)
-    assert max(reads.values(), default=0) <= 6
+def test_only_the_samples_activations_are_read_back(result: dict[str, Any], cache_format: str) -> None:
+    """Five times to fit (a sketch, seeding, three passes at most), and once to assign."""
+    whole = result["stages"]["result"]["whole"][cache_format]
+    assert whole["examples_read"] == dict.fromkeys(SHAPES, SAMPLE)
+    assert set(whole["layer_reads"]) == {"fit", "assign"}
+    assert set(whole["layer_reads"]["fit"]) == set(SHAPES)
+    assert max(whole["layer_reads"]["fit"].values()) <= 5
+    assert whole["layer_reads"]["assign"] == dict.fromkeys(SHAPES, 1)
+
+
+def test_without_a_cache_of_activations_every_image_goes_through_the_model_once_too(suite: Any, material: Any) -> None:
+    """The activations of the sample are stored during the run, and only they are read."""
+    run = suite.stages.measure_run(material, FEWER, "none", 2, evaluate=False)
+    assert run["model_images"] == {"extract": FEWER // 2, "assign": FEWER // 2}
+    assert run["examples_read"] == dict.fromkeys(SHAPES, FEWER // 2)
+    assert run["layer_reads"]["assign"] == dict.fromkeys(SHAPES, 1)
+    assert run["cache_bytes_per_image"] < 64 * 64 * 3 + 1000  # pixels, examples and manifest
+
+
+def test_all_images_but_the_samples_are_in_shards_that_are_extracted_and_assigned_at_once(
+    result: dict[str, Any],
+) -> None:
+    for workers in ("whole", "one_worker"):
+        for run in result["stages"]["result"][workers].values():
+            assert sorted(size for size, _ in run["shards"]) == [28, 32]
 
 
 def test_bytes_an_image(result: dict[str, Any]) -> None:
@@ -112,15 +135,16 @@ def test_peak_memory_is_that_of_the_program_and_not_of_the_one_that_starts_it(su
 def test_another_k_takes_all_activations_from_the_cache(suite: Any, material: Any) -> None:
     first, second = suite.another_k.measure_both(material, FEWER)
     assert (first["way"], second["way"]) == ("k=5", "k=7")
-    assert "40 of 40" in first["details"]["extract"]
-    assert "0 of 40" in second["details"]["extract"]
+    assert first["details"]["extract"] == "40 examples"
+    assert "extract" not in second["details"]
+    assert second["details"]["assign"] == "40 examples, 0 of them extracted"
 
 
 def test_a_complete_run_says_how_long_every_stage_took_with_the_evaluation(result: dict[str, Any]) -> None:
     told = result["celeba_full"]["result"]
     assert told["images"] == IMAGES
     (run,) = told["runs"]
-    assert {"check preprocessing", "extract", "publish", "evaluate", "report"} <= set(run["stages"])
+    assert {"check preprocessing", "extract", "fit", "assign", "publish", "evaluate", "report"} <= set(run["stages"])
     assert sum(run["stages"].values()) < run["seconds"]
 
 
@@ -154,28 +178,48 @@ def test_formats_give_the_same_inertia_and_it_is_close_to_that_of_kmeans(result:
     assert npy == zarr
     assert set(npy) == set(SHAPES)
     measured = result["inertia"]["result"]
-    assert len(measured) == 2 * len(SHAPES)
+    assert len(measured) == 2 * 3 * len(SHAPES)  # distances, and three numbers of clusters
     assert {(each["layer"], each["distance"]): each["ratio"] for each in measured if each["ratio"] > 1.05} == {}
 
 
 def test_stages_are_told_with_what_the_cores_did(result: dict[str, Any]) -> None:
     stages = result["stages"]["result"]
-    steps = [
-        "digest",
-        "decode",
-        "resize",
-        "normalise",
-        "inference",
-        "write npy",
-        "write zarr",
-        "fit",
-        "assign",
-    ]
+    steps = ["digest", "decode", "resize", "normalise", "inference", "inference with taps", "hash"]
+    steps += ["write npy", "write zarr", *(f"fit {layer}" for layer in SHAPES), "inference with assignment"]
+    steps += ["inference with assignment, no activations", "assign from the cache"]
     assert [row["stage"] for row in stages["alone"]] == steps
+    told = ["extract", "fit", "assign", "trace", "publish", "evaluate", "report"]
     for whole in stages["whole"].values():
-        names = [row["stage"] for row in whole["stages"]]
-        assert names == ["extract", "cluster", "read", "trace", "publish", "evaluate", "report"]
+        assert [row["stage"] for row in whole["stages"]] == told
         assert all(len(row["cores"]) > 0 and all(0 <= share <= 1 for share in row["cores"]) for row in whole["stages"])
+
+
+def test_a_run_without_evaluation_has_no_such_stage(result: dict[str, Any]) -> None:
+    for single in result["stages"]["result"]["one_worker"].values():
+        assert [row["stage"] for row in single["stages"]] == ["extract", "fit", "assign", "trace", "publish", "report"]
+        assert single["fit_seconds"] > 0
+
+
+@pytest.mark.parametrize("cache_format", [*ACTIVATIONS, "none"])
+def test_the_profile_charges_every_part_of_a_fused_shard(suite: Any, material: Any, cache_format: str) -> None:
+    profile = importlib.import_module("shard_profile")
+    spent = profile.measure(material, PROFILED, cache_format, rounds=1)
+    assert list(spent) == list(profile.PARTS)
+    without = {"hashing", "taps"} if cache_format == "none" else set()
+    assert {part for part in ("digest", "decode", "resize", "normalise", "model", "writing", "rest") if spent[part] <= 0} == set()
+    assert spent["taps"] == 0 or cache_format != "none"
+    assert without or spent["hashing"] > 0
+
+
+def test_a_part_is_charged_with_its_own_time_only_and_all_parts_add_up(suite: Any) -> None:
+    """On a clock that shows 0, 1, 3, 6, 10 and 15 s: a is entered at 1, b within it from 3 to 6."""
+    profile = importlib.import_module("shard_profile")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(profile.time, "process_time", iter([0, 1, 3, 6, 10, 15]).__next__)
+        clock = profile.Clock()
+        with clock.inside("a"), clock.inside("b"):
+            pass
+        assert clock.taken() == {"rest": 1 + 5, "a": 2 + 4, "b": 3}
 
 
 def test_page_and_picture_tell_every_part(folder: Path) -> None:
@@ -188,7 +232,7 @@ def test_page_and_picture_tell_every_part(folder: Path) -> None:
     assert "| none, complete run over 120 images: seconds | 180 |" in page
     picture = ElementTree.parse(folder / "speed.svg").getroot()
     shown = " ".join(element.text or "" for element in picture.iter())
-    for words in ("baseline: ", "npy: ", "zarr: ", "decode", "extract, zarr"):
+    for words in ("baseline: ", "npy: ", "zarr: ", "decode", "extract, zarr", "assign, npy"):
         assert words in shown
 
 

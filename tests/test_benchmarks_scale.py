@@ -41,16 +41,26 @@ def test_a_long_schedule_is_a_shorter_one_of_larger_shards(scale: Any) -> None:
 
 @pytest.fixture
 def part() -> dict[str, Any]:
-    """1 ms of extraction with one worker, 0.5 with two; 36 s of fits over two layers; 0.01 ms to trace and 0.01 to publish."""
+    """1 ms of a fused shard with one worker and with two; 36 s of fits over two layers; 0.01 ms to trace and 0.01 to publish."""
     single = {
-        "stages": [{"stage": "extract", "ms": 1.0}],
-        "shard_seconds": [0.512, 0.512],
+        "stages": [],
+        "shards": [(512, 0.512), (100, 0.1), (512, 0.512)],
         "fit_seconds": 36.0,
         "inertia": {"a": 1.0, "b": 1.0},
         "cache_bytes_per_image": 100_000,
     }
-    rest = [{"stage": "extract", "ms": 0.5}, {"stage": "trace", "ms": 0.01}, {"stage": "publish", "ms": 0.01}]
-    return {"images": 1024, "one_worker": {"zarr": single}, "whole": {"zarr": {**single, "stages": rest}}}
+    rest = [{"stage": "assign", "ms": 0.5}, {"stage": "trace", "ms": 0.01}, {"stage": "publish", "ms": 0.01}]
+    whole = {"zarr": {**single, "stages": rest}}
+    return {"images": 5220, "workers": 2, "sample": 4096, "one_worker": {"zarr": single}, "whole": whole}
+
+
+def test_the_smaller_last_shard_is_left_out_and_shards_of_another_size_are_scaled(scale: Any) -> None:
+    assert scale.shard_seconds({"shards": [(256, 1.0), (256, 3.0), (10, 7.0)]}) == [2.0, 6.0]
+
+
+def test_fits_on_fewer_images_count_in_proportion(scale: Any) -> None:
+    single = {"fit_seconds": 3.0}
+    assert [scale.fit_seconds(single, sample) for sample in (4096, 2048, 512)] == [3.0, 6.0, 24.0]
 
 
 def test_core_hours_bytes_and_the_bottleneck_by_hand(scale: Any, part: dict[str, Any]) -> None:
@@ -68,7 +78,7 @@ def test_fits_use_a_worker_per_layer_and_do_not_grow_with_the_number_of_images(
 ) -> None:
     single = part["one_worker"]["zarr"]
     seconds = [
-        scale.run_seconds(count, single, 1024, 0.02, workers) for count in scale.COUNTS for workers in (1, 2, 128)
+        scale.run_seconds(count, single, 4096, 0.02, workers) for count in scale.COUNTS for workers in (1, 2, 128)
     ]
     assert [fits for _, fits, _ in seconds] == [36.0, 18.0, 18.0] * 3
 
@@ -77,7 +87,7 @@ def test_the_page_has_no_estimates_from_before_one_pass(scale: Any, part: dict[s
     machine = {"machine": "m", "memory_gb": 1, "load_average": 0, "python": "3", "versions": {}, "data": "drawn"}
     now = {"stages": {**machine, "result": part}}
     assert "| CelebA's CNN | zarr | 200,000 |" in scale.document(now)
-    del part["one_worker"]["zarr"]["fit_seconds"]
+    del part["one_worker"]["zarr"]["shards"]
     assert "Not measured yet" in scale.document(now)
 
 

@@ -21,7 +21,7 @@ from clusterpaths.cache.manifest import PIXELS, ShardRecord
 from clusterpaths.clustering.kmeans import decide, first_alike
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import CacheError
-from clusterpaths.models.products import Products, ProductSession
+from clusterpaths.models.products import Products, ProductSession, join_products
 from clusterpaths.records import CacheDtype, Distance, Record
 from clusterpaths.storage import Storage
 
@@ -83,10 +83,12 @@ class Assigner:
 
     def assign(self, pieces: Sequence[Products]) -> Labels:
         """Of consecutive rows; equal centroids count as the first of them."""
-        squares = np.concatenate([np.empty(0, np.float32), *(one.squares for one in pieces)])
-        products = [np.empty((0, len(self.centroids)), np.float32)]
-        products += [one.with_centroids for one in pieces if one.with_centroids is not None]
-        found = decide(np.concatenate(products), squares, self._lengths, self._distance)
+        none = Products(np.empty(0, np.float32), np.empty((0, len(self.centroids)), np.float32))
+        every = join_products([none, *pieces])
+        squares, products = every.squares, every.with_centroids
+        if products is None:
+            raise ValueError("should be products with centroids, got squared lengths only")
+        found = decide(products, squares, self._lengths, self._distance)
         far = found.squared / 2 if self._distance == "cosine" else np.sqrt(found.squared)
         return Labels(self._first[found.labels], far.astype(np.float32), squares == 0)
 

@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError
 from clusterpaths.records import Record
 from clusterpaths.sets.directory import SetDirectory
 
-VERSION = 2  # raised when a definition changes; 2: the OOD score of small clusters
+# Raised when a definition changes. 2: the OOD score of small clusters; 3: held out from the published clustering.
+VERSION = 3
 METRICS = "metrics.json"
 
 
@@ -39,7 +40,9 @@ class Alignment(Record):
     daf_seen: Measure | None = Field(description="of those only")
     paths: int = Field(description="occupied paths of the fit examples")
     majority: Measure = Field(description="baseline: always the most frequent class")
-    deep_knn: Measure = Field(description="baseline: the nearest neighbours in the last layer")
+    deep_knn: Measure | None = Field(
+        description="baseline: the nearest neighbours in the last layer; of the held-out examples whose images were run"
+    )
 
 
 class Perturbed(Record):
@@ -74,8 +77,13 @@ class Evaluation(Record):
     set: str
     fingerprint: str = Field(description="the set's")
     seed: int
+    max_images: int = Field(default=0, description="limit of num_images")
     num_fit: int
     num_eval: int
+    refitted: bool = Field(
+        default=True,
+        description="whether a clustering of the fit examples was made to evaluate it, or the set's own was fitted on them",
+    )
     num_images: int = Field(description="eval examples whose images were perturbed and compared with OOD images")
     complexity: Complexity
     purity_labels: Measure | None

@@ -7,7 +7,7 @@ the same operators, whose results for a row do not depend on the rows beside it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from clusterpaths.records import CacheDtype
 # ReduceSum peels a row's first values until its address is a multiple of 64 bytes: then their order depends on the row's place.
 _ALIGNED = 16
 _OPSET = 18
+_PIECE = 2 << 20  # bytes of float32 rows in one run: they stay in a core's cache, and little memory is taken for them
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class ProductSession:
     """
 
     def __init__(self, width: int, dtype: CacheDtype, centroids: NDArray[np.float32] | None) -> None:
+        self._rows = max(_PIECE // (4 * width), 1)
         kind = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
         graph = helper.make_graph([], "assign", [helper.make_tensor_value_info("x", kind, ["n", width])], [])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
@@ -96,6 +98,10 @@ class ProductSession:
 
     def run(self, rows: NDArray[Any]) -> Products:
         """Of (n, width) rows in the dtype of the session."""
+        starts = range(0, max(len(rows), 1), self._rows)
+        return join_products([self._run(rows[start : start + self._rows]) for start in starts])
+
+    def _run(self, rows: NDArray[Any]) -> Products:
         squares, *products = self._session.run(self._names, {"x": rows})
         return Products(squares, *(products or [None]))
 
@@ -109,13 +115,9 @@ def one_thread_options() -> onnxruntime.SessionOptions:
     return options
 
 
-def joined(pieces: list[Mapping[str, Products]]) -> dict[str, Products]:
+def join_products(pieces: Sequence[Products]) -> Products:
     """Of consecutive rows."""
     if len(pieces) == 1:
-        return dict(pieces[0])
-    found = {}
-    for layer, one in pieces[0].items():
-        every = [piece[layer].with_centroids for piece in pieces]
-        products = None if one.with_centroids is None else np.concatenate([p for p in every if p is not None])
-        found[layer] = Products(np.concatenate([piece[layer].squares for piece in pieces]), products)
-    return found
+        return pieces[0]
+    products = [piece.with_centroids for piece in pieces if piece.with_centroids is not None]
+    return Products(np.concatenate([piece.squares for piece in pieces]), np.concatenate(products) if products else None)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import reference_files
-from clusterpaths.models.products import Products, ProductSession, add_products, joined, one_thread_options
+from clusterpaths.models.products import Products, ProductSession, add_products, join_products, one_thread_options
 from clusterpaths.models.reduce import add_reduction
 from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
@@ -115,7 +115,10 @@ class TapSession:
         return Outputs(
             {layer: np.concatenate([out.layers[layer][:n] for out, n in pieces]) for layer in pieces[0][0].layers},
             np.concatenate(logits) if logits else None,
-            joined([{layer: one.first(n) for layer, one in out.products.items()} for out, n in pieces]),
+            {
+                layer: join_products([out.products[layer].first(n) for out, n in pieces])
+                for layer in pieces[0][0].products
+            },
         )
 
     def run_blank(self) -> Outputs:

@@ -29,7 +29,7 @@ from clusterpaths.common import roots
 from clusterpaths.comparison import compare
 from clusterpaths.comparison.compare import CompareConfig
 from clusterpaths.comparison.record import Comparison
-from clusterpaths.config import AUTO, SAMPLE_MODEL, RunConfig
+from clusterpaths.config import AUTO, SAMPLE_MODEL, RunConfig, available_cores
 from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.datasets.registry import find_source
@@ -293,20 +293,21 @@ def publish_set(
     return published
 
 
-def evaluate_set(published: PublishedSet, job: ExtractionJob) -> Evaluation:
+def evaluate_set(config: RunConfig, published: PublishedSet, job: ExtractionJob) -> Evaluation:
     """Evaluate the paths: metrics.json in the set's directory.
 
     Raises:
         CorruptedShardError: stored bytes differ from those that were extracted.
     """
-    evaluation = evaluate.evaluate_set(published, job)
+    workers = min(config.workers, available_cores())  # of a cluster there may be more
+    evaluation = evaluate.evaluate_set(published, job, images=config.evaluation_images, workers=workers)
     for note in evaluation.notes:
         log.info(note)
     if evaluation.alignment:
         daf, knn = evaluation.alignment.daf, evaluation.alignment.deep_knn
         log.info(
-            "Decision alignment %.3f [%.3f, %.3f] on %d held-out examples; nearest neighbours in the last layer %.3f",
-            daf.value, daf.low, daf.high, daf.n, knn.value,
+            "Decision alignment %.3f [%.3f, %.3f] on %d held-out examples; nearest neighbours in the last layer %s",
+            daf.value, daf.low, daf.high, daf.n, f"{knn.value:.3f}" if knn else "not measured",
         )  # fmt: skip
     return evaluation
 

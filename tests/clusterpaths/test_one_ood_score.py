@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.decode import open_rgb
-from clusterpaths.evaluation import evaluate
+from clusterpaths.evaluation import evaluate, probe, split
+from clusterpaths.evaluation.refit import refit_clustering
 from clusterpaths.explanation.explain import load_model, read_upright
 from clusterpaths.explore.library import Library
 from clusterpaths.export.path_model import export_path_model
+from clusterpaths.metrics.detection import auroc
 from clusterpaths.preprocessing.prepare import fit, normalise
 from tests.clusterpaths.conftest import run_stages, write_celeba, write_cnn
 
@@ -58,26 +60,31 @@ def test_one_score_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     held_out: list[NDArray[np.int64]] = []
     measured: list[NDArray[np.float64]] = []
-    refit_clustering, auroc = evaluate.refit_clustering, evaluate.auroc
 
     def as_published(*arguments: Any) -> Any:
         """The clustering of the published set instead of one on 80%, so that the statistics are the same."""
         again = refit_clustering(*arguments)
-        held_out.append(again.held_out)
         return replace(
             again,
-            fit=np.arange(len(published.ids)),
             clusters=published.clusters,
             distances=published.distances,
             centroids=published.read_centroids(),
         )
 
+    def on_all(*arguments: Any) -> Any:
+        """With the statistics of all examples, as they are shipped."""
+        found = split.split_set(*arguments)
+        held_out.append(found.held_out.positions)
+        every = split.Members(np.arange(len(published.ids)), published.clusters, published.distances)
+        return replace(found, fit=every)
+
     def spy(own: NDArray[np.float64], others: NDArray[np.float64]) -> float:
         measured.append(own)
         return auroc(own, others)
 
-    monkeypatch.setattr(evaluate, "refit_clustering", as_published)
-    monkeypatch.setattr(evaluate, "auroc", spy)
+    monkeypatch.setattr(split, "refit_clustering", as_published)
+    monkeypatch.setattr(evaluate, "split_set", on_all)
+    monkeypatch.setattr(probe, "auroc", spy)
     found = evaluate.evaluate_set(published, done.job)
     assert found.strangers[0].scores[0].score == "paths"
     np.testing.assert_allclose(measured[0], explored[held_out[0]], rtol=1e-3, atol=1e-3)

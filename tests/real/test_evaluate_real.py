@@ -28,7 +28,7 @@ def evaluated(cache_root: Path, **options: object) -> Evaluation:
     )
     set_dir, job = publish(config)
     started = time.perf_counter()
-    evaluation = evaluate_set(open_set(set_dir), job)
+    evaluation = evaluate_set(open_set(set_dir), job, images=500)
     print(f"\n{time.perf_counter() - started:.1f} s for {options}")
     print(evaluation.model_dump_json(indent=1))
     assert (set_dir / METRICS).is_file()

@@ -22,7 +22,8 @@ def test_detection_by_hand_and_as_scikit_learn() -> None:
     assert fpr95(own, others) == false[true >= 0.95].min()
     different, place = np.unique(scores, return_inverse=True)
     counts = [np.bincount(part, minlength=len(different)) for part in (place[:50], place[50:])]
-    assert _from_counts(*counts) == pytest.approx((auroc(own, others), fpr95(own, others)))
+    (area, _), (rate, _) = _from_counts(*(np.stack([one, one[::-1]]) for one in counts))
+    assert (area, rate) == pytest.approx((auroc(own, others), fpr95(own, others)))
 
 
 def test_detection_intervals_hold_the_value() -> None:

@@ -1,0 +1,250 @@
+"""Running the model on images: what a perturbation changes, and how well scores detect OOD images.
+
+Belongs here: images in, paths, distances and class scores out, by worker threads. Activations never leave the
+runtime: it computes their products with the centroids (`models/products.py`). The results do not depend on the number of
+threads: each batch has random numbers of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clusterpaths.clustering.assign import Assigner
+from clusterpaths.datasets import open_dataset
+from clusterpaths.evaluation import perturb
+from clusterpaths.evaluation.record import Detection, Measure, OODDetection, Perturbed
+from clusterpaths.evaluation.split import Split
+from clusterpaths.extraction.job import ExtractionJob
+from clusterpaths.metrics.agreement import path_agreement
+from clusterpaths.metrics.detection import auroc, bootstrap_detection, fpr95
+from clusterpaths.metrics.intervals import bootstrap_mean
+from clusterpaths.metrics.neighbours import nearest_neighbours
+from clusterpaths.metrics.ood import confidence_scores, path_rarity, scale_distances
+from clusterpaths.models.products import Products
+from clusterpaths.models.session import Outputs, TapSession
+from clusterpaths.preprocessing.prepare import fit, normalise
+from clusterpaths.records import CacheDtype, Tap
+from clusterpaths.sets.published import PublishedSet
+
+BATCH = 32
+MAX_OOD = 300  # OOD images of each kind
+# Taps beside the set's own, on the same tensors. A layer's name holds no space.
+REFITTED, FEATURES = "refitted ", "features"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model makes of m images."""
+
+    published: NDArray[np.int16]  # (m, L) paths by the set's centroids
+    clusters: NDArray[np.int16]  # (m, L) by those of the clustering that is measured
+    distances: NDArray[np.float32]  # (m, L) to the latter
+    features: NDArray[np.float32]  # (m, d)
+    logits: NDArray[np.float32] | None  # (m, classes)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images to run, changed on the way; `stream` numbers the random numbers of the change."""
+
+    images: perturb.Images
+    change: perturb.Perturbation | None = None
+    stream: int = 0
+
+
+class Probe:
+    """Runs the model on images. A context manager: its threads end with it.
+
+    Args:
+        published: the set.
+        job: that filled its cache; activations are rounded as there.
+        split: with the statistics of the fit examples.
+        seed: of noise, OOD images and intervals.
+        decides: whether the model's outputs are class scores.
+        workers: threads.
+    """
+
+    def __init__(
+        self, published: PublishedSet, job: ExtractionJob, split: Split, seed: int, decides: bool, workers: int
+    ) -> None:
+        record = published.record
+        self._record, self._job, self._split, self._seed, self._decides = record, job, split, seed, decides
+        taps = {tap.layer: tap for tap in job.model.taps}
+        self._centroids = published.read_centroids()
+        self._dtypes: dict[str, CacheDtype] = {layer: job.dtypes[layer] for layer in record.layers}
+        self._taps = [taps[layer] for layer in record.layers]
+        for layer, centroids in (split.refitted or {}).items():
+            self._tap_again(taps[layer], REFITTED + layer, centroids)
+        self._assigners = {name: Assigner(rows, record.distance) for name, rows in self._centroids.items()}
+        self._tap_again(taps[record.layers[-1]], FEATURES, split.features.projection.T)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
+        self._own = threading.local()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _tap_again(self, tap: Tap, name: str, centroids: NDArray[np.float32]) -> None:
+        self._taps.append(tap.model_copy(update={"layer": name}))
+        self._dtypes[name], self._centroids[name] = self._dtypes[tap.layer], centroids
+
+    def read(
+        self, published: PublishedSet, wanted: NDArray[np.int64], notes: list[str]
+    ) -> tuple[NDArray[np.int64], perturb.Images]:
+        """Those of the wanted positions in the set whose images can be read, and the images."""
+        dataset, preprocessing = open_dataset(self._job.dataset), self._job.preprocessing
+
+        def read(file: str) -> NDArray[np.uint8] | None:
+            try:
+                return fit(dataset.read_image(file), preprocessing)
+            except OSError:
+                return None
+
+        found = list(self._pool.map(read, published.files.take(pa.array(wanted)).to_pylist()))
+        pixels = [image for image in found if image is not None]
+        if len(pixels) < len(wanted):
+            notes.append(f"{len(wanted) - len(pixels)} of {len(wanted)} images could not be read and are left out.")
+        readable = np.array([image is not None for image in found], bool)
+        return wanted[readable], np.array(pixels, np.uint8).reshape(len(pixels), *preprocessing.size, 3)
+
+    def run(self, works: Sequence[Work]) -> list[Seen]:
+        """In batches; changed images are held for one batch only."""
+        batches = [[(work, start) for start in range(0, len(work.images), BATCH)] for work in works]
+        parts = self._pool.map(self._run_batch, *zip(*(batch for one in batches for batch in one), strict=True))
+        return [_joined([next(parts) for _ in one]) for one in batches]
+
+    def _run_batch(self, work: Work, start: int) -> Seen:
+        images = work.images[start : start + BATCH]
+        if work.change is not None:
+            images = work.change(images, np.random.default_rng([self._seed, 4, work.stream, start]))
+        out = self._outputs(normalise(images, self._job.preprocessing))
+        layers = self._record.layers
+        labels = {name: one.assign([out.products[name]]) for name, one in self._assigners.items()}
+        measured = [labels[layer if self._split.refitted is None else REFITTED + layer] for layer in layers]
+        return Seen(
+            np.stack([labels[layer].labels for layer in layers], axis=1),
+            np.stack([one.labels for one in measured], axis=1),
+            np.stack([one.distances for one in measured], axis=1),
+            _with_centroids(out.products[FEATURES]),
+            out.logits if self._decides else None,
+        )
+
+    def _outputs(self, images: NDArray[np.float32]) -> Outputs:
+        out = self._session("own", self._dtypes).run(images)
+        if all(np.isfinite(one.squares).all() for one in out.products.values()):
+            return out
+        # Activations of noise can exceed float16 where those of the set do not.
+        return self._session("float32", dict.fromkeys(self._dtypes, "float32")).run(images)
+
+    def _session(self, name: str, dtypes: Mapping[str, CacheDtype]) -> TapSession:
+        """This thread's."""
+        if not hasattr(self._own, name):
+            model = self._job.model.model_copy(update={"taps": tuple(self._taps)})
+            setattr(self._own, name, TapSession(model, dtypes, self._centroids, keep=False))
+        session: TapSession = getattr(self._own, name)
+        return session
+
+    def perturbed(self, clean: Seen, images: perturb.Images) -> tuple[Perturbed, ...]:
+        """Path agreement under each perturbation of these images, which unchanged are `clean`."""
+        changes = perturb.PERTURBATIONS
+        found = []
+        works = [Work(images, change, stream) for stream, change in enumerate(changes.values())]
+        for name, seen in zip(changes, self.run(works), strict=True):
+            unchanged, layers = path_agreement(clean.published, seen.published)
+            same = None
+            if clean.logits is not None and seen.logits is not None:
+                same = self._measured(clean.logits.argmax(axis=1) == seen.logits.argmax(axis=1))
+            found.append(
+                Perturbed(name=name, paths=self._measured(unchanged), layers=self._measured(layers), predictions=same)
+            )
+        return tuple(found)
+
+    def _measured(self, values: NDArray[np.bool_] | NDArray[np.float64]) -> Measure:
+        return measured(values, self._seed)
+
+    def ood_images(self, images: perturb.Images) -> dict[str, Future[perturb.Images]]:
+        """OOD images of each kind, as many as these or 300; made while other images run."""
+        count, size = min(MAX_OOD, len(images)), self._job.preprocessing.size
+        crops_rng, noise_rng = np.random.default_rng([self._seed, 5]).spawn(2)
+        makers: dict[str, Callable[[], perturb.Images]] = {
+            "crops of photographs": lambda: perturb.photo_crops(count, size, crops_rng),
+            "upside-down examples": lambda: perturb.upside_down(images[:count]),
+            "uniform noise": lambda: perturb.uniform_noise(count, size, noise_rng),
+        }
+        root = Path(self._job.dataset.root)
+        if not any((folder / "faces.json").is_file() for folder in (root, root / "celeba")):  # the sample itself
+            makers["drawn faces"] = lambda: perturb.drawn_faces(count, size, self._seed)
+        return {name: self._pool.submit(make) for name, make in makers.items()}
+
+    def ood_detection(
+        self, clean: Seen, made: Mapping[str, Future[perturb.Images]], more: Mapping[str, perturb.Images]
+    ) -> tuple[OODDetection, ...]:
+        """How well each score separates OOD images from the set's own, which are `clean`."""
+        others = {name: future.result() for name, future in made.items()} | dict(more)
+        own, *scores = [self._scores(one) for one in (clean, *self.run([Work(pixels) for pixels in others.values()]))]
+        return tuple(
+            OODDetection(
+                name=name,
+                num_images=len(pixels),
+                scores=tuple(self._detect(score, own[score], theirs[score]) for score in own if score in theirs),
+            )
+            for (name, pixels), theirs in zip(others.items(), scores, strict=True)
+        )
+
+    def _scores(self, seen: Seen) -> dict[str, NDArray[np.float64]]:
+        """OOD scores of each image, by name; higher is farther from the set's own."""
+        own, k = self._split.fit, [self._record.k_per_layer[layer] for layer in self._record.layers]
+        scores = {
+            "paths": scale_distances(own.clusters, own.distances, k).score(seen.clusters, seen.distances),
+            "path rarity": path_rarity(own.clusters, seen.clusters),
+            "deep k-NN": nearest_neighbours(self._split.features.fit, seen.features)[1][:, -1],
+        }
+        if seen.logits is not None:
+            scores |= confidence_scores(seen.logits)
+        return scores
+
+    def _detect(self, score: str, own: NDArray[np.float64], others: NDArray[np.float64]) -> Detection:
+        area, rate = auroc(own, others), fpr95(own, others)
+        areas, rates = bootstrap_detection(own, others, self._seed)
+        n = len(own) + len(others)
+        return Detection(
+            score=score,
+            auroc=Measure(value=area, low=areas[0], high=areas[1], n=n),
+            fpr95=Measure(value=rate, low=rates[0], high=rates[1], n=n),
+        )
+
+
+def measured(values: NDArray[np.bool_] | NDArray[np.float64], seed: int) -> Measure:
+    """The mean of n > 0 values, and its interval."""
+    low, high = bootstrap_mean(values, seed)
+    return Measure(value=float(values.mean()), low=low, high=high, n=len(values))
+
+
+def _joined(parts: Sequence[Seen]) -> Seen:
+    logits = [part.logits for part in parts if part.logits is not None]
+    return Seen(
+        np.concatenate([part.published for part in parts]),
+        np.concatenate([part.clusters for part in parts]),
+        np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.features for part in parts]),
+        np.concatenate(logits) if logits else None,
+    )
+
+
+def _with_centroids(products: Products) -> NDArray[np.float32]:
+    assert products.with_centroids is not None
+    return products.with_centroids
