@@ -206,7 +206,9 @@ def test_the_profile_charges_every_part_of_a_fused_shard(suite: Any, material: A
     spent = profile.measure(material, PROFILED, cache_format, rounds=1)
     assert list(spent) == list(profile.PARTS)
     without = {"hashing", "taps"} if cache_format == "none" else set()
-    assert {part for part in ("digest", "decode", "resize", "normalise", "model", "writing", "rest") if spent[part] <= 0} == set()
+    assert {
+        part for part in ("digest", "decode", "resize", "normalise", "model", "writing", "rest") if spent[part] <= 0
+    } == set()
     assert spent["taps"] == 0 or cache_format != "none"
     assert without or spent["hashing"] > 0
 
