@@ -57,10 +57,11 @@ def write_cnn(
     instrumented: bool = False,
     dead: bool = False,
     factor: float = 1.0,
+    width: int = 10,
     seed: int = 0,
     metadata: dict[str, str] | None = None,
 ) -> Path:
-    """conv1 (4, 16, 16) → pool → conv2 (6, 8, 8) → fc1 (10,) → five logits, with seeded weights.
+    """conv1 (4, 16, 16) → pool → conv2 (6, 8, 8) → fc1 (`width`,) → five logits, with seeded weights.
 
     `external` names a weights file; `matmul` says MatMul + Add for Gemm; `dead` silences fc1; `factor` multiplies
     conv2's weights: 1e6 takes it beyond float16, 3e38 to inf. Biases before fc1 are 0: a black image stays 0.
@@ -75,9 +76,9 @@ def write_cnn(
         "b1": np.zeros(4, np.float32),
         "w2": normal(6, 4, 3, 3, scale=0.3) * np.float32(factor),
         "b2": np.zeros(6, np.float32),
-        "w3": normal(6 * 8 * 8, 10, scale=0.1),
-        "b3": np.full(10, -1e9, np.float32) if dead else normal(10),
-        "w4": normal(10, CLASSES, scale=0.5),
+        "w3": normal(6 * 8 * 8, width, scale=0.1),
+        "b3": np.full(width, -1e9, np.float32) if dead else normal(width),
+        "w4": normal(width, CLASSES, scale=0.5),
         "b4": normal(CLASSES),
     }
 
@@ -103,7 +104,7 @@ def write_cnn(
     first = batch or "batch"
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [first, CLASSES])]
     if instrumented:
-        shapes = {"relu": [4, 16, 16], "relu_1": [6, 8, 8], "relu_2": [10]}
+        shapes = {"relu": [4, 16, 16], "relu_1": [6, 8, 8], "relu_2": [width]}
         outputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, [first, *s]) for n, s in shapes.items()]
     inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [first, 3, SIZE, SIZE])]
     tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
