@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from clusterpaths.cache import fit_sample
 from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import CelebA
 from clusterpaths.storage import open_storage
 from tests.runs import (
@@ -25,6 +27,7 @@ from tests.runs import (
     kill_when,
     published,
     run_celeba,
+    run_pipeline,
     shell_environment,
     start_celeba,
     succeed,
@@ -46,7 +49,8 @@ def on(faces: Path, cache_root: Path, **more: Any) -> dict[str, Any]:
 def test_task_runs_have_names_that_tell(clean: Run) -> None:
     names = sorted(run.name for run in clean.task_runs())
     expected = ["check model", "download", "instrument", "plan", "find set", "trace", "publish", "report"]
-    expected += [f"extract shard {i}/4" for i in range(1, 5)] + [f"cluster {layer}" for layer in SHAPES]
+    expected += [f"{verb} shard {i}/4" for verb in ("extract", "assign") for i in range(1, 5)]
+    expected += [f"fit {layer}" for layer in SHAPES]
     assert names == sorted(expected)
 
 
@@ -63,7 +67,9 @@ def test_progress_a_table_and_a_page_are_left_as_artifacts(clean: Run) -> None:
     assert float(by_type["progress"].data) == 100
     table = by_type["table"].data
     stages = [row["stage"] for row in (json.loads(table) if isinstance(table, str) else table)]
-    assert stages == ["check", "download", "instrument", "extract", "cluster", "trace", "publish", "report", "cache"]
+    assert stages == [
+        "check", "download", "instrument", "extract", "fit", "assign", "trace", "publish", "report", "cache",
+    ]  # fmt: skip
     pages = [str(artifact.data) for artifact in found if artifact.type == "markdown"]  # of the model and of the set
     [page] = [page for page in pages if "exemplars in the report" in page]
     record = published(clean)
@@ -130,6 +136,23 @@ def test_a_run_that_is_killed_goes_on_and_its_task_runs_are_what_was_missing(
     extracted = [task.name for task in run.task_runs() if task.name.startswith("extract shard")]
     assert sorted(extracted) == [f"extract shard {i}/{missing}" for i in range(1, missing + 1)]
     assert_same_documents(clean.folder, run.folder)
+
+
+@pytest.mark.parametrize(("cache_format", "workers", "batch_size"), [("zarr", 3, 7), ("none", 2, 32)])
+def test_threads_of_prefect_give_the_bytes_of_the_library_s_where_others_are_extracted_and_assigned_at_once(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_format: str, workers: int, batch_size: int
+) -> None:
+    """40 of 128 examples are fitted on. More ways: tests/clusterpaths/test_same_paths.py."""
+    monkeypatch.setattr(fit_sample, "FIT_ROWS", 40)
+    monkeypatch.setattr(fit_sample, "FIT_ROWS_PER_CLUSTER", 8)
+    given = on(faces, tmp_path / "library", cache_dtype="float16", layers="conv3,fc2")
+    library = run_pipeline(RunConfig(**given, evaluate=False, check_preprocessing=False))
+    more = {"cache_format": cache_format, "workers": workers, "batch_size": batch_size}
+    run = succeed(**given | more | {"cache_root": tmp_path / "flow"})
+    assert_same_documents(library.folder, run.folder)
+    names = [task.name for task in run.task_runs() if "shard" in task.name]
+    shards = [f"extract shard {i}/2" for i in (1, 2)] + [f"assign shard {i}/5" for i in range(1, 6)]
+    assert sorted(names) == sorted(shards)  # of 40 and of 88 examples, in shards of 32: 2 and 3
 
 
 def made(cache: Path) -> int:

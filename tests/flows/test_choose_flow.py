@@ -85,7 +85,7 @@ def test_only_choosing_is_done_again_where_its_set_is_there(chosen: Run, options
     assert again.path == chosen.path
     names = {run.name for run in again.task_runs()}
     assert "choose" in names
-    assert not [name for name in names if name.startswith(("extract", "cluster", "trace", "publish"))]
+    assert not [name for name in names if name.startswith(("extract", "fit", "assign", "trace", "publish"))]
 
 
 def test_recluster_chooses_and_makes_no_second_set_of_the_same_choice(

@@ -19,8 +19,8 @@ import pytest
 
 pytest.importorskip("prefect_dask", reason="needs the extra [dask]")
 
+from clusterpaths.cache import fit_sample
 from clusterpaths.cache.manifest import read_manifest
-from clusterpaths.clustering import parallel_fit
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError, ExtractionError
 from clusterpaths.storage import open_storage
@@ -120,6 +120,13 @@ def by_threads(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return in_process(**asked(faces, tmp_path_factory.mktemp("threads")))
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are fitted on 40 examples; which ones is planned in this process."""
+    monkeypatch.setattr(fit_sample, "FIT_ROWS", 40)
+    monkeypatch.setattr(fit_sample, "FIT_ROWS_PER_CLUSTER", 8)
+
+
 def made(cache: Path) -> int:
     manifest = read_manifest(open_storage(cache))
     return sum(shard.rows is not None for shard in manifest.shards) if manifest else 0
@@ -150,23 +157,30 @@ def test_a_cluster_of_its_own_gives_the_same_paths_without_activations_on_disk(
 
 
 @needs_server
-def test_fitted_in_parts_workers_and_threads_find_the_same_and_damage_is_mended(
-    cluster: Cluster, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_others_than_the_sample_are_extracted_and_assigned_by_workers_and_damage_is_repaired(
+    cluster: Cluster, faces: Path, tmp_path: Path, few: None
 ) -> None:
-    monkeypatch.setattr(parallel_fit, "PARALLEL_FROM", COUNT)  # all of these are very many
-    monkeypatch.setattr(parallel_fit, "PART_ROWS", 64)
-    threads = in_process(**asked(faces, tmp_path / "threads", layers="fc1", shard_size=50, seed=1))
-    dask = {"engine": "dask", "dask_address": cluster.address, "layers": "fc1"}
-    first = succeed(**asked(faces, tmp_path / "dask", shard_size=64, **dask))
-    damaged = first.cache / "fc1" / "70.npy"  # of shard 1, in the second of three parts
+    """Any worker assigns to the fits of any other; the second run does so from the cache."""
+    threads = {seed: in_process(**asked(faces, tmp_path / "threads", shard_size=50, seed=seed)) for seed in (0, 1)}
+    dask = {"engine": "dask", "dask_address": cluster.address}
+    first = succeed(**asked(faces, tmp_path / "dask", **dask))
+    assert_same_documents(threads[0], first.folder)
+    names = [task.name for task in first.task_runs()]
+    assert [f"extract shard {i}/4" in names for i in range(1, 5)] == [True] * 4  # 40 examples, 10 a shard
+    assert [f"assign shard {i}/{COUNT // SHARD}" in names for i in (1, COUNT // SHARD)] == [True] * 2
+
+    manifest = read_manifest(open_storage(first.cache))
+    assert manifest is not None
+    damaged = first.cache / "fc1" / f"{manifest.shards[7].row_ids()[3]}.npy"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    second = succeed(**asked(faces, tmp_path / "dask", shard_size=64, seed=1, **dask))
-    assert_same_documents(threads, second.folder)
-    names = [task.name for task in second.task_runs()]
-    assert {f"fit fc1 pass 0 part {part}" for part in range(3)} <= set(names)
-    assert names.count("extract shard 1/1") == 1  # the damaged one, and no other
+    second = succeed(**asked(faces, tmp_path / "dask", seed=1, **dask))
+    assert_same_documents(threads[1], second.folder)
+    stages = [task.name for task in second.task_runs()]
+    assert [name for name in stages if name.startswith("extract")] == []
+    assert stages.count("assign shard 1/1") == 1  # the damaged one, extracted and assigned again, and no other
+    assert any(line.startswith("WARNING") and "shard 7" in line and "checksum" in line for line in second.log)
 
 
 @needs_server
