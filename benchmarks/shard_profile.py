@@ -6,7 +6,7 @@ add up to the total. The fastest of the fused shards counts; the first one, whic
 The session's time is split into the model, its taps and the assignment by running three sessions in turns afterwards: without
 taps, with taps, and with assignment in the graph.
 
-    python benchmarks/shard_profile.py                        some minutes; prints a table
+    python benchmarks/shard_profile.py                        two minutes; prints a table
     python benchmarks/shard_profile.py --formats zarr --images 2560
 """
 

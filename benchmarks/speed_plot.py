@@ -21,7 +21,7 @@ def plot(end_to_end: dict[str, Any] | None, stages: dict[str, Any] | None) -> st
         parts += lines(end_to_end)
         tall += 20 * len(end_to_end["ways"])
     if stages:
-        rows = [*stages["alone"], *(row for name, row in overlapped(stages))]
+        rows = [*stages["alone"], *(row for name, row in in_runs(stages))]
         parts += bars(stages)
         wide, tall = BARS_AT + 330, max(tall, TOP + BAR * len(rows) + 60)
     size = f'viewBox="0 0 {wide} {tall}" font-family="system-ui, sans-serif" font-size="13"'
@@ -69,7 +69,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 def bars(stages: dict[str, Any]) -> list[str]:
     """ms an image of each stage: pale by the clock, dark what processors worked for it (more than the clock in threads)."""
-    rows = [(row["stage"], row) for row in stages["alone"]] + overlapped(stages)
+    rows = [(row["stage"], row) for row in stages["alone"]] + in_runs(stages)
     most = max(max(row["ms"], row["cpu_ms"]) for _, row in rows)
     parts = [
         f'<text x="{BARS_AT - 130}" y="24" font-weight="700" font-size="15">ms an image of each stage</text>',
@@ -89,7 +89,7 @@ def bars(stages: dict[str, Any]) -> list[str]:
     return parts
 
 
-def overlapped(stages: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def in_runs(stages: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Extraction, fit and assignment as runs have them, with each format."""
     return [
         (f"{row['stage']}, {name}", row)

@@ -1,8 +1,8 @@
 """All measurements of speed and size, in one command: JSON, a Markdown page, and docs/speed.svg.
 
 Parts: end_to_end (the flow and three references), another_k, resnet18, evaluation and celeba_full (complete runs), tapping,
-startup, inertia (compared with KMeans(n_init=10)), stages (each by itself, and overlapping as in a run), and resnet50 (the cost
-per image of a large model). README.md in this directory explains each number and how long it takes.
+startup, inertia (compared with KMeans(n_init=10)), stages (each by itself, and as in a run), and resnet50 (the cost per image
+of a large model). README.md in this directory explains each number and how long it takes.
 
     python benchmarks/suite.py                                       everything: an hour and a half on 2 cores
     python benchmarks/suite.py --parts tapping,another_k             some parts, into the same files

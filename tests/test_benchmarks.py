@@ -205,12 +205,9 @@ def test_the_profile_charges_every_part_of_a_fused_shard(suite: Any, material: A
     profile = importlib.import_module("shard_profile")
     spent = profile.measure(material, PROFILED, cache_format, rounds=1)
     assert list(spent) == list(profile.PARTS)
-    without = {"hashing", "taps"} if cache_format == "none" else set()
-    assert {
-        part for part in ("digest", "decode", "resize", "normalise", "model", "writing", "rest") if spent[part] <= 0
-    } == set()
-    assert spent["taps"] == 0 or cache_format != "none"
-    assert without or spent["hashing"] > 0
+    charged = ("digest", "decode", "resize", "normalise", "model", "hashing", "writing", "rest")
+    assert [part for part in charged if spent[part] <= 0] == []
+    assert cache_format != "none" or spent["taps"] == 0  # activations do not leave the runtime
 
 
 def test_a_part_is_charged_with_its_own_time_only_and_all_parts_add_up(suite: Any) -> None:

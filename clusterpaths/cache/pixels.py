@@ -1,7 +1,7 @@
 """Resized images, before they are normalised: what a cache of the format "none" stores.
 
 Belongs here: one file of uint8 pixels per shard, whether it is complete, and reading it with its checksum. Activations are made
-of them by `recomputed.py`. As with activations, nothing counts before the manifest records it.
+of them by `extraction/again.py`. As with activations, nothing counts before the manifest records it.
 """
 
 from __future__ import annotations

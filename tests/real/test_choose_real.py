@@ -12,13 +12,14 @@ import pytest
 
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.rows import LayerRows
-from clusterpaths.clustering.kmeans import assign, cluster_rows
+from clusterpaths.clustering.kmeans import assign
 from clusterpaths.config import RunConfig
 from clusterpaths.metrics.alignment import decision_alignment, split_fit_eval
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.metrics.paths import count_paths
 from clusterpaths.records import Distance
 from clusterpaths.running.stages import choose_settings
+from tests.clusterpaths.clustering.fitting import cluster_rows
 from tests.clusterpaths.conftest import Extracted, run_extraction
 
 SHARED = Path(os.environ.get("CLUSTERPATHS_SHARED", ""))

@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_info
 
 from clusterpaths.cache.fit_sample import fit_size
-from clusterpaths.clustering.kmeans import Clustering, _means, assign, cluster_rows, farthest, first_alike, fit, nearest
+from clusterpaths.clustering.kmeans import _means, assign, farthest, first_alike, fit, nearest
 from clusterpaths.clustering.reading import Subset, Where
 from clusterpaths.clustering.seeding import (
     _best_labels,
@@ -22,6 +22,7 @@ from clusterpaths.clustering.seeding import (
 )
 from clusterpaths.common.threads import one_thread
 from clusterpaths.records import Distance
+from tests.clusterpaths.clustering.fitting import Clustering, cluster_rows
 
 DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")
 

@@ -20,12 +20,13 @@ from clusterpaths.clustering import seeding
 from clusterpaths.clustering.choose import choose
 from clusterpaths.clustering.fit import fit_layer
 from clusterpaths.clustering.identity import identify_fits
-from clusterpaths.clustering.kmeans import Clustering, cluster_rows, first_alike
+from clusterpaths.clustering.kmeans import first_alike
 from clusterpaths.clustering.reading import Where
 from clusterpaths.clustering.seeding import count_distinct, sketch
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import RunConfig
 from clusterpaths.records import Distance
+from tests.clusterpaths.clustering.fitting import Clustering, cluster_rows
 from tests.clusterpaths.clustering.test_kmeans import DISTANCES, ArrayRows, blobs, with_dead_rows
 from tests.clusterpaths.conftest import run_extraction
 
