@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from clusterpaths.cache import fit_sample
 from clusterpaths.config import RunConfig
 from clusterpaths.pipeline import run
 from tests.runs import assert_same_documents, paths_of
@@ -39,8 +41,21 @@ def test_float16_agrees_with_float32_on_nearly_all_paths(tmp_path: Path) -> None
     assert agreeing >= 0.995
 
 
-def test_a_run_without_activations_gives_the_documents_of_a_float32_cache(tmp_path: Path) -> None:
-    """On Dask workers: tests/flows/test_dask.py."""
-    few = {"subset": 300, "shard_size": 64}
-    kept = in_process(tmp_path / "float32", cache_format="npy", cache_dtype="float32", **few)
-    assert_same_documents(kept, in_process(tmp_path / "none", cache_format="none", workers=2, **few))
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_every_format_gives_the_same_bytes_fused_and_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, distance: str
+) -> None:
+    """100 of 300 images are fitted on. More ways, on small models: tests/clusterpaths/test_same_paths.py."""
+    monkeypatch.setattr(fit_sample, "FIT_ROWS", 100)
+    monkeypatch.setattr(fit_sample, "FIT_ROWS_PER_CLUSTER", 10)
+    few: dict[str, Any] = {"subset": 300, "shard_size": 64, "cache_dtype": dtype, "distance": distance}
+    first = in_process(tmp_path / "npy", cache_format="npy", workers=1, **few)
+    for cache_format in ("zarr", "none"):
+        root = tmp_path / cache_format
+        assert_same_documents(first, in_process(root, cache_format=cache_format, workers=2, **few))
+        in_process(root, k=4, cache_format=cache_format, **few)
+        shutil.rmtree(root / "CelebA" / "set_01")
+        again = in_process(root, cache_format=cache_format, **few | {"batch_size": 32, "shard_size": 50})
+        assert again.name == "set_03"
+        assert_same_documents(first, again)
