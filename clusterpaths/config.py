@@ -21,6 +21,10 @@ DEFAULT_K = 5
 AUTO = "auto"
 FEWEST_K = 2  # the smallest k that --k auto chooses; checks before the choice assume it
 MOST_K = 30  # the largest
+NO_FIT_ALL = (
+    "--fit all reads every activation several times, and --cache-format none stores none: use zarr or npy, or "
+    "leave --fit out"
+)
 MAX_K = 32767  # cluster ids are int16
 EVALUATION_IMAGES = 150
 SAMPLE_NAME = "SampleFaces"
@@ -226,10 +230,7 @@ class RunConfig(BaseModel):
         if self.dask_address is not None and self.engine != "dask":
             raise ValueError("--dask-address goes with --engine dask: add that, or leave the address out")
         if self.cache_format == "none" and self.fit == "all":
-            raise ValueError(
-                "--fit all reads every activation several times, and --cache-format none stores none: use zarr or npy, or "
-                "leave --fit out"
-            )
+            raise ValueError(NO_FIT_ALL)
         if (
             self.cache_format not in (None, "zarr")
             and self.cache_root

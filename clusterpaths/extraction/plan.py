@@ -29,10 +29,10 @@ from clusterpaths.cache.pixels import open_stored, stored_size
 from clusterpaths.cache.stores import size_on_disk
 from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.clustering.identity import require_enough
-from clusterpaths.config import RunConfig
+from clusterpaths.config import NO_FIT_ALL, RunConfig
 from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
 from clusterpaths.datasets.fingerprint import fingerprint
-from clusterpaths.errors import CacheError, DiskError
+from clusterpaths.errors import CacheError, ConfigError, DiskError
 from clusterpaths.extraction.decode import MISSING
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.models.check import tap_again
@@ -95,7 +95,7 @@ def plan_run(
     """The plan of a configured run, and the job that its shards' extraction needs.
 
     Raises:
-        ConfigError: fewer examples than clusters.
+        ConfigError: fewer examples than clusters, or --fit all on a cache without activations.
         CacheError: as `plan_extraction`.
     """
     opened, every = open_dataset(dataset), read_table(dataset)
@@ -124,6 +124,8 @@ def plan_run(
         by_content=by_content,
         fit_most=None if config.fit == "all" else fit_size(config.largest_k(model.layers)),
     )
+    if plan.manifest.format == "none" and config.fit == "all":  # the format was left out: it is the stored cache's
+        raise ConfigError(f"The cache in {plan.directory} is one of images. {NO_FIT_ALL}.")
     if set(plan.manifest.layers) != set(model.layers):  # a cache with more layers stays complete
         tensors = {layer: record.tensor for layer, record in plan.manifest.layers.items()}
         model = tap_again(model, tensors, preprocessing.size)

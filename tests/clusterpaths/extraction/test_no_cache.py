@@ -19,7 +19,7 @@ from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.stores import NpyStore, ZarrStore
 from clusterpaths.clustering import identity as identity_module
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import CacheError
+from clusterpaths.errors import CacheError, ConfigError
 from clusterpaths.extraction import plan as plan_module
 from clusterpaths.extraction.begin import begin_extraction
 from clusterpaths.models.session import Outputs, TapSession
@@ -245,6 +245,8 @@ def test_what_does_not_fit_together_is_told(configure: Configure) -> None:
     with pytest.raises(ValidationError, match="--fit all reads every activation several times"):
         configure(cache_format="none", fit="all")
     run_extraction(configure(cache_format="none"))
+    with pytest.raises(ConfigError, match=r"is one of images\. --fit all reads every activation several times"):
+        make_plan(configure(fit="all"))  # the format is that of the cache
     with pytest.raises(CacheError, match="cache format: stored none, required zarr"):
         make_plan(configure(cache_format="zarr"))
     with pytest.raises(CacheError, match="cache dtype: stored float32, required float16"):
