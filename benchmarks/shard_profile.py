@@ -120,7 +120,7 @@ def clocked(clock: Clock) -> Iterator[None]:
     with ExitStack() as patches:
         for part, owner, name in functions:
             patches.enter_context(mock.patch.object(owner, name, clock.wrapped(part, getattr(owner, name))))
-        patches.enter_context(mock.patch.object(extract, "decode_ahead", decode_here))
+        patches.enter_context(mock.patch.object(extract, "decode_batches", decode_here))
         patches.enter_context(mock.patch.object(writer, "xxhash", SimpleNamespace(xxh3_64=lambda: _Hash(clock))))
         yield
 
