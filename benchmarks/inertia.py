@@ -1,6 +1,6 @@
 """Inertia of all images' activations around our centroids, relative to scikit-learn's KMeans(n_init=10) on all of them.
 
-Ours are fitted on the sample that a run fits on: max(4,096, 600 k) rows by hash of their number. Up to 2,000 images are those
+Ours are fitted on the sample that a run fits on: max(4,096, 800 k) rows by hash of their number. Up to 2,000 images are those
 of the data set; beyond, each is also mirrored, cropped and shifted, so that all differ. Activations are float16, as in a
 cache, in a file on disk.
 

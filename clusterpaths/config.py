@@ -123,7 +123,7 @@ class RunConfig(BaseModel):
     )
     fit: Literal["sample", "all"] = Field(
         "sample",
-        description="examples that a layer's centroids are fitted on: a uniform sample of 600 per cluster, at least 4,096; "
+        description="examples that a layer's centroids are fitted on: a uniform sample of 800 per cluster, at least 4,096; "
         "or all, streamed from the cache",
     )
     seed: int = Field(0, ge=0, description="the same seed gives the same bytes")

@@ -27,6 +27,7 @@ COMPONENTS = 64  # or k, if that is more
 RESTARTS = 10
 BREATHED = 4
 BREATH = 5
+BETTER = 1e-3  # of the inertia: by how much a later run is better; see `_best_labels`
 GAIN = 1e-5  # of the inertia: what a breath gains at least
 ALIKE = 1e-10  # of squared lengths: below, two rows are equal up to rounding
 _NEGLIGIBLE = 1e-12  # of the sketches' squared lengths: a component with less is rounding
@@ -200,12 +201,13 @@ def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np
 
     Clusters are numbered without gaps, by their first rows: rounding may decide the order in which they are found.
 
-    The runs are those of `KMeans(k, n_init=10)`. That compares inertias in float32, where the best two of ten often
-    differ in the last bit only: the kernel of a matrix product would then decide which run wins. For the same reason
-    runs come before what breathing makes of them.
+    The runs are those of `KMeans(k, n_init=10)`. A later one is taken where its inertia is less by a thousandth: else rounding
+    of the activations decides which of many nearly equal ones wins. Of float16 and float32, 99.75% to 100% of 2,000
+    real images' paths agree so (96% to 99% where the best is taken, for 0.03% of the inertia). For the same reason runs
+    come before what breathing makes of them.
     """
     draws, least = np.random.RandomState(seed), np.inf
-    best = np.zeros(len(sketches), np.int64)
+    best: KMeans | None = None
     # Fewer distinct points than clusters are expected here: the numbering below closes the gap.
     with ignore_warnings(ConvergenceWarning):
         runs = [KMeans(k, n_init=1, random_state=draws).fit(sketches) for _ in range(RESTARTS)]
@@ -214,9 +216,12 @@ def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np
                 found, inertia = runs[number], _inertia(sketches, runs[number])
             else:
                 found, inertia = _breathing(sketches, runs[number - RESTARTS], number)
-            if inertia < least * (1 - 1e-7):  # by more than rounding: the same clusters in another order are no better
-                best, least = found.labels_, inertia
-    _, first, numbered = np.unique(best, return_index=True, return_inverse=True)
+            if inertia < least * (1 - BETTER):
+                best, least = found, inertia
+        # Those runs stop early: where they do depends on the last bits of the rows.
+        centroids = sketches[:1] if best is None else best.cluster_centers_
+        converged = KMeans(len(centroids), init=centroids, n_init=1, tol=0).fit(sketches)
+    _, first, numbered = np.unique(converged.labels_, return_index=True, return_inverse=True)
     return first.argsort().argsort()[numbered].astype(np.int64)
 
 

@@ -47,7 +47,9 @@ def test_path_equals_our_own_tracing_for_every_image(
         _, path, distances, score = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
         assert len(path) == (subset or 2000)
         np.testing.assert_array_equal(path, rows.clusters)
-        np.testing.assert_allclose(distances, rows.distances, rtol=1e-3, atol=1e-4)
+        # A row at its centroid is the difference of two large numbers: see docs/reproducibility.md.
+        noise = 1e-3 * rows.distances.max() if distance == "euclidean" else 1e-4
+        np.testing.assert_allclose(distances, rows.distances, rtol=1e-3, atol=noise)
         assert np.isfinite(score).all()
 
 

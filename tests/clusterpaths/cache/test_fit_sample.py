@@ -23,10 +23,10 @@ def test_few_examples_are_all_fitted_on() -> None:
         np.testing.assert_array_equal(draw_ids(np.arange(count), FIT_ROWS), np.arange(count))
 
 
-@pytest.mark.parametrize(("k", "size"), [(1, 4096), (6, 4096), (7, 4200), (30, 18_000)])
-def test_the_sample_is_600_examples_a_cluster_and_at_least_4096(k: int, size: int) -> None:
+@pytest.mark.parametrize(("k", "size"), [(1, 4096), (5, 4096), (6, 4800), (30, 24_000)])
+def test_the_sample_is_800_examples_a_cluster_and_at_least_4096(k: int, size: int) -> None:
     assert fit_size(k) == size
-    assert FIT_ROWS_PER_CLUSTER == 600
+    assert FIT_ROWS_PER_CLUSTER == 800
 
 
 def test_the_sample_is_uniform_and_changes_by_what_is_added_or_lost() -> None:
