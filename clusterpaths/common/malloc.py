@@ -18,3 +18,9 @@ def share_arenas(arenas: int = 2) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, arenas))
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system where the C library supports it. Source: malloc_trim(3)."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

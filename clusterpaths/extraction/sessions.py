@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 
 from clusterpaths.clustering.assign import FitRecord, assigner_of, release_assigners
+from clusterpaths.common.malloc import return_memory
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.models.session import TapSession
 
@@ -39,3 +40,4 @@ def release_sessions() -> None:
     with _lock:
         _idle.clear()
     release_assigners()
+    return_memory()  # or the next stage's peak would come on top of it

@@ -18,6 +18,7 @@ from clusterpaths.cache.manifest import SAMPLE, ShardRecord, as_planned
 from clusterpaths.clustering.assign import FitRecord, assigned
 from clusterpaths.clustering.fit import forget_fits
 from clusterpaths.clustering.identity import FitIdentity, identify_fits
+from clusterpaths.common.malloc import return_memory
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError
 from clusterpaths.extraction.begin import mark_missing, widen_layers
@@ -136,6 +137,7 @@ class Pieces:
             self._report.progress("fitting", self.job.directory, sizes, len(ids)) as progress,
         ):
             found = self._run(calls, progress.finish)
+            self._runner.everywhere(return_memory)
             details.append(f"on {max(fit.num_fitted for fit in found.values()):,} examples")
         return tuple(found[layer] for layer in widths)
 
