@@ -112,15 +112,19 @@ class LayerRows:
 
     def _read(self, positions: slice | NDArray[np.int64]) -> NDArray[np.float32]:
         ids, shards, rows = self.ids[positions], self._shards[positions], self._rows[positions]
+        # In order of storage: ids of a sample that has grown alternate between shards, and each chunk would be read many times.
+        order = np.argsort(rows, kind="stable")
+        ids, shards, rows = ids[order], shards[order], rows[order]
         values = np.empty((len(ids), self.width), self._dtype)
         # Consecutive rows of one shard are read at once, and so are rows of one chunk: it is decompressed completely.
         ends = (np.diff(rows) != 1) | (np.diff(shards) != 0)
         if self._chunked:
             ends &= np.diff(rows // CHUNK_ROWS) != 0
-            ends |= np.diff(rows) <= 0  # an example that could be read later is in a later shard
         breaks = np.flatnonzero(ends) + 1
         for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):
             self._read_run(values[start:stop], int(shards[start]), ids[start:stop], rows[start:stop])
+        if (np.diff(order) < 0).any():
+            values = values[np.argsort(order)]
         if self._progress:
             self._progress(values.size)
         return to_float32(values)

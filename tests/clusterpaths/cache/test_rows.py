@@ -2,14 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from clusterpaths.cache import rows as rows_module
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows, stored_rows, to_float32
+from clusterpaths.cache.stores import ZarrStore
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.extraction import plan as plan_module
@@ -160,3 +163,22 @@ def test_rows_of_float32_caches_are_not_rounded(configure: Configure) -> None:
         assert not np.array_equal(exact, all_rows(narrow, layer))
         np.testing.assert_array_equal(exact.astype(np.float16), all_rows(narrow, layer))
     assert {layer.dtype for layer in require_manifest(wide.storage).layers.values()} == {"float32"}
+
+
+def test_rows_of_alternating_shards_are_read_chunk_by_chunk(
+    configure: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample that has grown: every other id is in another shard."""
+    plain = run_extraction(configure(name="plain", cache_format="npy"))
+    monkeypatch.setattr(plan_module, "draw_ids", lambda ids, _: ids[::2])
+    mixed = run_extraction(configure(name="mixed", cache_format="zarr"))
+    reads: list[int] = []
+    read = ZarrStore.read
+
+    def counted(store: ZarrStore, layer: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
+        reads.append(len(ids))
+        return read(store, layer, ids, rows)
+
+    monkeypatch.setattr(ZarrStore, "read", counted)
+    np.testing.assert_array_equal(read_rows(mixed, "conv2"), read_rows(plain, "conv2"))
+    assert sorted(reads) == [4, 4, 16, 16]  # shards of 16
