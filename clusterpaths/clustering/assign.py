@@ -36,7 +36,6 @@ class FitRecord(Record):
     distinct: int
     passes: int
     num_fitted: int
-    seconds: float = 0.0
     found: bool = False
 
     @property
@@ -89,8 +88,7 @@ class Assigner:
         if products is None:
             raise ValueError("should be products with centroids, got squared lengths only")
         found = decide(products, squares, self._lengths, self._distance)
-        far = found.squared / 2 if self._distance == "cosine" else np.sqrt(found.squared)
-        return Labels(self._first[found.labels], far.astype(np.float32), squares == 0)
+        return Labels(self._first[found.labels], found.distances(self._distance), squares == 0)
 
 
 _assigners: LRUCache[Assigner] = LRUCache(64)  # of this process

@@ -6,7 +6,6 @@ repeated run reuses it. The numerics are `kmeans.py`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -33,7 +32,7 @@ def fit_layer(
     Raises:
         CorruptedShardError: bytes on disk differ from their checksum.
     """
-    started, directory = time.perf_counter(), sample.storage
+    directory = sample.storage
     own = f"{CLUSTERINGS}/{layer}-{identity.layer_fingerprint(layer)[:16]}"
     if found := _read_fit(directory, own):
         return found
@@ -54,7 +53,6 @@ def fit_layer(
         distinct=fit.distinct,
         passes=fit.passes,
         num_fitted=len(rows),
-        seconds=time.perf_counter() - started,
     )
     with directory.write(record.file) as partial, partial.open("wb") as file:
         np.save(file, fit.centroids)

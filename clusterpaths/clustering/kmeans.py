@@ -147,8 +147,7 @@ class Assignment:
         found = nearest(block, self._centroids, self._distance)
         self._labels[where] = self._first[found.labels]
         self.inertia += float(found.squared.sum(dtype=np.float64))
-        # |u - c|^2 = 2 (1 - cos)
-        self._distances[where] = found.squared / 2 if self._distance == "cosine" else np.sqrt(found.squared)
+        self._distances[where] = found.distances(self._distance)
         self.zero_rows += found.zeros
         return found
 
@@ -200,6 +199,11 @@ class Nearest:
     squared: NDArray[np.float32]
     shares: NDArray[np.float32]
     zeros: int
+
+    def distances(self, distance: Distance) -> NDArray[np.float32]:
+        """(m,) to the nearest centroid: 1 - cosine, as |u - c|^2 = 2 (1 - cos), or Euclidean."""
+        far: NDArray[np.float32] = self.squared / 2 if distance == "cosine" else np.sqrt(self.squared)
+        return far
 
 
 def nearest(block: NDArray[np.float32], centroids: NDArray[np.float32], distance: Distance) -> Nearest:

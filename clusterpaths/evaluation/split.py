@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterpaths.cache.extracted import locate
 from clusterpaths.cache.fit_sample import SAMPLE_ROWS, draw_ids, fit_size
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows, stored_rows
@@ -155,8 +156,7 @@ def _has_activations(directory: Storage, ids: NDArray[np.int64]) -> NDArray[np.b
     if require_manifest(directory).format != "none":
         return np.ones(len(ids), bool)
     shards = require_manifest(stored_rows(directory)).shards
-    found = [shard.row_ids() for shard in shards if shard.rows is not None]
-    return np.isin(ids, np.concatenate([ids[:0], *found]))
+    return locate([shard for shard in shards if shard.rows is not None], ids)[0] >= 0
 
 
 def _members(published: PublishedSet, positions: NDArray[np.int64]) -> Members:

@@ -145,9 +145,8 @@ def _check_finite(outputs: Outputs, images: NDArray[np.float32], ids: NDArray[np
     suspects = [layer for layer, found in outputs.products.items() if not np.isfinite(found.squares).all()]
     if not suspects:
         return
-    exact = TapSession(job.model).run(
-        images
-    )  # float32: distinguishes an overflow of float16 from inf or NaN in float32
+    # float32: distinguishes an overflow of float16 from inf or NaN in float32
+    exact = TapSession(job.model).run(images)
     for layer in suspects:
         finite = np.isfinite(exact.layers[layer]).reshape(len(ids), -1).all(axis=1)
         if not finite.all():
