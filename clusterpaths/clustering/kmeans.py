@@ -202,8 +202,8 @@ class Nearest:
 
     def distances(self, distance: Distance) -> NDArray[np.float32]:
         """(m,) to the nearest centroid: 1 - cosine, as |u - c|^2 = 2 (1 - cos), or Euclidean."""
-        far: NDArray[np.float32] = self.squared / 2 if distance == "cosine" else np.sqrt(self.squared)
-        return far
+        far = self.squared / 2 if distance == "cosine" else np.sqrt(self.squared)
+        return far.astype(np.float32, copy=False)
 
 
 def nearest(block: NDArray[np.float32], centroids: NDArray[np.float32], distance: Distance) -> Nearest:
