@@ -6,6 +6,8 @@ ones) and after it. A smaller sample is part of every larger one.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ FIT_ROWS = 4096
 FIT_ROWS_PER_CLUSTER = 800
 # Seeding draws at most this many of them.
 SAMPLE_ROWS = 2048
+_DOUBLINGS = 4
 
 
 def fit_size(k: int) -> int:
@@ -31,6 +34,17 @@ def draw_ids(ids: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     if len(ids) <= size:
         return ids
     return np.sort(ids[np.argpartition(_scattered(ids), size)[:size]])
+
+
+def nested_samples(ids: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """These (n,) ascending ids in groups, each ascending: the sample of `size`, what twice the size adds, and so on.
+
+    With shards of their own, a later fit of more clusters reads a few shards more instead of some rows of every shard.
+    The last group is the remainder: after four doublings, more groups would slow readers that go through all ids in order.
+    """
+    sizes = [size << doubling for doubling in range(_DOUBLINGS + 1) if size << doubling < len(ids)]
+    larger = [*(draw_ids(ids, each) for each in sizes), ids]
+    return [larger[0], *(np.setdiff1d(b, a, assume_unique=True) for a, b in pairwise(larger))]
 
 
 def _scattered(ids: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -79,7 +79,10 @@ class LayerRows:
             )
         starts = np.array([record.start for record in self._records] or [0], np.int64)
         self._rows = starts[self._shards] + within
+        self._ends = np.array([record.start + (record.rows or 0) for record in self._records], np.int64)
         self._checks: dict[int, _Check] = {}
+        # Of each shard, the chunk that was read in part: its first row, and its values.
+        self._held: dict[int, tuple[int, NDArray[Any]]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,6 +98,7 @@ class LayerRows:
             CorruptedShardError: bytes of a shard differ from their checksum, which is compared where all of it is read.
         """
         self._checks.clear()
+        self._held.clear()
         count = len(self) if positions is None else len(positions)
         with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
             waiting: Future[NDArray[np.float32]] | None = None
@@ -116,27 +120,56 @@ class LayerRows:
         order = np.argsort(rows, kind="stable")
         ids, shards, rows = ids[order], shards[order], rows[order]
         values = np.empty((len(ids), self.width), self._dtype)
-        # Consecutive rows of one shard are read at once, and so are rows of one chunk: it is decompressed completely.
-        ends = (np.diff(rows) != 1) | (np.diff(shards) != 0)
-        if self._chunked:
-            ends &= np.diff(rows // CHUNK_ROWS) != 0
-        breaks = np.flatnonzero(ends) + 1
-        for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ids)], strict=True):
-            self._read_run(values[start:stop], int(shards[start]), ids[start:stop], rows[start:stop])
+        for start, stop, part in self._runs(shards, rows):
+            self._read_run(values[start:stop], int(shards[start]), ids[start:stop], rows[start:stop], part)
+        self._held = {shard: held for shard, held in self._held.items() if shard in shards}
         if (np.diff(order) < 0).any():
             values = values[np.argsort(order)]
         if self._progress:
             self._progress(values.size)
         return to_float32(values)
 
-    def _read_run(self, values: NDArray[Any], shard: int, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        """Fill `values` (n, width) with these rows (n,) of one shard: consecutive ones, or all in one chunk."""
+    def _runs(self, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[tuple[int, int, bool]]:
+        """Start and stop of runs of these rows (n,), and whether a run is only a part of its chunk.
+
+        A run is of consecutive rows of one shard; in zarr of complete chunks, or of some rows of one chunk.
+        """
+        within = np.diff(shards) == 0
+        if not self._chunked:
+            starts = np.flatnonzero(np.append(True, (np.diff(rows) != 1) | ~within))
+            part = np.zeros(len(starts), bool)
+        else:
+            starts = np.flatnonzero(np.append(True, (np.diff(rows // CHUNK_ROWS) != 0) | ~within))
+            sizes = np.minimum(self._ends[shards[starts]] - rows[starts] // CHUNK_ROWS * CHUNK_ROWS, CHUNK_ROWS)
+            part = np.diff(starts, append=len(rows)) != sizes
+            joined = np.append(False, ~part[1:] & ~part[:-1] & (np.diff(shards[starts]) == 0))
+            joined[1:] &= rows[starts[1:]] == rows[starts[1:] - 1] + 1
+            starts, part = starts[~joined], part[~joined]
+        yield from zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], part.tolist(), strict=True)
+
+    def _read_run(
+        self, values: NDArray[Any], shard: int, ids: NDArray[np.int64], rows: NDArray[np.int64], part: bool
+    ) -> None:
+        """Fill `values` (n, width) with these rows (n,), a run as `_runs` describes it."""
         record = self._records[shard]
         try:
-            values[:] = self._store.read(self.layer, ids, rows)
+            if part:
+                values[:] = self._part_of_chunk(shard, rows)
+            else:
+                values[:] = self._store.read(self.layer, ids, rows)
         except UNREADABLE as error:
             raise unreadable(self._directory, self.layer, record.index, error) from error
         self._check(record, rows, values)
+
+    def _part_of_chunk(self, shard: int, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Some rows of one chunk. It is decompressed once: the other rows are in the next blocks, as ids rise in every shard."""
+        record, start = self._records[shard], int(rows[0]) // CHUNK_ROWS * CHUNK_ROWS
+        held = self._held.get(shard)
+        if held is None or held[0] != start:
+            chunk = np.arange(start, min(start + CHUNK_ROWS, int(self._ends[shard])))
+            ids = record.row_ids()[chunk - record.start]
+            held = self._held[shard] = start, self._store.read(self.layer, ids, chunk)
+        return held[1][rows - start]
 
     def _check(self, record: ShardRecord, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Update a shard's checksum with the rows read; a shard that is not read completely and in order is not checked."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import PARTS, part_file
-from clusterpaths.cache.fit_sample import FIT_ROWS, draw_ids, fit_size
+from clusterpaths.cache.fit_sample import FIT_ROWS, fit_size, nested_samples
 from clusterpaths.cache.manifest import (
     CacheIdentity,
     LayerRecord,
@@ -175,8 +175,9 @@ def plan_extraction(
         manifest = stored.model_copy(update={"providers": required.providers})
     planned = np.concatenate([done, *(shard.planned_ids() for shard in reused if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
-    sample = table.ids if fit_most is None else draw_ids(table.ids, fit_most)
-    shards = (*reused, *_new_shards(missing, sample, reused, shard_size))
+    groups = [table.ids] if fit_most is None else nested_samples(table.ids, fit_most)
+    sample = groups[0]
+    shards = (*reused, *_new_shards(missing, groups, reused, shard_size))
     manifest = manifest.model_copy(update={"shards": shards})
     pending = tuple(
         shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
@@ -277,16 +278,16 @@ def _digest(dataset: Dataset, file: str) -> int | None:
 
 
 def _new_shards(
-    missing: NDArray[np.int64], sample: NDArray[np.int64], reused: list[ShardRecord], shard_size: int
+    missing: NDArray[np.int64], groups: list[NDArray[np.int64]], reused: list[ShardRecord], shard_size: int
 ) -> list[ShardRecord]:
-    """Shards of the missing ids in order; the examples that layers are fitted on have separate shards, the first ones."""
+    """Shards of the missing ids, group by group and in order: the first ones are those that layers are fitted on."""
     index = max((shard.index for shard in reused), default=-1) + 1
     start = max((shard.start + slots(len(shard.planned_ids())) for shard in reused), default=0)
     shards: list[ShardRecord] = []
-    fitted = np.isin(missing, sample)
-    for group in (missing[fitted], missing[~fitted]):
-        for at in range(0, len(group), shard_size):
-            ids = group[at : at + shard_size]
+    for group in groups:
+        new = missing[np.isin(missing, group)]
+        for at in range(0, len(new), shard_size):
+            ids = new[at : at + shard_size]
             shards.append(ShardRecord(index=index + len(shards), ids=format_ids(ids), start=start))
             start += slots(len(ids))
     return shards

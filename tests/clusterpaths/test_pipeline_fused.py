@@ -25,6 +25,7 @@ FIT = 12
 FORMATS: tuple[CacheFormat, ...] = ("npy", "zarr", "none")
 IDS = np.array(NUMBERS) - 1
 SAMPLE = draw_ids(IDS, FIT)
+SECOND = np.setdiff1d(draw_ids(IDS, 2 * FIT), SAMPLE)  # shard 1
 OTHERS = np.setdiff1d(IDS, SAMPLE)
 
 
@@ -93,7 +94,7 @@ def test_a_layer_that_exceeds_float16_only_in_an_example_that_is_not_in_the_samp
 def test_a_value_that_is_not_finite_stops_the_run_and_later_shards_are_not_begun(
     start: Callable[..., Run], tmp_path: Path, cache_format: str
 ) -> None:
-    bad = int(OTHERS[0]) + 1
+    bad = int(SECOND[0]) + 1
     data = write_celeba(tmp_path / "faces", colour=lambda number: (255,) * 3 if number == bad else (0, 0, 0))
     recording = Recording()
     with pytest.raises(ExtractionError, match=rf"Layer conv2 .* not finite .* example {bad - 1} \("):

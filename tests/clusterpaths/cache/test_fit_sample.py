@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from clusterpaths.cache.fit_sample import FIT_ROWS, FIT_ROWS_PER_CLUSTER, draw_ids, fit_size
+from clusterpaths.cache.fit_sample import FIT_ROWS, FIT_ROWS_PER_CLUSTER, draw_ids, fit_size, nested_samples
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.cache.stores import ZarrStore
@@ -51,6 +51,25 @@ def test_a_smaller_sample_is_part_of_a_larger_one() -> None:
         assert np.isin(smaller, larger).all()
 
 
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [
+        (3, [3]),
+        (100, [100]),
+        (101, [100, 1]),
+        (1000, [100, 100, 200, 400, 200]),
+        (9999, [100, 100, 200, 400, 800, 8399]),
+    ],
+)
+def test_nested_samples_are_what_each_doubling_adds(count: int, sizes: list[int]) -> None:
+    ids = np.arange(count) * 3 + 1
+    groups = nested_samples(ids, 100)
+    assert [len(group) for group in groups] == sizes
+    for number in range(len(groups)):
+        together = np.sort(np.concatenate(groups[: number + 1]))
+        np.testing.assert_array_equal(together, draw_ids(ids, len(together)))
+
+
 def with_sample(configure: Configure, monkeypatch: pytest.MonkeyPatch, size: int = 12, **options: object) -> RunConfig:
     monkeypatch.setattr(plan_module, "fit_size", lambda _k: size)
     return configure(**options)
@@ -66,7 +85,7 @@ def test_examples_to_fit_on_lie_in_shards_of_their_own_and_come_first(
     fit = draw_ids(done.ids, 12)
     np.testing.assert_array_equal(done.plan.sample_ids(), fit)
     shards = require_manifest(done.storage).shards
-    assert [len(shard.planned_ids()) for shard in shards] == [7, 5, 7, 7, 7, 7]
+    assert [len(shard.planned_ids()) for shard in shards] == [7, 5, 7, 5, 7, 7, 2]
     np.testing.assert_array_equal(np.concatenate([s.planned_ids() for s in shards[:2]]), fit)
     # a cache that was made before there were so many has no such shards
     positions = np.searchsorted(plain.ids, fit)
@@ -132,4 +151,4 @@ def test_rows_of_a_chunk_are_read_by_decompressing_it_once(
     some = np.array([0, 3, 9, 11, 38])
     (block,) = (block for _, block in rows.blocks(some))
     np.testing.assert_array_equal(block, whole[some])
-    assert reads == [5]
+    assert reads == [40]  # the chunk is decompressed completely anyhow

@@ -165,13 +165,15 @@ def test_rows_of_float32_caches_are_not_rounded(configure: Configure) -> None:
     assert {layer.dtype for layer in require_manifest(wide.storage).layers.values()} == {"float32"}
 
 
+@pytest.mark.parametrize("block", [4096, 3])
 def test_rows_of_alternating_shards_are_read_chunk_by_chunk(
-    configure: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+    configure: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    """A sample that has grown: every other id is in another shard."""
+    """A sample that has grown: every other id is in another shard. However small the blocks, a chunk is read once."""
     plain = run_extraction(configure(name="plain", cache_format="npy"))
-    monkeypatch.setattr(plan_module, "draw_ids", lambda ids, _: ids[::2])
+    monkeypatch.setattr(plan_module, "nested_samples", lambda ids, _: [ids[::2], ids[1::2]])
     mixed = run_extraction(configure(name="mixed", cache_format="zarr"))
+    monkeypatch.setattr(rows_module, "block_rows", lambda _: block)
     reads: list[int] = []
     read = ZarrStore.read
 
@@ -181,4 +183,4 @@ def test_rows_of_alternating_shards_are_read_chunk_by_chunk(
 
     monkeypatch.setattr(ZarrStore, "read", counted)
     np.testing.assert_array_equal(read_rows(mixed, "conv2"), read_rows(plain, "conv2"))
-    assert sorted(reads) == [4, 4, 16, 16]  # shards of 16
+    assert sorted(reads) == [4, 4, 16, 16]  # shards of 16, each in a chunk of its own
