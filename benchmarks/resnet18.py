@@ -23,7 +23,7 @@ from models import export, plain_session, resnet18
 
 from clusterpaths.sets.published import open_set
 
-SIZES = (256, 1024)
+SIZES = (4608, 6656)  # beyond the sample that is fitted, which does not grow with them
 BATCH, WORKERS = 32, 2
 ALONE, RUN = "the model alone", "zarr"
 MOST = 1.25

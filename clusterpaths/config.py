@@ -160,7 +160,7 @@ class RunConfig(BaseModel):
         "images only, and the model runs again for another k [that of the cache; npy]",
     )
     batch_size: int = Field(32, ge=1, description="images per batch")
-    shard_size: int = Field(1024, ge=1, description="examples per task: the unit of retry and resume")
+    shard_size: int = Field(1024, ge=1, description="examples per task, at most: the unit of retry and resume")
     workers: int = Field(
         default_factory=available_cores,
         ge=1,

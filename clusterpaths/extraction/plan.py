@@ -117,6 +117,7 @@ def plan_run(
         required,
         table,
         config.shard_size,
+        workers=config.workers,
         refresh=config.refresh,
         format_asked=config.cache_format is not None,
         dtype_asked=config.cache_dtype is not None,
@@ -148,6 +149,7 @@ def plan_extraction(
     table: ExampleTable,
     shard_size: int,
     *,
+    workers: int = 1,
     refresh: bool = False,
     format_asked: bool = True,
     dtype_asked: bool = True,
@@ -177,7 +179,7 @@ def plan_extraction(
     missing = table.ids[~np.isin(table.ids, planned)]
     groups = [table.ids] if fit_most is None else nested_samples(table.ids, fit_most)
     sample = groups[0]
-    shards = (*reused, *_new_shards(missing, groups, reused, shard_size))
+    shards = (*reused, *_new_shards(missing, groups, reused, shard_size, workers))
     manifest = manifest.model_copy(update={"shards": shards})
     pending = tuple(
         shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
@@ -278,16 +280,20 @@ def _digest(dataset: Dataset, file: str) -> int | None:
 
 
 def _new_shards(
-    missing: NDArray[np.int64], groups: list[NDArray[np.int64]], reused: list[ShardRecord], shard_size: int
+    missing: NDArray[np.int64], groups: list[NDArray[np.int64]], reused: list[ShardRecord], most: int, workers: int
 ) -> list[ShardRecord]:
-    """Shards of the missing ids, group by group and in order: the first ones are those that layers are fitted on."""
+    """Shards of the missing ids, group by group and in order: the first ones are those that layers are fitted on.
+
+    They have at most `most` examples, and fewer where a group would not be enough for two shards a worker.
+    """
     index = max((shard.index for shard in reused), default=-1) + 1
     start = max((shard.start + slots(len(shard.planned_ids())) for shard in reused), default=0)
     shards: list[ShardRecord] = []
     for group in groups:
         new = missing[np.isin(missing, group)]
-        for at in range(0, len(new), shard_size):
-            ids = new[at : at + shard_size]
+        size = min(most, max(slots(-(-len(new) // (2 * workers))), 1))
+        for at in range(0, len(new), size):
+            ids = new[at : at + size]
             shards.append(ShardRecord(index=index + len(shards), ids=format_ids(ids), start=start))
             start += slots(len(ids))
     return shards
