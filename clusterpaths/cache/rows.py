@@ -119,9 +119,13 @@ class LayerRows:
         # In order of storage: ids of a sample that has grown alternate between shards, and each chunk would be read many times.
         order = np.argsort(rows, kind="stable")
         ids, shards, rows = ids[order], shards[order], rows[order]
-        values = np.empty((len(ids), self.width), self._dtype)
-        for start, stop, part in self._runs(shards, rows):
-            self._read_run(values[start:stop], int(shards[start]), ids[start:stop], rows[start:stop], part)
+        runs = list(self._runs(shards, rows))
+        if len(runs) == 1:  # without a copy
+            values = self._read_run(int(shards[0]), ids, rows, runs[0][2])
+        else:
+            values = np.empty((len(ids), self.width), self._dtype)
+            for start, stop, part in runs:
+                values[start:stop] = self._read_run(int(shards[start]), ids[start:stop], rows[start:stop], part)
         self._held = {shard: held for shard, held in self._held.items() if shard in shards}
         if (np.diff(order) < 0).any():
             values = values[np.argsort(order)]
@@ -147,19 +151,15 @@ class LayerRows:
             starts, part = starts[~joined], part[~joined]
         yield from zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], part.tolist(), strict=True)
 
-    def _read_run(
-        self, values: NDArray[Any], shard: int, ids: NDArray[np.int64], rows: NDArray[np.int64], part: bool
-    ) -> None:
-        """Fill `values` (n, width) with these rows (n,), a run as `_runs` describes it."""
+    def _read_run(self, shard: int, ids: NDArray[np.int64], rows: NDArray[np.int64], part: bool) -> NDArray[Any]:
+        """(n, width) of these rows (n,), a run as `_runs` describes it."""
         record = self._records[shard]
         try:
-            if part:
-                values[:] = self._part_of_chunk(shard, rows)
-            else:
-                values[:] = self._store.read(self.layer, ids, rows)
+            values = self._part_of_chunk(shard, rows) if part else self._store.read(self.layer, ids, rows)
         except UNREADABLE as error:
             raise unreadable(self._directory, self.layer, record.index, error) from error
         self._check(record, rows, values)
+        return values
 
     def _part_of_chunk(self, shard: int, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Some rows of one chunk. It is decompressed once: the other rows are in the next blocks, as ids rise in every shard."""

@@ -86,6 +86,7 @@ def _means(
         member[labels[where], np.arange(len(block))] = found.shares
         np.add(sums, member @ block, out=sums)
         counts += np.bincount(labels[where][found.shares > 0], minlength=len(centroids))
+        del block
     means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None].astype(np.float32), centroids)
     return means[first_alike(centroids)]
 

@@ -28,7 +28,8 @@ class Rows(Protocol):
     def blocks(self, positions: NDArray[np.int64] | None = None) -> Iterator[tuple[Where, NDArray[np.float32]]]:
         """Yield the rows at these ascending positions, or all of them, each once: their positions and (m, width) values.
 
-        The caller may change the values. Order and block size are up to the implementation, and the same every time.
+        The caller may change the values, and deletes its block before it asks for the next one, which is being read meanwhile:
+        so two are in memory, not three. Order and block size are up to the implementation, and the same every time.
         """
 
 

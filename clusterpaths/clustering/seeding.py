@@ -89,6 +89,7 @@ def sketch(
         if signs is not None:
             values = _folded(values, signs)
         sketches[places] = values if projection is None else values @ projection
+        del block, values
     return _equal(sketches, digests)
 
 
@@ -112,7 +113,9 @@ def _components(
     left = centred @ (directions[:, large] / np.sqrt(squares[large]))  # (s, r)
     basis = _combined(rows, sample, distance, np.ascontiguousarray(left.T, np.float32))  # (r, width)
     lengths = np.sqrt(np.einsum("ij,ij->i", basis, basis))
-    basis = basis[lengths > 0] / lengths[lengths > 0, None]
+    if not lengths.all():
+        basis, lengths = basis[lengths > 0], lengths[lengths > 0]
+    basis /= lengths[:, None]
     # Nearly orthogonal by now. The inverse square root of its Gram matrix makes it so.
     squares, directions = np.linalg.eigh((basis @ basis.T).astype(np.float64))
     independent = squares > 1e-3
@@ -125,6 +128,7 @@ def _components(
         places = places_of(sample, where)
         digests[places] = _digests(block)
         found[places] = scaled(block, distance) @ basis.T @ turn if len(basis) else 0
+        del block
     return _equal(found, digests)
 
 
@@ -135,6 +139,7 @@ def _combined(
     sums = np.zeros((len(factors), rows.width), np.float32)
     for where, block in _read(rows, sample):
         np.add(sums, factors[:, places_of(sample, where)] @ scaled(block, distance), out=sums)
+        del block
     return sums
 
 

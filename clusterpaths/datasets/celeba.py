@@ -41,7 +41,7 @@ _ZIP_PLACES = (ZIP_NAME, f"Img/{ZIP_NAME}")
 _ANNOTATION_FOLDERS = (".", "Anno", "Eval")  # Anno and Eval as on the CelebA page
 _ATTRIBUTE_CODES = {"1": 1, "-1": 255, "0": 0}  # bytes of int8
 _SPLIT_CODES = {"0": 0, "1": 1, "2": 2}
-_SPLIT_NAMES = np.array(["train", "valid", "test", ""])
+_SPLIT_NAMES = np.array(["train", "valid", "test", ""], object)  # objects: examples share the four strings
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from clusterpaths.cache.manifest import ShardRecord
 from clusterpaths.cache.pixels import PixelStore
 from clusterpaths.cache.rows import UNREADABLE, block_rows, require_checksum, stored_rows, unreadable
 from clusterpaths.cache.stores import open_store
+from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.clustering.assign import FitRecord, assigner_of
 from clusterpaths.errors import CacheError
 from clusterpaths.extraction.extract import Progress
@@ -59,7 +60,7 @@ def _assign_stored(job: ExtractionJob, shard: ShardRecord, record: ShardRecord, 
     ids = record.row_ids()
     for fit in fits:
         assigner, digest = assigner_of(job.storage, fit), xxhash.xxh3_64()
-        step = block_rows(assigner.centroids.shape[1])
+        step = slots(block_rows(assigner.centroids.shape[1]))  # complete chunks, or some would be decompressed twice
         for start in range(0, len(ids), step):
             rows = record.start + np.arange(start, min(start + step, len(ids)))
             try:
@@ -68,6 +69,7 @@ def _assign_stored(job: ExtractionJob, shard: ShardRecord, record: ShardRecord, 
                 raise unreadable(directory, fit.layer, record.index, error) from error
             digest.update(values.data)
             labels.add({fit.layer: assigner.products(values)})
+            del values  # before the next ones are read
         require_checksum(directory, fit.layer, record, digest.hexdigest())
     labels.write(shard)
 
@@ -104,6 +106,7 @@ def run_again(
                 labels.add(outputs.products)
                 if kept:
                     kept.add(ids[first:last], outputs.layers)
+                del outputs  # before the next ones are made
             if progress:
                 progress(last - first)
     if kept:

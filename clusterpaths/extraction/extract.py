@@ -70,6 +70,7 @@ def extract_shard(
                 if kept:
                     kept.add(ids, outputs.layers)
                 labels.add(outputs.products)
+                del outputs  # before the next ones are made
             if progress:
                 progress(len(batch.positions) + len(batch.failed))
     record = writer.finish().model_copy(update={"failed": examples.failed})

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.examples import join_parts
 from clusterpaths.cache.extracted import ExtractionRecord, locate
 from clusterpaths.cache.manifest import consolidate, format_ids
+from clusterpaths.common.malloc import return_memory
 from clusterpaths.errors import ExtractionError
 from clusterpaths.extraction.extract import too_many_failures
 from clusterpaths.storage import Storage
@@ -21,6 +22,7 @@ def finish_extraction(directory: Storage, wanted: NDArray[np.int64], max_failed:
     """
     recorded = [shard for shard in consolidate(directory).shards if shard.rows is not None]
     join_parts(directory, [shard.index for shard in recorded])
+    return_memory()  # of all examples' rows
     there = locate(recorded, wanted)[0] >= 0
     lost = set(wanted[~there].tolist())
     failed = {failure.id: failure for shard in recorded for failure in shard.failed if failure.id in lost}

@@ -106,8 +106,9 @@ class SampleWriter:
         """As `ShardWriter.add`; examples that are not of the sample are left out."""
         own = np.isin(ids, self._ids)
         if own.any():
-            self._writer.add(ids[own], {layer: rows[own] for layer, rows in layers.items()})
-            self._seen.append(ids[own])
+            taken = slice(None) if own.all() else own  # mostly all: no copy
+            self._writer.add(ids[taken], {layer: rows[taken] for layer, rows in layers.items()})
+            self._seen.append(ids[taken])
 
     def finish(self) -> None:
         """Write what is left, and record the shard."""

@@ -106,16 +106,16 @@ def test_an_image_of_the_sample_takes_twelve_kilobytes_as_planned(
     configure: Callable[..., RunConfig], photos: Path
 ) -> None:
     done = run_extraction(
-        configure(model=SAMPLE_MODEL, dataset="folder", data_root=photos, cache_format="none", shard_size=100)
+        configure(model=SAMPLE_MODEL, dataset="folder", data_root=photos, cache_format="none", shard_size=70)
     )
     manifest = require_manifest(done.storage)
     assert image_bytes(manifest.preprocessing.size) == 64 * 64 * 3 == 12_288
-    assert activations_on_disk(done.storage) == stored_size(manifest, [100, 100, 3]) == (3, 203 * 12_288)
+    assert activations_on_disk(done.storage) == stored_size(manifest, [64, 64, 64, 11]) == (4, 203 * 12_288)
     # and, while layers are fitted, the activations of the sample: of all, as they are few
     files, size = size_on_disk("zarr", manifest.layers, 203)
-    assert (done.plan.files, done.plan.bytes) == (3 + files, 203 * 12_288 + size)
+    assert (done.plan.files, done.plan.bytes) == (4 + files, 203 * 12_288 + size)
     assert (
-        "28 more files, about 44.5 MB more as images and, during the run, activations of the sample, in"
+        "29 more files, about 44.5 MB more as images and, during the run, activations of the sample, in"
         in done.plan.text()
     )
     assert not any((done.directory / layer).exists() for layer in manifest.layers)
