@@ -81,7 +81,8 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
                 identity, published = runner.run(stages.find_set, settings, fits, extraction)
         new = published is None
         if published is None:
-            with timer("trace"):
+            with timer("trace") as did:
+                did.images = extraction.num_examples
                 traced = runner.run(stages.trace_paths, extraction, identity, fitted)
             with timer("publish"):
                 published = runner.run(

@@ -135,11 +135,12 @@ class ClusterSummary(Record):
 
 
 class StageTime(Record):
-    """How long a stage took."""
+    """How long a stage took, and how many images it went through (0: not image by image)."""
 
     stage: str
     seconds: float
     detail: str = ""
+    images: int = 0
 
 
 class SetRecord(Record):

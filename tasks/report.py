@@ -44,7 +44,7 @@ class PrefectReport(Report):
         announce_comparison(comparison, alert_below)
 
     def outcome(self, outcome: Outcome) -> None:
-        rows = markdown.stage_rows(outcome.stages, outcome.plan.wanted, outcome.job.storage)
+        rows = markdown.stage_rows(outcome.stages, outcome.job.storage)
         create_table_artifact(rows, key="stage-times", description="How long each stage took")
         published, report, check = outcome.published, outcome.report, outcome.check
         if published and report:

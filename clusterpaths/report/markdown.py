@@ -20,7 +20,6 @@ from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 
 TOP_PATHS = 10
-PER_IMAGE = {"assign", "trace"}
 
 Rows = list[dict[str, Any]]  # of a table: one dict for each, column to value
 
@@ -30,17 +29,16 @@ def inspection(found: Inspection) -> str:
     return f"```\n{found.text()}```\n"
 
 
-def stage_rows(stages: tuple[StageTime, ...], examples: int, cache: Storage) -> Rows:
+def stage_rows(stages: tuple[StageTime, ...], cache: Storage) -> Rows:
     """Seconds and images per second of each stage, in order, then the size of the cache.
 
     Args:
         stages: of a run.
-        examples: number of clustered examples.
         cache: directory of the cache.
     """
     rows: Rows = []
     for stage in stages:
-        rate = f"{examples / stage.seconds:,.0f}" if stage.stage in PER_IMAGE and stage.seconds else ""
+        rate = f"{stage.images / stage.seconds:,.0f}" if stage.images and stage.seconds else ""
         rows.append({"stage": stage.stage, "seconds": round(stage.seconds, 2), "images/s": rate, "what": stage.detail})
     files, size = activations_on_disk(cache)
     in_files = f"{human_bytes(size)} in {files:,} files"

@@ -107,9 +107,10 @@ class Pieces:
         pending = [shard for shard in self._of_sample() if shard.rows is None]
         if pending:
             parts = plan_sample(self._directory, self._sample) if self.job.cache.format == "none" else {}
-            with self._timer("extract") as details:
+            with self._timer("extract") as did:
+                did.images = sum(len(shard.planned_ids()) for shard in pending)
+                did.detail = f"{did.images:,} examples"
                 self._run_shards([(stages.extract_shard, s, (), parts.get(s.index)) for s in pending], "extract")
-                details.append(f"{sum(len(shard.planned_ids()) for shard in pending):,} examples")
         return finish_extraction(self._directory, self._sample, self.job.max_failed)
 
     def _keep_sample(self) -> None:
@@ -119,9 +120,10 @@ class Pieces:
         parts = plan_sample(self._directory, self._sample)
         missing = [shard for shard in self._of_sample() if parts[shard.index].rows is None]
         if missing:
-            with self._timer("extract") as details:
+            with self._timer("extract") as did:
+                did.images = sum(len(parts[shard.index].planned_ids()) for shard in missing)
+                did.detail = f"{did.images:,} examples of the sample again"
                 self._run_shards([(stages.run_again, s, (), parts[s.index]) for s in missing], "run again")
-                details.append(f"{len(self._sample):,} examples of the sample again")
 
     def _of_sample(self) -> list[ShardRecord]:
         return [shard for shard in self._shards.values() if np.isin(shard.planned_ids(), self._sample).any()]
@@ -133,12 +135,12 @@ class Pieces:
         sizes = {layer: FIT_READINGS * len(identity.fit_ids(layer, ids)) * width for layer, width in widths.items()}
         calls = {layer: self._call(stages.fit_layer, sample, identity, layer, name=f"fit {layer}") for layer in widths}
         with (
-            self._timer("fit") as details,
+            self._timer("fit") as did,
             self._report.progress("fitting", self.job.directory, sizes, len(ids)) as progress,
         ):
             found = self._run(calls, progress.finish)
             self._runner.everywhere(return_memory)
-            details.append(f"on {max(fit.num_fitted for fit in found.values()):,} examples")
+            did.detail = f"on {max(fit.num_fitted for fit in found.values()):,} examples"
         return tuple(found[layer] for layer in widths)
 
     def _assign(self, fits: tuple[FitRecord, ...]) -> ExtractionRecord:
@@ -150,7 +152,8 @@ class Pieces:
         unassigned = [shard for shard in recorded if shard.index not in done]
         if pending or unassigned:
             new, old = (sum(len(shard.planned_ids()) for shard in shards) for shards in (pending, unassigned))
-            with self._timer("assign") as details:
+            with self._timer("assign") as did:
+                did.images, did.detail = new + old, f"{new + old:,} examples, {new:,} of them extracted"
                 self._run_shards(
                     [
                         *((stages.extract_shard, shard, fits, None) for shard in pending),
@@ -158,7 +161,6 @@ class Pieces:
                     ],
                     "assign",
                 )
-                details.append(f"{new + old:,} examples, {new:,} of them extracted")
         return self.extraction()
 
     def _run_shards(self, calls: Sequence[_ShardCall], verb: str) -> None:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from clusterpaths.records import StageTime
 
 
+@dataclass
+class Did:
+    """What a stage did.
+
+    Attributes:
+        detail: for people.
+        images: how many images it went through; 0 where it does not go image by image.
+    """
+
+    detail: str = ""
+    images: int = 0
+
+
 class StageTimer:
-    """`with timer("extract") as details:` measures a stage; what is appended to `details` says what it did.
+    """`with timer("extract") as did:` measures a stage, which tells in `did` what it did.
 
     A stage that is entered again, after damage was repaired, counts as one.
     """
@@ -23,13 +37,14 @@ class StageTimer:
         return tuple(self._stages.values())
 
     @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[list[str]]:
-        details: list[str] = []
+    def __call__(self, stage: str) -> Iterator[Did]:
+        did = Did()
         started = time.perf_counter()
-        yield details
+        yield did
         before = self._stages.get(stage, StageTime(stage=stage, seconds=0.0))
         self._stages[stage] = StageTime(
             stage=stage,
             seconds=before.seconds + time.perf_counter() - started,
-            detail="; ".join(filter(None, [before.detail, *details])),
+            detail="; ".join(filter(None, [before.detail, did.detail])),
+            images=before.images + did.images,
         )

@@ -17,6 +17,7 @@ from clusterpaths.errors import ExtractionError
 from clusterpaths.extraction import plan
 from clusterpaths.records import CacheFormat
 from clusterpaths.running import stages
+from clusterpaths.sets.published import open_set
 from clusterpaths.storage import open_storage
 from tests.clusterpaths.conftest import LAYERS, NUMBERS, Recording, image_of, write_celeba, write_cnn
 from tests.runs import Run, assert_same_documents, run_pipeline
@@ -55,7 +56,9 @@ def test_each_example_is_extracted_once_and_assigned_once(start: Callable[..., R
     assert shards_of(recording, "assign_shard") == [(0, 3)]
     assert shards_of(recording, "run_again") == []
     assert len(recording.submitted["fit_layer"]) == 3
-    assert run.batches == 2 + 2 + 2  # 12, 16 and 12 images, 8 a batch
+    assert run.batches == 2 + 2 + 2  # 12, 12 and 16 images, 8 a batch
+    images = {stage.stage: stage.images for stage in open_set(run.folder).record.stages if stage.images}
+    assert images == {"extract": 12, "assign": 40, "trace": 40}
 
 
 @pytest.mark.parametrize("cache_format", FORMATS)

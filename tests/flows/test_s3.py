@@ -46,24 +46,24 @@ def test_sets_in_object_storage_are_clustered_again_compared_and_exported(
     from flows.recluster import recluster
 
     root = f"s3://{BUCKET}/more"
-    run_pipeline(RunConfig(**asked(faces, "more"), evaluate=False))
+    run_pipeline(RunConfig(**asked(faces, "more"), evaluate=False, name="Again"))
     monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "another machine"))
-    again = recluster(name="CelebA", k=4, cache_root=root)
-    assert again == open_storage(f"{root}/CelebA/set_02").path
-    keys = set(server.objects("more/CelebA/set_02/"))
-    assert {f"comparison_with_CelebA_set_01.{kind}" for kind in ("json", "html")} <= {Path(key).name for key in keys}
+    again = recluster(name="Again", k=4, cache_root=root)
+    assert again == open_storage(f"{root}/Again/set_02").path
+    keys = set(server.objects("more/Again/set_02/"))
+    assert {f"comparison_with_Again_set_01.{kind}" for kind in ("json", "html")} <= {Path(key).name for key in keys}
     monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "a third"))
     page = compare(
-        CompareConfig.model_validate({"first": "CelebA/set_02", "second": "CelebA/set_01", "cache_root": root})
+        CompareConfig.model_validate({"first": "Again/set_02", "second": "Again/set_01", "cache_root": root})
     )
     assert page.is_file()
-    assert "more/CelebA/set_01/comparison_with_CelebA_set_02.html" in server.objects("more/CelebA/set_01/")
+    assert "more/Again/set_01/comparison_with_Again_set_02.html" in server.objects("more/Again/set_01/")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="0"):
-        export(["CelebA/set_02", "--cache-root", root])
-    assert (tmp_path / "CelebA_set_02_paths.onnx").is_file()
+        export(["Again/set_02", "--cache-root", root])
+    assert (tmp_path / "Again_set_02_paths.onnx").is_file()
     with pytest.raises(SystemExit, match="0"):
-        explain([str(faces / "img_align_celeba" / "000001.jpg"), "--set", "CelebA/set_02", "--cache-root", root])
+        explain([str(faces / "img_align_celeba" / "000001.jpg"), "--set", "Again/set_02", "--cache-root", root])
     assert (tmp_path / "explanation_000001.html").is_file()
     assert "Wrote" in capsys.readouterr().out
 
