@@ -23,7 +23,7 @@ from clusterpaths.cache.fit_sample import fit_size
 COUNTS = (200_000, 10_000_000, 1_000_000_000)
 WORKERS = (1, 2, 16, 128, 1024)
 K = 5  # clusters per layer, as `--k` has it
-SHARD = 512  # examples, as `--shard-size` has it
+SHARD = 1024  # examples, as `--shard-size` has it
 MOST_TASKS = 200_000  # a longer schedule is a shorter one with shards that are so much larger
 ALONE = ("trace", "publish")  # stages of one worker whose time grows with the number of images
 PARTS = ("shards", "fit", "trace and publish")

@@ -55,7 +55,7 @@ def part() -> dict[str, Any]:
 
 
 def test_the_smaller_last_shard_is_left_out_and_shards_of_another_size_are_scaled(scale: Any) -> None:
-    assert scale.shard_seconds({"shards": [(256, 1.0), (256, 3.0), (10, 7.0)]}) == [2.0, 6.0]
+    assert scale.shard_seconds({"shards": [(256, 1.0), (256, 3.0), (10, 7.0)]}) == [4.0, 12.0]
 
 
 def test_fits_on_fewer_images_count_in_proportion(scale: Any) -> None:

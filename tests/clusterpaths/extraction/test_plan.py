@@ -74,8 +74,27 @@ def test_nothing_cached_plans_all_in_consecutive_shards(configure: Configure) ->
 
 def test_shards_larger_than_a_chunk_start_at_the_next_whole_one(configure: Configure, tmp_path: Path) -> None:
     data = write_celeba(tmp_path / "many", range(1, 151), colour=lambda number: (number, 0, 0))
-    _, plan, _ = make_plan(configure(data_root=data, shard_size=65))
+    _, plan, _ = make_plan(configure(data_root=data, shard_size=65, workers=1))
     assert [shard.start for shard in plan.manifest.shards] == [0, 128, 256]
+
+
+@pytest.mark.parametrize(
+    ("workers", "most", "sizes"),
+    [
+        (1, 1024, [128, 22]),
+        (2, 1024, [64, 64, 22]),
+        (16, 1024, [64, 64, 22]),
+        (2, 60, [60, 60, 30]),
+        (2, 7, [7] * 21 + [3]),
+    ],
+)
+def test_few_examples_are_in_smaller_shards_so_that_every_worker_has_some(
+    configure: Configure, tmp_path: Path, workers: int, most: int, sizes: list[int]
+) -> None:
+    """Two shards a worker, of complete chunks."""
+    data = write_celeba(tmp_path / "many", range(1, 151), colour=lambda number: (number, 0, 0))
+    _, plan, _ = make_plan(configure(data_root=data, shard_size=most, workers=workers))
+    assert [len(shard.planned_ids()) for shard in plan.manifest.shards] == sizes
 
 
 @pytest.mark.parametrize("cache_format", FORMATS)
