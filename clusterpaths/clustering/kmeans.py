@@ -49,8 +49,8 @@ def fit(rows: Rows, k: int, distance: Distance, seed: int) -> Fit:
     result depends on the rows in their order, the blocks, k, distance and seed, to the bit.
 
     The inertia of all rows of CelebA_CNN's layers is 0.989 to 1.000 of that of KMeans(n_init=10) where 2,000 real images
-    are fitted, and 0.997 to 1.010 where a sample of 12,000 is (k = 5, 15 and 30, both distances: benchmarks/inertia.py).
-    What is above 1 comes from the sample: 400 rows per cluster, not from a worse optimum on it.
+    are fitted, and at most 1.005 where a sample of 12,000 is (k = 5, 15 and 30, both distances: benchmarks/inertia.py).
+    What is above 1 comes from the sample: 800 rows per cluster, not from a worse optimum on it.
     """
     with one_thread():
         centroids, distinct = first_centroids(rows, k, distance, np.random.default_rng(seed))
