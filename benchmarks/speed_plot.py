@@ -10,7 +10,7 @@ from typing import Any
 
 COLOURS = ("#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 WIDTH, HEIGHT, LEFT, TOP = 420, 260, 62, 56
-BAR, BARS_AT = 17, LEFT + WIDTH + 150
+BAR, BARS_AT = 17, LEFT + WIDTH + 300  # of which 280 for the names of stages
 
 
 def plot(end_to_end: dict[str, Any] | None, stages: dict[str, Any] | None) -> str:
@@ -62,7 +62,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         ]
         line = TOP + HEIGHT + 48 + 20 * index
         parts.append(f'<path d="M{LEFT} {line}h26" stroke="{colour}" stroke-width="3"/>')
-        label = f"{way}: {result['ways'][way]['ms_per_image']:.2f} ms an image"
+        label = f"{way}: {result['ways'][way]['ms_per_image']:.2f} ms per image"
         parts.append(f'<text x="{LEFT + 34}" y="{line + 4}">{label}</text>')
     return parts
 
@@ -72,8 +72,8 @@ def bars(stages: dict[str, Any]) -> list[str]:
     rows = [(row["stage"], row) for row in stages["alone"]] + in_runs(stages)
     most = max(max(row["ms"], row["cpu_ms"]) for _, row in rows)
     parts = [
-        f'<text x="{BARS_AT - 130}" y="24" font-weight="700" font-size="15">ms an image of each stage</text>',
-        f'<text x="{BARS_AT - 130}" y="42" fill="#555">pale: by the clock; dark: processor time, all cores</text>',
+        f'<text x="{BARS_AT - 250}" y="24" font-weight="700" font-size="15">ms per image of each stage</text>',
+        f'<text x="{BARS_AT - 250}" y="42" fill="#555">pale: by the clock; dark: processor time, all cores</text>',
     ]
     for index, (name, row) in enumerate(rows):
         y = TOP + BAR * index
