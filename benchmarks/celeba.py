@@ -171,7 +171,7 @@ def table(result: dict[str, Any]) -> str:
     """The summary as Markdown."""
     sizes = result["sizes"]
     lines = [
-        "| | ms per image | times the bare work | of the baseline | of the DataLoader | fixed, s "
+        "| | ms per image | times the bare work | of the baseline | of the DataLoader | besides images, s "
         f"| {' | '.join(f's at {count:,}' for count in sizes)} "
         "| peak MB, process: minimum to maximum | with its server | cache, KB per image |",
         "|---" * (len(sizes) + 9) + "|",

@@ -7,7 +7,7 @@ is missing: after damage as after a crash.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -108,7 +108,7 @@ class Pieces:
         if pending:
             parts = plan_sample(self._directory, self._sample) if self.job.cache.format == "none" else {}
             with self._timer("extract") as did:
-                did.images = sum(len(shard.planned_ids()) for shard in pending)
+                did.images = _examples(pending)
                 did.detail = f"{did.images:,} examples"
                 self._run_shards([(stages.extract_shard, s, (), parts.get(s.index)) for s in pending], "extract")
         return finish_extraction(self._directory, self._sample, self.job.max_failed)
@@ -121,7 +121,7 @@ class Pieces:
         missing = [shard for shard in self._of_sample() if parts[shard.index].rows is None]
         if missing:
             with self._timer("extract") as did:
-                did.images = sum(len(parts[shard.index].planned_ids()) for shard in missing)
+                did.images = _examples(parts[shard.index] for shard in missing)
                 did.detail = f"{did.images:,} examples of the sample again"
                 self._run_shards([(stages.run_again, s, (), parts[s.index]) for s in missing], "run again")
 
@@ -151,7 +151,7 @@ class Pieces:
         pending = [shard for shard in self._shards.values() if shard.rows is None]
         unassigned = [shard for shard in recorded if shard.index not in done]
         if pending or unassigned:
-            new, old = (sum(len(shard.planned_ids()) for shard in shards) for shards in (pending, unassigned))
+            new, old = _examples(pending), _examples(unassigned)
             with self._timer("assign") as did:
                 did.images, did.detail = new + old, f"{new + old:,} examples, {new:,} of them extracted"
                 self._run_shards(
@@ -257,3 +257,8 @@ class Pieces:
         manifest = widen_layers(self._directory, layers)
         self.job = self.job.model_copy(update={"cache": manifest.identity})
         self._shards = {shard.index: shard for shard in manifest.shards if shard.index in self._shards}
+
+
+def _examples(shards: Iterable[ShardRecord]) -> int:
+    """How many examples these shards were planned for."""
+    return sum(len(shard.planned_ids()) for shard in shards)
