@@ -7,9 +7,10 @@ import struct
 import zlib
 from pathlib import Path
 
-import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from clusterpaths.datasets.value_range import as_8_bit, load_8_bit
 
 # What Pillow's decoders let through on corrupt bytes besides OSError. DecompressionBombWarning only where warnings
 # are errors.
@@ -41,19 +42,19 @@ def open_upright(path: Path) -> Image.Image:
 def open_rgb(path: Path | str) -> Image.Image:
     """Open any image Pillow knows (grey, CMYK, a PNG named .jpg) and return it fully decoded as RGB.
 
-    Of transparent images the colours are taken and the transparency dropped, as torchvision does. 16-bit grey is
-    brought to 8 bits by its upper byte.
+    Of transparent images the colours are taken and the transparency dropped, as torchvision does. More than 8 bits per
+    channel, and floats, become 8 bits by the range of their values (`value_range.py`).
 
     Raises:
-        OSError: missing, empty, truncated, corrupt, too large to be sane, or no image at all. Pillow reports
-            some corrupt files by SyntaxError, struct.error and the like; those too become OSError here.
+        OSError: missing, empty, truncated, corrupt, too large to be sane, no image at all, or of a range of values or a
+            colour space that cannot be converted. Pillow reports some corrupt files by SyntaxError, struct.error and the
+            like; those too become OSError here.
     """
     if (plain := _open_plain_jpeg(path)) is not None:
         return plain
     try:
         with Image.open(path) as image:
-            image.load()
-            return as_rgb(image)
+            return as_rgb(load_8_bit(image, path))
     except UnidentifiedImageError as error:
         size = Path(path).stat().st_size
         reason = f"not an image that can be read ({size:,} bytes)" if size else "the file is empty (0 bytes)"
@@ -85,12 +86,19 @@ def _open_plain_jpeg(path: Path | str) -> Image.Image | None:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB, whatever its mode."""
-    if image.mode == "P" and "transparency" in image.info:
+    """The image in mode RGB, whatever its mode.
+
+    Raises:
+        OSError: a range of values or a colour space that cannot be converted.
+    """
+    image = as_8_bit(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("P", "PA") and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")  # directly to RGB would warn
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        upper = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own convert clips at 255: all white
-        grey = Image.fromarray(upper)
-        grey.info = image.info
-        return grey.convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "La":  # alpha is multiplied into it
+        image = image.convert("LA")
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise OSError(f"its colour space {image.mode} cannot be converted. Save it as RGB") from error

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.datasets.decode import CORRUPT, as_rgb
+from clusterpaths.datasets.value_range import RangeError, load_8_bit
 from clusterpaths.errors import ClusterPathsError, ModelError, RefusedImageError
 from clusterpaths.explanation.record import Explanation
 
@@ -64,10 +65,10 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 )
             if image.width * image.height > EXACT_PIXELS:
                 image.draft(None, (image.width // 2, image.height // 2))  # of a JPEG: it is decoded at that size
-            image.load()
+            pixels = load_8_bit(image, io.BytesIO(content))
             turn = _TURNS.get(_orientation(image))
-            picture = _halved(image) if image.width * image.height > EXACT_PIXELS else as_rgb(image)
-        del image  # before another copy is made
+            picture = _halved(pixels) if image.width * image.height > EXACT_PIXELS else as_rgb(pixels)
+        del image, pixels  # before another copy is made
         return picture if turn is None else picture.transpose(turn)
     except UnidentifiedImageError as error:
         raise RefusedImageError(
@@ -78,6 +79,8 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise RefusedImageError(
             f"The image has far too many pixels. Expected at most {max_pixels / 1e6:.3g} million; make it smaller.", 413
         ) from error
+    except RangeError as error:
+        raise RefusedImageError(f"The image cannot be used: {error}.", 422) from error
     except (OSError, *CORRUPT) as error:
         raise RefusedImageError(
             "The image is corrupted or truncated: it cannot be decoded. Save it again with another program.", 422
@@ -98,7 +101,6 @@ def _halved(image: Image.Image) -> Image.Image:
     half = Image.new("RGB", ((image.width + 1) // 2, (image.height + 1) // 2))
     for top in range(0, image.height, BAND):
         band = image.crop((0, top, image.width, min(top + BAND, image.height)))
-        band.format = image.format  # what a mode means is the format's
         half.paste(as_rgb(band).reduce(2), (0, top // 2))
     return half
 
