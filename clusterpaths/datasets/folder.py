@@ -157,11 +157,18 @@ def _walk(
 def _refuse_twins(root: Path, files: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for file in files:
-        if (twin := seen.setdefault(file.casefold(), file)) != file:
+        if (twin := seen.setdefault(_folded(file), file)) != file:
             raise DatasetError(
                 f"{root} holds {twin} and {file}, names that differ only in letter case. Expected names that stay "
                 "different on every system: a Mac or Windows keeps one of the two when the directory is copied. Rename one."
             )
+
+
+def _folded(name: str) -> str:
+    """Without letter case, as file systems compare names: letter by letter, so that ß is not ss (Unicode's simple folding)."""
+    if name.isascii():
+        return name.lower()
+    return "".join(next((one for one in (c.casefold(), c.lower()) if len(one) == 1), c) for c in name)
 
 
 def _from_folders(files: Sequence[str]) -> tuple[tuple[str, ...], list[str], str]:

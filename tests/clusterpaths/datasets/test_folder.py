@@ -269,3 +269,18 @@ def test_csv_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     assert "cannot be read (No such file or directory). Name another with --labels" in refused(tmp_path, "nowhere.csv")
     (tmp_path / "bad.csv").write_bytes(b"file,label\n1.png,\xff\n")
     assert "is not text: byte 17 is not UTF-8" in refused(tmp_path, tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("straße.png", "strasse.png"), ("ﬁsch.png", "fisch.png"), ("ı.png", "i.png")]
+)
+def test_names_that_only_full_case_folding_makes_equal_are_two_names(tmp_path: Path, first: str, second: str) -> None:
+    assert set(opened(images(tmp_path, first, second)).examples().files) == {first, second}
+
+
+@pytest.mark.parametrize(("first", "second"), [("Äpfel.png", "äpfel.png"), ("STRAẞE.png", "straße.png")])
+def test_letter_case_of_letters_beyond_ascii_is_folded(tmp_path: Path, first: str, second: str) -> None:
+    images(tmp_path, first, second)
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system does not tell letter case apart")
+    assert "names that differ only in letter case" in refused(tmp_path)
