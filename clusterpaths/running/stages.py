@@ -33,6 +33,7 @@ from clusterpaths.config import AUTO, SAMPLE_MODEL, RunConfig, available_cores
 from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.datasets.registry import find_source
+from clusterpaths.datasets.variety import check_variety
 from clusterpaths.errors import ClusterPathsError, DatasetError, ModelError
 from clusterpaths.evaluation import evaluate
 from clusterpaths.evaluation.record import Evaluation
@@ -158,6 +159,9 @@ def make_plan(
     planned, job = plan.plan_run(config, model, dataset, preprocessing)
     log.info(planned.text())
     plan.check_room(planned)
+    if planned.missing:
+        for warning in check_variety(open_dataset(dataset), read_table(dataset).choose(config.split, config.subset)):
+            log.warning(warning)
     if not config.plan:
         begin_extraction(planned)
         if checked:

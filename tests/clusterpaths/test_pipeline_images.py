@@ -126,3 +126,24 @@ def test_a_dead_layer_and_k_above_the_distinct_images_are_reported(run: Callable
         assert "2 of 4 clusters are empty: only 2 distinct activations were found" in summary.note
     assert any(line.startswith("WARNING") and "clusters are empty" in line for line in few.log)
     assert "clusters are empty" in (few.cache / "metadata.json").read_text()
+
+
+def test_a_set_of_one_colour_is_warned_about_and_one_of_pictures_is_not(
+    run: Callable[..., Run], own_faces: Path
+) -> None:
+    sentence = "images examined have one colour only"
+    assert not any(sentence in line for line in run().log)
+    for number, path in enumerate(sorted((own_faces / "celeba" / "img_align_celeba").iterdir())):
+        Image.new("RGB", (24, 28), (number, 0, 0)).save(path)
+    assert any("WARNING" in line and sentence in line for line in run(name="constant").log)
+
+
+def test_an_image_whose_range_of_values_is_unknown_is_left_out_with_the_reason(
+    run: Callable[..., Run], own_faces: Path
+) -> None:
+    path = image_of(own_faces, TEXT)
+    pixels = np.linspace(-1, 1, 48 * 56, dtype=np.float32).reshape(56, 48)
+    Image.fromarray(pixels).save(path, "TIFF")
+    found = run(max_failures=0.1)
+    assert published(found).num_failed == 1
+    assert any(path.name in line and "-1 to 1 (Pillow's mode F), are of no known range" in line for line in found.log)
