@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from clusterpaths.common import roots
 from clusterpaths.datasets.base import ExampleTable, file_digest
 from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.datasets.download import (
@@ -39,6 +40,7 @@ HAIR = {"Bald": "Bald", "Black": "Black_Hair", "Blond": "Blond_Hair", "Brown": "
 _IMAGE_FOLDERS = ("img_align_celeba/img_align_celeba", "img_align_celeba", "Img/img_align_celeba")
 _ZIP_PLACES = (ZIP_NAME, f"Img/{ZIP_NAME}")
 _ANNOTATION_FOLDERS = (".", "Anno", "Eval")  # Anno and Eval as on the CelebA page
+_OTHER_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 _ATTRIBUTE_CODES = {"1": 1, "-1": 255, "0": 0}  # bytes of int8
 _SPLIT_CODES = {"0": 0, "1": 1, "2": 2}
 _SPLIT_NAMES = np.array(["train", "valid", "test", ""], object)  # objects: examples share the four strings
@@ -155,9 +157,80 @@ def _bases(root: Path) -> tuple[Path, Path]:
 
 
 def find_images(root: Path) -> tuple[Path, Path] | None:
-    """The base directory and the image directory of the CelebA below `root`; None where there is none."""
+    """The base directory and the image directory of the CelebA below `root`, or at it; None where there is none."""
     pairs = ((base, base / place) for base in _bases(root) for place in _IMAGE_FOLDERS)
-    return next((pair for pair in pairs if has_image(pair[1])), None)
+    if found := next((pair for pair in pairs if has_image(pair[1])), None):
+        return found
+    images = next((base for base in _bases(root) if _has_six_digits(base)), None)  # named itself
+    return None if images is None else (_base_of(images), images)
+
+
+def _base_of(images: Path) -> Path:
+    """The directory that an image directory belongs to: above img_align_celeba, twice in Kaggle's layout, or Img."""
+    base = images.absolute().parent
+    while base.name in ("img_align_celeba", "Img"):
+        base = base.parent
+    return base
+
+
+def _has_six_digits(folder: Path) -> bool:
+    """Whether a file is named exactly as CelebA's are: another directory's 1.png does not make it CelebA."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(len(entry.name.partition(".")[0]) == 6 and image_number(entry.name) for entry in entries)
+
+
+def locate(root: Path) -> Path:
+    """The root of the CelebA that a user's directory means: itself, or its only directory with one (Kaggle's archive).
+
+    Raises:
+        DatasetError: several directories in it hold one.
+    """
+    with _readable():
+        if not root.is_dir() or celeba_present(root):
+            return root
+        found = [folder for folder in _directories(root) if find_images(folder) and not _is_drawn(folder)]
+    if len(found) > 1:
+        raise DatasetError(
+            f"{root} holds several directories with images of CelebA ({', '.join(folder.name for folder in found)}). Name one "
+            "of them with --data-root."
+        )
+    return found[0] if found else root
+
+
+def refuse_other_images(root: Path) -> None:
+    """Raise if a directory for the download holds somebody's images, in it or in a directory of it.
+
+    Of the default directory, where other data sets are downloaded too, only its own files count.
+
+    Raises:
+        DatasetError: an image is there.
+    """
+    with _readable():
+        below = root.absolute() != roots.data_root().absolute()
+        folders = [root, *(_directories(root) if below else [])] if root.is_dir() else []
+        found = next(filter(None, map(_some_image, folders)), None)
+    if found is not None:
+        raise DatasetError(
+            f"{root} holds images ({found.relative_to(root)}), but none of CelebA (img_align_celeba/000001.jpg and the like), so "
+            "CelebA (1.4 GB) is not downloaded into it. For these images use `clusterpaths images --model MODEL.onnx "
+            f"--data-root {root}`; for CelebA name its directory, or an empty one."
+        )
+
+
+def _some_image(folder: Path) -> Path | None:
+    with os.scandir(folder) as entries:
+        return next((Path(e.path) for e in entries if e.name.lower().endswith(_OTHER_IMAGES) and e.is_file()), None)
+
+
+def _directories(root: Path) -> list[Path]:
+    with os.scandir(root) as entries:
+        return sorted(Path(entry.path) for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+
+
+def _is_drawn(folder: Path) -> bool:
+    return any((base / "faces.json").is_file() for base in _bases(folder))
 
 
 def _find_zip(root: Path) -> Path | None:
@@ -166,7 +239,8 @@ def _find_zip(root: Path) -> Path | None:
 
 
 def _find_annotation(base: Path, images: Path, stem: str) -> Path | None:
-    folders = [*(base / folder for folder in _ANNOTATION_FOLDERS), images.parent]
+    bases = dict.fromkeys((base, _base_of(images), images))  # a root inside: the annotations lie above it, or beside
+    folders = [*(one / folder for one in bases for folder in _ANNOTATION_FOLDERS), images.parent]
     places = (folder / f"{stem}{suffix}" for folder in folders for suffix in (".txt", ".csv"))
     return next((path for path in places if path.is_file()), None)
 

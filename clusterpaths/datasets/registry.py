@@ -44,23 +44,24 @@ class Source:
 def _open_celeba(spec: DatasetSpec) -> Dataset:
     from pathlib import Path
 
-    from clusterpaths.datasets.celeba import open_celeba
+    from clusterpaths.datasets.celeba import locate, open_celeba
 
-    return open_celeba(Path(spec.root))
+    return open_celeba(locate(Path(spec.root)))
 
 
 def _fetch_celeba(spec: DatasetSpec, log: Log) -> None:
     from pathlib import Path
 
-    from clusterpaths.datasets.celeba import celeba_present
+    from clusterpaths.datasets.celeba import celeba_present, locate, refuse_other_images
     from clusterpaths.datasets.download import download_celeba
 
-    root = Path(spec.root)
+    root = locate(Path(spec.root))
     if celeba_present(root):
         log(f"Using the images that are in {root}")
-    else:
-        log(f"No CelebA in {root}: downloading it (1.4 GB) with torchvision")
-        download_celeba(root)
+        return
+    refuse_other_images(root)
+    log(f"No CelebA in {root}: downloading it (1.4 GB) with torchvision")
+    download_celeba(root)
 
 
 def _open_faces(spec: DatasetSpec) -> Dataset:

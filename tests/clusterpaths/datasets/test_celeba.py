@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 from clusterpaths.datasets.celeba import HAIR, celeba_present, open_celeba
+from clusterpaths.datasets.registry import fetch, open_source
 from clusterpaths.errors import DatasetError, QuotaError
+from clusterpaths.records import DatasetSpec
 
 NAMES = "Bald Black_Hair Blond_Hair Brown_Hair Gray_Hair Smiling"
 QUOTA_PAGE = "<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head></html>"
@@ -45,6 +47,78 @@ def test_root_may_be_torchvisions_or_the_celeba_folder_or_kaggles(tmp_path: Path
     assert data.images == tmp_path / below
     assert data.examples().files == ("000001.jpg", "000002.jpg")
     assert (data.name, data.root) == ("celeba", tmp_path)
+
+
+ANNOTATIONS = {
+    "list_attr_celeba.txt": attributes("000001.jpg -1 -1 1 -1 -1 1"),
+    "list_eval_partition.txt": "000001.jpg 2\n",
+}
+
+ROOTS = [  # images, annotations, named
+    ("img_align_celeba", ".", "img_align_celeba"),  # the directory of the .jpg itself
+    ("celeba/img_align_celeba", "celeba", "celeba/img_align_celeba"),
+    ("a/img_align_celeba/img_align_celeba", "a", "a/img_align_celeba/img_align_celeba"),  # Kaggle's
+    ("a/img_align_celeba/img_align_celeba", "a", "a/img_align_celeba"),
+    ("a/img_align_celeba/img_align_celeba", "a", "a"),
+    ("a/img_align_celeba/img_align_celeba", "a", "."),  # Kaggle's parent
+    ("a/Img/img_align_celeba", "a/Anno", "a/Img/img_align_celeba"),  # the CelebA page's
+    ("photos", "photos", "photos"),
+]
+
+
+@pytest.mark.parametrize(("place", "annotations", "named"), ROOTS)
+def test_any_directory_that_means_it_is_understood_and_never_answered_by_a_download(
+    tmp_path: Path, place: str, annotations: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "clusterpaths.datasets.download.download_celeba", lambda root: pytest.fail(f"fetched to {root}")
+    )
+    images(tmp_path / place, "000001.jpg", "000002.jpg")
+    (tmp_path / annotations).mkdir(exist_ok=True)
+    for file, content in ANNOTATIONS.items():
+        (tmp_path / annotations / file).write_text(content)
+    spec = DatasetSpec(name="celeba", root=str(tmp_path / named))
+    said: list[str] = []
+    fetch(spec, said.append)
+    assert said[0].startswith("Using the images that are in")
+    data = open_source(spec)
+    table = data.examples()
+    assert table.files == ("000001.jpg", "000002.jpg")
+    assert [table.class_names[label] for label in table.labels if label >= 0] == ["Blond"]
+    assert table.splits == ("test", "")
+    assert data.read_image("000001.jpg").size == (16, 20)
+
+
+def test_two_directories_with_celeba_are_not_chosen_between(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        images(tmp_path / name / "img_align_celeba", "000001.jpg")
+    with pytest.raises(DatasetError, match=r"several directories with images of CelebA \(one, two\)\. Name one"):
+        fetch(DatasetSpec(name="celeba", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize("place", [".", "cats"])
+def test_celeba_is_not_downloaded_among_other_images(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "clusterpaths.datasets.download.download_celeba", lambda root: pytest.fail(f"fetched to {root}")
+    )
+    images(tmp_path / place, "1.jpg", "holiday.jpg")
+    with pytest.raises(DatasetError, match=r"holds images \(.*jpg\), but none of CelebA.*clusterpaths images"):
+        fetch(DatasetSpec(name="celeba", root=str(tmp_path)))
+
+
+def test_drawn_faces_and_other_data_in_the_default_directory_leave_the_download_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[Path] = []
+    monkeypatch.setattr("clusterpaths.datasets.download.download_celeba", fetched.append)
+    monkeypatch.setenv("CLUSTERPATHS_HOME", str(tmp_path))
+    images(tmp_path / "data" / "SampleFaces-9" / "celeba" / "img_align_celeba", "000001.jpg")
+    (tmp_path / "data" / "SampleFaces-9" / "celeba" / "faces.json").write_text("{}")
+    images(tmp_path / "data" / "flowers", "a.jpg")
+    fetch(DatasetSpec(name="celeba", root=str(tmp_path / "data")))
+    assert fetched == [tmp_path / "data"]
 
 
 def test_id_is_number_minus_one_and_gaps_stay(tmp_path: Path) -> None:
