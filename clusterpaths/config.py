@@ -135,7 +135,9 @@ class RunConfig(BaseModel):
     channels: Channels | None = Field(
         None, description="channel order of the model's input [from its metadata, else RGB]"
     )
-    mean: Numbers | None = Field(None, description="mean of each channel, for pixels in 0..1; with --std")
+    mean: Numbers | None = Field(
+        None, description="mean of each channel, for pixels in 0..1 or, if above 1, in 0..255; with --std"
+    )
     std: Numbers | None = Field(None, description="standard deviation of each channel; with --mean")
     size: Size | None = Field(None, description="HEIGHTxWIDTH of the model's input [the model's, else 64x64]")
     resize: Resize | None = Field(

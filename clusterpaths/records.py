@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -21,6 +22,9 @@ Layout = Literal["NCHW", "NHWC"]
 InputType = Literal["float32", "float16", "uint8"]
 Reduce = Literal["none", "mean", "max", "gap", "cls", "tokens-mean"]
 Resize = Literal["bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"]
+CropOffset = Literal["round", "floor"]
+
+_LARGEST_UNIT_STD = 8.0  # of pixels in 0..1; a larger standard deviation is of 0..255
 
 
 class Record(BaseModel):
@@ -49,12 +53,25 @@ class Preprocessing(Record):
         description="the shorter side becomes this, then the centre is cut out; None: to the exact size",
     )
     antialias: bool = Field(default=True, description="False: as torch's interpolate does it without")
+    resize_to: tuple[int, int] | None = Field(
+        default=None,
+        description="the image becomes this height and width, whatever its shape, then the centre is cut out; not with shorter",
+    )
+    crop: CropOffset = Field(
+        default="round", description="half of an odd margin: rounded as torchvision does, or floor as Hugging Face does"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Preprocessing:
         if self.shorter is not None and self.shorter < max(self.size):
             raise ValueError(
                 f"a shorter side of {self.shorter} is too small to cut {self.size[0]}x{self.size[1]} from it"
+            )
+        if self.resize_to is not None and self.shorter is not None:
+            raise ValueError("an image is resized by its shorter side or to a height and width, not both")
+        if self.resize_to is not None and (self.resize_to[0] < self.size[0] or self.resize_to[1] < self.size[1]):
+            raise ValueError(
+                f"{self.resize_to[0]}x{self.resize_to[1]} is too small to cut {self.size[0]}x{self.size[1]} from it"
             )
         if not self.antialias and self.resize != "bilinear":  # Pillow's bicubic has another kernel than torch's
             raise ValueError(f"{self.resize} without antialiasing cannot be done as torch does it; bilinear can")
@@ -63,8 +80,36 @@ class Preprocessing(Record):
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = dump(self)
-        later = {"channels": "RGB", "shorter": None, "antialias": True}
+        later = {"channels": "RGB", "shorter": None, "antialias": True, "resize_to": None, "crop": "round"}
         return {key: value for key, value in written.items() if key not in later or value != later[key]}
+
+    def at_size(self, size: tuple[int, int]) -> Preprocessing:
+        """For a model of another (height, width): the same part of the image."""
+        if size == self.size:
+            return self
+        changes: dict[str, Any] = {"size": size}
+        if self.shorter is not None:
+            changes["shorter"] = round(self.shorter * min(size) / min(self.size))
+        if self.resize_to is not None:
+            changes["resize_to"] = tuple(round(self.resize_to[i] * size[i] / self.size[i]) for i in (0, 1))
+        return type(self).model_validate(self.model_dump() | changes)
+
+
+def pixel_scale(mean: Sequence[float], std: Sequence[float]) -> float:
+    """What pixels 0..255 are multiplied with for this mean and standard deviation: 1/255, or 1 if they are of 0..255.
+
+    In 0..1 no mean is above 1 and no deviation near 8; in 0..255 no deviation of images is below 1.
+
+    Raises:
+        ValueError: the mean is of one range and the standard deviation of the other.
+    """
+    of_255 = max(map(abs, mean)) > 1, max(std) > _LARGEST_UNIT_STD
+    if (of_255[0] and min(std) < 1) or (of_255[1] and 0 < max(map(abs, mean)) <= 1):
+        raise ValueError(
+            f"the mean {tuple(mean)} and the standard deviation {tuple(std)} are of different ranges: give both for pixels of "
+            "0..1, such as 0.485 and 0.229, or both for 0..255, such as 123.675 and 58.395"
+        )
+    return 1.0 if any(of_255) else 1 / 255
 
 
 class ModelIdentity(Record):

@@ -260,7 +260,7 @@ def require_same(
         )
     if stored.dataset != required.dataset:
         differences.append(f"data set: stored {stored.dataset}, required {required.dataset}")
-    for field in ("size", "mean", "std", "scale", "resize", "channels", "shorter", "antialias"):
+    for field in ("size", "mean", "std", "scale", "resize", "channels", "shorter", "antialias", "resize_to", "crop"):
         has, wants = getattr(stored.preprocessing, field), getattr(required.preprocessing, field)
         if has != wants:
             differences.append(f"preprocessing {field}: stored {has}, required {wants}")

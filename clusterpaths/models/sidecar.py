@@ -11,16 +11,44 @@ interpolation, antialias).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from clusterpaths.errors import ModelError
-from clusterpaths.records import Preprocessing
+from clusterpaths.records import Channels, CropOffset, Preprocessing, pixel_scale
 
 HUGGING_FACE = "preprocessor_config.json"
+
+_CONVNEXT_WARPS = 384  # from this size on ConvNeXt's processor resizes to a square and cuts nothing
+_CONVNEXT_CROP = 224 / 256
+# A size of one number is a square for some processors, and the shorter side for others.
+_SQUARE_BY_NUMBER = {"ViT", "DeiT", "Beit", "Data2VecVision", "EfficientNet", "Flava", "Siglip", "ViTHybrid"}
+_SHORTER_BY_NUMBER = {
+    "CLIP",
+    "ConvNext",
+    "Bit",
+    "MobileNetV1",
+    "MobileNetV2",
+    "MobileViT",
+    "LeViT",
+    "Levit",
+    "PoolFormer",
+}
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """How an image comes to its size, as the fields of `Preprocessing`; size None: left to the model."""
+
+    size: tuple[int, int] | None = None
+    shorter: int | None = None
+    resize_to: tuple[int, int] | None = None
+    crop: CropOffset = "round"
 
 
 def find_sidecar(model: Path) -> Path | None:
@@ -48,7 +76,7 @@ def read_sidecar(path: Path, size: tuple[int, int] | None) -> Preprocessing | No
     if not isinstance(content, dict):
         return None
     try:
-        if "image_mean" in content or "do_normalize" in content or "image_processor_type" in content:
+        if "image_mean" in content or "do_normalize" in content or _processor(content):
             return _hugging_face(content, size)
         if "mean" in content and "std" in content:
             return _torchvision(content, size)
@@ -62,31 +90,61 @@ def read_sidecar(path: Path, size: tuple[int, int] | None) -> Preprocessing | No
 
 
 def _hugging_face(content: Mapping[str, Any], size: tuple[int, int] | None) -> Preprocessing:
-    scale = float(content.get("rescale_factor", 1 / 255)) if content.get("do_rescale", True) else 1.0
-    normalised = bool(content.get("do_normalize", True))
-    mean = tuple(map(float, content["image_mean"])) if normalised else (0.0, 0.0, 0.0)
-    std = tuple(map(float, content["image_std"])) if normalised else (1.0, 1.0, 1.0)
-    wanted, shorter = _hugging_face_sizes(content)
-    if content.get("do_center_crop", False) and content.get("crop_size") is not None:
-        wanted = _pair(content["crop_size"])
-    elif "crop_pct" in content and shorter is not None:  # ConvNeXt's: resized by it, then cut to the size itself
-        wanted, shorter = (shorter, shorter), int(shorter / float(content["crop_pct"]))
-    elif shorter is not None:  # without a cut, the other side would depend on the image
-        wanted, shorter = (shorter, shorter), None
-    resample = content.get("resample", 2)
-    return _made(wanted, shorter, size, mean, std, scale, Image.Resampling(int(resample)).name.lower(), antialias=True)
+    kind = _processor(content)
+    rescaled = bool(content.get("do_rescale", True))
+    scale = float(content.get("rescale_factor", 1 / 255)) if rescaled else 1.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    if content.get("do_normalize", kind != "MobileViT"):
+        mean, std = _numbers(content["image_mean"]), _numbers(content["image_std"])
+    if rescaled and content.get("rescale_offset", False):  # x * scale - 1 comes before the mean
+        mean = tuple(1 + value for value in mean)
+    if kind == "EfficientNet" and content.get("include_top", True) and content.get("do_normalize", True):
+        std = tuple(value * value for value in std)  # it divides by it twice
+    resample = Image.Resampling(int(content.get("resample", 2))).name.lower()
+    return _made(
+        _hugging_face_geometry(content, kind), size, mean, std, scale, resample,
+        channels="BGR" if content.get("do_flip_channel_order", False) else "RGB",
+    )  # fmt: skip
 
 
-def _hugging_face_sizes(content: Mapping[str, Any]) -> tuple[tuple[int, int] | None, int | None]:
-    """The exact (height, width), and what the shorter side is resized to: at most one is known."""
+def _processor(content: Mapping[str, Any]) -> str:
+    """ViT for ViTImageProcessor, ViTImageProcessorFast and ViTFeatureExtractor; "" where the file names none."""
+    name = str(content.get("image_processor_type") or content.get("feature_extractor_type") or "")
+    return re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", name)
+
+
+def _hugging_face_geometry(content: Mapping[str, Any], kind: str) -> _Geometry:
+    cut = _pair(content["crop_size"]) if content.get("do_center_crop", False) and content.get("crop_size") else None
     given = content.get("size") if content.get("do_resize", True) else None
     if given is None:
-        return None, None
-    if isinstance(given, Mapping) and "shortest_edge" in given:
-        return None, int(given["shortest_edge"])
-    if isinstance(given, int) and content.get("do_center_crop", False):
-        return None, given
-    return _pair(given), None
+        if cut is not None:
+            raise ValueError(
+                "do_center_crop without do_resize cuts each image at its own size, which is not supported; resize the images "
+                "before, or set do_resize"
+            )
+        return _Geometry()
+    one = isinstance(given, int) and (kind in _SHORTER_BY_NUMBER or (cut is not None and kind not in _SQUARE_BY_NUMBER))
+    if not one and not (isinstance(given, Mapping) and "shortest_edge" in given):
+        exact = _pair(given)
+        return _Geometry(exact) if cut in (None, exact) else _Geometry(cut, resize_to=exact, crop="floor")
+    edge = int(given["shortest_edge"] if isinstance(given, Mapping) else given)
+    percent = content.get("crop_pct")
+    if kind == "ConvNext" or (percent is not None and cut is None):  # the cut is part of its resizing
+        if edge >= _CONVNEXT_WARPS:
+            return _Geometry((edge, edge))
+        return _Geometry((edge, edge), shorter=int(edge / float(percent or _CONVNEXT_CROP)), crop="floor")
+    if kind == "PoolFormer" and percent is not None:
+        edge = int(edge / float(percent))
+    elif kind in ("LeViT", "Levit") and cut is not None:
+        edge = int(256 / 224 * edge)
+    if cut is None:  # the other side would depend on the image
+        return _Geometry((edge, edge))
+    return _Geometry(cut, shorter=edge, crop="floor")
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(map(float, value if isinstance(value, (list, tuple)) else [value] * 3))
 
 
 def _torchvision(content: Mapping[str, Any], size: tuple[int, int] | None) -> Preprocessing:
@@ -104,7 +162,11 @@ def _torchvision(content: Mapping[str, Any], size: tuple[int, int] | None) -> Pr
     mode = str(content.get("interpolation", "bilinear")).rpartition(".")[2].lower()
     antialias = content.get("antialias", True) is not False
     mean, std = tuple(map(float, content["mean"])), tuple(map(float, content["std"]))
-    return _made(wanted, shorter, size, mean, std, 1 / 255, mode, antialias=antialias)
+    channels: Channels = "RGB"
+    if content.get("to_rgb", True) is False:  # mmlab's: images are BGR, and so are these
+        mean, std, channels = mean[::-1], std[::-1], "BGR"
+    scale = pixel_scale(mean, std)
+    return _made(_Geometry(wanted, shorter), size, mean, std, scale, mode, channels=channels, antialias=antialias)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -117,26 +179,26 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _made(
-    wanted: tuple[int, int] | None,
-    shorter: int | None,
+    geometry: _Geometry,
     fixed: tuple[int, int] | None,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     scale: float,
     mode: str,
     *,
-    antialias: bool,
+    channels: Channels,
+    antialias: bool = True,
 ) -> Preprocessing:
-    size = fixed or wanted
+    size = fixed or geometry.size
     if size is None:
         raise ValueError("neither the model nor the file gives a size")
-    if fixed is not None and wanted is not None and fixed != wanted and shorter is not None:
-        shorter = round(shorter * min(fixed) / min(wanted))  # the same part of the image, at the model's size
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"mean and std should be three numbers each, got {len(mean)} and {len(std)}")
-    return Preprocessing.model_validate(
+    preprocessing = Preprocessing.model_validate(
         {
-            "name": "custom", "size": size, "mean": mean, "std": std, "scale": scale, "resize": mode,
-            "shorter": shorter, "antialias": antialias,
+            "name": "custom", "size": geometry.size or size, "mean": mean, "std": std, "scale": scale, "resize": mode,
+            "shorter": geometry.shorter, "resize_to": geometry.resize_to, "crop": geometry.crop, "channels": channels,
+            "antialias": antialias,
         }
     )  # fmt: skip
+    return preprocessing.at_size(size)

@@ -6,6 +6,7 @@ Preprocessing is part of the model: a wrong one reduces a good model to chance.
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from clusterpaths.errors import ConfigError
-from clusterpaths.records import Channels, ModelRecord, Preprocessing, Preset, Resize
+from clusterpaths.records import Channels, ModelRecord, Preprocessing, Preset, Resize, pixel_scale
 
 PRESETS: dict[str, dict[str, object]] = {
     "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},  # torchvision's models
@@ -59,17 +60,19 @@ def resolve_preprocessing(
                 f"--mean and --std should be three numbers each, std above 0; got mean {mean} and std {std}. "
                 "Example: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225."
             )
-        changes, source = {"name": "custom", "mean": mean, "std": std, "scale": 1 / 255}, "--mean and --std"
+        try:
+            scale = pixel_scale(mean, std)
+        except ValueError as error:
+            raise ConfigError(f"--mean and --std do not go together: {error}.") from error
+        source = "--mean and --std" + (", taken as of pixels in 0..255" if scale == 1 else "")
+        changes = {"name": "custom", "mean": mean, "std": std, "scale": scale}
     elif preset not in (None, "auto"):
         changes, source = {"name": preset, "scale": 1 / 255, **PRESETS[str(preset)]}, f"--preprocessing {preset}"
-    if size is not None and size != base.size:
-        changes["size"] = size
-        if base.shorter is not None:
-            changes["shorter"] = round(base.shorter * min(size) / min(base.size))  # the same part of the image
-    given = {"channels": channels, "resize": resize, "shorter": crop_from}
+    given: dict[str, object] = {"channels": channels, "resize": resize, "shorter": crop_from}
     changes |= {field: value for field, value in given.items() if value is not None}
     try:
-        chosen = Preprocessing.model_validate(base.model_dump() | changes)
+        sized = base.at_size(size or base.size).model_dump()
+        chosen = Preprocessing.model_validate(sized | changes | ({"resize_to": None} if crop_from else {}))
     except ValidationError as error:
         reasons = "; ".join(str(one["msg"]).removeprefix("Value error, ") for one in error.errors())
         raise ConfigError(
@@ -86,9 +89,11 @@ def default_preset(model: ModelRecord, of_data: str | None) -> Preset:
 
 
 def geometry(preprocessing: Preprocessing) -> str:
-    """Text for people: 64x64 bilinear, or 224x224 bicubic from the centre of 256."""
+    """Text for people: 64x64 bilinear, or 224x224 bicubic from the centre of 256 (its shorter side) or 256x256."""
     size = f"{preprocessing.size[0]}x{preprocessing.size[1]} {preprocessing.resize}"
     cut = f" from the centre of {preprocessing.shorter}" if preprocessing.shorter else ""
+    if preprocessing.resize_to:
+        cut = " from the centre of {}x{}".format(*preprocessing.resize_to)
     return size + cut + ("" if preprocessing.antialias else " without antialiasing")
 
 
@@ -105,17 +110,27 @@ def called(preprocessing: Preprocessing) -> str:
 def fit(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """An RGB image at the model's size, resized and cropped by the preprocessing; (height, width, 3) uint8.
 
-    As torchvision.transforms does it on Pillow images: the longer side is rounded down, the cut is at the rounded half.
+    As torchvision.transforms and transformers' image processors do it on Pillow images: the longer side is rounded down,
+    the cut is at the rounded half, or at the half rounded down.
     """
     height, width = preprocessing.size
     mode = Image.Resampling[preprocessing.resize.upper()]
+    tall, wide = _resized_to(image, preprocessing)
+    resized = _resized(image, (wide, tall), mode, preprocessing.antialias)
+    if (tall, wide) == (height, width):
+        return np.asarray(resized, np.uint8)
+    half = round if preprocessing.crop == "round" else math.floor
+    left, top = half((wide - width) / 2), half((tall - height) / 2)
+    return np.asarray(resized.crop((left, top, left + width, top + height)), np.uint8)
+
+
+def _resized_to(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Height and width before the centre is cut out."""
     if preprocessing.shorter is None:
-        return np.asarray(_resized(image, (width, height), mode, preprocessing.antialias), np.uint8)
+        return preprocessing.resize_to or preprocessing.size
     scale_to, short = preprocessing.shorter, min(image.size)
     wide, tall = (scale_to if side == short else int(scale_to * side / short) for side in image.size)
-    left, top = round((wide - width) / 2), round((tall - height) / 2)
-    resized = _resized(image, (wide, tall), mode, preprocessing.antialias)
-    return np.asarray(resized.crop((left, top, left + width, top + height)), np.uint8)
+    return tall, wide
 
 
 def _resized(image: Image.Image, size: tuple[int, int], mode: Image.Resampling, antialias: bool) -> Image.Image:

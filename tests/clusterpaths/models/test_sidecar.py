@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torchvision.transforms._presets import ImageClassification
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.check import check_model
 from clusterpaths.models.sidecar import find_sidecar, read_sidecar
-from clusterpaths.preprocessing.prepare import resolve_preprocessing
+from clusterpaths.preprocessing.prepare import normalise, preset_preprocessing, resolve_preprocessing
 from clusterpaths.records import Preprocessing
 from tests.runs import SAMPLE_MODEL
 
@@ -118,3 +119,33 @@ def test_the_models_own_file_comes_first_and_its_metadata_before_that(tmp_path: 
     chosen, source = resolve_preprocessing(check_model(model))
     assert source.endswith("from net.json beside the model.")
     assert (chosen.size, chosen.std) == ((64, 64), (1, 1, 1))
+
+
+def test_a_mean_of_0_to_255_is_taken_as_that(tmp_path: Path) -> None:
+    """As mmlab's configurations have it; otherwise every input is about -2,000."""
+    given = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "to_rgb": True}
+    found = read(tmp_path, given, (32, 32))
+    assert found is not None
+    imagenet = preset_preprocessing("imagenet", (32, 32))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    np.testing.assert_allclose(normalise(pixels, found), normalise(pixels, imagenet), atol=1e-5)
+    assert found.scale == 1
+
+
+def test_a_mean_in_the_order_of_bgr_goes_to_its_channels(tmp_path: Path) -> None:
+    found = read(tmp_path, {"mean": [103.5, 116.3, 123.7], "std": [1.0, 1.0, 1.0], "to_rgb": False}, (1, 1))
+    assert found is not None
+    x = normalise(np.array([[[[200, 100, 50]]]], np.uint8), found)  # red, green, blue
+    np.testing.assert_allclose(x.ravel(), [50 - 103.5, 100 - 116.3, 200 - 123.7], rtol=1e-5)
+
+
+def test_a_mean_and_a_deviation_of_different_ranges_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="are of different ranges"):
+        read(tmp_path, {"mean": [123.7, 116.3, 103.5], "std": [0.229, 0.224, 0.225]}, (32, 32))
+
+
+def test_a_model_of_another_size_cuts_the_same_part_of_a_square(tmp_path: Path) -> None:
+    deit = {**CLIP, "image_processor_type": "DeiTImageProcessor"}
+    found = read(tmp_path, deit, (112, 112))
+    assert found is not None
+    assert (found.size, found.resize_to, found.shorter) == ((112, 112), (128, 128), None)

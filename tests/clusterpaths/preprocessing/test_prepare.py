@@ -123,3 +123,43 @@ def test_options_win_over_metadata_and_these_over_the_default() -> None:
 def test_normalisation_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_preprocessing(model(), **options)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "expected"),
+    [
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), ((255 - 123.675) / 58.395, -116.28 / 57.12)),
+        ((104, 117, 123), (1, 1, 1), (151, -117)),
+        ((0, 0, 0), (255, 255, 255), (1, 0)),
+        ((127.5, 127.5, 127.5), (128, 128, 128), (127.5 / 128, -127.5 / 128)),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), ((1 - 0.485) / 0.229, -0.456 / 0.224)),
+        ((0.5, 0.5, 0.5), (1, 1, 1), (0.5, -0.5)),
+    ],
+)
+def test_the_range_of_a_mean_of_ones_own_is_recognised(
+    mean: tuple[float, ...], std: tuple[float, ...], expected: tuple[float, float]
+) -> None:
+    chosen, source = resolve_preprocessing(model(OWN), mean=mean, std=std)
+    x = normalise(np.array([[[[255, 0, 0]]]], np.uint8), chosen).ravel()
+    np.testing.assert_allclose(x[:2], expected, rtol=1e-5)
+    assert ("taken as of pixels in 0..255" in source) == (max(*mean, *std) > 1)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((123.7,) * 3, (0.23,) * 3), ((0.485,) * 3, (58.4,) * 3)])
+def test_a_mean_and_a_deviation_of_different_ranges_are_refused(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    with pytest.raises(ConfigError, match=r"--mean and --std do not go together: .*are of different ranges"):
+        resolve_preprocessing(model(OWN), mean=mean, std=std)
+
+
+def test_a_square_that_is_cut_scales_with_the_size_and_yields_to_crop_from() -> None:
+    own = OWN.model_copy(update={"resize_to": (12, 10), "crop": "floor"})
+    larger, source = resolve_preprocessing(model(own), size=(16, 16))
+    assert (larger.size, larger.resize_to) == ((16, 16), (24, 20))
+    assert "16x16 bilinear from the centre of 24x20" in source
+    chosen = resolve_preprocessing(model(own), crop_from=9)[0]
+    assert (chosen.shorter, chosen.resize_to) == (9, None)
+    assert Preprocessing.model_validate_json(own.model_dump_json()) == own
+    with pytest.raises(ValueError, match="7x12 is too small to cut 8x8"):
+        Preprocessing.model_validate(own.model_dump() | {"resize_to": (7, 12)})
