@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import onnx
 import onnxruntime
@@ -52,7 +52,10 @@ def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str,
 
 
 def _find(folder: Path, location: str, warnings: list[str]) -> Path:
+    # Windows separates by backslashes; on other systems they may be part of a name, so the name as it stands comes first
     wanted = folder / location
+    if not wanted.is_file():
+        wanted = folder / PureWindowsPath(location).as_posix()
     if not wanted.resolve().is_relative_to(folder.resolve()):
         raise ModelError(
             f"The model names the weights file {location!r}, which is outside its own directory {folder}. "

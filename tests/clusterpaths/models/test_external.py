@@ -89,3 +89,34 @@ def test_weights_in_a_folder_below_are_found(tmp_path: Path) -> None:
     (tmp_path / NAME).rename(tmp_path / "parts" / NAME)
     name_instead(path, f"parts/{NAME}")
     assert instrument_model(check_model(path), (16, 16)).num_classes == 5
+
+
+@pytest.mark.parametrize(
+    "location",
+    [f"parts\\{NAME}", f".\\parts\\{NAME}", f"parts\\{NAME.upper()}"],
+    ids=["below", "from here", "letter case"],
+)
+def test_backslashes_of_a_model_saved_on_windows_separate_directories(tmp_path: Path, location: str) -> None:
+    path = write(tmp_path)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / NAME).rename(tmp_path / "parts" / NAME)
+    name_instead(path, location)
+    record = instrument_model(check_model(path), (16, 16))
+    assert record.external == {location: str(tmp_path / "parts" / NAME)}
+    assert record.num_classes == 5
+
+
+def test_a_backslash_that_is_part_of_a_name_stays_so(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (tmp_path / NAME).rename(tmp_path / f"parts\\{NAME}")
+    name_instead(path, f"parts\\{NAME}")
+    assert check_model(path).external == {f"parts\\{NAME}": str(tmp_path / f"parts\\{NAME}")}
+
+
+@pytest.mark.parametrize("location", ["..\\weights.data", "a\\..\\..\\weights.data"])
+def test_backslashes_do_not_lead_out_of_the_models_folder(tmp_path: Path, location: str) -> None:
+    path = write_cnn(tmp_path / "models" / "m.onnx", external="weights.data")
+    shutil.copy(path.parent / "weights.data", tmp_path / "weights.data")
+    name_instead(path, location)
+    with pytest.raises(ModelError, match="is outside its own directory"):
+        check_model(path)
