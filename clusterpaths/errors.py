@@ -13,6 +13,7 @@
     │   ├── DiskError          no room, no permission
     │   └── StorageError       object storage that does not answer, refuses access, or has no such bucket
     ├── DownloadError          the network; worth a retry
+    │   └── OfflineError       the host's name does not resolve; worth one retry
     ├── NoRunError             a server cannot start a run now, for any client
     ├── CorruptedShardError    bytes on disk differ from their checksum; the shard is extracted again
     └── Float16OverflowError   a layer needs float32; extraction widens it and continues
@@ -89,6 +90,10 @@ class StorageError(InputError):
 
 class DownloadError(ClusterPathsError):
     """A network failure; a retry can help."""
+
+
+class OfflineError(DownloadError):
+    """The name of a host does not resolve: most often there is no network, and waiting longer does not help."""
 
 
 class NoRunError(ClusterPathsError):

@@ -15,16 +15,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from clusterpaths.errors import ClusterPathsError, DownloadError
+from clusterpaths.errors import ClusterPathsError, DownloadError, OfflineError
 from clusterpaths.running import stages
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-async def network_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Retry a download after network errors, not after errors that a user has to correct."""
-    return isinstance(await state.aresult(raise_on_failure=False), DownloadError)
+async def network_may_recover(_task: Any, run: TaskRun, state: State[Any]) -> bool:
+    """Retry a download after network errors, not after errors that a user has to correct; without a network, once."""
+    error = await state.aresult(raise_on_failure=False)
+    return isinstance(error, DownloadError) and not (isinstance(error, OfflineError) and run.run_count > 1)
 
 
 async def machine_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
@@ -53,7 +54,7 @@ download = _task(
     stages.download,
     "download",
     retries=4,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),  # 10, 20, 40, 80 s
+    retry_delay_seconds=[3, 20, 40, 80],  # the first is short: it is the only one where a host's name does not resolve
     retry_jitter_factor=0.5,
     retry_condition_fn=network_may_recover,
 )

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 import zipfile
 import zlib
@@ -21,7 +22,15 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
-from clusterpaths.errors import ClusterPathsError, DatasetError, DiskError, DownloadError, InputError, QuotaError
+from clusterpaths.errors import (
+    ClusterPathsError,
+    DatasetError,
+    DiskError,
+    DownloadError,
+    InputError,
+    OfflineError,
+    QuotaError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +55,8 @@ def download_celeba(root: Path, progress: Progress | None = None) -> Path:
     unpacked of all images.
 
     Raises:
-        DownloadError: the network failed, or the download is corrupted; a retry can help.
+        DownloadError: the network failed, or the download is corrupted; a retry can help. OfflineError: the host's name does
+            not resolve.
         QuotaError: the file host has no quota left for a file, or does not serve it.
         DatasetError: the host answered with some other web page.
         DiskError: no room, or no permission to write.
@@ -132,10 +142,55 @@ def _explained(error: Exception, came: Path, path: Path) -> ClusterPathsError:
         raise error  # a bug: let it show its traceback
     if came.is_file():
         reason += f" {came.stat().st_size:,} bytes came and their checksum is wrong; they were thrown away."
+    if unresolved(error):
+        return OfflineError(
+            f"Downloading {path.name} failed: the name of the file host does not resolve, so this machine has no network, or "
+            f"only by a proxy (HTTPS_PROXY). {_there(path)} Run again with a network; or {_by_hand(path)}."
+        )
     return DownloadError(
-        f"Downloading {path.name} failed: {type(error).__name__}: {reason[:400]} Check the network and run again "
+        f"Downloading {path.name} failed: {type(error).__name__}: {reason[:400]} {_there(path)} Check the network and run again "
         f"(complete files are reused); or {_by_hand(path)}."
     )
+
+
+def unresolved(error: BaseException) -> bool:
+    """Whether a host name that does not resolve is among the causes of an error."""
+    seen: list[object] = [None]
+    left: list[object] = [error]
+    while left:
+        cause = left.pop()
+        if isinstance(cause, socket.gaierror):
+            return True
+        if isinstance(cause, BaseException) and cause not in seen:
+            seen.append(cause)
+            left += [
+                cause.__cause__,
+                cause.__context__,
+                getattr(cause, "reason", None),
+                *cause.args,
+            ]  # reason: urllib's
+    return False
+
+
+def contents(folder: Path) -> str:
+    """A sentence that names what is in a directory."""
+    names = names_in(folder)
+    if not names:
+        return f"{folder} is empty."
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return f"{folder} holds {', '.join(names[:5])}{more}."
+
+
+def names_in(folder: Path) -> list[str]:
+    """What is in a directory, but for locks and partial files; nothing where it does not exist."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if not name.endswith((".lock", ".partial"))]
+
+
+def _there(path: Path) -> str:
+    """What is in the directory of a missing file and, if that is empty, in the one above it, which a user has named."""
+    folder = path.parent
+    return contents(folder) + ("" if names_in(folder) else f" {contents(folder.parent)}")
 
 
 def _by_network(error: OSError) -> bool:

@@ -24,9 +24,9 @@ from PIL import Image
 from clusterpaths.common.text import did_you_mean
 from clusterpaths.datasets.base import ExampleTable, file_digest
 from clusterpaths.datasets.decode import as_rgb, open_rgb
-from clusterpaths.datasets.download import disk_error
+from clusterpaths.datasets.download import contents, disk_error, unresolved
 from clusterpaths.datasets.folder_labels import SPLITS
-from clusterpaths.errors import DatasetError, DownloadError, InputError
+from clusterpaths.errors import DatasetError, DownloadError, InputError, OfflineError
 from clusterpaths.records import DatasetSpec
 
 PREFIX = "torchvision:"
@@ -177,9 +177,11 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
 
 
 def _network(spec: DatasetSpec, error: Exception) -> DownloadError:
-    return DownloadError(
-        f"Downloading {spec.name} failed: {type(error).__name__}: {_text(error)} Check the network and run again; complete "
-        f"files are reused. Or put the files into {spec.root} yourself, in torchvision's layout."
+    kind = OfflineError if unresolved(error) else DownloadError
+    return kind(
+        f"Downloading {spec.name} failed: {type(error).__name__}: {_text(error)} {contents(Path(spec.root))} "
+        f"Check the network and run again; complete files are reused. Or put the files into {spec.root} yourself, in "
+        "torchvision's layout."
     )
 
 

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import io
 import os
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -17,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import gdown
 import pytest
@@ -27,7 +29,15 @@ from PIL import Image
 
 from clusterpaths.datasets.celeba import celeba_present, open_celeba
 from clusterpaths.datasets.download import download_celeba
-from clusterpaths.errors import ClusterPathsError, DatasetError, DiskError, DownloadError, InputError, QuotaError
+from clusterpaths.errors import (
+    ClusterPathsError,
+    DatasetError,
+    DiskError,
+    DownloadError,
+    InputError,
+    OfflineError,
+    QuotaError,
+)
 
 QUOTA_PAGE = b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head></html>"
 OTHER_PAGE = b"<html><head><title>Sign in to the network</title></head></html>"
@@ -181,11 +191,21 @@ def test_a_download_that_failed_goes_on_where_it_stopped(tmp_path: Path, host: H
 RESPONSE = {code: SimpleNamespace(status_code=code) for code in (403, 429, 500)}
 
 
+def does_not_resolve(output: Path) -> None:
+    """As requests fails without a network."""
+    with mock.patch("socket.getaddrinfo", side_effect=socket.gaierror(-3, "Temporary failure in name resolution")):
+        session = requests.Session()
+        session.trust_env = False  # no proxy
+        session.get("https://drive.google.com/uc")
+
+
 @pytest.mark.parametrize("file", ["list_attr_celeba.txt", "img_align_celeba.zip"])
 @pytest.mark.parametrize(
     ("fault", "kind", "message"),
     [
         (raises(urllib.error.URLError("no route to host")), DownloadError, "no route to host"),
+        (does_not_resolve, OfflineError, "the name of the file host does not resolve"),
+        (raises(urllib.error.URLError(socket.gaierror(-2, "Name or service not known"))), OfflineError, "not resolve"),
         (raises(requests.exceptions.ConnectionError("offline"), b"half"), DownloadError, "ConnectionError: offline"),
         (raises(TimeoutError("timed out")), DownloadError, "timed out"),
         (raises(requests.exceptions.HTTPError("500", response=RESPONSE[500])), DownloadError, "HTTPError: 500"),
@@ -219,6 +239,19 @@ def test_a_failure_is_explained_and_leaves_nothing_that_looks_whole(
     host.faults.clear()
     download_celeba(tmp_path)
     assert len(open_celeba(tmp_path).examples()) == 2
+
+
+def test_without_a_network_the_message_says_what_lies_in_the_folder(tmp_path: Path, host: Host) -> None:
+    host.faults["list_attr_celeba.txt"] = does_not_resolve
+    for number in range(7):
+        (tmp_path / f"{number}.jpg").touch()
+    with pytest.raises(OfflineError) as caught:
+        download_celeba(tmp_path)
+    there = f"{tmp_path} holds 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg and 3 more."
+    assert f"{tmp_path / 'celeba'} is empty. {there}" in str(caught.value)
+    (tmp_path / "celeba" / "img_align_celeba.rar").touch()
+    with pytest.raises(OfflineError, match=r"celeba holds img_align_celeba\.rar\. Run again"):
+        download_celeba(tmp_path)
 
 
 def test_a_bug_keeps_its_own_traceback(tmp_path: Path, host: Host) -> None:
