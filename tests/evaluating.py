@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clusterpaths.config import SAMPLE_MODEL, RunConfig
 from clusterpaths.extraction.job import ExtractionJob
-from clusterpaths.models.check import default_model
+from clusterpaths.models.find import default_model
 from clusterpaths.pipeline import run
 
 

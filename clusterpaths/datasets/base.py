@@ -6,6 +6,7 @@ Belongs here: the protocol and its record. A data set itself is one file beside 
 from __future__ import annotations
 
 import errno
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -140,3 +141,22 @@ def file_digest(path: Path | str) -> int:
         while block := stream.read(1 << 20):
             hasher.update(block)
     return hasher.intdigest()
+
+
+def require_directory(root: str) -> None:
+    """Check that a data set's root is a directory.
+
+    Raises:
+        DatasetError: it does not exist, or is a file; of a zip archive, the message says what to do with it.
+    """
+    path, what_to_do = Path(root), "Name a directory that holds images with --data-root."
+    if root and path.is_dir():
+        return
+    if not root or not path.exists():
+        raise DatasetError(f"The image directory {root!r} does not exist. {what_to_do}")
+    if zipfile.is_zipfile(path):
+        raise DatasetError(
+            f"The image directory {root!r} is a zip archive, not a directory. Unpack it, as with `unzip {path.name} -d "
+            f"{path.stem}`, and name the unpacked directory with --data-root."
+        )
+    raise DatasetError(f"The image directory {root!r} is a file, not a directory. {what_to_do}")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from clusterpaths.common.text import is_utf8
-from clusterpaths.datasets.base import ExampleTable, file_digest, path_in
+from clusterpaths.datasets.base import ExampleTable, file_digest, path_in, require_directory
 from clusterpaths.datasets.decode import open_upright
 from clusterpaths.datasets.folder_labels import SPLITS, apply_labels, too_many_classes
 from clusterpaths.errors import DatasetError, DiskError
@@ -61,11 +61,7 @@ def open_folder(spec: DatasetSpec) -> Folder:
         DiskError: a directory may not be read.
     """
     root = Path(spec.root)
-    if not spec.root or not root.is_dir():
-        state = "is a file, not a directory" if spec.root and root.exists() else "does not exist"
-        raise DatasetError(
-            f"The image directory {spec.root!r} {state}. Name a directory that holds images with --data-root."
-        )
+    require_directory(spec.root)
     labels = _labels_file(root, spec.labels)
     try:
         found, ignored = _scan(root)

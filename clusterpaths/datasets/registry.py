@@ -31,6 +31,7 @@ class Source:
         needs_root: the user must name its directory; else one below the data root is used.
         preprocessing: preset for models without one of their own; None: the data set has none.
         fetch: downloads it where it is missing; None: the user has to provide it.
+        in_directory: its root is a directory; else it may be a file.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Source:
     needs_root: bool = True
     preprocessing: str | None = None
     fetch: Callable[[DatasetSpec, Log], None] | None = None
+    in_directory: bool = True
 
 
 def _open_celeba(spec: DatasetSpec) -> Dataset:
@@ -112,7 +114,9 @@ SOURCES: tuple[Source, ...] = (
         needs_root=False,
         fetch=_fetch_torchvision,
     ),
-    Source("arrays", _open_arrays, "a .npy or .npz file of uint8 images (N, H, W, 3) and their labels"),
+    Source(
+        "arrays", _open_arrays, "a .npy or .npz file of uint8 images (N, H, W, 3) and their labels", in_directory=False
+    ),
     Source("faces", _open_faces, "the drawn sample of faces", False, "imagenet", _fetch_faces),
 )
 """The built-in data sets; they take precedence over packages' data sets of the same name."""
@@ -135,7 +139,12 @@ def find_source(name: str) -> Source:
             return source
     found = plugin.find(name)
     if found is not None:
-        return Source(name, lambda spec: plugin.open_plugin(found, spec), f"from {plugin.package_of(found)}")
+        return Source(
+            name,
+            lambda spec: plugin.open_plugin(found, spec),
+            f"from {plugin.package_of(found)}",
+            in_directory=False,
+        )
     known = known_names()
     raise DatasetError(
         f"There is no data set called {name!r}. Expected one of: {', '.join(known)}.{did_you_mean(name, known)} A directory of "

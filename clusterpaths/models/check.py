@@ -13,9 +13,9 @@ from typing import get_args
 import onnx
 from google.protobuf.message import DecodeError
 
-from clusterpaths.common import roots
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import find_external_files, hash_files
+from clusterpaths.models.find import require_model
 from clusterpaths.models.inputs import find_image_input
 from clusterpaths.models.layers import choose_layers, find_layers
 from clusterpaths.models.outputs import find_logits
@@ -28,13 +28,6 @@ from clusterpaths.records import ModelRecord, Preprocessing, Reduce, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"
 CLASSES_KEY = "clusterpaths.classes"
-
-
-def default_model(name: str = "CelebA_CNN") -> Path:
-    """ONNX_models/NAME_instrumented.onnx or, where only that is there, NAME.onnx."""
-    instrumented = roots.models_root() / f"{name}_instrumented.onnx"
-    plain = roots.models_root() / f"{name}.onnx"
-    return plain if plain.is_file() and not instrumented.is_file() else instrumented
 
 
 def check_model(
@@ -53,12 +46,7 @@ def check_model(
     Raises:
         ModelError: no file, no ONNX, no image input, an unknown layer, or missing weights.
     """
-    if not path.is_file():
-        raise ModelError(
-            f"There is no model at {path}. Expected an ONNX image classifier there. Put yours there or name it "
-            f"with --model PATH; or train one on your own CelebA with `python flows/train.py --dataset celeba`; "
-            "or run with --sample, which needs no model and no download."
-        )
+    require_model(path)
     model = load_graph(path)
     external, warnings = find_external_files(model, path.parent)
     entry = find_image_input(model, path)

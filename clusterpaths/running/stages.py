@@ -29,7 +29,7 @@ from clusterpaths.common import roots
 from clusterpaths.comparison import compare
 from clusterpaths.comparison.compare import CompareConfig
 from clusterpaths.comparison.record import Comparison
-from clusterpaths.config import AUTO, SAMPLE_MODEL, RunConfig, available_cores
+from clusterpaths.config import AUTO, RunConfig, available_cores
 from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.datasets.registry import find_source
@@ -49,6 +49,7 @@ from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageT
 from clusterpaths.report import page
 from clusterpaths.report.comparison import headline
 from clusterpaths.report.comparison import write_comparison as write_comparison_files
+from clusterpaths.running.inputs import model_path
 from clusterpaths.running.progress import counter
 from clusterpaths.sets import find, publish
 from clusterpaths.sets.find import find_named
@@ -65,10 +66,8 @@ def check_model(config: RunConfig) -> ModelRecord:
         ConfigError: an unavailable execution provider, or --k for a layer that is not clustered.
         ModelError: as `models.check.check_model`, or the model is not the one that `model_sha256` names.
     """
-    drawn = config.sample or config.dataset == "faces"
-    path = config.model or check.default_model(SAMPLE_MODEL if drawn else "CelebA_CNN")
-    providers = choose_providers(config.providers)
-    model = check.check_model(path.expanduser(), config.layers, config.default_size, config.logits, providers)
+    path, providers = model_path(config), choose_providers(config.providers)
+    model = check.check_model(path, config.layers, config.default_size, config.logits, providers)
     config.k_per_layer(model.layers)
     if config.model_sha256 not in (None, model.sha256):
         raise ModelError(

@@ -40,6 +40,28 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def require_writable(path: Path) -> None:
+    """Check that a directory can be written, or made where it does not exist; nothing is written.
+
+    Raises:
+        DiskError: it cannot.
+    """
+    with disk_errors(path):
+        if reason := unwritable(path):
+            raise OSError(reason, os.strerror(reason))
+
+
+def unwritable(path: Path) -> int:
+    """The errno of writing into a directory, or of making it where it does not exist; 0 where that can be done."""
+    try:
+        existing = next(each for each in (path, *path.parents) if each.exists())
+    except OSError as error:  # a directory above that may not be read
+        return error.errno or errno.EACCES
+    if not existing.is_dir():
+        return errno.ENOTDIR
+    return 0 if os.access(existing, os.W_OK | os.X_OK) else errno.EACCES
+
+
 def partial_name(name: str) -> str:
     """A unique hidden name for what is not complete yet."""
     return f".{name}.{uuid.uuid4().hex[:8]}.partial"

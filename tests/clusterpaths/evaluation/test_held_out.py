@@ -24,7 +24,7 @@ from clusterpaths.evaluation.record import METRICS, read_evaluation
 from clusterpaths.evaluation.split import choose_positions, sample_rows, split_set
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.models import session
-from clusterpaths.models.check import default_model
+from clusterpaths.models.find import default_model
 from clusterpaths.pipeline import run
 from clusterpaths.sets.published import PublishedSet, open_set
 from tests.evaluating import publish
