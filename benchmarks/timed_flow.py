@@ -5,14 +5,17 @@ python benchmarks/timed_flow.py FILE [options of flows/celeba.py]
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow
 
 from clusterpaths.config import RunConfig
-from flows.shell import run
+from flows.cli import read_options
+from flows.shell import run_flow
 
 
 @flow(name="celeba")
@@ -24,5 +27,12 @@ def celeba(config: RunConfig) -> None:
     Path(sys.argv[1]).write_text(json.dumps({stage.stage: stage.seconds for stage in stages}))
 
 
+def _load() -> Callable[[RunConfig], None]:
+    importlib.import_module("flows.pipeline")  # as the flow itself does, while a server starts
+
+    return celeba
+
+
 if __name__ == "__main__":
-    run(celeba, RunConfig, sys.argv[2:], stages="flows.pipeline")
+    if (options := read_options("celeba", RunConfig, sys.argv[2:])) is not None:
+        run_flow(_load, {"config": options})

@@ -23,12 +23,12 @@ import cyclopts
 from pydantic import BaseModel, ConfigDict, Field
 from watchfiles import watch
 
+from clusterpaths.commands.shell import USER_ERROR, option_message
 from clusterpaths.common import roots
 from clusterpaths.errors import ClusterPathsError, ConfigError
 from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, Outcome
 from clusterpaths.watching.folder import ModelFolder
-from flows.shell import USER_ERROR, option_message
 from tasks.announcing import announce, server_url
 
 _TICK = 0.25  # seconds; how often waits look at the clock

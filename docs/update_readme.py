@@ -18,7 +18,7 @@ from clusterpaths.comparison.compare import CompareConfig
 from clusterpaths.config import RunConfig
 from clusterpaths.server.settings import ServeConfig
 from clusterpaths.training.train import TrainConfig
-from flows.recluster import ReclusterConfig
+from flows.options import ReclusterConfig
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 TABLES: dict[str, type[BaseModel]] = {

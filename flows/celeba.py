@@ -6,26 +6,21 @@ tasks.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, as the command line is checked before Prefect is imported
+    from flows.cli import run_script
+
+    run_script("celeba")
+
 from pathlib import Path
 
 from prefect import flow
 
 from clusterpaths.config import RunConfig
-from flows.shell import run, run_name
+from flows.pipeline import cluster_paths, path_of
+from flows.shell import run_name
 
 
 @flow(name="celeba", flow_run_name=run_name)
 def celeba(config: RunConfig) -> Path | None:
     """Cluster paths of CelebA or of the embedded sample: the route of each image through a model's layers."""
-    from flows.pipeline import cluster_paths, path_of  # half of the import time, not needed for --help
-
     return path_of(cluster_paths(config))
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run from a shell."""
-    run(celeba, RunConfig, argv, stages="flows.pipeline")
-
-
-if __name__ == "__main__":
-    main()

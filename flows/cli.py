@@ -1,14 +1,34 @@
-"""The installed command: `clusterpaths celeba …` is `python flows/celeba.py …`, and so for every flow.
+"""The command line: `clusterpaths celeba …` is `python flows/celeba.py …`, and so for every flow.
 
-Commands that are not flows are in clusterpaths/commands and start without Prefect.
+Belongs here: options, and what is checked before a flow is imported, as importing Prefect takes a second and starting its
+server several. Commands that are not flows are in clusterpaths/commands and start without Prefect.
 """
 
-from __future__ import annotations
+# No "from __future__ import annotations" here: `read_options` annotates a function with a class that its caller passes.
 
 import importlib
-from typing import Annotated
+import sys
+from typing import Annotated, NoReturn, TypeVar
 
 import cyclopts
+from pydantic import BaseModel, ValidationError
+
+from clusterpaths.commands.shell import (
+    USER_ERROR,
+    fail,
+    invalid,
+    option_message,
+    require_working_directory,
+    run_log_on_stderr,
+)
+from clusterpaths.common import roots
+from clusterpaths.config import RunConfig
+from clusterpaths.errors import ClusterPathsError
+from clusterpaths.running.inputs import require_inputs
+from flows.environment import require_environment
+from flows.options import ReclusterConfig
+
+Config = TypeVar("Config", bound=BaseModel)
 
 COMMANDS = {
     "celeba": "cluster paths of CelebA, or of the embedded sample with --sample",
@@ -25,6 +45,13 @@ COMMANDS = {
 
 MODULES = {name: f"clusterpaths.commands.{name}" for name in ("inspect", "export", "explain", "serve")}
 MODULES |= {"announce": "deployments.announce"}
+OPTIONS = {  # of each flow, importable without Prefect
+    "celeba": "clusterpaths.config:RunConfig",
+    "images": "flows.options:ImagesConfig",
+    "recluster": "flows.options:ReclusterConfig",
+    "compare": "clusterpaths.comparison.compare:CompareConfig",
+    "train": "clusterpaths.training.train:TrainConfig",
+}
 
 app = cyclopts.App(
     name="clusterpaths", help="Which route each image takes through the layers of a model.", version_flags=[]
@@ -32,9 +59,12 @@ app = cyclopts.App(
 
 
 def _command(name: str, text: str) -> None:
-    # The flow's own parser reads the rest, including --help; its module is imported only then (importing Prefect takes a second).
+    # The command's own parser reads the rest, including --help; its module is imported only then.
     def command(*rest: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]) -> None:
-        importlib.import_module(MODULES.get(name, f"flows.{name}")).main(list(rest))
+        if name in OPTIONS:
+            _run(name, list(rest))
+        else:
+            importlib.import_module(MODULES[name]).main(list(rest))
 
     app.command(command, name=name, help=text, help_flags=[], version_flags=[])
 
@@ -46,3 +76,85 @@ for _name, _text in COMMANDS.items():
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console command."""
     app(argv)
+
+
+def run_script(name: str) -> NoReturn:
+    """Run `clusterpaths NAME` with the arguments of this process, and end it."""
+    main([name, *sys.argv[1:]])
+    raise SystemExit(0)
+
+
+def _run(name: str, argv: list[str]) -> None:
+    """Run a flow: exit code 0, 2 (a user's mistake) or 1.
+
+    Options, files and the environment are checked first, in this order: a mistake costs no import of Prefect.
+    """
+    try:
+        require_working_directory()
+        config = read_options(name, _options_of(name), argv or ["--help"] if name == "compare" else argv)
+        if config is None:  # --help
+            return
+        _require_inputs(config)
+        if isinstance(config, RunConfig) and config.plan:
+            _plan(config)
+            return
+        require_environment()
+    except ClusterPathsError as error:
+        fail(str(error), USER_ERROR)
+
+    from flows.shell import run_flow  # imports Prefect
+
+    fields = {field: getattr(config, field) for field in type(config).model_fields}
+    run_flow(
+        lambda: getattr(importlib.import_module(f"flows.{name}"), name),
+        fields if name == "recluster" else {"config": config},
+    )
+
+
+def _options_of(name: str) -> type[BaseModel]:
+    module, _, model = OPTIONS[name].partition(":")
+    found: type[BaseModel] = getattr(importlib.import_module(module), model)
+    return found
+
+
+def _require_inputs(config: BaseModel) -> None:
+    """Check what a flow reads, as far as that takes less time than Prefect."""
+    if isinstance(config, RunConfig):
+        require_inputs(config)
+    elif isinstance(config, ReclusterConfig):
+        require_inputs(config.run_config())
+    elif "first" in type(config).model_fields:
+        from clusterpaths.comparison.compare import CompareConfig  # was imported for these options, and for no others
+        from clusterpaths.sets.find import find_named
+
+        assert isinstance(config, CompareConfig)
+        for given in (config.first, config.second):
+            find_named(config.cache_root or roots.cache_root(), given)
+
+
+def _plan(config: RunConfig) -> None:
+    """Log what a run would do. Without Prefect: there is no run that its server could show."""
+    from clusterpaths import pipeline  # takes 2 s
+
+    with run_log_on_stderr():
+        pipeline.run(config)
+
+
+def read_options(name: str, model: type[Config], argv: list[str]) -> Config | None:
+    """The options of a command line; None if it asks for help, which is printed. A mistake ends with one paragraph."""
+    given: list[Config] = []
+
+    def read(*, config: Annotated[model, cyclopts.Parameter(name="*")] = None) -> None:  # type: ignore[valid-type]
+        given.append(config if config is not None else model())
+
+    reader = cyclopts.App(
+        name=name, help=model.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
+    )
+    reader.default(read)
+    try:
+        reader(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        fail(option_message(error), USER_ERROR)
+    except ValidationError as error:  # without any option, the model is made here
+        fail(invalid(error), USER_ERROR)
+    return given[0] if given else None

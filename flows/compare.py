@@ -5,13 +5,17 @@ Two sets of one model, or of two models on the same images. NAME alone is its ne
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # first, as the command line is checked before Prefect is imported
+    from flows.cli import run_script
+
+    run_script("compare")
+
 from pathlib import Path
 
 from prefect import flow
 
 from clusterpaths.comparison.compare import CompareConfig
-from flows.shell import run, set_up_logging
+from flows.shell import set_up_logging
 from tasks.comparison_events import announce_comparison
 from tasks.report import show_comparison
 from tasks.stages import compare_sets, find_sets, write_comparison
@@ -27,13 +31,3 @@ def compare(config: CompareConfig) -> Path:
     show_comparison(comparison, page)
     announce_comparison(comparison, config.alert_below)
     return page
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run from a shell; without options, show the help."""
-    words = sys.argv[1:] if argv is None else argv
-    run(compare, CompareConfig, words or ["--help"])
-
-
-if __name__ == "__main__":
-    main()

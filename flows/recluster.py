@@ -6,43 +6,21 @@ nothing is new and no setting changed, it logs so and publishes nothing.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, as the command line is checked before Prefect is imported
+    from flows.cli import run_script
+
+    run_script("recluster")
+
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prefect import flow, get_run_logger
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clusterpaths.common import roots
-from clusterpaths.config import CacheRoot, RunConfig
-from clusterpaths.errors import ConfigError
+from clusterpaths.config import CacheRoot
 from clusterpaths.records import Distance
-from clusterpaths.sets.find import find_named, set_config
+from flows.options import ReclusterConfig
 from flows.pipeline import cluster_paths, path_of
-from flows.shell import invalid, run, set_up_logging
-
-
-class ReclusterConfig(BaseModel):
-    """Cluster again what is cached under a name, with the last set's settings or changed ones."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(
-        "CelebA",
-        description="results' directory in the cache root; NAME/set_NN: use the settings of that set, not of the newest",
-    )
-    k: int | str | None = Field(
-        None, description="clusters per layer: 7, or conv3=15, or 8,conv3=15, or auto: chosen again [the last set's]"
-    )
-    distance: Distance | Literal["auto"] | None = Field(
-        None, description="cosine or euclidean, or auto: the one with the higher decision alignment [the last set's]"
-    )
-    seed: int | None = Field(None, ge=0, description="random seed [the last set's]")
-    layers: str | None = Field(None, description="layers to cluster, such as conv3,fc1 [the last set's]")
-    subset: int | None = Field(None, ge=1, description="only the first N examples [the last set's]")
-    workers: int | None = Field(None, ge=1, description="concurrent tasks [the last run's]")
-    engine: Literal["threads", "dask"] = Field("threads", description=RunConfig.model_fields["engine"].description)
-    dask_address: str | None = Field(None, description=RunConfig.model_fields["dask_address"].description)
-    cache_root: CacheRoot | None = Field(None, description="where results are [activation_cache]")
+from flows.shell import set_up_logging
 
 
 @flow(name="recluster", flow_run_name="recluster {name}")
@@ -73,31 +51,14 @@ def recluster(
         cache_root: where results are [activation_cache]
     """
     set_up_logging()  # before anything can fail
-    asked = {"k": k, "distance": distance, "seed": seed, "layers": layers, "subset": subset, "workers": workers}
-    changes: dict[str, Any] = {option: value for option, value in asked.items() if value is not None}
-    changes |= {
-        "engine": engine,
-        "dask_address": dask_address,
-    }  # the engine of the last run is not reused
-    before = set_config(find_named(cache_root or roots.cache_root(), name))
-    try:
-        config = RunConfig(**{**before, **changes, "compare": True, "refresh": False, "plan": False})
-    except ValidationError as error:
-        raise ConfigError(f"Invalid settings: {invalid(error)}.") from error
-
-    outcome = cluster_paths(config)
+    given = ReclusterConfig(
+        name=name, k=k, distance=distance, seed=seed, layers=layers, subset=subset, workers=workers, engine=engine,
+        dask_address=dask_address, cache_root=cache_root,
+    )  # fmt: skip
+    outcome = cluster_paths(given.run_config())
     if not outcome.new and outcome.published:
         get_run_logger().info(
             "Nothing new in the data directory and no setting changed since %s: no set was published",
             outcome.published.record.set,
         )
     return path_of(outcome)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run from a shell."""
-    run(recluster, ReclusterConfig, argv, flat=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,88 +1,66 @@
-"""Running a flow from a shell: options, error messages, logging and exit codes.
+"""Running a flow from a shell: its server, error messages, logging and exit codes.
 
-Belongs here: what the `main` of every flow needs, nothing of what a flow does.
+Belongs here: what every flow needs, nothing of what a flow does. Options and what is checked before Prefect is imported are
+`flows/cli.py`.
 """
 
-# No "from __future__ import annotations" here: `start` below is annotated with a class that only its caller knows.
+from __future__ import annotations
 
 import contextlib
 import datetime
 import gc
-import importlib
 import json
 import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, NoReturn
 
-import cyclopts
 from prefect import get_run_logger
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import MissingContextError
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from pydantic import BaseModel
 
-from clusterpaths.commands.shell import USER_ERROR, fail, invalid, option_message, run_command
+from clusterpaths.commands.shell import RUN_LOGGERS, USER_ERROR, fail
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.storage.atomic import disk_errors
 from flows.temporary_server import begin_server, hand_over
 
-__all__ = ["USER_ERROR", "invalid", "option_message", "run", "run_command", "run_name", "set_up_logging"]
-
 LOG_FILE_VARIABLE = "CLUSTERPATHS_LOG_FILE"
-RELAYED = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")  # loggers of a run
-Config = TypeVar("Config", bound=BaseModel)
+SETTLE_SECONDS = 20.0
+CLIENTS = ("prefect.client", "prefect.events.clients", "prefect._internal.concurrency", "EventsWorker")  # loggers
 
 
-def run(
-    flow: Callable[..., Any],
-    model: type[Config],
-    argv: list[str] | None = None,
-    *,
-    flat: bool = False,
-    stages: str | None = None,
-) -> None:
-    """Parse the command line into `model`, run `flow` with it, and exit with 0, 2 (a user's mistake) or 1.
+def run_flow(load: Callable[[], Callable[..., Any]], parameters: dict[str, Any]) -> None:
+    """Run a flow, and exit with 2 (a user's mistake) or 130 (Ctrl-C) if it did not succeed; a bug shows its traceback.
 
-    A flow takes the model as its parameter `config`, or, if `flat`, the fields of the model as parameters.
-    `stages` names the module that the flow imports when it runs: it is imported while a temporary server starts.
+    Args:
+        load: imports the flow and its stages; called while a temporary server starts.
+        parameters: of the flow.
     """
-    app = cyclopts.App(
-        name=flow.__name__, help=flow.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
-    )
-
-    def start(*, config: Annotated[model, cyclopts.Parameter(name="*")] = None) -> None:  # type: ignore[valid-type]
-        given = config if config is not None else model()
-        parameters = {name: getattr(given, name) for name in model.model_fields} if flat else {"config": given}
-        _run(flow, parameters, stages)
-
-    app.default(start)
+    begun = False
     try:
-        app(argv, exit_on_error=False, print_error=False)
-    except cyclopts.CycloptsError as error:
-        fail(option_message(error), USER_ERROR)
-
-
-def _run(flow: Callable[..., Any], parameters: dict[str, Any], stages: str | None) -> None:
-    set_up_logging()
-    try:
+        set_up_logging()
         server = begin_server()
         with _importing():
-            if stages:
-                importlib.import_module(stages)
+            flow = load()
             if server:
                 hand_over(server)
+        begun = True
         # No heartbeats: a crash is visible in the shell, and Prefect waits up to a second for the heartbeat thread.
         with temporary_settings(set_defaults={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             flow(**parameters)
     except ClusterPathsError as error:
-        _settle()
-        fail(str(error), USER_ERROR)
+        _end_with(error, settle=begun)
+    except Exception as error:
+        if (reported := _behind(error)) is None:
+            raise
+        _end_with(reported, settle=False)  # the server is gone
     except KeyboardInterrupt:
         fail("Stopped. Recorded results are preserved: run the same command to resume.", 130)
     _settle()
@@ -100,8 +78,28 @@ def _importing() -> Iterator[None]:
 
 
 def _settle() -> None:
-    """Flush events before the process ends; else the last states are lost, with a traceback."""
-    EventsWorker.instance().wait_until_empty()
+    """Flush events before the process ends, else the last states are lost, with a traceback; the server may be gone."""
+    waiting = threading.Thread(target=EventsWorker.instance().wait_until_empty, daemon=True)
+    waiting.start()
+    waiting.join(SETTLE_SECONDS)
+
+
+def _end_with(error: ClusterPathsError, *, settle: bool) -> NoReturn:
+    """End with the error as the last paragraph: clients that lose the server meanwhile, on a busy machine, log nothing."""
+    for name in CLIENTS:
+        logging.getLogger(name).disabled = True  # not all heed a level
+    logging.raiseExceptions = False  # else Prefect's handler prints what it cannot send
+    if settle:
+        _settle()
+    fail(str(error), USER_ERROR)
+
+
+def _behind(error: Exception) -> ClusterPathsError | None:
+    """The expected error whose report to a server failed, if it is that."""
+    behind: BaseException | None = error
+    while behind and type(behind).__module__.partition(".")[0] in ("httpx", "httpcore", "prefect"):
+        behind = behind.__context__
+    return behind if isinstance(behind, ClusterPathsError) else None
 
 
 class _OneParagraph(logging.Filter):
@@ -127,7 +125,7 @@ def set_up_logging() -> None:
     With CLUSTERPATHS_LOG_FILE set, every line of a run goes to that file too, as JSON with the run's id and name.
     Safe to repeat: runs started by a worker do not go through `run`.
     """
-    for name in RELAYED:
+    for name in RUN_LOGGERS:
         library = logging.getLogger(name)
         if not any(isinstance(present, _ToTheRun) for present in library.handlers):
             library.addHandler(_ToTheRun())

@@ -1,7 +1,8 @@
 """Starts Prefect's temporary server early, in its own process, while this one still imports.
 
 Belongs here: starting that process, and handing it to Prefect, which then uses and stops it. By default Prefect starts
-the server when the flow is called and waits for it, about 4 s.
+the server when the flow is called and waits for it, about 4 s. The server's own output is not shown: a server that is stopped
+while it works prints tracebacks of its database, after whatever the run has reported.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import IO
 
 import httpx
 import prefect
@@ -25,6 +28,9 @@ from prefect.settings import (
     get_current_settings,
 )
 
+from clusterpaths.errors import ConfigError
+from flows.environment import require_server
+
 _PORTS = (8000, 9000)  # as Prefect's own
 # As `python -m uvicorn`, but with fewer garbage collections: at Python's default threshold they take a fifth of the start.
 _UVICORN = "import gc; gc.set_threshold(50_000); from uvicorn.main import main; main()"
@@ -36,12 +42,24 @@ class Begun:
 
     process: subprocess.Popen[bytes]
     port: int
+    output: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
 
 
 def begin_server() -> Begun | None:
-    """Start the process of a temporary server; None if a server is configured, or a temporary one is not allowed."""
-    if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+    """Start the process of a temporary server; None if a server is configured, or a temporary one is not allowed.
+
+    Raises:
+        ConfigError: the configured server does not answer.
+    """
+    if url := PREFECT_API_URL.value():
+        require_server(url)
         return None
+    if not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+        return None
+    return _begin()
+
+
+def _begin() -> Begun:
     ensure_logging_setup()
     port = _free_port()
     get_logger().info(
@@ -53,28 +71,49 @@ def begin_server() -> Begun | None:
     options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     marks = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - it is the process's as long as that runs
     process = subprocess.Popen(
-        [sys.executable, "-c", _UVICORN, *app, *options], env={**os.environ, **marks, **settings}
-    )
+        [sys.executable, "-c", _UVICORN, *app, *options], env={**os.environ, **marks, **settings}, stdout=output,
+        stderr=subprocess.STDOUT,
+    )  # fmt: skip
     atexit.register(process.terminate)  # if this process ends before Prefect has the server
-    return Begun(process, port)
+    return Begun(process, port, output)
 
 
 def hand_over(begun: Begun) -> None:
     """Make it the temporary server of Prefect, once it answers.
 
-    If it ended or does not answer in time, it is killed: Prefect then starts one, and reports errors.
+    If it ended, most often as another process took its port, one more is started.
+
+    Raises:
+        ConfigError: it does not answer in time, or the second one ended too.
     """
     from prefect.server.api.server import SubprocessASGIServer  # takes 2 s, while the server starts
 
-    if not _answers(begun):
+    if not _answers(begun) and begun.process.poll() is not None:
+        begun.output.close()
+        begun = _begin()
+    if not _answers(begun):  # a slow one is waited for a second time
         begun.process.kill()
         begun.process.wait()
-        return
+        raise ConfigError(_not_started(begun))
+    begun.output.close()  # the process has it too
     server = SubprocessASGIServer()  # the one that every client of this process asks for
     server.port, server.server_process, server.running = begun.port, begun.process, True
     atexit.unregister(begun.process.terminate)
     atexit.register(server.stop)
+
+
+def _not_started(begun: Begun) -> str:
+    with begun.output as output:
+        output.seek(0)
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    return (
+        "Prefect's temporary server did not start"
+        + (f"; its last words are: {lines[-1].strip()[:300]} " if lines else ". ")
+        + "Run again when the machine is less busy, with a longer PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start a "
+        "server with `prefect server start` and set PREFECT_API_URL."
+    )
 
 
 def _answers(begun: Begun) -> bool:

@@ -7,10 +7,14 @@ python flows/train.py --cue Blond_Hair    drawn faces with a planted shortcut ->
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first, as the command line is checked before Prefect is imported
+    from flows.cli import run_script
+
+    run_script("train")
+
 from prefect import flow
 
 from clusterpaths.training.train import TrainConfig, TrainRecord
-from flows.shell import run
 from tasks.training import announce_model, draw_faces, publish_training, train_model
 
 
@@ -22,12 +26,3 @@ def train(config: TrainConfig) -> TrainRecord:
     publish_training(record)
     announce_model(record)
     return record
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run from a shell."""
-    run(train, TrainConfig, argv)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,25 +5,64 @@ Belongs here: messages that commands and flows share. What only flows need is `f
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import cyclopts
 from pydantic import ValidationError
 
-from clusterpaths.errors import ClusterPathsError
+from clusterpaths.errors import ClusterPathsError, ConfigError
 
 USER_ERROR = 2
+RUN_LOGGERS = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")  # what a run logs
 
 
 def run_command(app: cyclopts.App, argv: list[str] | None) -> None:
     """Run a plain command from a shell: exit code 0, or 2 with one paragraph."""
     try:
+        require_working_directory()
         app(argv, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         fail(option_message(error), USER_ERROR)
     except ClusterPathsError as error:
         fail(str(error), USER_ERROR)
+
+
+def require_working_directory() -> None:
+    """Check that there is a working directory: relative paths, and many libraries, need one.
+
+    Raises:
+        ConfigError: it was deleted.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "The working directory no longer exists: it was deleted or moved. Change to one that exists, such as with `cd ~`, "
+            "and run the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def run_log_on_stderr() -> Iterator[None]:
+    """Show what the library logs of a run."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s | %(message)s"))
+    loggers = [logging.getLogger(name) for name in RUN_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -225,18 +225,18 @@ def test_images_that_are_gone_leave_a_page_without_pictures_unless_a_folder_was_
 def test_a_mistake_ends_with_2_and_one_paragraph(
     argv: list[str], expected: list[str], results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows.compare import main
+    from flows.cli import main
 
     log_to_this_test()
     with pytest.raises(SystemExit, match="2"):
-        main([*argv, "--cache-root", str(results)])
+        main(["compare", *argv, "--cache-root", str(results)])
     shown = capsys.readouterr()
     assert_one_paragraph(shown.out + shown.err, *expected)
 
 
 def test_without_options_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.compare import main
+    from flows.cli import main
 
     with pytest.raises(SystemExit, match="0"):
-        main([])
+        main(["compare"])
     assert "--first" in capsys.readouterr().out

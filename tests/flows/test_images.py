@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.published import open_set
-from flows.images import ImagesConfig
+from flows.options import ImagesConfig
 from tests.runs import SAMPLE_MODEL, listening
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

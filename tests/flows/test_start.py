@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import http.server
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,13 +19,14 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.shell import _run
+from clusterpaths.errors import ConfigError
+from flows.shell import run_flow
 from flows.temporary_server import Begun, begin_server, hand_over
 
-HEAVY = ("onnx", "onnxruntime", "pyarrow", "scipy", "sklearn", "torch", "zarr", "prefect.server.api.server")
+HEAVY = ("prefect", "onnx", "onnxruntime", "pyarrow", "scipy", "sklearn", "torch", "zarr", "prefect.server.api.server")
 HELP = """
 import sys
-from flows.{flow} import main
+from flows.cli import main
 try:
     main({argv})
 except SystemExit as exit_:
@@ -56,7 +60,7 @@ def in_python(code: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("flow", ["celeba", "images"])
 def test_help_imports_nothing_that_only_a_run_needs(flow: str) -> None:
-    shown = in_python(HELP.format(flow=flow, argv=["--help"], heavy=HEAVY))
+    shown = in_python(HELP.format(argv=[flow, "--help"], heavy=HEAVY))
     assert "--subset" in shown
     assert "heavy: []" in shown
 
@@ -75,28 +79,59 @@ def test_prefect_takes_the_server_that_was_begun_and_stops_it(tmp_path: Path) ->
         os.kill(pid, 0)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_SERVER_EPHEMERAL_ENABLED: True},
-        {PREFECT_API_URL: None, PREFECT_SERVER_EPHEMERAL_ENABLED: False},
-    ],
-    ids=["a server is configured", "a temporary one is not allowed"],
-)
-def test_no_server_is_begun_where(settings: dict[object, object]) -> None:
-    with temporary_settings(settings):
+def test_no_server_is_begun_where_a_temporary_one_is_not_allowed() -> None:
+    with temporary_settings({PREFECT_API_URL: None, PREFECT_SERVER_EPHEMERAL_ENABLED: False}):
         assert begin_server() is None
 
 
-def test_a_server_that_ends_at_once_is_left_to_prefect() -> None:
-    from prefect.server.api.server import SubprocessASGIServer
+def test_no_server_is_begun_where_one_is_configured_and_answers() -> None:
+    with (
+        http.server.HTTPServer(
+            ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler
+        ) as configured,  # answers 501: enough
+        temporary_settings(
+            {
+                PREFECT_API_URL: f"http://127.0.0.1:{configured.server_port}/api",
+                PREFECT_SERVER_EPHEMERAL_ENABLED: True,
+            }
+        ),
+    ):
+        threading.Thread(target=configured.handle_request, daemon=True).start()
+        assert begin_server() is None
 
-    server = SubprocessASGIServer()  # the one of this process, which other tests may have started
-    before = (server.running, server.server_process)
-    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
-    hand_over(Begun(ended, 1))
-    assert ended.returncode == 3
-    assert (server.running, server.server_process) == before
+
+def test_a_configured_server_that_is_down_is_named() -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
+        pytest.raises(ConfigError, match=r"127\.0\.0\.1:1/api does not answer \(Connection refused\)"),
+    ):
+        begin_server()
+
+
+def test_a_server_that_ends_at_once_is_started_once_more(tmp_path: Path) -> None:
+    ended = (
+        "import subprocess\nfrom flows.temporary_server import Begun\nbegun.process.kill()\n"
+        "hand_over(Begun(subprocess.Popen([sys.executable, '-c', 'raise SystemExit(3)']), 1))"
+    )
+    code = SERVED.replace("hand_over(begun)", ended).partition("    print(")[0]
+    home = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    shown = in_python(
+        f"import os; os.environ.pop('PREFECT_API_URL', None)\n{code}",
+        **home, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="120", PREFECT_LOGGING_LEVEL="INFO",
+    )  # fmt: skip
+    assert shown.count("Starting temporary server") == 2
+    assert shown.count("Stopping temporary server") == 1
+
+
+def test_a_server_that_ends_twice_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended() -> Begun:
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - as of `_begin`
+        code = "import sys; sys.exit('no room for a database')"
+        return Begun(subprocess.Popen([sys.executable, "-c", code], stdout=output, stderr=output), 1, output)
+
+    monkeypatch.setattr("flows.temporary_server._begin", ended)
+    with pytest.raises(ConfigError, match=r"did not start; its last words are: no room for a database"):
+        hand_over(ended())
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -106,6 +141,6 @@ def test_a_run_from_a_shell_sends_no_heartbeats_unless_the_user_wants_them(
 ) -> None:
     seen: list[int | None] = []
     with temporary_settings(users):
-        _run(lambda: seen.append(PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()), {}, None)
+        run_flow(lambda: lambda: seen.append(PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()), {})
     assert seen == [expected]
     assert gc.isenabled()

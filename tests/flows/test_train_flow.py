@@ -37,20 +37,20 @@ def test_the_flow_reads_a_celeba_that_is_there(tmp_path: Path) -> None:
 def test_the_command_line_says_what_is_wrong_in_one_paragraph(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from flows.train import main
+    from flows.cli import main
 
     with pytest.raises(SystemExit) as exit_:
-        main(["--dataset", "celeba", "--data-root", str(tmp_path), "--output", str(tmp_path / "model.onnx")])
+        main(["train", "--dataset", "celeba", "--data-root", str(tmp_path), "--output", str(tmp_path / "model.onnx")])
     assert exit_.value.code == 2
     assert str(tmp_path) in capsys.readouterr().err
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_the_command_line_refuses_a_cue_in_photographs_in_one_paragraph(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.train import main
+    from flows.cli import main
 
     with pytest.raises(SystemExit) as exit_:
-        main(["--dataset", "celeba", "--cue", "Blond_Hair"])
+        main(["train", "--dataset", "celeba", "--cue", "Blond_Hair"])
     assert exit_.value.code == 2
     told = capsys.readouterr().err.strip()
     assert told.startswith("error: --cue Blond_Hair plants a patch")

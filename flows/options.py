@@ -1,0 +1,72 @@
+"""Options of the flows: what `clusterpaths images` and `clusterpaths recluster` read from a command line.
+
+Belongs here: models that are no library's own, importable without Prefect, so that a mistake in them costs no second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clusterpaths.commands.shell import invalid
+from clusterpaths.common import roots
+from clusterpaths.config import CacheRoot, RunConfig
+from clusterpaths.errors import ConfigError
+from clusterpaths.records import Distance
+
+
+class ImagesConfig(RunConfig):
+    """Cluster paths of a directory of images, or of another data set, through one ONNX model."""
+
+    dataset: str = Field("folder", description=RunConfig.model_fields["dataset"].description)
+    model: Path | None = Field(None, description="ONNX image classifier (required but for --dataset faces)")
+    sample: Annotated[bool, Parameter(show=False)] = Field(False, description="the embedded sample")
+    sample_size: Annotated[int, Parameter(show=False)] = Field(2000, ge=1, description="how many faces --sample draws")
+
+
+class ReclusterConfig(BaseModel):
+    """Cluster again what is cached under a name, with the last set's settings or changed ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        "CelebA",
+        description="results' directory in the cache root; NAME/set_NN: use the settings of that set, not of the newest",
+    )
+    k: int | str | None = Field(
+        None, description="clusters per layer: 7, or conv3=15, or 8,conv3=15, or auto: chosen again [the last set's]"
+    )
+    distance: Distance | Literal["auto"] | None = Field(
+        None, description="cosine or euclidean, or auto: the one with the higher decision alignment [the last set's]"
+    )
+    seed: int | None = Field(None, ge=0, description="random seed [the last set's]")
+    layers: str | None = Field(None, description="layers to cluster, such as conv3,fc1 [the last set's]")
+    subset: int | None = Field(None, ge=1, description="only the first N examples [the last set's]")
+    workers: int | None = Field(None, ge=1, description="concurrent tasks [the last run's]")
+    engine: Literal["threads", "dask"] = Field("threads", description=RunConfig.model_fields["engine"].description)
+    dask_address: str | None = Field(None, description=RunConfig.model_fields["dask_address"].description)
+    cache_root: CacheRoot | None = Field(None, description="where results are [activation_cache]")
+
+    def run_config(self) -> RunConfig:
+        """The configuration of the last set, with these changes.
+
+        Raises:
+            CacheError: there is no such set, or it does not record its configuration.
+            ConfigError: the changed settings do not fit together.
+        """
+        from clusterpaths.sets.find import find_named, set_config  # pyarrow, which --help does not need
+
+        options = ("k", "distance", "seed", "layers", "subset", "workers")
+        changes: dict[str, Any] = {name: value for name in options if (value := getattr(self, name)) is not None}
+        changes |= {
+            "engine": self.engine,
+            "dask_address": self.dask_address,
+        }  # the engine of the last run is not reused
+        before = set_config(find_named(self.cache_root or roots.cache_root(), self.name))
+        try:
+            return RunConfig(**{**before, **changes, "compare": True, "refresh": False, "plan": False})
+        except ValidationError as error:
+            raise ConfigError(f"Invalid settings: {invalid(error)}.") from error
