@@ -179,9 +179,9 @@ def fetch_torchvision(spec: DatasetSpec, log: Callable[[str], None]) -> None:
 def _network(spec: DatasetSpec, error: Exception) -> DownloadError:
     kind = OfflineError if unresolved(error) else DownloadError
     return kind(
-        f"Downloading {spec.name} failed: {type(error).__name__}: {_text(error)} {contents(Path(spec.root))} "
-        f"Check the network and run again; complete files are reused. Or put the files into {spec.root} yourself, in "
-        "torchvision's layout."
+        f"Downloading {spec.name} failed: {type(error).__name__}: {_text(error)} Check the network "
+        f"and run again; complete files are reused. Or put the files into {spec.root} yourself, in torchvision's layout. "
+        f"{contents(Path(spec.root))}"
     )
 
 

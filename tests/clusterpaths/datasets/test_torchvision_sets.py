@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import socket
 import struct
 import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.base import file_digest
 from clusterpaths.datasets.registry import fetch
 from clusterpaths.datasets.torchvision_sets import names
-from clusterpaths.errors import DatasetError, DownloadError, InputError
+from clusterpaths.errors import DatasetError, DownloadError, InputError, OfflineError
 from clusterpaths.records import DatasetSpec
 from tests.cifar10 import CLASSES, write_cifar10
 
@@ -268,6 +270,21 @@ def test_no_answer_at_all_can_be_tried_again(tmp_path: Path, host, monkeypatch: 
     serve_cifar10(tmp_path, *host, monkeypatch)
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
     with pytest.raises(DownloadError, match=r"URLError: .*[Cc]onnection refused.* Check the network"):
+        fetch(spec("CIFAR10", tmp_path / "data"))
+
+
+def test_a_host_whose_name_does_not_resolve_is_told_with_what_lies_in_the_folder(
+    tmp_path: Path, host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_cifar10(tmp_path, *host, monkeypatch)
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://nowhere.test/cifar.tar.gz")
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cat.png").touch()
+    with (
+        mock.patch("socket.getaddrinfo", side_effect=socket.gaierror(-2, "Name or service not known")),
+        pytest.raises(OfflineError, match=r"Name or service not known.* Check the network .* holds .*cat\.png"),
+    ):
         fetch(spec("CIFAR10", tmp_path / "data"))
 
 
