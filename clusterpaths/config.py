@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ConfigError
-from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, Preset, Resize
+from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, OutputKind, Preset, Resize
 from clusterpaths.storage import Storage, open_storage, parse_address
 
 DEFAULT_K = 5
@@ -113,6 +113,11 @@ class RunConfig(BaseModel):
         "auto averages over space or tokens from 262,144 values on",
     )
     logits: str | None = Field(None, description="the output with class scores, or none [detected by name and shape]")
+    output_kind: OutputKind | None = Field(
+        None,
+        description="what that output holds: logits, log-probabilities, probabilities, binary-logit, binary-sigmoid, multi-label, "
+        "multi-label-logits, or values (an embedding or a regression) [from the graph's last operators]",
+    )
     k: int | str = Field(
         DEFAULT_K,
         description="clusters per layer: 5, or conv3=15 (others 5), or 8,conv3=15, or auto: chosen by decision alignment",

@@ -23,6 +23,10 @@ InputType = Literal["float32", "float16", "uint8"]
 Reduce = Literal["none", "mean", "max", "gap", "cls", "tokens-mean"]
 Resize = Literal["bilinear", "bicubic", "nearest", "box", "hamming", "lanczos"]
 CropOffset = Literal["round", "floor"]
+OutputKind = Literal[
+    "logits", "log-probabilities", "probabilities", "binary-logit", "binary-sigmoid", "multi-label", "multi-label-logits",
+    "values", "none",
+]  # fmt: skip
 
 _LARGEST_UNIT_STD = 8.0  # of pixels in 0..1; a larger standard deviation is of 0..255
 
@@ -144,6 +148,51 @@ class Tap(Record):
         return self.tensor if self.reduce == "none" else f"{self.tensor}|{self.reduce}"
 
 
+class ModelOutputs(Record):
+    """What a model outputs for an image: the one description that everything about predictions and probabilities reads.
+
+    `models/find_outputs.py` makes it from the graph, `models/outputs.py` says what rows of each kind mean.
+    """
+
+    name: str | None = Field(default=None, description="the output with class scores; None: there is none")
+    kind: OutputKind = Field(default="none", description="values: an embedding or a regression, no class scores")
+    layout: str = Field(default="", description="the axes as the graph has them, such as (N, C) or (N, C, 1, 1)")
+    classes: int = Field(default=0, description="classes, or labels of a multi-label model; 0: none, or not known yet")
+    reason: str = Field(default="", description="where the kind came from")
+    asked: bool = Field(default=False, description="the kind was named with --output-kind")
+    class_names: tuple[str, ...] = ()
+    class_names_source: str = Field(default="", description="where the names came from")
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the rows are scores of classes or labels."""
+        return self.name is not None and self.kind not in ("values", "none")
+
+    @property
+    def is_binary(self) -> bool:
+        return self.kind in ("binary-logit", "binary-sigmoid")
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self.kind in ("multi-label", "multi-label-logits")
+
+    @property
+    def predicts(self) -> bool:
+        """Whether an image gets one class."""
+        return self.has_scores and not self.is_multi_label
+
+    def text(self) -> str:
+        """One line for people: which output, its kind, its layout and why."""
+        if self.name is None:
+            return f"none ({self.reason})" if self.reason else "none"
+        classes = {"values": "", "none": ""}.get(self.kind, f", classes: {self.classes or 'number open'}")
+        return f"{self.name}, {self.kind}, {self.layout}{classes} ({self.reason})"
+
+    def label_name(self, index: int) -> str:
+        """A multi-label model's label, or its number where it has no name."""
+        return self.class_names[index] if 0 <= index < len(self.class_names) else f"label {index}"
+
+
 class ModelRecord(Record):
     """What `check_model` found out about a model."""
 
@@ -156,17 +205,20 @@ class ModelRecord(Record):
     layout: Layout = "NCHW"
     input_type: InputType = "float32"
     providers: tuple[str, ...] = Field(default=("CPUExecutionProvider",), description="in order of preference")
-    logits: str | None = Field(description="output with class scores; None: the model has none")
-    num_classes: int
+    outputs: ModelOutputs
     taps: tuple[Tap, ...]
     preprocessing: Preprocessing | None = Field(description="from the file's own metadata or a file beside it")
     preprocessing_source: str = Field(default="", description="which of them, for people")
-    class_names: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
     def layers(self) -> tuple[str, ...]:
         return tuple(tap.layer for tap in self.taps)
+
+    @property
+    def logits(self) -> str | None:
+        """The output with class scores; None: there is none."""
+        return self.outputs.name
 
 
 class ClusterSummary(Record):
@@ -192,8 +244,8 @@ class SetRecord(Record):
     """set.json: what one set was made from. In its directory, beside the contract's documents.
 
     paths.parquet in the same directory has one row per example, ids ascending, with columns id int64, file string,
-    split string, label int16 (-1: none), prediction int16 (-1: none), for each layer an int16 column of its name (the
-    cluster id), and distance.<layer> float32 (to the own centroid: 1 - cosine, or Euclidean).
+    split string, label and prediction (-1: none; int16, or int32 if there are more than 32,767 classes), for each layer an
+    int16 column of its name (the cluster id), and distance.<layer> float32 (to the own centroid: 1 - cosine, or Euclidean).
     """
 
     version: int = 1
@@ -209,6 +261,9 @@ class SetRecord(Record):
         default_factory=dict, description="layer -> its tensor in the graph, with |WAY where it was reduced"
     )
     logits: str | None = Field(default=None, description="the output with class scores; none: there is none")
+    outputs: ModelOutputs | None = Field(
+        default=None, description="what the model outputs, checked on this set's rows; None: of sets from before that"
+    )
     k_per_layer: dict[str, int]
     distance: Distance
     seed: int
@@ -238,6 +293,19 @@ class SetRecord(Record):
     def class_name(self, index: int) -> str:
         """A prediction's class, or its number where it has no name."""
         return name_of(self.class_names, index)
+
+    @property
+    def meaning(self) -> ModelOutputs:
+        """What the model outputs; of a set from before that was recorded: logits, as they were taken for then."""
+        if self.outputs is not None:
+            return self.outputs
+        if self.logits == "none":
+            return ModelOutputs()
+        return ModelOutputs(name=self.logits or "logits", kind="logits", reason="not recorded")
+
+    def output_name(self, index: int) -> str:
+        """The class or label that column `index` of the model's probabilities belongs to."""
+        return self.meaning.label_name(index) if self.meaning.is_multi_label else self.class_name(index)
 
     def label_name(self, index: int) -> str:
         """A label's class, or its number where it has no name."""

@@ -32,7 +32,9 @@ class PrefectReport(Report):
 
     def model(self, config: RunConfig, model: ModelRecord) -> None:
         size = config.size or (None if model.preprocessing else config.default_size)
-        inspection = inspect_model(Path(model.path), config.layers, config.logits, size, model.sha256)
+        inspection = inspect_model(
+            Path(model.path), config.layers, config.logits, size, model.sha256, config.output_kind
+        )
         create_markdown_artifact(markdown.inspection(inspection), key="model", description=Path(inspection.file).name)
 
     def evaluation(self, evaluation: Evaluation) -> None:

@@ -52,7 +52,7 @@ def test_the_table_of_layers_is_what_inspect_prints(exports: Path) -> None:
     table = printed[printed.index("\nlayer ") :]
     assert table in shown
     lines = printed[: printed.index("\nlayer ")].splitlines()
-    same = [line for line in lines if line.startswith(("inputs", "image", "outputs", "logits", "preprocessing"))]
+    same = [line for line in lines if line.startswith(("inputs", "image", "outputs", "class scores", "preprocessing"))]
     assert len(same) == 5
     assert [line for line in same if line not in shown.splitlines()] == []
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from clusterpaths.datasets.base import ExampleTable
 from clusterpaths.errors import CacheError
+from clusterpaths.models.outputs import decide
+from clusterpaths.records import ModelOutputs
 from clusterpaths.storage import Storage
 
 EXAMPLES = "examples.parquet"
@@ -26,12 +28,18 @@ def part_file(shard: int) -> str:
     return f"{shard:05d}.parquet"
 
 
+def class_type(classes: int) -> type[np.int16] | type[np.int32]:
+    """Of labels and predictions: the narrower type that holds so many classes and -1."""
+    return np.int16 if classes <= np.iinfo(np.int16).max + 1 else np.int32
+
+
 def make_part(
     table: ExampleTable,
     shard: int,
     rows: NDArray[np.int64],
     errors: list[str | None],
     logits: NDArray[np.float32] | None,
+    outputs: ModelOutputs,
     digests: NDArray[np.uint64],
 ) -> pa.Table:
     """The rows of one shard.
@@ -41,23 +49,24 @@ def make_part(
         shard: its index.
         rows: (n,) row in the store, -1 where the example has no activations.
         errors: n reasons, None where there is none.
-        logits: (n, classes), NaN rows where there are none; None where the model has no class scores.
+        logits: (n, width) raw output rows, NaN where there are none; None where the model has no such output.
+        outputs: what they mean.
         digests: (n,) of what was read; ignored where the example has no activations.
     """
     read = rows >= 0
-    prediction = np.full(len(table), -1, np.int16)
+    prediction = np.full(len(table), -1, class_type(outputs.classes))
     if logits is not None and read.any():
-        prediction[read] = logits[read].argmax(axis=1)
+        prediction[read] = decide(outputs, logits[read]).predictions
     columns: dict[str, pa.Array] = {
         "id": pa.array(table.ids, pa.int64()),
         "file": pa.array(table.files, pa.string()),
         "size": pa.array(table.sizes, pa.int64()),
         "split": pa.array(table.splits, pa.string()),
-        "label": pa.array(table.labels, pa.int16()),
+        "label": pa.array(table.labels, pa.from_numpy_dtype(class_type(int(table.labels.max(initial=-1)) + 1))),
         "shard": pa.array(np.full(len(table), shard), pa.int32()),
         "row": pa.array(rows, pa.int64(), mask=~read),
         "error": pa.array(errors, pa.string()),
-        "prediction": pa.array(prediction, pa.int16()),
+        "prediction": pa.array(prediction),
         "logits": pa.array([None] * len(table), pa.list_(pa.float32()))
         if logits is None
         else pa.array(list(logits), pa.list_(pa.float32()), mask=~read),

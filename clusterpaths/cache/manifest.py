@@ -20,7 +20,6 @@ from clusterpaths.records import (
     CacheDtype,
     CacheFormat,
     ModelIdentity,
-    ModelRecord,
     Preprocessing,
     Record,
     fingerprint,
@@ -89,7 +88,7 @@ class CacheIdentity(Record):
     providers: tuple[str, ...] = Field(
         default=(), description="ONNX Runtime's execution providers of the last run; no part of the identity"
     )
-    runner: ModelRecord | None = Field(default=None, description="of caches made before 2026-11-28; not used")
+    runner: dict[str, Any] | None = Field(default=None, description="of caches made before 2026-11-28; not used")
 
     @property
     def key(self) -> str:

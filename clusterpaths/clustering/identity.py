@@ -18,6 +18,7 @@ from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.extracted import ExtractionRecord
 from clusterpaths.cache.fit_sample import draw_ids, fit_size
 from clusterpaths.cache.manifest import LayerRecord, require_manifest
+from clusterpaths.cache.predictions import kind_of_predictions
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
@@ -42,16 +43,21 @@ class FitIdentity(Record):
     fitted_on: dict[str, str] = Field(
         description="layer -> sha256 over id, file and size of the examples it is fitted on"
     )
+    outputs: str = Field(
+        default="",
+        description="kind of the model's output where predictions are not the largest score's index; part of a set",
+    )
 
     def fingerprint(self) -> str:
         """64 hex digits."""
-        return fingerprint(self.model_dump(mode="json", exclude={"fit"}))
+        return fingerprint(self.model_dump(mode="json", exclude={"fit"} if self.outputs else {"fit", "outputs"}))
 
     def layer_fingerprint(self, layer: str) -> str:
         """The identity of one layer's fit: independent of other layers, and of examples that it is not fitted on."""
         own = FitIdentity(
             **{name: getattr(self, name) for name in FitIdentity.model_fields}
             | {name: {layer: getattr(self, name)[layer]} for name in ("layers", "k_per_layer", "fitted_on")}
+            | {"outputs": ""}
         )
         return own.fingerprint()
 
@@ -90,6 +96,7 @@ def identify_fits(config: RunConfig, model: ModelRecord, sample: ExtractionRecor
         seed=config.seed,
         fit=config.fit,
         fitted_on={},
+        outputs=kind_of_predictions(model.outputs),
     )
     ids = sample.example_ids()
     chosen = {layer: identity.fit_ids(layer, ids) for layer in model.layers}

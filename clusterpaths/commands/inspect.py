@@ -16,7 +16,7 @@ from pydantic import Field
 from clusterpaths.commands.shell import run_command
 from clusterpaths.config import Names, Size
 from clusterpaths.models.inspect import inspect_model
-from clusterpaths.records import Record
+from clusterpaths.records import OutputKind, Record
 
 
 class InspectConfig(Record):
@@ -28,6 +28,10 @@ class InspectConfig(Record):
         "[the model's added outputs, else auto: at most 6]",
     )
     logits: str | None = Field(None, description="the output with class scores, or none [found automatically]")
+    output_kind: OutputKind | None = Field(
+        None,
+        description="what that output holds: logits, probabilities, multi-label … [from the graph's last operators]",
+    )
     size: Size | None = Field(None, description="HEIGHTxWIDTH where the model takes any [from its files, else 224x224]")
     as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative=())] = Field(
         False, description="print the record as JSON, all layers in it"
@@ -44,7 +48,7 @@ def inspect(
 ) -> None:
     """Print a model's input and outputs, and the layers that a run would extract."""
     config = config or InspectConfig()
-    found = inspect_model(model.expanduser(), config.layers, config.logits, config.size)
+    found = inspect_model(model.expanduser(), config.layers, config.logits, config.size, output_kind=config.output_kind)
     sys.stdout.write(
         found.model_dump_json(indent=2) + "\n" if config.as_json else found.text(all_layers=config.all_layers)
     )

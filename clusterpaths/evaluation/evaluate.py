@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import EXAMPLES
 from clusterpaths.cache.fit_sample import draw_ids
+from clusterpaths.cache.predictions import check_stored
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import EVALUATION_IMAGES
 from clusterpaths.evaluation import perturb
@@ -36,10 +35,9 @@ from clusterpaths.evaluation.split import MIN_EVAL, Split, choose_positions, spl
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.alignment import decision_alignment, majority_baseline
 from clusterpaths.metrics.neighbours import nearest_neighbours, neighbours_vote
-from clusterpaths.metrics.ood import has_class_scores
 from clusterpaths.metrics.paths import in_majority, path_complexity
-from clusterpaths.sets.published import PublishedSet
-from clusterpaths.storage import Storage
+from clusterpaths.records import ModelOutputs
+from clusterpaths.sets.published import Classes, PublishedSet
 
 
 def evaluate_set(
@@ -99,8 +97,8 @@ def _evaluate(
     path_of = published.paths.of_example
     complexity = path_complexity(published.clusters)
     directory = job.storage
-    decides = job.model.logits is not None and _decides(directory)
-    predictions = published.predictions if decides else np.full_like(published.predictions, -1)
+    outputs = check_stored(directory, job.model.outputs)
+    predictions = published.predictions if outputs.predicts else np.full_like(published.predictions, -1)
     chosen = choose_positions(published, directory, seed)
     evaluation = Evaluation(
         set=record.set,
@@ -119,7 +117,7 @@ def _evaluate(
         notes.append("No example has a label: purity with labels is left out.")
     if evaluation.purity_predictions is None:
         notes.append(
-            "The model has no class scores (as in regression or an embedding): purity with predictions, decision "
+            f"{_without_predictions(outputs)}: purity with predictions, decision "
             "alignment, preserved decisions, max softmax and energy are left out."
         )
     elif len(np.unique(predictions[predictions >= 0])) == 1:
@@ -132,7 +130,7 @@ def _evaluate(
         )
         return evaluation.model_copy(update={"notes": tuple(notes)})
     split = split_set(published, directory, chosen, seed)
-    with Probe(published, job, split, seed, decides, workers) as probe:
+    with Probe(published, job, split, seed, outputs, workers) as probe:
         wanted = np.searchsorted(published.ids, draw_ids(published.ids[chosen.held_out], max_images))
         if len(wanted) < len(chosen.held_out):
             notes.append(
@@ -152,18 +150,14 @@ def _evaluate(
     return evaluation.model_copy(update={**measures, "notes": tuple(notes)})
 
 
-def _decides(directory: Storage) -> bool:
-    """Whether the cached outputs of the first examples can be class scores."""
-    with pq.ParquetFile(directory.local(EXAMPLES)) as file:
-        for batch in file.iter_batches(1024, columns=["logits"]):
-            scores = batch.column(0).drop_null().to_pylist()
-            if scores:
-                return has_class_scores(np.array(scores))
-    return False
+def _without_predictions(outputs: ModelOutputs) -> str:
+    if outputs.is_multi_label:
+        return "The model is multi-label, so an image has no one predicted class"
+    return "The model has no class scores (as in regression or an embedding)"
 
 
 def _alignment(
-    split: Split, predictions: NDArray[np.int16], positions: NDArray[np.int64], clean: Seen | None, seed: int
+    split: Split, predictions: Classes, positions: NDArray[np.int64], clean: Seen | None, seed: int
 ) -> Alignment | None:
     """Of all held-out examples; deep k-NN of those at `positions`, which were run, where no others' features are there."""
     fit, held_out = split.fit, split.held_out
@@ -184,7 +178,7 @@ def _alignment(
 
 
 def _deep_knn(
-    split: Split, predictions: NDArray[np.int16], positions: NDArray[np.int64], clean: Seen | None, seed: int
+    split: Split, predictions: Classes, positions: NDArray[np.int64], clean: Seen | None, seed: int
 ) -> Measure | None:
     features, queries = split.features, split.features.held_out
     if queries is not None:

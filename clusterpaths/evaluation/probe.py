@@ -1,6 +1,6 @@
 """Running the model on images: what a perturbation changes, and how well scores detect OOD images.
 
-Belongs here: images in, paths, distances and class scores out, by worker threads. Activations never leave the
+Belongs here: images in, paths, distances and decisions out, by worker threads. Activations never leave the
 runtime: it computes their products with the centroids (`models/products.py`). The results do not depend on the number of
 threads: each batch has random numbers of its own.
 """
@@ -30,10 +30,11 @@ from clusterpaths.metrics.detection import auroc, bootstrap_detection, fpr95
 from clusterpaths.metrics.intervals import bootstrap_mean
 from clusterpaths.metrics.neighbours import nearest_neighbours
 from clusterpaths.metrics.ood import confidence_scores, path_rarity, scale_distances
+from clusterpaths.models.outputs import Decisions, decide, join_decisions
 from clusterpaths.models.products import Products
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
-from clusterpaths.records import CacheDtype, Tap
+from clusterpaths.records import CacheDtype, ModelOutputs, Tap
 from clusterpaths.sets.published import PublishedSet
 
 BATCH = 32
@@ -50,7 +51,7 @@ class Seen:
     clusters: NDArray[np.int16]  # (m, L) by those of the clustering that is measured
     distances: NDArray[np.float32]  # (m, L) to the latter
     features: NDArray[np.float32]  # (m, d)
-    logits: NDArray[np.float32] | None  # (m, classes)
+    decisions: Decisions  # of m rows
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,15 @@ class Probe:
         job: that filled its cache; activations are rounded as there.
         split: with the statistics of the fit examples.
         seed: of noise, OOD images and intervals.
-        decides: whether the model's outputs are class scores.
+        outputs: what the model's output rows mean.
         workers: threads.
     """
 
     def __init__(
-        self, published: PublishedSet, job: ExtractionJob, split: Split, seed: int, decides: bool, workers: int
+        self, published: PublishedSet, job: ExtractionJob, split: Split, seed: int, outputs: ModelOutputs, workers: int
     ) -> None:
         record = published.record
-        self._record, self._job, self._split, self._seed, self._decides = record, job, split, seed, decides
+        self._record, self._job, self._split, self._seed, self._outputs_are = record, job, split, seed, outputs
         taps = {tap.layer: tap for tap in job.model.taps}
         self._centroids = published.read_centroids()
         self._dtypes: dict[str, CacheDtype] = {layer: job.dtypes[layer] for layer in record.layers}
@@ -140,7 +141,7 @@ class Probe:
             np.stack([one.labels for one in measured], axis=1),
             np.stack([one.distances for one in measured], axis=1),
             _with_centroids(out.products[FEATURES]),
-            out.logits if self._decides else None,
+            decide(self._outputs_are, np.empty((len(images), 0)) if out.logits is None else out.logits),
         )
 
     def _outputs(self, images: NDArray[np.float32]) -> Outputs:
@@ -166,8 +167,8 @@ class Probe:
         for name, seen in zip(changes, self.run(works), strict=True):
             unchanged, layers = path_agreement(clean.published, seen.published)
             same = None
-            if clean.logits is not None and seen.logits is not None:
-                same = self._measured(clean.logits.argmax(axis=1) == seen.logits.argmax(axis=1))
+            if self._outputs_are.predicts:
+                same = self._measured(clean.decisions.predictions == seen.decisions.predictions)
             found.append(
                 Perturbed(name=name, paths=self._measured(unchanged), layers=self._measured(layers), predictions=same)
             )
@@ -213,9 +214,7 @@ class Probe:
             "path rarity": path_rarity(own.clusters, seen.clusters),
             "deep k-NN": nearest_neighbours(self._split.features.fit, seen.features)[1][:, -1],
         }
-        if seen.logits is not None:
-            scores |= confidence_scores(seen.logits)
-        return scores
+        return scores | confidence_scores(seen.decisions)
 
     def _detect(self, score: str, own: NDArray[np.float64], others: NDArray[np.float64]) -> Detection:
         area, rate = auroc(own, others), fpr95(own, others)
@@ -235,13 +234,12 @@ def measured(values: NDArray[np.bool_] | NDArray[np.float64], seed: int) -> Meas
 
 
 def _joined(parts: Sequence[Seen]) -> Seen:
-    logits = [part.logits for part in parts if part.logits is not None]
     return Seen(
         np.concatenate([part.published for part in parts]),
         np.concatenate([part.clusters for part in parts]),
         np.concatenate([part.distances for part in parts]),
         np.concatenate([part.features for part in parts]),
-        np.concatenate(logits) if logits else None,
+        join_decisions([part.decisions for part in parts]),
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from clusterpaths.clustering.kmeans import first_alike, nearest
 from clusterpaths.datasets.decode import open_rgb
-from clusterpaths.errors import CacheError, DatasetError
+from clusterpaths.errors import CacheError, DatasetError, ModelError
 from clusterpaths.explanation.record import (
     ClassScore,
     ExampleNote,
@@ -28,6 +28,7 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import summarise
 from clusterpaths.explore.records import ClassShare, ExampleRow
 from clusterpaths.export.path_model import check_set_model
+from clusterpaths.models.outputs import Decisions, decide, labels_over_threshold, not_finite
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import SetRecord
@@ -67,9 +68,19 @@ class SetWithModel:
         pixels = fit(picture, self.record.preprocessing)
         outputs = self.session.run(normalise(pixels[None], self.record.preprocessing))
         path, distances = trace_one(outputs, self.record, self.centroids)
-        logits = None if outputs.logits is None else outputs.logits[0]
-        found = look_up(self.index, path, distances, logits, image=name, exemplars=exemplars)
+        found = look_up(self.index, path, distances, self._decide(outputs), image=name, exemplars=exemplars)
         return found.model_copy(update={"warnings": self.warnings})
+
+    def _decide(self, outputs: Outputs) -> Decisions | None:
+        meaning = self.session.model.outputs
+        if outputs.logits is None:
+            return None
+        if not_finite(meaning, outputs.logits).any():
+            raise ModelError(
+                f"The output {meaning.name} of {self.session.model.path} is not finite (inf or NaN) for this image. Expected "
+                "finite class scores. Check the model and its preprocessing with this image."
+            )
+        return decide(meaning, outputs.logits)
 
 
 def load_model(index: SetIndex, model_path: Path) -> SetWithModel:
@@ -125,12 +136,12 @@ def look_up(
     index: SetIndex,
     path: NDArray[np.int64],
     distances: NDArray[np.float32],
-    logits: NDArray[np.float32] | None,
+    decisions: Decisions | None,
     *,
     image: str,
     exemplars: int = EXEMPLARS,
 ) -> Explanation:
-    """The explanation of one image by its path (1, layers), distances (1, layers) and class scores (classes,); n > 0.
+    """The explanation of one image by its path (1, layers), distances (1, layers) and what the model decides on it; n > 0.
 
     Raises:
         CacheError: another program made the set, so there are no distances.
@@ -140,7 +151,7 @@ def look_up(
     make = _Builder(index, path[0], exemplars)
     score = float(scale.score(path, distances)[0])
     standardised = scale.standardise(path, distances)[0]
-    classes = () if logits is None else make.class_scores(logits)
+    classes, over, predicted = make.read(decisions)
     own_note = None if make.own is None else make.note(make.own)
     everywhere: NDArray[np.int64] = np.arange(len(index.paths.counts))
     return Explanation(
@@ -148,7 +159,8 @@ def look_up(
         set=published.name,
         model=published.record.model,
         num_examples=len(index),
-        prediction=classes[0] if classes else None,
+        prediction=next((one for one in classes if one.index == predicted), None),
+        labels=over,
         classes=classes,
         path=tuple(path[0].tolist()),
         layers=tuple(make.layer(i, float(distances[0, i]), float(standardised[i])) for i in range(len(index.layers))),
@@ -160,7 +172,7 @@ def look_up(
         similar=None if own_note else make.most_similar(everywhere),
         ood_score=score,
         ood_percentile=100 * float((scores < score).mean()),
-        other=make.most_similar(make.with_other_prediction(classes[0].index if classes else None)),
+        other=make.most_similar(make.with_other_prediction(predicted if predicted >= 0 else None)),
     )
 
 
@@ -173,11 +185,16 @@ class _Builder:
         same = np.flatnonzero(self.hamming == 0)
         self.own = int(same[0]) if len(same) else None  # its position among the occupied paths
 
-    def class_scores(self, logits: NDArray[np.float32]) -> tuple[ClassScore, ...]:
-        powers = np.exp(logits.astype(np.float64) - logits.max())
-        shares = powers / powers.sum()
-        order = np.argsort(-logits, kind="stable").tolist()
-        return tuple(ClassScore(index=i, name=self.index.class_name(i), probability=float(shares[i])) for i in order)
+    def read(self, decisions: Decisions | None) -> tuple[tuple[ClassScore, ...], tuple[str, ...], int]:
+        """Classes or labels, most probable first; of a multi-label model those over 0.5; the predicted class or -1."""
+        if decisions is None or decisions.probabilities is None:
+            return (), (), -1
+        shares, outputs = decisions.probabilities[0], decisions.outputs
+        name = outputs.label_name if outputs.is_multi_label else self.index.class_name
+        order = np.argsort(-shares, kind="stable").tolist()
+        classes = tuple(ClassScore(index=i, name=name(i), probability=float(shares[i])) for i in order)
+        over = tuple(outputs.label_name(i) for i in labels_over_threshold(outputs, shares).tolist())
+        return classes, over, int(decisions.predictions[0])
 
     def layer(self, i: int, distance: float, standardised: float) -> LayerExplanation:
         cluster = int(self.path[i])

@@ -12,7 +12,7 @@ from clusterpaths.records import ModelIdentity, Record
 
 
 class ClassScore(Record):
-    """A class and the probability that the model gives it (softmax of the class scores)."""
+    """A class and the probability that the model gives it (several labels have one each)."""
 
     index: int
     name: str
@@ -66,7 +66,10 @@ class Explanation(Record):
     set: str = Field(description="NAME/set_NN")
     model: ModelIdentity
     num_examples: int
-    prediction: ClassScore | None = Field(description="None: the model has no class scores")
+    prediction: ClassScore | None = Field(description="None: the model has no class scores, or is multi-label")
+    labels: tuple[str, ...] = Field(
+        default=(), description="of a multi-label model: those over 0.5, most probable first"
+    )
     classes: tuple[ClassScore, ...] = Field(description="most probable first")
     path: tuple[int, ...]
     layers: tuple[LayerExplanation, ...]

@@ -140,7 +140,7 @@ def _distances(index: SetIndex, question: Question, rows: Rows) -> NDArray[np.fl
 
 
 def _classes(
-    index: SetIndex, kind: str, classes: NDArray[np.int16], name: Callable[[int], str], wanted: Sequence[str]
+    index: SetIndex, kind: str, classes: NDArray[np.integer], name: Callable[[int], str], wanted: Sequence[str]
 ) -> Mask:
     """Whether the class is one of those wanted. A name may occur twice: ImageNet has two classes called crane."""
     record = index.record
@@ -209,7 +209,7 @@ def _unknown(index: SetIndex, kind: str, name: str, names: Sequence[str]) -> Not
 
 
 def _choices(index: SetIndex) -> Choices:
-    def occurring(classes: NDArray[np.int16], name: Callable[[int], str]) -> tuple[str, ...]:
+    def occurring(classes: NDArray[np.integer], name: Callable[[int], str]) -> tuple[str, ...]:
         there = np.flatnonzero(np.bincount(classes[classes >= 0])).tolist()
         return tuple(dict.fromkeys([name(i) for i in there]))
 

@@ -19,7 +19,7 @@ class ClassSource:
     """Source of majority classes: predictions if there are any, else labels."""
 
     name: Source | None
-    classes: NDArray[np.int16]  # (n,)
+    classes: NDArray[np.integer]  # (n,)
     class_name: Callable[[int], str]
 
 

@@ -71,7 +71,7 @@ class SetIndex:
     def nbytes(self) -> int:
         """Memory of the arrays, including those computed later, and of cached answers."""
         n, n_layers = self.clusters.shape
-        arrays = n * (100 + 30 * n_layers + len(self.attribute_names) + 6 * TOP_SCORES) + self.paths.paths.nbytes * 4
+        arrays = n * (100 + 30 * n_layers + len(self.attribute_names) + 8 * TOP_SCORES) + self.paths.paths.nbytes * 4
         keys = 0 if self.keys is None else self.keys.nbytes
         return int(arrays + keys + _ANSWERS * _ANSWER)
 
@@ -246,17 +246,19 @@ class SetIndex:
         found = self.all_top_scores()
         if found is None:
             return ()
+        record = self.source.record
+        name = record.output_name if record else self.class_name
         pairs = zip(found[0][row].tolist(), found[1][row].tolist(), strict=True)
         return tuple(
-            ClassShare(index=index, name=self.class_name(index), count=0, share=share)
-            for index, share in pairs
-            if index >= 0
+            ClassShare(index=index, name=name(index), count=0, share=share) for index, share in pairs if index >= 0
         )
 
     def all_top_scores(self) -> TopScores | None:
         """Of every example, classes and probabilities; read at first use, which takes seconds for a large set."""
         source = self.source
-        if isinstance(source, ExternalSet) or not (self.predictions >= 0).any():
+        if isinstance(source, ExternalSet):
+            return None
+        if not source.record.meaning.is_multi_label and not (self.predictions >= 0).any():
             return None
         return self.once("scores", lambda: source.read_top_scores(TOP_SCORES))
 

@@ -216,7 +216,7 @@ class ExampleDetail(Record):
     ood_score: float | None = Field(description="mean over layers of the standardised distance")
     ood_percentile: float | None = Field(description="percent of the set's examples with a lower score")
     attributes: dict[str, bool] = Field(description="those that are known")
-    probabilities: tuple[ClassShare, ...] = Field(description="softmax as share, count 0; most probable first, ten")
+    probabilities: tuple[ClassShare, ...] = Field(description="as share, count 0; most probable first, ten")
     neighbours: tuple[Neighbour, ...] = Field(
         description="most layers shared, then smallest difference; none without distances"
     )

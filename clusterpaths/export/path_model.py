@@ -48,6 +48,7 @@ class PathModelNote(Record):
     outputs: dict[str, str] = Field(
         description="logits (where there are), path, distances, ood_score -> name in the graph"
     )
+    output_kind: str = Field(default="", description="what the output logits holds, such as logits or probabilities")
     created: str = Field(description="when the set was made; ISO time, UTC")
 
 
@@ -94,6 +95,7 @@ def export_path_model(published: PublishedSet, model_path: Path, output: Path) -
         rounded=tuple(layer for layer in record.layers if dtypes[layer] == "float16"),
         outputs=({"logits": model.logits} if model.logits else {})
         | {name: graph.free_name(name) for name in (PATH, DISTANCES, OOD_SCORE)},
+        output_kind=model.outputs.kind,
         created=record.created,
     )
     centroids = published.read_centroids()
@@ -130,6 +132,8 @@ def check_set_model(record: SetRecord, model_path: Path) -> ModelRecord:
         ModelError: it is another model.
     """
     model = check_model(model_path, logits=record.logits)
+    if record.outputs is not None:  # as they were checked on rows, or named
+        model = model.model_copy(update={"outputs": record.outputs})
     if model.sha256 != record.model.sha256:
         raise ModelError(
             f"{model_path} is not the model of this set: its sha256 (with its weights) is {model.sha256}, the set was made "
@@ -190,7 +194,7 @@ def _describe(proto: onnx.ModelProto, record: SetRecord, note: PathModelNote, mo
     """Metadata: the model's own, with the set's preprocessing and class names, and the note."""
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     metadata[PREPROCESSING_KEY] = record.preprocessing.model_dump_json()
-    if names := record.class_names or model.class_names:
+    if names := record.class_names or model.outputs.class_names:
         metadata[CLASSES_KEY] = json.dumps(list(names), ensure_ascii=False)
     metadata[PATH_MODEL_KEY] = note.model_dump_json()
     onnx.helper.set_model_props(proto, metadata)

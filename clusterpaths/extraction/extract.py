@@ -21,8 +21,9 @@ from clusterpaths.extraction.decode import decode_batches
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.sessions import borrow_session
 from clusterpaths.extraction.writer import SampleWriter, ShardLabels, ShardWriter
+from clusterpaths.models.outputs import not_finite
 from clusterpaths.models.session import Outputs, TapSession
-from clusterpaths.records import DatasetSpec
+from clusterpaths.records import DatasetSpec, ModelOutputs
 
 Progress = Callable[[int], None] | None
 
@@ -51,7 +52,7 @@ def extract_shard(
         DiskError: no room; files of this shard may exist, unrecorded, and are overwritten by the next run.
     """
     directory, table = job.storage, _examples_of(job.dataset, shard)
-    examples, labels = _Examples(table, shard), ShardLabels(directory, fits)
+    examples, labels = _Examples(table, shard, job.model.outputs), ShardLabels(directory, fits)
     writer = ShardWriter(directory, job.cache, shard)
     kept = SampleWriter(job, sample) if sample else None
     pixels_only = job.cache.format == "none"
@@ -65,6 +66,7 @@ def extract_shard(
                 ids = table.ids[batch.positions]
                 outputs = session.run(batch.images)
                 _check_finite(outputs, batch.images, ids, job)
+                _check_scores(outputs, ids, job)
                 examples.add(batch.positions, writer.rows, batch.digests, outputs.logits)
                 writer.add(ids, {PIXELS: batch.pixels} if pixels_only else outputs.layers)
                 if kept:
@@ -107,8 +109,8 @@ def _examples_of(spec: DatasetSpec, shard: ShardRecord) -> ExampleTable:
 class _Examples:
     """What examples.parquet will say of a shard's n examples."""
 
-    def __init__(self, table: ExampleTable, shard: ShardRecord) -> None:
-        self._table, self._shard = table, shard
+    def __init__(self, table: ExampleTable, shard: ShardRecord, outputs: ModelOutputs) -> None:
+        self._table, self._shard, self._outputs = table, shard, outputs
         self._rows = np.full(len(table), -1, np.int64)
         self._digests = np.zeros(len(table), np.uint64)
         self._logits: NDArray[np.float32] | None = None
@@ -139,7 +141,7 @@ class _Examples:
 
     def part(self) -> Any:
         errors = [self.failures[p].reason if p in self.failures else None for p in range(len(self._table))]
-        return make_part(self._table, self._shard.index, self._rows, errors, self._logits, self._digests)
+        return make_part(self._table, self._shard.index, self._rows, errors, self._logits, self._outputs, self._digests)
 
 
 def _check_finite(outputs: Outputs, images: NDArray[np.float32], ids: NDArray[np.int64], job: ExtractionJob) -> None:
@@ -165,3 +167,17 @@ def _check_finite(outputs: Outputs, images: NDArray[np.float32], ids: NDArray[np
                 "1e16. Check the model and --preprocessing, or leave the layer out with --layers."
             )
     raise Float16OverflowError(suspects)
+
+
+def _check_scores(outputs: Outputs, ids: NDArray[np.int64], job: ExtractionJob) -> None:
+    """Raises: ExtractionError: rows of the output with class scores that are not finite."""
+    if outputs.logits is None or not (wrong := not_finite(job.model.outputs, outputs.logits)).any():
+        return
+    example = int(ids[np.argmax(wrong)])
+    table = read_table(job.dataset)
+    raise ExtractionError(
+        f"The output {job.model.logits} holds class scores that are not finite (inf or NaN) for example {example} "
+        f"({table.files[np.searchsorted(table.ids, example)]}), and for {int(wrong.sum())} of {len(ids)} examples of its "
+        "batch. Expected finite scores. Check the model and --preprocessing with that image, or cluster without "
+        "predictions with --logits none."
+    )

@@ -19,7 +19,7 @@ _lock = threading.Lock()
 def borrow_session(job: ExtractionJob, fits: tuple[FitRecord, ...] = (), *, keep: bool = True) -> Iterator[TapSession]:
     """A session that computes what assignment to these fits needs; with `keep`, it outputs activations too."""
     model = job.model
-    key = (model.sha256, model.taps, model.size, model.logits, model.providers, sorted(job.dtypes.items()), fits, keep)
+    key = (model.sha256, model.taps, model.size, model.outputs, model.providers, sorted(job.dtypes.items()), fits, keep)
     with _lock:
         fitting = next((entry for entry in _idle if entry[0] == key), None)
         if fitting:

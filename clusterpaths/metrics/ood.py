@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.metrics.checks import Ints, require_equal_width, require_paths
 from clusterpaths.metrics.paths import count_paths
+from clusterpaths.models.outputs import Decisions
 
 Floats = NDArray[np.floating[Any]]
 
@@ -108,38 +109,19 @@ def path_rarity(fit_paths: Ints, paths: Ints) -> NDArray[np.float64]:
     return rarity
 
 
-def has_class_scores(outputs: Floats) -> bool:
-    """Whether (m, n) outputs of a model can be class scores, of which the largest is the decision.
-
-    One number per example is a regression. Rows that all have length 1 are an embedding on the sphere, but for
-    probabilities, which may be all 0 and 1. An embedding of any length cannot be distinguished from class scores: its
-    "decision" is the index of its largest unit.
-    """
-    values = outputs.astype(np.float64)
-    if not len(values) or values.shape[1] < 2:
-        return False
-    return _probabilities(values) or not np.allclose(np.linalg.norm(values, axis=1), 1, atol=1e-3)
-
-
-def confidence_scores(logits: Floats) -> dict[str, NDArray[np.float64]]:
-    """The OOD scores that need class scores (m, classes) only; each (m,).
+def confidence_scores(decisions: Decisions) -> dict[str, NDArray[np.float64]]:
+    """The OOD scores that need class scores of m examples only; each (m,). Empty where an example has no one class.
 
     "max softmax" is minus the largest probability (Hendrycks and Gimpel, arXiv 1610.02136), "energy" minus the log of the
-    summed exponentials (Liu et al., arXiv 2010.03759). Where the model outputs probabilities there is no energy.
+    summed exponentials (Liu et al., arXiv 2010.03759). Where the model outputs no logits there is no energy.
     """
-    from scipy.special import logsumexp, softmax  # the explorer imports this module, and starts without scipy
-
-    values = logits.astype(np.float64)
-    if _probabilities(values):
-        return {"max softmax": -values.max(axis=1)}
-    return {"max softmax": -softmax(values, axis=1).max(axis=1), "energy": -logsumexp(values, axis=1)}
+    if decisions.probabilities is None or not (decisions.predictions >= 0).any():
+        return {}
+    scores = {"max softmax": -decisions.probabilities.max(axis=1)}
+    return scores if decisions.energy is None else scores | {"energy": -decisions.energy}
 
 
 def _require_distances(clusters: Ints, distances: Floats) -> None:
     require_paths("clusters", clusters)
     if clusters.shape != distances.shape:
         raise ValueError(f"distances should be {clusters.shape} as clusters, got {distances.shape} instead.")
-
-
-def _probabilities(values: NDArray[np.float64]) -> bool:
-    return bool((values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3))

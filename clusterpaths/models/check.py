@@ -16,15 +16,15 @@ from google.protobuf.message import DecodeError
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.find import require_model
+from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.inputs import find_image_input
 from clusterpaths.models.layers import choose_layers, find_layers
-from clusterpaths.models.outputs import find_logits
 from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
 from clusterpaths.models.shapes import inferred_shapes
 from clusterpaths.models.sidecar import find_sidecar, read_sidecar
-from clusterpaths.records import ModelRecord, Preprocessing, Reduce, Tap
+from clusterpaths.records import ModelRecord, OutputKind, Preprocessing, Reduce, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"
 CLASSES_KEY = "clusterpaths.classes"
@@ -36,12 +36,13 @@ def check_model(
     default_size: tuple[int, int] = (64, 64),
     logits: str | None = None,
     providers: tuple[str, ...] = (CPU,),
+    output_kind: OutputKind | None = None,
 ) -> ModelRecord:
     """Load the model and find its image input, logits, layers and weights.
 
     `layers` None takes the model's own added outputs, else auto (at most 6 over the depth); `default_size`
     (height, width) is used where the model leaves its input size open; `logits` names the output with class scores,
-    or is "none".
+    or is "none"; `output_kind` overrules what they are.
 
     Raises:
         ModelError: no file, no ONNX, no image input, an unknown layer, or missing weights.
@@ -51,11 +52,11 @@ def check_model(
     external, warnings = find_external_files(model, path.parent)
     entry = find_image_input(model, path)
     size = entry.size
-    logits = find_logits(model.graph, logits)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     preprocessing, source = read_preprocessing(metadata, path, size)
     used = size or (preprocessing.size if preprocessing else default_size)
-    found = find_layers(model, logits)
+    outputs = find_outputs(model, path, logits, output_kind, read_class_names(metadata, path), used)
+    found = find_layers(model, outputs.name)
     shapes = inferred_shapes(model, path, [layer.tensor for layer in found], used)
     taps = choose_layers(found, model, layers, shapes)
     return ModelRecord(
@@ -68,12 +69,10 @@ def check_model(
         input_type=entry.type,
         providers=providers,
         size=used,
-        logits=logits,
-        num_classes=0,
+        outputs=outputs,
         taps=tuple(Tap(layer=tap.name, tensor=tap.tensor, shape=(), operator=tap.operator) for tap in taps),
         preprocessing=preprocessing,
         preprocessing_source=source,
-        class_names=read_class_names(metadata, path),
         warnings=tuple(warnings),
     )
 
@@ -176,9 +175,11 @@ def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "
         remaining = tuple(size for axis, size in enumerate(shape, 1) if axis not in reduced_axes(way, shape))
         changes = {"reduce": way, "full_shape": shape, "shape": remaining if way != "none" else shape}
         taps.append(tap.model_copy(update=changes | {"dtype": str(values.dtype)}))
-    classes = 0 if outputs.logits is None else int(outputs.logits.shape[1])
+    meant = record.outputs
+    if outputs.logits is not None and not meant.is_binary and meant.has_scores:
+        meant = meant.model_copy(update={"classes": int(outputs.logits.shape[1])})  # the graph may leave it open
     ran = tuple(session.providers)
-    tapped = sized.model_copy(update={"taps": tuple(taps), "num_classes": classes, "providers": ran})
+    tapped = sized.model_copy(update={"taps": tuple(taps), "outputs": meant, "providers": ran})
     if any(tap.reduce != "none" for tap in taps):
         TapSession(tapped).run_blank()  # shows that the added nodes run, before an hour's download
     return tapped

@@ -15,11 +15,11 @@ from pydantic import Field
 from clusterpaths.errors import ModelError
 from clusterpaths.models.check import load_graph, read_class_names, read_preprocessing
 from clusterpaths.models.external import find_external_files, hash_files
+from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.inputs import find_image_input
 from clusterpaths.models.layers import MOST, FoundLayer, choose_layers, find_layers
-from clusterpaths.models.outputs import find_logits
 from clusterpaths.models.shapes import inferred_shapes, layer_shapes
-from clusterpaths.records import Layout, Preprocessing, Record
+from clusterpaths.records import Layout, ModelOutputs, OutputKind, Preprocessing, Record
 
 
 class TensorInfo(Record):
@@ -62,9 +62,7 @@ class Inspection(Record):
     layout: Layout
     batch: int | None = Field(description="fixed batch size; None: any")
     size: tuple[int, int] | None = Field(description="fixed height and width; None: any")
-    logits: str | None
-    classes: int | None = Field(description="None: no logits, or their number is open")
-    class_names: tuple[str, ...]
+    meaning: ModelOutputs = Field(description="which output holds class scores, of which kind they are, and why")
     preprocessing: Preprocessing | None
     preprocessing_source: str
     layers: tuple[LayerInfo, ...]
@@ -99,8 +97,7 @@ class Inspection(Record):
             ", ".join(f"{t.name} {t.type} ({', '.join(map(str, t.shape))})" for t in found)
             for found in (self.inputs, self.outputs)
         )
-        classes = "number open" if self.classes is None else str(self.classes)
-        names = f" ({', '.join(self.class_names)})" if self.class_names else ""
+        names = self.meaning.class_names
         found = self.preprocessing
         preprocessing = "not given by the file"
         if found is not None:
@@ -113,7 +110,8 @@ class Inspection(Record):
             ("inputs", inputs),
             ("image", f"{self.input}, {self.layout}, {size}, batch {batch}"),
             ("outputs", outputs),
-            ("logits", f"{self.logits}, classes: {classes}{names}" if self.logits else "none"),
+            ("class scores", self.meaning.text()),
+            ("class names", f"{', '.join(names)}, from {self.meaning.class_names_source}" if names else ""),
             ("preprocessing", preprocessing),
             ("weights in", ", ".join(self.external)),
         ]
@@ -131,6 +129,7 @@ def inspect_model(
     logits: str | None = None,
     size: tuple[int, int] | None = None,
     sha256: str | None = None,
+    output_kind: OutputKind | None = None,
 ) -> Inspection:
     """Inspect a model file.
 
@@ -140,6 +139,7 @@ def inspect_model(
         logits: the output with class scores, or "none"; None: found automatically.
         sha256: where it is known already; gigabytes take a while to hash.
         size: (height, width) where the model takes any; None: from a file beside it, else 224x224.
+        output_kind: overrules what the graph says of the output.
 
     Raises:
         ModelError: no file, no ONNX, no image input, an unknown layer, or missing weights.
@@ -151,10 +151,10 @@ def inspect_model(
     image = find_image_input(model, path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     preprocessing, source = read_preprocessing(metadata, path, image.size)
-    scores = find_logits(model.graph, logits)
-    found = find_layers(model, scores)
-    named = found if layers is None else sorted({*found, *choose_layers(found, model, layers)}, key=_by_depth)
     used = image.size or size or (preprocessing.size if preprocessing else _DEFAULT_SIZE)
+    meaning = find_outputs(model, path, logits, output_kind, read_class_names(metadata, path), used)
+    found = find_layers(model, meaning.name)
+    named = found if layers is None else sorted({*found, *choose_layers(found, model, layers)}, key=_by_depth)
     tensors = [layer.tensor for layer in named]
     shapes = layer_shapes(model, path, tensors, used)
     chosen = choose_layers(
@@ -162,10 +162,9 @@ def inspect_model(
     )  # as a run's check does it
     files = [path, *(external[location] for location in sorted(external))]
     outputs = tuple(_tensor_info(entry) for entry in model.graph.output)
-    classes = next((entry.shape[-1] for entry in outputs if entry.name == scores and entry.shape), None)
     if image.size is None:
         warnings.append(f"The model takes images of any size; the shapes are those of {used[0]}x{used[1]}. Use --size.")
-    if scores is None:
+    if meaning.name is None:
         warnings.append(
             "No output looks like class scores: paths cannot be compared with predictions. Name one with --logits."
         )
@@ -187,9 +186,7 @@ def inspect_model(
         layout=image.layout,
         batch=image.batch,
         size=image.size,
-        logits=scores,
-        classes=classes if isinstance(classes, int) else None,
-        class_names=read_class_names(metadata, path),
+        meaning=meaning,
         preprocessing=preprocessing,
         preprocessing_source=source,
         layers=tuple(

@@ -35,7 +35,7 @@ _POOLS = {"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "
 _RESHAPES = {
     "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear",
 }  # fmt: skip
-_TAILS = _RESHAPES | {"Softmax", "LogSoftmax", "Sigmoid", "Add", "Sub", "Mul", "Div", "Transpose"}
+_TAILS = _RESHAPES | {"Softmax", "LogSoftmax", "Log", "Sigmoid", "HardSigmoid", "Add", "Sub", "Mul", "Div", "Transpose"}
 
 
 @dataclass(frozen=True)

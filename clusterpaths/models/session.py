@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import reference_files
+from clusterpaths.models.outputs import as_rows
 from clusterpaths.models.products import Products, ProductSession, add_products, join_products, one_thread_options
 from clusterpaths.models.reduce import add_reduction
 from clusterpaths.records import CacheDtype, ModelRecord, Tap
@@ -32,7 +33,7 @@ class Outputs:
 
     Attributes:
         layers: layer -> (n, *shape) of float32 or float16, C-contiguous; empty where they are not kept.
-        logits: (n, classes) float32, or None where the model has no class scores.
+        logits: (n, width) float32: the raw rows that `models.outputs.decide` reads; None where the model has no such output.
         products: layer -> what its assignment needs; empty where that was not asked for.
     """
 
@@ -142,7 +143,7 @@ class TapSession:
                     "Expected one row per image. Leave it out with --layers."
                 )
         products = self._products_of(layers, values[len(self._taps) :])
-        logits = np.asarray(values[-1], np.float32) if self.model.logits else None
+        logits = as_rows(self.model.outputs, values[-1], len(images)) if self.model.logits else None
         return Outputs(layers if self._keep else {}, logits, products)
 
     def _products_of(self, layers: Mapping[str, NDArray[Any]], values: list[NDArray[Any]]) -> dict[str, Products]:

@@ -5,6 +5,7 @@ Belongs here: shapes of one example. The runs of an entire data set are `session
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +63,23 @@ def inferred_shapes(
     batch = batch_shape(image, size)
     known = _inferred(model, image.name, batch)
     return {name: _of_one(known[name], batch) for name in tensors if name in known}
+
+
+def whole_shapes(
+    model: onnx.ModelProto, path: Path, tensors: Sequence[str], size: tuple[int, int] = (64, 64)
+) -> tuple[int, dict[str, Shape]]:
+    """Images in a blank batch, and the shape of each tensor for it; a tensor that cannot be known is left out.
+
+    Raises:
+        ModelError: no image input.
+    """
+    image = find_image_input(model, path)
+    batch = batch_shape(image, size)
+    known = _inferred(model, image.name, batch)
+    if missing := [name for name in tensors if name not in known]:
+        with contextlib.suppress(ModelError):  # it takes other images: what the file declares has to do
+            known |= _seen(model, path, image, batch, missing)
+    return batch[0], {name: known[name] for name in tensors if name in known}
 
 
 def _of_one(shape: Shape, batch: Shape) -> Shape | None:

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.metrics.intervals import wilson
+from clusterpaths.models.outputs import decide
 from clusterpaths.models.session import TapSession
 from clusterpaths.preprocessing.prepare import PRESETS, called, fit, normalise
 from clusterpaths.records import Channels, InputType, ModelRecord, Preprocessing, Record, fingerprint
@@ -26,6 +27,7 @@ MIN_LABELLED = 30  # below, labels are not used: an assignment of classes would 
 MIN_EXAMPLES, MAX_EXAMPLES = 100, 300
 _SHUFFLES = 100  # of the labels, for what the best assignment reaches by chance
 _BATCH = 32
+_MOST_PAIRS = 10_000_000  # of outputs and classes: the assignment takes memory for each
 _COMPARED = ("size", "mean", "std", "scale", "resize", "channels")
 
 
@@ -36,7 +38,7 @@ class PresetScore(Record):
     right: int | None = Field(default=None, description="examples with the class that their output is assigned to")
     accuracy: float | None = None
     interval: tuple[float, float] | None = Field(default=None, description="Wilson's, 95%")
-    confidence: float | None = Field(default=None, description="mean of the largest softmax probability")
+    confidence: float | None = Field(default=None, description="mean of the largest probability")
     dead: float | None = Field(default=None, description="share of units with one value for all examples")
 
 
@@ -158,7 +160,8 @@ def check_preprocessing(
     """
     positions = np.flatnonzero(table.labels >= 0)
     classes = len(np.unique(table.labels[positions]))
-    judged = len(positions) >= MIN_LABELLED and classes > 1 and model.logits is not None and model.num_classes > 1
+    judged = len(positions) >= MIN_LABELLED and classes > 1 and model.outputs.predicts and model.outputs.classes > 1
+    judged = judged and model.outputs.classes * max(len(table.class_names), classes) <= _MOST_PAIRS
     if not judged:
         positions = np.arange(len(table))
     rng = np.random.default_rng(seed)
@@ -209,8 +212,8 @@ def _judge(
     rng: np.random.Generator,
 ) -> PreprocessingCheck:
     session = TapSession(model.model_copy(update={"taps": ()}))  # class scores only
-    shape = model.num_classes, max(len(class_names), int(labels.max()) + 1)
-    predicted = [_logits(session, images, candidate).argmax(axis=1) for candidate in candidates]
+    shape = model.outputs.classes, max(len(class_names), int(labels.max()) + 1)
+    predicted = [_predictions(session, images, candidate) for candidate in candidates]
     scores = []
     for candidate, outputs in zip(candidates, predicted, strict=True):
         right, _ = best_assignment(outputs, labels, shape)
@@ -262,6 +265,7 @@ def best_assignment(
     `outputs` and `labels` are (n,); `shape` is the number of outputs and of classes, which may differ. Of equally good
     assignments, the one closer to the original order. An output that no example of its class goes to has class -1.
     """
+    labels, outputs = labels[outputs >= 0], outputs[outputs >= 0]  # a prediction of -1 is never correct
     counts = np.bincount(outputs * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
     rows, columns = linear_sum_assignment(counts * (min(shape) + 1) + np.eye(*shape, dtype=np.int64), maximize=True)
     assigned = [-1] * shape[0]
@@ -294,9 +298,9 @@ def _without_labels(session: TapSession, images: NDArray[np.uint8], candidate: P
         for layer, values in outputs.layers.items():
             lowest[layer] = np.minimum(lowest.get(layer, values[0]), values.min(axis=0))
             highest[layer] = np.maximum(highest.get(layer, values[0]), values.max(axis=0))
-        if outputs.logits is not None and outputs.logits.shape[1] > 1:
-            exponents = np.exp(outputs.logits - outputs.logits.max(axis=1, keepdims=True))
-            confidence += (1 / exponents.sum(axis=1)).tolist()
+        decisions = None if outputs.logits is None else decide(session.model.outputs, outputs.logits)
+        if decisions is not None and decisions.probabilities is not None and session.model.outputs.predicts:
+            confidence += decisions.probabilities.max(axis=1).tolist()
     dead = [(lowest[layer] == highest[layer]).ravel() for layer in lowest]
     return PresetScore(
         preprocessing=candidate,
@@ -305,12 +309,13 @@ def _without_labels(session: TapSession, images: NDArray[np.uint8], candidate: P
     )
 
 
-def _logits(session: TapSession, images: NDArray[np.uint8], candidate: Preprocessing) -> NDArray[np.float32]:
+def _predictions(session: TapSession, images: NDArray[np.uint8], candidate: Preprocessing) -> NDArray[np.int64]:
+    """(m,), -1 where the class scores are NaN."""
     pieces = []
     for start in range(0, len(images), _BATCH):
         logits = session.run(normalise(images[start : start + _BATCH], candidate)).logits
         if logits is not None:
-            pieces.append(logits)
+            pieces.append(decide(session.model.outputs, logits).predictions)
     return np.concatenate(pieces)
 
 

@@ -69,9 +69,16 @@ def write_explanation(
 def headline(e: Explanation) -> str:
     """The prediction in one line."""
     name = Path(e.image).name
+    if e.prediction is None and e.classes:
+        return f"{name} · Labels: {labels(e)}"
     if e.prediction is None:
         return f"{name} takes the path {path_text(e.path)}"
     return f"{name} · Predicted: {e.prediction.name} ({percent(e.prediction.probability, 1)})"
+
+
+def labels(e: Explanation) -> str:
+    """The decision of a multi-label model."""
+    return ", ".join(e.labels) or "none over 0.5"
 
 
 def common(e: Explanation) -> str:

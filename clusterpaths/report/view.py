@@ -300,7 +300,7 @@ def _lay_out(drawn: Routes, index: SetIndex) -> overview.Overview:
     return overview.lay_out(index.sizes, flows)
 
 
-def _number(names: Sequence[str], classes: NDArray[np.int16]) -> int:
+def _number(names: Sequence[str], classes: NDArray[np.integer]) -> int:
     """Of classes: those with a name, and those that occur."""
     return max(len(names), int(classes.max(initial=-1)) + 1)
 

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from PIL import Image
 
-from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.extracted import ExtractionRecord
 from clusterpaths.cache.fit_sample import FIT_ROWS, draw_ids
 from clusterpaths.cache.manifest import ShardRecord
+from clusterpaths.cache.predictions import check_stored, read_predictions
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering import fit, trace
 from clusterpaths.clustering.assign import FitRecord
@@ -67,7 +66,7 @@ def check_model(config: RunConfig) -> ModelRecord:
         ModelError: as `models.check.check_model`, or the model is not the one that `model_sha256` names.
     """
     path, providers = model_path(config), choose_providers(config.providers)
-    model = check.check_model(path, config.layers, config.default_size, config.logits, providers)
+    model = check.check_model(path, config.layers, config.default_size, config.logits, providers, config.output_kind)
     config.k_per_layer(model.layers)
     if config.model_sha256 not in (None, model.sha256):
         raise ModelError(
@@ -76,7 +75,13 @@ def check_model(config: RunConfig) -> ModelRecord:
         )
     for warning in model.warnings:
         log.warning(warning)
-    log.info("%s: layers %s; logits %s", model.path, ", ".join(model.layers), model.logits or "none")
+    if model.outputs.is_multi_label:
+        log.warning(
+            "The output %s is multi-label: an image has a set of labels, no predicted class. What compares paths with "
+            "predictions is left out.",
+            model.logits,
+        )
+    log.info("%s: layers %s; outputs: %s", model.path, ", ".join(model.layers), model.outputs.text())
     return model
 
 
@@ -221,8 +226,7 @@ def choose_settings(config: RunConfig, model: ModelRecord, sample: ExtractionRec
     if not config.chooses:
         return config, None
     directory, ids = sample.storage, draw_ids(sample.example_ids(), FIT_ROWS)
-    examples = read_examples(directory, ["id", "prediction"])
-    predictions = examples["prediction"].to_numpy()[np.isin(examples["id"].to_numpy(), ids)]
+    predictions = read_predictions(directory, ids, check_stored(directory, model.outputs))
     rows = {layer: LayerRows(directory, layer, ids) for layer in model.layers}
     try:
         choice = choose(rows, predictions, k=config.asked_k(model.layers), distance=config.distance, seed=config.seed)

@@ -5,8 +5,6 @@ Belongs here: joining columns of examples.parquet to a set by id. The table is `
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,10 +12,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import ATTRIBUTE, EXAMPLES, read_examples
+from clusterpaths.cache.predictions import check_stored, raw_rows
 from clusterpaths.errors import CacheError
+from clusterpaths.models.outputs import decide
+from clusterpaths.records import ModelOutputs
 from clusterpaths.storage import Storage
 
-TopScores = tuple[NDArray[np.int16], NDArray[np.float32]]  # (n, top) class, -1 where not known, and softmax
+TopScores = tuple[NDArray[np.int32], NDArray[np.float32]]  # (n, top) class, -1 where not known, and probability
 
 
 def read_attributes(cache: Storage, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int8]]:
@@ -48,29 +49,33 @@ def read_attributes(cache: Storage, ids: NDArray[np.int64]) -> dict[str, NDArray
     return found
 
 
-def read_top_scores(cache: Storage, ids: NDArray[np.int64], top: int) -> TopScores | None:
-    """The most probable classes of each of these ids: (n, top) class, -1 where not known, and (n, top) softmax.
+def read_top_scores(
+    cache: Storage, ids: NDArray[np.int64], top: int, outputs: ModelOutputs | None = None
+) -> TopScores | None:
+    """The most probable classes of each of these ids: (n, top) class, -1 where not known, and (n, top) probability.
 
     Read in batches: all class scores of a cache may be larger than memory. None if the cache has none.
+
+    Args:
+        cache: with examples.parquet.
+        ids: ascending.
+        top: how many classes.
+        outputs: what the rows mean; None: not recorded, so logits, or probabilities if they sum to 1.
 
     Raises:
         CacheError: examples.parquet is there and cannot be read.
     """
     path = cache.local(EXAMPLES)
-    classes = np.full((len(ids), top), -1, np.int16)
+    classes = np.full((len(ids), top), -1, np.int32)
     shares = np.zeros((len(ids), top), np.float32)
     try:
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            if "logits" not in file.schema_arrow.names:
-                return None
-            for batch in file.iter_batches(1024, columns=["id", "logits"]):
-                known = batch.filter(batch.column("logits").is_valid())
-                at, ours = _rows_of(ids, known.column("id").to_numpy())
-                wanted = known.filter(pa.array(ours))
-                best, values = _softmax(wanted.column("logits"), len(wanted), top)
-                finite = np.isfinite(values).all(axis=1)
-                rows = at[ours][finite]
-                classes[rows, : best.shape[1]], shares[rows, : best.shape[1]] = best[finite], values[finite]
+        meaning = outputs or check_stored(cache, ModelOutputs(name="logits", kind="logits"))
+        for stored, rows in raw_rows(cache):
+            at, ours = _rows_of(ids, stored)
+            best, values = _most_probable(meaning, rows[ours], top)
+            finite = np.isfinite(values).all(axis=1)
+            known = at[ours][finite]
+            classes[known, : best.shape[1]], shares[known, : best.shape[1]] = best[finite], values[finite]
     except FileNotFoundError:  # there is none, or it was removed meanwhile
         return None
     except (OSError, pa.ArrowInvalid) as error:
@@ -93,22 +98,23 @@ def read_sizes(cache: Storage, ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return found
 
 
-def _softmax(lists: Any, n: int, top: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The `top` most probable classes of n lists of class scores, and their softmax: (n, top) each, or fewer."""
-    scores = lists.flatten().to_numpy(zero_copy_only=False).reshape(n, -1) if n else np.empty((0, 0), np.float32)
-    width = scores.shape[1]
+def _most_probable(
+    outputs: ModelOutputs, rows: NDArray[np.float32], top: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The `top` most probable classes of n raw rows, and their probabilities: (n, top) each, or fewer."""
+    shares = decide(outputs, rows).probabilities
+    if shares is None:
+        return np.empty((len(rows), 0), np.int64), np.empty((len(rows), 0), np.float32)
+    width = shares.shape[1]
     some = (
-        np.argpartition(scores, width - top, axis=1)[:, width - top :]
+        np.argpartition(shares, width - top, axis=1)[:, width - top :]
         if top < width
-        else np.tile(np.arange(width), (n, 1))
+        else np.tile(np.arange(width), (len(rows), 1))
     )
     best = np.take_along_axis(
-        some, np.argsort(-np.take_along_axis(scores, some, axis=1), axis=1, kind="stable"), axis=1
+        some, np.argsort(-np.take_along_axis(shares, some, axis=1), axis=1, kind="stable"), axis=1
     )
-    with np.errstate(invalid="ignore"):  # rows of NaN remain NaN
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
-        values: NDArray[np.float32] = np.take_along_axis(powers / powers.sum(axis=1, keepdims=True), best, axis=1)
-    return best, values
+    return best, np.take_along_axis(shares, best, axis=1).astype(np.float32)
 
 
 def _rows_of(stored: NDArray[np.int64], ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

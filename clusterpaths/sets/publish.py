@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import PARTS
 from clusterpaths.cache.extracted import ExtractionRecord
 from clusterpaths.cache.manifest import CLUSTERINGS
+from clusterpaths.cache.predictions import are_stored, check_stored, read_predictions
 from clusterpaths.clustering.assign import FitRecord, assigner_of
 from clusterpaths.clustering.choice import Choice
 from clusterpaths.clustering.identity import SetIdentity
@@ -29,10 +31,11 @@ from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.paths import count_paths, weighted_purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck
-from clusterpaths.records import ModelIdentity, ModelRecord, SetRecord, StageTime
+from clusterpaths.records import ModelIdentity, ModelOutputs, SetRecord, StageTime
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
 from clusterpaths.sets.find import list_sets
 from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import Storage
 
 
 def publish_set(
@@ -50,6 +53,7 @@ def publish_set(
 
     Raises:
         DiskError: no room or no permission; partial files are removed.
+        ModelError: the kind of output that was named with --output-kind does not hold.
     """
     directory = extraction.storage
     paths = pq.read_table(traced.file)
@@ -58,7 +62,9 @@ def publish_set(
     sets = list_sets(directory)
     examples = read_table(job.dataset)
     path_of = count_paths(table).of_example
-    class_names, label_names = _class_names(job.model, examples)
+    outputs = check_stored(directory, job.model.outputs)
+    decided = _with_predictions(paths, directory, outputs)
+    class_names, label_names = _class_names(outputs, examples)
     record = SetRecord(
         set=f"set_{int(sets[-1][4:]) + 1 if sets else 1:02d}",
         fingerprint=identity.fingerprint(),
@@ -69,7 +75,8 @@ def publish_set(
         preprocessing=job.preprocessing,
         layers=layers,
         tensors={layer: identity.layers[layer].tensor for layer in layers},
-        logits=job.model.logits or NO_LOGITS,
+        logits=outputs.name or NO_LOGITS,
+        outputs=outputs,
         k_per_layer=identity.k_per_layer,
         distance=identity.distance,
         seed=identity.seed,
@@ -80,7 +87,7 @@ def publish_set(
         attributes=tuple(examples.attributes),
         clusters=traced.clusters,
         purity_labels=weighted_purity(path_of, paths["label"].to_numpy()),
-        purity_predictions=weighted_purity(path_of, paths["prediction"].to_numpy()),
+        purity_predictions=weighted_purity(path_of, decided["prediction"].to_numpy()),
         choice=choice.sentence if choice else "",
         stages=stages,
         config=_to_repeat(config, job),
@@ -94,7 +101,10 @@ def publish_set(
         (partial / "paths.json").write_text(_paths_json(paths["id"].to_numpy(), table), encoding="utf-8")
         arrays: dict[str, Any] = {layer: centroids[layer] for layer in layers}
         np.savez(partial / CENTROIDS, **arrays)
-        shutil.copyfile(traced.file, partial / PATHS)
+        if decided is paths:
+            shutil.copyfile(traced.file, partial / PATHS)
+        else:
+            pq.write_table(decided, partial / PATHS, compression="zstd")
         if choice:
             (partial / "choice.json").write_text(choice.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if check:
@@ -112,20 +122,29 @@ def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
     return given if config.sample else given | {"dataset": job.dataset.name, "data_root": job.dataset.root}
 
 
-def _class_names(model: ModelRecord, examples: ExampleTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _with_predictions(paths: pa.Table, directory: Storage, outputs: ModelOutputs) -> pa.Table:
+    """The table with predictions of the kind that the rows turned out to be; the same table where it has these."""
+    if are_stored(directory, outputs):
+        return paths
+    found = read_predictions(directory, paths["id"].to_numpy(), outputs)
+    at = paths.column_names.index("prediction")
+    return paths.set_column(at, "prediction", pa.array(found))
+
+
+def _class_names(outputs: ModelOutputs, examples: ExampleTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of predictions, and of labels if their classes differ; else () for labels.
 
     Classes are the same if their numbers and, if both have names, their names agree. Case and punctuation are ignored, as are
     the numbers that a data set without names uses.
     """
-    own, given = model.class_names, examples.class_names
+    own, given = outputs.class_names, examples.class_names
     if not given:
         return own, ()
-    if not model.num_classes:
+    if not outputs.predicts:
         return given, ()  # no predictions
     numbers = tuple(map(str, range(len(given))))
     agree = not own or given == numbers or list(map(_bare, own)) == list(map(_bare, given))
-    return (given, ()) if agree and len(given) == model.num_classes else (own, given)
+    return (given, ()) if agree and len(given) == outputs.classes else (own, given)
 
 
 def _bare(name: str) -> str:

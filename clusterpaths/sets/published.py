@@ -26,14 +26,16 @@ from clusterpaths.sets.cached_examples import TopScores, read_attributes, read_t
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
 from clusterpaths.storage import StorageLike
 
+Classes = NDArray[np.int16] | NDArray[np.int32]  # the latter if there are more than 32,767
+
 
 @dataclass(frozen=True)
 class Columns:
     """What paths.parquet holds: n examples, ids ascending, and L layers. Classes are -1 where not known."""
 
     ids: NDArray[np.int64]  # (n,)
-    labels: NDArray[np.int16]  # (n,)
-    predictions: NDArray[np.int16]  # (n,)
+    labels: Classes  # (n,)
+    predictions: Classes  # (n,)
     clusters: NDArray[np.int16]  # (n, L)
     distances: NDArray[np.float32]  # (n, L) to the own centroid
     splits: NDArray[np.int16]  # (n,) index into split_names, -1: not known
@@ -145,8 +147,8 @@ class PublishedSet(SetDirectory):
         splits, split_names = _splits(table)
         found = Columns(
             ids=table["id"].to_numpy(),
-            labels=_ints(table, "label"),
-            predictions=_ints(table, "prediction"),
+            labels=_classes(table, "label"),
+            predictions=_classes(table, "prediction"),
             clusters=np.stack([_ints(table, layer) for layer in self.layers], axis=1),
             distances=np.stack([table[name].to_numpy() for name in distances], axis=1),
             splits=splits,
@@ -162,12 +164,12 @@ class PublishedSet(SetDirectory):
         return self.columns.ids
 
     @property
-    def labels(self) -> NDArray[np.int16]:
+    def labels(self) -> Classes:
         """(n,), -1: none."""
         return self.columns.labels
 
     @property
-    def predictions(self) -> NDArray[np.int16]:
+    def predictions(self) -> Classes:
         """(n,), -1: none."""
         return self.columns.predictions
 
@@ -281,7 +283,7 @@ class PublishedSet(SetDirectory):
         Raises:
             CacheError: the cache's examples.parquet is there and cannot be read.
         """
-        return read_top_scores(self.cache, self.ids, top)
+        return read_top_scores(self.cache, self.ids, top, self.record.outputs)
 
     def stored_dtypes(self) -> tuple[dict[str, CacheDtype], list[str]]:
         """dtype of each layer in the set's cache, and a warning if it is no longer known (then float32)."""
@@ -318,6 +320,13 @@ def open_set(folder: StorageLike) -> PublishedSet:
             f"{first['msg']} ({error.error_count()} problems in all). Expected a set of this version of the program; "
             "publish the set again."
         ) from error
+
+
+def _classes(table: Any, name: str) -> Classes:
+    """As the file has them."""
+    wide = table.schema.field(name).type in (pa.int32(), pa.int64())
+    values: Classes = pc.fill_null(table[name].cast(pa.int32() if wide else pa.int16()), -1).to_numpy()
+    return values
 
 
 def _ints(table: Any, name: str) -> NDArray[np.int16]:

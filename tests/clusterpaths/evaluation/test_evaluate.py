@@ -15,6 +15,7 @@ from clusterpaths.evaluation import perturb
 from clusterpaths.evaluation.evaluate import evaluate_set
 from clusterpaths.evaluation.record import METRICS
 from clusterpaths.extraction.job import ExtractionJob
+from clusterpaths.records import ModelOutputs
 from clusterpaths.report.page import write_report
 from clusterpaths.sets.published import open_set
 from tests.clusterpaths.conftest import run_stages, save_model, write_celeba, write_cnn
@@ -99,7 +100,7 @@ def test_without_class_scores_and_labels_what_needs_them_is_left_out(sample: tup
         at = table.column_names.index(name)
         table = table.set_column(at, name, pa.array(np.full(len(table), -1), pa.int16()))
     pq.write_table(table, set_dir / "paths.parquet")
-    mute = job.model_copy(update={"model": job.model.model_copy(update={"logits": None})})
+    mute = job.model_copy(update={"model": job.model.model_copy(update={"outputs": ModelOutputs()})})
     try:
         found = evaluate_set(open_set(set_dir), mute, seed=7)
     finally:

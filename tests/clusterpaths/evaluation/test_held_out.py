@@ -162,8 +162,7 @@ def test_unchanged_images_have_the_paths_and_distances_of_the_set(done: tuple[Pu
         np.testing.assert_array_equal(found, published.clusters[positions])
     np.testing.assert_array_equal(seen.distances, published.distances[positions])
     np.testing.assert_array_equal(seen.features, stored(job, "fc2", published.ids[positions]))
-    assert seen.logits is not None
-    np.testing.assert_array_equal(seen.logits.argmax(axis=1), published.predictions[positions])
+    np.testing.assert_array_equal(seen.decisions.predictions, published.predictions[positions])
 
 
 def test_another_device_has_products_of_the_activations_that_it_outputs(

@@ -16,6 +16,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.errors import DatasetError, ModelError
 from clusterpaths.explanation.explain import Explanation, explain_image, look_up, read_upright
 from clusterpaths.explore.index import SetIndex
+from clusterpaths.models.outputs import decide
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord
 from clusterpaths.report.explanation import common, ood_sentence, other, print_explanation, write_explanation
 from clusterpaths.sets.published import Columns, PublishedSet, open_set
@@ -62,7 +63,7 @@ def explained(
         split_names=(),
         files=pa.array([f"{i}.jpg" for i in range(10, 18)]),
     )
-    scores = None if logits is None else np.array(logits, np.float32)
+    scores = None if logits is None else decide(record().meaning, np.array([logits], np.float32))
     at = np.array([path], np.int64), np.array([distances], np.float32)
     index = SetIndex(PublishedSet(Path("T/set_01"), record(), columns))
     return look_up(index, *at, scores, image="x.jpg", exemplars=2)

@@ -229,7 +229,12 @@ def test_values_that_are_not_finite_are_told_with_layer_and_example(
     with pytest.raises(ExtractionError, match=r"Layer conv2 .* not finite .* example 7 \(000008\.jpg\).*--layers"):
         extract_shard(job, plan.manifest.shards[0])
     assert require_manifest(config.cache_dir).shards[0].rows is None
-    fine = run_extraction(config.model_copy(update={"layers": ("conv1",), "name": "conv1"}))
+    without = config.model_copy(update={"layers": ("conv1",), "name": "conv1"})
+    with pytest.raises(
+        ExtractionError, match=r"The output logits holds class scores that are not finite .* example 7 \(000008\.jpg\)"
+    ):
+        run_extraction(without)
+    fine = run_extraction(without.model_copy(update={"logits": "none"}))
     assert len(fine.ids) == 40
 
 

@@ -8,13 +8,16 @@ import pytest
 
 from clusterpaths.metrics.ood import (
     confidence_scores,
-    has_class_scores,
     overall_distance,
     path_rarity,
     scale_distances,
 )
+from clusterpaths.models.outputs import decide
+from clusterpaths.records import ModelOutputs
 
 PATHS = np.array([[0, 0], [0, 0], [0, 0], [0, 1], [1, 1], [1, 1]])
+LOGITS = ModelOutputs(name="y", kind="logits", classes=2)
+PROBABILITIES = ModelOutputs(name="y", kind="probabilities", classes=2)
 
 
 def test_the_scale_of_distances_by_hand() -> None:
@@ -63,27 +66,20 @@ def test_rarity_by_hand() -> None:
 
 
 def test_confidence_scores_by_hand() -> None:
-    found = confidence_scores(np.log(np.array([[1.0, 3.0], [5.0, 5.0]])))
+    found = confidence_scores(decide(LOGITS, np.log(np.array([[1.0, 3.0], [5.0, 5.0]]))))
     np.testing.assert_allclose(found["max softmax"], [-0.75, -0.5])
     np.testing.assert_allclose(found["energy"], [-np.log(4), -np.log(10)])
 
 
 def test_large_class_scores_do_not_overflow() -> None:
-    found = confidence_scores(np.array([[2000.0, 0], [2000, 2000], [-2000, -3000]]))
+    found = confidence_scores(decide(LOGITS, np.array([[2000.0, 0], [2000, 2000], [-2000, -3000]])))
     np.testing.assert_allclose(found["max softmax"], [-1, -0.5, -1])
     np.testing.assert_allclose(found["energy"], [-2000, -2000 - np.log(2), 2000])
 
 
-def test_what_can_be_class_scores() -> None:
-    assert has_class_scores(np.array([[3.0, -1], [0, 2]]))
-    assert has_class_scores(np.array([[1.0, 0], [0, 1]]))  # probabilities of a model that is sure
-    assert not has_class_scores(np.array([[3.0], [4]]))  # a regression
-    assert not has_class_scores(np.array([[0.6, -0.8], [0.8, 0.6]]))  # an embedding of length 1
-    assert not has_class_scores(np.empty((0, 4)))
-
-
 def test_a_model_that_outputs_probabilities_has_no_energy() -> None:
-    assert {name: list(x) for name, x in confidence_scores(np.array([[0.3, 0.7]])).items()} == {"max softmax": [-0.7]}
+    found = confidence_scores(decide(PROBABILITIES, np.array([[0.3, 0.7]])))
+    assert {name: list(x) for name, x in found.items()} == {"max softmax": [-0.7]}
 
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {

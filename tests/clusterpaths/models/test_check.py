@@ -74,10 +74,10 @@ def test_what_is_found_out_about_a_model(tmp_path: Path, batch: int | None, inst
     path = write_cnn(tmp_path / "m.onnx", batch=batch, instrumented=instrumented)
     record = instrument_model(check_model(path), (16, 16))
     assert (record.input, record.batch, record.size, record.logits) == ("input", batch, (16, 16), "logits")
-    assert (record.layers, record.num_classes) == (LAYERS, 5)
+    assert (record.layers, record.outputs.classes) == (LAYERS, 5)
     assert [tap.shape for tap in record.taps] == [(4, 16, 16), (6, 8, 8), (10,)]
     assert [tap.operator for tap in record.taps] == ["Conv", "Conv", "Gemm"]
-    assert (record.preprocessing, record.class_names, record.warnings) == (None, (), ())
+    assert (record.preprocessing, record.outputs.class_names, record.warnings) == (None, (), ())
 
 
 def test_size_the_model_does_not_take_is_told_with_what_to_do(cnn: Path) -> None:
@@ -99,7 +99,7 @@ def test_metadata_say_preprocessing_and_class_names(tmp_path: Path) -> None:
     preprocessing = Preprocessing(name="own", size=(16, 16), mean=(0.1, 0.2, 0.3), std=(1, 1, 2))
     metadata = {PREPROCESSING_KEY: preprocessing.model_dump_json(), CLASSES_KEY: '["cat", "dog"]'}
     record = check_model(write_cnn(tmp_path / "m.onnx", metadata=metadata))
-    assert (record.preprocessing, record.class_names) == (preprocessing, ("cat", "dog"))
+    assert (record.preprocessing, record.outputs.class_names) == (preprocessing, ("cat", "dog"))
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_weights_in_a_folder_below_are_found(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / NAME).rename(tmp_path / "parts" / NAME)
     name_instead(path, f"parts/{NAME}")
-    assert instrument_model(check_model(path), (16, 16)).num_classes == 5
+    assert instrument_model(check_model(path), (16, 16)).outputs.classes == 5
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_backslashes_of_a_model_saved_on_windows_separate_directories(tmp_path: 
     name_instead(path, location)
     record = instrument_model(check_model(path), (16, 16))
     assert record.external == {location: str(tmp_path / "parts" / NAME)}
-    assert record.num_classes == 5
+    assert record.outputs.classes == 5
 
 
 def test_a_backslash_that_is_part_of_a_name_stays_so(tmp_path: Path) -> None:

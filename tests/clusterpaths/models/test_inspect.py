@@ -42,7 +42,8 @@ def test_what_is_in_a_plain_model(tmp_path: Path) -> None:
         ("logits", "float", ("batch", 5)),
     ]
     assert (found.input, found.layout, found.batch, found.size) == ("input", "NCHW", None, (16, 16))
-    assert (found.logits, found.classes, found.class_names) == ("logits", 5, ("a", "b", "c", "d", "e"))
+    assert (found.meaning.name, found.meaning.kind, found.meaning.classes) == ("logits", "logits", 5)
+    assert (found.meaning.class_names, found.meaning.class_names_source) == (tuple("abcde"), "the model's metadata")
     assert (found.preprocessing, found.preprocessing_source) == (preprocessing, "the model's own metadata")
     assert found.warnings == ()
     assert [(row.name, row.operator, row.shape, row.values) for row in found.layers] == [
@@ -213,7 +214,7 @@ def test_reference_model_is_told_as_it_is() -> None:
         "fc1": (128,),
         "fc2": (64,),
     }
-    assert (found.batch, found.size, found.logits, found.classes) == (None, (64, 64), "logits", 5)
+    assert (found.batch, found.size, found.meaning.name, found.meaning.classes) == (None, (64, 64), "logits", 5)
     assert any("differs in letter case only" in warning for warning in found.warnings)
     fixed = inspect_model(Path(str(SHARED)) / "models" / "catdog.onnx")
     assert (fixed.batch, fixed.size, fixed.layers[0].shape) == (1, (32, 32), (4, 32, 32))

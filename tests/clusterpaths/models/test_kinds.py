@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from clusterpaths.errors import ConfigError, ModelError
 from clusterpaths.models.check import check_model, instrument_model
-from clusterpaths.models.outputs import find_logits
+from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.reduce import reduced_axes
 from clusterpaths.models.session import Outputs, TapSession
 from tests.clusterpaths.conftest import LAYERS, save_model, write_cnn
@@ -145,7 +145,7 @@ def two_outputs(path: Path, *names: str) -> Path:
 @pytest.mark.parametrize("names", [("out_a", "scores"), ("scores", "out_a"), ("embedding", "scores")])
 def test_class_scores_are_told_from_an_embedding(names: tuple[str, ...], tmp_path: Path) -> None:
     record = instrument_model(check_model(two_outputs(tmp_path / "m.onnx", *names)), SIZE)
-    assert (record.logits, record.num_classes) == ("scores", 5)
+    assert (record.logits, record.outputs.classes) == ("scores", 5)
     assert record.layers == LAYERS
 
 
@@ -160,14 +160,14 @@ def test_the_output_that_is_computed_from_the_others_is_taken_where_no_name_tell
     ordered = sorted(model.graph.node, key=lambda node: node.output[0] == "out_b")
     del model.graph.node[:]
     model.graph.node.extend(ordered)
-    assert find_logits(model.graph) == "out_b"
+    assert find_outputs(model, tmp_path / "m.onnx").name == "out_b"
 
 
 def test_logits_by_name(tmp_path: Path) -> None:
     path = two_outputs(tmp_path / "m.onnx", "out_a", "scores")
     assert check_model(path, logits="out_a").logits == "out_a"
     none = instrument_model(check_model(path, logits="none"), SIZE)
-    assert (none.logits, none.num_classes) == (None, 0)
+    assert (none.logits, none.outputs.classes) == (None, 0)
     with pytest.raises(ModelError, match=r"no output 'score'\. Did you mean scores\?"):
         check_model(path, logits="score")
     instrumented = write_cnn(tmp_path / "i.onnx", instrumented=True)

@@ -12,7 +12,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.layers import AUTO, PROPOSED, FoundLayer, choose_layers, find_layers, propose_layers
-from clusterpaths.models.outputs import find_logits
 from clusterpaths.models.shapes import layer_shapes
 from tests.architectures import ARCHITECTURES, EXPORTERS, exported, hooked
 from tests.clusterpaths.conftest import write_cnn
@@ -93,7 +92,7 @@ def load(path: Path) -> onnx.ModelProto:
 
 
 def layers_of(model: onnx.ModelProto) -> list[FoundLayer]:
-    return find_layers(model, find_logits(model.graph))
+    return find_layers(model, model.graph.output[0].name)
 
 
 def graph_model(

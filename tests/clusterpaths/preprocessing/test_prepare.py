@@ -12,14 +12,14 @@ from torchvision.transforms.functional import resize as resize_as_torchvision
 
 from clusterpaths.errors import ConfigError
 from clusterpaths.preprocessing.prepare import fit, normalise, resize, resolve_preprocessing
-from clusterpaths.records import ModelRecord, Preprocessing
+from clusterpaths.records import ModelOutputs, ModelRecord, Preprocessing
 
 OWN = Preprocessing(name="own", size=(8, 8), mean=(0, 0, 0), std=(2, 2, 2))
 
 
 def model(preprocessing: Preprocessing | None = None) -> ModelRecord:
     return ModelRecord(
-        path="m", sha256="0", external={}, input="x", batch=None, size=(8, 8), logits=None, num_classes=0, taps=(),
+        path="m", sha256="0", external={}, input="x", batch=None, size=(8, 8), outputs=ModelOutputs(), taps=(),
         preprocessing=preprocessing,
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from clusterpaths.extraction.begin import begin_extraction
 from clusterpaths.extraction.plan import plan_run
 from clusterpaths.models.check import CLASSES_KEY, check_model, instrument_model
 from clusterpaths.preprocessing.prepare import preset_preprocessing
-from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord
+from clusterpaths.records import DatasetSpec, ModelIdentity, ModelOutputs
 from clusterpaths.report import view
 from clusterpaths.report.comparison import write_comparison
 from clusterpaths.report.examples import example_title
@@ -95,15 +95,12 @@ def test_three_folders_through_a_model_of_five_outputs(names: tuple[str, ...], t
 def test_names_of_predictions_and_of_labels(
     model: tuple[str, ...], outputs: int, given: tuple[str, ...], expected: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> None:
-    record = ModelRecord(
-        path="m", sha256="0", external={}, input="x", batch=None, size=(8, 8), logits="y", num_classes=outputs, taps=(),
-        preprocessing=None, class_names=model,
-    )  # fmt: skip
+    meaning = ModelOutputs(name="y", kind="logits", classes=outputs, class_names=model) if outputs else ModelOutputs()
     table = ExampleTable(
         ids=np.arange(1), files=("a",), sizes=np.ones(1, np.int64), splits=("",), labels=np.full(1, -1, np.int16),
         class_names=given,
     )  # fmt: skip
-    assert publish._class_names(record, table) == expected
+    assert publish._class_names(meaning, table) == expected
 
 
 def test_a_set_of_the_same_classes_says_nothing_of_label_names(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Predictions of a cache's examples, by what the model's output is known to be now.
+
+Belongs here: reading raw output rows of examples.parquet and what they mean. The cache stores raw rows, so that the kind can be
+checked on real rows, or overruled, without extracting again. The meaning of rows is `models/outputs.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clusterpaths.cache.examples import EXAMPLES, class_type, read_examples
+from clusterpaths.models.outputs import check_on_rows, decide
+from clusterpaths.records import ModelOutputs
+from clusterpaths.storage import Storage
+
+_BATCH = 1024
+
+
+def check_stored(directory: Storage, outputs: ModelOutputs) -> ModelOutputs:
+    """The description after a look at the first stored rows.
+
+    Raises:
+        ModelError: as `check_on_rows`.
+    """
+    if not outputs.has_scores:
+        return outputs
+    rows = next((rows for _, rows in raw_rows(directory) if len(rows)), None)
+    return outputs if rows is None else check_on_rows(outputs, rows)
+
+
+def read_predictions(directory: Storage, ids: NDArray[np.int64], outputs: ModelOutputs) -> NDArray[np.integer]:
+    """(n,) prediction of each of these ascending ids, -1 where there is none.
+
+    From the stored column, or where that was decided by another kind, from the raw rows.
+    """
+    if are_stored(directory, outputs):
+        table = read_examples(directory, ["id", "prediction"])
+        stored: NDArray[np.integer] = table["prediction"].to_numpy()
+        return stored[np.isin(table["id"].to_numpy(), ids)]
+    found = np.full(len(ids), -1, class_type(outputs.classes))
+    if not outputs.predicts or not len(ids):
+        return found
+    for of, rows in raw_rows(directory):
+        at = np.minimum(np.searchsorted(ids, of), len(ids) - 1)
+        ours = ids[at] == of
+        found[at[ours]] = decide(outputs, rows[ours]).predictions
+    return found
+
+
+def are_stored(directory: Storage, outputs: ModelOutputs) -> bool:
+    """Whether the stored column has the predictions that the raw rows have by this kind; by its first rows.
+
+    False also for more classes than int16 holds: caches from before have the largest score's index modulo 65,536.
+    """
+    if not outputs.predicts or class_type(outputs.classes) is not np.int16:
+        return False
+    with pq.ParquetFile(directory.local(EXAMPLES)) as file:
+        for batch in file.iter_batches(_BATCH, columns=["prediction", "logits"]):
+            known = batch.filter(batch.column("logits").is_valid())
+            if len(known):
+                rows = as_matrix(known.column("logits"))
+                return np.array_equal(known.column("prediction").to_numpy(), decide(outputs, rows).predictions)
+    return True
+
+
+def kind_of_predictions(outputs: ModelOutputs) -> str:
+    """What of the outputs is part of a set's identity; empty where predictions are as they always were."""
+    usual = outputs.kind in ("none", "logits", "log-probabilities", "probabilities")
+    return "" if usual and not outputs.asked and class_type(outputs.classes) is np.int16 else outputs.kind
+
+
+def raw_rows(directory: Storage) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Ids (m,) and raw output rows (m, width), batch by batch: all of them may be larger than memory."""
+    with pq.ParquetFile(directory.local(EXAMPLES), buffer_size=1 << 20, pre_buffer=False) as file:
+        if "logits" not in file.schema_arrow.names:
+            return
+        for batch in file.iter_batches(_BATCH, columns=["id", "logits"]):
+            known = batch.filter(batch.column("logits").is_valid())
+            yield known.column("id").to_numpy(), as_matrix(known.column("logits"))
+
+
+def as_matrix(lists: pa.Array) -> NDArray[np.float32]:
+    """Lists of one length as rows."""
+    values = lists.flatten().to_numpy(zero_copy_only=False)
+    matrix: NDArray[np.float32] = values.reshape(len(lists), -1) if len(lists) else np.empty((0, 0), np.float32)
+    return matrix
