@@ -115,8 +115,8 @@ class RunConfig(BaseModel):
     logits: str | None = Field(None, description="the output with class scores, or none [detected by name and shape]")
     output_kind: OutputKind | None = Field(
         None,
-        description="what that output holds: logits, log-probabilities, probabilities, binary-logit, binary-sigmoid, multi-label, "
-        "multi-label-logits, or values (an embedding or a regression) [from the graph's last operators]",
+        description="what that output holds: logits, log-probabilities, probabilities, binary-logit, binary-sigmoid, "
+        "multi-label, multi-label-logits, or values (an embedding or a regression) [from the graph's last operators]",
     )
     k: int | str = Field(
         DEFAULT_K,

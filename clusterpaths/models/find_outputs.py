@@ -166,7 +166,7 @@ def _layout(dims: Dims, images: int, batch: int | None) -> tuple[str, int | None
     if len(axes) > 1:
         return None
     at = axes[0] if axes else 1
-    text = ", ".join("C" if axis == at else "1" for axis in range(1, len(dims)))
+    text = ", ".join("C" if axis in axes else "1" for axis in range(1, len(dims)))
     return f"(N, {text})", dims[at]
 
 

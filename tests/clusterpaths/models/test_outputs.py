@@ -89,7 +89,7 @@ def test_very_sure_log_probabilities_hold_minus_infinity_and_are_right(tmp_path:
 def test_one_sigmoid_is_two_classes_at_threshold_a_half(tmp_path: Path) -> None:
     path = write_tail(tmp_path / "m.onnx", sigmoid(), classes=1, factor=3.0)
     meaning, found = outputs_of(path), decided(path, images())
-    assert (meaning.kind, meaning.classes) == ("binary-sigmoid", 2)
+    assert (meaning.kind, meaning.layout, meaning.classes) == ("binary-sigmoid", "(N, 1)", 2)
     yes = runtime(path, "y", images())[:, 0]
     assert 0 < (yes >= 0.5).sum() < len(yes)
     np.testing.assert_array_equal(found.predictions, (yes >= 0.5).astype(int))

@@ -17,6 +17,7 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.extraction.begin import begin_extraction
 from clusterpaths.extraction.plan import plan_run
 from clusterpaths.models.check import CLASSES_KEY, check_model, instrument_model
+from clusterpaths.models.outputs import decide
 from clusterpaths.preprocessing.prepare import preset_preprocessing
 from clusterpaths.records import DatasetSpec, ModelIdentity, ModelOutputs
 from clusterpaths.report import view
@@ -256,7 +257,7 @@ def test_classes_of_one_name_on_a_side_stay_two(tmp_path: Path) -> None:
 
 def test_an_explanation_names_each_by_its_own(tmp_path: Path) -> None:
     folder = places(tmp_path / "set_01")
-    scores = np.array([0, 1, 0, 0, 0], np.float32)
+    scores = decide(ModelOutputs(name="y", kind="logits", classes=5), np.array([[0, 1, 0, 0, 0]]))
     e = look_up(
         SetIndex(open_set(folder)), np.array([[0]]), np.array([[0.1]], np.float32), scores, image="x.jpg"
     )  # fmt: skip
