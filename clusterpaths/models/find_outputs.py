@@ -34,6 +34,7 @@ _PASS_THROUGH = {
 }  # fmt: skip
 
 Dims = tuple[int | None, ...]
+_OF_LAYERS = "has shape"
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,10 @@ def find_outputs(
         return ModelOutputs(reason="; ".join(reasons) or "the model has no output")
     given: tuple[OutputKind, str] | None = None if kind is None else (kind, "asked for")
     found, reason = given or _kind_of(chosen, makers)
-    if reason and candidates.rejected and kind is None:
-        reason += "; not taken: " + ", ".join(f"{name} ({why})" for name, why in candidates.rejected.items())
+    # layers that were added as outputs are not worth a word
+    beside = [f"{name} ({why})" for name, why in candidates.rejected.items() if not why.startswith(_OF_LAYERS)]
+    if beside and kind is None:
+        reason += "; not taken: " + ", ".join(beside)
     return _described(chosen, found, reason, kind is not None, class_names)
 
 
@@ -137,6 +140,10 @@ def _candidates(model: onnx.ModelProto, path: Path, size: tuple[int, int]) -> _C
     usable = []
     for output in floats:
         dims: Dims = shapes.get(output.name) or _declared(output, images)
+        if (
+            images > 1 and len(dims) > 1 and dims[0] == 1
+        ):  # a batch of 1 that an exporter froze: such a model runs on one
+            dims = (images, *dims[1:])
         layout = _layout(dims, images, batch)
         if layout is None:
             rejected[output.name] = _why_no_scores(dims, images)
@@ -174,7 +181,7 @@ def _why_no_scores(dims: Dims, images: int) -> str:
     shape = "x".join("?" if size is None else str(size) for size in dims)
     if dims and dims[0] != images:
         return f"has {dims[0]} rows for {images} images, not one per image"
-    return f"has shape {shape} for {images} images, not one row of scores each"
+    return f"{_OF_LAYERS} {shape} for {images} images, not one row of scores each"
 
 
 def _best(usable: Sequence[_Candidate], makers: Mapping[str, onnx.NodeProto]) -> _Candidate | None:

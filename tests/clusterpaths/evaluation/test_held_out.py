@@ -179,7 +179,7 @@ def test_another_device_has_products_of_the_activations_that_it_outputs(
 
 def clean_run(published: PublishedSet, job: ExtractionJob) -> tuple[Seen, NDArray[np.int64]]:
     chosen = choose_positions(published, job.storage, 0)
-    with Probe(published, job, split_set(published, job.storage, chosen, 0), 0, True, 2) as probe:
+    with Probe(published, job, split_set(published, job.storage, chosen, 0), 0, job.model.outputs, 2) as probe:
         positions, images = probe.read(published, chosen.held_out, [])
         return probe.run([Work(images)])[0], positions
 

@@ -183,6 +183,14 @@ def test_an_output_with_other_rows_than_images_holds_no_scores(tmp_path: Path) -
         check_model(path, logits="y")
 
 
+def test_scores_behind_a_reshape_that_was_frozen_at_one_image_are_scores(tmp_path: Path) -> None:
+    frozen = node("Reshape", ["score", "one row"], ["y"])
+    path = write_tail(tmp_path / "m.onnx", frozen, weights={"one row": np.array([1, -1])})
+    record = check_model(path)
+    assert record.outputs.name == "y"
+    assert TapSession(instrument_model(record, SIZE)).run(images(1)).logits is not None
+
+
 BESIDE = {
     "class_embedding": (node("Identity", ["r2"], ["class_embedding"]), 10, "logits"),
     "pred_boxes": (node("Identity", ["r2"], ["pred_boxes"]), 10, "output"),
