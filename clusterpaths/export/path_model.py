@@ -20,7 +20,8 @@ from pydantic import Field
 
 from clusterpaths.errors import ModelError
 from clusterpaths.export.path_graph import GraphBuilder, LayerCentroids, add_nearest, add_score
-from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY, check_model, instrument_model, tap_again
+from clusterpaths.models.check import PREPROCESSING_KEY, check_model, instrument_model, tap_again
+from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.external import external_tensors
 from clusterpaths.models.session import add_tap
 from clusterpaths.records import Distance, ModelIdentity, ModelRecord, Record, SetRecord

@@ -5,7 +5,6 @@ Belongs here: file in, `ModelRecord` out. Nothing is written: the tapped graph i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
@@ -14,6 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from clusterpaths.errors import ModelError
+from clusterpaths.models.class_names import find_class_names
 from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.find import require_model
 from clusterpaths.models.find_outputs import find_outputs
@@ -27,7 +27,6 @@ from clusterpaths.models.sidecar import find_sidecar, read_sidecar
 from clusterpaths.records import ModelRecord, OutputKind, Preprocessing, Reduce, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"
-CLASSES_KEY = "clusterpaths.classes"
 
 
 def check_model(
@@ -55,7 +54,7 @@ def check_model(
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     preprocessing, source = read_preprocessing(metadata, path, size)
     used = size or (preprocessing.size if preprocessing else default_size)
-    outputs = find_outputs(model, path, logits, output_kind, read_class_names(metadata, path), used)
+    outputs = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path), used)
     found = find_layers(model, outputs.name)
     shapes = inferred_shapes(model, path, [layer.tensor for layer in found], used)
     taps = choose_layers(found, model, layers, shapes)
@@ -112,25 +111,6 @@ def read_preprocessing(
             f"{path} has the metadata entry {PREPROCESSING_KEY!r}, which cannot be parsed: {error}. "
             "Export the model again, or remove the entry and use --preprocessing."
         ) from error
-
-
-def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
-    """Class names from the model's metadata; empty where there are none.
-
-    Raises:
-        ModelError: the entry cannot be parsed.
-    """
-    text = metadata.get(CLASSES_KEY, "[]")
-    try:
-        names = json.loads(text)
-    except ValueError:
-        names = None
-    if not isinstance(names, list):
-        raise ModelError(
-            f"{path} has the metadata entry {CLASSES_KEY!r}, which cannot be parsed: {text[:80]!r}. "
-            'Expected a JSON list of names, such as ["cat", "dog"]. Export the model again, or remove the entry.'
-        )
-    return tuple(str(name) for name in names)
 
 
 def tap_again(record: ModelRecord, tensors: Mapping[str, str], size: tuple[int, int]) -> ModelRecord:

@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 
 from clusterpaths.errors import ModelError
+from clusterpaths.models.class_names import METADATA
 from clusterpaths.models.inputs import find_image_input
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.models.shapes import whole_shapes
@@ -60,7 +61,7 @@ def find_outputs(
     path: Path,
     asked: str | None = None,
     kind: OutputKind | None = None,
-    class_names: tuple[str, ...] = (),
+    class_names: tuple[tuple[str, ...], str] = ((), ""),
     size: tuple[int, int] = (64, 64),
 ) -> ModelOutputs:
     """The output that holds class scores, and what they are.
@@ -74,7 +75,7 @@ def find_outputs(
         path: for weights in other files.
         asked: the name of an output to take, or "none".
         kind: overrules what the graph says; None: from the graph.
-        class_names: from the model's metadata.
+        class_names: names, and where they came from.
         size: (height, width) where the model leaves them open.
 
     Raises:
@@ -102,7 +103,7 @@ def find_outputs(
 
 
 def _described(
-    chosen: _Candidate, kind: OutputKind, reason: str, asked: bool, class_names: tuple[str, ...]
+    chosen: _Candidate, kind: OutputKind, reason: str, asked: bool, class_names: tuple[tuple[str, ...], str]
 ) -> ModelOutputs:
     width = chosen.width or 0
     if kind in ("binary-logit", "binary-sigmoid") and width > 1:
@@ -111,6 +112,9 @@ def _described(
             "probabilities or multi-label."
         )
     classes = {"values": 0, "binary-logit": 2, "binary-sigmoid": 2}.get(kind, width)
+    names, source = class_names
+    if source != METADATA and len(names) != classes:  # a file beside the model may be another model's
+        names, source = (), ""
     return ModelOutputs(
         name=chosen.name,
         kind=kind,
@@ -118,8 +122,8 @@ def _described(
         classes=classes,
         reason=reason,
         asked=asked,
-        class_names=class_names,
-        class_names_source="the model's metadata" if class_names else "",
+        class_names=names,
+        class_names_source=source,
     )
 
 

@@ -13,7 +13,8 @@ import onnx
 from pydantic import Field
 
 from clusterpaths.errors import ModelError
-from clusterpaths.models.check import load_graph, read_class_names, read_preprocessing
+from clusterpaths.models.check import load_graph, read_preprocessing
+from clusterpaths.models.class_names import find_class_names
 from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.inputs import find_image_input
@@ -152,7 +153,7 @@ def inspect_model(
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     preprocessing, source = read_preprocessing(metadata, path, image.size)
     used = image.size or size or (preprocessing.size if preprocessing else _DEFAULT_SIZE)
-    meaning = find_outputs(model, path, logits, output_kind, read_class_names(metadata, path), used)
+    meaning = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path), used)
     found = find_layers(model, meaning.name)
     named = found if layers is None else sorted({*found, *choose_layers(found, model, layers)}, key=_by_depth)
     tensors = [layer.tensor for layer in named]

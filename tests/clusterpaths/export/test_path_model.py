@@ -21,7 +21,8 @@ from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.export.path_graph import FEW, GraphBuilder, LayerCentroids, add_nearest
 from clusterpaths.export.path_model import PATH_MODEL_KEY, export_path_model
 from clusterpaths.metrics.ood import scale_distances
-from clusterpaths.models.check import CLASSES_KEY, check_model
+from clusterpaths.models.check import check_model
+from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.sets.published import open_set
 from tests.clusterpaths.conftest import Finished, run_stages, write_cnn

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 
 from clusterpaths.common.roots import HOME_VARIABLE
 from clusterpaths.errors import ModelError
-from clusterpaths.models.check import CLASSES_KEY, PREPROCESSING_KEY, check_model, instrument_model
+from clusterpaths.models.check import PREPROCESSING_KEY, check_model, instrument_model
+from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.find import default_model
 from clusterpaths.records import Preprocessing
 from tests.clusterpaths.conftest import LAYERS, save_model, write_cnn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +270,19 @@ def test_inspect_shows_the_kind_with_its_reason(tmp_path: Path) -> None:
         "class names    a, b, c, from the model's metadata",
     ]
     assert "y, logits, (N, C), classes: 3 (asked for)" in inspect_model(path, output_kind="logits").text()
+
+
+CONFIGS = {
+    "names": ({"0": "cat", "1": "dog", "2": "bird"}, ("cat", "dog", "bird"), "config.json beside the model"),
+    "numbers that stand for names": ({"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, (), ""),
+    "of another number of classes": ({"0": "cat", "1": "dog"}, (), ""),
+    "with a gap": ({"0": "cat", "1": "dog", "3": "bird"}, (), ""),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_class_names_of_a_file_beside_the_model(case: str, tmp_path: Path) -> None:
+    content, names, source = CONFIGS[case]
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": content}))
+    meaning = check_model(write_tail(tmp_path / "m.onnx", softmax())).outputs
+    assert (meaning.class_names, meaning.class_names_source) == (names, source)

@@ -16,7 +16,8 @@ from clusterpaths.explanation.explain import look_up
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.extraction.begin import begin_extraction
 from clusterpaths.extraction.plan import plan_run
-from clusterpaths.models.check import CLASSES_KEY, check_model, instrument_model
+from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.outputs import decide
 from clusterpaths.preprocessing.prepare import preset_preprocessing
 from clusterpaths.records import DatasetSpec, ModelIdentity, ModelOutputs

@@ -1,0 +1,61 @@
+"""Names of a model's classes, from its metadata or from Hugging Face's config.json beside it.
+
+Belongs here: reading names and where they came from. Whether they fit the output is decided in `find_outputs.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from clusterpaths.errors import ModelError
+
+CLASSES_KEY = "clusterpaths.classes"
+METADATA = "the model's metadata"
+_CONFIG = "config.json"
+_PLACEHOLDER = re.compile(r"(LABEL_)?\d+")  # numbers that stand for names are no names
+
+
+def find_class_names(metadata: dict[str, str], path: Path) -> tuple[tuple[str, ...], str]:
+    """Class names and where they came from; both empty where there are none.
+
+    Raises:
+        ModelError: the entry in the metadata cannot be parsed.
+    """
+    if names := read_class_names(metadata, path):
+        return names, METADATA
+    if names := _config_names(path.parent / _CONFIG):
+        return names, f"{_CONFIG} beside the model"
+    return (), ""
+
+
+def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
+    """Class names from the model's metadata; empty where there are none.
+
+    Raises:
+        ModelError: the entry cannot be parsed.
+    """
+    text = metadata.get(CLASSES_KEY, "[]")
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list):
+        raise ModelError(
+            f"{path} has the metadata entry {CLASSES_KEY!r}, which cannot be parsed: {text[:80]!r}. "
+            'Expected a JSON list of names, such as ["cat", "dog"]. Export the model again, or remove the entry.'
+        )
+    return tuple(str(name) for name in names)
+
+
+def _config_names(config: Path) -> tuple[str, ...]:
+    """id2label of transformers' PretrainedConfig: number -> name; empty for any other file, and for placeholders."""
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))["id2label"]
+        names = {int(number): str(name) for number, name in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+    if sorted(names) != list(range(len(names))) or all(_PLACEHOLDER.fullmatch(name) for name in names.values()):
+        return ()
+    return tuple(names[number] for number in range(len(names)))
