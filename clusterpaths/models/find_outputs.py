@@ -144,9 +144,7 @@ def _candidates(model: onnx.ModelProto, path: Path, size: tuple[int, int]) -> _C
     usable = []
     for output in floats:
         dims: Dims = shapes.get(output.name) or _declared(output, images)
-        if (
-            images > 1 and len(dims) > 1 and dims[0] == 1
-        ):  # a batch of 1 that an exporter froze: such a model runs on one
+        if images > 1 and len(dims) > 1 and dims[0] == 1:  # frozen by an exporter: such a model runs on one image
             dims = (images, *dims[1:])
         layout = _layout(dims, images, batch)
         if layout is None:
