@@ -37,7 +37,7 @@ class _Text:
     rows: bytes  # "example_0063": [1, 1, 4], … one after the other
     starts: NDArray[np.int64]  # (n + 1,) where each begins
     numbers: NDArray[np.uint8]  # (n, w) each id as JSON, padded with leading spaces, followed by a comma
-    id_to_index: bytes  # {"64": 0, …}
+    id_to_index: bytes  # {"63": 63, …}
 
     @property
     def size(self) -> int:
@@ -58,7 +58,10 @@ class Documents:
         return memoryview(text.rows)[text.starts[first] : end]
 
     def id_to_index(self, index: SetIndex) -> bytes:
-        """{number: row}, see `number_of`; a row is a position in the set's order, as `paths` counts them."""
+        """{id: id} of every example, as `with_attribute` and the keys of `paths` have them.
+
+        A reader looks an id of an attribute up here and compares what it finds with the number in the keys.
+        """
         return self._text(index).id_to_index
 
     def with_attribute(self, index: SetIndex, name: str, value: int) -> tuple[int, memoryview]:
@@ -122,11 +125,6 @@ def _keys(index: SetIndex, first: int, last: int) -> list[str]:
     return keys
 
 
-def number_of(example_id: int) -> int:
-    """CelebA's number of an example: files count from 1 (000064.jpg: 64), ids from 0."""
-    return example_id + 1
-
-
 def metadata(folder: Storage) -> bytes:
     """metadata.json of a model's directory, unchanged but without a byte order mark.
 
@@ -180,7 +178,7 @@ def _make(index: SetIndex) -> _Text:
         some = [f'"{key}{endings[path]}' for key, path in zip(keys, of_example, strict=True)]
         starts[at + 1 : at + 1 + len(some)] = np.fromiter(map(len, some), np.int64, len(some))
         rows.append("".join(some).encode())
-        numbers.append(_BETWEEN.join(f'"{number_of(i)}": {row}' for row, i in enumerate(ids, at)).encode())
+        numbers.append(_BETWEEN.join(f'"{i}": {i}' for i in ids).encode())
     np.cumsum(starts, out=starts)
     return _Text(
         rows=b"".join(rows),

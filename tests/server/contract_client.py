@@ -133,7 +133,9 @@ def walk_through(dashboard: Dashboard) -> dict[str, dict[str, list[int]]]:
             example = next(iter(paths))
             assert dashboard.path(model, name, example) == paths[example]
             mapping = dashboard.id_to_index(model)
-            assert sorted(mapping.values()) == list(range(len(mapping)))
+            assert {int(key): number for key, number in mapping.items()} == {
+                number: number for number in mapping.values()
+            }
             for attribute in dashboard.attributes(model)[:3]:
                 having, lacking = (set(dashboard.having(model, attribute, value)) for value in (1, -1))
                 assert not having & lacking

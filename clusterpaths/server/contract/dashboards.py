@@ -219,7 +219,7 @@ def filter_by_attribute(
 
 @router.get("/models/{model}/id-to-index", response_model=IdToIndex)
 def id_to_index(model: str, request: Request, library: LibraryOf, texts: DocumentsOf) -> Response:
-    """CelebA's number of each example, and its row in the newest set's order."""
+    """The id of each example of the newest set, mapped to the number in its key of paths.json: the same number."""
     index = library.newest(model)
     count = b', "count": %d}' % len(index.ids)
     return _answer(

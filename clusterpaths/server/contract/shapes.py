@@ -111,7 +111,7 @@ class Filtered(BaseModel):
 
 
 class IdToIndex(BaseModel):
-    """CelebA's number of each example (its file's, counted from 1), and its row in the newest set's order, from 0."""
+    """Every example's id, as `attributes/filter` gives it, mapped to the number in its key of paths.json: the same."""
 
     model: str
     id_to_index: dict[str, int]
