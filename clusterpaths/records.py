@@ -280,6 +280,10 @@ class SetRecord(Record):
         default=None, description="weighted-path purity with labels, of labelled examples"
     )
     purity_predictions: float | None = None
+    chance_labels: float | None = Field(
+        default=None, description="purity_labels by chance: with the labels permuted; None: of sets from before that"
+    )
+    chance_predictions: float | None = None
     choice: str = Field(default="", description="how k or the distance was chosen; choice.json has the complete sweep")
     stages: tuple[StageTime, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict, description="the options that were given, to repeat the run")

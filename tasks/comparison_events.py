@@ -20,7 +20,9 @@ def announce_comparison(comparison: Comparison, alert_below: float = ALERT_BELOW
     first, second = comparison.first.name, comparison.second.name
     log = get_run_logger()
     events = [COMPARED]
-    if comparison.path_agreement < alert_below:
+    if not comparison.same_k:
+        log.info("No %s is raised: the sets have different numbers of clusters, so their paths differ anyway", DIVERGED)
+    elif comparison.path_agreement < alert_below:
         events.append(DIVERGED)
         log.warning("Path agreement %.3f is under %.3f: raising %s", comparison.path_agreement, alert_below, DIVERGED)
     for event in events:
@@ -33,6 +35,7 @@ def announce_comparison(comparison: Comparison, alert_below: float = ALERT_BELOW
             },
             payload={
                 "path_agreement": comparison.path_agreement,
+                "same_k": comparison.same_k,
                 "alert_below": alert_below,
                 "first": first,
                 "second": second,

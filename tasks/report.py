@@ -53,7 +53,10 @@ class PrefectReport(Report):
             create_markdown_artifact(
                 markdown.published_set(published, report), key="cluster-paths", description=published.record.set
             )
-            get_run_logger().info("%s Report: %s", markdown.in_one_sentence(published), report)
+            log = get_run_logger()
+            if advice := markdown.advice(published):
+                log.warning(advice)
+            log.info("%s Report: %s", markdown.in_one_sentence(published), report)
         if choice := outcome.choice:
             create_table_artifact(
                 markdown.choice_rows(choice), key="choice", description=f"{choice.sentence} {choice.advice}".strip()

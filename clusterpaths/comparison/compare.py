@@ -28,8 +28,9 @@ from clusterpaths.comparison.record import (
 )
 from clusterpaths.config import CacheRoot
 from clusterpaths.errors import CacheError, ConfigError
+from clusterpaths.evaluation.record import read_evaluation
 from clusterpaths.metrics import agreement
-from clusterpaths.metrics.agreement import adjusted_rand, match_clusters
+from clusterpaths.metrics.agreement import adjusted_rand, match_clusters, shared_information
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.metrics.ood import overall_distance
 from clusterpaths.metrics.paths import PathCounts, count_paths
@@ -87,7 +88,12 @@ def compare_sets(first: PublishedSet, second: PublishedSet, *, top: int = TOP) -
 
 
 def _side(published: PublishedSet) -> Side:
-    return Side(name=published.name, **published.record.model_dump(include=set(Side.model_fields) - {"name"}))
+    known = published.record.model_dump(include=set(Side.model_fields) - {"name"})
+    for source, purity in published.purities.items():
+        known |= {f"purity_{source}": purity.value, f"chance_{source}": purity.chance}
+    evaluation = read_evaluation(published)
+    alignment = evaluation.alignment.daf if evaluation and evaluation.alignment else None
+    return Side(name=published.name, paths=len(published.paths.counts), alignment=alignment, **known)
 
 
 class _Comparing:
@@ -165,6 +171,7 @@ class _Comparing:
         same, n = int(self.unchanged[:, i].sum()), len(self.unchanged)
         return LayerComparison(
             layer=self.layers[i],
+            shared_information=shared_information(self.paths_a[:, i], self.paths_b[:, i]),
             adjusted_rand=adjusted_rand(self.paths_a[:, i], self.paths_b[:, i]),
             agreement=same / n,
             agreement_interval=wilson(same, n),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from clusterpaths.evaluation.record import Measure
 from clusterpaths.records import Distance, ModelIdentity, Record
 
 Interval = tuple[float, float]
@@ -22,6 +23,16 @@ class Side(Record):
     seed: int
     num_examples: int
     created: str
+    paths: int | None = Field(
+        default=None, description="occupied ones; None, as below, in comparisons from before that"
+    )
+    purity_labels: float | None = None
+    purity_predictions: float | None = None
+    chance_labels: float | None = Field(default=None, description="purity_labels with the labels permuted")
+    chance_predictions: float | None = None
+    alignment: Measure | None = Field(
+        default=None, description="decision alignment on held-out examples, where measured"
+    )
 
 
 class ClusterMatch(Record):
@@ -38,6 +49,10 @@ class LayerComparison(Record):
     """One layer."""
 
     layer: str
+    shared_information: float | None = Field(
+        default=None,
+        description="adjusted mutual information; needs no matching and no equal k; 0: as by chance, 1: the same",
+    )
     adjusted_rand: float = Field(description="needs no matching; 1: the same up to names, 0: as by chance")
     agreement: float = Field(description="share of examples whose cluster is unchanged after matching")
     agreement_interval: Interval = Field(description="95%, Wilson")
@@ -128,3 +143,8 @@ class Comparison(Record):
     decisions: Decisions | None = Field(description="None if a side has no predictions")
     migration: Migration
     created: str = Field(description="ISO time, UTC")
+
+    @property
+    def same_k(self) -> bool:
+        """Whether every layer has as many clusters on both sides. Else paths differ whatever the model does."""
+        return all(self.first.k_per_layer[x.layer] == self.second.k_per_layer[x.layer] for x in self.layers)

@@ -35,7 +35,7 @@ from clusterpaths.evaluation.split import MIN_EVAL, Split, choose_positions, spl
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.alignment import decision_alignment, majority_baseline
 from clusterpaths.metrics.neighbours import nearest_neighbours, neighbours_vote
-from clusterpaths.metrics.paths import in_majority, path_complexity
+from clusterpaths.metrics.paths import chance_purity, in_majority, path_complexity
 from clusterpaths.records import ModelOutputs
 from clusterpaths.sets.published import Classes, PublishedSet
 
@@ -112,6 +112,8 @@ def _evaluate(
         complexity=Complexity(occupied=complexity.occupied, covering=complexity.covering, entropy=complexity.entropy),
         purity_labels=_mean(in_majority(path_of, published.labels), seed),
         purity_predictions=_mean(in_majority(path_of, predictions), seed),
+        chance_labels=chance_purity(path_of, published.labels),
+        chance_predictions=chance_purity(path_of, predictions),
     )
     if evaluation.purity_labels is None:
         notes.append("No example has a label: purity with labels is left out.")

@@ -88,6 +88,8 @@ class Evaluation(Record):
     complexity: Complexity
     purity_labels: Measure | None
     purity_predictions: Measure | None
+    chance_labels: float | None = Field(default=None, description="purity_labels by chance: with the labels permuted")
+    chance_predictions: float | None = None
     alignment: Alignment | None = None
     perturbations: tuple[Perturbed, ...] = ()
     strangers: tuple[OODDetection, ...] = Field(default=(), description="OOD detection, one entry per kind of images")

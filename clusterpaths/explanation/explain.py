@@ -28,6 +28,7 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import summarise
 from clusterpaths.explore.records import ClassShare, ExampleRow
 from clusterpaths.export.path_model import check_set_model
+from clusterpaths.metrics.paths import FEW_EXAMPLES
 from clusterpaths.models.outputs import Decisions, decide, labels_over_threshold, not_finite
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
@@ -220,8 +221,12 @@ class _Builder:
         )
 
     def with_other_prediction(self, decision: int | None) -> NDArray[np.int64]:
-        """Positions of the paths with another majority prediction; by labels if the model has no class scores."""
-        majority = (self.index.path_labels if decision is None else self.index.path_predictions).best  # (p,)
+        """Positions of the paths with another majority prediction; by labels if the model has no class scores.
+
+        Only those on which at least `FEW_EXAMPLES` examples have a known class: the majority of one or two says nothing.
+        """
+        majorities = self.index.path_labels if decision is None else self.index.path_predictions
+        majority = np.where(majorities.known >= FEW_EXAMPLES, majorities.best, -1)  # (p,)
         if decision is None:
             decision = -1 if self.own is None else int(majority[self.own])
         return np.flatnonzero((majority >= 0) & (majority != decision)) if decision >= 0 else np.empty(0, np.int64)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
 from clusterpaths.metrics.checks import Ints
 from clusterpaths.metrics.paths import PathCounts, count_paths
@@ -26,6 +26,15 @@ def adjusted_rand(a: Ints, b: Ints) -> float:
     Hubert and Arabie, Comparing Partitions, Journal of Classification 2 (1985).
     """
     return float(adjusted_rand_score(a, b))
+
+
+def shared_information(a: Ints, b: Ints) -> float:
+    """Adjusted mutual information of two (n,) labellings, which may have different numbers of clusters.
+
+    1: the same up to names, about 0: as by chance, may be negative. Vinh, Epps and Bailey, Information Theoretic Measures
+    for Clusterings Comparison, JMLR 11 (2010).
+    """
+    return float(adjusted_mutual_info_score(a, b))
 
 
 def contingency(a: Ints, b: Ints, k_a: int, k_b: int) -> NDArray[np.int64]:

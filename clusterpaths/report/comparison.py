@@ -15,11 +15,12 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from clusterpaths.comparison.record import Comparison, DecisionCount, ExampleChange, LayerComparison, PathCount, Side
+from clusterpaths.comparison.record import Comparison, DecisionCount, ExampleChange, LayerComparison, PathCount
 from clusterpaths.metrics.agreement import NO_MATCH
 from clusterpaths.records import name_of
 from clusterpaths.report.examples import Tile
 from clusterpaths.report.numbers import percent, thousands
+from clusterpaths.report.side_by_side import Difference, better, how_made, measured
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, median_ratio
 from clusterpaths.report.view import COLOURS
@@ -104,15 +105,6 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One property on both sides."""
-
-    name: str
-    first: str
-    second: str
-
-
-@dataclass(frozen=True)
 class Page:
     """Everything on the page but the record."""
 
@@ -124,6 +116,8 @@ class Page:
     confusion: Grid | None
     migration: Grid
     made: tuple[Difference, ...]
+    measured: tuple[Difference, ...]
+    better: tuple[str, ...]
     missing_pictures: int
     pictures: int
 
@@ -185,8 +179,10 @@ def read_comparisons(directory: SetDirectory) -> list[Shown]:
 
 
 def headline(comparison: Comparison) -> str:
-    """What changed, in one sentence."""
+    """What changed, in one sentence; of different k no share of kept paths, which would say nothing about the model."""
     first, second = comparison.first.name, _short(comparison)
+    if not comparison.same_k:
+        return f"{first} and {second} on the same images, with different numbers of clusters"
     n, examples = thousands(comparison.num_examples), "example" if comparison.num_examples == 1 else "examples"
     keep = "keeps its path" if comparison.num_examples == 1 else "keep their path"
     return f"What changed from {first} to {second}: {percent(comparison.path_agreement)} of {n} {examples} {keep}"
@@ -237,7 +233,9 @@ class _Builder:
             decisions=tuple(self.decision(pair) for pair in pairs if pair.examples),
             confusion=self.confusion(),
             migration=self.migration(),
-            made=_made(c.first, c.second),
+            made=how_made(c.first, c.second),
+            measured=measured(c.first, c.second),
+            better=better(c),
             missing_pictures=sum(file not in self.pictures for file in files),
             pictures=len(files),
         )
@@ -345,21 +343,3 @@ def _grid(
         for row, marks in zip(counts, same, strict=True)
     )
     return Grid(rows, columns, cells, tuple(sum(row) for row in counts))
-
-
-def _made(first: Side, second: Side) -> tuple[Difference, ...]:
-    def properties(side: Side) -> dict[str, str]:
-        ks = side.k_per_layer
-        one = len(set(ks.values())) == 1
-        return {
-            "Model": side.model.file,
-            "SHA-256": side.model.sha256[:12],
-            "Clusters": f"k = {next(iter(ks.values()))}" if one else ", ".join(f"{k} ({x})" for x, k in ks.items()),
-            "Distance": side.distance,
-            "Seed": str(side.seed),
-            "Examples": thousands(side.num_examples),
-            "Created": side.created.replace("T", " ", 1).replace("Z", " UTC").replace("+00:00", " UTC"),
-        }
-
-    one, other = properties(first), properties(second)
-    return tuple(Difference(name, one[name], other[name]) for name in one)

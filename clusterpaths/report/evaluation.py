@@ -7,7 +7,7 @@ evaluation_section.html.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clusterpaths.evaluation.record import Detection, Evaluation, Measure, OODDetection
 from clusterpaths.metrics.neighbours import NEIGHBOURS
@@ -34,6 +34,7 @@ class Row:
     n: int
     words: str = ""
     own: bool = True
+    chance: float | None = None
 
     @property
     def interval(self) -> str:
@@ -42,22 +43,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """A card; `chance` is the value of a random score, `terms` define the rows of this and similar cards."""
+    """A card; `terms` define the rows of this and similar cards."""
 
     title: str
     hint: str
     rows: tuple[Row, ...]
-    chance: float | None = None
     terms: tuple[tuple[str, str], ...] = ()
 
 
 def evaluation_rows(evaluation: Evaluation) -> tuple[Group, ...]:
     """All measures that have a value, in the order in which they are shown; empty groups are left out."""
     purity = {
-        "labels": (evaluation.purity_labels, "class given by the data set"),
-        "predictions": (evaluation.purity_predictions, "class predicted by the model"),
+        "labels": (evaluation.purity_labels, evaluation.chance_labels, "class given by the data set"),
+        "predictions": (evaluation.purity_predictions, evaluation.chance_predictions, "class predicted by the model"),
     }
-    found = [Group("Purity", "Share of examples with the most frequent class of their path.", _rows(purity))]
+    rows = tuple(
+        row if chance is None else replace(row, chance=chance, words=f"{words}; by chance {chance:.3f}")
+        for name, (measure, chance, words) in purity.items()
+        for row in _rows({name: (measure, words)})
+    )
+    hint = "Share of examples with the most frequent class of their path; by chance: with the classes permuted."
+    found = [Group("Purity", hint, rows)]
     if alignment := evaluation.alignment:
         seen = "share whose path occurs among the fit examples; the others use the most similar paths"
         own = _rows(
@@ -93,7 +99,7 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[Group, ...]:
         rows = tuple(row for score in detection.scores for row in _score(score))
         terms = () if at else _terms(detection)  # once is enough
         title = f"OOD detection: {SHORT_NAMES.get(detection.name, detection.name)}"
-        found.append(Group(title, hint, rows, 0.5, terms))
+        found.append(Group(title, hint, rows, terms))
     return tuple(group for group in found if group.rows)
 
 
@@ -108,4 +114,5 @@ def _rows(measures: Mapping[str, tuple[Measure | None, str]], own: bool = True) 
 
 def _score(score: Detection) -> tuple[Row, ...]:
     words = f"FPR95 {score.fpr95.value:.3f} ({score.fpr95.low:.3f} to {score.fpr95.high:.3f})"
-    return _rows({score.score: (score.auroc, words)}, own=score.score.startswith("path"))
+    rows = _rows({score.score: (score.auroc, words)}, own=score.score.startswith("path"))
+    return tuple(replace(row, chance=0.5) for row in rows)

@@ -17,8 +17,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from clusterpaths.explanation.record import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
+from clusterpaths.metrics.paths import FEW_EXAMPLES
 from clusterpaths.report.examples import tile
-from clusterpaths.report.numbers import percent, thousands
+from clusterpaths.report.numbers import percent, portion, thousands, verdict
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, median_ratio
 from clusterpaths.report.view import COLOURS
@@ -26,7 +27,6 @@ from clusterpaths.storage.atomic import atomic_write
 
 PICTURE = 320  # pixels of the image's longer side on the page
 LISTED = 6  # classes
-UNUSUAL = 95  # percentile of the OOD score from which an image is called unusual
 
 
 def write_explanation(
@@ -108,20 +108,22 @@ def decided(note: PathNote) -> str:
 
 
 def _majority(majority: MajorityClass | None, source: str) -> str:
-    return f"{majority.name} among {source} ({percent(majority.share)} of {thousands(majority.of)})" if majority else ""
+    if majority is None:
+        return ""
+    share = portion(round(majority.share * majority.of), majority.of, of=True)
+    return f"{majority.name} among {source} ({share})"
 
 
 def ood_sentence(e: Explanation) -> str:
     """The OOD score, its percentile and a verdict."""
     where = f"{e.ood_percentile:.0f}% of the set's examples have a lower one"
-    verdict = "unusual for this set" if e.ood_percentile >= UNUSUAL else "typical for this set"
-    return f"{e.ood_score:.2f}: {where}; {verdict}."
+    return f"{e.ood_score:.2f}: {where}; {verdict(e.ood_percentile)} for this set."
 
 
 def other(e: Explanation) -> str:
     """The most similar path with another prediction."""
     if e.other is None:
-        return "No path of the set has another majority prediction."
+        return f"No path that at least {FEW_EXAMPLES} examples took has another majority prediction."
     changed = [
         f"{layer.layer} {layer.cluster} → {cluster}"
         for layer, cluster in zip(e.layers, e.other.path, strict=True)

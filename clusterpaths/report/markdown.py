@@ -8,14 +8,17 @@ from typing import Any
 from clusterpaths.cache.stores import activations_on_disk
 from clusterpaths.clustering.choice import Choice
 from clusterpaths.comparison.record import Comparison, ExampleChange
-from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.evaluation.fewer_layers import Shorter, has_many_singletons, shorter_paths
+from clusterpaths.evaluation.record import Evaluation, read_evaluation
 from clusterpaths.extraction.plan import human_bytes
 from clusterpaths.models.inspect import Inspection
 from clusterpaths.preprocessing.check import PreprocessingCheck
 from clusterpaths.records import Preprocessing, StageTime
 from clusterpaths.report import evaluation as evaluation_section
 from clusterpaths.report.comparison import class_name, headline
+from clusterpaths.report.numbers import percent
 from clusterpaths.report.page import EXEMPLARS
+from clusterpaths.report.side_by_side import better, measured
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 
@@ -69,6 +72,7 @@ def evaluation_rows(evaluation: Evaluation) -> Rows:
             "measure": row.name,
             "value": round(row.value, 4),
             "95% interval": row.interval,
+            "by chance": "" if row.chance is None else round(row.chance, 4),
             "examples": row.n,
         }
         for group in evaluation_section.evaluation_rows(evaluation)
@@ -106,6 +110,7 @@ def published_set(published: PublishedSet, report: Path) -> str:
         *_frequent_paths(published),
         "",
         *_purity(published),
+        *filter(None, [advice(published)]),
         "",
         "## Times",
         "| stage | seconds | what |",
@@ -129,12 +134,11 @@ def _frequent_paths(published: PublishedSet) -> list[str]:
 
 
 def _purity(published: PublishedSet) -> list[str]:
-    record = published.record
-    known = {"labels": record.purity_labels, "the model's predictions": record.purity_predictions}
+    names = {"labels": "labels", "predictions": "the model's predictions"}
     return [
-        f"Weighted path purity with {name}: {value:.3f} (share of examples in the majority class of their path)."
-        for name, value in known.items()
-        if value is not None
+        f"Weighted path purity with {names[name]}: {found.value:.3f}, by chance {found.chance:.3f} (share of examples in "
+        f"the majority class of their path; chance: the same with permuted {name})."
+        for name, found in published.purities.items()
     ]
 
 
@@ -142,8 +146,47 @@ def in_one_sentence(published: PublishedSet) -> str:
     """The last line in a terminal."""
     record = published.record
     paths = published.paths.counts
-    purity = "" if record.purity_labels is None else f"; path purity with labels {record.purity_labels:.2f}"
-    return f"{record.set}: {record.num_examples:,} examples on {len(paths):,} paths of {len(record.layers)} layers{purity}."
+    where = f"{record.set}: {record.num_examples:,} examples on {len(paths):,} paths of {len(record.layers)} layers"
+    return f"{where}{_how_good(published)}."
+
+
+def advice(published: PublishedSet) -> str:
+    """What to do where many examples are alone on their path, with what it would give; empty elsewhere."""
+    if not has_many_singletons(published):
+        return ""
+    counts = published.paths.counts
+    alone = int((counts == 1).sum())
+    said = f"{alone:,} of the {len(counts):,} paths have one example only, so they show no pattern."
+    whole, *shorter = shorter_paths(published)
+    if not shorter:
+        return f"{said} Better: a smaller --k, or more images."
+    if whole.alignment is None:
+        few = next((one for one in shorter if one.singletons * 3 < one.paths), shorter[-1])
+        return f"{said} Paths of {_layers_of(few)} are {few.paths:,}: --layers {','.join(few.layers)}; or more images."
+    best = max(shorter, key=lambda one: (one.alignment or 0, -one.paths))
+    return (
+        f"{said} On examples left out they give {percent(whole.alignment)} of the decisions (the most frequent alone: "
+        f"{percent(whole.majority or 0)}); {_layers_of(best)} alone: {best.paths:,} paths, {percent(best.alignment or 0)}. "
+        f"Better: --layers {','.join(best.layers)}, --k auto, or more images."
+    )
+
+
+def _layers_of(one: Shorter) -> str:
+    return ", ".join(one.layers)
+
+
+def _how_good(published: PublishedSet) -> str:
+    """What the paths say, with what would be so by chance: decision alignment if it was measured, else purity."""
+    evaluation = read_evaluation(published)
+    alignment = evaluation.alignment if evaluation else None
+    if alignment:
+        return (
+            f"; they give {percent(alignment.daf.value)} of the model's decisions on {alignment.daf.n:,} held-out examples "
+            f"(the most frequent decision alone: {percent(alignment.majority.value)})"
+        )
+    for name, found in published.purities.items():
+        return f"; path purity with {name} {found.value:.2f} (by chance {found.chance:.2f})"
+    return ""
 
 
 def comparison_rows(compared: Comparison) -> Rows:
@@ -154,6 +197,7 @@ def comparison_rows(compared: Comparison) -> Rows:
             "unchanged": f"{layer.agreement:.1%}",
             "95% interval": _interval(layer.agreement_interval),
             "adjusted Rand": round(layer.adjusted_rand, 4),
+            "shared information": "" if layer.shared_information is None else round(layer.shared_information, 4),
             "clusters": ", ".join(f"{_name(m.first)}→{_name(m.second)}" for m in layer.matches),
         }
         for layer in compared.layers
@@ -163,21 +207,32 @@ def comparison_rows(compared: Comparison) -> Rows:
 def comparison(compared: Comparison, page: Path) -> str:
     """What changed from one set to another."""
     c = compared
+    kept = (
+        f"**{c.paths_kept:,} of {c.num_examples:,} paths are unchanged: {c.path_agreement:.1%}** (95% interval "
+        f"{_interval(c.path_agreement_interval)}); layer agreement {c.layers_kept:.1%}; adjusted "
+        f"Rand index of complete paths {c.path_adjusted_rand:.3f}."
+    )
+    if not c.same_k:
+        kept = " ".join(("The sets have different numbers of clusters, so paths are not compared.", *better(c)))
+    sides = measured(c.first, c.second)
     lines = [
         f"# {headline(c)}",
         f"{_cell(c.first.model.file)} ({c.first.model.sha256[:12]}), seed {c.first.seed}, before; "
         f"{_cell(c.second.model.file)} ({c.second.model.sha256[:12]}), seed {c.second.seed}, after.",
         f"Page with images: `{page}`",
         "",
-        f"**{c.paths_kept:,} of {c.num_examples:,} paths are unchanged: {c.path_agreement:.1%}** (95% interval "
-        f"{_interval(c.path_agreement_interval)}); layer agreement {c.layers_kept:.1%}; adjusted "
-        f"Rand index of complete paths {c.path_adjusted_rand:.3f}. Only before: {c.only_first:,}; only after: {c.only_second:,}.",
+        f"{kept} Only before: {c.only_first:,}; only after: {c.only_second:,}.",
         "",
-        "| layer | unchanged | 95% interval | adjusted Rand |",
-        "|---|---|---|---|",
+        f"| | {_cell(c.first.name)} | {_cell(c.second.name)} |",
+        "|---|---|---|",
+        *(f"| {row.name} | {row.first} | {row.second} |" for row in sides),
+        "",
+        "| layer | unchanged | 95% interval | adjusted Rand | shared information |",
+        "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {_cell(x.layer)} | {x.agreement:.1%} | {_interval(x.agreement_interval)} | {x.adjusted_rand:.3f} |"
+        f"| {_cell(x.layer)} | {x.agreement:.1%} | {_interval(x.agreement_interval)} | {x.adjusted_rand:.3f} | "
+        f"{'' if x.shared_information is None else f'{x.shared_information:.3f}'} |"
         for x in c.layers
     ]
     lines += ["", *_decisions(c), "", *_moved(c)]

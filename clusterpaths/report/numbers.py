@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from clusterpaths.metrics.paths import FEW_EXAMPLES
+
+UNUSUAL = 95  # percentile of the OOD score from which an image is called unusual
+
 
 def thousands(value: float) -> str:
     """1234567 -> "1,234,567"."""
@@ -17,6 +21,24 @@ def percent(share: float, digits: int = 0) -> str:
     if 100 - smallest / 2 <= value < 100:
         return f">{100 - smallest:.{digits}f}%"
     return f"{value:.{digits}f}%"
+
+
+def portion(count: int, known: int, of: bool = False, digits: int = 0) -> str:
+    """A share of `known` examples: "93%", with `of` "93% of 24"; "1 of 2" of so few that 50% would look like a finding."""
+    if known < FEW_EXAMPLES:
+        return f"{count} of {known}"
+    return percent(count / known, digits) + (f" of {thousands(known)}" if of else "")
+
+
+def verdict(percentile: float) -> str:
+    """How unusual an OOD score is, the same words everywhere.
+
+    Args:
+        percentile: percent of examples with a lower score.
+    """
+    if percentile >= 99:
+        return "very unusual"
+    return "unusual" if percentile >= UNUSUAL else "usual"
 
 
 def seconds(value: float) -> str:

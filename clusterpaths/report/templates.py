@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from clusterpaths.report.numbers import percent, seconds, thousands
+from clusterpaths.report.numbers import percent, portion, seconds, thousands
 
 
 def render(template: str, **values: Any) -> str:
@@ -25,5 +25,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"thousands": thousands, "percent": percent, "seconds": seconds}
+    environment.filters |= {"thousands": thousands, "percent": percent, "seconds": seconds, "portion": portion}
     return environment

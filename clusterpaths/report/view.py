@@ -22,6 +22,7 @@ from clusterpaths.report import overview
 from clusterpaths.report.examples import Tile, tile
 from clusterpaths.report.numbers import thousands
 from clusterpaths.report.thumbnails import Thumbnail
+from clusterpaths.sets.published import PublishedSet
 
 COLOURS = 8  # the palette of report.css; further clusters reuse the colours
 FEW_CLASSES = 6  # up to here every card lists all classes, in the same order
@@ -106,11 +107,12 @@ class PathRow:
 
 @dataclass(frozen=True)
 class Purity:
-    """Path purity, and the base rate."""
+    """Path purity, its value by chance, and the base rate."""
 
     source: str
     value: float
-    chance: ClassShare  # the most frequent class of all examples
+    chance: float
+    base: ClassShare  # the most frequent class of all examples
     singletons: int  # examples that are the only one with a known class on their path
 
 
@@ -211,7 +213,7 @@ def build(index: SetIndex, record: SetRecord, shown: Exemplars, pictures: Mappin
             for at, clusters in enumerate(shown.clusters)
         ),
         paths=tuple(_path(path, pictures) for path in shown.paths),
-        purities=tuple(_purities(index, record, table)),
+        purities=tuple(_purities(index, table)),
         overview=_lay_out(drawn, index),
         classes=classes,
         label_classes=label_classes,
@@ -275,15 +277,15 @@ def _path(path: PathSummary, pictures: Mapping[str, Thumbnail]) -> PathRow:
     )
 
 
-def _purities(index: SetIndex, record: SetRecord, table: ClassTable) -> Iterable[Purity]:
-    found: tuple[tuple[str, Sequence[ClassShare], Majorities, float | None], ...] = (
-        ("predictions", table.predictions, index.path_predictions, record.purity_predictions),
-        ("labels", table.labels, index.path_labels, record.purity_labels),
+def _purities(index: SetIndex, table: ClassTable) -> Iterable[Purity]:
+    found: tuple[tuple[str, Sequence[ClassShare], Majorities], ...] = (
+        ("predictions", table.predictions, index.path_predictions),
+        ("labels", table.labels, index.path_labels),
     )
-    for source, classes, of_paths, recorded in found:
-        if classes:
-            purity = float(of_paths.counts.sum() / of_paths.known.sum()) if recorded is None else recorded
-            yield Purity(source, purity, classes[0], int((of_paths.known == 1).sum()))
+    purities = index.source.purities if isinstance(index.source, PublishedSet) else {}
+    for source, classes, of_paths in found:
+        if purity := purities.get(source):
+            yield Purity(source, purity.value, purity.chance, classes[0], int((of_paths.known == 1).sum()))
 
 
 def _agreement(majorities: Iterable[ClassShare | None]) -> float | None:

@@ -28,7 +28,7 @@ from clusterpaths.clustering.trace import TraceRecord
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import ExampleTable, read_table
 from clusterpaths.extraction.job import ExtractionJob
-from clusterpaths.metrics.paths import count_paths, weighted_purity
+from clusterpaths.metrics.paths import count_paths, purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck
 from clusterpaths.records import ModelIdentity, ModelOutputs, SetRecord, StageTime
@@ -65,6 +65,8 @@ def publish_set(
     outputs = check_stored(directory, job.model.outputs)
     decided = _with_predictions(paths, directory, outputs)
     class_names, label_names = _class_names(outputs, examples)
+    by_labels = purity(path_of, paths["label"].to_numpy())
+    by_predictions = purity(path_of, decided["prediction"].to_numpy())
     record = SetRecord(
         set=f"set_{int(sets[-1][4:]) + 1 if sets else 1:02d}",
         fingerprint=identity.fingerprint(),
@@ -86,8 +88,10 @@ def publish_set(
         label_names=label_names,
         attributes=tuple(examples.attributes),
         clusters=traced.clusters,
-        purity_labels=weighted_purity(path_of, paths["label"].to_numpy()),
-        purity_predictions=weighted_purity(path_of, decided["prediction"].to_numpy()),
+        purity_labels=by_labels and by_labels.value,
+        purity_predictions=by_predictions and by_predictions.value,
+        chance_labels=by_labels and by_labels.chance,
+        chance_predictions=by_predictions and by_predictions.chance,
         choice=choice.sentence if choice else "",
         stages=stages,
         config=_to_repeat(config, job),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.errors import CacheError
 from clusterpaths.metrics.ood import DistanceScale, overall_distance, scale_distances
-from clusterpaths.metrics.paths import PathCounts, count_paths
+from clusterpaths.metrics.paths import PathCounts, Purity, count_paths, purity
 from clusterpaths.records import CacheDtype, SetRecord
 from clusterpaths.sets.cached_examples import TopScores, read_attributes, read_top_scores
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
@@ -228,6 +228,22 @@ class PublishedSet(SetDirectory):
     def paths(self) -> PathCounts:
         """The occupied paths, most frequent first."""
         return count_paths(self.clusters)
+
+    @cached_property
+    def purities(self) -> dict[str, Purity]:
+        """Path purity with "labels" and with "predictions", beside chance; without one of which no class is known."""
+        record = self.record
+        recorded = {
+            "labels": (record.purity_labels, record.chance_labels, self.labels),
+            "predictions": (record.purity_predictions, record.chance_predictions, self.predictions),
+        }
+        found = {
+            name: Purity(value, chance)
+            if value is not None and chance is not None
+            else purity(self.paths.of_example, classes)  # of sets from before chance was recorded
+            for name, (value, chance, classes) in recorded.items()
+        }
+        return {name: one for name, one in found.items() if one}
 
     @cached_property
     def distance_scale(self) -> DistanceScale:

@@ -155,13 +155,16 @@ def test_a_model_that_decides_otherwise_on_the_same_activations_changes_decision
 
 
 def test_events_tell_automations_of_a_comparison_and_of_one_under_the_threshold(results: Path) -> None:
-    run(results, "CelebA/set_02", "CelebA/set_01", alert_below=0.0)
-    state, lines = run(results, "CelebA/set_03", "CelebA/set_01", alert_below=1.0)
+    run(results, "Exchanged/set_01", "CelebA/set_01", alert_below=0.0)
+    state, lines = run(results, "CelebA/set_02", "CelebA/set_01", alert_below=1.0)
+    _, other_k = run(results, "CelebA/set_03", "CelebA/set_01", alert_below=1.0)
     comparison = read(state.result())
-    told = wait_for_event("cluster-paths.diverged", "CelebA/set_03", "CelebA/set_01")
+    told = wait_for_event("cluster-paths.diverged", "CelebA/set_02", "CelebA/set_01")
     assert told["path_agreement"] == comparison.path_agreement < told["alert_below"] == 1.0
-    assert wait_for_event("cluster-paths.compared", "CelebA/set_02", "CelebA/set_01")["examples"] == 80
-    assert [p["first"] for p in events("cluster-paths.diverged", "CelebA/set_01")] == ["CelebA/set_03"]
+    assert wait_for_event("cluster-paths.compared", "Exchanged/set_01", "CelebA/set_01")["examples"] == 80
+    assert not wait_for_event("cluster-paths.compared", "CelebA/set_03", "CelebA/set_01")["same_k"]
+    assert any("different numbers of clusters" in line for line in other_k)  # of different k: no alarm
+    assert [p["first"] for p in events("cluster-paths.diverged", "CelebA/set_01")] == ["CelebA/set_02"]
     assert any("is under 1.000" in line for line in lines)
 
 

@@ -1,6 +1,6 @@
 """What tests of the server share: a results folder with all kinds of sets, served, and a real browser.
 
-Sets: SampleFaces/set_01 (five layers, k=5, measured) and set_02 (k=3) of 200 drawn faces; Foreign/set_01, another
+Sets: SampleFaces/set_01 (five layers, k=5, measured) and set_02 (another seed) of 200 drawn faces; Foreign/set_01, another
 program's, of three documents; Foreign/set_02, broken.
 """
 
@@ -36,7 +36,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = RunConfig(sample=True, sample_size=EXAMPLES, cache_root=cache)
         set_dir, job = publish(config)
         evaluate_set(open_set(set_dir), job)
-        publish(config.model_copy(update={"k": 3}))
+        publish(config.model_copy(update={"seed": 1}))
     write_foreign(cache / "Foreign")
     return cache
 

@@ -194,7 +194,7 @@ def test_an_example_says_how_unusual_it_is(client: httpx.Client, site: Site) -> 
     api = f"/api/v1/models/{site.model}/sets/{site.set}/examples"
     odd = client.get(f"{api}?order=strange&limit=1").json()["examples"][0]["id"]
     said = words(client.get(f"{site.overview}/examples/{odd}").text)
-    assert "very unusual" in said
+    assert "Very unusual for this set" in said
     detail = client.get(f"{api}/{odd}").json()
     assert f"Predicted: {detail['example']['prediction']}" in said
     assert all(layer["layer"] in said for layer in detail["layers"])

@@ -16,14 +16,17 @@ import httpx
 import pytest
 from PIL import Image
 
+from clusterpaths.common import roots
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.comparison import cached as comparing
 from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
+from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.explore.library import Library
 from tests import patient
-from tests.server.conftest import Site
+from tests.evaluating import publish
+from tests.server.conftest import EXAMPLES, Site
 from tests.serving import serving
 
 
@@ -333,6 +336,20 @@ def test_no_page_has_inline_style_or_script(client: httpx.Client, site: Site) ->
         assert read(client.get(path).text).inline == [], path
 
 
+def test_sets_of_different_k_show_no_share_of_kept_paths(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.root, tmp_path / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roots, "data_root", lambda: tmp_path / "data")
+        publish(RunConfig(sample=True, sample_size=EXAMPLES, cache_root=tmp_path / "cache", k=3))
+    with serving(tmp_path / "cache") as url, patient.client(base_url=url) as client:
+        page = client.get(f"/compare?first={site.model}/{site.set}&second={site.model}/set_03")
+    assert page.status_code == 200, text_of(page.text)
+    assert "Paths are not compared" in page.text
+    assert "by chance" in page.text
+    assert "Easier to read" in page.text
+    assert "keep their path" not in page.text
+
+
 def test_a_comparison_is_made_once_while_both_sets_are_as_they_were(site: Site, tmp_path: Path) -> None:
     shutil.copytree(site.root, tmp_path / "cache")
     library = Library(tmp_path / "cache")
@@ -342,7 +359,7 @@ def test_a_comparison_is_made_once_while_both_sets_are_as_they_were(site: Site, 
     assert compare_cached(second, first) is not made
     record = tmp_path / "cache" / site.model / site.other / "set.json"
     replaced = record.with_suffix(".new")  # as publishing does it: another file under the same name
-    replaced.write_text(record.read_text().replace('"seed": 0', '"seed": 7'))
+    replaced.write_text(record.read_text().replace('"seed": 1', '"seed": 7'))
     replaced.rename(record)
     again = compare_cached(first, library.set(site.model, site.other))
     assert again is not made

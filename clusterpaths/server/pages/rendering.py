@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ModelSummary
-from clusterpaths.report.numbers import percent, thousands
+from clusterpaths.report.numbers import percent, portion, thousands, verdict
 from clusterpaths.server.addresses import encoded, image_url, set_url
 from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.pages import words
@@ -30,7 +30,6 @@ WORDS = (  # functions of words.py that templates call
     words.any_wrong,
     words.attribute_choices,
     words.example_words,
-    words.known_of,
     words.lift_rows,
     words.path_text,
     words.path_words,
@@ -121,7 +120,14 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    found.filters |= {"thousands": thousands, "percent": percent, "part": encoded, "signed": words.signed}
+    found.filters |= {
+        "thousands": thousands,
+        "percent": percent,
+        "part": encoded,
+        "signed": words.signed,
+        "verdict": verdict,
+        "portion": portion,
+    }
     found.globals |= {"static": static_url, "address": set_url, "image_url": image_url}
     found.globals |= {one.__name__: one for one in WORDS}
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from clusterpaths.explore.records import ClassShare, ExampleRow, Lift, SetSummary
+from clusterpaths.explore.records import ExampleRow, Lift, SetSummary
 from clusterpaths.report.numbers import percent
 from clusterpaths.server.addresses import image_url, set_url
 
@@ -53,12 +53,6 @@ def path_words(example: ExampleRow) -> tuple[str, str]:
 def signed(number: float) -> str:
     """With two digits and a real minus sign."""
     return f"{number:.2f}".replace("-", "−")
-
-
-def known_of(one: ClassShare, count: int) -> int | None:
-    """Number of examples with a known class; None: all `count`."""
-    known = round(one.count / one.share) if one.share else 0
-    return known if known < count else None
 
 
 def lift_rows(lifts: Iterable[Lift]) -> Iterator[tuple[bool, str, str, str, str, str, str, str]]:

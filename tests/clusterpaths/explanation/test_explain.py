@@ -19,6 +19,7 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.models.outputs import decide
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord
 from clusterpaths.report.explanation import common, ood_sentence, other, print_explanation, write_explanation
+from clusterpaths.report.numbers import verdict
 from clusterpaths.sets.published import Columns, PublishedSet, open_set
 from tests.clusterpaths.conftest import image_of, run_stages, write_cnn
 
@@ -52,20 +53,23 @@ def explained(
     distances: tuple[float, float] = (2, 2),
     logits: tuple[float, ...] | None = (0.0, 0.0),
     predictions: NDArray[np.int16] = PREDICTIONS,
+    times: int = 1,
 ) -> Explanation:
+    """`times`: how often the set has each of the eight examples."""
+    n = 8 * times
     columns = Columns(
-        ids=np.arange(10, 18),
-        labels=np.array([1, -1, -1, -1, -1, -1, -1, -1], np.int16),
-        predictions=predictions,
-        clusters=CLUSTERS,
-        distances=DISTANCES,
-        splits=np.full(8, -1, np.int16),
+        ids=np.arange(10, 10 + n),
+        labels=np.repeat(np.array([1, -1, -1, -1, -1, -1, -1, -1], np.int16), times),
+        predictions=np.repeat(predictions, times),
+        clusters=np.repeat(CLUSTERS, times, axis=0),
+        distances=np.repeat(DISTANCES, times, axis=0),
+        splits=np.full(n, -1, np.int16),
         split_names=(),
-        files=pa.array([f"{i}.jpg" for i in range(10, 18)]),
+        files=pa.array([f"{i}.jpg" for i in range(10, 10 + n)]),
     )
     scores = None if logits is None else decide(record().meaning, np.array([logits], np.float32))
     at = np.array([path], np.int64), np.array([distances], np.float32)
-    index = SetIndex(PublishedSet(Path("T/set_01"), record(), columns))
+    index = SetIndex(PublishedSet(Path("T/set_01"), record().model_copy(update={"num_examples": n}), columns))
     return look_up(index, *at, scores, image="x.jpg", exemplars=2)
 
 
@@ -105,18 +109,20 @@ def test_the_ood_score_and_its_percentile() -> None:
 
 
 def test_the_other_path_differs_in_the_fewest_layers_and_decides_otherwise() -> None:
-    e = explained((0, 0), logits=(1.0, 0.0))  # a cat; (0, 1) and (1, 1) are dogs
+    e = explained((0, 0), logits=(1.0, 0.0), times=3)  # a cat; (0, 1) and (1, 1) are dogs
     assert e.other is not None
-    assert (e.other.path, e.other.hamming, e.other.count) == ((0, 1), 1, 2)
+    assert (e.other.path, e.other.hamming, e.other.count) == ((0, 1), 1, 6)
     assert "b 0 → 1" in other(e)
-    against_its_path = explained((0, 0), logits=(0.0, 1.0))  # a dog on a path of cats: its own path is the nearest
+    against_its_path = explained(
+        (0, 0), logits=(0.0, 1.0), times=3
+    )  # a dog on a path of cats: its own path is the nearest
     assert against_its_path.other is not None
     assert against_its_path.other.hamming == 0
-    assert "own 3 examples have another prediction" in other(against_its_path)
+    assert "own 9 examples have another prediction" in other(against_its_path)
 
 
 def test_of_equally_similar_paths_the_most_frequent() -> None:
-    e = explained((1, 0), logits=(0.0, 1.0))  # (0, 0) is cats; (1, 1) dogs, as the image
+    e = explained((1, 0), logits=(0.0, 1.0), times=3)  # (0, 0) is cats; (1, 1) dogs, as the image
     assert e.other is not None
     assert e.other.path == (0, 0)
     assert e.similar is not None
@@ -134,7 +140,26 @@ def test_a_path_that_nobody_took_and_a_cluster_that_nobody_is_in() -> None:
 def test_without_class_scores_the_paths_own_labels_decide() -> None:
     e = explained((0, 0), logits=None, predictions=np.full(8, -1, np.int16))
     assert (e.prediction, e.classes, e.other) == (None, (), None)
-    assert "No path of the set has another majority prediction" in other(e)
+    assert "has another majority prediction" in other(e)
+
+
+def test_a_path_of_a_few_examples_is_no_finding() -> None:
+    e = explained((0, 0), logits=(1.0, 0.0), times=2)  # (0, 1) has four dogs, (1, 1) six: two of them cats
+    assert e.other is not None
+    assert e.other.path == (1, 1)
+    few = explained((0, 0), logits=(1.0, 0.0))
+    assert few.other is None
+    assert "No path that at least 5 examples took" in other(few)
+    assert "cat among predictions (2 of 3)" in common(few)  # no percentage of three
+
+
+def test_one_verdict_for_one_percentile() -> None:
+    assert [verdict(p) for p in (0, 86, 94.9, 95, 98.9, 99, 100)] == [
+        *["usual"] * 3, *["unusual"] * 2, *["very unusual"] * 2
+    ]  # fmt: skip
+    for distances in ((2, 2), (9, 9)):
+        e = explained((0, 0), distances=distances)
+        assert ood_sentence(e).endswith(f"; {verdict(e.ood_percentile)} for this set.")
 
 
 def test_one_decision_only_has_no_other_path() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +11,12 @@ from scipy.stats import entropy
 
 from clusterpaths.metrics.paths import (
     PathComplexity,
+    chance_purity,
     count_paths,
     in_majority,
     largest_class,
     path_complexity,
+    purity,
     weighted_purity,
 )
 
@@ -62,6 +66,42 @@ def test_entropy_is_that_of_scipy() -> None:
     paths = np.random.default_rng(1).integers(0, 3, (500, 3))
     _, counts = np.unique(paths, axis=0, return_counts=True)
     assert path_complexity(paths).entropy == pytest.approx(entropy(counts, base=2))
+
+
+@pytest.mark.parametrize(
+    ("groups", "classes"),
+    [
+        ([0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1]),
+        ([0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 0, 1]),
+        ([0, 0, 1, 1, 2, 3], [0, 1, 0, 1, 2, 2]),
+        ([0, 0, 0, 1, 1, 1, 2], [0, 0, 1, 1, 2, 2, -1]),
+    ],
+    ids=["one path", "a path each", "pairs", "one unknown"],
+)
+def test_chance_is_the_mean_over_all_permutations_of_the_classes(groups: list[int], classes: list[int]) -> None:
+    known = [(g, c) for g, c in zip(groups, classes, strict=True) if c >= 0]
+    own = [g for g, _ in known]
+    every = []
+    for order in itertools.permutations([c for _, c in known]):
+        every.append(
+            sum(max(Counter(c for g, c in zip(own, order, strict=True) if g == at).values()) for at in set(own))
+        )
+    found = chance_purity(np.array(groups), np.array(classes))
+    assert found == pytest.approx(np.mean(every) / len(own), abs=0.03)  # of 100 permutations
+
+
+def test_a_purity_that_says_nothing_is_no_higher_than_chance() -> None:
+    draw = np.random.default_rng(0)
+    groups = np.concatenate([np.arange(62), draw.integers(0, 16, 38)])  # 62 paths of 100 photos, most of one example
+    found = purity(groups, np.arange(100) % 2)
+    assert found is not None
+    assert found.value > 0.8
+    assert abs(found.value - found.chance) < 0.06
+    blocks = np.arange(1000) // 250
+    found = purity(blocks, blocks % 2)
+    assert found is not None
+    assert (found.value, found.chance) == (1, pytest.approx(0.52, abs=0.02))
+    assert purity(blocks, np.full(1000, -1)) is None
 
 
 def test_single_values_of_purity_have_its_mean() -> None:

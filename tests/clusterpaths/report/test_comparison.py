@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from sklearn.metrics import adjusted_mutual_info_score
 
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.comparison.record import Comparison
+from clusterpaths.evaluation.record import Measure
 from clusterpaths.records import ModelIdentity
 from clusterpaths.report.comparison import comparison_section, headline, write_comparison
 from clusterpaths.report.page import write_report
+from clusterpaths.report.side_by_side import better, measured
 from clusterpaths.sets.published import open_set
 from tests.clusterpaths.report.test_report import HOSTILE, Page, draw, make_set
 
@@ -27,6 +30,7 @@ def two_sets(root: Path, **more: Any) -> tuple[Path, Path]:
     first = make_set(
         root / "Old" / "set_01",
         {"conv": [0, 0, 0, 1, 1, 1], "fc": [0, 0, 1, 1, 0, 1]},
+        k=3,
         predictions=[0, 0, 0, 1, 1, 1],
         labels=[0, 0, 0, 1, 1, 1],
         **more,
@@ -83,6 +87,59 @@ def test_both_paths_of_a_moved_example_are_in_the_first_set_s_names(sets: tuple[
     dashed = page.having("span", **{"class": "chip new"})
     assert any("without a counterpart" in (chip["title"] or "") for chip in dashed)
     assert page.having("span", title="fc, cluster 0 of the second set, shown as 1")
+
+
+def test_sets_of_different_k_are_compared_in_what_can_be_compared(tmp_path: Path) -> None:
+    for name in ("Old", "New"):
+        (tmp_path / name).mkdir()
+    conv, fc = [0, 0, 0, 1, 1, 1, 0, 1], [0, 0, 1, 1, 0, 1, 1, 0]
+    known = {"labels": [0, 0, 0, 1, 1, 1, 0, 1]}
+    first = open_set(make_set(tmp_path / "Old" / "set_01", {"conv": conv, "fc": fc}, **known))
+    finer = [2 * a + b for a, b in zip(conv, fc, strict=True)]
+    second = open_set(make_set(tmp_path / "New" / "set_01", {"conv": finer, "fc": fc}, k=4, **known))
+    comparison = compare_sets(first, second)
+    assert not comparison.same_k
+    assert [layer.shared_information for layer in comparison.layers] == [
+        pytest.approx(adjusted_mutual_info_score(conv, finer)), pytest.approx(1)
+    ]  # fmt: skip
+    assert "%" not in headline(comparison)
+    page = Page(write_comparison(comparison, second, draw)[1])
+    told = words(page)
+    paths = measured(comparison.first, comparison.second)[0]
+    assert (paths.name, paths.first, paths.second) == ("Occupied paths", "4", "4")
+    for expected in (
+        "with different numbers of clusters",
+        "Paths are not compared",
+        "Adjusted mutual information",
+        "Occupied paths",
+        "100.0%, by chance",
+    ):
+        assert expected in told
+    assert "keep their path" not in told
+    assert "moved" not in page.ids
+
+
+def test_which_set_is_better_for_what_is_said_where_intervals_are_apart(sets: tuple[Path, Path]) -> None:
+    comparison = compare_sets(*map(open_set, sets))
+
+    def sides(paths: int, low: float, value: float, high: float) -> dict[str, object]:
+        return {"paths": paths, "alignment": Measure(value=value, low=low, high=high, n=100)}
+
+    def told(first: dict[str, object], second: dict[str, object]) -> tuple[str, ...]:
+        both = {
+            "first": comparison.first.model_copy(update=first),
+            "second": comparison.second.model_copy(update=second),
+        }
+        return better(comparison.model_copy(update=both))
+
+    assert told(sides(40, 0.7, 0.75, 0.8), sides(300, 0.9, 0.92, 0.94)) == (
+        "Easier to read: Old/set_01, with 40 paths; New/set_01 has 300.",
+        "Closer to the model's decisions: New/set_01, decision alignment 0.920 against 0.750.",
+    )
+    assert told(sides(40, 0.8, 0.9, 0.95), sides(40, 0.85, 0.92, 0.94)) == (
+        "Equally close to the model's decisions, within the 95% intervals: decision alignment 0.920 against 0.900.",
+    )
+    assert told({"paths": None}, {"paths": 4}) == ()
 
 
 def test_what_is_of_one_model_has_no_changed_decision(sets: tuple[Path, Path]) -> None:

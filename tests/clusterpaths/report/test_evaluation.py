@@ -17,6 +17,7 @@ from clusterpaths.evaluation.record import (
     Perturbed,
     read_evaluation,
 )
+from clusterpaths.report import markdown
 from clusterpaths.report.evaluation import SCORES, evaluation_rows
 from clusterpaths.report.templates import render
 from clusterpaths.sets.directory import SetDirectory
@@ -104,6 +105,17 @@ def test_bars_and_whiskers_end_where_the_numbers_say(tmp_path: Path) -> None:
     assert [rect["width"] for rect in page.having("rect")] == ["100%", "75.0%"]
     ends = [(line["x1"], line["x2"]) for line in page.having("line")]
     assert ends == [("62.5%", "81.2%"), ("62.5%", "62.5%"), ("81.2%", "81.2%")] * 2  # a halo, and the whisker on it
+
+
+def test_chance_stands_beside_purity(tmp_path: Path) -> None:
+    evaluation = WHOLE.model_copy(update={"chance_labels": 0.625, "strangers": ()})
+    row = next(group for group in evaluation_rows(evaluation) if group.title == "Purity").rows[0]
+    assert row.chance == 0.625
+    assert "by chance 0.625" in row.words
+    assert "by chance 0.625" in section(evaluation, tmp_path)[0].text
+    drawn = [line["x1"] for line in section(evaluation, tmp_path)[0].having("line") if line.get("stroke-dasharray")]
+    assert drawn == ["62.5%"]
+    assert markdown.evaluation_rows(evaluation)[0]["by chance"] == 0.625
 
 
 def test_every_score_is_explained_once_and_chance_is_drawn(tmp_path: Path) -> None:

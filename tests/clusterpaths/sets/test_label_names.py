@@ -150,7 +150,7 @@ def test_predictions_and_labels_have_rows_of_their_own_by_hand(tmp_path: Path) -
     assert [(source, m.name, m.known) for path in page.paths for source, m in path.majorities] == [
         ("predictions", "Bald", 3), ("labels", "meadow", 3), ("predictions", "Gray", 3), ("labels", "station", 2)
     ]  # fmt: skip
-    assert [(p.source, p.chance.name, p.chance.share) for p in page.purities] == [
+    assert [(p.source, p.base.name, p.base.share) for p in page.purities] == [
         ("predictions", "Gray", 3 / 6), ("labels", "meadow", 2 / 5)
     ]  # fmt: skip
     assert page.paths[0].examples[1].title == "example 101 · 1.jpg · label meadow · prediction Bald"
@@ -263,6 +263,6 @@ def test_an_explanation_names_each_by_its_own(tmp_path: Path) -> None:
         SetIndex(open_set(folder)), np.array([[0]]), np.array([[0.1]], np.float32), scores, image="x.jpg"
     )  # fmt: skip
     assert [score.name for score in e.classes] == ["Black", "Bald", "Blond", "Brown", "Gray"]
-    assert "Bald among predictions (67% of 3) and meadow among labels (67% of 3)" in common(e)
+    assert "Bald among predictions (2 of 3) and meadow among labels (2 of 3)" in common(e)
     assert e.own is not None
     assert example_title(e.own.exemplars[1]) == "example 101 · 1.jpg · label meadow · prediction Bald"
