@@ -27,6 +27,7 @@ class Shorter:
         paths: occupied ones.
         singletons: paths with one example.
         alignment: decision alignment on examples left out, with the set's own clusters; None without predictions.
+        held_out: how many of these have a prediction.
         majority: share of their most frequent decision.
     """
 
@@ -34,6 +35,7 @@ class Shorter:
     paths: int
     singletons: int
     alignment: float | None
+    held_out: int
     majority: float | None
 
 
@@ -67,6 +69,7 @@ def shorter_paths(published: PublishedSet) -> tuple[Shorter, ...]:
                 paths=len(counts),
                 singletons=int((counts == 1).sum()),
                 alignment=aligned.daf,
+                held_out=int(known.sum()),
                 majority=float(np.mean(always[known])) if known.any() else None,
             )
         )
