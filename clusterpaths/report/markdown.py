@@ -164,10 +164,11 @@ def advice(published: PublishedSet) -> str:
         few = next((one for one in shorter if one.singletons * 3 < one.paths), shorter[-1])
         return f"{said} Paths of {_layers_of(few)} are {few.paths:,}: --layers {','.join(few.layers)}; or more images."
     best = max(shorter, key=lambda one: (one.alignment or 0, -one.paths))
+    always = percent(whole.majority or 0)
     return (
-        f"{said} On {whole.held_out:,} examples left out they give {percent(whole.alignment)} of the decisions (the most frequent alone: "
-        f"{percent(whole.majority or 0)}); {_layers_of(best)} alone: {best.paths:,} paths, {percent(best.alignment or 0)}. "
-        f"Better: --layers {','.join(best.layers)}, --k auto, or more images."
+        f"{said} On {whole.held_out:,} examples left out they give {percent(whole.alignment)} of the decisions (the most "
+        f"frequent alone: {always}); {_layers_of(best)} alone: {best.paths:,} paths, {percent(best.alignment or 0)}. Better: "
+        f"--layers {','.join(best.layers)}, --k auto, or more images."
     )
 
 
