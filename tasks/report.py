@@ -31,9 +31,8 @@ class PrefectReport(Report):
         return progress_artifact(what, directory, sizes, examples)
 
     def model(self, config: RunConfig, model: ModelRecord) -> None:
-        size = config.size or (None if model.preprocessing else config.default_size)
         inspection = inspect_model(
-            Path(model.path), config.layers, config.logits, size, model.sha256, config.output_kind
+            Path(model.path), config.layers, config.logits, config.size or model.size, model.sha256, config.output_kind
         )
         create_markdown_artifact(markdown.inspection(inspection), key="model", description=Path(inspection.file).name)
 

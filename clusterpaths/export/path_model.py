@@ -23,6 +23,7 @@ from clusterpaths.export.path_graph import GraphBuilder, LayerCentroids, add_nea
 from clusterpaths.models.check import PREPROCESSING_KEY, check_model, instrument_model, tap_again
 from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.external import external_tensors
+from clusterpaths.models.load import load_proto
 from clusterpaths.models.session import add_tap
 from clusterpaths.records import Distance, ModelIdentity, ModelRecord, Record, SetRecord
 from clusterpaths.sets.published import PublishedSet
@@ -153,7 +154,7 @@ def load_whole(model: ModelRecord) -> onnx.ModelProto:
     Raises:
         ModelError: together they exceed what one ONNX file can hold.
     """
-    proto = onnx.load(model.path, load_external_data=False)
+    proto = load_proto(model.path)
     _require_small(sum(Path(path).stat().st_size for path in (model.path, *model.external.values())), model)
     files = {location: Path(path).read_bytes() for location, path in model.external.items()}
     for tensor in external_tensors(proto):

@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-import onnx
-from google.protobuf.message import DecodeError
-
 from clusterpaths.errors import ModelError
+from clusterpaths.models.batch import settle_batch
 from clusterpaths.models.class_names import find_class_names
 from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.find import require_model
 from clusterpaths.models.find_outputs import find_outputs
-from clusterpaths.models.inputs import find_image_input
+from clusterpaths.models.inputs import ImageInput, find_image_input
 from clusterpaths.models.layers import choose_layers, find_layers
+from clusterpaths.models.load import load_graph
 from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
@@ -40,7 +39,7 @@ def check_model(
     """Load the model and find its image input, logits, layers and weights.
 
     `layers` None takes the model's own added outputs, else auto (at most 6 over the depth); `default_size`
-    (height, width) is used where the model leaves its input size open; `logits` names the output with class scores,
+    (height, width) is used where the model leaves both sides of its input open; `logits` names the output with class scores,
     or is "none"; `output_kind` overrules what they are.
 
     Raises:
@@ -50,10 +49,11 @@ def check_model(
     model = load_graph(path)
     external, warnings = find_external_files(model, path.parent)
     entry = find_image_input(model, path)
-    size = entry.size
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    preprocessing, source = read_preprocessing(metadata, path, size)
-    used = size or (preprocessing.size if preprocessing else default_size)
+    preprocessing, source = read_preprocessing(metadata, path, entry)
+    used = preprocessing.size if preprocessing else entry.default_size(default_size)
+    files = {location: str(file.resolve()) for location, file in external.items()}
+    entry, about_batch = settle_batch(model, entry, files, used)
     outputs = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path), used)
     found = find_layers(model, outputs.name)
     shapes = inferred_shapes(model, path, [layer.tensor for layer in found], used)
@@ -61,7 +61,7 @@ def check_model(
     return ModelRecord(
         path=str(path.resolve()),
         sha256=hash_files([path, *(external[location] for location in sorted(external))]),
-        external={location: str(found.resolve()) for location, found in external.items()},
+        external=files,
         input=entry.name,
         batch=entry.batch,
         layout=entry.layout,
@@ -72,40 +72,20 @@ def check_model(
         taps=tuple(Tap(layer=tap.name, tensor=tap.tensor, shape=(), operator=tap.operator) for tap in taps),
         preprocessing=preprocessing,
         preprocessing_source=source,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *about_batch),
     )
 
 
-def load_graph(path: Path) -> onnx.ModelProto:
-    """The model without the weights stored in other files.
-
-    Raises:
-        ModelError: it is not ONNX, or not complete.
-    """
-    what_to_do = "Name an ONNX file with --model, such as torch.onnx.export writes."
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except (DecodeError, ValueError, OSError) as error:
-        head = path.read_bytes()[:60]
-        kind = "It looks like text. " if head.isascii() and head.strip() else ""
-        raise ModelError(f"{path} is not an ONNX model ({error}). {kind}{what_to_do}") from error
-    if not model.graph.node or not model.opset_import:
-        raise ModelError(
-            f"{path} is not an ONNX model: it holds no graph ({path.stat().st_size:,} bytes). {what_to_do}"
-        )
-    return model
-
-
-def read_preprocessing(
-    metadata: dict[str, str], path: Path, size: tuple[int, int] | None
-) -> tuple[Preprocessing | None, str]:
-    """Preprocessing from the model's metadata, else from a file beside it; and its source."""
+def read_preprocessing(metadata: dict[str, str], path: Path, image: ImageInput) -> tuple[Preprocessing | None, str]:
+    """Preprocessing from the model's metadata, else from a file beside it, at a size that the input takes; and its source."""
     if PREPROCESSING_KEY not in metadata:
         sidecar = find_sidecar(path)
-        found = read_sidecar(sidecar, size) if sidecar else None
-        return found, f"{sidecar.name} beside the model" if found and sidecar else ""
+        found = read_sidecar(sidecar, image.size) if sidecar else None
+        sized = found.at_size(image.at_size(found.size)) if found else None  # one of its sides may be fixed
+        return sized, f"{sidecar.name} beside the model" if found and sidecar else ""
     try:
-        return Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY]), "the model's own metadata"
+        found = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
+        return found.at_size(image.at_size(found.size)), "the model's own metadata"
     except ValueError as error:
         raise ModelError(
             f"{path} has the metadata entry {PREPROCESSING_KEY!r}, which cannot be parsed: {error}. "

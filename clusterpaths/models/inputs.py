@@ -27,16 +27,31 @@ class ImageInput:
     Attributes:
         name: of the input in the graph.
         batch: fixed batch size; None: any.
-        size: fixed (height, width); None: any.
+        sides: fixed height and fixed width; None: any.
         layout: the order of the axes.
         type: of the values.
     """
 
     name: str
     batch: int | None
-    size: tuple[int, int] | None
+    sides: tuple[int | None, int | None]
     layout: Layout
     type: InputType
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Fixed (height, width); None where a side is open."""
+        height, width = self.sides
+        return (height, width) if height and width else None
+
+    def at_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Fixed sides, and those of this (height, width) where they are open."""
+        return self.sides[0] or size[0], self.sides[1] or size[1]
+
+    def default_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """A size where nothing else says one: fixed sides, a square where one is open, and this one where both are."""
+        side = self.sides[0] or self.sides[1]
+        return self.at_size((side, side) if side else size)
 
 
 def find_image_input(model: onnx.ModelProto, path: Path) -> ImageInput:
@@ -67,8 +82,7 @@ def find_image_input(model: onnx.ModelProto, path: Path) -> ImageInput:
             f"{path} has no image input: its input is {described}. {_EXPECTED} {_about_channels(dims)}Choose an image classifier."
         )
     height, width = dims[2:] if layout == "NCHW" else dims[1:3]
-    size = (height, width) if height and width else None
-    return ImageInput(inputs[0].name, dims[0], size, layout, _TYPES[tensor.elem_type])
+    return ImageInput(inputs[0].name, dims[0], (height, width), layout, _TYPES[tensor.elem_type])
 
 
 def _layout(dims: list[int | None]) -> Layout | None:

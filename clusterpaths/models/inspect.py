@@ -1,6 +1,7 @@
 """What is in a model file: inputs, outputs, preprocessing, and its layers.
 
-Belongs here: file in, `Inspection` out, and its text. Nothing is run unless the graph lacks shapes.
+Belongs here: file in, `Inspection` out, and its text. Two images are run, to see what the graph takes; and
+one where it lacks shapes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import onnx
 from pydantic import Field
 
 from clusterpaths.errors import ModelError
-from clusterpaths.models.check import load_graph, read_preprocessing
+from clusterpaths.models.batch import settle_batch
+from clusterpaths.models.check import read_preprocessing
 from clusterpaths.models.class_names import find_class_names
 from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.inputs import find_image_input
 from clusterpaths.models.layers import MOST, FoundLayer, choose_layers, find_layers
+from clusterpaths.models.load import load_graph
 from clusterpaths.models.shapes import inferred_shapes, layer_shapes
 from clusterpaths.records import Layout, ModelOutputs, OutputKind, Preprocessing, Record
 
@@ -62,7 +65,9 @@ class Inspection(Record):
     input: str = Field(description="the one that takes the images")
     layout: Layout
     batch: int | None = Field(description="fixed batch size; None: any")
-    size: tuple[int, int] | None = Field(description="fixed height and width; None: any")
+    size: tuple[int | None, int | None] | None = Field(
+        description="fixed height and width; None: any, or any of one side"
+    )
     meaning: ModelOutputs = Field(description="which output holds class scores, of which kind they are, and why")
     preprocessing: Preprocessing | None
     preprocessing_source: str
@@ -92,7 +97,7 @@ class Inspection(Record):
 
     def _facts(self) -> list[tuple[str, str]]:
         batch = "any" if self.batch is None else f"fixed at {self.batch}"
-        size = "any size" if self.size is None else f"{self.size[0]}x{self.size[1]}"
+        size = "any size" if self.size is None else "x".join(str(side or "any") for side in self.size)
         opset = ", ".join(f"{domain} {version}" for domain, version in self.opset.items())
         inputs, outputs = (
             ", ".join(f"{t.name} {t.type} ({', '.join(map(str, t.shape))})" for t in found)
@@ -151,8 +156,13 @@ def inspect_model(
     external, warnings = find_external_files(model, path.parent)
     image = find_image_input(model, path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    preprocessing, source = read_preprocessing(metadata, path, image.size)
-    used = image.size or size or (preprocessing.size if preprocessing else _DEFAULT_SIZE)
+    preprocessing, source = read_preprocessing(metadata, path, image)
+    used = preprocessing.size if preprocessing else image.default_size(_DEFAULT_SIZE)
+    used = image.at_size(size) if size else used
+    image, about_batch = settle_batch(
+        model, image, {location: str(file.resolve()) for location, file in external.items()}, used
+    )
+    warnings += about_batch
     meaning = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path), used)
     found = find_layers(model, meaning.name)
     named = found if layers is None else sorted({*found, *choose_layers(found, model, layers)}, key=_by_depth)
@@ -164,7 +174,10 @@ def inspect_model(
     files = [path, *(external[location] for location in sorted(external))]
     outputs = tuple(_tensor_info(entry) for entry in model.graph.output)
     if image.size is None:
-        warnings.append(f"The model takes images of any size; the shapes are those of {used[0]}x{used[1]}. Use --size.")
+        sides = "size" if image.sides == (None, None) else "width" if image.sides[0] else "height"
+        warnings.append(
+            f"The model takes images of any {sides}; the shapes are those of {used[0]}x{used[1]}. Use --size."
+        )
     if meaning.name is None:
         warnings.append(
             "No output looks like class scores: paths cannot be compared with predictions. Name one with --logits."
@@ -186,7 +199,7 @@ def inspect_model(
         input=image.name,
         layout=image.layout,
         batch=image.batch,
-        size=image.size,
+        size=None if image.sides == (None, None) else image.sides,
         meaning=meaning,
         preprocessing=preprocessing,
         preprocessing_source=source,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import reference_files
+from clusterpaths.models.load import load_proto
 from clusterpaths.models.outputs import as_rows
 from clusterpaths.models.products import Products, ProductSession, add_products, join_products, one_thread_options
 from clusterpaths.models.reduce import add_reduction
@@ -65,7 +66,7 @@ class TapSession:
     ) -> None:
         self.model = model
         self._layers = [tap.layer for tap in model.taps]
-        proto = onnx.load(model.path, load_external_data=False)
+        proto = load_proto(model.path)
         dtypes = {layer: (dtypes or {}).get(layer, "float32") for layer in self._layers}
         taps = {tap.layer: add_tap(proto, tap, dtypes[tap.layer]) for tap in model.taps}
         self._products: dict[str, list[str]] = {}
@@ -95,7 +96,7 @@ class TapSession:
                 proto.SerializeToString(), options, providers=list(model.providers)
             )
         except Exception as error:
-            raise ModelError(_cannot_load(model.path, _first_line(error))) from error
+            raise ModelError(_cannot_load(model.path, one_line(error))) from error
         self.providers: list[str] = self._session.get_providers()  # those that were actually started
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
@@ -132,7 +133,7 @@ class TapSession:
             values = self._session.run(self._names, {self.model.input: self._as_input(images)})
         except Exception as error:
             raise ModelError(
-                f"{self.model.path} cannot be run on a batch of shape {images.shape}: {_first_line(error)}. "
+                f"{self.model.path} cannot be run on a batch of shape {images.shape}: {one_line(error)}. "
                 "If the model expects another image size, name it with --size HEIGHTxWIDTH."
             ) from error
         layers = dict(zip(self._layers, values[: len(self._taps)], strict=False))
@@ -196,5 +197,6 @@ def _cannot_load(path: str, reason: str) -> str:
     return f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}. {what_to_do}"
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+def one_line(error: BaseException) -> str:
+    """All of ONNX Runtime's message: which size it got and which it expected is on its later lines."""
+    return " ".join(str(error).split()).rstrip(".")

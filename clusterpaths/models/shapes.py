@@ -24,7 +24,7 @@ _LARGE = 4096  # bytes beyond which an initializer is weights: no shape is compu
 
 def batch_shape(image: ImageInput, size: tuple[int, int], batch: int = _BATCH) -> Shape:
     """The shape of a batch of images, `size` (height, width) and `batch` where the model leaves them open."""
-    first, spatial = image.batch or batch, image.size or size
+    first, spatial = image.batch or batch, image.at_size(size)
     return (first, 3, *spatial) if image.layout == "NCHW" else (first, *spatial, 3)
 
 

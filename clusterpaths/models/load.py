@@ -1,0 +1,67 @@
+"""Reading a model file: the graph without the weights that are stored in other files.
+
+Belongs here: from a file to a graph that all others can read, or why it is none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from clusterpaths.errors import ModelError
+
+_NCHWC = (
+    "com.microsoft.nchwc"  # operators on channels in blocks, which ONNX Runtime writes for the processor it runs on
+)
+
+
+def load_proto(path: str | Path) -> onnx.ModelProto:
+    """The graph as in the file, but for sizes that are no sizes: some exporters write -1 or 0 for any.
+
+    Raises:
+        OSError, DecodeError, ValueError: it cannot be read.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    for entry in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in entry.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value <= 0:
+                dim.ClearField("dim_value")
+    return model
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """As `load_proto`, of a file that may be anything.
+
+    Raises:
+        ModelError: it is not ONNX, not complete, or cannot be tapped as it is.
+    """
+    what_to_do = "Name an ONNX file with --model, such as torch.onnx.export writes."
+    try:
+        model = load_proto(path)
+    except (DecodeError, ValueError, OSError) as error:
+        raise ModelError(f"{path} is not an ONNX model ({error}). {_looks_like(path)}{what_to_do}") from error
+    if not model.graph.node or not model.opset_import:
+        raise ModelError(
+            f"{path} is not an ONNX model: it holds no graph ({path.stat().st_size:,} bytes). {what_to_do}"
+        )
+    if blocked := [node for node in model.graph.node if node.domain == _NCHWC]:
+        raise ModelError(
+            f"{path} was saved by ONNX Runtime's optimizer for one kind of processor: {len(blocked)} of its nodes are of the "
+            f"domain {_NCHWC}, whose values are in another layout and have no layers to tap. Name the model that it was "
+            "made from, or save it with ORT_ENABLE_EXTENDED at most."
+        )
+    return model
+
+
+def _looks_like(path: Path) -> str:
+    head = path.read_bytes()[:60]
+    if head[4:8] == b"ORTM":
+        return (
+            "It is in ONNX Runtime's own format (.ort), which no output can be added to. Name the .onnx file that it was made "
+            "from. "
+        )
+    if head.startswith(b"version https://git-lfs"):
+        return "It is a Git LFS pointer in place of the model: run `git lfs pull`. "
+    return "It looks like text. " if head.isascii() and head.strip() else ""
