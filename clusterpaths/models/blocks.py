@@ -16,11 +16,11 @@ from clusterpaths.models.names import common_scope, is_within, scope_of
 
 ACTIVATIONS = {
     "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Mish", "Tanh",
-    "Clip", "Gelu", "Softplus", "Softsign", "ThresholdedRelu",
+    "Clip", "Gelu", "BiasGelu", "FastGelu", "QuickGelu", "Softplus", "Softsign", "ThresholdedRelu",
 }  # fmt: skip
 # Out of these an exporter builds an activation that its opset does not have: SiLU, GELU, Hardswish.
 _PARTS = ACTIVATIONS | {"Add", "Div", "Erf", "Exp", "Max", "Min", "Mul", "Neg", "Pow", "Sub", "Cast"}
-_JOINS = {"Add", "Sum", "Concat", "QLinearAdd", "QLinearConcat"}
+_JOINS = {"Add", "Sum", "Concat", "QLinearAdd", "QLinearConcat", "FusedConv"}  # a fused convolution may add a branch
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 # A transformer layer adds twice, a Conformer or a cross-attending one up to four times; more is a module of several blocks.
 _MOST_JOINS = 4

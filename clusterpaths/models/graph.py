@@ -11,8 +11,14 @@ from functools import cached_property
 
 import onnx
 
-CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"}
-DENSE = {"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"}
+# Those of com.microsoft are written by ONNX Runtime's optimizer: an operator with its activation, bias or sum inside.
+CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv"}
+DENSE = {
+    "Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "FusedGemm", "FusedMatMul", "FusedMatMulActivation",
+    "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits",
+}  # fmt: skip
+INTEGER = {"ConvInteger", "MatMulInteger"}  # their int32 output is cast and scaled to a value
+_FACTORS = {"QLinearMatMul": (0, 3)}  # inputs that are multiplied, where they are not the first two
 _ABOUT_SHAPES = {"Shape", "Size"}  # their output depends on the image's size, not on its pixels
 
 
@@ -57,7 +63,9 @@ class DataPath:
             for name in node.output:
                 self.producer[name], self.position[name] = node, index
             if node.op_type not in _ABOUT_SHAPES and names & self.live:
-                self.live.update(name for name in node.output if name)
+                # of dynamic quantisation the scale and the zero point are parameters, not the image
+                carrying = node.output[:1] if node.op_type == "DynamicQuantizeLinear" else node.output
+                self.live.update(name for name in carrying if name)
         outputs = [entry.name for entry in graph.output if entry.name in self.live]
         self.target = logits or max(outputs, key=lambda name: self.position.get(name, -1), default=None)
 
@@ -69,7 +77,8 @@ class DataPath:
         """A convolution, or a product with weights; a product of two activations (attention) is none."""
         if node.op_type in CONVOLUTIONS:
             return True
-        return node.op_type in DENSE and any(name and name not in self.live for name in node.input)
+        factors = [node.input[at] for at in _FACTORS.get(node.op_type, (0, 1)) if at < len(node.input)]
+        return node.op_type in DENSE and any(name and name not in self.live for name in factors)
 
     def live_inputs(self, node: onnx.NodeProto) -> list[str]:
         """Its inputs that depend on the image, each once."""

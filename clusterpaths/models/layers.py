@@ -19,7 +19,7 @@ import onnx
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.blocks import ACTIVATIONS, Block, find_blocks, is_activation
-from clusterpaths.models.graph import CONVOLUTIONS, DataPath
+from clusterpaths.models.graph import CONVOLUTIONS, INTEGER, DataPath, Step
 from clusterpaths.models.names import is_within, scope_of, shorten, unique_names
 
 AUTO = "auto"
@@ -31,9 +31,12 @@ PROPOSED: tuple[Kind, ...] = ("layer", "block", "pooled")
 
 # Operators between a layer's operator and its activation that are no layers themselves.
 _PASS_THROUGH = {"Add", "BatchNormalization", "Dropout", "Identity", "QuantizeLinear", "DequantizeLinear"}
+_SCALING = {"Cast", "Mul"}  # of an integer layer's sums
+_TO_BYTES = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _POOLS = {"GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "AveragePool", "ReduceMean", "ReduceMax"}
 _RESHAPES = {
     "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear",
+    "DynamicQuantizeLinear",
 }  # fmt: skip
 _TAILS = _RESHAPES | {"Softmax", "LogSoftmax", "Log", "Sigmoid", "HardSigmoid", "Add", "Sub", "Mul", "Div", "Transpose"}
 
@@ -66,7 +69,7 @@ def find_layers(model: onnx.ModelProto, logits: str | None) -> list[FoundLayer]:
     if len(blocks) < FEWEST_BLOCKS:
         return weighted
     usable = [block for block in blocks if not _leads_only_to(path, path.steps[block.last].end, logits)]
-    outputs = [path.steps[block.last] for block in usable]
+    outputs = [_last_value(path, block) for block in usable]
     found = [
         FoundLayer("", step.end, step.last.op_type, path.position[step.end], "block") for step in outputs
     ]  # fmt: skip
@@ -96,7 +99,7 @@ def _weighted_layers(path: DataPath, logits: str | None) -> list[FoundLayer]:
     for node in path.graph.node:
         if not path.is_weighted(node) or node.output[0] not in path.live:
             continue
-        tensor = _activation(path, node.output[0])
+        tensor = _activation(path, node)
         if (step := ends.get(tensor)) is not None and len(step.nodes) > 1 and is_activation(step):
             tensor = step.end  # an activation that the exporter made of several nodes
         if _leads_only_to(path, tensor, logits):
@@ -107,14 +110,18 @@ def _weighted_layers(path: DataPath, logits: str | None) -> list[FoundLayer]:
     return layers
 
 
-def _activation(path: DataPath, tensor: str) -> str:
-    """Follow one consumer at a time to the activation; where there is none, the layer's own output."""
-    end = current = tensor
+def _activation(path: DataPath, node: onnx.NodeProto) -> str:
+    """Follow one consumer at a time to a layer's activation; where there is none, the layer's own output.
+
+    The int32 sums of ConvInteger and MatMulInteger are first cast and scaled: no activation lies before that.
+    """
+    passing = _PASS_THROUGH | (_SCALING if node.op_type in INTEGER else set())
+    end = current = str(node.output[0])
     while len(nodes := path.consumers(current)) == 1:
         node = nodes[0]
         if node.op_type in ACTIVATIONS:
             return str(node.output[0])
-        if node.op_type not in _PASS_THROUGH or len(path.live_inputs(node)) > 1:
+        if node.op_type not in passing or len(path.live_inputs(node)) > 1:
             break
         current = node.output[0]
         if node.op_type != "QuantizeLinear":  # in float again, as the next layer sees it
@@ -132,6 +139,14 @@ def _leads_only_to(path: DataPath, tensor: str, logits: str | None) -> bool:
             return False
         tensor = nodes[0].output[0]
     return True
+
+
+def _last_value(path: DataPath, block: Block) -> Step:
+    """The block's last step, but for a quantisation of its output for the next block: bytes are no values."""
+    at = block.last
+    while at > block.first and path.steps[at].last.op_type in _TO_BYTES:
+        at -= 1
+    return path.steps[at]
 
 
 def _block_names(path: DataPath, blocks: Sequence[Block]) -> list[str]:
