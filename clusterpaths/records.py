@@ -140,6 +140,9 @@ class Tap(Record):
     operator: str = Field(default="", description="Conv, Gemm …")
     reduce: Reduce = Field(default="none", description="how the tensor is reduced; none: not at all")
     full_shape: tuple[int, ...] = Field(default=(), description="of one example before it is reduced")
+    channels: int = Field(
+        default=0, description="axis of the tensor that holds the channels; 0: the graph does not say"
+    )
     dtype: str = Field(default="", description="of the tensor in the graph, as numpy calls it; empty: not known yet")
 
     @property

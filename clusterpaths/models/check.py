@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import get_args
 
 from clusterpaths.errors import ModelError
+from clusterpaths.models.axes import channels_axis
 from clusterpaths.models.batch import settle_batch
 from clusterpaths.models.class_names import find_class_names
 from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.find import require_model
 from clusterpaths.models.find_outputs import find_outputs
+from clusterpaths.models.graph import DataPath
 from clusterpaths.models.inputs import ImageInput, find_image_input
 from clusterpaths.models.layers import choose_layers, find_layers
-from clusterpaths.models.load import load_graph
+from clusterpaths.models.load import load_graph, load_proto
 from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
@@ -127,14 +129,17 @@ def instrument_model(record: ModelRecord, size: tuple[int, int], reduce: str = "
     sized = record.model_copy(update={"size": size, "taps": bare})
     session = TapSession(sized)
     outputs = session.run_blank()
+    shapes = {tap.layer: tuple(outputs.layers[tap.layer].shape[1:]) for tap in bare}
+    ways = {layer: resolve_reduce(layer, asked[layer], shape) for layer, shape in shapes.items()}
+    path = DataPath(load_proto(record.path).graph, record.logits) if set(ways.values()) - {"none"} else None
     taps = []
     for tap in bare:
-        values = outputs.layers[tap.layer]
-        shape = tuple(values.shape[1:])
-        way = resolve_reduce(tap.layer, asked[tap.layer], shape)
-        remaining = tuple(size for axis, size in enumerate(shape, 1) if axis not in reduced_axes(way, shape))
-        changes = {"reduce": way, "full_shape": shape, "shape": remaining if way != "none" else shape}
-        taps.append(tap.model_copy(update=changes | {"dtype": str(values.dtype)}))
+        way, shape = ways[tap.layer], shapes[tap.layer]
+        channels = channels_axis(path, tap.tensor, len(shape) + 1, record.layout) if path and way != "none" else 0
+        reduced = reduced_axes(way, shape, channels)
+        remaining = tuple(size for axis, size in enumerate(shape, 1) if axis not in reduced)
+        changes = {"reduce": way, "full_shape": shape, "shape": remaining, "channels": channels}
+        taps.append(tap.model_copy(update=changes | {"dtype": str(outputs.layers[tap.layer].dtype)}))
     meant = record.outputs
     if outputs.logits is not None and not meant.is_binary and meant.has_scores:
         meant = meant.model_copy(update={"classes": int(outputs.logits.shape[1])})  # the graph may leave it open

@@ -77,8 +77,11 @@ class DataPath:
         """A convolution, or a product with weights; a product of two activations (attention) is none."""
         if node.op_type in CONVOLUTIONS:
             return True
-        factors = [node.input[at] for at in _FACTORS.get(node.op_type, (0, 1)) if at < len(node.input)]
-        return node.op_type in DENSE and any(name and name not in self.live for name in factors)
+        return node.op_type in DENSE and any(name and name not in self.live for name in _factors(node))
+
+    def multiplies_weights(self, node: onnx.NodeProto) -> bool:
+        """Whether it is a product of rows with weights behind them: its output's last axis has one value per unit."""
+        return node.op_type in DENSE and [name in self.live for name in _factors(node)] == [True, False]
 
     def live_inputs(self, node: onnx.NodeProto) -> list[str]:
         """Its inputs that depend on the image, each once."""
@@ -127,6 +130,10 @@ class DataPath:
 
     def _on_path(self, node: onnx.NodeProto, needed: set[str]) -> bool:
         return node.op_type not in _ABOUT_SHAPES and any(name in needed and name in self.live for name in node.output)
+
+
+def _factors(node: onnx.NodeProto) -> list[str]:
+    return [node.input[at] for at in _FACTORS.get(node.op_type, (0, 1)) if at < len(node.input)]
 
 
 def read_by(node: onnx.NodeProto) -> Iterator[str]:

@@ -19,7 +19,7 @@ import onnx
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.blocks import ACTIVATIONS, Block, find_blocks, is_activation
-from clusterpaths.models.graph import CONVOLUTIONS, INTEGER, DataPath, Step
+from clusterpaths.models.graph import CONVOLUTIONS, INTEGER, DataPath, Step, read_by
 from clusterpaths.models.names import is_within, scope_of, shorten, unique_names
 
 AUTO = "auto"
@@ -224,8 +224,14 @@ def choose_layers(
 
 
 def _own_outputs(found: list[FoundLayer], model: onnx.ModelProto) -> list[FoundLayer]:
+    """Layers that were added as outputs: the graph goes on behind one of them at least.
+
+    Where it does not, they are what the graph is for, such as a detector's heads: not layers over its depth.
+    """
     outputs = {output.name for output in model.graph.output}
-    return [layer for layer in found if layer.tensor in outputs]
+    read = {name for node in model.graph.node for name in read_by(node)}
+    own = [layer for layer in found if layer.tensor in outputs]
+    return own if any(layer.tensor in read for layer in own) else []
 
 
 def _is_auto(text: str) -> bool:

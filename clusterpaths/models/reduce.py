@@ -68,23 +68,32 @@ def resolve_reduce(layer: str, asked: Asked, shape: tuple[int, ...]) -> Reduce:
     return asked
 
 
-def reduced_axes(reduce: Reduce, shape: tuple[int, ...]) -> list[int]:
-    """Axes of the batched tensor to reduce: all but batch and channels (tokens: but batch and width).
+def reduced_axes(reduce: Reduce, shape: tuple[int, ...], channels: int = 0) -> list[int]:
+    """Axes of the batched tensor to reduce: all but the batch and the channels.
 
-    Of a feature map the channels are the axis that differs from the other two, (c, h, h) or (h, h, c), else the first.
+    Args:
+        reduce: the way.
+        shape: of one example.
+        channels: the axis of channels, as `axes.channels_axis` finds it. Where the graph does not say (0), that of tokens is
+            the last one; that of a feature map the one that differs from the other two, (c, h, h) or (h, h, c), else the first.
     """
     axes = list(range(1, len(shape) + 1))
     if reduce == "none" or not shape:
         return []
-    if len(shape) == 2:
-        return [1]
-    channels_last = len(shape) == 3 and shape[0] == shape[1] != shape[2]
-    axes.remove(len(shape) if channels_last else 1)
+    if not channels:
+        last = len(shape) == 2 or (len(shape) == 3 and shape[0] == shape[1] != shape[2])
+        channels = len(shape) if last else 1
+    axes.remove(channels)
     return axes
 
 
-def add_reduction(model: onnx.ModelProto, tensor: str, reduce: Reduce, shape: tuple[int, ...]) -> str:
-    """Append nodes that reduce `tensor`, of this shape without the batch; returns the new tensor's name."""
+def add_reduction(
+    model: onnx.ModelProto, tensor: str, reduce: Reduce, shape: tuple[int, ...], channels: int = 0
+) -> str:
+    """Append nodes that reduce `tensor`, of this shape without the batch; returns the new tensor's name.
+
+    `channels` as in `reduced_axes`.
+    """
     name = f"{tensor}__{reduce}"
     if any(name in node.output for node in model.graph.node):
         return name
@@ -93,7 +102,7 @@ def add_reduction(model: onnx.ModelProto, tensor: str, reduce: Reduce, shape: tu
         model.graph.node.append(helper.make_node("Gather", [tensor, f"{name}__first"], [name], axis=1))
         return name
     operator = "ReduceMax" if reduce == "max" else "ReduceMean"
-    axes = reduced_axes(reduce, shape)
+    axes = reduced_axes(reduce, shape, channels)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     if opset >= 18:  # from here on axes are an input
         model.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{name}__axes"))

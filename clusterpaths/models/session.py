@@ -175,7 +175,7 @@ def add_tap(model: onnx.ModelProto, tap: Tap, dtype: str) -> str:
     if tap.reduce != "none":
         if not has.startswith("float"):
             name, has = _cast(model.graph, name, "float32"), "float32"  # a mean of quantized values is not defined
-        name = add_reduction(model, name, tap.reduce, tap.full_shape)
+        name = add_reduction(model, name, tap.reduce, tap.full_shape, tap.channels)
     return name if has == dtype else _cast(model.graph, name, dtype)
 
 
