@@ -97,12 +97,12 @@ def add_reduction(
     name = f"{tensor}__{reduce}"
     if any(name in node.output for node in model.graph.node):
         return name
+    axes = reduced_axes(reduce, shape, channels)
     if reduce == "cls":
         model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), f"{name}__first"))
-        model.graph.node.append(helper.make_node("Gather", [tensor, f"{name}__first"], [name], axis=1))
+        model.graph.node.append(helper.make_node("Gather", [tensor, f"{name}__first"], [name], axis=axes[0]))
         return name
     operator = "ReduceMax" if reduce == "max" else "ReduceMean"
-    axes = reduced_axes(reduce, shape, channels)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     if opset >= 18:  # from here on axes are an input
         model.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), f"{name}__axes"))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -14,6 +16,8 @@ from clusterpaths.errors import ModelError
 from clusterpaths.models.check import PREPROCESSING_KEY, check_model, instrument_model
 from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.find import default_model
+from clusterpaths.models.inspect import inspect_model
+from clusterpaths.models.session import TapSession
 from clusterpaths.records import Preprocessing
 from tests.clusterpaths.conftest import LAYERS, save_model, write_cnn
 
@@ -25,6 +29,37 @@ def text_file(path: Path) -> None:
 def truncated(path: Path) -> None:
     content = write_cnn(path).read_bytes()
     path.write_bytes(content[: len(content) // 2])
+
+
+def lfs_pointer(path: Path) -> None:
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 46805783\n")
+
+
+def saved_by_onnx_runtime(path: Path, level: str = "ORT_ENABLE_ALL", **entries: str) -> Path:
+    """The CNN as ONNX Runtime writes it when it has optimised it."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3  # it warns that the file is for this machine
+    for key, value in entries.items():
+        options.add_session_config_entry(f"session.{key}", value)
+    plain = write_cnn(path.with_suffix(".plain"))
+    onnxruntime.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
+    return path
+
+
+def ort_format(path: Path) -> None:
+    saved_by_onnx_runtime(path, save_model_format="ORT")
+
+
+def nchwc(path: Path) -> None:
+    """As ORT_ENABLE_ALL writes it where the processor has such kernels."""
+    model = onnx.load(str(write_cnn(path)))
+    model.opset_import.append(helper.make_opsetid("com.microsoft.nchwc", 1))
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            node.domain = "com.microsoft.nchwc"
+    onnx.save(model, str(path))
 
 
 def with_inputs(*inputs: tuple[int, list[Any]], operator: str = "Identity") -> Callable[[Path], None]:
@@ -49,6 +84,18 @@ BAD = [
     ("one channel last", with_inputs((FLOAT, [1, 8, 8, 1])), r"seems to take grey images \(1 channel\)"),
     ("text", with_inputs((INT, ["n", 128]), (INT, ["n", 128])), r"looks like the tokens of a text model"),
     ("int64", with_inputs((INT, [1, 3, 8, 8])), r"no image input: its input is in0 int64 \(1, 3, 8, 8\)\. Expected"),
+    (
+        "two images",
+        with_inputs((FLOAT, ["n", 3, 8, 8]), (FLOAT, ["n", 3, 8, 8])),
+        r"has 2 inputs \(in0 float \(n, 3, 8, 8\), in1 float \(n, 3, 8, 8\)\)",
+    ),
+    ("pointer", lfs_pointer, r"is not an ONNX model.*Git LFS pointer in place of the model: run `git lfs pull`"),
+    ("ort format", ort_format, r"in ONNX Runtime's own format \(\.ort\).*Name the \.onnx file that it was made from"),
+    (
+        "nchwc",
+        nchwc,
+        r"saved by ONNX Runtime's optimizer for one kind of processor: \d of its nodes.*com\.microsoft\.nchwc",
+    ),
     (
         "two inputs",
         with_inputs((FLOAT, [1, 3, 8, 8]), (FLOAT, [1])),
@@ -81,19 +128,75 @@ def test_what_is_found_out_about_a_model(tmp_path: Path, batch: int | None, inst
     assert (record.preprocessing, record.outputs.class_names, record.warnings) == (None, (), ())
 
 
-def test_size_the_model_does_not_take_is_told_with_what_to_do(cnn: Path) -> None:
-    with pytest.raises(ModelError, match=r"cannot be run on a batch of shape \(1, 3, 20, 20\).*--size HEIGHTxWIDTH"):
+def test_a_model_saved_by_onnx_runtimes_optimizer_has_the_layers_of_the_plain_one(tmp_path: Path) -> None:
+    path = saved_by_onnx_runtime(tmp_path / "m.onnx", "ORT_ENABLE_EXTENDED")
+    assert {"FusedConv", "FusedGemm"} <= {node.op_type for node in onnx.load(str(path)).graph.node}
+    images = np.random.default_rng(0).random((3, 3, 16, 16), np.float32)
+    records = [instrument_model(check_model(each), (16, 16)) for each in (path, path.with_suffix(".plain"))]
+    own, plain = (TapSession(record).run(images) for record in records)
+    assert list(own.layers) == list(plain.layers) == list(LAYERS)
+    for layer in LAYERS:
+        np.testing.assert_allclose(own.layers[layer], plain.layers[layer], rtol=1e-4, atol=1e-5)
+
+
+def test_size_the_model_does_not_take_is_told_in_full_with_what_to_do(cnn: Path) -> None:
+    with pytest.raises(
+        ModelError,
+        match=r"batch of shape \(1, 3, 20, 20\).*Got: 20 Expected: 16.*--size HEIGHTxWIDTH",
+    ):
         instrument_model(check_model(cnn), (20, 20))
 
 
+def declare(path: Path, *dims: int | str) -> Path:
+    """The CNN with the first axis and the sizes of its input declared as this."""
+    model = onnx.load(str(write_cnn(path)))
+    axes = model.graph.input[0].type.tensor_type.shape.dim
+    for axis, size in zip((axes[0], *axes[2:]), dims, strict=True):
+        axis.Clear()
+        if isinstance(size, str):
+            axis.dim_param = size
+        else:
+            axis.dim_value = size
+    onnx.save(model, str(path))
+    return path
+
+
 def test_open_size_takes_the_default_and_any_other(tmp_path: Path) -> None:
-    model = onnx.load(str(write_cnn(tmp_path / "m.onnx")))
-    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
-        dim.dim_param = "any"
-    onnx.save(model, str(tmp_path / "m.onnx"))
-    assert check_model(tmp_path / "m.onnx").size == (64, 64)
-    taps = instrument_model(check_model(tmp_path / "m.onnx", ("conv1",)), (16, 16)).taps
+    path = declare(tmp_path / "m.onnx", "batch", "any", "any")
+    assert check_model(path).size == (64, 64)
+    taps = instrument_model(check_model(path, ("conv1",)), (16, 16)).taps
     assert taps[0].shape == (4, 16, 16)
+
+
+@pytest.mark.parametrize("dims", [(-1, 16, 16), (-1, -1, -1), ("batch", -1, -1), (0, 16, 16)])
+def test_sizes_that_are_no_sizes_are_open(dims: tuple[int | str, ...], tmp_path: Path) -> None:
+    path = declare(tmp_path / "m.onnx", *dims)
+    record = instrument_model(check_model(path), (16, 16))
+    assert (record.batch, record.layers) == (None, LAYERS)
+    outputs = TapSession(record).run(np.zeros((3, 3, 16, 16), np.float32))
+    assert len(outputs.layers["fc1"]) == 3
+    fixed = None if dims[1] == -1 else (16, 16)
+    assert (inspect_model(path, size=(16, 16)).batch, inspect_model(path, size=(16, 16)).size) == (None, fixed)
+
+
+@pytest.mark.parametrize(
+    ("dims", "sides"), [((16, "any"), (16, None)), ((-1, 16), (None, 16)), (("h", 16), (None, 16))]
+)
+def test_a_fixed_side_is_kept_where_the_other_is_open(
+    dims: tuple[int | str, int | str], sides: tuple[int | None, int | None], tmp_path: Path
+) -> None:
+    path = declare(tmp_path / "m.onnx", "batch", *dims)
+    assert check_model(path).size == (16, 16)  # a square, not the default's other side
+    found = inspect_model(path)
+    assert found.size == sides
+    assert f"any {'width' if sides[0] else 'height'}; the shapes are those of 16x16" in found.warnings[0]
+    sidecar = {"size": {"height": 32, "width": 24}, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(sidecar))
+    record = check_model(path)
+    assert record.preprocessing is not None
+    assert record.size == record.preprocessing.size == ((16, 24) if sides[0] else (32, 16))
+    with pytest.raises(ModelError, match=r"Got: 20 Expected: 16"):
+        instrument_model(record, (20, 20))
 
 
 def test_metadata_say_preprocessing_and_class_names(tmp_path: Path) -> None:
