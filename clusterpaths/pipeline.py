@@ -59,7 +59,9 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
         checked = None
         if config.check_preprocessing and (config.preprocessing == AUTO or not config.plan):
             with timer("check preprocessing"):
-                preprocessing, checked = runner.run(stages.check_preprocessing, config, model, dataset, preprocessing)
+                model, preprocessing, checked = runner.run(
+                    stages.check_preprocessing, config, model, dataset, preprocessing
+                )
         check = checked.check if checked else None
         plan, job = runner.run(stages.make_plan, config, model, dataset, preprocessing, checked)
         if config.plan:

@@ -164,7 +164,14 @@ class ModelOutputs(Record):
     reason: str = Field(default="", description="where the kind came from")
     asked: bool = Field(default=False, description="the kind was named with --output-kind")
     class_names: tuple[str, ...] = ()
-    class_names_source: str = Field(default="", description="where the names came from")
+    class_names_source: str = Field(
+        default="", description="where the names of predictions came from, or why there are none"
+    )
+    order: tuple[int, ...] = Field(
+        default=(),
+        description="the data set's class of each output, where it was found to be another than the output's own index; "
+        "predictions and probabilities are in the data set's order. Empty: the same order, or not known",
+    )
 
     @property
     def has_scores(self) -> bool:
@@ -309,6 +316,11 @@ class SetRecord(Record):
         if self.logits == "none":
             return ModelOutputs()
         return ModelOutputs(name=self.logits or "logits", kind="logits", reason="not recorded")
+
+    @property
+    def about_class_names(self) -> str:
+        """Where the names of predictions came from if the model itself has none; else empty."""
+        return "" if self.meaning.class_names else self.meaning.class_names_source
 
     def output_name(self, index: int) -> str:
         """The class or label that column `index` of the model's probabilities belongs to."""

@@ -56,7 +56,10 @@ def make_part(
     read = rows >= 0
     prediction = np.full(len(table), -1, class_type(outputs.classes))
     if logits is not None and read.any():
-        prediction[read] = decide(outputs, logits[read]).predictions
+        by_index = outputs.model_copy(
+            update={"order": ()}
+        )  # the order of the classes is found for a set, not for a cache
+        prediction[read] = decide(by_index, logits[read]).predictions
     columns: dict[str, pa.Array] = {
         "id": pa.array(table.ids, pa.int64()),
         "file": pa.array(table.files, pa.string()),

@@ -55,9 +55,10 @@ def read_predictions(directory: Storage, ids: NDArray[np.int64], outputs: ModelO
 def are_stored(directory: Storage, outputs: ModelOutputs) -> bool:
     """Whether the stored column has the predictions that the raw rows have by this kind; by its first rows.
 
-    False also for more classes than int16 holds: caches from before have the largest score's index modulo 65,536.
+    False also for another order of classes, which the stored column never has; and for more classes than int16 holds: caches
+    from before have the largest score's index modulo 65,536.
     """
-    if not outputs.predicts or class_type(outputs.classes) is not np.int16:
+    if not outputs.predicts or outputs.order or class_type(outputs.classes) is not np.int16:
         return False
     with pq.ParquetFile(directory.local(EXAMPLES)) as file:
         for batch in file.iter_batches(_BATCH, columns=["prediction", "logits"]):
@@ -71,6 +72,8 @@ def are_stored(directory: Storage, outputs: ModelOutputs) -> bool:
 def kind_of_predictions(outputs: ModelOutputs) -> str:
     """What of the outputs is part of a set's identity; empty where predictions are as they always were."""
     usual = outputs.kind in ("none", "logits", "log-probabilities", "probabilities")
+    if outputs.order:
+        return f"{outputs.kind} in the order {','.join(map(str, outputs.order))}"
     return "" if usual and not outputs.asked and class_type(outputs.classes) is np.int16 else outputs.kind
 
 

@@ -196,7 +196,10 @@ def _describe(proto: onnx.ModelProto, record: SetRecord, note: PathModelNote, mo
     """Metadata: the model's own, with the set's preprocessing and class names, and the note."""
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     metadata[PREPROCESSING_KEY] = record.preprocessing.model_dump_json()
-    if names := record.class_names or model.outputs.class_names:
+    names = record.class_names or model.outputs.class_names
+    if names and model.outputs.order:
+        names = tuple(names[label] for label in model.outputs.order)  # the file's outputs are in the model's own order
+    if names:
         metadata[CLASSES_KEY] = json.dumps(list(names), ensure_ascii=False)
     metadata[PATH_MODEL_KEY] = note.model_dump_json()
     onnx.helper.set_model_props(proto, metadata)

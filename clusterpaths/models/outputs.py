@@ -7,7 +7,7 @@ explorer imports this module. Which output of a graph it is, and of which kind, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,21 @@ class Decisions:
 def decide(outputs: ModelOutputs, rows: Rows) -> Decisions:
     """Predictions, probabilities and energy of (n, width) raw output rows.
 
-    Probabilities are those that the model states: a softmax or a sigmoid is applied only if the graph has none.
+    Probabilities are those that the model states: a softmax or a sigmoid is applied only if the graph has none. Classes are
+    in the data set's order, where another one was found in the outputs.
     """
+    found = _decide(outputs, rows)
+    if not outputs.order or found.probabilities is None:
+        return found
+    order = np.array(outputs.order, np.int64)
+    probabilities = np.empty_like(found.probabilities)
+    probabilities[:, order] = found.probabilities
+    predictions = np.where(found.predictions >= 0, order[found.predictions], -1)
+    return replace(found, predictions=predictions, probabilities=probabilities)
+
+
+def _decide(outputs: ModelOutputs, rows: Rows) -> Decisions:
+    """By the outputs' own index."""
     values = np.asarray(rows, np.float64)
     none: NDArray[np.int64] = np.full(len(values), -1, np.int64)
     if not outputs.has_scores or not values.shape[1]:

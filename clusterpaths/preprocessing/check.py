@@ -11,18 +11,18 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
-from scipy.optimize import linear_sum_assignment
 
 from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.models.outputs import decide
 from clusterpaths.models.session import TapSession
+from clusterpaths.preprocessing.class_order import ClassOrder, best_assignment, find_order
 from clusterpaths.preprocessing.prepare import PRESETS, called, fit, normalise
 from clusterpaths.records import Channels, InputType, ModelRecord, Preprocessing, Record, fingerprint
 from clusterpaths.storage import Storage
 
 CHECK = "preprocessing_check.json"
-VERSION = 1  # raised when the verdict changes
+VERSION = 2  # raised when the verdict changes
 MIN_LABELLED = 30  # below, labels are not used: an assignment of classes would overfit
 MIN_EXAMPLES, MAX_EXAMPLES = 100, 300
 _SHUFFLES = 100  # of the labels, for what the best assignment reaches by chance
@@ -55,6 +55,9 @@ class PreprocessingCheck(Record):
     )
     order: tuple[str, ...] = Field(default=(), description="class of each output under the best; empty: none")
     identity: bool = Field(default=False, description="the outputs are in the order of the data set's classes")
+    class_order: ClassOrder | None = Field(
+        default=None, description="the order of the classes; None: the model names them, or has another number of them"
+    )
 
     @property
     def alarming(self) -> bool:
@@ -109,6 +112,7 @@ def cached_check(
         {
             "version": VERSION, "model": model.sha256, "taps": model.layers, "dataset": dataset.name, "seed": seed,
             "configured": configured.model_dump(mode="json"), "class_names": table.class_names,
+            "outputs": [model.outputs.name, model.outputs.kind, model.outputs.class_names],
             "table": [table.ids.tolist(), table.files, table.sizes.tolist(), table.labels.tolist()],
         }
     )  # fmt: skip
@@ -226,6 +230,9 @@ def _judge(
     identity = all(label in (output, -1) for output, label in enumerate(assigned))
     own, best = scores[0], scores[at]
     clear = clearly_better(best, own, chance)
+    ordered = None
+    if not model.outputs.class_names and shape[0] == shape[1] == len(class_names):
+        ordered = find_order(predicted[at], labels, class_names, chance, rng)
     order = tuple("" if label < 0 else _class_name(class_names, label) for label in assigned)
     text = (
         f"Preprocessing {called(own.preprocessing)} classifies {_with_interval(own)} of {len(labels)} labelled "
@@ -248,30 +255,13 @@ def _judge(
     return PreprocessingCheck(
         verdict="another preset is clearly better" if clear else "fine",
         sentence=text, best=best.preprocessing, scores=tuple(scores), labelled=len(labels), chance=chance,
-        order=order, identity=identity,
+        order=order, identity=identity, class_order=ordered,
     )  # fmt: skip
 
 
 def clearly_better(best: PresetScore, own: PresetScore, chance: float) -> bool:
     """Whether the interval of `best` lies above that of the configured one, and above what shuffled labels reach."""
     return best.interval is not None and own.interval is not None and best.interval[0] > max(own.interval[1], chance)
-
-
-def best_assignment(
-    outputs: NDArray[np.int64], labels: NDArray[np.int64], shape: tuple[int, int]
-) -> tuple[int, list[int]]:
-    """Number of correct examples under the best one-to-one assignment, and the class of each output (-1: none).
-
-    `outputs` and `labels` are (n,); `shape` is the number of outputs and of classes, which may differ. Of equally good
-    assignments, the one closer to the original order. An output that no example of its class goes to has class -1.
-    """
-    labels, outputs = labels[outputs >= 0], outputs[outputs >= 0]  # a prediction of -1 is never correct
-    counts = np.bincount(outputs * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
-    rows, columns = linear_sum_assignment(counts * (min(shape) + 1) + np.eye(*shape, dtype=np.int64), maximize=True)
-    assigned = [-1] * shape[0]
-    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        assigned[row] = column if counts[row, column] else -1
-    return int(counts[rows, columns].sum()), assigned
 
 
 def _hint(model: ModelRecord, images: NDArray[np.uint8], candidates: list[Preprocessing]) -> PreprocessingCheck:

@@ -130,21 +130,28 @@ def _described(tap: Tap) -> str:
 
 def check_preprocessing(
     config: RunConfig, model: ModelRecord, dataset: DatasetSpec, preprocessing: Preprocessing
-) -> tuple[Preprocessing, CachedCheck | None]:
-    """The preprocessing to use, and the check; warns if another preset is clearly better."""
+) -> tuple[ModelRecord, Preprocessing, CachedCheck | None]:
+    """The model with the order of its classes, the preprocessing to use, and the check.
+
+    Warns if another preset is clearly better, or if the classes are not in the data set's order.
+    """
     table = read_table(dataset).choose(config.split, config.subset)
     checked = cached_check(config.cache_dir, model, open_dataset(dataset), table, preprocessing)
     if checked is None:
         log.info("Preprocessing is not checked: %d examples are too few.", len(table))
-        return preprocessing, None
-    if not checked.check.alarming:
-        log.info(checked.check.sentence)
-        return preprocessing, checked
-    if config.preprocessing == AUTO:
-        log.info("%s Used, as --preprocessing is auto.", checked.check.sentence)
-        return checked.check.best, checked
-    log.warning(checked.check.sentence)
-    return preprocessing, checked
+        return model, preprocessing, None
+    check = checked.check
+    used = check.best if check.alarming and config.preprocessing == AUTO else preprocessing
+    if not check.alarming:
+        log.info(check.sentence)
+    elif used == check.best:
+        log.info("%s Used, as --preprocessing is auto.", check.sentence)
+    else:
+        log.warning(check.sentence)
+    if ordered := check.class_order:
+        log.log(logging.INFO if ordered.verdict == "data set" else logging.WARNING, ordered.sentence)
+        model = model.model_copy(update={"outputs": model.outputs.model_copy(update={"order": ordered.order})})
+    return model, used, checked
 
 
 def make_plan(
@@ -296,6 +303,8 @@ def publish_set(
 ) -> PublishedSet:
     """Publish the next set, atomically."""
     published = publish.publish_set(config, job, extraction, identity, fits, traced, stages, choice, check)
+    if not check and published.record.about_class_names:
+        log.info(published.record.about_class_names)
     log.info("Published %s", published.folder)
     return published
 

@@ -31,11 +31,17 @@ from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.paths import count_paths, purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck
+from clusterpaths.preprocessing.class_order import ClassOrder
 from clusterpaths.records import ModelIdentity, ModelOutputs, SetRecord, StageTime
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
 from clusterpaths.sets.find import list_sets
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
+
+ASSUMED = (
+    "The model has no class names: predictions are named by the data set's classes in its own order, which was not checked with "
+    "labelled examples."
+)
 
 
 def publish_set(
@@ -64,9 +70,10 @@ def publish_set(
     path_of = count_paths(table).of_example
     outputs = check_stored(directory, job.model.outputs)
     decided = _with_predictions(paths, directory, outputs)
-    class_names, label_names = _class_names(outputs, examples)
     by_labels = purity(path_of, paths["label"].to_numpy())
     by_predictions = purity(path_of, decided["prediction"].to_numpy())
+    class_names, label_names, source = _class_names(outputs, examples, check.class_order if check else None)
+    outputs = outputs.model_copy(update={"class_names_source": source})
     record = SetRecord(
         set=f"set_{int(sets[-1][4:]) + 1 if sets else 1:02d}",
         fingerprint=identity.fingerprint(),
@@ -135,20 +142,29 @@ def _with_predictions(paths: pa.Table, directory: Storage, outputs: ModelOutputs
     return paths.set_column(at, "prediction", pa.array(found))
 
 
-def _class_names(outputs: ModelOutputs, examples: ExampleTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of predictions, and of labels if their classes differ; else () for labels.
+def _class_names(
+    outputs: ModelOutputs, examples: ExampleTable, ordered: ClassOrder | None
+) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Names of predictions, of labels if their classes differ (else () for labels), and where the predictions' came from.
 
     Classes are the same if their numbers and, if both have names, their names agree. Case and punctuation are ignored, as are
-    the numbers that a data set without names uses.
+    the numbers that a data set without names uses. If the model has no names, they are the data set's: in the order that
+    labelled examples show, or, said so, in the data set's own.
     """
-    own, given = outputs.class_names, examples.class_names
+    own, given, source = outputs.class_names, examples.class_names, outputs.class_names_source
     if not given:
-        return own, ()
+        return own, (), source
     if not outputs.predicts:
-        return given, ()  # no predictions
+        return given, (), source  # no predictions
     numbers = tuple(map(str, range(len(given))))
     agree = not own or given == numbers or list(map(_bare, own)) == list(map(_bare, given))
-    return (given, ()) if agree and len(given) == outputs.classes else (own, given)
+    if not agree or len(given) != outputs.classes:
+        return own, given, source
+    if own:
+        return given, (), source
+    if ordered is None:
+        return given, (), ASSUMED
+    return ((), given, ordered.sentence) if ordered.verdict == "unclear" else (given, (), ordered.sentence)
 
 
 def _bare(name: str) -> str:

@@ -42,6 +42,7 @@ def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTM
         paths = path_page(index, limit=TOP_PATHS)
         return {
             "figure": routes_figure(set_view(index)),
+            "about_class_names": index.source.record.about_class_names if index.source.record else "",
             "paths": paths,
             "singles": int((index.paths.counts == 1).sum()),
             "covered": sum(path.count for path in paths.paths) / max(index.summary.num_examples, 1),

@@ -13,10 +13,10 @@ from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.preprocessing.check import (
     PreprocessingCheck,
     PresetScore,
-    best_assignment,
     check_preprocessing,
     clearly_better,
 )
+from clusterpaths.preprocessing.class_order import best_assignment
 from clusterpaths.preprocessing.prepare import PRESETS, called, preset_preprocessing
 from clusterpaths.records import Channels, Preprocessing
 from tests.wrapped_model import wrap
