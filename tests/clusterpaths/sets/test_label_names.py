@@ -102,7 +102,7 @@ def test_names_of_predictions_and_of_labels(
         ids=np.arange(1), files=("a",), sizes=np.ones(1, np.int64), splits=("",), labels=np.full(1, -1, np.int16),
         class_names=given,
     )  # fmt: skip
-    assert publish._class_names(meaning, table) == expected
+    assert publish._class_names(meaning, table, None)[:2] == expected
 
 
 def test_a_set_of_the_same_classes_says_nothing_of_label_names(tmp_path: Path) -> None:
