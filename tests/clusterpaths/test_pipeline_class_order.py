@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from clusterpaths.cache.predictions import are_stored
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.explanation.explain import explain_image
@@ -58,6 +59,11 @@ def test_the_order_is_found_and_used_everywhere(options: dict[str, Any], photos:
     assert "Brown, Bald, Gray, Black, Blond" in found.record.about_class_names
     assert right(found) > 0.95
     assert found.record.about_class_names in html.unescape((made.folder / "report.html").read_text())
+
+    # the stored predictions are by the outputs' own index, also where the first rows would be the same in another order
+    same_there = found.record.outputs.model_copy(update={"order": tuple(range(5))})
+    assert not are_stored(found.cache, same_there)
+    assert are_stored(found.cache, found.record.outputs.model_copy(update={"order": ()}))
 
     # ONNX Runtime is the judge of one image's class, under the name that its order gives it
     example = int(np.flatnonzero(found.labels == 3)[0])
