@@ -131,6 +131,9 @@ class DatasetSpec(Record):
     labels: str = Field(default="", description="CSV file with labels of a directory's images; empty: none")
 
 
+DEQUANTISED = "dequantised"
+
+
 class Tap(Record):
     """A tensor that a run extracts."""
 
@@ -140,6 +143,7 @@ class Tap(Record):
     operator: str = Field(default="", description="Conv, Gemm …")
     reduce: Reduce = Field(default="none", description="how the tensor is reduced; none: not at all")
     full_shape: tuple[int, ...] = Field(default=(), description="of one example before it is reduced")
+    dequantised: bool = Field(default=False, description="the tensor has bytes, of which values are made")
     channels: int = Field(
         default=0, description="axis of the tensor that holds the channels; 0: the graph does not say"
     )
@@ -147,8 +151,9 @@ class Tap(Record):
 
     @property
     def identity(self) -> str:
-        """What identifies a cache's layer: the tensor, and how it is reduced."""
-        return self.tensor if self.reduce == "none" else f"{self.tensor}|{self.reduce}"
+        """What identifies a cache's layer: the tensor, whether it is dequantised, and how it is reduced."""
+        tensor = f"{self.tensor}|{DEQUANTISED}" if self.dequantised else self.tensor
+        return tensor if self.reduce == "none" else f"{tensor}|{self.reduce}"
 
 
 class ModelOutputs(Record):

@@ -13,6 +13,7 @@ from clusterpaths.errors import ModelError
 from clusterpaths.models.axes import channels_axis
 from clusterpaths.models.batch import settle_batch
 from clusterpaths.models.class_names import find_class_names
+from clusterpaths.models.dequantise import quantisation
 from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.find import require_model
 from clusterpaths.models.find_outputs import find_outputs
@@ -25,7 +26,7 @@ from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduc
 from clusterpaths.models.session import TapSession
 from clusterpaths.models.shapes import inferred_shapes
 from clusterpaths.models.sidecar import find_sidecar, read_sidecar
-from clusterpaths.records import ModelRecord, OutputKind, Preprocessing, Reduce, Tap
+from clusterpaths.records import DEQUANTISED, ModelRecord, OutputKind, Preprocessing, Reduce, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"
 
@@ -71,7 +72,16 @@ def check_model(
         providers=providers,
         size=used,
         outputs=outputs,
-        taps=tuple(Tap(layer=tap.name, tensor=tap.tensor, shape=(), operator=tap.operator) for tap in taps),
+        taps=tuple(
+            Tap(
+                layer=tap.name,
+                tensor=tap.tensor,
+                shape=(),
+                operator=tap.operator,
+                dequantised=bool(quantisation(model.graph, tap.tensor)),
+            )
+            for tap in taps
+        ),
         preprocessing=preprocessing,
         preprocessing_source=source,
         warnings=(*warnings, *about_batch),
@@ -107,7 +117,9 @@ def tap_again(record: ModelRecord, tensors: Mapping[str, str], size: tuple[int, 
         tensor, _, way = identity.rpartition("|")
         if way not in get_args(Reduce):
             tensor, way = identity, "none"
-        taps.append(Tap(layer=layer, tensor=tensor, shape=(), operator=known.get(tensor, "")))
+        plain = tensor.removesuffix(f"|{DEQUANTISED}")  # a set from before has bytes as they are
+        operator = known.get(plain, "")
+        taps.append(Tap(layer=layer, tensor=plain, shape=(), operator=operator, dequantised=plain != tensor))
         ways.append(f"{layer}={way}")
     return instrument_model(record.model_copy(update={"taps": tuple(taps)}), size, ",".join(ways))
 

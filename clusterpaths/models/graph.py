@@ -15,10 +15,10 @@ import onnx
 CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv"}
 DENSE = {
     "Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "FusedGemm", "FusedMatMul", "FusedMatMulActivation",
-    "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits",
+    "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits", "QGemm",
 }  # fmt: skip
 INTEGER = {"ConvInteger", "MatMulInteger"}  # their int32 output is cast and scaled to a value
-_FACTORS = {"QLinearMatMul": (0, 3)}  # inputs that are multiplied, where they are not the first two
+_FACTORS = {"QLinearMatMul": (0, 3), "QGemm": (0, 3)}  # inputs that are multiplied, where they are not the first two
 _ABOUT_SHAPES = {"Shape", "Size"}  # their output depends on the image's size, not on its pixels
 
 

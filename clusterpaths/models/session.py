@@ -17,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from clusterpaths.errors import ModelError
+from clusterpaths.models.dequantise import add_dequantisation
 from clusterpaths.models.external import reference_files
 from clusterpaths.models.load import load_proto
 from clusterpaths.models.outputs import as_rows
@@ -172,6 +173,8 @@ def add_tap(model: onnx.ModelProto, tap: Tap, dtype: str) -> str:
     name, has = tap.tensor, tap.dtype
     if not has:
         return name
+    if tap.dequantised:
+        name, has = add_dequantisation(model, name), "float32"
     if tap.reduce != "none":
         if not has.startswith("float"):
             name, has = _cast(model.graph, name, "float32"), "float32"  # a mean of quantized values is not defined

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from clusterpaths.errors import ConfigError, ModelError
-from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.models.check import check_model, instrument_model, tap_again
 from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.reduce import reduced_axes
 from clusterpaths.models.session import Outputs, TapSession
@@ -105,7 +105,10 @@ def test_every_kind_of_input_gives_what_the_plain_model_gives(
     assert record.input_type == {uint8: "uint8", uint8_nhwc: "uint8", float16: "float16"}.get(change, "float32")
 
 
-def test_a_quantized_model_gives_float_layers_close_to_the_plain_ones(expected: Outputs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_quantized_model_gives_float_layers_close_to_the_plain_ones(
+    form: str, expected: Outputs, tmp_path: Path
+) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -117,13 +120,20 @@ def test_a_quantized_model_gives_float_layers_close_to_the_plain_ones(expected: 
 
     plain, path = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
     onnx.save(scaled(tmp_path / "base.onnx"), str(plain))
-    quantize_static(str(plain), str(path), Reader(), quant_format=QuantFormat.QDQ)
+    quantize_static(str(plain), str(path), Reader(), quant_format=QuantFormat[form])
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load(str(path)).graph.node)
     found = run(path)
     for layer in LAYERS:
         error = np.abs(found.layers[layer] - expected.layers[layer]).mean()
         assert found.layers[layer].dtype == np.float32
         assert 0 < error < 0.05 * np.abs(expected.layers[layer]).max()
+    record = instrument_model(check_model(path), SIZE)
+    again = tap_again(record, {tap.layer: tap.identity for tap in record.taps}, SIZE)
+    assert again.taps == record.taps
+    dequantised = [tap.identity.endswith("|dequantised") for tap in record.taps]
+    assert any(dequantised) == (form == "QOperator")  # bytes go from layer to layer there
+    as_bytes = tap_again(record, {tap.layer: tap.tensor for tap in record.taps}, SIZE)  # as sets from before have them
+    assert [tap.dtype in ("int8", "uint8") and not tap.dequantised for tap in as_bytes.taps] == dequantised
 
 
 def two_outputs(path: Path, *names: str) -> Path:
