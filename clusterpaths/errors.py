@@ -114,12 +114,14 @@ class CorruptedShardError(ClusterPathsError):
 
 
 class Float16OverflowError(ClusterPathsError):
-    """A finite activation that float16 cannot hold."""
+    """Finite activations that float16 cannot hold: too large, or rounded until images can no longer be told apart."""
 
     recoverable = True
 
     def __init__(self, layers: list[str]) -> None:
-        super().__init__(f"values beyond float16's range (65504) in {', '.join(layers)}")
+        super().__init__(
+            f"values that float16 cannot hold (beyond 65504, or below its precision) in {', '.join(layers)}"
+        )
         self.layers = layers
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from clusterpaths.cache.manifest import PIXELS, ShardRecord
-from clusterpaths.clustering.kmeans import decide, first_alike
+from clusterpaths.clustering.kmeans import comparable, decide, first_alike
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import CacheError
 from clusterpaths.models.products import Products, ProductSession, join_products
@@ -65,11 +65,16 @@ class Assigner:
     Args:
         centroids: (k, width) float32.
         distance: between them and rows.
+
+    Attributes:
+        centroids: those.
+        compared: as rows are compared with them: float64 where float32 would decide wrongly (`kmeans.comparable`).
     """
 
     def __init__(self, centroids: NDArray[np.float32], distance: Distance) -> None:
         self.centroids, self._distance = centroids, distance
-        self._lengths = np.einsum("ij,ij->i", centroids, centroids)
+        self.compared = comparable(centroids, distance)
+        self._lengths = np.einsum("ij,ij->i", self.compared, self.compared)
         self._first = first_alike(centroids)
         self._sessions: dict[CacheDtype, ProductSession] = {}
 
@@ -77,12 +82,13 @@ class Assigner:
         """Of (n, width) float16 or float32 rows, as `TapSession` computes them in the model's graph."""
         dtype: CacheDtype = "float16" if rows.dtype == np.float16 else "float32"
         if dtype not in self._sessions:
-            self._sessions[dtype] = ProductSession(self.centroids.shape[1], dtype, self.centroids)
+            self._sessions[dtype] = ProductSession(self.compared.shape[1], dtype, self.compared)
         return self._sessions[dtype].run(rows)
 
     def assign(self, pieces: Sequence[Products]) -> Labels:
         """Of consecutive rows; equal centroids count as the first of them."""
-        none = Products(np.empty(0, np.float32), np.empty((0, len(self.centroids)), np.float32))
+        dtype = self.compared.dtype
+        none = Products(np.empty(0, dtype), np.empty((0, len(self.compared)), dtype))
         every = join_products([none, *pieces])
         squares, products = every.squares, every.with_centroids
         if products is None:

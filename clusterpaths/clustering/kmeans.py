@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.clustering.reading import Rows, Where
-from clusterpaths.clustering.seeding import alike, first_centroids, places_of, scaled
+from clusterpaths.clustering.seeding import ALIKE, alike, constant_part, first_centroids, places_of, scaled
 from clusterpaths.common.threads import one_thread
+from clusterpaths.models.products import Values
 from clusterpaths.records import Distance
 
 MAX_PASSES = 3
@@ -76,7 +77,8 @@ def _means(
 ) -> NDArray[np.float32]:
     """Means (k, width) of the rows nearest to each centroid, for cosine of unit rows; of none, the centroid as it is.
 
-    Fills `labels` and `distances` (both (n,), in place). Equal centroids stay equal: rows count for the first of them.
+    Fills `labels` and `distances` (both (n,), in place; 0 for cosine's rows of zeros, which are no seeds). Equal centroids
+    stay equal: rows count for the first of them.
     """
     assignment = Assignment(centroids, distance, labels, distances)
     sums, counts = np.zeros_like(centroids), np.zeros(len(centroids), np.int64)
@@ -86,6 +88,7 @@ def _means(
         member[labels[where], np.arange(len(block))] = found.shares
         np.add(sums, member @ block, out=sums)
         counts += np.bincount(labels[where][found.shares > 0], minlength=len(centroids))
+        distances[where] *= found.shares > 0
         del block
     means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None].astype(np.float32), centroids)
     return means[first_alike(centroids)]
@@ -96,7 +99,8 @@ def _for_empty_clusters(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ascending positions of rows far from their centroids, and the empty clusters (at least as many) to move there."""
     empty = np.flatnonzero(np.bincount(labels, minlength=len(centroids)) == 0)
-    unsure = (ROUNDING * np.einsum("ij,ij->i", centroids, centroids))[labels]  # (n,) squared
+    rounding = ROUNDING if comparable(centroids, distance).dtype == np.float32 else ALIKE
+    unsure = (rounding * np.einsum("ij,ij->i", centroids, centroids))[labels]  # (n,) squared
     least = unsure / 2 if distance == "cosine" else np.sqrt(unsure)
     return np.sort(farthest(distances, labels, len(empty), least)), empty
 
@@ -139,7 +143,7 @@ class Assignment:
         labels: NDArray[np.int16],
         distances: NDArray[np.float32],
     ) -> None:
-        self._centroids, self._distance = centroids, distance
+        self._centroids, self._distance = comparable(centroids, distance), distance
         self._labels, self._distances = labels, distances
         self._first = first_alike(centroids)
         self.inertia, self.zero_rows = 0.0, 0
@@ -191,13 +195,14 @@ class Nearest:
 
     Attributes:
         labels: (m,) int16, the nearest, the first of equals; 0 for cosine's rows of length 0.
-        squared: (m,) float32, squared distance to it; 0 for cosine's rows of length 0.
+        squared: (m,) squared distance to it, in the dtype of the comparison. A row of length 0 has no direction: cosine
+            puts it at 2, so at distance 1 of every centroid, as scikit-learn's cosine_distances does.
         shares: (m,) float32, the factor of a row in its cluster's sum: 1; for cosine 1 / its length, 0 for rows of zeros.
         zeros: rows of length 0.
     """
 
     labels: NDArray[np.int16]
-    squared: NDArray[np.float32]
+    squared: Values
     shares: NDArray[np.float32]
     zeros: int
 
@@ -207,17 +212,32 @@ class Nearest:
         return far.astype(np.float32, copy=False)
 
 
-def nearest(block: NDArray[np.float32], centroids: NDArray[np.float32], distance: Distance) -> Nearest:
-    """The nearest of the centroids (k, width) for each row (m, width); for cosine between unit rows and the centroids."""
-    squares: NDArray[np.float32] = np.einsum("ij,ij->i", block, block)  # (m,)
+def comparable(centroids: NDArray[np.float32], distance: Distance) -> Values:
+    """The centroids (k, width) in the dtype in which rows are compared with them: float32, if that is enough.
+
+    |x|^2 - 2xc + |c|^2 is rounded relative to |x|^2. Where a constant part (a large bias) dominates the centroids, what
+    distinguishes them is lost in float32. Then they are float64 and, for cosine, of unit length in float64.
+    """
+    if not constant_part(centroids):
+        return centroids
+    exact = centroids.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+    return exact / np.where(lengths > 0, lengths, 1)[:, None] if distance == "cosine" else exact
+
+
+def nearest(block: NDArray[np.float32], centroids: Values, distance: Distance) -> Nearest:
+    """The nearest of the centroids (k, width) for each row (m, width); for cosine between unit rows and the centroids.
+
+    Computed in the dtype of the centroids, which are `comparable`.
+    """
+    rows: Values = block.astype(centroids.dtype, copy=False)
+    squares: Values = np.einsum("ij,ij->i", rows, rows)  # (m,)
     lengths = np.einsum("ij,ij->i", centroids, centroids)  # (k,)
-    return decide(block @ centroids.T, squares, lengths, distance)
+    return decide(rows @ centroids.T, squares, lengths, distance)
 
 
-def decide(
-    products: NDArray[np.float32], squares: NDArray[np.float32], lengths: NDArray[np.float32], distance: Distance
-) -> Nearest:
-    """The nearest centroid of each row.
+def decide(products: Values, squares: Values, lengths: Values, distance: Distance) -> Nearest:
+    """The nearest centroid of each row; all arrays are float32, or float64.
 
     Args:
         products: (m, k) of rows with centroids.
@@ -225,16 +245,16 @@ def decide(
         lengths: (k,) squared lengths of the centroids.
         distance: for cosine, rows count at unit length.
     """
-    zero = squares == 0
+    zero, dtype = squares == 0, products.dtype
     shares = np.ones(len(squares), np.float32)
     if distance == "cosine":
-        norms = np.where(zero, 1, np.sqrt(squares)).astype(np.float32)
+        norms = np.where(zero, 1, np.sqrt(squares)).astype(dtype)
         products = products / norms[:, None]
-        squares = (~zero).astype(np.float32)
-        shares = squares / norms
+        squares = (~zero).astype(dtype)
+        shares = (squares / norms).astype(np.float32, copy=False)
     gaps = lengths - 2 * products  # (m, k)
     labels = gaps.argmin(axis=1)
     squared = np.maximum(gaps[np.arange(len(gaps)), labels] + squares, 0)
     if distance == "cosine":
-        labels[zero], squared[zero] = 0, 0
-    return Nearest(labels.astype(np.int16), squared.astype(np.float32), shares, int(zero.sum()))
+        labels[zero], squared[zero] = 0, 2
+    return Nearest(labels.astype(np.int16), squared.astype(dtype, copy=False), shares, int(zero.sum()))

@@ -30,6 +30,9 @@ BREATH = 5
 BETTER = 1e-3  # of the inertia: by how much a later run is better; see `_best_labels`
 GAIN = 1e-5  # of the inertia: what a breath gains at least
 ALIKE = 1e-10  # of squared lengths: below, two rows are equal up to rounding
+# Where the squared length of the rows' mean is so many times their mean squared distance from it, float32 products decide
+# wrongly: their rounding (1e-7 to 1e-6 of squared lengths) is then a ten-thousandth to a thousandth of what they tell apart.
+LARGE_OFFSET = 1e3
 _NEGLIGIBLE = 1e-12  # of the sketches' squared lengths: a component with less is rounding
 
 
@@ -50,6 +53,8 @@ def first_centroids(
     distinct = count_distinct(sketches[directed], k)
     if rows.width > SKETCH_WIDTH:
         sketches = _components(rows, sample, distance, sketches, max(COMPONENTS, k))
+    if constant_part(sketches):
+        sketches -= sketches.mean(axis=0, dtype=np.float64).astype(np.float32)
     labels = np.full(len(sample), -1, np.int64)  # -1: a row of zeros, without direction
     labels[directed] = _best_labels(sketches[directed], distinct, int(rng.integers(2**31)))
     found = int(labels.max()) + 1
@@ -57,6 +62,14 @@ def first_centroids(
     sums = _combined(rows, sample, distance, member)
     centroids = sums / member.sum(axis=1)[:, None]
     return np.ascontiguousarray(centroids[np.arange(k) % found], np.float32), distinct
+
+
+def constant_part(rows: NDArray[np.float32]) -> bool:
+    """Whether what (n, d) rows have in common, such as a large bias, hides their differences from float32 products."""
+    centre = rows.mean(axis=0, dtype=np.float64)
+    squares = [float(np.square(row - centre).sum()) for row in rows]  # one at a time: rows may be wide
+    spread = sum(squares) / max(len(rows), 1)
+    return float(centre @ centre) > LARGE_OFFSET * spread
 
 
 def draw_sample(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -31,7 +31,7 @@ from clusterpaths.metrics.intervals import bootstrap_mean
 from clusterpaths.metrics.neighbours import nearest_neighbours
 from clusterpaths.metrics.ood import confidence_scores, path_rarity, scale_distances
 from clusterpaths.models.outputs import Decisions, decide, join_decisions
-from clusterpaths.models.products import Products
+from clusterpaths.models.products import Products, Values
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheDtype, ModelOutputs, Tap
@@ -81,13 +81,16 @@ class Probe:
         record = published.record
         self._record, self._job, self._split, self._seed, self._outputs_are = record, job, split, seed, outputs
         taps = {tap.layer: tap for tap in job.model.taps}
-        self._centroids = published.read_centroids()
+        given = published.read_centroids()
         self._dtypes: dict[str, CacheDtype] = {layer: job.dtypes[layer] for layer in record.layers}
         self._taps = [taps[layer] for layer in record.layers]
         for layer, centroids in (split.refitted or {}).items():
-            self._tap_again(taps[layer], REFITTED + layer, centroids)
-        self._assigners = {name: Assigner(rows, record.distance) for name, rows in self._centroids.items()}
-        self._tap_again(taps[record.layers[-1]], FEATURES, split.features.projection.T)
+            self._tap_again(taps[layer], REFITTED + layer)
+            given[REFITTED + layer] = centroids
+        self._assigners = {name: Assigner(rows, record.distance) for name, rows in given.items()}
+        self._tap_again(taps[record.layers[-1]], FEATURES)
+        self._centroids: dict[str, Values] = {name: one.compared for name, one in self._assigners.items()}
+        self._centroids[FEATURES] = split.features.projection.T
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
         self._own = threading.local()
 
@@ -99,9 +102,9 @@ class Probe:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _tap_again(self, tap: Tap, name: str, centroids: NDArray[np.float32]) -> None:
+    def _tap_again(self, tap: Tap, name: str) -> None:
         self._taps.append(tap.model_copy(update={"layer": name}))
-        self._dtypes[name], self._centroids[name] = self._dtypes[tap.layer], centroids
+        self._dtypes[name] = self._dtypes[tap.layer]
 
     def read(
         self, published: PublishedSet, wanted: NDArray[np.int64], notes: list[str]
@@ -245,4 +248,4 @@ def _joined(parts: Sequence[Seen]) -> Seen:
 
 def _with_centroids(products: Products) -> NDArray[np.float32]:
     assert products.with_centroids is not None
-    return products.with_centroids
+    return products.with_centroids.astype(np.float32, copy=False)

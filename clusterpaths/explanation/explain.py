@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from clusterpaths.clustering.kmeans import first_alike, nearest
+from clusterpaths.clustering.kmeans import comparable, first_alike, nearest
 from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.errors import CacheError, DatasetError, ModelError
 from clusterpaths.explanation.record import (
@@ -127,9 +127,9 @@ def trace_one(
     path, distances = [], []
     for layer in record.layers:
         row = outputs.layers[layer].reshape(1, -1).astype(np.float32)
-        found = nearest(row, centroids[layer], record.distance)
+        found = nearest(row, comparable(centroids[layer], record.distance), record.distance)
         path.append(int(first_alike(centroids[layer])[found.labels[0]]))
-        distances.append(found.squared[0] / 2 if record.distance == "cosine" else np.sqrt(found.squared[0]))
+        distances.append(found.distances(record.distance)[0])
     return np.array([path], np.int64), np.array([distances], np.float32)
 
 

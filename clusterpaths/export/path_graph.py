@@ -14,16 +14,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from clusterpaths.clustering.kmeans import first_alike
+from clusterpaths.clustering.kmeans import comparable, first_alike
 from clusterpaths.errors import ModelError
+from clusterpaths.models.products import Values
 from clusterpaths.records import Distance
 
 LEAST_OPSET = 9  # Where
 WIDE = 1024  # width of a layer from which the choice of operator for its products matters
 FEW = 4  # images up to which one dot product at a time is quicker than a matrix product
-INT64, FLOAT, FLOAT16, BOOL = (
+INT64, FLOAT, DOUBLE, FLOAT16, BOOL = (
     onnx.TensorProto.INT64,
     onnx.TensorProto.FLOAT,
+    onnx.TensorProto.DOUBLE,
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.BOOL,
 )
@@ -88,12 +90,12 @@ class GraphBuilder:
         (self.proto.graph.node if self.nodes is None else self.nodes).append(node)
         return name
 
-    def branch(self, build: Any, *arguments: str) -> onnx.GraphProto:
-        """What build(*arguments) adds, as the body of an If, with the returned name as its output."""
+    def branch(self, build: Any, argument: str, kind: int) -> onnx.GraphProto:
+        """What build(argument) adds, as the body of an If, with the returned name as its output, of this type."""
         self.nodes = []
-        name = build(*arguments)
+        name = build(argument)
         nodes, self.nodes = self.nodes, None
-        value = onnx.helper.make_tensor_value_info(name, FLOAT, [None, None])
+        value = onnx.helper.make_tensor_value_info(name, kind, [None, None])
         return onnx.helper.make_graph(nodes, self.free_name("clusterpaths/branch"), [], [value])
 
     def reduce(self, operator: str, value: str, axis: int, *, keep: bool = False, output: str | None = None) -> str:
@@ -118,7 +120,8 @@ def add_nearest(
     """Output the cluster ids, int64 (n, layers), and distances, float32 (n, layers).
 
     They are those of `kmeans.assign`. Each layer has its sums of squares and products; what follows is small and done
-    for all layers at once, padded to the largest k: an operator costs more than its arithmetic there.
+    for all layers at once, padded to the largest k: an operator costs more than its arithmetic there. It is done in
+    float64 where one of the layers needs that (`kmeans.comparable`).
 
     Args:
         graph: where to.
@@ -131,30 +134,38 @@ def add_nearest(
     number, k = len(layers), max(len(layer.centroids) for layer in layers)
     wide = any(layer.centroids.shape[1] >= WIDE for layer in layers)
     few = _add_few(graph, image) if wide and batch is None else ""
-    pairs = [_add_layer(graph, layer, few, bool(batch and batch <= FEW)) for layer in layers]
+    compared = [comparable(layer.centroids, distance) for layer in layers]
+    double = any(centroids.dtype == np.float64 for centroids in compared)
+    dtype = np.float64 if double else np.float32
+    pairs = [
+        _add_layer(graph, layer, centroids, few, bool(batch and batch <= FEW))
+        for layer, centroids in zip(layers, compared, strict=True)
+    ]
+    if double:
+        pairs = [(graph.add("Cast", sums, to=DOUBLE), graph.add("Cast", product, to=DOUBLE)) for sums, product in pairs]
     squares = graph.add("Concat", *(sums for sums, _ in pairs), axis=1)  # (n, layers)
     products = graph.add("Concat", *(product for _, product in pairs), axis=1)  # (n, sum of k)
-    lengths = np.full((number, k), np.inf, np.float32)  # padding is never the nearest
+    lengths = np.full((number, k), np.inf, dtype)  # padding is never the nearest
     places = np.zeros((number, k), np.int64)
     firsts = np.zeros((number, k), np.int64)
     start = 0
     for i, layer in enumerate(layers):
         own = len(layer.centroids)
-        lengths[i, :own] = np.einsum("ij,ij->i", layer.centroids, layer.centroids)
+        lengths[i, :own] = np.einsum("ij,ij->i", compared[i], compared[i])
         places[i, :own] = start + np.arange(own)
         firsts[i, :own] = first_alike(layer.centroids)
         start += own
     if start < number * k:
         products = graph.add("Gather", products, graph.constant(places.ravel(), np.int64), axis=1)
     products = graph.reshape(products, -1, number, k)
-    zero, two = graph.constant([0]), graph.constant([2])
+    zero, one, two = (graph.constant([value], dtype) for value in (0, 1, 2))
     directed = ""
     if distance == "cosine":
-        directed, one = graph.add("Cast", squares, to=BOOL), graph.constant([1])
+        directed = graph.add("Cast", squares, to=BOOL)
         norms = graph.add("Where", directed, graph.add("Sqrt", squares), one)
         products = graph.add("Div", products, graph.reshape(norms, -1, number, 1))
         squares = one
-    gaps = graph.add("Sub", graph.constant(lengths), graph.add("Mul", products, two))  # (n, layers, k)
+    gaps = graph.add("Sub", graph.constant(lengths, dtype), graph.add("Mul", products, two))  # (n, layers, k)
     euclidean = distance == "euclidean"
     alike = bool((firsts != np.arange(k))[np.isfinite(lengths)].any())
     last = names[0] if euclidean and not alike else None
@@ -166,11 +177,13 @@ def add_nearest(
         )
     squared = graph.add("Max", graph.add("Add", graph.reduce("ReduceMin", gaps, 2), squares), zero)
     if euclidean:
-        graph.add("Sqrt", squared, output=names[1])
-        return
-    graph.add("Where", directed, nearest, graph.constant([0], np.int64), output=names[0])
-    halved = graph.add("Div", squared, two)  # |u - c|^2 = 2 (1 - cos)
-    graph.add("Where", directed, halved, zero, output=names[1])
+        far = graph.add("Sqrt", squared, output=None if double else names[1])
+    else:
+        graph.add("Where", directed, nearest, graph.constant([0], np.int64), output=names[0])
+        halved = graph.add("Div", squared, two)  # |u - c|^2 = 2 (1 - cos)
+        far = graph.add("Where", directed, halved, one, output=None if double else names[1])
+    if double:
+        graph.add("Cast", far, to=FLOAT, output=names[1])
 
 
 def _add_few(graph: GraphBuilder, image: str) -> str:
@@ -179,21 +192,28 @@ def _add_few(graph: GraphBuilder, image: str) -> str:
     return graph.add("Less", number, graph.constant(FEW + 1, np.int64))
 
 
-def _add_layer(graph: GraphBuilder, layer: LayerCentroids, few: str, always_few: bool) -> tuple[str, str]:
-    """Names of the sums of squares, (n, 1), and of the products with the centroids, (n, k)."""
-    rows, centroids = layer.tensor, layer.centroids
+def _add_layer(
+    graph: GraphBuilder,
+    layer: LayerCentroids,
+    centroids: Values,
+    few: str,
+    always_few: bool,
+) -> tuple[str, str]:
+    """Names of the sums of squares, (n, 1), and of the products with the centroids, (n, k), in their dtype."""
+    rows, dtype = layer.tensor, centroids.dtype
+    kind = DOUBLE if dtype == np.float64 else FLOAT
     if len(layer.shape) == 3:
         # ONNX Runtime computes convolutions in blocks of channels: moving channels last costs little more than a copy.
         rows = graph.add("Transpose", rows, perm=[0, 2, 3, 1])
         centroids = centroids.reshape(-1, *layer.shape).transpose(0, 2, 3, 1).reshape(len(centroids), -1)
     if layer.rounded:
         rows = graph.add("Cast", rows, to=FLOAT16)
-    rows = graph.add("Flatten", graph.add("Cast", rows, to=FLOAT), axis=1)  # (n, width)
-    weights = graph.constant(centroids)
+    rows = graph.add("Flatten", graph.add("Cast", rows, to=kind), axis=1)  # (n, width)
+    weights = graph.constant(centroids, dtype)
 
     def matrix(rows: str) -> str:
         # The few centroids times the rows: ONNX Runtime pads the second factor to 16.
-        nothing = graph.constant([0])  # a bias is optional only from opset 11 on
+        nothing = graph.constant([0], dtype)  # a bias is optional only from opset 11 on
         return graph.add("Transpose", graph.add("Gemm", weights, rows, nothing, transB=1))
 
     def dots(rows: str) -> str:
@@ -207,7 +227,9 @@ def _add_layer(graph: GraphBuilder, layer: LayerCentroids, few: str, always_few:
     squares = graph.add("Flatten", itself, axis=1)
     if always_few or not few:
         return squares, (dots if always_few else matrix)(rows)
-    products = graph.add("If", few, then_branch=graph.branch(dots, rows), else_branch=graph.branch(matrix, rows))
+    products = graph.add(
+        "If", few, then_branch=graph.branch(dots, rows, kind), else_branch=graph.branch(matrix, rows, kind)
+    )
     return squares, products
 
 

@@ -28,7 +28,7 @@ def borrow_session(job: ExtractionJob, fits: tuple[FitRecord, ...] = (), *, keep
         session = fitting[1]
     else:
         session = TapSession(
-            model, job.dtypes, {fit.layer: assigner_of(job.storage, fit).centroids for fit in fits}, keep
+            model, job.dtypes, {fit.layer: assigner_of(job.storage, fit).compared for fit in fits}, keep
         )
     yield session
     with _lock:

@@ -21,7 +21,8 @@ def nearest_neighbours(
     """Positions (m, k) of the k nearest of (n, d) examples to each of (m, d) queries, nearest first, and distances (m, k).
 
     All are scaled to unit length first, so distances are Euclidean ones on the sphere (Sun et al., arXiv 2204.06507).
-    With fewer than k examples, all of them. A row of zeros is unchanged. Equal distances come in any order.
+    With fewer than k examples, all of them. A row of zeros has no direction: it is as far from every other row as an
+    orthogonal one (cosine distance 1), and at 0 from another row of zeros. Equal distances come in any order.
 
     Raises:
         ValueError: rows of different widths, nothing to fit, or k < 1.
@@ -32,10 +33,15 @@ def nearest_neighbours(
     require_equal_width("fit", fit, "queries", queries)
     if k < 1 or not len(fit):
         raise ValueError(f"k and the number of rows should be >= 1, got {k} and {len(fit)} instead.")
-    unit, asked = normalize(fit.astype(np.float64)), normalize(queries.astype(np.float64))
+    unit, asked = (_with_zero_rows(normalize(rows.astype(np.float64))) for rows in (fit, queries))
     # Brute force: trees are slower in hundreds of dimensions.
     distances, positions = NearestNeighbors(n_neighbors=min(k, len(fit)), algorithm="brute").fit(unit).kneighbors(asked)
     return positions, distances
+
+
+def _with_zero_rows(unit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, d + 1): rows of zeros get a direction of their own."""
+    return np.column_stack([unit, ~unit.any(axis=1)])
 
 
 def neighbours_vote(positions: NDArray[np.int64], fit_classes: Ints) -> NDArray[np.int64]:

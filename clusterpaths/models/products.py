@@ -25,17 +25,21 @@ _OPSET = 18
 _PIECE = 2 << 20  # bytes of float32 rows in one run: they stay in a core's cache, and little memory is taken for them
 
 
+Values = NDArray[np.floating[Any]]  # float32 or float64
+
+
 @dataclass(frozen=True)
 class Products:
     """Of n rows of a layer.
 
     Attributes:
-        squares: (n,) float32 squared lengths; inf or NaN where a row holds such a value.
-        with_centroids: (n, k) float32, products with each centroid; None where there are no centroids.
+        squares: (n,) squared lengths; inf or NaN where a row holds such a value.
+        with_centroids: (n, k) products with each centroid; None where there are no centroids. Both are in the dtype of the
+            centroids, float32 without.
     """
 
-    squares: NDArray[np.float32]
-    with_centroids: NDArray[np.float32] | None
+    squares: Values
+    with_centroids: Values | None
 
     def first(self, n: int) -> Products:
         """Of the first n rows."""
@@ -43,11 +47,12 @@ class Products:
 
 
 def add_products(
-    model: onnx.ModelProto, layer: str, tensor: str, dtype: str, width: int, centroids: NDArray[np.float32] | None
+    model: onnx.ModelProto, layer: str, tensor: str, dtype: str, width: int, centroids: Values | None
 ) -> list[str]:
     """Append nodes behind a layer's tensor (n, …) of `width` values per row in this dtype.
 
-    Returns the names of their outputs: squared lengths (n,) and, where centroids (k, width) are given, products (n, k).
+    Returns the names of their outputs: squared lengths (n,) and, where centroids (k, width) are given, products (n, k), both
+    computed in the dtype of the centroids, float32 or float64.
     """
     graph, prefix = model.graph, f"clusterpaths.{layer}"
 
@@ -65,7 +70,10 @@ def add_products(
             return node(operator, [rows, constant("axes", np.array([1], np.int64))], "squares", keepdims=0)
         return node(operator, [rows], "squares", axes=[1], keepdims=0)
 
-    rows = tensor if dtype == "float32" else node("Cast", [tensor], "float32", to=TensorProto.FLOAT)
+    double = centroids is not None and centroids.dtype == np.float64
+    wanted = "float64" if double else "float32"
+    to = TensorProto.DOUBLE if double else TensorProto.FLOAT
+    rows = tensor if dtype == wanted else node("Cast", [tensor], wanted, to=to)
     rows = node("Reshape", [rows, constant("shape", np.array([0, -1], np.int64))], "rows")
     if width % _ALIGNED == 0:  # a third less time than ReduceSumSquare
         outputs = [reduce("ReduceSum", node("Mul", [rows, rows], "product"))]
@@ -82,10 +90,10 @@ class ProductSession:
     Args:
         width: values per row.
         dtype: of the activations.
-        centroids: (k, width) float32; None: squared lengths only.
+        centroids: (k, width) float32 or float64; None: squared lengths only.
     """
 
-    def __init__(self, width: int, dtype: CacheDtype, centroids: NDArray[np.float32] | None) -> None:
+    def __init__(self, width: int, dtype: CacheDtype, centroids: Values | None) -> None:
         self._rows = max(_PIECE // (4 * width), 1)
         kind = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
         graph = helper.make_graph([], "assign", [helper.make_tensor_value_info("x", kind, ["n", width])], [])

@@ -21,7 +21,14 @@ from clusterpaths.models.dequantise import add_dequantisation
 from clusterpaths.models.external import reference_files
 from clusterpaths.models.load import load_proto
 from clusterpaths.models.outputs import as_rows
-from clusterpaths.models.products import Products, ProductSession, add_products, join_products, one_thread_options
+from clusterpaths.models.products import (
+    Products,
+    ProductSession,
+    Values,
+    add_products,
+    join_products,
+    one_thread_options,
+)
 from clusterpaths.models.reduce import add_reduction
 from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
@@ -51,8 +58,8 @@ class TapSession:
         model: what `check_model` found.
         dtypes: layer -> "float16" or "float32". float16 is converted by a Cast behind the tap:
             ONNX Runtime does that at 12 to 15 GB/s where numpy does 0.6.
-        centroids: layer -> (k, width) float32: squared lengths of every layer's rows, and these layers' products with the
-            centroids, are computed too (`products.py`); None: neither.
+        centroids: layer -> (k, width) float32 or float64: squared lengths of every layer's rows, and these layers' products
+            with the centroids, are computed too (`products.py`); None: neither.
         keep: whether activations are among the outputs. Where they are not, they never leave the runtime.
         threads: of one run. One, with one session per worker, scales better on few cores than many in one session.
     """
@@ -61,7 +68,7 @@ class TapSession:
         self,
         model: ModelRecord,
         dtypes: Mapping[str, CacheDtype] | None = None,
-        centroids: Mapping[str, NDArray[np.float32]] | None = None,
+        centroids: Mapping[str, Values] | None = None,
         keep: bool = True,
         threads: int = 1,
     ) -> None:

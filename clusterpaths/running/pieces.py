@@ -252,7 +252,7 @@ class Pieces:
 
     def _widen(self, layers: list[str]) -> None:
         log.warning(
-            "%s: values beyond float16's range, stored as float32; all shards are extracted again", ", ".join(layers)
+            "%s: values that float16 cannot hold, stored as float32; all shards are extracted again", ", ".join(layers)
         )
         manifest = widen_layers(self._directory, layers)
         self.job = self.job.model_copy(update={"cache": manifest.identity})

@@ -57,6 +57,7 @@ def write_cnn(
     instrumented: bool = False,
     dead: bool = False,
     factor: float = 1.0,
+    offset: float = 0.0,
     width: int = 10,
     seed: int = 0,
     metadata: dict[str, str] | None = None,
@@ -64,7 +65,8 @@ def write_cnn(
     """conv1 (4, 16, 16) → pool → conv2 (6, 8, 8) → fc1 (`width`,) → five logits, with seeded weights.
 
     `external` names a weights file; `matmul` says MatMul + Add for Gemm; `dead` silences fc1; `factor` multiplies
-    conv2's weights: 1e6 takes it beyond float16, 3e38 to inf. Biases before fc1 are 0: a black image stays 0.
+    conv2's weights: 1e6 takes it beyond float16, 3e38 to inf. Biases before fc1 are 0: a black image stays 0; `offset` is
+    that of conv2.
     """
     rng = np.random.default_rng(seed)
 
@@ -75,7 +77,7 @@ def write_cnn(
         "w1": normal(4, 3, 3, 3, scale=0.4),
         "b1": np.zeros(4, np.float32),
         "w2": normal(6, 4, 3, 3, scale=0.3) * np.float32(factor),
-        "b2": np.zeros(6, np.float32),
+        "b2": np.full(6, offset, np.float32),
         "w3": normal(6 * 8 * 8, width, scale=0.1),
         "b3": np.full(width, -1e9, np.float32) if dead else normal(width),
         "w4": normal(width, CLASSES, scale=0.5),

@@ -37,7 +37,7 @@ def test_those_with_more_than_a_message_carry_it() -> None:
     assert (str(damaged), damaged.shard) == ("shard 7 is damaged", 7)
     overflow = pickle.loads(pickle.dumps(Float16OverflowError(["conv1", "fc1"])))
     assert overflow.layers == ["conv1", "fc1"]
-    assert str(overflow) == "values beyond float16's range (65504) in conv1, fc1"
+    assert str(overflow) == "values that float16 cannot hold (beyond 65504, or below its precision) in conv1, fc1"
 
 
 def test_the_table_above_names_every_error_that_has_a_constructor_of_its_own() -> None:

@@ -23,7 +23,7 @@ class Clustering:
         distances: (n,) float32, to it: 1 - cosine, or Euclidean.
         inertia: sum of squared distances; for cosine between unit rows and unit centroids.
         distinct: number of distinct rows in the sample, at most k.
-        zero_rows: rows of length 0, which have no direction. Cosine puts them into cluster 0, at distance 0, and
+        zero_rows: rows of length 0, which have no direction. Cosine puts them into cluster 0, at distance 1, and
             ignores them in the centroids (which are 0 only where no row of the sample has a direction).
         passes: number of streaming passes.
     """

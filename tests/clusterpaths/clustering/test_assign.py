@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import pairwise_distances_argmin
+from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 
 from clusterpaths.cache.manifest import ShardRecord, forget_shard, format_ids, require_manifest
 from clusterpaths.clustering.assign import (
@@ -77,14 +78,25 @@ def test_four_rows_by_hand(distance: Distance) -> None:
     found = assign(rows, np.array([[1, 0], [0, 1]], np.float32), distance)
     assert found.labels.tolist() == [0, 1, 0, 0]
     assert found.zeros.tolist() == [False, False, False, True]
-    by_hand = {"cosine": [0, 0, 1 - 0.9 / np.sqrt(0.82), 0], "euclidean": [2, 1, np.sqrt(0.02), 1]}
+    by_hand = {"cosine": [0, 0, 1 - 0.9 / np.sqrt(0.82), 1], "euclidean": [2, 1, np.sqrt(0.02), 1]}
     np.testing.assert_allclose(found.distances, by_hand[distance], atol=1e-6)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_large_constant_part_decides_nothing(distance: Distance) -> None:
+    """A bias of 3,000 and differences of about 1, in the products that ONNX Runtime computes."""
+    rows = (np.random.default_rng(0).standard_normal((60, 24)) + 3000).astype(np.float32)
+    found = assign(rows, rows[:5], distance)
+    metric = cosine_distances if distance == "cosine" else euclidean_distances
+    expected = metric(rows.astype(np.float64), rows[:5].astype(np.float64))
+    np.testing.assert_array_equal(found.labels, expected.argmin(axis=1))
+    np.testing.assert_allclose(found.distances[5:], expected.min(axis=1)[5:], rtol=1e-3)
 
 
 def test_a_row_of_zeros_is_in_the_first_cluster_of_cosine_and_the_nearest_of_euclidean() -> None:
     centroids = np.array([[1, 0], [0.1, 0.1]], np.float32)
     zeros = np.zeros((2, 2), np.float32)
-    for distance, label, far in (("cosine", 0, 0.0), ("euclidean", 1, np.sqrt(0.02))):
+    for distance, label, far in (("cosine", 0, 1.0), ("euclidean", 1, np.sqrt(0.02))):
         found = assign(zeros, centroids, distance)  # type: ignore[arg-type]
         assert (found.labels.tolist(), found.zeros.tolist()) == ([label] * 2, [True] * 2)
         np.testing.assert_allclose(found.distances, far, rtol=1e-6)
@@ -371,7 +383,7 @@ def test_zero_rows_and_empty_clusters_are_noted(configure: Configure, tmp_path: 
     data = write_celeba(tmp_path / "black", colour=lambda _: (0, 0, 0))
     _, _, traced = cluster(run_extraction(configure(data_root=data, name="black")))
     assert traced.clusters["conv1"].note.startswith("dead layer: every activation is 0; 2 of 3 clusters are empty")
-    assert (traced.clusters["conv1"].sizes, traced.clusters["conv1"].inertia) == ((40, 0, 0), 0.0)
+    assert (traced.clusters["conv1"].sizes, traced.clusters["conv1"].inertia) == ((40, 0, 0), 80.0)
 
 
 def test_records_travel_as_json(done: Extracted) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 from threadpoolctl import threadpool_info
 
 from clusterpaths.cache.fit_sample import fit_size
-from clusterpaths.clustering.kmeans import _means, assign, farthest, first_alike, fit, nearest
+from clusterpaths.clustering.kmeans import _means, assign, comparable, farthest, first_alike, fit, nearest
 from clusterpaths.clustering.reading import Subset, Where
 from clusterpaths.clustering.seeding import (
     _best_labels,
@@ -179,8 +180,9 @@ def test_fewer_distinct_rows_than_clusters_leave_empty_ones_and_never_part_equal
 def test_dead_layer_is_one_cluster_and_the_rest_are_empty(distance: Distance) -> None:
     found = cluster_rows(ArrayRows(np.zeros((50, 20))), 4, distance, 0)
     assert found.sizes.tolist() == [50, 0, 0, 0]
-    assert (found.zero_rows, found.distinct, found.inertia) == (50, 1, 0.0)
-    np.testing.assert_array_equal(found.distances, 0)
+    far = 1 if distance == "cosine" else 0  # without a direction, a row is at cosine distance 1 of everything
+    assert (found.zero_rows, found.distinct, found.inertia) == (50, 1, 2 * 50 * far)
+    np.testing.assert_array_equal(found.distances, far)
     assert not found.centroids.any()
 
 
@@ -198,10 +200,12 @@ def test_rows_without_direction_go_to_cluster_0_and_move_no_centroid(k: int) -> 
     found = cluster_rows(ArrayRows(rows), k, "cosine", 0)
     assert found.zero_rows == 40
     assert not found.labels[dead].any()
-    assert not found.distances[dead].any()
+    assert (found.distances[dead] == 1).all()
+    np.testing.assert_allclose(found.distances[dead], cosine_distances(rows[dead], found.centroids)[:, 0])
+    assert found.distances[~dead].max() < 1
     np.testing.assert_allclose(np.linalg.norm(found.centroids, axis=1), 1, atol=1e-6)
     living = cluster_rows(ArrayRows(rows[~dead]), k, "cosine", 0)
-    assert found.inertia == pytest.approx(living.inertia, rel=0.01)
+    assert found.inertia - 2 * 40 == pytest.approx(living.inertia, rel=0.01)
 
 
 def test_few_living_rows_among_dead_ones_are_clustered() -> None:
@@ -210,7 +214,46 @@ def test_few_living_rows_among_dead_ones_are_clustered() -> None:
     found = cluster_rows(ArrayRows(rows, 10), 5, "cosine", 0)
     assert found.labels[61] == found.labels[62] != found.labels[17]
     assert found.zero_rows == 97
-    assert found.inertia == pytest.approx(0, abs=1e-5)
+    assert found.inertia == pytest.approx(2 * 97, abs=1e-4)
+
+
+def test_rows_without_direction_are_the_last_exemplars_of_their_cluster_and_seed_none() -> None:
+    rows, dead = with_dead_rows()
+    found = cluster_rows(ArrayRows(rows), 3, "cosine", 0)
+    first = np.flatnonzero(found.labels == 0)
+    assert dead[first[np.argsort(found.distances[first], kind="stable")[-40:]]].all()
+    repeated = np.repeat(found.centroids[:1], 3, axis=0)  # two of three clusters are empty
+    labels, distances = np.empty(400, np.int16), np.empty(400, np.float32)
+    _means(ArrayRows(rows), repeated, "cosine", labels, distances)
+    assert not distances[dead].any()
+
+
+def large_offset(count: int = 300) -> NDArray[np.float32]:
+    """Activations behind a bias of 3,000: three groups that differ by about 1."""
+    return blobs(count, 3, 16, spread=0.1, seed=5) + np.float32(3000)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_large_constant_part_decides_nothing(distance: Distance) -> None:
+    """As scikit-learn in float64: |x|^2 is 1.4e8 here, of which float32 loses 8, and squared distances are about 1."""
+    rows = large_offset()
+    found = cluster_rows(ArrayRows(rows), 3, distance, 0)
+    metric = cosine_distances if distance == "cosine" else euclidean_distances
+    expected = metric(rows.astype(np.float64), found.centroids.astype(np.float64))
+    np.testing.assert_array_equal(found.labels, expected.argmin(axis=1))
+    np.testing.assert_allclose(found.distances, expected.min(axis=1), rtol=1e-3)
+    groups = KMeans(3, n_init=10, random_state=0).fit_predict(
+        unit(rows) * 3000 if distance == "cosine" else rows - 3000
+    )
+    assert agree(found.labels, groups.tolist())
+
+
+def test_ordinary_layers_are_compared_in_float32() -> None:
+    rows = np.abs(blobs(50, 5, 16))
+    assert comparable(rows, "cosine") is rows
+    assert comparable(np.zeros((3, 4), np.float32), "euclidean").dtype == np.float32
+    assert comparable(rows + 3000, "euclidean").dtype == np.float64
+    np.testing.assert_allclose(np.linalg.norm(comparable(rows + 3000, "cosine"), axis=1), 1, rtol=1e-15)
 
 
 def test_zero_rows_are_rows_like_others_for_euclidean() -> None:
@@ -263,7 +306,7 @@ def test_nearest_by_hand() -> None:
     centroids = np.array([[0.6, 0.8], [1, 0]], np.float32)
     found = nearest(block.copy(), centroids, "cosine")
     assert (found.labels.tolist(), found.zeros) == ([1, 0, 0], 1)
-    np.testing.assert_allclose(found.squared, [0, 2 * (1 - 0.8), 0], atol=1e-6)
+    np.testing.assert_allclose(found.squared, [0, 2 * (1 - 0.8), 2], atol=1e-6)
     np.testing.assert_allclose(found.shares, [1 / 3, 1 / 5, 0], atol=1e-6)
     found = nearest(block.copy(), centroids, "euclidean")
     assert (found.labels.tolist(), found.zeros) == ([1, 0, 0], 1)  # the zero row: both lie at 1, the first counts

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 
 from clusterpaths.clustering.kmeans import nearest
 from clusterpaths.config import RunConfig
@@ -145,16 +146,36 @@ def build_layers(
 @pytest.mark.parametrize("opset", [9, 11, 12, 13, 17, 18, 21])
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_a_layer_by_hand_in_every_opset(opset: int, distance: Any) -> None:
-    """Unit centroids (1, 0), (0, 1) and the first again: equals go to the first, a row of zeros to 0 at 0 (cosine)."""
+    """Unit centroids (1, 0), (0, 1) and the first again: equals go to the first, a row of zeros to 0 at 1 (cosine)."""
     rows = np.array([[2, 0], [0, 3], [3, 4], [1, 1], [0, 0]], np.float32)
     centroids = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
     session = build_layers([LayerCentroids("x0", centroids, rounded=True)], distance, [["n", 2]], opset)
     labels, distances = session.run(None, {"x0": rows})
     assert labels.ravel().tolist() == [0, 1, 1, 0, 0]
     expected = (
-        [0, 0, 1 - 0.8, 1 - np.sqrt(0.5), 0] if distance == "cosine" else [1, 2, np.sqrt(18), 1, 1]
+        [0, 0, 1 - 0.8, 1 - np.sqrt(0.5), 1] if distance == "cosine" else [1, 2, np.sqrt(18), 1, 1]
     )  # (3, 4) to (0, 1)
     np.testing.assert_allclose(distances.ravel(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 18, 21])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("width", [24, 2400])
+def test_a_layer_with_a_large_constant_part_beside_an_ordinary_one(opset: int, distance: Any, width: int) -> None:
+    """A bias of 3,000 and differences of about 1: as in float64."""
+    rng = np.random.default_rng(0)
+    offset, plain = (rng.standard_normal((20, size)).astype(np.float32) + add for size, add in ((width, 3000), (7, 0)))
+    layers = [LayerCentroids("x0", offset[:4]), LayerCentroids("x1", plain[:5])]
+    session = build_layers(layers, distance, [["n", width], ["n", 7]], opset)
+    metric = cosine_distances if distance == "cosine" else euclidean_distances
+    expected = metric(offset.astype(np.float64), offset[:4].astype(np.float64))
+    for some in (slice(4, 7), slice(4, 20)):  # the first four are centroids themselves
+        path, distances = session.run(None, {"x0": offset[some], "x1": plain[some]})
+        assert distances.dtype == np.float32
+        np.testing.assert_array_equal(path[:, 0], expected.argmin(axis=1)[some])
+        np.testing.assert_allclose(distances[:, 0], expected.min(axis=1)[some], rtol=1e-3)
+        own = nearest(plain[some], plain[:5], distance)
+        np.testing.assert_array_equal(path[:, 1], own.labels)
 
 
 @pytest.mark.parametrize("opset", [9, 13, 21])

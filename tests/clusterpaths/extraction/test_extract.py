@@ -205,6 +205,32 @@ def test_layer_beyond_float16_of_a_cache_of_images_has_a_sample_of_float32(
         np.testing.assert_array_equal(read_rows(done, layer), read_rows(npy, layer))
 
 
+@pytest.mark.parametrize("cache_format", ["npy", "zarr", "none"])
+@pytest.mark.parametrize(("factor", "offset"), [(1e-9, 0.0), (1.0, 3000.0)], ids=["tiny", "large offset"])
+def test_layer_whose_differences_float16_would_lose_is_float32(
+    configure: Configure, tmp_path: Path, factor: float, offset: float, cache_format: str
+) -> None:
+    """Activations of about 1e-8 are 0 in float16; around 3,000 its steps are 2."""
+    model = write_cnn(tmp_path / "changed.onnx", factor=factor, offset=offset)
+    config = configure(model=model, cache_format=cache_format, cache_dtype="float16")
+    done = run_extraction(config)
+    assert {name: layer.dtype for name, layer in require_manifest(done.storage).layers.items()}["conv2"] == "float32"
+    assert require_manifest(done.storage).layers["conv1"].dtype == "float16"
+    rows = read_rows(done, "conv2")
+    expected = np.stack([alone(done, example)[0]["conv2"] for example in done.ids.tolist()])
+    differences = expected - expected.mean(axis=0)
+    assert np.abs(rows - expected).max() < 0.01 * differences.std()
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_dead_layers_and_equal_images_stay_float16(configure: Configure, tmp_path: Path, batch_size: int) -> None:
+    """Nothing is lost: every value is 0, or all images are the same."""
+    for colour in (0, 7):
+        data = write_celeba(tmp_path / f"faces {colour}", colour=lambda _, c=colour: (c,) * 3)
+        done = run_extraction(configure(data_root=data, name=f"c{colour}", batch_size=batch_size))
+        assert {layer.dtype for layer in require_manifest(done.storage).layers.values()} == {"float16"}
+
+
 def test_overflow_in_a_late_shard_makes_all_shards_again(configure: Configure, tmp_path: Path) -> None:
     bright = NUMBERS[-1]
     data = write_celeba(tmp_path / "faces", colour=lambda number: (255,) * 3 if number == bright else (1, 1, 1))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from sklearn.metrics.pairwise import cosine_distances
 from sklearn.neighbors import KNeighborsClassifier
 
 from clusterpaths.metrics.neighbours import nearest_neighbours, neighbours_vote
@@ -34,9 +35,11 @@ def test_neighbours_are_those_of_all_distances_sorted() -> None:
     assert nearest_neighbours(fit[:3], queries, 7)[0].shape == (20, 3)
 
 
-def test_a_row_of_zeros_is_one_away_from_every_other() -> None:
-    _, distances = nearest_neighbours(np.array([[0.0, 0], [3, 4]]), np.array([[0.0, 0]]), 2)
-    assert distances.tolist() == [[0, 1]]
+def test_a_row_of_zeros_is_at_cosine_distance_1_of_every_other() -> None:
+    rows = np.array([[0.0, 0], [3, 4]])
+    _, distances = nearest_neighbours(rows, rows[:1], 2)
+    assert distances[0, 0] == 0
+    assert distances[0, 1] ** 2 / 2 == pytest.approx(cosine_distances(rows[:1], rows[1:])[0, 0])
 
 
 def test_memory_is_bounded_where_all_distances_would_not_fit() -> None:
