@@ -244,6 +244,10 @@ class ClusterSummary(Record):
     inertia: float = Field(description="sum of squared distances (cosine: between unit rows and unit centroids)")
     iterations: int = Field(description="passes over the data")
     note: str = Field(default="", description="remarks: a dead layer, too few distinct rows")
+    zeros: int | None = Field(
+        default=None,
+        description="examples whose activations are all 0; None: of sets from before these were at cosine distance 1",
+    )
 
 
 class StageTime(Record):

@@ -102,4 +102,5 @@ def _summary(labels: Labels, k: int, fit: FitRecord, distance: Distance) -> Clus
         inertia=float(squared.sum()),
         iterations=fit.passes,
         note="; ".join(notes),
+        zeros=zero_rows,
     )

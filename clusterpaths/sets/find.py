@@ -28,12 +28,23 @@ def list_sets(directory: StorageLike) -> list[str]:
 
 
 def find_set(directory: Storage, fingerprint: str) -> PublishedSet | None:
-    """The newest set of a cache with this identity; directories of other programs are skipped."""
+    """The newest set of a cache with this identity; directories of other programs are skipped.
+
+    So are sets with cosine distances of 0 for activations that are all 0, as an earlier version published them.
+    """
     for published in _newest_first(directory, list_sets(directory)):
-        if published.record.fingerprint == fingerprint:
+        if published.record.fingerprint == fingerprint and not _zeros_at_0(published.record):
             published.folder.local_tree()
             return published
     return None
+
+
+def _zeros_at_0(record: SetRecord) -> bool:
+    """Whether it is of that version, and noted such activations."""
+    noted = ("dead layer", "no activation at all")
+    return record.distance == "cosine" and any(
+        one.zeros is None and any(words in one.note for words in noted) for one in record.clusters.values()
+    )
 
 
 def find_named(cache_root: StorageLike, given: str) -> PublishedSet:

@@ -13,7 +13,8 @@ import pytest
 
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError
-from tests.clusterpaths.conftest import LAYERS
+from clusterpaths.pipeline import run
+from tests.clusterpaths.conftest import LAYERS, write_celeba, write_cnn
 from tests.runs import SHAPES, Run, assert_contract, paths_of, run_pipeline
 
 Configure = Callable[..., RunConfig]
@@ -152,3 +153,28 @@ def test_plan_says_what_would_be_done_and_writes_nothing(configure: Configure, t
     assert "free on that disk" in told
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize(("black", "new"), [(True, True), (False, False)])
+def test_a_set_with_rows_of_zeros_at_distance_0_is_made_again_and_others_stay(
+    tmp_path: Path, black: bool, new: bool
+) -> None:
+    """As an earlier version published them: their summaries do not count such rows, and noted them."""
+    data = write_celeba(tmp_path / "faces", colour=lambda n: (0,) * 3 if black and n < 10 else (200, n % 9 * 20, n % 2))
+    config = RunConfig(
+        model=write_cnn(tmp_path / "m.onnx"), data_root=data, cache_root=tmp_path, name="T", k=3, preprocessing="unit",
+        **WITHOUT,
+    )  # fmt: skip
+    first = run(config).published
+    assert first
+    conv1 = first.distances[:, 0] == 1
+    assert conv1.any() == black  # biases are 0
+    members = np.flatnonzero(first.clusters[:, 0] == 0)
+    assert not black or conv1[members[np.argmax(first.distances[members, 0])]]  # last among the exemplars of cluster 0
+    document = first.path / "set.json"
+    stored = json.loads(document.read_text())
+    zeros = [one.pop("zeros") for one in stored["clusters"].values()]
+    assert (zeros[0] > 0) == black
+    document.write_text(json.dumps(stored))
+    assert run(config).new == new
+    assert not run(config).new
