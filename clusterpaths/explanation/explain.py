@@ -148,7 +148,7 @@ def look_up(
         CacheError: another program made the set, so there are no distances.
     """
     published = _published(index)
-    scale, scores = published.distance_scale, published.scores.ood
+    scale = published.distance_scale
     make = _Builder(index, path[0], exemplars)
     score = float(scale.score(path, distances)[0])
     standardised = scale.standardise(path, distances)[0]
@@ -172,7 +172,7 @@ def look_up(
         own=own_note,
         similar=None if own_note else make.most_similar(everywhere),
         ood_score=score,
-        ood_percentile=100 * float((scores < score).mean()),
+        ood_percentile=index.ood_percentile(score) or 0.0,
         other=make.most_similar(make.with_other_prediction(predicted if predicted >= 0 else None)),
     )
 

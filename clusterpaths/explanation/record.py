@@ -80,6 +80,6 @@ class Explanation(Record):
     own: PathNote | None = Field(description="the path's examples; None: there are none")
     similar: PathNote | None = Field(description="if there are none: the most similar path, then the most frequent")
     ood_score: float = Field(description="mean over layers of the standardised distance")
-    ood_percentile: float = Field(description="percent of the set's own examples with a lower score")
+    ood_percentile: float = Field(description="percent of the set's examples, each held out, with a lower score")
     other: PathNote | None = Field(description="the most similar path with another prediction")
     warnings: tuple[str, ...] = ()

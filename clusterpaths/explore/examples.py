@@ -24,7 +24,7 @@ def example_detail(index: SetIndex, example: int, *, neighbours: int = 12) -> Ex
         layers=tuple(_layer(index, row, layer) for layer in range(len(index.layers))),
         path=summarise(index, index.paths.of_example[row : row + 1], PATH_EXEMPLARS)[0],
         ood_score=score,
-        ood_percentile=None if score is None else 100 * int(np.searchsorted(index.sorted_ood, score)) / len(index),
+        ood_percentile=None if score is None else index.ood_percentile(score),
         attributes={name: value > 0 for name, value in zip(index.attribute_names, values, strict=True) if value},
         probabilities=index.top_scores(row),
         neighbours=_neighbours(index, row, neighbours),

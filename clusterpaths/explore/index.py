@@ -218,9 +218,11 @@ class SetIndex:
         """How many examples have each attribute, and of how many that is known: (attributes,) each."""
         return (self.attribute_values == 1).sum(axis=1), (self.attribute_values != 0).sum(axis=1)
 
-    @cached_property
-    def sorted_ood(self) -> NDArray[np.float64]:
-        return np.sort(self.ood) if self.ood is not None else np.empty(0)
+    def ood_percentile(self, score: float) -> float | None:
+        """Percent of the examples whose score is lower, each held out (`PublishedSet.held_out_ood`); None without distances."""
+        if self.ood is None or not isinstance(self.source, PublishedSet):
+            return None
+        return 100 * int(np.searchsorted(self.source.held_out_ood, score)) / len(self)
 
     def layers_shared(self, path: NDArray[np.integer]) -> NDArray[np.int16]:
         """(p,) number of layers in which each occupied path equals this one, (L,)."""

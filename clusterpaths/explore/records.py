@@ -214,7 +214,7 @@ class ExampleDetail(Record):
     layers: tuple[ExampleLayer, ...]
     path: PathSummary
     ood_score: float | None = Field(description="mean over layers of the standardised distance")
-    ood_percentile: float | None = Field(description="percent of the set's examples with a lower score")
+    ood_percentile: float | None = Field(description="percent of the set's examples, each held out, with a lower score")
     attributes: dict[str, bool] = Field(description="those that are known")
     probabilities: tuple[ClassShare, ...] = Field(description="as share, count 0; most probable first, ten")
     neighbours: tuple[Neighbour, ...] = Field(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from clusterpaths.metrics.checks import Ints, require_equal_width, require_paths
 from clusterpaths.metrics.paths import count_paths
 from clusterpaths.models.outputs import Decisions
+from clusterpaths.records import Distance
 
 Floats = NDArray[np.floating[Any]]
 
@@ -78,6 +79,60 @@ def scale_distances(clusters: Ints, distances: Floats, k: Sequence[int]) -> Dist
         means.append(np.where(sizes > 0, mean, values.mean()))
         spreads.append(np.maximum(spread, max(SPREAD_FLOOR * pooled, TINIEST_SPREAD)))
     return DistanceScale(tuple(means), tuple(spreads))
+
+
+def held_out_scores(
+    clusters: Ints, distances: Floats, k: Sequence[int], distance: Distance, fitted: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(n,) the OOD score that each example would have if it were held out: what a new example's score is compared with.
+
+    An example that a centroid was fitted on is nearer to it than a new one is, the more so the smaller the cluster. So its
+    distance is that to the centroid of the other fitted members, and mean and spread are those of the other members. Both
+    follow exactly from the distances where the centroid is the mean of its members (for cosine, of their directions); the
+    cluster stays the same. This is the jackknife of conformal prediction (Vovk et al., Algorithmic Learning in a Random
+    World, 2005; Barber et al., arXiv 1905.02928). Nothing is known of a cluster without its only member: the member
+    counts as the layer's farthest.
+
+    Args:
+        clusters: (n, layers), n > 0.
+        distances: (n, layers) to the own centroid.
+        k: clusters of each layer.
+        distance: 1 - cosine, or Euclidean.
+        fitted: (n, layers) whether the layer was fitted on the example.
+    """
+    _require_distances(clusters, distances)
+    scores = np.zeros(len(clusters))
+    for i, num_clusters in enumerate(k):
+        own, values = clusters[:, i], distances[:, i].astype(np.float64)
+        far, alone = _without_itself(own, values, num_clusters, distance, fitted[:, i])
+        sizes, sums, squares = (
+            np.bincount(own, weights, num_clusters)[own] for weights in (None, values, values**2)
+        )  # (n,) each, of its cluster
+        others = np.maximum(sizes - 1, 1)
+        mean = (sums - values) / others
+        spread = np.sqrt(np.maximum((squares - values**2) / others - mean**2, 0))
+        pooled = float(np.sqrt(np.square(values - sums / sizes).mean()))
+        spread = np.maximum(np.where(sizes > 2, spread, pooled), max(SPREAD_FLOOR * pooled, TINIEST_SPREAD))
+        standardised = (far - mean) / spread
+        standardised[alone] = standardised[~alone].max(initial=0)
+        scores += standardised / len(k)
+    return scores
+
+
+def _without_itself(
+    own: Ints, values: NDArray[np.float64], k: int, distance: Distance, fitted: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Distances (n,) to the centroid of the other fitted members of the cluster, and whether there is no other (n,)."""
+    members = np.bincount(own[fitted], minlength=k)[own]
+    alone = fitted & (members < 2)
+    if distance == "euclidean":
+        far = values * members / np.maximum(members - 1, 1)
+    else:  # the directions sum up to a vector along the centroid, of the length of their cosines' sum
+        cosines = 1 - values
+        length = np.bincount(own[fitted], cosines[fitted], k)[own]
+        rest = np.sqrt(np.maximum(length**2 - 2 * length * cosines + 1, np.finfo(np.float64).tiny))
+        far = np.clip(1 - (length * cosines - 1) / rest, values, 2)
+    return np.where(fitted & ~alone, far, values), alone
 
 
 def overall_distance(distances: Floats) -> NDArray[np.float64]:

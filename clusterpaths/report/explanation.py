@@ -116,7 +116,7 @@ def _majority(majority: MajorityClass | None, source: str) -> str:
 
 def ood_sentence(e: Explanation) -> str:
     """The OOD score, its percentile and a verdict."""
-    where = f"{e.ood_percentile:.0f}% of the set's examples have a lower one"
+    where = f"{e.ood_percentile:.0f}% of the set's examples, held out, have a lower one"
     return f"{e.ood_score:.2f}: {where}; {verdict(e.ood_percentile)} for this set."
 
 

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 import pydantic
 from numpy.typing import NDArray
 
+from clusterpaths.cache.fit_sample import draw_ids, fit_size
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.errors import CacheError
-from clusterpaths.metrics.ood import DistanceScale, overall_distance, scale_distances
+from clusterpaths.metrics.ood import DistanceScale, held_out_scores, overall_distance, scale_distances
 from clusterpaths.metrics.paths import PathCounts, Purity, count_paths, purity
 from clusterpaths.records import CacheDtype, SetRecord
 from clusterpaths.sets.cached_examples import TopScores, read_attributes, read_top_scores
@@ -255,6 +256,15 @@ class PublishedSet(SetDirectory):
         """The OOD score of the set's own examples; n > 0."""
         exact = self.distance_scale.standardise(self.clusters, self.distances)
         return Scores(exact.astype(np.float32), exact.mean(axis=1))
+
+    @cached_property
+    def held_out_ood(self) -> NDArray[np.float64]:
+        """(n,) ascending: the OOD scores that the examples would have if each were held out; n > 0."""
+        fitted = np.ones(self.clusters.shape, np.bool_)
+        if self.record.config.get("fit") != "all":
+            for i, k in enumerate(self.k):
+                fitted[:, i] = np.isin(self.ids, draw_ids(self.ids, fit_size(k)), assume_unique=True)
+        return np.sort(held_out_scores(self.clusters, self.distances, self.k, self.record.distance, fitted))
 
     @cached_property
     def overall_distances(self) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ def record(names: tuple[str, ...] = ("cat", "dog")) -> SetRecord:
         preprocessing=Preprocessing(name="unit", size=(4, 4), mean=(0, 0, 0), std=(1, 1, 1)),
         layers=("a", "b"),
         k_per_layer={"a": 2, "b": 3},
-        distance="cosine",
+        distance="euclidean",
         seed=0,
         num_examples=8,
         num_failed=0,

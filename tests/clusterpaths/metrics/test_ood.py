@@ -5,15 +5,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
+from sklearn.neighbors import NearestCentroid
+from sklearn.preprocessing import normalize
 
+from clusterpaths.clustering.kmeans import assign
 from clusterpaths.metrics.ood import (
     confidence_scores,
+    held_out_scores,
     overall_distance,
     path_rarity,
     scale_distances,
 )
 from clusterpaths.models.outputs import decide
-from clusterpaths.records import ModelOutputs
+from clusterpaths.records import Distance, ModelOutputs
+from tests.clusterpaths.clustering.fitting import cluster_rows
+from tests.clusterpaths.clustering.test_kmeans import ArrayRows
 
 PATHS = np.array([[0, 0], [0, 0], [0, 0], [0, 1], [1, 1], [1, 1]])
 LOGITS = ModelOutputs(name="y", kind="logits", classes=2)
@@ -52,6 +60,61 @@ def test_a_cluster_without_fit_examples_takes_its_layer_s_statistics() -> None:
 def test_a_layer_without_any_spread_has_a_finite_score() -> None:
     clusters, distances = np.zeros((3, 1), int), np.zeros((3, 1), np.float32)
     assert scale_distances(clusters, distances, [2]).score(clusters, distances).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_held_out_scores_are_those_of_each_example_left_out(distance: Distance) -> None:
+    """scikit-learn's means of the other fitted members, and the others' distances; the last ten were not fitted."""
+    rng = np.random.default_rng(0)
+    rows, own = rng.standard_normal((60, 8)) + 1, np.arange(60) % 3
+    fitted = np.arange(60) < 50
+    if distance == "cosine":
+        rows = normalize(rows)
+    metric = cosine_distances if distance == "cosine" else euclidean_distances
+
+    def to_centroid(among: NDArray[np.bool_], row: int) -> float:
+        centroid = NearestCentroid().fit(rows[among], own[among]).centroids_[own[row]]
+        return float(metric(rows[row : row + 1], centroid[None])[0, 0])
+
+    distances = np.array([to_centroid(fitted, row) for row in range(60)])
+    expected = np.empty(60)
+    for row in range(60):
+        others = (own == own[row]) & (np.arange(60) != row)
+        far = to_centroid(fitted & (np.arange(60) != row), row)
+        expected[row] = (far - distances[others].mean()) / distances[others].std()
+    found = held_out_scores(own[:, None], distances[:, None], [3], distance, fitted[:, None])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    twice = [np.repeat(one[:, None], 2, axis=1) for one in (own, distances, fitted)]
+    np.testing.assert_allclose(held_out_scores(*twice[:2], [3, 3], distance, twice[2]), expected, rtol=1e-6)
+
+
+def test_the_only_member_of_a_cluster_counts_as_the_farthest() -> None:
+    clusters, distances = np.array([[0], [0], [0], [1], [2]]), np.array([[1.0], [1.2], [1.1], [0], [0]])
+    fitted = np.array([[True]] * 4 + [[False]])
+    found = held_out_scores(clusters, distances, [4], "euclidean", fitted)
+    assert found[3] == found.max() == found[1]
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("n", [40, 200])
+def test_a_twentieth_of_new_examples_is_above_95_percent_of_held_out_ones(distance: Distance, n: int) -> None:
+    """In 100 dimensions, an example is much nearer to a mean that it is part of: of in-sample scores, far more are above."""
+    shares = []
+    for seed in range(8):
+        rows = np.random.default_rng(seed).standard_normal((n + 1000, 100)).astype(np.float32)
+        rows[:, 0] += 8 * (np.arange(n + 1000) % 4)
+        rows[:, 1] += 10
+        found = cluster_rows(ArrayRows(rows[:n]), 4, distance, 0)
+        labels, distances = np.empty(1000, np.int16), np.empty(1000, np.float32)
+        assign(ArrayRows(rows[n:]), found.centroids, distance, labels, distances)
+        own, far = found.labels[:, None], found.distances[:, None]
+        scale = scale_distances(own, far, [4])
+        new = scale.score(labels[:, None], distances[:, None])
+        references = scale.score(own, far), held_out_scores(own, far, [4], distance, np.ones((n, 1), np.bool_))
+        shares.append([np.mean(new > np.quantile(one, 0.95)) for one in references])
+    in_sample, held_out = np.mean(shares, axis=0)
+    assert in_sample > 0.09
+    assert 0.03 < held_out < 0.09
 
 
 def test_overall_distance_weighs_layers_alike() -> None:
