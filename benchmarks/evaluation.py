@@ -30,7 +30,7 @@ from PIL import Image
 
 from clusterpaths.config import RunConfig
 from clusterpaths.evaluation.evaluate import evaluate_set
-from clusterpaths.evaluation.perturb import Images, crops
+from clusterpaths.evaluation.perturb import OODImages, crops
 from clusterpaths.evaluation.probe import MAX_OOD
 from clusterpaths.pipeline import run
 
@@ -110,7 +110,7 @@ def compact(result: dict[str, Any]) -> str:
     return f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n'
 
 
-def scikit_image_crops(size: tuple[int, int], seed: int) -> dict[str, Images]:
+def scikit_image_crops(size: tuple[int, int], seed: int) -> dict[str, OODImages]:
     """Crops of the photographs in scikit-image's wheel, a cat, a cup, a rocket, a motorcycle; none without it."""
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:

@@ -7,6 +7,7 @@ checked on real rows, or overruled, without extracting again. The meaning of row
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from clusterpaths.records import ModelOutputs
 from clusterpaths.storage import Storage
 
 _BATCH = 1024
+_SOME_ROWS = 50_000
 
 
 def check_stored(directory: Storage, outputs: ModelOutputs) -> ModelOutputs:
@@ -85,6 +87,23 @@ def raw_rows(directory: Storage) -> Iterator[tuple[NDArray[np.int64], NDArray[np
         for batch in file.iter_batches(_BATCH, columns=["id", "logits"]):
             known = batch.filter(batch.column("logits").is_valid())
             yield known.column("id").to_numpy(), as_matrix(known.column("logits"))
+
+
+def read_raw_rows(directory: Storage, ids: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    """(n, width) raw output rows of these (n,) ascending ids, NaN where there is none; None where the cache has none.
+
+    Only the cache's first 50,000 rows are looked at.
+    """
+    found: NDArray[np.float32] | None = None
+    for of, rows in islice(raw_rows(directory), _SOME_ROWS // _BATCH):
+        if not len(rows) or not len(ids):
+            continue
+        if found is None:
+            found = np.full((len(ids), rows.shape[1]), np.nan, np.float32)
+        at = np.minimum(np.searchsorted(ids, of), len(ids) - 1)
+        ours = ids[at] == of
+        found[at[ours]] = rows[ours]
+    return found
 
 
 def as_matrix(lists: pa.Array) -> NDArray[np.float32]:

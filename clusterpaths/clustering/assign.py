@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from clusterpaths.cache.manifest import PIXELS, ShardRecord
-from clusterpaths.clustering.kmeans import comparable, decide, first_alike
+from clusterpaths.clustering.kmeans import comparable, decide, distances_to_all, first_alike
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import CacheError
 from clusterpaths.models.products import Products, ProductSession, join_products
@@ -84,6 +84,12 @@ class Assigner:
         if dtype not in self._sessions:
             self._sessions[dtype] = ProductSession(self.compared.shape[1], dtype, self.compared)
         return self._sessions[dtype].run(rows)
+
+    def distances(self, one: Products) -> NDArray[np.float32]:
+        """(n, k) distances to all centroids, of n rows."""
+        if one.with_centroids is None:
+            raise ValueError("should be products with centroids, got squared lengths only")
+        return distances_to_all(one.with_centroids, one.squares, self._lengths, self._distance)
 
     def assign(self, pieces: Sequence[Products]) -> Labels:
         """Of consecutive rows; equal centroids count as the first of them."""

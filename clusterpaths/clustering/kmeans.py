@@ -236,6 +236,14 @@ def nearest(block: NDArray[np.float32], centroids: Values, distance: Distance) -
     return decide(rows @ centroids.T, squares, lengths, distance)
 
 
+def graded(block: NDArray[np.float32], centroids: Values, distance: Distance) -> NDArray[np.float32]:
+    """(m, k) distances of rows (m, width) to each of the `comparable` centroids: one layer of a graded path."""
+    rows: Values = block.astype(centroids.dtype, copy=False)
+    squares: Values = np.einsum("ij,ij->i", rows, rows)
+    lengths: Values = np.einsum("ij,ij->i", centroids, centroids)
+    return distances_to_all(rows @ centroids.T, squares, lengths, distance)
+
+
 def decide(products: Values, squares: Values, lengths: Values, distance: Distance) -> Nearest:
     """The nearest centroid of each row; all arrays are float32, or float64.
 
@@ -248,9 +256,7 @@ def decide(products: Values, squares: Values, lengths: Values, distance: Distanc
     zero, dtype = squares == 0, products.dtype
     shares = np.ones(len(squares), np.float32)
     if distance == "cosine":
-        norms = np.where(zero, 1, np.sqrt(squares)).astype(dtype)
-        products = products / norms[:, None]
-        squares = (~zero).astype(dtype)
+        products, squares, norms = _at_unit_length(products, squares)
         shares = (squares / norms).astype(np.float32, copy=False)
     gaps = lengths - 2 * products  # (m, k)
     labels = gaps.argmin(axis=1)
@@ -258,3 +264,21 @@ def decide(products: Values, squares: Values, lengths: Values, distance: Distanc
     if distance == "cosine":
         labels[zero], squared[zero] = 0, 2
     return Nearest(labels.astype(np.int16), squared.astype(dtype, copy=False), shares, int(zero.sum()))
+
+
+def distances_to_all(products: Values, squares: Values, lengths: Values, distance: Distance) -> NDArray[np.float32]:
+    """(m, k) distances of rows to every centroid: 1 - cosine, or Euclidean; arguments as those of `decide`."""
+    zero = squares == 0
+    if distance == "cosine":
+        products, squares, _ = _at_unit_length(products, squares)
+    squared = np.maximum(lengths - 2 * products + squares[:, None], 0)
+    if distance == "cosine":
+        squared[zero] = 2
+    return (squared / 2 if distance == "cosine" else np.sqrt(squared)).astype(np.float32, copy=False)
+
+
+def _at_unit_length(products: Values, squares: Values) -> tuple[Values, Values, Values]:
+    """Products and squared lengths (1, or 0) of rows scaled to unit length, and their lengths (1 for rows of zeros)."""
+    zero, dtype = squares == 0, products.dtype
+    norms = np.where(zero, 1, np.sqrt(squares)).astype(dtype)
+    return products / norms[:, None], (~zero).astype(dtype), norms

@@ -21,7 +21,7 @@ from clusterpaths.cache.predictions import check_stored
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import EVALUATION_IMAGES
 from clusterpaths.evaluation import perturb
-from clusterpaths.evaluation.probe import Probe, Seen, Work, measured
+from clusterpaths.evaluation.probe import Probe, Work, measured
 from clusterpaths.evaluation.record import (
     METRICS,
     VERSION,
@@ -31,9 +31,16 @@ from clusterpaths.evaluation.record import (
     Measure,
     read_evaluation,
 )
+from clusterpaths.evaluation.scores import Seen, fit_scores
 from clusterpaths.evaluation.split import MIN_EVAL, Split, choose_positions, split_set
 from clusterpaths.extraction.job import ExtractionJob
-from clusterpaths.metrics.alignment import decision_alignment, majority_baseline
+from clusterpaths.metrics.alignment import (
+    back_off,
+    choose_unseen_rule,
+    decision_alignment,
+    graded_predictions,
+    majority_baseline,
+)
 from clusterpaths.metrics.neighbours import nearest_neighbours, neighbours_vote
 from clusterpaths.metrics.paths import chance_purity, in_majority, path_complexity
 from clusterpaths.records import ModelOutputs
@@ -44,7 +51,7 @@ def evaluate_set(
     published: PublishedSet,
     job: ExtractionJob,
     seed: int | None = None,
-    more: Mapping[str, perturb.Images] | None = None,
+    more: Mapping[str, perturb.OODImages] | None = None,
     images: int = EVALUATION_IMAGES,
     workers: int = 1,
 ) -> Evaluation:
@@ -89,7 +96,7 @@ def _evaluate(
     published: PublishedSet,
     job: ExtractionJob,
     seed: int,
-    more: Mapping[str, perturb.Images],
+    more: Mapping[str, perturb.OODImages],
     max_images: int,
     workers: int,
 ) -> Evaluation:
@@ -146,7 +153,8 @@ def _evaluate(
             others = probe.ood_images(images)
             (clean,) = probe.run([Work(images)])
             measures["perturbations"] = probe.perturbed(clean, images)
-            measures["strangers"] = probe.ood_detection(clean, others, more)
+            scores = fit_scores(published, directory, split, predictions, outputs)
+            measures["strangers"] = probe.ood_detection(clean, others, more, scores)
     if evaluation.purity_predictions is not None:
         measures["alignment"] = _alignment(split, predictions, positions, clean, seed)
     return evaluation.model_copy(update={**measures, "notes": tuple(notes)})
@@ -161,39 +169,51 @@ def _without_predictions(outputs: ModelOutputs) -> str:
 def _alignment(
     split: Split, predictions: Classes, positions: NDArray[np.int64], clean: Seen | None, seed: int
 ) -> Alignment | None:
-    """Of all held-out examples; deep k-NN of those at `positions`, which were run, where no others' features are there."""
+    """Of all held-out examples; deep k-NN and graded paths of those at `positions`, which were run, if no others were read."""
     fit, held_out = split.fit, split.held_out
     classes, own = predictions[fit.positions], predictions[held_out.positions]
     given, known = classes >= 0, own >= 0
     if not given.any() or not known.any():
         return None
-    found = decision_alignment(fit.clusters[given], classes[given], held_out.clusters[known], own[known])
+    paths, held_paths = (fit.clusters[given], classes[given]), (held_out.clusters[known], own[known])
+    rule = choose_unseen_rule(*paths)
+    found = decision_alignment(*paths, *held_paths, rule)
     correct = found.predicted == own[known]
+    deep_knn, graded = _neighbours_and_graded(split, predictions, positions, clean, seed)
     return Alignment(
         daf=measured(correct, seed),
         coverage=measured(found.seen, seed),
         daf_seen=_mean(correct[found.seen], seed),
         paths=path_complexity(fit.clusters[given]).occupied,
         majority=measured(majority_baseline(classes[given], int(known.sum())) == own[known], seed),
-        deep_knn=_deep_knn(split, predictions, positions, clean, seed),
+        unseen=rule,
+        back_off=measured(back_off(*paths, held_paths[0])[0] == own[known], seed),
+        deep_knn=deep_knn,
+        graded=graded,
+        graded_values=split.features.graded.shape[1],
+        features=split.features.fit.shape[1],
     )
 
 
-def _deep_knn(
+def _neighbours_and_graded(
     split: Split, predictions: Classes, positions: NDArray[np.int64], clean: Seen | None, seed: int
-) -> Measure | None:
-    features, queries = split.features, split.features.held_out
+) -> tuple[Measure | None, Measure | None]:
+    """How often deep k-NN, and a graded path, predict the decision."""
+    features, queries, graded = split.features, split.features.held_out, split.features.graded_held_out
     if queries is not None:
         positions = split.held_out.positions
     elif clean is not None:
-        queries = clean.features
-    else:
-        return None
+        queries, graded = clean.features, clean.graded
+    if queries is None or graded is None:
+        return None, None
     classes, own = predictions[features.positions], predictions[positions]
-    if not (classes >= 0).any() or not (own >= 0).any():
-        return None
-    neighbours, _ = nearest_neighbours(features.fit[classes >= 0], queries[own >= 0])
-    return measured(neighbours_vote(neighbours, classes[classes >= 0]) == own[own >= 0], seed)
+    given, known = classes >= 0, own >= 0
+    if not given.any() or not known.any():
+        return None, None
+    neighbours, _ = nearest_neighbours(features.fit[given], queries[known])
+    voted = neighbours_vote(neighbours, classes[given])
+    predicted = graded_predictions(features.graded[given], classes[given], graded[known])
+    return measured(voted == own[known], seed), measured(predicted == own[known], seed)
 
 
 def _mean(values: NDArray[np.bool_], seed: int) -> Measure | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,21 @@ from clusterpaths.datasets.drawn_faces.draw import draw_face
 from clusterpaths.preprocessing.prepare import resize
 
 Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class OODImages:
+    """Images that are none of the data set.
+
+    Attributes:
+        images: (n, height, width, 3).
+        sources: (n,) what each one was cut from, 0, 1 …; None: they are independent of each other.
+    """
+
+    images: Images
+    sources: NDArray[np.int64] | None = None
+
+
 Perturbation = Callable[[Images, np.random.Generator], Images]
 
 
@@ -78,7 +94,7 @@ PERTURBATIONS: dict[str, Perturbation] = {
 }
 
 
-def photo_crops(count: int, size: tuple[int, int], rng: np.random.Generator) -> Images:
+def photo_crops(count: int, size: tuple[int, int], rng: np.random.Generator) -> OODImages:
     """Crops of the two photographs that scikit-learn ships, a temple and a flower.
 
     scikit-image ships more of them, but nothing else here needs it: its photographs are in benchmarks/evaluation.py,
@@ -89,18 +105,18 @@ def photo_crops(count: int, size: tuple[int, int], rng: np.random.Generator) -> 
 
 def crops(
     photographs: Sequence[NDArray[np.uint8]], count: int, size: tuple[int, int], rng: np.random.Generator
-) -> Images:
+) -> OODImages:
     """Of (height, width, 3) photographs in turn, at random places; a quarter to all of the height, in the shape of `size`."""
     height, width = size
-    result = np.empty((count, height, width, 3), np.uint8)
+    result, sources = np.empty((count, height, width, 3), np.uint8), np.arange(count) % len(photographs)
     for index in range(count):
-        photograph = photographs[index % len(photographs)]
+        photograph = photographs[sources[index]]
         tall = int(rng.integers(photograph.shape[0] // 4, photograph.shape[0] + 1))
         wide = min(round(tall * width / height), photograph.shape[1])
         top = int(rng.integers(photograph.shape[0] - tall + 1))
         left = int(rng.integers(photograph.shape[1] - wide + 1))
         result[index] = resize(Image.fromarray(photograph[top : top + tall, left : left + wide]), size)
-    return result
+    return OODImages(result, sources)
 
 
 def upside_down(images: Images) -> Images:

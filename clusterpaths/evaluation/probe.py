@@ -23,14 +23,14 @@ from clusterpaths.clustering.assign import Assigner
 from clusterpaths.datasets import open_dataset
 from clusterpaths.evaluation import perturb
 from clusterpaths.evaluation.record import Detection, Measure, OODDetection, Perturbed
+from clusterpaths.evaluation.refit import GRADED_LAYERS
+from clusterpaths.evaluation.scores import OODScores, Seen
 from clusterpaths.evaluation.split import Split
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.agreement import path_agreement
 from clusterpaths.metrics.detection import auroc, bootstrap_detection, fpr95
 from clusterpaths.metrics.intervals import bootstrap_mean
-from clusterpaths.metrics.neighbours import nearest_neighbours
-from clusterpaths.metrics.ood import confidence_scores, path_rarity, scale_distances
-from clusterpaths.models.outputs import Decisions, decide, join_decisions
+from clusterpaths.models.outputs import decide, join_decisions
 from clusterpaths.models.products import Products, Values
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.preprocessing.prepare import fit, normalise
@@ -41,17 +41,6 @@ BATCH = 32
 MAX_OOD = 300  # OOD images of each kind
 # Taps beside the set's own, on the same tensors. A layer's name holds no space.
 REFITTED, FEATURES = "refitted ", "features"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the model makes of m images."""
-
-    published: NDArray[np.int16]  # (m, L) paths by the set's centroids
-    clusters: NDArray[np.int16]  # (m, L) by those of the clustering that is measured
-    distances: NDArray[np.float32]  # (m, L) to the latter
-    features: NDArray[np.float32]  # (m, d)
-    decisions: Decisions  # of m rows
 
 
 @dataclass(frozen=True)
@@ -138,11 +127,14 @@ class Probe:
         out = self._outputs(normalise(images, self._job.preprocessing))
         layers = self._record.layers
         labels = {name: one.assign([out.products[name]]) for name, one in self._assigners.items()}
-        measured = [labels[layer if self._split.refitted is None else REFITTED + layer] for layer in layers]
+        names = [layer if self._split.refitted is None else REFITTED + layer for layer in layers]
+        measured = [labels[name] for name in names]
+        graded = [self._assigners[name].distances(out.products[name]) for name in names[-GRADED_LAYERS:]]
         return Seen(
             np.stack([labels[layer].labels for layer in layers], axis=1),
             np.stack([one.labels for one in measured], axis=1),
             np.stack([one.distances for one in measured], axis=1),
+            np.hstack(graded),
             _with_centroids(out.products[FEATURES]),
             decide(self._outputs_are, np.empty((len(images), 0)) if out.logits is None else out.logits),
         )
@@ -180,48 +172,49 @@ class Probe:
     def _measured(self, values: NDArray[np.bool_] | NDArray[np.float64]) -> Measure:
         return measured(values, self._seed)
 
-    def ood_images(self, images: perturb.Images) -> dict[str, Future[perturb.Images]]:
+    def ood_images(self, images: perturb.Images) -> dict[str, Future[perturb.OODImages]]:
         """OOD images of each kind, as many as these or 300; made while other images run."""
         count, size = min(MAX_OOD, len(images)), self._job.preprocessing.size
-        crops_rng, noise_rng = np.random.default_rng([self._seed, 5]).spawn(2)
-        makers: dict[str, Callable[[], perturb.Images]] = {
+        crops_rng, noise_rng, draw_rng = np.random.default_rng([self._seed, 5]).spawn(3)
+        # at random: ids may be in the order of classes
+        drawn = np.sort(draw_rng.choice(len(images), count, replace=False))
+        makers: dict[str, Callable[[], perturb.OODImages]] = {
             "crops of photographs": lambda: perturb.photo_crops(count, size, crops_rng),
-            "upside-down examples": lambda: perturb.upside_down(images[:count]),
-            "uniform noise": lambda: perturb.uniform_noise(count, size, noise_rng),
+            "upside-down examples": lambda: perturb.OODImages(perturb.upside_down(images[drawn])),
+            "uniform noise": lambda: perturb.OODImages(perturb.uniform_noise(count, size, noise_rng)),
         }
         root = Path(self._job.dataset.root)
         if not any((folder / "faces.json").is_file() for folder in (root, root / "celeba")):  # the sample itself
-            makers["drawn faces"] = lambda: perturb.drawn_faces(count, size, self._seed)
+            makers["drawn faces"] = lambda: perturb.OODImages(perturb.drawn_faces(count, size, self._seed))
         return {name: self._pool.submit(make) for name, make in makers.items()}
 
     def ood_detection(
-        self, clean: Seen, made: Mapping[str, Future[perturb.Images]], more: Mapping[str, perturb.Images]
+        self,
+        clean: Seen,
+        made: Mapping[str, Future[perturb.OODImages]],
+        more: Mapping[str, perturb.OODImages],
+        scores: OODScores,
     ) -> tuple[OODDetection, ...]:
         """How well each score separates OOD images from the set's own, which are `clean`."""
         others = {name: future.result() for name, future in made.items()} | dict(more)
-        own, *scores = [self._scores(one) for one in (clean, *self.run([Work(pixels) for pixels in others.values()]))]
+        own, *found = [scores.of(one) for one in (clean, *self.run([Work(one.images) for one in others.values()]))]
         return tuple(
             OODDetection(
                 name=name,
-                num_images=len(pixels),
-                scores=tuple(self._detect(score, own[score], theirs[score]) for score in own if score in theirs),
+                num_images=len(one.images),
+                num_sources=None if one.sources is None else len(np.unique(one.sources)),
+                scores=tuple(
+                    self._detect(score, own[score], theirs[score], one.sources) for score in own if score in theirs
+                ),
             )
-            for (name, pixels), theirs in zip(others.items(), scores, strict=True)
+            for (name, one), theirs in zip(others.items(), found, strict=True)
         )
 
-    def _scores(self, seen: Seen) -> dict[str, NDArray[np.float64]]:
-        """OOD scores of each image, by name; higher is farther from the set's own."""
-        own, k = self._split.fit, [self._record.k_per_layer[layer] for layer in self._record.layers]
-        scores = {
-            "paths": scale_distances(own.clusters, own.distances, k).score(seen.clusters, seen.distances),
-            "path rarity": path_rarity(own.clusters, seen.clusters),
-            "deep k-NN": nearest_neighbours(self._split.features.fit, seen.features)[1][:, -1],
-        }
-        return scores | confidence_scores(seen.decisions)
-
-    def _detect(self, score: str, own: NDArray[np.float64], others: NDArray[np.float64]) -> Detection:
+    def _detect(
+        self, score: str, own: NDArray[np.float64], others: NDArray[np.float64], sources: NDArray[np.int64] | None
+    ) -> Detection:
         area, rate = auroc(own, others), fpr95(own, others)
-        areas, rates = bootstrap_detection(own, others, self._seed)
+        areas, rates = bootstrap_detection(own, others, self._seed, sources)
         n = len(own) + len(others)
         return Detection(
             score=score,
@@ -241,6 +234,7 @@ def _joined(parts: Sequence[Seen]) -> Seen:
         np.concatenate([part.published for part in parts]),
         np.concatenate([part.clusters for part in parts]),
         np.concatenate([part.distances for part in parts]),
+        np.concatenate([part.graded for part in parts]),
         np.concatenate([part.features for part in parts]),
         join_decisions([part.decisions for part in parts]),
     )

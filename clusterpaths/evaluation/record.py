@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationError
 
+from clusterpaths.metrics.alignment import UnseenRule
 from clusterpaths.records import Record
 from clusterpaths.sets.directory import SetDirectory
 
-# Raised when a definition changes. 2: the OOD score of small clusters; 3: held out from the published clustering.
-VERSION = 3
+# Raised when a definition changes. 2: the OOD score of small clusters; 3: held out from the published clustering; 4: OOD
+# images drawn at random, intervals by photograph, back-off and graded paths, more OOD scores to compare with.
+VERSION = 4
 METRICS = "metrics.json"
 
 
@@ -39,6 +41,21 @@ class Alignment(Record):
     coverage: Measure = Field(description="share on a path that was seen in fit")
     daf_seen: Measure | None = Field(description="of those only")
     paths: int = Field(description="occupied paths of the fit examples")
+    unseen: UnseenRule = Field(
+        default="hamming",
+        description="how a path that was not seen in fit predicts: by the most similar paths, or by its longest suffix that "
+        "was seen often; whichever predicts more of the fit examples' decisions in cross-validation",
+    )
+    back_off: Measure | None = Field(
+        default=None, description="by the longest suffix of every path that was seen at least 8 times in fit"
+    )
+    graded: Measure | None = Field(
+        default=None,
+        description="by the graded path: the distances to all centroids of the last two layers, with a logistic regression; "
+        "of the same examples as deep_knn",
+    )
+    graded_values: int = Field(default=0, description="numbers per image in a graded path")
+    features: int = Field(default=0, description="numbers per image that deep_knn compares")
     majority: Measure = Field(description="baseline: always the most frequent class")
     deep_knn: Measure | None = Field(
         description="baseline: the nearest neighbours in the last layer; of the held-out examples whose images were run"
@@ -67,6 +84,9 @@ class OODDetection(Record):
 
     name: str
     num_images: int
+    num_sources: int | None = Field(
+        default=None, description="photographs that the images were cut from: intervals are by photograph"
+    )
     scores: tuple[Detection, ...]
 
 

@@ -19,6 +19,7 @@ from clusterpaths.common.threads import one_thread
 from clusterpaths.records import SetRecord
 from clusterpaths.storage import Storage
 
+GRADED_LAYERS = 2  # the last ones: distances to their centroids are a graded path
 FEATURES = 256  # a wider last layer is projected to so many dimensions (Johnson and Lindenstrauss 1984)
 
 
@@ -33,6 +34,7 @@ class Refit:
     distances: NDArray[np.float32]  # (n, L)
     features: NDArray[np.float32]  # (n, FEATURES or fewer) of the last layer
     projection: NDArray[np.float32] | None  # (width of the last layer, FEATURES) that made them
+    graded: NDArray[np.float32]  # (n, sum of k) distances to all centroids of the last GRADED_LAYERS layers
     centroids: dict[str, NDArray[np.float32]]
 
 
@@ -67,16 +69,22 @@ def refit_clustering(
         projection = np.random.default_rng([seed, 2]).standard_normal((width, FEATURES), np.float32)
     features = np.empty((len(sample), min(width, FEATURES)), np.float32)
     centroids: dict[str, NDArray[np.float32]] = {}
+    graded = []
     for at, layer in enumerate(record.layers):
         rows = LayerRows(directory, layer, ids[sample])
         k = record.k_per_layer[layer]
         centroids[layer] = kmeans.fit(Subset(rows, fit), k, record.distance, record.seed).centroids
         labels, far = np.empty(len(sample), np.int16), np.empty(len(sample), np.float32)
-        assigned = Assignment(centroids[layer], record.distance, labels, far)
+        assigned, compared = Assignment(centroids[layer], record.distance, labels, far), None
+        if layer in record.layers[-GRADED_LAYERS:]:
+            compared = kmeans.comparable(centroids[layer], record.distance)
+            graded.append(np.empty((len(sample), k), np.float32))
         with one_thread():
             for where, block in rows.blocks():
                 assigned.add(where, block)
+                if compared is not None:
+                    graded[-1][where] = kmeans.graded(block, compared, record.distance)
                 if layer == last:
                     features[where] = block if projection is None else block @ projection
         clusters[:, at], distances[:, at] = labels, far
-    return Refit(sample, fit, held_out, clusters, distances, features, projection, centroids)
+    return Refit(sample, fit, held_out, clusters, distances, features, projection, np.hstack(graded), centroids)

@@ -18,7 +18,8 @@ from clusterpaths.cache.extracted import locate
 from clusterpaths.cache.fit_sample import SAMPLE_ROWS, draw_ids, fit_size
 from clusterpaths.cache.manifest import require_manifest
 from clusterpaths.cache.rows import LayerRows, stored_rows
-from clusterpaths.evaluation.refit import FEATURES, refit_clustering
+from clusterpaths.clustering import kmeans
+from clusterpaths.evaluation.refit import FEATURES, GRADED_LAYERS, refit_clustering
 from clusterpaths.metrics.alignment import split_fit_eval
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.published import PublishedSet
@@ -52,19 +53,23 @@ class Members:
 
 @dataclass(frozen=True)
 class Features:
-    """What deep k-NN compares: rows of the last layer, projected where they are wide.
+    """What deep k-NN and other baselines compare: rows of the last layer, projected where they are wide; graded paths.
 
     Attributes:
         positions: (n,) of the fit examples that are compared with, in the set.
         fit: (n, d).
         held_out: (m, d) of all held-out examples; None where their activations were not read.
         projection: (width, d) that makes them of the last layer's rows; the identity where these are narrow.
+        graded: (n, g) of the fit examples: distances to all centroids of the last layers (`refit.GRADED_LAYERS`).
+        graded_held_out: (m, g), or None, as `held_out`.
     """
 
     positions: NDArray[np.int64]
     fit: NDArray[np.float32]
     held_out: NDArray[np.float32] | None
     projection: NDArray[np.float32]
+    graded: NDArray[np.float32]
+    graded_held_out: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def choose_positions(published: PublishedSet, directory: Storage, seed: int) -> 
 def split_set(published: PublishedSet, directory: Storage, chosen: Positions, seed: int) -> Split:
     """The examples' clusters: from the set, or of a clustering fitted on the fit examples.
 
-    Reads activations: of the last layer of some fit examples, or of every layer of all these examples.
+    Reads activations: of the last two layers of some fit examples, or of every layer of all these examples.
 
     Raises:
         CacheError, CorruptedShardError: the cache does not hold them.
@@ -134,7 +139,14 @@ def split_set(published: PublishedSet, directory: Storage, chosen: Positions, se
         Members(sample[rows], again.clusters[rows], again.distances[rows]) for rows in (fit_rows, held_rows)
     )
     projection = np.eye(again.features.shape[1], dtype=np.float32) if again.projection is None else again.projection
-    features = Features(chosen.fit, again.features[fit_rows], again.features[held_rows], projection)
+    features = Features(
+        chosen.fit,
+        again.features[fit_rows],
+        again.features[held_rows],
+        projection,
+        again.graded[fit_rows],
+        again.graded[held_rows],
+    )
     return Split(fit, held_out, again.centroids, features)
 
 
@@ -164,15 +176,22 @@ def _members(published: PublishedSet, positions: NDArray[np.int64]) -> Members:
 
 
 def _read_features(published: PublishedSet, directory: Storage, fit: NDArray[np.int64], seed: int) -> Features:
-    """Of at most 2,048 of the fit examples."""
-    ids = published.ids[fit]
+    """Of at most 2,048 of the fit examples; each row is read once."""
+    ids, record = published.ids[fit], published.record
     ids = draw_ids(ids[_has_activations(directory, ids)], SAMPLE_ROWS)
-    rows = LayerRows(directory, published.record.layers[-1], ids)
-    if rows.width > FEATURES:
-        projection = np.random.default_rng([seed, 2]).standard_normal((rows.width, FEATURES), np.float32)
+    last = LayerRows(directory, record.layers[-1], ids)
+    if last.width > FEATURES:
+        projection = np.random.default_rng([seed, 2]).standard_normal((last.width, FEATURES), np.float32)
     else:
-        projection = np.eye(rows.width, dtype=np.float32)
-    features = np.empty((len(rows), projection.shape[1]), np.float32)
-    for where, block in rows.blocks():
-        features[where] = block @ projection
-    return Features(np.searchsorted(published.ids, ids), features, None, projection)
+        projection = np.eye(last.width, dtype=np.float32)
+    features, graded = np.empty((len(ids), projection.shape[1]), np.float32), []
+    centroids = published.read_centroids()
+    for layer in record.layers[-GRADED_LAYERS:]:
+        rows = last if layer == last.layer else LayerRows(directory, layer, ids)
+        compared = kmeans.comparable(centroids[layer], record.distance)
+        graded.append(np.empty((len(ids), len(compared)), np.float32))
+        for where, block in rows.blocks():
+            graded[-1][where] = kmeans.graded(block, compared, record.distance)
+            if rows is last:
+                features[where] = block @ projection
+    return Features(np.searchsorted(published.ids, ids), features, None, projection, np.hstack(graded), None)

@@ -33,8 +33,14 @@ def fpr95(own: Floats, others: Floats) -> float:
     return float(false[np.argmax(true >= 0.95)])
 
 
-def bootstrap_detection(own: Floats, others: Floats, seed: int) -> tuple[Interval, Interval]:
+def bootstrap_detection(
+    own: Floats, others: Floats, seed: int, sources: NDArray[np.int64] | None = None
+) -> tuple[Interval, Interval]:
     """95% intervals of `auroc` and of `fpr95`, by the percentile bootstrap; each side is resampled separately.
+
+    Other images with the same of `sources` (m,), numbered 0, 1 …, such as crops of one photograph, are resampled together:
+    a cluster bootstrap (Field and Welsh, Journal of the Royal Statistical Society B 69, 2007). With few sources the
+    interval is wide, as it should be, and still a little too narrow.
 
     Both from the same 1,000 resamples of ranks: scipy.stats.bootstrap would sort every resample again for each measure.
     """
@@ -44,19 +50,27 @@ def bootstrap_detection(own: Floats, others: Floats, seed: int) -> tuple[Interva
     step = max(1, _BLOCK_CELLS // len(place))
     for start in range(0, RESAMPLES, step):
         some = slice(start, min(start + step, RESAMPLES))
-        a, b = (
-            _resampled_counts(side, some.stop - some.start, len(different), rng)
-            for side in (place[: len(own)], place[len(own) :])
-        )
+        draws = some.stop - some.start
+        a = _resampled_counts(place[: len(own)], draws, len(different), rng)
+        b = _resampled_counts(place[len(own) :], draws, len(different), rng, sources)
         areas[some], rates[some] = _from_counts(a, b)
     (low, high), (low_rate, high_rate) = np.percentile(areas, [2.5, 97.5]), np.percentile(rates, [2.5, 97.5])
     return (float(low), float(high)), (float(low_rate), float(high_rate))
 
 
 def _resampled_counts(
-    place: NDArray[np.int64], draws: int, num_places: int, rng: np.random.Generator
+    place: NDArray[np.int64],
+    draws: int,
+    num_places: int,
+    rng: np.random.Generator,
+    sources: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """(draws, num_places): how often each place occurs in resamples of (n,) places."""
+    """(draws, num_places): how often each place occurs in resamples of (n,) places, or of the sources that they are of."""
+    if sources is not None:
+        number = int(sources.max()) + 1
+        of_source = np.bincount(sources * num_places + place, minlength=number * num_places).reshape(number, num_places)
+        counts: NDArray[np.int64] = rng.multinomial(number, np.full(number, 1 / number), size=draws) @ of_source
+        return counts
     picked = place[rng.integers(len(place), size=(draws, len(place)))] + num_places * np.arange(draws)[:, None]
     return np.bincount(picked.ravel(), minlength=draws * num_places).reshape(draws, num_places)
 

@@ -167,13 +167,17 @@ def path_rarity(fit_paths: Ints, paths: Ints) -> NDArray[np.float64]:
 def confidence_scores(decisions: Decisions) -> dict[str, NDArray[np.float64]]:
     """The OOD scores that need class scores of m examples only; each (m,). Empty where an example has no one class.
 
-    "max softmax" is minus the largest probability (Hendrycks and Gimpel, arXiv 1610.02136), "energy" minus the log of the
-    summed exponentials (Liu et al., arXiv 2010.03759). Where the model outputs no logits there is no energy.
+    "max softmax" is minus the largest probability (Hendrycks and Gimpel, arXiv 1610.02136), "max logit" minus the largest
+    class score (Hendrycks et al., arXiv 1911.11132), "energy" minus the log of the summed exponentials (Liu et al., arXiv
+    2010.03759). Where the model outputs no logits, the first one is all there is.
     """
     if decisions.probabilities is None or not (decisions.predictions >= 0).any():
         return {}
-    scores = {"max softmax": -decisions.probabilities.max(axis=1)}
-    return scores if decisions.energy is None else scores | {"energy": -decisions.energy}
+    largest = decisions.probabilities.max(axis=1)
+    if decisions.energy is None:
+        return {"max softmax": -largest}
+    # log softmax = logit - energy
+    return {"max softmax": -largest, "max logit": -decisions.energy - np.log(largest), "energy": -decisions.energy}
 
 
 def _require_distances(clusters: Ints, distances: Floats) -> None:

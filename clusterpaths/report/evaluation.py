@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from clusterpaths.evaluation.record import Detection, Evaluation, Measure, OODDetection
+from clusterpaths.metrics.alignment import SUFFIX_EXAMPLES
 from clusterpaths.metrics.neighbours import NEIGHBOURS
 
 SCORES = {
     "paths": "OOD score: mean over layers of the standardised distance to the centroid.",
     "path rarity": "How rare the path of the image is among the fit examples.",
     "deep k-NN": f"Distance to the {NEIGHBOURS}th nearest fit example in the last layer.",
+    "Mahalanobis": "Mahalanobis distance to the nearest class mean in the last layer.",
+    "ViM": "Virtual-logit matching: what principal components of the last layer leave out, minus the energy.",
     "max softmax": "Negative of the largest class probability.",
+    "max logit": "Negative of the largest class score.",
     "energy": "Negative log-sum-exp of the class scores.",
 }
 SHORT_NAMES = {"crops of photographs": "photo crops"}  # kind of OOD images in metrics.json -> on pages
@@ -65,7 +69,9 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[Group, ...]:
     hint = "Share of examples with the most frequent class of their path; by chance: with the classes permuted."
     found = [Group("Purity", hint, rows)]
     if alignment := evaluation.alignment:
-        seen = "share whose path occurs among the fit examples; the others use the most similar paths"
+        seen = "share whose path occurs among the fit examples; the others use " + (
+            "back-off" if alignment.unseen == "back-off" else "the most similar paths"
+        )
         own = _rows(
             {
                 "decision alignment": (alignment.daf, f"over {alignment.paths:,} paths"),
@@ -74,6 +80,14 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[Group, ...]:
                     "the same, over examples whose path occurs among the fit examples",
                 ),
                 "coverage": (alignment.coverage, seen),
+                "back-off": (
+                    alignment.back_off,
+                    f"by the longest end of the path that at least {SUFFIX_EXAMPLES} fit examples took",
+                ),
+                "graded path": (
+                    alignment.graded,
+                    f"by {alignment.graded_values:,} distances to the centroids of the last layers, with a logistic regression",
+                ),
             }
         )
         baselines = _rows(
@@ -96,6 +110,8 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[Group, ...]:
     found.append(Group("Prediction agreement", hint, _rows(predictions, own=False)))
     for at, detection in enumerate(evaluation.strangers):
         hint = f"AUROC: probability that one of {detection.num_images:,} OOD images scores higher than an in-distribution one."
+        if detection.num_sources:
+            hint += f" Intervals are by photograph: {detection.num_sources:,}."
         rows = tuple(row for score in detection.scores for row in _score(score))
         terms = () if at else _terms(detection)  # once is enough
         title = f"OOD detection: {SHORT_NAMES.get(detection.name, detection.name)}"

@@ -12,7 +12,7 @@ from sklearn.metrics.pairwise import cosine_distances, euclidean_distances
 from threadpoolctl import threadpool_info
 
 from clusterpaths.cache.fit_sample import fit_size
-from clusterpaths.clustering.kmeans import _means, assign, comparable, farthest, first_alike, fit, nearest
+from clusterpaths.clustering.kmeans import _means, assign, comparable, farthest, first_alike, fit, graded, nearest
 from clusterpaths.clustering.reading import Subset, Where
 from clusterpaths.clustering.seeding import (
     _best_labels,
@@ -246,6 +246,16 @@ def test_a_large_constant_part_decides_nothing(distance: Distance) -> None:
         unit(rows) * 3000 if distance == "cosine" else rows - 3000
     )
     assert agree(found.labels, groups.tolist())
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("rows", [with_dead_rows()[0], large_offset()], ids=["with zeros", "large offset"])
+def test_a_graded_path_is_the_distances_to_all_centroids(rows: NDArray[np.float32], distance: Distance) -> None:
+    centroids = rows[:4] if distance == "euclidean" else unit(rows[:4]).astype(np.float32)
+    metric = cosine_distances if distance == "cosine" else euclidean_distances
+    expected = metric(rows.astype(np.float64), centroids.astype(np.float64))
+    found = graded(rows, comparable(centroids, distance), distance)
+    np.testing.assert_allclose(found[4:], expected[4:], rtol=1e-3, atol=1e-6 * expected.max())
 
 
 def test_ordinary_layers_are_compared_in_float32() -> None:

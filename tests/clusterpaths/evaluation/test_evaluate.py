@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
-from clusterpaths.evaluation import perturb
+from clusterpaths.evaluation import perturb, probe
 from clusterpaths.evaluation.evaluate import evaluate_set
 from clusterpaths.evaluation.record import METRICS
 from clusterpaths.extraction.job import ExtractionJob
@@ -44,6 +47,14 @@ def test_a_whole_evaluation_is_written_and_taken_up_again(sample: tuple[Path, Ex
     assert first.alignment.daf.low <= first.alignment.daf.value <= first.alignment.daf.high
     assert len(first.perturbations) == 9
     assert [one.name for one in first.strangers] == ["crops of photographs", "upside-down examples", "uniform noise"]
+    assert [one.num_sources for one in first.strangers] == [2, None, None]
+    for detection in first.strangers:
+        assert [one.score for one in detection.scores] == [
+            "paths", "path rarity", "deep k-NN", "Mahalanobis", "ViM", "max softmax", "max logit", "energy",
+        ]  # fmt: skip
+    assert first.alignment.back_off is not None
+    assert first.alignment.graded is not None
+    assert (first.alignment.graded.n, first.alignment.graded_values) == (40, 6)  # three clusters of two layers
     written = (set_dir / METRICS).read_bytes()
     assert evaluate_set(open_set(set_dir), job) == first
     (set_dir / METRICS).write_text("{}")
@@ -54,12 +65,34 @@ def test_a_whole_evaluation_is_written_and_taken_up_again(sample: tuple[Path, Ex
     (set_dir / METRICS).write_bytes(written)
 
 
+def test_ood_images_of_the_set_are_drawn_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 examples in the order of their classes, 20 are not the first class only; the seed decides which."""
+    monkeypatch.setattr(probe, "MAX_OOD", 20)
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+
+    def drawn(seed: int) -> list[int]:
+        with ThreadPoolExecutor(1) as pool:
+            preprocessing, dataset = SimpleNamespace(size=(4, 4)), SimpleNamespace(root="/nowhere")
+            own: Any = SimpleNamespace(
+                _seed=seed, _pool=pool, _job=SimpleNamespace(preprocessing=preprocessing, dataset=dataset)
+            )
+            made = probe.Probe.ood_images(own, images)["upside-down examples"].result()
+        assert made.sources is None
+        found: list[int] = made.images[:, 0, 0, 0].tolist()
+        return found
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert len(set(drawn(0))) == 20
+    for seed in range(5):
+        assert 4 <= sum(one < 20 for one in drawn(seed)) <= 16  # of the first class
+
+
 def test_further_images_are_measured_and_nothing_is_stored(sample: tuple[Path, ExtractionJob]) -> None:
     set_dir, job = sample
     plain = evaluate_set(open_set(set_dir), job)
     stored = (set_dir / METRICS).read_bytes()
     black = np.zeros((30, *job.preprocessing.size, 3), np.uint8)
-    found = evaluate_set(open_set(set_dir), job, more={"black": black})
+    found = evaluate_set(open_set(set_dir), job, more={"black": perturb.OODImages(black)})
     assert found.strangers[:-1] == plain.strangers
     assert (found.strangers[-1].name, found.strangers[-1].num_images) == ("black", 30)
     assert (set_dir / METRICS).read_bytes() == stored
@@ -77,7 +110,7 @@ def test_only_a_batch_of_changed_images_is_held(
 
     monkeypatch.setattr(perturb, "PERTURBATIONS", {"nothing": look})
     (only,) = evaluate_set(
-        open_set(set_dir), job, more={"black": np.zeros((1, *job.preprocessing.size, 3), np.uint8)}
+        open_set(set_dir), job, more={"black": perturb.OODImages(np.zeros((1, *job.preprocessing.size, 3), np.uint8))}
     ).perturbations
     assert seen == [32, 8]
     assert only.predictions is not None

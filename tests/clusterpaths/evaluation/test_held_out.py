@@ -131,7 +131,7 @@ def unit(values: NDArray[np.float32]) -> NDArray[np.float64]:
     return result
 
 
-def test_only_the_sample_s_last_layer_is_read(
+def test_only_the_sample_s_last_two_layers_are_read_and_once(
     done: tuple[PublishedSet, ExtractionJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published, job = done
@@ -151,7 +151,7 @@ def test_only_the_sample_s_last_layer_is_read(
     monkeypatch.setattr(rows, "open_store", watched)
     evaluate_set(published, job, seed=4, images=40)
     fit, _ = split_ids(published)
-    assert sorted(read) == [("fc2", one) for one in fit.tolist()]
+    assert sorted(read) == [(layer, one) for layer in ("fc1", "fc2") for one in fit.tolist()]
 
 
 def test_unchanged_images_have_the_paths_and_distances_of_the_set(done: tuple[PublishedSet, ExtractionJob]) -> None:

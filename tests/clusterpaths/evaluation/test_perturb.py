@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,14 +79,20 @@ def test_blur_spreads_a_point_evenly_and_stays_in_its_channel_and_image() -> Non
 
 def test_crops_are_parts_of_the_photograph() -> None:
     rows = np.repeat(np.repeat(np.arange(100, dtype=np.uint8)[:, None, None], 80, axis=1), 3, axis=2)
-    found = perturb.crops([rows], 5, (16, 12), np.random.default_rng(0))
+    cut = perturb.crops([rows, rows], 5, (16, 12), np.random.default_rng(0))
+    assert cut.sources is not None
+    assert cut.sources.tolist() == [0, 1, 0, 1, 0]
+    found = cut.images
     assert found.shape == (5, 16, 12, 3)
     assert (np.diff(found[:, :, 0, 0].astype(int), axis=1) >= 0).all()  # upright: the value is the row
     assert len(np.unique(found[:, 0, 0, 0])) > 1  # from different places
 
 
 def test_other_images_come_back_with_the_seed() -> None:
-    for make in (perturb.photo_crops, perturb.uniform_noise):
+    def crops(*arguments: Any) -> perturb.Images:
+        return perturb.photo_crops(*arguments).images
+
+    for make in (crops, perturb.uniform_noise):
         first, again = (make(3, (16, 12), np.random.default_rng(2)) for _ in range(2))
         assert first.shape == (3, 16, 12, 3)
         assert (first == again).all()

@@ -6,10 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from clusterpaths.metrics.alignment import decision_alignment, majority_baseline, split_fit_eval
+from clusterpaths.metrics.alignment import (
+    back_off,
+    choose_unseen_rule,
+    decision_alignment,
+    graded_predictions,
+    majority_baseline,
+    split_fit_eval,
+)
 from tests.clusterpaths.metrics.memory import peak_memory
 
 PATHS = np.array([[0, 0], [0, 0], [0, 0], [0, 1], [1, 1], [1, 1]])
@@ -48,6 +57,58 @@ def test_examples_without_a_class_are_left_out_on_both_sides() -> None:
     found = decision_alignment(PATHS, np.array([0, -1, -1, 1, -1, -1]), PATHS[[0, 4]], np.array([0, -1]))
     assert found.predicted.tolist() == [0, 1]  # nobody known on (1,1): (0,1) is nearest
     assert (found.daf, found.coverage, found.daf_seen) == (1, 1, 1)
+
+
+def test_back_off_by_hand() -> None:
+    """The longest suffix that three examples took: the whole path (0, 0, 0), of (9, 1, 1) the last layer, of 7 nothing."""
+    fit = np.array([[0, 0, 0]] * 3 + [[1, 1, 1], [2, 2, 1], [2, 2, 1], [0, 2, 1]])
+    classes = np.array([4, 4, 5, 6, 7, 7, 4])
+    paths = np.array([[0, 0, 0], [9, 1, 1], [5, 2, 1], [7, 7, 7]])
+    predicted, length = back_off(fit, classes, paths, least=3)
+    assert predicted.tolist() == [4, 7, 7, 4]
+    assert length.tolist() == [3, 1, 2, 0]
+    assert back_off(fit, np.full(7, -1), paths)[0].tolist() == [-1] * 4
+    classes[3:] = -1  # too few are known of the suffixes of the others
+    assert back_off(fit, classes, paths, least=3)[1].tolist() == [3, 0, 0, 0]
+
+
+def test_back_off_is_a_table_of_each_suffix_when_many_layers_repeat() -> None:
+    rng = np.random.default_rng(0)
+    fit, paths = rng.integers(0, 3, (400, 4)), rng.integers(0, 3, (100, 4))
+    classes = (fit[:, -1] + (rng.random(400) < 0.2)) % 3
+    predicted, length = back_off(fit, classes, paths)
+    for path, own, layers in zip(paths, predicted, length, strict=True):
+        same = [(fit[:, -number:] == path[-number:]).all(axis=1) for number in range(1, 5)]
+        often = [number for number in range(1, 5) if same[number - 1].sum() >= 8]
+        assert layers == often[-1]
+        assert own == np.bincount(classes[same[layers - 1]]).argmax()
+
+
+def test_unseen_paths_predict_by_the_rule_that_is_right_more_often() -> None:
+    """Only the last layer tells the class: other layers are lots, which mislead Hamming distance and not back-off."""
+    rng = np.random.default_rng(1)
+    paths = np.column_stack([rng.integers(0, 4, (600, 9)), rng.integers(0, 4, 600)])
+    assert choose_unseen_rule(paths, paths[:, -1]) == "back-off"
+    backed = decision_alignment(paths[:400], paths[:400, -1], paths[400:], paths[400:, -1], "back-off")
+    similar = decision_alignment(paths[:400], paths[:400, -1], paths[400:], paths[400:, -1])
+    assert (backed.daf, backed.daf_seen) == (1, 1)
+    assert similar.daf is not None
+    assert similar.daf < 0.9
+    first = np.ascontiguousarray(paths[:, ::-1])  # only the first layer tells it: suffixes say nothing
+    assert choose_unseen_rule(first, first[:, 0]) == "hamming"
+    assert choose_unseen_rule(first, np.full(600, -1)) == "hamming"
+
+
+def test_a_graded_path_predicts_as_scikit_learn_s_logistic_regression() -> None:
+    rng = np.random.default_rng(2)
+    graded = rng.random((300, 6)).astype(np.float32) * [1, 1, 1, 100, 100, 100]
+    classes = graded[:, :3].argmin(axis=1)
+    found = graded_predictions(graded[:200], classes[:200], graded[200:])
+    scaler = StandardScaler().fit(graded[:200])
+    judge = LogisticRegression(max_iter=2000).fit(scaler.transform(graded[:200]), classes[:200])
+    assert found.tolist() == judge.predict(scaler.transform(graded[200:])).tolist()
+    assert (found == classes[200:]).mean() > 0.9
+    assert graded_predictions(graded[:5], np.full(5, 3), graded[:2]).tolist() == [3, 3]
 
 
 def test_nothing_known_gives_no_number() -> None:

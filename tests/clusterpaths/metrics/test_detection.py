@@ -34,6 +34,26 @@ def test_detection_intervals_hold_the_value() -> None:
     assert low_rate <= fpr95(own, others) <= high_rate
 
 
+def test_crops_of_two_photographs_are_no_300_independent_images() -> None:
+    """One photograph is detected, the other is not: whichever are drawn, the next photograph may be of either kind."""
+    rng = np.random.default_rng(0)
+    own, sources = rng.standard_normal(200), np.arange(300) % 2
+    others = rng.standard_normal(300) + 4 * sources
+    areas = [auroc(own, others[sources == one]) for one in (0, 1)]
+    (low, high), rates = bootstrap_detection(own, others, 0, sources)
+    (naive_low, naive_high), _ = bootstrap_detection(own, others, 0)
+    assert (low, high) == pytest.approx(areas, abs=0.05)
+    assert naive_high - naive_low < 0.1
+    assert rates[1] - rates[0] > 0.8
+
+
+def test_every_image_of_a_source_of_its_own_gives_the_interval_of_independent_images() -> None:
+    rng = np.random.default_rng(1)
+    own, others = rng.standard_normal(80), rng.standard_normal(60) + 1
+    plain, by_source = bootstrap_detection(own, others, 0), bootstrap_detection(own, others, 0, np.arange(60))
+    np.testing.assert_allclose(by_source, plain, atol=0.05)
+
+
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "no other images": (lambda: auroc(np.ones(3), np.ones(0)), "got 3 and 0"),
     "no own images": (lambda: fpr95(np.ones(0), np.ones(3)), "got 0 and 3"),
