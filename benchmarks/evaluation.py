@@ -148,14 +148,14 @@ def tables(result: dict[str, Any]) -> str:
         f"{first['num_fit']:,} images to fit, {first['num_eval']:,} held out, k={result['k']}. Each number is the mean "
         f"over {len(of[settings[0]])} seeds; in brackets the mean ends of a seed's 95% interval.",
         "",
-        "| layers, distance | DAF | each seed | on a seen path | paths | deep k-NN | majority |",
-        "|---|---|---|---|---|---|---|",
+        "| layers, distance | DAF | each seed | on a seen path | paths | back-off | graded | deep k-NN | majority |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for head, found in zip(heads, of.values(), strict=True):
         each = [row["alignment"] for row in found]
         cells = [measure([one["daf"] for one in each]), ", ".join(f"{one['daf']['value']:.3f}" for one in each)]
         cells += [measure([one["coverage"] for one in each]), " / ".join(str(one["paths"]) for one in each)]
-        cells += [measure([one[baseline] for one in each]) for baseline in ("deep_knn", "majority")]
+        cells += [measure([one[other] for one in each]) for other in ("back_off", "graded", "deep_knn", "majority")]
         lines.append(f"| {head} | {' | '.join(cells)} |")
     daf = [r["alignment"]["daf"]["value"] for r in result["rows"] if (r["layers"], r["distance"]) == REPEATED]
     lines += [
@@ -176,7 +176,7 @@ def ood_detection(
     of: dict[tuple[str, str], list[dict[str, Any]]], first: dict[str, Any], key: str, label: str
 ) -> list[str]:
     """One row for each kind of OOD images: the paths of each setting, then the scores that need no paths."""
-    others = ("max softmax", "energy", "deep k-NN")
+    others = ("max softmax", "max logit", "energy", "deep k-NN", "Mahalanobis", "ViM")
     heads = [f"paths: {name}, {distance}" for name, distance in of] + list(others)
     lines = [f"| {label} | {' | '.join(heads)} |", "|---" + "|---" * len(heads) + "|"]
     for at, images in enumerate(first["strangers"]):
