@@ -23,11 +23,13 @@ from clusterpaths.explanation.record import (
     LayerExplanation,
     MajorityClass,
     PathNote,
+    SuffixNote,
 )
-from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.index import SetIndex, class_shares
 from clusterpaths.explore.paths import summarise
 from clusterpaths.explore.records import ClassShare, ExampleRow
 from clusterpaths.export.path_model import check_set_model
+from clusterpaths.metrics.alignment import back_off
 from clusterpaths.metrics.paths import FEW_EXAMPLES
 from clusterpaths.models.outputs import Decisions, decide, labels_over_threshold, not_finite
 from clusterpaths.models.session import Outputs, TapSession
@@ -171,6 +173,7 @@ def look_up(
         occupied=len(index.paths.counts),
         own=own_note,
         similar=None if own_note else make.most_similar(everywhere),
+        suffix=None if own_note or published.unseen_rule != "back-off" else make.suffix(),
         ood_score=score,
         ood_percentile=index.ood_percentile(score) or 0.0,
         other=make.most_similar(make.with_other_prediction(predicted if predicted >= 0 else None)),
@@ -219,6 +222,17 @@ class _Builder:
             majority_labels=_majority(summary.label),
             exemplars=_notes(summary.exemplars),
         )
+
+    def suffix(self) -> SuffixNote | None:
+        """The longest end of the path that often has a prediction, as `metrics.alignment.back_off` finds it."""
+        predictions = self.index.predictions
+        length = int(back_off(self.index.clusters, predictions, self.path[None])[1][0])
+        if not length:
+            return None
+        members = (self.index.clusters[:, -length:] == self.path[-length:]).all(axis=1)
+        most = _majority(class_shares(predictions[members], self.index.class_name)[0])
+        assert most is not None
+        return SuffixNote(path=tuple(self.path[-length:].tolist()), majority_predictions=most)
 
     def with_other_prediction(self, decision: int | None) -> NDArray[np.int64]:
         """Positions of the paths with another majority prediction; by labels if the model has no class scores.

@@ -59,6 +59,13 @@ class PathNote(Record):
     exemplars: tuple[ExampleNote, ...]
 
 
+class SuffixNote(Record):
+    """The end of a path, in the last layers, that examples of the set took."""
+
+    path: tuple[int, ...] = Field(description="its clusters in the last layers")
+    majority_predictions: MajorityClass
+
+
 class Explanation(Record):
     """The explanation of one image by a set."""
 
@@ -79,6 +86,11 @@ class Explanation(Record):
     occupied: int = Field(description="different paths in the set")
     own: PathNote | None = Field(description="the path's examples; None: there are none")
     similar: PathNote | None = Field(description="if there are none: the most similar path, then the most frequent")
+    suffix: SuffixNote | None = Field(
+        default=None,
+        description="if there are none, and that predicts decisions better than the most similar path: the longest end of the "
+        "path that at least 8 examples took",
+    )
     ood_score: float = Field(description="mean over layers of the standardised distance")
     ood_percentile: float = Field(description="percent of the set's examples, each held out, with a lower score")
     other: PathNote | None = Field(description="the most similar path with another prediction")

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from clusterpaths.errors import ModelError
 from clusterpaths.export.path_graph import GraphBuilder, LayerCentroids, add_nearest, add_score
+from clusterpaths.export.path_predictions import PathPredictions, path_predictions
 from clusterpaths.models.check import PREPROCESSING_KEY, check_model, instrument_model, tap_again
 from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.external import external_tensors
@@ -51,6 +52,9 @@ class PathModelNote(Record):
         description="logits (where there are), path, distances, ood_score -> name in the graph"
     )
     output_kind: str = Field(default="", description="what the output logits holds, such as logits or probabilities")
+    predictions: PathPredictions | None = Field(
+        default=None, description="the decision that each path predicts; None: the model predicts no class"
+    )
     created: str = Field(description="when the set was made; ISO time, UTC")
 
 
@@ -98,6 +102,7 @@ def export_path_model(published: PublishedSet, model_path: Path, output: Path) -
         outputs=({"logits": model.logits} if model.logits else {})
         | {name: graph.free_name(name) for name in (PATH, DISTANCES, OOD_SCORE)},
         output_kind=model.outputs.kind,
+        predictions=path_predictions(published.clusters, published.predictions, published.unseen_rule),
         created=record.created,
     )
     centroids = published.read_centroids()

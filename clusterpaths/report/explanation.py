@@ -85,6 +85,10 @@ def common(e: Explanation) -> str:
     """How common the path is, and its majority classes, in sentences."""
     if e.own is None:
         text = f"None of the {thousands(e.num_examples)} examples took this path."
+        if e.suffix is not None:
+            layers = ", ".join(layer.layer for layer in e.layers[-len(e.suffix.path) :])
+            most = _majority(e.suffix.majority_predictions, "predictions")
+            text += f" Its end, {path_text(e.suffix.path)} in {layers}, predicts the decision: {most} there."
         if e.similar is None:
             return text
         return (

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.fit_sample import draw_ids, fit_size
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.errors import CacheError
+from clusterpaths.metrics.alignment import UnseenRule, choose_unseen_rule
 from clusterpaths.metrics.ood import DistanceScale, held_out_scores, overall_distance, scale_distances
 from clusterpaths.metrics.paths import PathCounts, Purity, count_paths, purity
 from clusterpaths.records import CacheDtype, SetRecord
@@ -265,6 +266,11 @@ class PublishedSet(SetDirectory):
             for i, k in enumerate(self.k):
                 fitted[:, i] = np.isin(self.ids, draw_ids(self.ids, fit_size(k)), assume_unique=True)
         return np.sort(held_out_scores(self.clusters, self.distances, self.k, self.record.distance, fitted))
+
+    @cached_property
+    def unseen_rule(self) -> UnseenRule:
+        """How a path that no example took predicts the decision: what is right more often in cross-validation."""
+        return choose_unseen_rule(self.clusters, self.predictions)
 
     @cached_property
     def overall_distances(self) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.errors import DatasetError, ModelError
 from clusterpaths.explanation.explain import Explanation, explain_image, look_up, read_upright
 from clusterpaths.explore.index import SetIndex
+from clusterpaths.metrics import alignment
 from clusterpaths.models.outputs import decide
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord
 from clusterpaths.report.explanation import common, ood_sentence, other, print_explanation, write_explanation
@@ -135,6 +136,21 @@ def test_a_path_that_nobody_took_and_a_cluster_that_nobody_is_in() -> None:
     assert e.layers[1].exemplars == ()
     assert "None of the 8 examples took this path" in common(e)
     assert "0-0" in common(e)
+
+
+def test_a_path_that_nobody_took_is_decided_by_its_end_where_that_is_the_better_rule(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Layer a was in cluster 1, and then b in 2: of (1, 0), nobody; of b in 0, three, two of them cats."""
+    assert explained((1, 0)).suffix is None  # eight examples show no rule to be better
+    monkeypatch.setattr(PublishedSet, "unseen_rule", "back-off")
+    assert explained((1, 0)).suffix is None  # three examples are too few
+    monkeypatch.setattr(alignment.back_off, "__defaults__", (3,))
+    e = explained((1, 0))
+    assert e.suffix is not None
+    assert (e.suffix.path, e.suffix.majority_predictions.name, e.suffix.majority_predictions.of) == ((0,), "cat", 3)
+    assert "Its end, 0 in b, predicts the decision: cat among predictions (67% of 3) there." in common(e)
+    assert explained((0, 0)).suffix is None
 
 
 def test_without_class_scores_the_paths_own_labels_decide() -> None:

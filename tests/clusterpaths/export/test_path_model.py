@@ -91,6 +91,11 @@ def test_says_what_it_is_made_of(configure: Configure, tmp_path: Path) -> None:
     assert note == record.note.model_dump(mode="json")
     assert (note["set"], note["fingerprint"]) == ("T/set_01", done.published.record.fingerprint)
     assert note["rounded"] == ["conv1", "conv2", "fc1"] == note["layers"]
+    assert record.note.predictions is not None
+    rows, most = done.published.clusters, done.published.paths
+    own = most.paths[np.argmax(most.counts)]
+    on_it = done.published.predictions[(rows == own).all(axis=1)]
+    assert record.note.predictions.predict(own.tolist()) == np.bincount(on_it).argmax()
     assert json.loads(metadata[CLASSES_KEY]) == list(done.published.record.class_names)
     checked = check_model(tmp_path / "paths.onnx")
     assert checked.preprocessing == done.published.record.preprocessing
