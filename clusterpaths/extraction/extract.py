@@ -72,9 +72,8 @@ def extract_shard(
                 outputs = session.run(batch.images)
                 _check_finite(outputs, batch.images, ids, job)
                 _check_scores(outputs, ids, job)
-                if (
-                    shard.index == 0 and not writer.rows
-                ):  # the first batch: a layer's scale is the model's, not an image's
+                # Of the first batch only: a layer's scale is the model's, not an image's.
+                if shard.index == 0 and not writer.rows:
                     _check_rounding(outputs, batch.images, job)
                 examples.add(batch.positions, writer.rows, batch.digests, outputs.logits)
                 writer.add(ids, {PIXELS: batch.pixels} if pixels_only else outputs.layers)

@@ -248,6 +248,13 @@ def test_a_large_constant_part_decides_nothing(distance: Distance) -> None:
     assert agree(found.labels, groups.tolist())
 
 
+def test_a_large_constant_part_makes_no_worse_clusters() -> None:
+    rng = np.random.default_rng(3)
+    rows = (rng.standard_normal((2000, 16)) * np.linspace(2, 0.3, 16)).astype(np.float32) + np.float32(30_000)
+    found, plain = (cluster_rows(ArrayRows(values), 15, "euclidean", 0) for values in (rows, rows - 30_000))
+    assert found.inertia == pytest.approx(plain.inertia, rel=3e-3)
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("rows", [with_dead_rows()[0], large_offset()], ids=["with zeros", "large offset"])
 def test_a_graded_path_is_the_distances_to_all_centroids(rows: NDArray[np.float32], distance: Distance) -> None:
