@@ -210,11 +210,11 @@ def _check_images(path: Path, key: str, images: NDArray[Any]) -> None:
 
 def _check_labels(
     path: Path, labelled: tuple[str, NDArray[Any]] | None, count: int, notes: list[str]
-) -> NDArray[np.int16]:
+) -> NDArray[np.int32]:
     """(count,) labels; all -1, and a note, where there are none."""
     if labelled is None:
         notes.append(f"There are no labels for {count:,} images of {path.name}.")
-        return np.full(count, -1, np.int16)
+        return np.full(count, -1, np.int32)
     key, labels = labelled
     got = f"The labels {key!r} of {path} are {labels.dtype} of shape {labels.shape}"
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -230,7 +230,7 @@ def _check_labels(
             f"{got}, from {lowest} to {highest}. Expected class numbers from 0 to {MOST_CLASSES - 1}; leave the labels out "
             "where there are none."
         )
-    return labels.astype(np.int16)
+    return labels.astype(np.int32)
 
 
 def _class_names(path: Path, arrays: Mapping[str, NDArray[Any]], highest: int) -> tuple[str, ...]:

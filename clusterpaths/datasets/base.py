@@ -29,7 +29,7 @@ class ExampleTable:
         files: n names relative to the image directory, as a person would look for them.
         sizes: (n,) int64, bytes of each file; with the names this shows whether an image changed.
         splits: n of "train", "valid", "test", or "" where unknown.
-        labels: (n,) int16, index into class_names, -1 where an example has no (single) label.
+        labels: (n,) integers, at least int16, index into class_names, -1 where an example has no (single) label.
         class_names: names of the labels; may be empty.
         attributes: name -> (n,) int8 of 1, -1, or 0 where unknown; may be empty.
         mtimes: (n,) int64, when each file was last written, nanoseconds since 1970; None where files have no times.
@@ -39,7 +39,7 @@ class ExampleTable:
     files: tuple[str, ...]
     sizes: NDArray[np.int64]
     splits: tuple[str, ...]
-    labels: NDArray[np.int16]
+    labels: NDArray[np.integer]
     class_names: tuple[str, ...] = ()
     attributes: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
     mtimes: NDArray[np.int64] | None = None
@@ -59,6 +59,13 @@ class ExampleTable:
             attributes={name: values[positions] for name, values in self.attributes.items()},
             mtimes=None if self.mtimes is None else self.mtimes[positions],
         )
+
+    def of_files(self, files: tuple[str, ...]) -> ExampleTable:
+        """The table of the examples with these files, in this table's order."""
+        if len(files) == len(self):
+            return self
+        wanted = set(files)
+        return self.take(np.array([at for at, file in enumerate(self.files) if file in wanted], np.int64))
 
     def choose(self, split: str = "all", subset: int | None = None) -> ExampleTable:
         """The examples of one split, and of these only the first `subset`.

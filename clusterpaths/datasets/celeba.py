@@ -7,6 +7,7 @@ Getting the files, from the network or out of the zip, is download.py's.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import itertools
 import os
@@ -372,6 +373,8 @@ def _attributes(path: Path | None, numbers: NDArray[np.int64], notes: list[str])
         notes.append("There is no list_attr_celeba.txt or .csv, so no attributes and no hair colour as label.")
         return {}
     table = _read_annotations(path, _ATTRIBUTE_CODES, (), notes)
+    if not (table.values == -1).any():  # coded 1 and 0: then 0 is no, not unknown
+        table = dataclasses.replace(table, values=np.where(table.values == 0, np.int8(-1), table.values))
     values = _align(path, table, numbers, 0, notes)
     return {name: np.ascontiguousarray(values[:, column]) for column, name in enumerate(table.names)}
 
@@ -384,9 +387,9 @@ def _splits(path: Path | None, numbers: NDArray[np.int64], notes: list[str]) -> 
     return tuple(_SPLIT_NAMES[_align(path, table, numbers, 3, notes)[:, 0]].tolist())
 
 
-def _hair_colour(attributes: Mapping[str, NDArray[np.int8]], count: int, notes: list[str]) -> NDArray[np.int16]:
+def _hair_colour(attributes: Mapping[str, NDArray[np.int8]], count: int, notes: list[str]) -> NDArray[np.int32]:
     """Index into HAIR (n,) where exactly one of the five colours is marked, else -1."""
-    labels = np.full(count, -1, dtype=np.int16)
+    labels = np.full(count, -1, dtype=np.int32)
     if missing := [name for name in HAIR.values() if name not in attributes]:
         if attributes:
             notes.append(f"The attributes lack {', '.join(missing)}, so there is no hair colour as label.")

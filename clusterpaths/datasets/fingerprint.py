@@ -75,5 +75,5 @@ def _content(dataset: Dataset, file: str) -> bytes:
         return b"?" + bytes(8)
 
 
-def _bytes(values: NDArray[np.int64] | NDArray[np.int16]) -> bytes:
+def _bytes(values: NDArray[np.integer]) -> bytes:
     return values.astype("<i8").tobytes()

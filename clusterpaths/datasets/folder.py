@@ -54,7 +54,8 @@ def open_folder(spec: DatasetSpec) -> Folder:
     Labels come from the CSV file that the record names, or labels.csv in the directory; else, where all images lie in two
     directories or more, from the name of the first of them (classes sorted as by torchvision's ImageFolder). Where
     the first directories are called train, val, valid, validation and test, they are splits, and the directories in them
-    classes. Hidden files and others that are no images are left out, and a note counts them. ids count the sorted names.
+    classes. Hidden files and others that are no images are left out, and a note counts them. ids count the sorted names;
+    in a cache, they are those of the first run that saw a file (`cache/registry.py`).
 
     Raises:
         DatasetError: no such directory, no image in it, names that differ only in letter case, or labels that do not fit.
@@ -89,7 +90,7 @@ def open_folder(spec: DatasetSpec) -> Folder:
         files=files,
         sizes=np.array([size for _, size, _ in found], dtype=np.int64),
         splits=splits,
-        labels=np.array([index[name] for name in classes], dtype=np.int16),
+        labels=np.array([index[name] for name in classes], dtype=np.int32),
         class_names=class_names,
         mtimes=np.array([mtime for _, _, mtime in found], dtype=np.int64),
     )

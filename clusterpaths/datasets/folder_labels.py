@@ -16,25 +16,24 @@ from numpy.typing import NDArray
 
 from clusterpaths.common.text import did_you_mean
 from clusterpaths.datasets.base import ExampleTable
+from clusterpaths.datasets.cells import as_attribute, as_numbers, is_missing, number_text
 from clusterpaths.errors import DatasetError
 
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
 """Common names of splits -> ours."""
 
-MOST_CLASSES = 32_767  # labels are int16
+MOST_CLASSES = 1_000_000  # beyond, a column of labels is one of something else
 
 _COMPARED = 10_000  # names compared with a misspelt one: takes a second
-
-_CODES = {"1": 1, "-1": -1, "0": 0}
 
 
 def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTable:
     """The table with the labels of the CSV file in place of those from directories.
 
-    Columns `file` and `label`, in any order; `split` if it is there; any other column that holds only 1, -1 and 0
-    becomes an attribute. Without a line of names: two columns, file and label. Separated by commas, semicolons or
-    tabs. Labels that are all integers from 0 are class numbers; any others are names, sorted. An empty one means
-    no label, as does an image without a row.
+    Columns `file` and `label`, in any order; `split` if it is there; any other column of yes and no (`cells.as_attribute`)
+    becomes an attribute. Without a line of names: two columns, file and label. Separated by commas, semicolons or tabs.
+    Labels that are all whole numbers from 0, also written as 3.0, are class numbers; any others are names, sorted, numbers by
+    their value. An empty one means no label, as does an image without a row.
 
     Raises:
         DatasetError: no such file, no text, a column missing, or a row that names an image unknown or named before.
@@ -64,7 +63,7 @@ def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTa
     for name in columns:
         if name not in ("file", "label", "split"):
             _add_attribute(attributes, name, [cells[at[name]] for _, cells in rows], positions, len(table), path, notes)
-    all_labels = np.full(len(table), -1, np.int16)
+    all_labels = np.full(len(table), -1, np.int32)
     all_labels[positions] = labels
     return dataclasses.replace(
         table, labels=all_labels, class_names=class_names, splits=tuple(splits), attributes=attributes
@@ -104,7 +103,7 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         missing = " and ".join(name for name in ("file", "label") if name not in names)
         raise DatasetError(
             f"{path} has the columns {', '.join(names)}: {missing} is missing. Expected file and label, in any order; "
-            "split and columns of 1, -1 and 0 may follow. Name the columns so in its first line."
+            "split and columns of yes and no may follow. Name the columns so in its first line."
         )
     if len(names) != 2:
         raise DatasetError(
@@ -143,19 +142,24 @@ def _near(file: str, files: Sequence[str]) -> str:
     return did_you_mean(file, alike[:_COMPARED])
 
 
-def _labels(path: Path, texts: list[str], lines: list[int]) -> tuple[NDArray[np.int16], tuple[str, ...]]:
-    given = set(texts) - {""}
-    if given and all(text.isascii() and text.isdigit() for text in given):
-        values = [int(text) if text else -1 for text in texts]
-        highest = max(values)
-        if highest >= MOST_CLASSES:
-            line = lines[values.index(highest)]
-            raise _malformed(path, line, f"has the label {highest:,}; expected class numbers below {MOST_CLASSES:,}")
-        return np.array(values, np.int16), tuple(map(str, range(highest + 1)))
-    class_names = tuple(sorted(given))
+def _labels(path: Path, texts: list[str], lines: list[int]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    if numbers := as_numbers(texts):
+        if all(value is None or (value >= 0 and value.is_integer()) for value in numbers):
+            values = [-1 if value is None else int(value) for value in numbers]
+            highest = max(values)
+            if highest >= MOST_CLASSES:
+                line = lines[values.index(highest)]
+                raise _malformed(
+                    path, line, f"has the label {highest:,}; expected class numbers below {MOST_CLASSES:,}"
+                )
+            return np.array(values, np.int32), tuple(map(str, range(highest + 1)))
+        class_names = tuple(number_text(value) for value in sorted({value for value in numbers if value is not None}))
+        texts = ["" if value is None else number_text(value) for value in numbers]
+    else:
+        class_names = tuple(sorted(set(texts) - {""}))
     too_many_classes(class_names, str(path))
     index = {name: number for number, name in enumerate(class_names)} | {"": -1}
-    return np.array([index[text] for text in texts], np.int16), class_names
+    return np.array([index[text] for text in texts], np.int32), class_names
 
 
 def _split(path: Path, line: int, text: str) -> str:
@@ -173,12 +177,15 @@ def _add_attribute(
     path: Path,
     notes: list[str],
 ) -> None:
-    odd = next((text for text in texts if text not in _CODES), None)
-    if not name or odd is not None:
+    found = as_attribute(texts) if name else None
+    if found is None:
+        strange = (text for text in texts if not is_missing(text) and as_attribute([text]) is None)
+        odd = next(strange, max(texts, default=""))
         notes.append(
-            f"{path.name}: the column {name!r} is not used; it holds {odd!r}, and an attribute only 1, -1 and 0."
+            f"{path.name}: the column {name!r} is not used; it holds {odd!r}, and an attribute only 1 and -1 (0: unknown), "
+            "1 and 0, true and false, or yes and no."
         )
         return
     values = np.zeros(count, np.int8)
-    values[positions] = [_CODES[text] for text in texts]
+    values[positions] = found
     attributes[name] = values

@@ -11,6 +11,7 @@ and `open_flowers` takes a `DatasetSpec` and returns a `Dataset`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 from collections.abc import Iterator, Sized
 from importlib.metadata import EntryPoint
@@ -88,7 +89,9 @@ class PluginDataset:
             problem = _problem(table)
         if problem:
             raise DatasetError(f"{_called(self._entry)} gave a table {problem}. Report it to the package's authors.")
-        return table
+        yes_no = {name: values for name, values in table.attributes.items() if values.dtype == bool}
+        signs = {name: np.where(values, 1, -1).astype(np.int8) for name, values in yes_no.items()}
+        return dataclasses.replace(table, attributes={**table.attributes, **signs}) if signs else table
 
     def read_image(self, file: str) -> Image.Image:
         """Its image; an OSError is about one file and is passed on."""

@@ -235,7 +235,7 @@ def _version() -> str:
 def _table(root: Path, parts: Mapping[str, Any], splits: Sequence[str]) -> tuple[ExampleTable, dict[str, Path]]:
     files: list[str] = []
     all_splits: list[str] = []
-    labels: list[NDArray[np.int16]] = []
+    labels: list[NDArray[np.int32]] = []
     sizes: list[int] = []
     mtimes: list[int] = []
     paths: dict[str, Path] = {}
@@ -297,7 +297,7 @@ def _row_bytes(data: Any) -> int:
     return int(np.prod(shape[1:])) if shape is not None else 0
 
 
-def _labels(data: Any) -> NDArray[np.int16]:
+def _labels(data: Any) -> NDArray[np.int32]:
     """(len(data),) labels, -1 for none; without decoding the images where torchvision stores the labels separately."""
     for attribute in _LABELS:
         values = getattr(data, attribute, None)
@@ -310,6 +310,6 @@ def _labels(data: Any) -> NDArray[np.int16]:
     return _as_labels(data[number][1] for number in range(len(data)))
 
 
-def _as_labels(values: Iterable[Any]) -> NDArray[np.int16]:
+def _as_labels(values: Iterable[Any]) -> NDArray[np.int32]:
     numbers = [-1 if value is None else int(value) for value in values]
-    return np.array(numbers, np.int16)
+    return np.array(numbers, np.int32)

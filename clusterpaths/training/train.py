@@ -239,7 +239,7 @@ def _split(table: ExampleTable, config: TrainConfig) -> _Parts:
 
 
 def _share(
-    positions: NDArray[np.int64], labels: NDArray[np.int16], share: float, rng: np.random.Generator
+    positions: NDArray[np.int64], labels: NDArray[np.integer], share: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rest, and `share` of every class (at least one where the class has two); both ascending."""
     taken: list[NDArray[np.int64]] = []

@@ -144,10 +144,18 @@ def test_hair_colour_is_the_label_only_where_exactly_one_is_marked(tmp_path: Pat
     table = open_celeba(tmp_path).examples()
     assert table.class_names == ("Bald", "Black", "Blond", "Brown", "Gray") == tuple(HAIR)
     assert table.labels.tolist() == [1, -1, -1, 4, -1]
-    assert table.labels.dtype == np.int16
+    assert table.labels.dtype == np.int32
     assert table.attributes["Smiling"].tolist() == [1, 1, -1, -1, 0]
     assert table.attributes["Black_Hair"].tolist() == [1, 1, -1, 0, 0]
     assert table.attributes["Smiling"].dtype == np.int8
+
+
+def test_attributes_coded_1_and_0_are_yes_and_no(tmp_path: Path) -> None:
+    images(tmp_path / "img_align_celeba", *(f"{n:06d}.jpg" for n in range(1, 4)))
+    (tmp_path / "list_attr_celeba.txt").write_text(attributes("000001.jpg 0 1 0 0 0 1", "000002.jpg 0 0 0 0 0 0"))
+    table = open_celeba(tmp_path).examples()
+    assert table.attributes["Smiling"].tolist() == [1, -1, 0]  # 000003 has no row
+    assert table.labels.tolist() == [1, -1, -1]
 
 
 def test_kaggles_csv_and_torchvisions_txt_give_the_same_table(tmp_path: Path) -> None:

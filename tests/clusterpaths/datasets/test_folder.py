@@ -230,6 +230,50 @@ def test_labels_that_are_numbers_stay_those_numbers(tmp_path: Path) -> None:
     assert table.class_names == tuple(map(str, range(11)))
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected", "names"),
+    [
+        (
+            [f"{i}.0" for i in range(12)],
+            list(range(12)),
+            tuple(map(str, range(12))),
+        ),  # as pandas writes them beside a gap
+        (["1.0", "", "3"], [1, -1, 3], ("0", "1", "2", "3")),
+        (["1", "nan", "0"], [1, -1, 0], ("0", "1")),
+        (["10", "-1", "9.5"], [2, 0, 1], ("-1", "9.5", "10")),  # in order of their values
+        (["10", "9", "x"], [0, 1, 2], ("10", "9", "x")),  # names
+        (["nan", "x", "nan"], [0, 1, 0], ("nan", "x")),
+    ],
+)
+def test_labels_of_every_kind_of_number(
+    labels: list[str], expected: list[int], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    files = [f"{number:02d}.png" for number in range(len(labels))]
+    images(tmp_path, *files)
+    rows = "".join(f"{file},{label}\n" for file, label in zip(files, labels, strict=True))
+    table = opened(tmp_path, csv(tmp_path, "file,label\n" + rows)).examples()
+    assert (table.labels.tolist(), table.class_names) == (expected, names)
+
+
+def test_more_classes_than_int16_holds(tmp_path: Path) -> None:
+    images(tmp_path, "1.png", "2.png")
+    table = opened(tmp_path, csv(tmp_path, "file,label\n1.png,0\n2.png,40000\n")).examples()
+    assert table.labels.tolist() == [0, 40_000]
+    assert table.class_names[-1] == "40000"
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [(("1", "0", ""), [1, -1, 0]), (("True", "False", ""), [1, -1, 0]), (("yes", "no", ""), [1, -1, 0]),
+     (("1", "-1", "0"), [1, -1, 0]), (("1.0", "0.0", ""), [1, -1, 0])],
+)  # fmt: skip
+def test_attributes_in_every_coding(cells: tuple[str, ...], expected: list[int], tmp_path: Path) -> None:
+    images(tmp_path, "1.png", "2.png", "3.png")
+    rows = "".join(f"{at}.png,a,{cell}\n" for at, cell in enumerate(cells, 1))
+    table = opened(tmp_path, csv(tmp_path, "file,label,round\n" + rows)).examples()
+    assert {name: values.tolist() for name, values in table.attributes.items()} == {"round": expected}
+
+
 def test_csv_may_be_named_from_the_image_folder(tmp_path: Path) -> None:
     images(tmp_path, "1.png")
     csv(tmp_path, "1.png,cat\n")
@@ -251,7 +295,7 @@ def test_csv_may_be_named_from_the_image_folder(tmp_path: Path) -> None:
         ("file,label,label\n", "has the columns file, label, label; expected each name once"),
         ("file,label\nanna/1.png\n", "line 2, has 1 values; expected 2, one per column"),
         ("file,label,split\nanna/1.png,a,dev\n", "line 2, has the split 'dev'; expected train, valid or test"),
-        ("file,label\nanna/1.png,40000\n", "line 2, has the label 40,000; expected class numbers below 32,767"),
+        ("file,label\nanna/1.png,1234567\n", "line 2, has the label 1,234,567; expected class numbers below 1,000,000"),
         ('file,label\nanna/1.png,"a\n', "line 2, is no CSV: unexpected end of data"),
         ("", "is empty; expected the columns file and label"),
     ],

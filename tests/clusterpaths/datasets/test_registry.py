@@ -111,6 +111,12 @@ def test_faces_are_the_drawn_sample_under_their_own_name(tmp_path: Path) -> None
     assert said == [f"Using the faces that are in {tmp_path}"]
 
 
+def test_yes_and_no_of_a_package_may_be_bool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = 'np.full(2, -1, np.int16), attributes={"round": np.array([True, False])})'
+    install(monkeypatch, tmp_path / "bool", GOOD.replace("np.full(2, -1, np.int16))", given))
+    assert open_dataset(spec("two")).examples().attributes["round"].tolist() == [1, -1]
+
+
 def test_a_packages_data_set_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, tmp_path / "good", GOOD)
     assert known_names()[-1] == "two"
