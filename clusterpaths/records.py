@@ -264,7 +264,8 @@ class SetRecord(Record):
 
     paths.parquet in the same directory has one row per example, ids ascending, with columns id int64, file string,
     split string, label and prediction (-1: none; int16, or int32 if there are more than 32,767 classes), for each layer an
-    int16 column of its name (the cluster id), and distance.<layer> float32 (to the own centroid: 1 - cosine, or Euclidean).
+    int16 column of its name (the cluster id), and distance.<layer> float32 (to the own centroid: 1 - cosine, or Euclidean);
+    digest uint64 is the xxh3 of the file's bytes. attributes.parquet has an int8 column per attribute, in the same order of rows.
     """
 
     version: int = 1

@@ -1,8 +1,9 @@
 """examples.parquet: the examples of a cache, stored once beside their activations.
 
-Belongs here: its columns, a part for each shard, and joining the parts. Columns: id, file, size (bytes), split,
-label, shard, row (null: no activations), error, prediction, logits, mtime (ns since the epoch) and digest (xxh3 of the
-bytes) of the file that was read, and attr_NAME for each attribute.
+Belongs here: its columns, a part for each shard, and joining the parts. Columns: id, file, size (bytes), shard, row (null: no
+activations), error, prediction, logits, mtime (ns since the epoch) and digest (xxh3 of the bytes) of the file that was
+read. What the data set says of an example may change: that is `registry.py`. Parts from before 2026-11-29 have it too: split,
+label, and attr_NAME for each attribute.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from clusterpaths.storage import Storage
 EXAMPLES = "examples.parquet"
 PARTS = "examples"
 ATTRIBUTE = "attr_"
+READ = pa.schema(
+    [("id", pa.int64()), ("file", pa.string()), ("size", pa.int64()), ("mtime", pa.int64()), ("digest", pa.uint64()),
+     ("error", pa.string())]
+)  # fmt: skip
 
 
 def part_file(shard: int) -> str:
@@ -64,8 +69,6 @@ def make_part(
         "id": pa.array(table.ids, pa.int64()),
         "file": pa.array(table.files, pa.string()),
         "size": pa.array(table.sizes, pa.int64()),
-        "split": pa.array(table.splits, pa.string()),
-        "label": pa.array(table.labels, pa.from_numpy_dtype(class_type(int(table.labels.max(initial=-1)) + 1))),
         "shard": pa.array(np.full(len(table), shard), pa.int32()),
         "row": pa.array(rows, pa.int64(), mask=~read),
         "error": pa.array(errors, pa.string()),
@@ -76,7 +79,6 @@ def make_part(
     }
     columns["mtime"] = pa.nulls(len(table), pa.int64()) if table.mtimes is None else pa.array(table.mtimes, pa.int64())
     columns["digest"] = pa.array(digests, pa.uint64(), mask=~read)
-    columns |= {f"{ATTRIBUTE}{name}": pa.array(values, pa.int8()) for name, values in table.attributes.items()}
     return pa.table(columns)
 
 
@@ -98,10 +100,37 @@ def join_parts(directory: Storage, shards: list[int]) -> None:
     """
     local = directory.local_tree(PARTS)
     parts = [pq.read_table(local / part_file(shard)) for shard in shards]
-    # "permissive": attributes may have come to the data directory after the first shards were made
-    table = pa.concat_tables(parts, promote_options="permissive").sort_by([("id", "ascending"), ("shard", "ascending")])
+    # "permissive": parts from before 2026-11-29 have more columns, parts from before 2026-11-28 fewer
+    table = pa.concat_tables(parts, promote_options="permissive")
+    write_table(directory, EXAMPLES, _latest(table.sort_by([("id", "ascending"), ("shard", "ascending")])))
+
+
+def _latest(table: pa.Table) -> pa.Table:
+    """The last row of each id."""
     ids = table["id"].to_numpy()
-    write_table(directory, EXAMPLES, table.filter(pa.array(np.append(ids[1:] != ids[:-1], True))))
+    return table.filter(pa.array(np.append(ids[1:] != ids[:-1], True))) if len(ids) else table
+
+
+def read_parts(directory: Storage, shards: list[int]) -> tuple[pa.Table, set[int]]:
+    """What was read when these shards were extracted, and which of them have a complete part.
+
+    Columns id, file, size, mtime, digest (null in parts from before these columns) and error; one row per id, ids ascending.
+    """
+    local, tables, complete = directory.local_tree(PARTS), [], set()
+    for shard in sorted(shards):
+        try:
+            with pq.ParquetFile(local / part_file(shard)) as file:
+                table = file.read(columns=READ.names)
+        except (OSError, pa.ArrowInvalid):
+            continue  # missing, or corrupted: the shard is extracted again
+        for name in {"mtime", "digest"} - set(table.column_names):
+            table = table.append_column(name, pa.nulls(len(table), READ.field(name).type))
+        tables.append(table.select(READ.names).cast(READ))
+        complete.add(shard)
+    # a stable sort: of an example that failed and whose file was repaired since, the later shard counts
+    ordered = pa.concat_tables([READ.empty_table(), *tables]).combine_chunks()
+    order = np.argsort(ordered["id"].to_numpy(), kind="stable")
+    return _latest(ordered.take(pa.array(order))), complete
 
 
 def read_examples(

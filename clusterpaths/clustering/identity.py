@@ -7,18 +7,21 @@ do not change the result and are no part of it.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+import json
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from clusterpaths.cache.examples import read_examples
+from clusterpaths.cache.examples import ATTRIBUTE, read_examples
 from clusterpaths.cache.extracted import ExtractionRecord
 from clusterpaths.cache.fit_sample import draw_ids, fit_size
 from clusterpaths.cache.manifest import LayerRecord, require_manifest
 from clusterpaths.cache.predictions import kind_of_predictions
+from clusterpaths.cache.registry import attribute_names, class_names, require_registry
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
@@ -40,9 +43,7 @@ class FitIdentity(Record):
     distance: Distance
     seed: int
     fit: Literal["sample", "all"] = Field(description="whether layers are fitted on a sample of many examples")
-    fitted_on: dict[str, str] = Field(
-        description="layer -> sha256 over id, file and size of the examples it is fitted on"
-    )
+    fitted_on: dict[str, str] = Field(description="layer -> sha256 over id and content of the examples it is fitted on")
     outputs: str = Field(
         default="",
         description="kind of the model's output where predictions are not the largest score's index; part of a set",
@@ -69,7 +70,8 @@ class FitIdentity(Record):
 class SetIdentity(FitIdentity):
     """The identity of a set."""
 
-    examples: str = Field(description="sha256 over id, file and size of every example")
+    examples: str = Field(description="sha256 over id and content of every example")
+    described: str = Field(description="sha256 over what the data set says of them: file, split, label, attributes")
     num_examples: int
 
 
@@ -106,9 +108,14 @@ def identify_fits(config: RunConfig, model: ModelRecord, sample: ExtractionRecor
 
 
 def identify(fits: FitIdentity, extraction: ExtractionRecord) -> SetIdentity:
-    """The identity of the set of all examples that are assigned to these fits."""
-    examples = _digest(extraction.storage, extraction.example_ids())
-    return SetIdentity(**dict(fits), examples=examples, num_examples=extraction.num_examples)
+    """The identity of the set of all examples that are assigned to these fits, as the data set describes them now."""
+    ids = extraction.example_ids()
+    return SetIdentity(
+        **dict(fits),
+        examples=_digest(extraction.storage, ids),
+        described=_digest_of_descriptions(extraction.storage, ids),
+        num_examples=extraction.num_examples,
+    )
 
 
 def require_enough(examples: int, k_per_layer: dict[str, int]) -> None:
@@ -124,11 +131,29 @@ def require_enough(examples: int, k_per_layer: dict[str, int]) -> None:
 
 
 def _digest(directory: Storage, ids: NDArray[np.int64]) -> str:
-    examples = read_examples(directory, ["id", "file", "size"])
+    """Of contents: their digests, or sizes where a version from before digests read them."""
+    examples = read_examples(directory, ["id", "size", "digest"])
     examples = examples.filter(np.isin(examples["id"].to_numpy(), ids))
+    content = pc.coalesce(pc.cast(examples["digest"], "string"), pc.cast(examples["size"], "string"))
+    return str(_hash(pa.table({"id": examples["id"], "content": content})).hexdigest())
+
+
+def _digest_of_descriptions(directory: Storage, ids: NDArray[np.int64]) -> str:
+    registry = require_registry(directory)
+    described = registry.filter(np.isin(registry["id"].to_numpy(), ids))
+    names = attribute_names(registry)
+    digest = _hash(described.select(["id", "file", "split", "label"]))
+    digest.update(json.dumps([class_names(registry), names], ensure_ascii=False).encode())
+    for name in names:
+        digest.update(described[f"{ATTRIBUTE}{name}"].to_numpy().tobytes())
+    return str(digest.hexdigest())
+
+
+def _hash(table: pa.Table) -> Any:
+    """SHA-256 of its rows as lines of text."""
     digest = hashlib.sha256()
-    for rows in examples.to_batches(1 << 16):  # a text of all of them would take memory that grows with their number
-        columns = [pc.cast(rows[name], "string") for name in ("id", "file", "size")]
+    for rows in table.to_batches(1 << 16):  # a text of all of them would take memory that grows with their number
+        columns = [pc.cast(column, "string") for column in rows.columns]
         lines = pc.binary_join_element_wise(*columns, "\t")
         digest.update("".join(f"{line}\n" for line in lines.to_pylist()).encode())
-    return digest.hexdigest()
+    return digest

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.examples import read_examples, write_table
 from clusterpaths.cache.extracted import ExtractionRecord, locate
 from clusterpaths.cache.manifest import CLUSTERINGS, ShardRecord, require_manifest
+from clusterpaths.cache.registry import require_registry
 from clusterpaths.clustering.assign import FitRecord, Labels, read_labels
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.errors import CacheError
@@ -33,13 +34,20 @@ def trace_paths(extraction: ExtractionRecord, identity: SetIdentity, fits: Seque
         CacheError: a shard is not assigned, or was extracted again since.
     """
     directory, ids = extraction.storage, extraction.example_ids()
-    examples = read_examples(directory, ["id", "file", "split", "label", "prediction"])
-    examples = examples.filter(pa.array(np.isin(examples["id"].to_numpy(), ids)))
+    described, examples = (
+        table.filter(pa.array(np.isin(table["id"].to_numpy(), ids)))
+        for table in (
+            require_registry(directory, ["id", "file", "split", "label"]),
+            read_examples(directory, ["id", "prediction", "digest"]),
+        )
+    )
     recorded = [shard for shard in require_manifest(directory).shards if shard.rows is not None]
     shards, rows = locate(recorded, ids)
-    if len(examples) != len(ids) or (len(ids) and shards.min() < 0):
+    if not len(described) == len(examples) == len(ids) or (len(ids) and shards.min() < 0):
         raise CacheError(f"The cache {directory} does not have all of these {len(ids):,} examples. Run again.")
-    clusters = {}
+    for name in ("prediction", "digest"):
+        described = described.append_column(name, examples[name])
+    examples, clusters = described, {}
     for fit in fits:
         labels = _of_examples(directory, fit, recorded, shards, rows)
         k = identity.k_per_layer[fit.layer]

@@ -22,6 +22,7 @@ from clusterpaths.errors import DatasetError
 from clusterpaths.explanation.explain import explain_image, read_upright
 from clusterpaths.records import DatasetSpec, Record
 from clusterpaths.report.explanation import print_explanation, write_explanation
+from clusterpaths.sets.images import image_reader
 from clusterpaths.sets.published import PublishedSet
 
 
@@ -67,7 +68,7 @@ def _reader(published: PublishedSet, data_root: Path | None) -> Callable[[str], 
     record = published.record
     root = data_root.expanduser().absolute() if data_root else record.data_root
     try:
-        return open_dataset(DatasetSpec(name=record.dataset, root=str(root))).read_image
+        return image_reader(published, open_dataset(DatasetSpec(name=record.dataset, root=str(root))))
     except DatasetError:
         if data_root:
             raise

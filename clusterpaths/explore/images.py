@@ -1,12 +1,14 @@
 """The images of a set's examples, as JPEG of a chosen size.
 
 Belongs here: from an example to bytes, through the data set that the set's record names, with a cache. Images are shown as
-extraction read them, without metadata such as EXIF. An image whose file was replaced is read again.
+extraction read them, without metadata such as EXIF. An image whose file was replaced is read again; of other
+content, it is not shown as the example's.
 """
 
 from __future__ import annotations
 
 import base64
+import errno
 import logging
 import threading
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from clusterpaths.cache.registry import current_file
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.datasets.base import Dataset, ExampleTable, path_in
 from clusterpaths.datasets.celeba import CelebA, find_images
@@ -24,6 +27,8 @@ from clusterpaths.datasets.folder import Folder
 from clusterpaths.datasets.registry import open_source
 from clusterpaths.errors import ClusterPathsError, DatasetError, NotFoundError
 from clusterpaths.records import DatasetSpec
+from clusterpaths.sets.images import find_file
+from clusterpaths.sets.published import PublishedSet
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
@@ -35,7 +40,7 @@ AT_ONCE = 4  # pictures being decoded: bounds the memory that large ones take
 _OPEN = 4  # data sets
 Stamp = tuple[int, ...]  # when a file was last written, nanoseconds since 1970, and its bytes
 _NONE = np.empty(0, np.int64)
-_NO_TABLE = ExampleTable(ids=_NONE, files=(), sizes=_NONE, splits=(), labels=_NONE.astype(np.int16))
+_NO_TABLE = ExampleTable(ids=_NONE, files=(), sizes=_NONE, splits=(), labels=_NONE.astype(np.int32))
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +65,7 @@ class Images:
         """
         file, spec = _file_of(index, row)
         key = spec, file, size, self.stamp(index, row) if stamp is None else stamp
-        return self._jpegs.get(key, lambda: self._read(index, spec, file, size))
+        return self._jpegs.get(key, lambda: self._read(index, spec, row, size))
 
     def stamp(self, index: SetIndex, row: int) -> Stamp:
         """Changes when an example's file is replaced; () if the data set has no file to check.
@@ -70,7 +75,10 @@ class Images:
         """
         file, spec = _file_of(index, row)
         try:
-            path = _place(self._open(index, spec), file)
+            data_set = self._open(index, spec)
+            path = _place(data_set, file)
+            if path is not None and not path.exists():
+                path = _place(data_set, current_file(index.source.cache, int(index.ids[row])) or file)
             if path is None:
                 return ()
             found = path.stat()
@@ -82,14 +90,18 @@ class Images:
         """As `jpeg`, in ASCII letters."""
         return base64.b64encode(self.jpeg(index, row, size, stamp))
 
-    def _read(self, index: SetIndex, spec: DatasetSpec, file: str, size: int) -> bytes:
-        data_set = self._open(index, spec)
+    def _read(self, index: SetIndex, spec: DatasetSpec, row: int, size: int) -> bytes:
+        data_set, file = self._open(index, spec), index.file(row)
         try:
+            if isinstance(index.source, PublishedSet):
+                file = find_file(index.source, row, data_set)
             with self._room:
                 return encode(data_set.read_image(file), size)
         except FileNotFoundError as error:
             raise _gone(index, file) from error
         except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            if isinstance(error, OSError) and error.errno == errno.ESTALE:
+                raise NotFoundError(f"The image {file} of {index.name} was replaced since the set was made.") from error
             log.warning("The image %s of %s cannot be read: %s", file, index.name, error)
             raise NotFoundError(
                 f"The image {file} of {index.name} cannot be read: it is corrupted, or not an image."

@@ -24,6 +24,7 @@ from clusterpaths.cache.manifest import (
     write_manifest,
 )
 from clusterpaths.cache.pixels import open_stored
+from clusterpaths.cache.registry import write_registry
 from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.errors import CacheError
 from clusterpaths.extraction.plan import ExtractionPlan
@@ -31,7 +32,7 @@ from clusterpaths.storage import Storage
 
 
 def begin_extraction(plan: ExtractionPlan) -> None:
-    """Write the planned manifest and make room for the shards' rows; with refresh, remove the old cache first.
+    """Write the registry and the planned manifest, and make room for the shards' rows; with refresh, remove the old cache first.
 
     Raises:
         DiskError: the directory cannot be written.
@@ -39,6 +40,9 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     directory = plan.storage
     directory.make()
     store = open_stored(directory, plan.manifest)
+    write_registry(
+        directory, plan.registry
+    )  # first: a shard's ids mean nothing without it, and refresh removes digests
     if plan.refresh:
         remove_cache(directory)
         # left by a killed refresh, or by a cache whose manifest cannot be parsed
@@ -52,7 +56,7 @@ def begin_extraction(plan: ExtractionPlan) -> None:
 
 
 def remove_cache(directory: Storage) -> None:
-    """Remove the activations (or pixels) of a cache and all that describes them; its sets stay."""
+    """Remove the activations (or pixels) of a cache and all that describes them; its sets and ids stay."""
     try:
         stored = read_manifest(directory)
     except CacheError:  # its message advises --refresh

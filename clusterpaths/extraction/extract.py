@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import make_part, write_part
 from clusterpaths.cache.manifest import PIXELS, FailedExample, ShardRecord, record_shard
+from clusterpaths.cache.registry import present_examples, require_registry
 from clusterpaths.clustering.assign import FitRecord
-from clusterpaths.datasets import ExampleTable, open_dataset, read_table
+from clusterpaths.common.lru import LRUCache
+from clusterpaths.datasets import ExampleTable, open_dataset
 from clusterpaths.errors import ExtractionError, Float16OverflowError
 from clusterpaths.extraction.decode import decode_batches
 from clusterpaths.extraction.job import ExtractionJob
@@ -23,9 +25,10 @@ from clusterpaths.extraction.sessions import borrow_session
 from clusterpaths.extraction.writer import SampleWriter, ShardLabels, ShardWriter
 from clusterpaths.models.outputs import not_finite
 from clusterpaths.models.session import Outputs, TapSession
-from clusterpaths.records import DatasetSpec, ModelOutputs
+from clusterpaths.records import ModelOutputs
 
 Progress = Callable[[int], None] | None
+_tables: LRUCache[ExampleTable] = LRUCache(2)  # of this process
 
 # Rounding to float16, as a share of a layer's standard deviation, from which the layer is stored as float32. Of ordinary
 # layers it is 0.0002 to 0.003; of values below 6e-8, which become 0, and of a bias of 3,000 with differences of 1, above 0.5.
@@ -56,8 +59,8 @@ def extract_shard(
         ExtractionError: non-finite activations, or more than `job.max_failed` unreadable images in this shard.
         DiskError: no room; files of this shard may exist, unrecorded, and are overwritten by the next run.
     """
-    directory, table = job.storage, _examples_of(job.dataset, shard)
-    examples, labels = _Examples(table, shard, job.model.outputs), ShardLabels(directory, fits)
+    directory, table = job.storage, _examples_of(job, shard)
+    examples, labels = _ShardExamples(table, shard, job.model.outputs), ShardLabels(directory, fits)
     writer = ShardWriter(directory, job.cache, shard)
     kept = SampleWriter(job, sample) if sample else None
     pixels_only = job.cache.format == "none"
@@ -103,18 +106,29 @@ def too_many_failures(count: int, allowed: int, failures: list[FailedExample]) -
     )
 
 
-def _examples_of(spec: DatasetSpec, shard: ShardRecord) -> ExampleTable:
-    table = read_table(spec)
+def _examples(job: ExtractionJob) -> ExampleTable:
+    """What the registry says of the data set's files, as the run that planned this job found them."""
+    return _tables.get((job.directory, job.registry), lambda: present_examples(require_registry(job.storage)))
+
+
+def _file_of(job: ExtractionJob, example: int) -> str:
+    table = _examples(job)
+    return table.files[int(np.searchsorted(table.ids, example))]
+
+
+def _examples_of(job: ExtractionJob, shard: ShardRecord) -> ExampleTable:
+    table = _examples(job)
     ids = shard.planned_ids()
     positions = np.searchsorted(table.ids, ids)
     if len(ids) and (positions[-1] >= len(table) or not np.array_equal(table.ids[positions], ids)):
         raise ExtractionError(
-            f"Shard {shard.index} was planned for images that are no longer in {spec.root}. Run the flow again: it plans again."
+            f"Shard {shard.index} was planned for images that are no longer in {job.dataset.root}. Run the flow again: it "
+            "plans again."
         )
     return table.take(positions)
 
 
-class _Examples:
+class _ShardExamples:
     """What examples.parquet will say of a shard's n examples."""
 
     def __init__(self, table: ExampleTable, shard: ShardRecord, outputs: ModelOutputs) -> None:
@@ -162,10 +176,9 @@ def _check_finite(outputs: Outputs, images: NDArray[np.float32], ids: NDArray[np
         finite = np.isfinite(exact.layers[layer]).reshape(len(ids), -1).all(axis=1)
         if not finite.all():
             example = int(ids[np.argmin(finite)])
-            table = read_table(job.dataset)
             raise ExtractionError(
                 f"Layer {layer} outputs values that are not finite (inf or NaN) for example {example} "
-                f"({table.files[np.searchsorted(table.ids, example)]}). Expected finite activations. Check the model and "
+                f"({_file_of(job, example)}). Expected finite activations. Check the model and "
                 "--preprocessing with that image, or leave the layer out with --layers."
             )
         if job.dtypes[layer] == "float32":
@@ -204,10 +217,9 @@ def _check_scores(outputs: Outputs, ids: NDArray[np.int64], job: ExtractionJob) 
     if outputs.logits is None or not (wrong := not_finite(job.model.outputs, outputs.logits)).any():
         return
     example = int(ids[np.argmax(wrong)])
-    table = read_table(job.dataset)
     raise ExtractionError(
         f"The output {job.model.logits} holds class scores that are not finite (inf or NaN) for example {example} "
-        f"({table.files[np.searchsorted(table.ids, example)]}), and for {int(wrong.sum())} of {len(ids)} examples of its "
+        f"({_file_of(job, example)}), and for {int(wrong.sum())} of {len(ids)} examples of its "
         "batch. Expected finite scores. Check the model and --preprocessing with that image, or cluster without "
         "predictions with --logits none."
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import join_parts
+from clusterpaths.cache.examples import join_parts, read_examples
 from clusterpaths.cache.extracted import ExtractionRecord, locate
 from clusterpaths.cache.manifest import consolidate, format_ids
+from clusterpaths.cache.registry import record_digests
 from clusterpaths.common.malloc import return_memory
 from clusterpaths.errors import ExtractionError
 from clusterpaths.extraction.extract import too_many_failures
@@ -22,6 +23,7 @@ def finish_extraction(directory: Storage, wanted: NDArray[np.int64], max_failed:
     """
     recorded = [shard for shard in consolidate(directory).shards if shard.rows is not None]
     join_parts(directory, [shard.index for shard in recorded])
+    record_digests(directory, read_examples(directory, ["id", "digest"]))
     return_memory()  # of all examples' rows
     there = locate(recorded, wanted)[0] >= 0
     lost = set(wanted[~there].tolist())

@@ -17,6 +17,7 @@ class ExtractionJob(StoredRecord):
     batch_size: int
     max_failed: int
     dataset_fingerprint: str = ""
+    registry: str = ""  # its version: which files the ids of shards stand for
 
     @property
     def dtypes(self) -> dict[str, CacheDtype]:

@@ -5,14 +5,17 @@ Belongs here: comparing what a run wants with what a cache has. Nothing is writt
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import Field
 
-from clusterpaths.cache.examples import PARTS, part_file
+from clusterpaths.cache.examples import read_parts
 from clusterpaths.cache.fit_sample import FIT_ROWS, fit_size, nested_samples
 from clusterpaths.cache.manifest import (
     CacheIdentity,
@@ -26,11 +29,12 @@ from clusterpaths.cache.manifest import (
     require_same,
 )
 from clusterpaths.cache.pixels import open_stored, stored_size
+from clusterpaths.cache.registry import known_examples, present_examples, read_registry, register, version_of
 from clusterpaths.cache.stores import size_on_disk
 from clusterpaths.cache.zarr_layout import slots
 from clusterpaths.clustering.identity import require_enough
 from clusterpaths.config import NO_FIT_ALL, RunConfig
-from clusterpaths.datasets import Dataset, ExampleTable, open_dataset, read_table
+from clusterpaths.datasets import ExampleTable, open_dataset, read_table
 from clusterpaths.datasets.fingerprint import fingerprint
 from clusterpaths.errors import CacheError, ConfigError, DiskError
 from clusterpaths.extraction.decode import MISSING
@@ -55,6 +59,9 @@ class ExtractionPlan(StoredRecord):
     free: int | None
     refresh: bool
     version: str = ""
+    registry: Any = Field(
+        default=None, exclude=True, repr=False, description="pyarrow.Table to write, until extraction begins"
+    )
 
     @property
     def missing(self) -> int:
@@ -98,9 +105,12 @@ def plan_run(
         ConfigError: fewer examples than clusters, or --fit all on a cache without activations.
         CacheError: as `plan_extraction`.
     """
-    opened, every = open_dataset(dataset), read_table(dataset)
+    opened, every, directory = open_dataset(dataset), read_table(dataset), config.cache_dir
     by_content = config.fingerprint == "full"
-    table = every.choose(config.split, config.subset)
+    stored = read_stored(directory, refresh=config.refresh)
+    known = known_examples(read_registry(directory), stored.read)
+    registry = register(every, known, opened, by_content=by_content or config.refresh)
+    table = present_examples(registry).of_files(every.choose(config.split, config.subset).files)
     require_enough(len(table), config.k_per_layer(model.layers))
     dtype = config.cache_dtype or ("float32" if config.cache_format == "none" else "float16")
     required = CacheIdentity(
@@ -109,11 +119,12 @@ def plan_run(
         dataset=dataset.name,
         preprocessing=preprocessing,
         dtype=dtype,
-        format=config.cache_format or ("zarr" if config.cache_dir.request_per_file else "npy"),
+        format=config.cache_format or ("zarr" if directory.request_per_file else "npy"),
         providers=model.providers,
     )
     plan = plan_extraction(
-        config.cache_dir,
+        directory,
+        stored,
         required,
         table,
         config.shard_size,
@@ -121,10 +132,8 @@ def plan_run(
         refresh=config.refresh,
         format_asked=config.cache_format is not None,
         dtype_asked=config.cache_dtype is not None,
-        dataset=opened,
-        by_content=by_content,
         fit_most=None if config.fit == "all" else fit_size(config.largest_k(model.layers)),
-    )
+    ).model_copy(update={"registry": registry})
     if plan.manifest.format == "none" and config.fit == "all":  # the format was left out: it is the stored cache's
         raise ConfigError(f"The cache in {plan.directory} is one of images. {NO_FIT_ALL}.")
     if set(plan.manifest.layers) != set(model.layers):  # a cache with more layers stays complete
@@ -139,12 +148,47 @@ def plan_run(
         batch_size=model.batch or config.batch_size,
         max_failed=int(config.max_failures * len(table) + 1e-9),  # 0.29 * 100 is slightly below 29
         dataset_fingerprint=fingerprint(opened, every, full=by_content),
+        registry=version_of(registry),
     )
     return plan, job
 
 
+@dataclass(frozen=True)
+class StoredCache:
+    """What a cache has before a run.
+
+    Attributes:
+        manifest: None: there is none, or it cannot be parsed and is to be made again.
+        version: of the manifest, for `write_manifest`.
+        read: what was read of the examples, as `cache.examples.read_parts` has it.
+        with_part: recorded shards with a complete part.
+    """
+
+    manifest: Manifest | None
+    version: str
+    read: pa.Table
+    with_part: set[int]
+
+
+def read_stored(directory: Storage, *, refresh: bool = False) -> StoredCache:
+    """What a cache has; of one to be made again (`refresh`), only what is known of its examples counts.
+
+    Raises:
+        CacheError: the manifest cannot be parsed; not with `refresh`.
+    """
+    try:
+        manifest, version = read_version(directory)
+    except CacheError:
+        if not refresh:
+            raise
+        manifest, version = None, ""
+    recorded = [shard.index for shard in manifest.shards if shard.rows is not None] if manifest else []
+    return StoredCache(manifest, version, *read_parts(directory, recorded))
+
+
 def plan_extraction(
     directory: Storage,
+    cache: StoredCache,
     required: CacheIdentity,
     table: ExampleTable,
     shard_size: int,
@@ -153,27 +197,24 @@ def plan_extraction(
     refresh: bool = False,
     format_asked: bool = True,
     dtype_asked: bool = True,
-    dataset: Dataset | None = None,
-    by_content: bool = False,
     fit_most: int | None = FIT_ROWS,
 ) -> ExtractionPlan:
-    """Compare the examples wanted (`table`) with what the cache in `directory` has. Nothing is written.
+    """Compare the examples wanted (`table`, with registered ids) with what the cache in `directory` has. Nothing is written.
 
-    `format_asked` and `dtype_asked`: whether the user named them; else those of an existing cache are used. Images whose
-    times are not those of then are read again and compared by their digests where `dataset` is given; `by_content` does
-    it with all of them. `fit_most`: how many examples layers are fitted on at most, which are extracted first; None: all.
+    `format_asked` and `dtype_asked`: whether the user named them; else those of an existing cache are used. `fit_most`: how
+    many examples layers are fitted on at most, which are extracted first; None: all.
 
     Raises:
-        CacheError: the cache is of another model, data set or preprocessing, or images changed since.
+        CacheError: the cache is of another model, data set or preprocessing.
     """
-    stored, version = (None, "") if refresh else read_version(directory)
+    stored, version = (None, "") if refresh else (cache.manifest, cache.version)
     if stored is None:
         manifest = Manifest(**dict(required))
         reused: list[ShardRecord] = []
         done = np.empty(0, np.int64)
     else:
         require_same(stored, required, directory, format_asked=format_asked, dtype_asked=dtype_asked)
-        reused, done = _reusable(stored, directory, table, dataset, by_content)
+        reused, done = _reusable(stored, directory, table, cache.read, cache.with_part)
         manifest = stored.model_copy(update={"providers": required.providers})
     planned = np.concatenate([done, *(shard.planned_ids() for shard in reused if shard.rows is None)])
     missing = table.ids[~np.isin(table.ids, planned)]
@@ -206,16 +247,11 @@ def plan_extraction(
 
 
 def _reusable(
-    stored: Manifest, directory: Storage, table: ExampleTable, dataset: Dataset | None, by_content: bool
+    stored: Manifest, directory: Storage, table: ExampleTable, read: pa.Table, with_part: set[int]
 ) -> tuple[list[ShardRecord], NDArray[np.int64]]:
     """Of a stored cache: the shards to reuse (as planned where their files are missing), and the ids that are done."""
     recorded = [shard for shard in stored.shards if shard.rows is not None]
-    complete = open_stored(directory, stored).complete(recorded)
-    parts = directory.local_tree(PARTS)
-    complete = {index for index in complete if (parts / part_file(index)).is_file()}
-    done = _check_unchanged(
-        directory, [parts / part_file(index) for index in sorted(complete)], table, dataset, by_content
-    )
+    complete = open_stored(directory, stored).complete(recorded) & with_part
     reused = []
     for shard in stored.shards:
         if shard.rows is not None and shard.index not in complete:
@@ -224,59 +260,22 @@ def _reusable(
         # then has the same batches as an uninterrupted one.
         if shard.rows is not None or np.isin(shard.planned_ids(), table.ids).all():
             reused.append(shard)
-    return reused, done
+    return reused, _done([shard for shard in reused if shard.rows is not None], table, read)
 
 
-def _check_unchanged(
-    directory: Storage, part_files: list[Path], table: ExampleTable, dataset: Dataset | None, by_content: bool
-) -> NDArray[np.int64]:
-    """Ids that need no extraction: with rows, or failed and the file still the same.
-
-    Raises:
-        CacheError: files of examples with rows have other names, sizes or contents now.
-    """
-    if not part_files:
-        return np.empty(0, np.int64)
-    parts = pa.concat_tables(map(_read_identity, part_files))
-    ids = parts["id"].to_numpy()
-    at = np.searchsorted(table.ids, ids)
-    at[at == len(table)] = 0
-    there = table.ids[at] == ids
-    files = np.array(parts["file"].to_pylist(), object)
-    same = ~there | ((np.array(table.files, object)[at] == files) & (table.sizes[at] == parts["size"].to_numpy()))
-    failed = parts["error"].is_valid().to_numpy()
-    if dataset is not None:
-        touched = np.full(len(ids), by_content)
-        if table.mtimes is not None:
-            touched |= parts["mtime"].fill_null(0).to_numpy() != table.mtimes[at]
-        for row in np.flatnonzero(there & same & touched & parts["digest"].is_valid().to_numpy()):
-            same[row] = _digest(dataset, str(files[row])) == parts["digest"][int(row)].as_py()
-    changed = files[~same & ~failed]
-    if len(changed):
-        raise CacheError(
-            f"The images are not those that the activations in {directory} were made of; nothing was changed. "
-            f"{len(changed):,} of {int(there.sum()):,} files changed in name, size or content since; the first are "
-            f"{', '.join(changed[:3])}. Use another --name to preserve both, or --refresh to delete the stored activations."
-        )
+def _done(shards: list[ShardRecord], table: ExampleTable, read: pa.Table) -> NDArray[np.int64]:
+    """Ids that need no extraction: with rows, or failed and the file is still the one that failed."""
+    none = np.empty(0, np.int64)
+    rows = np.unique(np.concatenate([none, *(shard.row_ids() for shard in shards)]))
+    tried = np.concatenate([none, *(shard.planned_ids() for shard in shards)])
+    failed = read.filter(pc.and_(read["error"].is_valid(), pc.is_in(read["id"], pa.array(tried))))
+    at = np.searchsorted(table.ids, failed["id"].to_numpy()).clip(max=len(table) - 1)
+    same = (table.ids[at] == failed["id"].to_numpy()) & (table.sizes[at] == failed["size"].to_numpy())
+    if table.mtimes is not None:
+        same &= table.mtimes[at] == failed["mtime"].fill_null(-1).to_numpy()
     # A file that was missing is listed again now: it is extracted.
-    missing = np.array([error == MISSING for error in parts["error"].to_pylist()], bool)
-    return np.sort(ids[same & ~missing])
-
-
-def _read_identity(path: Path) -> pa.Table:
-    """The columns that show whether images changed; parts from before mtime and digest have nulls there."""
-    table = pq.read_table(path)
-    for name, kind in (("mtime", pa.int64()), ("digest", pa.uint64())):
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table), kind))
-    return table.select(["id", "file", "size", "error", "mtime", "digest"])
-
-
-def _digest(dataset: Dataset, file: str) -> int | None:
-    try:
-        return dataset.digest(file)
-    except OSError:
-        return None  # missing or unreadable: not the file that was read then
+    same &= ~np.array([error == MISSING for error in failed["error"].to_pylist()], bool)
+    return np.union1d(rows, failed["id"].to_numpy()[same])
 
 
 def _new_shards(

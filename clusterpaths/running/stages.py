@@ -52,6 +52,7 @@ from clusterpaths.running.inputs import model_path
 from clusterpaths.running.progress import counter
 from clusterpaths.sets import find, publish
 from clusterpaths.sets.find import find_named
+from clusterpaths.sets.images import image_reader
 from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
@@ -177,7 +178,7 @@ def make_plan(
         begin_extraction(planned)
         if checked:
             write_check(config.cache_dir, checked)
-    return planned, job
+    return planned.model_copy(update={"registry": None}), job
 
 
 def extract_shard(
@@ -354,7 +355,7 @@ def _images_of(published: PublishedSet, data_root: Path | None) -> Callable[[str
     record = published.record
     try:
         root = data_root.expanduser().absolute() if data_root else record.data_root
-        return open_dataset(DatasetSpec(name=record.dataset, root=str(root))).read_image
+        return image_reader(published, open_dataset(DatasetSpec(name=record.dataset, root=str(root))))
     except DatasetError as error:
         if data_root:
             raise
@@ -370,6 +371,6 @@ def write_report(published: PublishedSet) -> Path:
     """report.html beside the set's documents, for a browser."""
     record = published.record
     dataset = open_dataset(DatasetSpec(name=record.dataset, root=record.data_root))
-    report = page.write_report(published, dataset.read_image)
+    report = page.write_report(published, image_reader(published, dataset))
     log.info("Report: %s", report)
     return report

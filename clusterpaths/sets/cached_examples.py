@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import ATTRIBUTE, EXAMPLES, read_examples
 from clusterpaths.cache.predictions import check_stored, raw_rows
+from clusterpaths.cache.registry import REGISTRY
 from clusterpaths.errors import CacheError
 from clusterpaths.models.outputs import decide
 from clusterpaths.records import ModelOutputs
@@ -22,12 +23,25 @@ TopScores = tuple[NDArray[np.int32], NDArray[np.float32]]  # (n, top) class, -1 
 
 
 def read_attributes(cache: Storage, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int8]]:
-    """Attribute -> (n,) of these ids; 0 for examples that the cache does not have. Empty without a table.
+    """Attribute -> (n,) of these ids, as the last run found them; 0 for examples that the cache does not have.
+
+    Raises:
+        CacheError: they are there and cannot be read.
+    """
+    return _read_attributes(cache, REGISTRY, ids) or read_stored_attributes(cache, ids)
+
+
+def read_stored_attributes(cache: Storage, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int8]]:
+    """As `read_attributes`, as they were stored with the activations before 2026-11-29. Empty where there are none.
 
     Raises:
         CacheError: examples.parquet is there and cannot be read.
     """
-    path = cache.local(EXAMPLES)
+    return _read_attributes(cache, EXAMPLES, ids)
+
+
+def _read_attributes(cache: Storage, file: str, ids: NDArray[np.int64]) -> dict[str, NDArray[np.int8]]:
+    path = cache.local(file)
     if not path.is_file():
         return {}
     try:

@@ -21,18 +21,20 @@ from clusterpaths.cache.examples import PARTS
 from clusterpaths.cache.extracted import ExtractionRecord
 from clusterpaths.cache.manifest import CLUSTERINGS
 from clusterpaths.cache.predictions import are_stored, check_stored, read_predictions
+from clusterpaths.cache.registry import attribute_names, class_names, require_registry
 from clusterpaths.clustering.assign import FitRecord, assigner_of
 from clusterpaths.clustering.choice import Choice
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.trace import TraceRecord
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets import ExampleTable, read_table
+from clusterpaths.datasets.cells import is_number
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.paths import count_paths, purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck
 from clusterpaths.preprocessing.class_order import ClassOrder
 from clusterpaths.records import ModelIdentity, ModelOutputs, SetRecord, StageTime
+from clusterpaths.sets.attributes import write_attributes
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
 from clusterpaths.sets.find import list_sets
 from clusterpaths.sets.published import PublishedSet
@@ -66,13 +68,13 @@ def publish_set(
     layers = tuple(identity.layers)
     table = np.column_stack([paths[layer].to_numpy() for layer in layers])  # (n, layers)
     sets = list_sets(directory)
-    examples = read_table(job.dataset)
+    registry = require_registry(directory)
     path_of = count_paths(table).of_example
     outputs = check_stored(directory, job.model.outputs)
     decided = _with_predictions(paths, directory, outputs)
     by_labels = purity(path_of, paths["label"].to_numpy())
     by_predictions = purity(path_of, decided["prediction"].to_numpy())
-    class_names, label_names, source = _class_names(outputs, examples, check.class_order if check else None)
+    own_names, label_names, source = _class_names(outputs, class_names(registry), check.class_order if check else None)
     outputs = outputs.model_copy(update={"class_names_source": source})
     record = SetRecord(
         set=f"set_{int(sets[-1][4:]) + 1 if sets else 1:02d}",
@@ -91,9 +93,9 @@ def publish_set(
         seed=identity.seed,
         num_examples=len(paths),
         num_failed=len(extraction.failed),
-        class_names=class_names,
+        class_names=own_names,
         label_names=label_names,
-        attributes=tuple(examples.attributes),
+        attributes=attribute_names(registry),
         clusters=traced.clusters,
         purity_labels=by_labels and by_labels.value,
         purity_predictions=by_predictions and by_predictions.value,
@@ -116,6 +118,8 @@ def publish_set(
             shutil.copyfile(traced.file, partial / PATHS)
         else:
             pq.write_table(decided, partial / PATHS, compression="zstd")
+        if record.attributes:
+            write_attributes(partial, registry, paths["id"].to_numpy())
         if choice:
             (partial / "choice.json").write_text(choice.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if check:
@@ -143,25 +147,26 @@ def _with_predictions(paths: pa.Table, directory: Storage, outputs: ModelOutputs
 
 
 def _class_names(
-    outputs: ModelOutputs, examples: ExampleTable, ordered: ClassOrder | None
+    outputs: ModelOutputs, given: tuple[str, ...], ordered: ClassOrder | None
 ) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """Names of predictions, of labels if their classes differ (else () for labels), and where the predictions' came from.
 
-    Classes are the same if their numbers and, if both have names, their names agree. Case and punctuation are ignored, as are
-    the numbers that a data set without names uses. If the model has no names, they are the data set's: in the order that
-    labelled examples show, or, said so, in the data set's own.
+    Classes are the same if their numbers and, if both have names, their names agree. Case and punctuation are ignored. A data
+    set without names numbers its classes: these numbers are no names of the model's. Other numbers as names (directories 10, 20
+    and 30) need not be the model's classes in this order, so they are names of labels only. If the model has no names, they are
+    the data set's: in the order that labelled examples show, or, said so, in the data set's own.
     """
-    own, given, source = outputs.class_names, examples.class_names, outputs.class_names_source
+    own, source = outputs.class_names, outputs.class_names_source
     if not given:
         return own, (), source
     if not outputs.predicts:
         return given, (), source  # no predictions
-    numbers = tuple(map(str, range(len(given))))
-    agree = not own or given == numbers or list(map(_bare, own)) == list(map(_bare, given))
-    if not agree or len(given) != outputs.classes:
+    numbers = given == tuple(map(str, range(len(given))))
+    same = numbers or list(map(_bare, own)) == list(map(_bare, given)) or (not own and not any(map(is_number, given)))
+    if not same or len(given) != outputs.classes:
         return own, given, source
     if own:
-        return given, (), source
+        return (own if numbers else given), (), source
     if ordered is None:
         return given, (), ASSUMED
     return ((), given, ordered.sentence) if ordered.verdict == "unclear" else (given, (), ordered.sentence)

@@ -24,7 +24,8 @@ from clusterpaths.metrics.alignment import UnseenRule, choose_unseen_rule
 from clusterpaths.metrics.ood import DistanceScale, held_out_scores, overall_distance, scale_distances
 from clusterpaths.metrics.paths import PathCounts, Purity, count_paths, purity
 from clusterpaths.records import CacheDtype, SetRecord
-from clusterpaths.sets.cached_examples import TopScores, read_attributes, read_top_scores
+from clusterpaths.sets.attributes import ATTRIBUTES, read_own_attributes
+from clusterpaths.sets.cached_examples import TopScores, read_stored_attributes, read_top_scores
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
 from clusterpaths.storage import StorageLike
 
@@ -190,6 +191,24 @@ class PublishedSet(SetDirectory):
         """pyarrow.Array of n strings; not converted to Python strings."""
         return self.columns.files
 
+    @cached_property
+    def contents(self) -> NDArray[np.uint64] | None:
+        """(n,) digests of what the examples' files held; None in sets from before they were recorded.
+
+        Raises:
+            CacheError: paths.parquet cannot be read.
+        """
+        path = self.file(PATHS)
+        try:
+            with pq.ParquetFile(path) as file:
+                table = file.read(columns=["digest"])
+        except (OSError, pa.ArrowInvalid) as error:
+            raise CacheError(f"{path} cannot be read: {error}. Publish the set again.") from error
+        if "digest" not in table.column_names or table["digest"].null_count:
+            return None
+        found: NDArray[np.uint64] = table["digest"].to_numpy()
+        return found
+
     @property
     def splits(self) -> NDArray[np.int16]:
         """(n,) index into split_names, -1: not known."""
@@ -302,20 +321,43 @@ class PublishedSet(SetDirectory):
         return found
 
     def read_attributes(self) -> dict[str, NDArray[np.int8]]:
-        """Attribute -> (n,): 1, -1, 0 not known; empty where the cache has none.
+        """Attribute -> (n,): 1, -1, 0 not known; empty where there was none when the set was made.
+
+        Of a set from before sets had their own: those that were stored in the cache with its activations.
 
         Raises:
-            CacheError: the cache's examples.parquet is there and cannot be read.
+            CacheError: they are there and cannot be read.
         """
-        return read_attributes(self.cache, self.ids)
+        if not self.record.attributes:
+            return {}
+        own = self.file(ATTRIBUTES)
+        if own.is_file():
+            return read_own_attributes(own, self.num_examples)
+        return read_stored_attributes(self.cache, self.ids)
 
     def read_top_scores(self, top: int) -> TopScores | None:
-        """The most probable classes of each example.
+        """The most probable classes of each example; None where the cache has no scores, or those of another model.
 
         Raises:
             CacheError: the cache's examples.parquet is there and cannot be read.
         """
+        if not self.is_of_cache():
+            return None
         return read_top_scores(self.cache, self.ids, top, self.record.outputs)
+
+    def is_of_cache(self) -> bool:
+        """Whether the cache still is of the model and preprocessing that the set was made with.
+
+        Not after --refresh with others. Without a manifest there is nothing that speaks against it.
+        """
+        try:
+            manifest = read_manifest(self.folder.resolve().parent)
+        except CacheError:
+            return False
+        if manifest is None:
+            return True
+        unnamed = (one.preprocessing.model_copy(update={"name": ""}) for one in (manifest, self.record))
+        return manifest.model.sha256 == self.record.model.sha256 and next(unnamed) == next(unnamed)
 
     def stored_dtypes(self) -> tuple[dict[str, CacheDtype], list[str]]:
         """dtype of each layer in the set's cache, and a warning if it is no longer known (then float32)."""

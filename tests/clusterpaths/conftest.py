@@ -224,6 +224,7 @@ def extract_planned(config: RunConfig, model: ModelRecord, plan: ExtractionPlan,
             job = job.model_copy(update={"cache": manifest.identity})
             shards = {shard.index: shard for shard in manifest.shards if shard.index in shards}
     record = finish_extraction(job.storage, plan.example_ids(), job.max_failed)
+    plan = plan.model_copy(update={"registry": None})  # as the stage returns it
     return Extracted(config, model, plan, job, record)
 
 

@@ -15,8 +15,9 @@ from PIL import Image
 
 from clusterpaths.cache.manifest import read_manifest
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import CacheError, ExtractionError
+from clusterpaths.errors import ExtractionError
 from clusterpaths.records import CacheFormat
+from clusterpaths.sets.published import open_set
 from clusterpaths.storage import open_storage
 from tests.clusterpaths.conftest import LAYERS, NUMBERS, image_of
 from tests.runs import Run, assert_same_documents, nearest, paths_of, published, rows_of, run_pipeline
@@ -108,12 +109,17 @@ def test_images_of_another_kind_work(run: Callable[..., Run], own_faces: Path, k
     assert len(paths_of(five.folder)) == 5
 
 
-def test_images_that_changed_since_are_refused(run: Callable[..., Run], own_faces: Path) -> None:
-    run(subset=10)
+def test_an_image_that_changed_since_is_a_new_example_of_the_same_subset(
+    run: Callable[..., Run], own_faces: Path
+) -> None:
+    first = run(subset=10)
     shutil.copyfile(image_of(own_faces, 11), image_of(own_faces, 4))
-    with pytest.raises(CacheError, match="changed in name, size or content") as refused:
-        run(subset=10)
-    assert "000004.jpg" in str(refused.value)
+    changed = run(subset=10)
+    assert changed.batches == 1
+    before, after = (open_set(one.folder) for one in (first, changed))
+    assert sorted(after.files.to_pylist()) == before.files.to_pylist()
+    assert after.ids.tolist() == [i for i in before.ids.tolist() if i != 3] + [59]
+    assert after.files[9].as_py() == "000004.jpg"
 
 
 def test_a_dead_layer_and_k_above_the_distinct_images_are_reported(run: Callable[..., Run], own_faces: Path) -> None:

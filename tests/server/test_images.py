@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -39,6 +40,14 @@ def own(results: Path, tmp_path: Path) -> Path:
     record = tmp_path / "site" / "results" / "Faces" / "set_01" / "set.json"
     record.write_text(record.read_text().replace(str(results.parent), str(tmp_path / "site")))
     return tmp_path / "site" / "results"
+
+
+@pytest.fixture
+def older(own: Path) -> Path:
+    """The same, as sets were before they recorded the contents of files: they show what lies under an image's name."""
+    paths = own / "Faces" / "set_01" / "paths.parquet"
+    pq.write_table(pq.read_table(paths).drop_columns(["digest"]), paths)
+    return own
 
 
 def opened(content: bytes) -> Image.Image:
@@ -82,13 +91,13 @@ def test_pictures_of_any_shape_are_encoded(shape: tuple[int, int]) -> None:
     assert np.abs(np.asarray(small, int) - (200, 30, 60)).max() < 8
 
 
-def test_what_a_camera_wrote_beside_the_pixels_stays_here(own: Path) -> None:
-    file = own.parent / "images" / "celeba" / "img_align_celeba" / "000004.jpg"
+def test_what_a_camera_wrote_beside_the_pixels_stays_here(older: Path) -> None:
+    file = older.parent / "images" / "celeba" / "img_align_celeba" / "000004.jpg"
     exif = Image.Exif()
     exif[0x010E] = "taken at home"
     with Image.open(file) as image:
         image.save(file, exif=exif)
-    library = Library(own)
+    library = Library(older)
     content = Images(library).jpeg(library.set("Faces", "set_01"), 3)
     assert b"taken at home" in file.read_bytes()
     assert b"taken at home" not in content
@@ -165,21 +174,32 @@ def test_a_folder_of_images_that_is_gone_is_told_without_its_path_and_found_when
         (b"\xff\xd8\xff\xe0 and then nothing of the kind", "cannot be read"),
     ],
 )
-def test_a_file_that_is_gone_or_none_is_told_without_its_path(own: Path, content: bytes | None, reason: str) -> None:
-    file = own.parent / "images" / "celeba" / "img_align_celeba" / "000004.jpg"
+def test_a_file_that_is_gone_or_none_is_told_without_its_path(older: Path, content: bytes | None, reason: str) -> None:
+    file = older.parent / "images" / "celeba" / "img_align_celeba" / "000004.jpg"
     file.unlink() if content is None else file.write_bytes(content)
-    library = Library(own)
+    library = Library(older)
     index = library.set("Faces", "set_01")
     with pytest.raises(NotFoundError, match=reason) as caught:
         Images(library).jpeg(index, 3)
     assert "000004.jpg" in str(caught.value)
+    assert str(older.parent) not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not an image</html>", "another"])
+def test_an_image_that_was_replaced_is_not_shown_as_the_example_s(own: Path, content: bytes | str) -> None:
+    folder = own.parent / "images" / "celeba" / "img_align_celeba"
+    other = (folder / "000005.jpg").read_bytes() if isinstance(content, str) else content
+    (folder / "000004.jpg").write_bytes(other)
+    library = Library(own)
+    with pytest.raises(NotFoundError, match=r"000004\.jpg of Faces/set_01 was replaced since") as caught:
+        Images(library).jpeg(library.set("Faces", "set_01"), 3)
     assert str(own.parent) not in str(caught.value)
 
 
-def test_an_image_of_two_hundred_million_pixels_is_refused_before_it_is_decoded(own: Path) -> None:
-    file = own.parent / "images" / "celeba" / "img_align_celeba" / "000004.jpg"
+def test_an_image_of_two_hundred_million_pixels_is_refused_before_it_is_decoded(older: Path) -> None:
+    file = older.parent / "images" / "celeba" / "img_align_celeba" / "000004.jpg"
     Image.new("1", (14_000, 14_000)).save(file, "PNG")
-    library = Library(own)
+    library = Library(older)
     with pytest.raises(NotFoundError, match="cannot be read"):
         Images(library).jpeg(library.set("Faces", "set_01"), 3)
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clusterpaths.cache.manifest import format_ids
@@ -82,3 +84,19 @@ def test_examples_that_a_layer_is_not_fitted_on_play_no_part_in_its_fit(
     assert whole == sample
     assert identify(whole, done.record).fingerprint() != identify(whole, part).fingerprint()
     assert len(whole.fit_ids("fc1", done.ids)) == 12
+
+
+def test_the_content_that_was_read_is_part_of_the_identity_whatever_size_and_name_say(configure: Configure) -> None:
+    """As where an image was replaced after a run had listed it."""
+    done = run_extraction(configure())
+    before = identify(identify_fits(done.config, done.model, done.record), done.record)
+    path = done.directory / "examples.parquet"
+    table = pq.read_table(path)
+    digests = table["digest"].to_pylist()
+    digests[3] ^= 1
+    at = table.column_names.index("digest")
+    pq.write_table(table.set_column(at, "digest", pa.array(digests, pa.uint64())), path)
+    after = identify(identify_fits(done.config, done.model, done.record), done.record)
+    assert before.examples != after.examples
+    assert before.fitted_on != after.fitted_on
+    assert before.described == after.described

@@ -11,6 +11,7 @@ import pytest
 
 from clusterpaths.cache.examples import read_examples
 from clusterpaths.cache.manifest import require_manifest
+from clusterpaths.cache.registry import require_registry, write_registry
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.assign import labels_file, read_labels
 from clusterpaths.config import RunConfig
@@ -55,6 +56,7 @@ def alone(done: Extracted, example: int) -> tuple[dict[str, np.ndarray], np.ndar
 def check_every_row(done: Extracted) -> None:
     examples = read_examples(done.storage)
     by_id = {row["id"]: row for row in examples.to_pylist()}
+    described = {row["id"]: row for row in require_registry(done.storage).to_pylist()}
     rows = {layer: read_rows(done, layer) for layer in LAYERS}
     for at, example in enumerate(done.ids.tolist()):
         activations, logits = alone(done, example)
@@ -64,8 +66,10 @@ def check_every_row(done: Extracted) -> None:
         assert row["file"] == f"{example + 1:06d}.jpg"
         np.testing.assert_allclose(row["logits"], logits, rtol=1e-4, atol=1e-5)
         assert row["prediction"] == int(logits.argmax())
-        assert row["label"] == (example + 1) % 5
-        assert row["split"] == ("train", "valid", "test")[(example + 1) % 3]
+        assert described[example]["file"] == row["file"]
+        assert described[example]["digest"] == row["digest"]
+        assert described[example]["label"] == (example + 1) % 5
+        assert described[example]["split"] == ("train", "valid", "test")[(example + 1) % 3]
         assert row["size"] == done_size(done, example)
 
 
@@ -160,6 +164,15 @@ def test_images_that_went_after_planning_are_told(configure: Configure, own_face
     begin_extraction(plan)
     image_of(own_faces, NUMBERS[-1]).unlink()
     make_plan(configure(data_root=own_faces, name="other"))  # looks anew
+    with pytest.raises(ExtractionError, match=r"1 images cannot be read, .*: 000059.jpg \(missing\)"):
+        extract_shard(job, plan.manifest.shards[2])
+
+
+def test_shards_of_other_images_than_the_cache_knows_are_refused(configure: Configure, own_faces: Path) -> None:
+    _, plan, job = make_plan(configure(data_root=own_faces))
+    begin_extraction(plan)
+    registry = require_registry(job.storage)
+    write_registry(job.storage, registry.slice(0, len(registry) - 1))
     with pytest.raises(
         ExtractionError, match=r"Shard 2 was planned for images that are no longer in .*Run the flow again"
     ):

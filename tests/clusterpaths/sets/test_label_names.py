@@ -11,7 +11,6 @@ import pytest
 
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets import ExampleTable
 from clusterpaths.explanation.explain import look_up
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.extraction.begin import begin_extraction
@@ -88,7 +87,11 @@ def test_three_folders_through_a_model_of_five_outputs(names: tuple[str, ...], t
         (("+", "-"), 2, ("-", "+"), (("+", "-"), ("-", "+"))),
         (HAIR, 5, PLACES, (HAIR, PLACES)),
         ((), 1000, PLACES, ((), PLACES)),
-        (("cat", "dog"), 2, ("0", "1"), (("0", "1"), ())),  # numbers are no names
+        (("cat", "dog"), 2, ("0", "1"), (("cat", "dog"), ())),  # numbers are no names
+        ((), 2, ("0", "1"), (("0", "1"), ())),
+        ((), 3, ("10", "20", "30"), ((), ("10", "20", "30"))),  # in which order the model has them is not known
+        ((), 3, ("0.0", "1.0", "10.0"), ((), ("0.0", "1.0", "10.0"))),
+        (("10", "20", "30"), 3, ("10", "20", "30"), (("10", "20", "30"), ())),
         (HAIR, 5, ("0", "1"), (HAIR, ("0", "1"))),
         (HAIR, 5, (), (HAIR, ())),  # no labels
         ((), 0, PLACES, (PLACES, ())),  # no predictions
@@ -98,11 +101,7 @@ def test_names_of_predictions_and_of_labels(
     model: tuple[str, ...], outputs: int, given: tuple[str, ...], expected: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> None:
     meaning = ModelOutputs(name="y", kind="logits", classes=outputs, class_names=model) if outputs else ModelOutputs()
-    table = ExampleTable(
-        ids=np.arange(1), files=("a",), sizes=np.ones(1, np.int64), splits=("",), labels=np.full(1, -1, np.int16),
-        class_names=given,
-    )  # fmt: skip
-    assert publish._class_names(meaning, table, None)[:2] == expected
+    assert publish._class_names(meaning, given, None)[:2] == expected
 
 
 def test_a_set_of_the_same_classes_says_nothing_of_label_names(tmp_path: Path) -> None:
