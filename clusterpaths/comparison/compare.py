@@ -63,7 +63,7 @@ class CompareConfig(Record):
 
 
 def compare_sets(first: PublishedSet, second: PublishedSet, *, top: int = TOP) -> Comparison:
-    """Compare two sets, joined on example id.
+    """Compare two sets, joined on the content of their images.
 
     Args:
         first: the set before.
@@ -72,7 +72,7 @@ def compare_sets(first: PublishedSet, second: PublishedSet, *, top: int = TOP) -
 
     Raises:
         CacheError: a set cannot be read, or the sets have no layer in common.
-        DatasetError: not the same images: an id whose file differs, or no id in both.
+        DatasetError: not the same images, as `sets.join.join_examples`.
         ConfigError: top below 1.
     """
     if top < 1:
@@ -101,7 +101,7 @@ class _Comparing:
 
     def __init__(self, a: PublishedSet, b: PublishedSet, layers: list[str]) -> None:
         at_a, at_b = join_examples(a, b)
-        self.a, self.b, self.layers, self.at_a = a, b, layers, at_a
+        self.a, self.b, self.layers, self.at_a, self.at_b = a, b, layers, at_a, at_b
         columns_a, columns_b = (np.array([side.layers.index(layer) for layer in layers]) for side in (a, b))
         self.paths_a = a.clusters[np.ix_(at_a, columns_a)].astype(np.int64)  # (n, L)
         self.paths_b = b.clusters[np.ix_(at_b, columns_b)].astype(np.int64)  # (n, L)
@@ -179,7 +179,7 @@ class _Comparing:
         )
 
     def examples(self, rows: NDArray[np.int64]) -> tuple[ExampleChange, ...]:
-        files = self.a.files.take(pa.array(self.at_a[rows])).to_pylist()
+        files = self.b.files.take(pa.array(self.at_b[rows])).to_pylist()  # the later names
         return tuple(
             ExampleChange(
                 id=int(self.a.ids[self.at_a[row]]),
