@@ -8,13 +8,16 @@ label, and attr_NAME for each attribute.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clusterpaths.cache.manifest import ShardRecord
 from clusterpaths.datasets.base import ExampleTable
-from clusterpaths.errors import CacheError
+from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.models.outputs import decide
 from clusterpaths.records import ModelOutputs
 from clusterpaths.storage import Storage
@@ -90,16 +93,44 @@ def write_part(directory: Storage, shard: int, part: pa.Table) -> None:
 def write_table(directory: Storage, name: str, table: pa.Table) -> None:
     """Write the file atomically, zstd, without metadata that changes from run to run."""
     with directory.write(name) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
-def join_parts(directory: Storage, shards: list[int]) -> None:
-    """examples.parquet out of the parts of these shards, ids ascending, one row per id.
+def read_part(parts: Path, shard: ShardRecord) -> pa.Table:
+    """The table of a recorded shard's examples, from the directory PARTS on this machine.
+
+    Raises:
+        CorruptedShardError: it is missing, empty, incomplete or of other examples, or bytes differ from their checksum.
+        OSError: of the disk; a retry can help.
+    """
+    path = parts / part_file(shard.index)
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        if np.array_equal(table["id"].to_numpy(), shard.planned_ids()):
+            return table
+        reason: object = "it has other examples"
+    except FileNotFoundError as error:
+        reason = error.strerror or "missing"
+    except (OSError, pa.ArrowException, KeyError) as error:  # what pyarrow raises for corrupted bytes
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = error
+    raise CorruptedShardError(
+        f"The examples of shard {shard.index} in {path} cannot be read ({reason}). The shard is extracted again.",
+        shard.index,
+    )
+
+
+def join_parts(directory: Storage, shards: list[ShardRecord]) -> None:
+    """examples.parquet out of the parts of these recorded shards, ids ascending, one row per id.
 
     An example that failed and whose file was repaired since is in two parts: the later one counts.
+
+    Raises:
+        CorruptedShardError: as `read_part`.
     """
     local = directory.local_tree(PARTS)
-    parts = [pq.read_table(local / part_file(shard)) for shard in shards]
+    parts = [read_part(local, shard) for shard in shards]
     # "permissive": parts from before 2026-11-29 have more columns, parts from before 2026-11-28 fewer
     table = pa.concat_tables(parts, promote_options="permissive")
     write_table(directory, EXAMPLES, _latest(table.sort_by([("id", "ascending"), ("shard", "ascending")])))
@@ -111,22 +142,21 @@ def _latest(table: pa.Table) -> pa.Table:
     return table.filter(pa.array(np.append(ids[1:] != ids[:-1], True))) if len(ids) else table
 
 
-def read_parts(directory: Storage, shards: list[int]) -> tuple[pa.Table, set[int]]:
-    """What was read when these shards were extracted, and which of them have a complete part.
+def read_parts(directory: Storage, shards: list[ShardRecord]) -> tuple[pa.Table, set[int]]:
+    """What was read when these recorded shards were extracted, and which of them have a part as it was written.
 
     Columns id, file, size, mtime, digest (null in parts from before these columns) and error; one row per id, ids ascending.
     """
     local, tables, complete = directory.local_tree(PARTS), [], set()
-    for shard in sorted(shards):
+    for shard in sorted(shards, key=lambda shard: shard.index):
         try:
-            with pq.ParquetFile(local / part_file(shard)) as file:
-                table = file.read(columns=READ.names)
-        except (OSError, pa.ArrowInvalid):
-            continue  # missing, or corrupted: the shard is extracted again
+            table = read_part(local, shard)
+        except CorruptedShardError:
+            continue  # the shard is extracted again
         for name in {"mtime", "digest"} - set(table.column_names):
             table = table.append_column(name, pa.nulls(len(table), READ.field(name).type))
         tables.append(table.select(READ.names).cast(READ))
-        complete.add(shard)
+        complete.add(shard.index)
     # a stable sort: of an example that failed and whose file was repaired since, the later shard counts
     ordered = pa.concat_tables([READ.empty_table(), *tables]).combine_chunks()
     order = np.argsort(ordered["id"].to_numpy(), kind="stable")

@@ -182,7 +182,7 @@ def read_stored(directory: Storage, *, refresh: bool = False) -> StoredCache:
         if not refresh:
             raise
         manifest, version = None, ""
-    recorded = [shard.index for shard in manifest.shards if shard.rows is not None] if manifest else []
+    recorded = [shard for shard in manifest.shards if shard.rows is not None] if manifest else []
     return StoredCache(manifest, version, *read_parts(directory, recorded))
 
 

@@ -22,7 +22,7 @@ from clusterpaths.common.malloc import return_memory
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, CorruptedShardError, Float16OverflowError
 from clusterpaths.extraction.begin import mark_missing, widen_layers
-from clusterpaths.extraction.finish import finish_extraction
+from clusterpaths.extraction.finish import finish_extraction, require_few_failures
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.extraction.sample import plan_sample, whole_shards
@@ -166,6 +166,7 @@ class Pieces:
     def _run_shards(self, calls: Sequence[_ShardCall], verb: str) -> None:
         """Raises:
         CorruptedShardError, Float16OverflowError: then not all shards are done.
+        ExtractionError: too many images of the run cannot be read; no further shard is begun.
         """
         sizes = {str(shard.index): len(shard.planned_ids()) for _, shard, _, _ in calls}
         pieces = {
@@ -175,6 +176,8 @@ class Pieces:
 
         def recorded(record: ShardRecord) -> None:
             self._shards[record.index] = record
+            if sum(len(shard.failed) for shard in self._shards.values()) > self.job.max_failed:
+                require_few_failures(self._shards.values(), self._ids, self.job.max_failed)
 
         with self._shards_progress(sizes) as progress:
             try:

@@ -90,7 +90,15 @@ def atomic_write(path: Path, data: bytes, put_in_place: Callable[[Path], object]
     Raises:
         DiskError: no room or no permission.
     """
-    with partial_sibling(path, put_in_place) as partial, partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with partial_sibling(path, put_in_place) as partial:
+        partial.write_bytes(data)
+        sync(partial)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to disk: without it, a power cut may leave an empty file of that name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, TypeVar
 
-from clusterpaths.storage.atomic import atomic_write, disk_errors, partial_name, partial_sibling
+from clusterpaths.storage.atomic import atomic_write, disk_errors, partial_name, partial_sibling, sync
 
 Result = TypeVar("Result")
 Stamp = tuple[int, int, int]  # inode, time in ns, bytes
@@ -149,13 +148,14 @@ class Storage(ABC):
 
     @contextlib.contextmanager
     def write(self, name: str) -> Iterator[Path]:
-        """A path to write to; on leaving, it becomes the file of that name; on any failure nothing is written.
+        """A path to write to; on leaving, it is flushed to disk and becomes the file of that name, or on failure nothing.
 
         Raises:
             DiskError: no room or no permission.
         """
         with partial_sibling(self.path / name, lambda partial: self._put_in_place(partial, name)) as partial:
             yield partial
+            sync(partial)
 
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file atomically and flush it to disk: the new one, or on failure the old one.
@@ -188,9 +188,8 @@ class Storage(ABC):
             with disk_errors(staged):
                 staged.mkdir()
                 yield staged
-                for path in staged.iterdir():  # the files must reach the disk before the rename
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
+                for path in (*staged.iterdir(), staged):  # files and their names must reach the disk before the rename
+                    sync(path)
                 self._publish(staged, name, last)
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)

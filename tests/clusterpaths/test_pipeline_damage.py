@@ -108,6 +108,40 @@ def test_removing_files_of_one_shard_makes_just_that_shard_again(damaged: Any, l
     assert [args[1].index for args in submitted["extract_shard"]] == [1]
 
 
+def harmed_table(content: bytes, harm: str) -> bytes:
+    """A parquet file as a power cut leaves it: of its length, its beginning, or nothing; or with one bit changed."""
+    if harm == "a bit":
+        at = len(content) // 4  # of a page, not of the footer
+        return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+    return {"empty": b"", "cut": content[: len(content) // 2], "zeros": bytes(len(content))}[harm]
+
+
+@pytest.mark.parametrize("cache_format", ["npy", "none"])
+@pytest.mark.parametrize("harm", ["empty", "cut", "zeros", "a bit", "of another shard"])
+def test_a_part_of_the_examples_that_was_damaged_is_made_again_with_its_shard(
+    damaged: Any, cache_format: CacheFormat, harm: str
+) -> None:
+    def harmed(cache: Path) -> None:
+        part, other = cache / "examples" / "00001.parquet", cache / "examples" / "00000.parquet"
+        part.write_bytes(other.read_bytes() if harm == "of another shard" else harmed_table(part.read_bytes(), harm))
+
+    _, submitted = damaged(cache_format, harmed, batches=5 if cache_format == "none" else 2)
+    assert [args[1].index for args in submitted["extract_shard"]] == [1]
+
+
+def test_a_part_of_the_examples_that_is_damaged_during_the_run_is_made_again(
+    cnn: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = run_pipeline(configured(cnn, faces, tmp_path / "clean", "npy"))
+    part = tmp_path / "harmed" / "T" / "examples" / "00000.parquet"
+    recording = Recording()
+    before_stage(monkeypatch, "fit_layer", lambda: part.write_bytes(b""), 1)
+    run = run_pipeline(configured(cnn, faces, tmp_path / "harmed", "npy"), recording)
+    assert_same_documents(before.folder, run.folder)
+    assert [args[1].index for args in recording.submitted["extract_shard"]].count(0) == 2
+    assert any(line.startswith("WARNING") and "The examples of shard 0 in" in line for line in run.log)
+
+
 def test_kept_images_that_were_damaged_are_made_again_and_no_others(
     damaged: Any, clean: Callable[[CacheFormat], Run], tmp_path: Path
 ) -> None:

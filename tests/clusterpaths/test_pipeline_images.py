@@ -19,7 +19,7 @@ from clusterpaths.errors import ExtractionError
 from clusterpaths.records import CacheFormat
 from clusterpaths.sets.published import open_set
 from clusterpaths.storage import open_storage
-from tests.clusterpaths.conftest import LAYERS, NUMBERS, image_of
+from tests.clusterpaths.conftest import LAYERS, NUMBERS, Recording, image_of
 from tests.runs import Run, assert_same_documents, nearest, paths_of, published, rows_of, run_pipeline
 
 MISSING, CORRUPT, EMPTY, TEXT = 5, 22, 40, 41  # numbers of images; an id is one less
@@ -153,3 +153,28 @@ def test_an_image_whose_range_of_values_is_unknown_is_left_out_with_the_reason(
     found = run(max_failures=0.1)
     assert published(found).num_failed == 1
     assert any(path.name in line and "-1 to 1 (Pillow's mode F), are of no known range" in line for line in found.log)
+
+
+@pytest.mark.parametrize("fit_rows", [4096, 8], ids=["in the sample", "in all others"])
+def test_failures_are_counted_over_the_run_which_begins_no_shard_once_they_are_too_many(
+    configure: Callable[..., RunConfig], own_faces: Path, monkeypatch: pytest.MonkeyPatch, fit_rows: int
+) -> None:
+    """One of four images of a shard cannot be read, and two of 40 may fail."""
+    monkeypatch.setattr("clusterpaths.cache.fit_sample.FIT_ROWS", fit_rows)
+    monkeypatch.setattr("clusterpaths.cache.fit_sample.FIT_ROWS_PER_CLUSTER", 1)
+    for number in NUMBERS[::4]:
+        image_of(own_faces, number).write_bytes(b"no image")
+    config = configure(data_root=own_faces, max_failures=0.05, shard_size=4, evaluate=False, check_preprocessing=False)
+    recording = Recording()
+    with pytest.raises(ExtractionError, match=r"[345] images cannot be read, and at most 2 may.*--max-failures"):
+        run_pipeline(config, recording)
+    made = recording.submitted["extract_shard"]
+    failed = [sum(int(example) + 1 in NUMBERS[::4] for example in args[1].planned_ids()) for args in made]
+    assert (sum(failed[:-1]) <= 2, sum(failed) > 2) == (True, True)
+    again = Recording()
+    with pytest.raises(ExtractionError, match="images cannot be read, and at most 2 may fail"):
+        run_pipeline(config, again)
+    assert len(again.submitted.get("extract_shard", [])) <= 1
+    for number in NUMBERS[::4]:  # repaired ones count no more, wherever they are in a run
+        shutil.copyfile(image_of(own_faces, NUMBERS[1]), image_of(own_faces, number))
+    assert published(run_pipeline(config)).num_failed == 0
