@@ -25,7 +25,7 @@ from clusterpaths.running.pieces import Pieces
 from clusterpaths.running.report import Outcome, Report
 from clusterpaths.running.runner import InProcess, Runner
 from clusterpaths.running.timer import StageTimer
-from clusterpaths.sets.find import find_earlier
+from clusterpaths.sets.find import find_earlier, next_set
 from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
     runner, report, timer = runner or InProcess(config.workers), report or Report(), StageTimer()
     results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
 
-    results.require()  # of s3:// results: an error comes before a download, not after it
+    results.require(writes=True)  # of s3:// results: an error comes before a download, not after it
     with timer("check"):
         model = runner.run(stages.check_model, config)
         report.model(config, model)
@@ -90,6 +90,7 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
                 published = runner.run(
                     stages.publish_set,
                     config, pieces.job, extraction, identity, fitted, traced, timer.stages, choice, check,
+                    next_set(results),  # here: a retry of the stage publishes no second one
                 )  # fmt: skip
         if config.evaluate:
             with timer("evaluate"):

@@ -6,6 +6,8 @@ Belongs here: starting and stopping, and looking into it past the library. No ex
 from __future__ import annotations
 
 import contextlib
+import http.client
+import http.server
 import os
 import re
 import signal
@@ -151,3 +153,46 @@ def running_storage(folder: Path, mirror: Path, **environment: str) -> Iterator[
             yield storage
         finally:
             storage.stop()
+
+
+@contextlib.contextmanager
+def unconditional(storage: Storage, ignored: set[str], *, refuse: bool) -> Iterator[str]:
+    """The address of a server that ignores these conditions of a request, or refuses all; else it is that one."""
+
+    class Forward(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def forward(self) -> None:
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            conditions = {name.title() for name in self.headers} & {"If-Match", "If-None-Match"}
+            if refuse and conditions and self.command == "PUT":
+                return self.answer(501, {}, b"<Error><Code>NotImplemented</Code></Error>")
+            kept = {name: value for name, value in self.headers.items() if name.title() not in ignored | {"Connection"}}
+            connection = http.client.HTTPConnection("127.0.0.1", storage.proxy.port, timeout=60)
+            connection.request(self.command, self.path, content, kept)
+            found = connection.getresponse()
+            body = found.read()
+            connection.close()
+            left_out = {"connection", "content-length", "transfer-encoding"}
+            headers = {name: value for name, value in found.getheaders() if name.lower() not in left_out}
+            return self.answer(found.status, headers, body)
+
+        def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in (headers | {"Content-Length": str(len(body))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815 - the base class's names
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Forward) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()

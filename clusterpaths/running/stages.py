@@ -301,9 +301,10 @@ def publish_set(
     stages: tuple[StageTime, ...],
     choice: Choice | None,
     check: PreprocessingCheck | None,
+    name: str,
 ) -> PublishedSet:
-    """Publish the next set, atomically."""
-    published = publish.publish_set(config, job, extraction, identity, fits, traced, stages, choice, check)
+    """Publish the set of that name, atomically; a retry finds the one that an earlier try has published."""
+    published = publish.publish_set(config, job, extraction, identity, fits, traced, stages, choice, check, name)
     if not check and published.record.about_class_names:
         log.info(published.record.about_class_names)
     log.info("Published %s", published.folder)

@@ -23,8 +23,17 @@ _SET = re.compile(r"set_(\d+)")
 
 def list_sets(directory: StorageLike) -> list[str]:
     """Names of the sets of a cache, by number; in object storage, of those that are complete."""
-    names = [name for name in open_storage(directory).published("set_", RECORD) if _SET.fullmatch(name)]
-    return sorted(names, key=lambda name: int(name[4:]))
+    return _numbered(open_storage(directory).published("set_", RECORD))
+
+
+def next_set(directory: Storage) -> str:
+    """Name of the set after the last one, also after incomplete ones in object storage."""
+    names = _numbered(directory.subdirectories())
+    return f"set_{int(names[-1][4:]) + 1 if names else 1:02d}"
+
+
+def _numbered(names: list[str]) -> list[str]:
+    return sorted((name for name in names if _SET.fullmatch(name)), key=lambda name: int(name[4:]))
 
 
 def find_set(directory: Storage, fingerprint: str) -> PublishedSet | None:

@@ -36,8 +36,8 @@ from clusterpaths.preprocessing.class_order import ClassOrder
 from clusterpaths.records import ModelIdentity, ModelOutputs, SetRecord, StageTime
 from clusterpaths.sets.attributes import write_attributes
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
-from clusterpaths.sets.find import list_sets
-from clusterpaths.sets.published import PublishedSet
+from clusterpaths.sets.find import list_sets, next_set
+from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.storage import Storage
 
 ASSUMED = (
@@ -56,18 +56,38 @@ def publish_set(
     stages: tuple[StageTime, ...] = (),
     choice: Choice | None = None,
     check: PreprocessingCheck | None = None,
+    name: str | None = None,
 ) -> PublishedSet:
     """Write the next set, then metadata.json beside it.
+
+    Safe to repeat with the same `name`: a set that an earlier try has published is not published again.
+
+    Args:
+        config: of the run.
+        job: settings of the extraction.
+        extraction: its examples.
+        identity: of the set.
+        fits: of the layers.
+        traced: the paths.
+        stages: how long they took.
+        choice: of k or the distance.
+        check: of the preprocessing.
+        name: of the set; `next_set` if left out.
 
     Raises:
         DiskError: no room or no permission; partial files are removed.
         ModelError: the kind of output that was named with --output-kind does not hold.
     """
     directory = extraction.storage
+    name = name or next_set(directory)
+    if name in list_sets(directory):
+        earlier = open_set(directory / name)
+        if earlier.record.fingerprint == identity.fingerprint():
+            describe_newest(earlier)
+            return earlier
     paths = pq.read_table(traced.file)
     layers = tuple(identity.layers)
     table = np.column_stack([paths[layer].to_numpy() for layer in layers])  # (n, layers)
-    sets = list_sets(directory)
     registry = require_registry(directory)
     path_of = count_paths(table).of_example
     outputs = check_stored(directory, job.model.outputs)
@@ -77,7 +97,7 @@ def publish_set(
     own_names, label_names, source = _class_names(outputs, class_names(registry), check.class_order if check else None)
     outputs = outputs.model_copy(update={"class_names_source": source})
     record = SetRecord(
-        set=f"set_{int(sets[-1][4:]) + 1 if sets else 1:02d}",
+        set=name,
         fingerprint=identity.fingerprint(),
         model=ModelIdentity(file=Path(job.model.path).name, sha256=job.model.sha256),
         dataset=job.dataset.name,

@@ -75,11 +75,14 @@ class Storage(ABC):
     # Reading
 
     @abstractmethod
-    def require(self) -> None:
+    def require(self, *, writes: bool = False) -> None:
         """Check that the storage answers quickly; later accesses of a run retry for longer.
 
+        Args:
+            writes: check also that two runs cannot overwrite each other's files: of a bucket, that it has conditional writes.
+
         Raises:
-            StorageError: it does not answer, refuses these credentials, or has no such bucket.
+            StorageError: it does not answer, refuses these credentials, has no such bucket, or no conditional writes.
             ConfigError: obstore is not installed.
         """
 
@@ -177,11 +180,12 @@ class Storage(ABC):
     def publish(self, name: str, last: str) -> Iterator[Path]:
         """A local directory to fill; on leaving, it becomes the subdirectory `name`; on any failure nothing is written.
 
-        Readers never see an incomplete one: it appears by a rename or, in a bucket, with the file `last`.
+        Readers never see an incomplete one: it appears by a rename or, in a bucket, with the file `last`. Another run never
+        writes into it: in a bucket, the name belongs to the first run that begins to publish it.
 
         Raises:
             DiskError: no room or no permission.
-            CacheError: another run has published that name, or has taken over the lock.
+            CacheError: another run has begun to publish that name, or has taken over the lock.
         """
         staged = self.path / partial_name(name)
         try:
@@ -271,3 +275,8 @@ def stamp_of(path: Path) -> Stamp | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def published_meanwhile(directory: Storage) -> str:
+    """The message for a name that another run has taken."""
+    return f"{directory} was published by another run meanwhile. Run again: it takes the next number."

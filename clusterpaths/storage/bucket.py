@@ -14,20 +14,23 @@ import os
 import random
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clusterpaths.errors import CacheError
+from clusterpaths.errors import CacheError, StorageError
 from clusterpaths.storage import objects
 from clusterpaths.storage.atomic import partial_name
-from clusterpaths.storage.base import Result, Stamp, Storage, stamp_of
+from clusterpaths.storage.base import Result, Stamp, Storage, published_meanwhile, stamp_of
 from clusterpaths.storage.lease import LOCK, leased, require_held
 
 MIRROR_VARIABLE = "CLUSTERPATHS_MIRROR"
 SCHEME = "s3://"
 _AT_ONCE = 8  # concurrent transfers of documents
+_CLAIM = ".claim"  # in a directory that is being published: only the run that wrote it writes there
+_CLEAN_UP = 5.0  # seconds for the storage to answer after a failure
 
 
 def mirror_root() -> Path:
@@ -64,9 +67,11 @@ class Bucket(Storage):
     def parent(self) -> Bucket:
         return Bucket(self._bucket, self._key.rpartition("/")[0])
 
-    def require(self) -> None:
+    def require(self, *, writes: bool = False) -> None:
         objects.store_of(self._bucket)
         objects.list_prefixes(self._bucket, self._below(), objects.FIRST_PATIENCE)
+        if writes:
+            objects.require_conditional_writes(self._bucket, self._key_of(f".probe-{uuid.uuid4().hex[:8]}"))
 
     def local(self, name: str) -> Path:
         path = self.path / name
@@ -128,20 +133,30 @@ class Bucket(Storage):
         _note(self.path / name, etag)
 
     def _publish(self, staged: Path, name: str, last: str) -> None:
-        """Files that a killed run left under that name are removed first; `last` is uploaded after all others."""
+        """The name belongs to the run whose conditional write of `_CLAIM` succeeds; `last` is uploaded after all others.
+
+        A claim that a killed run has left stays, and so does the name: that run may be suspended, not dead.
+        """
         require_held(self.address)
-        taken = f"{self / name} was published by another run meanwhile. Run again: it takes the next number."
+        files = [path.relative_to(staged).as_posix() for path in sorted(staged.rglob("*")) if path.is_file()]
+        keys = {file: self._key_of(f"{name}/{file}") for file in (_CLAIM, *files)}
+        if objects.put(self._bucket, keys[_CLAIM], uuid.uuid4().hex.encode(), None) is None:
+            raise CacheError(published_meanwhile(self / name))
         if self.exists(f"{name}/{last}"):
-            raise CacheError(taken)
-        self.remove_tree(name)
-        etags = {}
-        for path in sorted(staged.rglob("*")):
-            if path.is_file() and path.name != last:
-                file = path.relative_to(staged).as_posix()
-                etags[file] = objects.upload(self._bucket, self._key_of(f"{name}/{file}"), path)
-        made = objects.put(self._bucket, self._key_of(f"{name}/{last}"), (staged / last).read_bytes(), None)
+            objects.delete(self._bucket, [keys[_CLAIM]])
+            raise CacheError(published_meanwhile(self / name))
+        try:
+            etags = {file: objects.upload(self._bucket, keys[file], staged / file) for file in files if file != last}
+            require_held(self.address)
+        except BaseException:
+            with contextlib.suppress(StorageError):  # else they stay: readers skip what has no `last`
+                objects.delete(self._bucket, [key for file, key in keys.items() if file != last], _CLEAN_UP)
+            raise
+        made = objects.put(self._bucket, keys[last], (staged / last).read_bytes(), None)
         if made is None:
-            raise CacheError(taken)
+            raise CacheError(published_meanwhile(self / name))
+        objects.delete(self._bucket, [keys[_CLAIM]])
+        shutil.rmtree(self.path / name, ignore_errors=True)
         staged.rename(self.path / name)
         for file, etag in (etags | {last: made}).items():
             _note(self.path / name / file, etag)
@@ -170,7 +185,7 @@ class Bucket(Storage):
 
     @contextlib.contextmanager
     def lock(self, wait: float, log: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-        self.require()
+        self.require(writes=True)
         self.path.mkdir(parents=True, exist_ok=True)
         with leased(self._bucket, self._key_of(LOCK), self.address, wait, log):
             yield

@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock
 
+from clusterpaths.errors import CacheError
 from clusterpaths.storage.atomic import atomic_write
-from clusterpaths.storage.base import Stamp, Storage, stamp_of
+from clusterpaths.storage.base import Stamp, Storage, published_meanwhile, stamp_of
 from clusterpaths.storage.lock import file_lock
 
 _in_process = threading.Lock()  # FileLock objects of one process would not queue threads in order
@@ -53,7 +54,7 @@ class Directory(Storage):
     def resolve(self) -> Directory:
         return Directory(self._path.resolve())
 
-    def require(self) -> None:
+    def require(self, *, writes: bool = False) -> None:
         pass
 
     def local(self, name: str) -> Path:
@@ -109,6 +110,8 @@ class Directory(Storage):
         partial.replace(self._path / name)
 
     def _publish(self, staged: Path, name: str, last: str) -> None:  # noqa: ARG002 - all files appear at once
+        if (self._path / name).exists():
+            raise CacheError(published_meanwhile(self / name))
         staged.rename(self._path / name)
 
     def remove(self, name: str) -> None:

@@ -2,8 +2,9 @@
 
 Belongs here: `Storage.lock` for an s3:// address. The object stores its holder and its time of expiry. A run that dies
 leaves it behind: the next one takes it over once it has expired, or at once where the dead process was of this machine.
-Clocks of the machines must agree to within a minute. If a holder loses its lease all the same (suspended for
-longer), it notices before it writes a manifest or a set: `require_held`.
+Clocks of the machines must agree to within half a minute. A write that the storage delays ends before the lease does:
+the retries of a request, the request itself and the time since the last renewal take less than it. A holder that was suspended
+for longer notices it by the time, before it writes a manifest or a set, and renews the lease or stops: `require_held`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from clusterpaths.records import Record
 from clusterpaths.storage import objects
 
 LOCK = ".lock"
-LEASE = 90.0  # seconds
+LEASE = 300.0  # seconds
 RENEW = 20.0
+CLOCKS = 30.0  # seconds that clocks may differ
 _RELEASE_TIMEOUT = 5.0  # seconds for the storage to answer at the end
 _POLL_INTERVAL = 1.0
 
@@ -72,13 +74,14 @@ def leased(bucket: str, key: str, url: str, wait: float, log: Callable[[str], No
 
 
 def require_held(url: str) -> None:
-    """Check that this process, where it held the lease of a directory, still does.
+    """Check that this process, where it held the lease of a directory, still does; one whose time is over is renewed first.
 
     Raises:
         CacheError: another run has taken it over.
+        StorageError: its time is over, and the storage does not answer.
     """
     lease = _held.get(url)
-    if lease and lease.lost:
+    if lease and not lease.is_held():
         raise CacheError(
             f"{url} was taken over by another run, since this one had not renewed its lock for {LEASE:.0f} s. Nothing more "
             "is written. Wait for the other run to end and run the same command again."
@@ -90,7 +93,8 @@ class _Lease:
         self._bucket, self._key, self._url, self._token = bucket, key, url, uuid.uuid4().hex
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         self._who = f"process {os.getpid()} on {socket.gethostname()} since {now}"
-        self._etag = ""
+        self._etag, self._expires = "", 0.0
+        self._renewing = threading.Lock()
         self.lost = False
 
     def acquire(self, wait: float, log: Callable[[str], None]) -> None:
@@ -99,9 +103,7 @@ class _Lease:
             found = objects.read(self._bucket, self._key)
             holder = _parse(found[0]) if found else None
             if found is None or holder is None or _is_over(holder):
-                etag = self._put(self._content(), found[1] if found else None)
-                if etag is not None:
-                    self._etag = etag
+                if self._write(found[1] if found else None):
                     if holder and holder.expires:
                         log(f"{self._url} was held by {holder.who}, which ended without releasing it: taken over.")
                     return
@@ -124,18 +126,18 @@ class _Lease:
         def renew() -> None:
             while not ended.wait(RENEW):
                 try:
-                    etag = self._put(self._content(), self._etag)
+                    with self._renewing:
+                        held = self._write(self._etag)
                 except StorageError:  # the run's next access to the storage raises it
                     continue
-                if etag is None and ended.is_set():
+                if not held and ended.is_set():
                     return  # it was released meanwhile
-                if etag is None:
+                if not held:
                     self.lost = True
                     log(
                         f"{self._url} was taken over by another run, since this one had not renewed its lock for too long."
                     )
                     return
-                self._etag = etag
 
         thread = threading.Thread(target=contextvars.copy_context().run, args=(renew,), name="lease", daemon=True)
         thread.start()
@@ -145,23 +147,34 @@ class _Lease:
             ended.set()
             thread.join(_RELEASE_TIMEOUT)
 
+    def is_held(self) -> bool:
+        """Whether it is still this run's. One whose time is over is renewed: it may have been taken over while nobody looked."""
+        with self._renewing:
+            if not self.lost and time.time() > self._expires - CLOCKS:
+                self.lost = not self._write(self._etag)
+            return not self.lost
+
     def release(self, log: Callable[[str], None]) -> None:
         """Mark it as over (expires 0), if it is still this run's."""
         if self.lost:
             return
         try:  # a conditional write: a delete could remove the lock of another run
-            self._put(self._content(expires=0), self._etag, _RELEASE_TIMEOUT)
+            objects.put(self._bucket, self._key, self._content(expires=0), self._etag, _RELEASE_TIMEOUT)
         except StorageError:
             log(
                 f"The lock of {self._url} could not be released, since the storage does not answer: it expires by itself."
             )
 
-    def _put(self, content: bytes, etag: str | None, patience: float | None = None) -> str | None:
-        return objects.put(self._bucket, self._key, content, etag, patience)
+    def _write(self, etag: str | None) -> bool:
+        """Write the lock object if it is still that of `etag` (None: if there is none): the lease begins anew."""
+        expires = time.time() + LEASE  # before the request, which may take long
+        written = objects.put(self._bucket, self._key, self._content(expires), etag)
+        if written is not None:
+            self._etag, self._expires = written, expires
+        return written is not None
 
-    def _content(self, expires: float | None = None) -> bytes:
-        until = time.time() + LEASE if expires is None else expires
-        holder = Holder(who=self._who, machine=_machine(), pid=os.getpid(), expires=until, token=self._token)
+    def _content(self, expires: float) -> bytes:
+        holder = Holder(who=self._who, machine=_machine(), pid=os.getpid(), expires=expires, token=self._token)
         return holder.model_dump_json().encode()
 
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 log = logging.getLogger("clusterpaths.storage")
 
-PATIENCE = 300.0  # seconds of retries for a server that answered before
+PATIENCE = 120.0  # seconds of retries for a server that answered before; `lease.py` depends on it
+REQUEST_TIMEOUT = 120.0  # seconds of one request
 FIRST_PATIENCE = 15.0  # seconds for the first answer to a run: a wrong address should be reported soon
 _PAUSES = (0.2, 5.0)  # seconds between tries: first, longest
 _REFUSED = {
@@ -39,6 +40,7 @@ _METADATA_SERVICE = "169.254.169.254"  # where a cloud machine requests credenti
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 _stores: dict[tuple[str, str], Any] = {}
+_conditional: set[tuple[str, str]] = set()  # buckets whose server obeys conditions
 _away: dict[str, float] = {}  # bucket -> since when its server does not answer
 _lock = threading.Lock()
 
@@ -74,7 +76,7 @@ def _connect(bucket: str, endpoint: str) -> Any:
     parts = urlsplit(endpoint)
     # A run's own retries come on top (`with_retries`): these only bridge a hiccup, so that an outage is reported at once.
     settings: dict[str, Any] = {"retry_config": {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}}
-    client: ClientConfig = {"timeout": "120s", "connect_timeout": "5s"}
+    client: ClientConfig = {"timeout": f"{REQUEST_TIMEOUT:.0f}s", "connect_timeout": "5s"}
     if endpoint:
         settings["endpoint"] = endpoint
     if parts.scheme == "http":
@@ -199,6 +201,25 @@ def put(bucket: str, key: str, content: bytes, etag: str | None, patience: float
         return found[1] if found and found[0] == content else None
 
 
+def require_conditional_writes(bucket: str, key: str) -> None:
+    """Check with a small object that the server obeys the conditions of `put`; once per process and bucket.
+
+    Raises:
+        StorageError: it ignores them, or does not implement them.
+    """
+    if (bucket, _endpoint()) in _conditional:
+        return
+    never = f'"{"0" * 32}"'  # an etag that no object has
+    try:
+        made = put(bucket, key, b"probe", None, FIRST_PATIENCE)
+        ignored = [put(bucket, key, content, etag, FIRST_PATIENCE) for content, etag in ((b"1", None), (b"2", never))]
+    finally:
+        delete(bucket, [key], FIRST_PATIENCE)
+    if made is None or any(ignored):
+        raise _unconditional(bucket)
+    _conditional.add((bucket, _endpoint()))
+
+
 def upload(bucket: str, key: str, path: Path) -> str:
     """Write a file as an object, replacing any; returns its etag."""
     import obstore
@@ -228,12 +249,12 @@ def download(bucket: str, key: str, path: Path, known: str | None) -> str | None
         return None
 
 
-def delete(bucket: str, keys: list[str]) -> None:
+def delete(bucket: str, keys: list[str], patience: float | None = None) -> None:
     """Remove objects; missing ones are ignored."""
     import obstore
 
     if keys:
-        with_retries(bucket, lambda: obstore.delete(store_of(bucket), keys))
+        with_retries(bucket, lambda: obstore.delete(store_of(bucket), keys), patience)
 
 
 def _reason(error: Exception, bucket: str) -> str:
@@ -248,6 +269,8 @@ def _reason(error: Exception, bucket: str) -> str:
     code = match[1] if (match := re.search(r"<Code>(\w+)</Code>", text)) else ""
     if code == "NoSuchBucket":
         raise _no_bucket(bucket) from None
+    if code == "NotImplemented" or isinstance(error, errors.NotSupportedError):
+        raise _unconditional(bucket) from None
     if _METADATA_SERVICE in text:
         raise StorageError(
             f"There are no credentials for s3://{bucket}{_server()}. Expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
@@ -262,6 +285,14 @@ def _reason(error: Exception, bucket: str) -> str:
         ) from None
     status = match[0] if (match := re.search(r"status code: \d+", text)) else ""
     return code or status or "no connection"
+
+
+def _unconditional(bucket: str) -> StorageError:
+    return StorageError(
+        f"The object storage of s3://{bucket}{_server()} does not obey the conditions of writes (If-None-Match and If-Match), "
+        "without which two runs would overwrite each other's files. Expected a server that does, as Amazon S3 and MinIO do. Use "
+        "another server, or name a directory with --cache-root."
+    )
 
 
 def _no_bucket(bucket: str) -> StorageError:

@@ -15,17 +15,19 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from clusterpaths.cache import manifest
 from clusterpaths.cache.manifest import LayerRecord, Manifest, ShardRecord
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import CacheError, ConfigError, StorageError
 from clusterpaths.records import ModelIdentity, Preprocessing
-from clusterpaths.sets.find import list_sets
+from clusterpaths.sets.find import list_sets, next_set
 from clusterpaths.storage import Storage, bucket, lease, objects, open_storage
-from tests.storage import BUCKET, KEY_ID, SECRET, TOKEN, running_storage
+from tests.runs import run_pipeline
+from tests.storage import BUCKET, KEY_ID, SECRET, TOKEN, running_storage, unconditional
 from tests.storage import Storage as Server
 
 
@@ -280,6 +282,61 @@ def test_a_lease_is_renewed_and_its_loss_is_noticed_before_anything_is_written(
     assert storage.objects(key(cache))[key(cache / lease.LOCK)] == b"another's"
 
 
+def test_a_holder_that_was_suspended_notices_by_the_time_that_it_lost_its_lease(
+    cache: Storage, storage: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that renews it has slept all the while."""
+    monkeypatch.setattr(lease, "RENEW", 3600.0)
+    with cache.lock(0):
+        manifest.write_manifest(cache, planned(3))
+        _, version = manifest.read_version(cache)
+        monkeypatch.setattr(time, "time", lambda now=time.time: now() + lease.LEASE + 1)
+        monkeypatch.setattr(lease, "_machine", lambda: "another machine")
+        lease._Lease(BUCKET, key(cache / lease.LOCK), "there").acquire(0, lambda _: None)
+        with pytest.raises(CacheError, match="was taken over by another run"):
+            manifest.write_manifest(cache, planned(4), version)
+        with pytest.raises(CacheError, match="was taken over by another run"):
+            publish_made(cache, "late")
+        assert set(storage.objects(key(cache))) == {key(cache / name) for name in (lease.LOCK, "manifest.json")}
+
+
+def test_a_lease_whose_time_is_over_and_that_nobody_has_taken_is_renewed_and_the_run_goes_on(
+    cache: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW", 3600.0)
+    with cache.lock(0):
+        manifest.write_manifest(cache, planned(3))
+        _, version = manifest.read_version(cache)
+        monkeypatch.setattr(time, "time", lambda now=time.time: now() + lease.LEASE + 1)
+        manifest.write_manifest(cache, planned(4), version)
+        with pytest.raises(CacheError, match="in use by process"), cache.lock(0):
+            pass
+
+
+def test_a_write_that_the_storage_delays_ends_before_the_lease() -> None:
+    assert objects.PATIENCE + objects.REQUEST_TIMEOUT + lease.RENEW + lease.CLOCKS < lease.LEASE
+
+
+# conditional writes are needed
+
+
+@pytest.mark.parametrize("obeys", ["nothing", "If-None-Match", "If-Match", "501"])
+def test_a_store_without_conditional_writes_is_refused_before_anything_is_done(
+    storage: Server, configure: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch, obeys: str
+) -> None:
+    headers = {"If-None-Match", "If-Match"}
+    with unconditional(storage, headers - {obeys}, refuse=obeys == "501") as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        prefix = uuid.uuid4().hex
+        with pytest.raises(StorageError, match=r"does not obey the conditions of writes .*--cache-root") as told:
+            run_pipeline(configure(cache_root=f"s3://{BUCKET}/{prefix}"))
+        paragraph(told.value)
+        with pytest.raises(StorageError, match="does not obey"), open_storage(f"s3://{BUCKET}/{prefix}").lock(0):
+            pass
+        open_storage(f"s3://{BUCKET}/{prefix}").require()  # for readers it is good enough
+        assert storage.objects(prefix) == {}
+
+
 # sets
 
 
@@ -292,7 +349,7 @@ def publish_made(cache: Storage, content: str, *more: str) -> None:
 def test_a_set_is_seen_only_when_all_of_it_is_there(
     cache: Storage, storage: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[list[str]] = []
+    seen: list[list[str]] = []  # after each file
     interrupted: list[bool] = []
     upload = objects.upload
 
@@ -308,7 +365,7 @@ def test_a_set_is_seen_only_when_all_of_it_is_there(
     cache.make()
     with pytest.raises(KeyboardInterrupt):
         publish_made(cache, "first", "choice.json")
-    assert storage.objects(key(cache / "set_01")) != {}  # half of it is there
+    assert storage.objects(key(cache / "set_01")) == {}  # what was there of it is removed
     assert list_sets(cache) == []
     publish_made(cache, "second")
     assert seen == [[]] * 4  # two files of the first, centroids.npz and choice.json, and two of the second
@@ -316,6 +373,76 @@ def test_a_set_is_seen_only_when_all_of_it_is_there(
     assert {name.rpartition("/")[2]: text for name, text in storage.objects(key(cache / "set_01")).items()} == {
         name: f"{name} second".encode() for name in ("centroids.npz", "paths.json", "set.json")
     }
+
+
+class KilledError(BaseException):
+    """Ends a publisher where it is, without the removal of what it has written."""
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_two_publishers_never_mix(cache: Storage, storage: Server, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """The first is suspended after some of its files; the second publishes meanwhile; then the first goes on."""
+    upload, put, writes = objects.upload, objects.put, [0]
+    results: list[object] = []
+
+    def second() -> None:
+        name = next_set(cache)
+        with cache.publish(name, last="set.json") as staged:
+            for file in ("centroids.npz", "paths.json", "set.json"):
+                (staged / file).write_text(f"{file} second")
+        results.append(name)
+
+    def about_to_write(content: bytes) -> None:
+        if content.endswith(b"first"):
+            writes[0] += 1
+            if writes[0] == after + 1:
+                second()
+
+    def uploaded(name: str, key: str, path: Path) -> str:
+        about_to_write(path.read_bytes())
+        return upload(name, key, path)
+
+    def put_there(name: str, key: str, content: bytes, *more: Any) -> str | None:
+        about_to_write(content)
+        return put(name, key, content, *more)
+
+    monkeypatch.setattr(objects, "put", put_there)
+    monkeypatch.setattr(objects, "upload", uploaded)
+    cache.make()
+    try:
+        publish_made(cache, "first")
+    except CacheError as error:
+        results.append(error)
+    assert results
+    for name in list_sets(cache):
+        texts = [text.decode().split() for text in storage.objects(key(cache / name)).values()]
+        assert sorted(file for file, _ in texts) == ["centroids.npz", "paths.json", "set.json"], name
+        assert len({publisher for _, publisher in texts}) == 1, texts
+
+
+def test_what_a_killed_publisher_has_left_is_no_set_and_its_name_is_not_taken_again(
+    cache: Storage, storage: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be suspended, and go on."""
+    upload = objects.upload
+
+    def killed(name: str, key: str, path: Path) -> str:
+        if path.name == "paths.json":
+            monkeypatch.setattr(objects, "delete", lambda *_: None)
+            raise KilledError
+        return upload(name, key, path)
+
+    cache.make()
+    with monkeypatch.context() as patch:
+        patch.setattr(objects, "upload", killed)
+        with pytest.raises(KilledError):
+            publish_made(cache, "first")
+    monkeypatch.undo()
+    monkeypatch.setenv(bucket.MIRROR_VARIABLE, str(cache.path.parents[2]))
+    assert storage.objects(key(cache / "set_01")) != {}  # half of it is there
+    assert (list_sets(cache), next_set(cache)) == ([], "set_02")
+    with pytest.raises(CacheError, match="set_01 was published by another run meanwhile"):
+        publish_made(cache, "second")
 
 
 def test_a_set_is_never_written_over(cache: Storage, storage: Server) -> None:
@@ -397,5 +524,5 @@ def test_a_short_absence_is_waited_for_and_told_once(tmp_path: Path, monkeypatch
             reader.join(60)
         assert (place.path / "a.json").read_text() == "content"
     assert len(lines) == 2
-    assert "does not answer (no connection); trying again for up to 300 s" in lines[0]
+    assert "does not answer (no connection); trying again for up to 120 s" in lines[0]
     assert "answers again after" in lines[1]
