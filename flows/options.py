@@ -6,7 +6,7 @@ Belongs here: models that are no library's own, importable without Prefect, so t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,7 +15,12 @@ from clusterpaths.commands.shell import invalid
 from clusterpaths.common import roots
 from clusterpaths.config import CacheRoot, RunConfig
 from clusterpaths.errors import ConfigError
-from clusterpaths.records import Distance
+from clusterpaths.records import DatasetSpec, Distance
+
+if TYPE_CHECKING:
+    from clusterpaths.sets.published import PublishedSet
+
+MOVABLE = {"model": "model", "data_root": "images", "labels": "labels"}  # options for what a set's record carries
 
 
 class ImagesConfig(RunConfig):
@@ -49,24 +54,52 @@ class ReclusterConfig(BaseModel):
     engine: Literal["threads", "dask"] = Field("threads", description=RunConfig.model_fields["engine"].description)
     dask_address: str | None = Field(None, description=RunConfig.model_fields["dask_address"].description)
     cache_root: CacheRoot | None = Field(None, description="where results are [activation_cache]")
+    data_root: Path | None = Field(
+        None,
+        description="directory of the images, if it was moved [where it was; beside the results, if they were moved]",
+    )
+    model: Path | None = Field(None, description="the set's ONNX file, if it was moved [as --data-root]")
+    labels: Path | None = Field(None, description="CSV file with labels, if it was moved [as --data-root]")
 
     def run_config(self) -> RunConfig:
         """The configuration of the last set, with these changes.
 
         Raises:
             CacheError: there is no such set, or it does not record its configuration.
-            ConfigError: the changed settings do not fit together.
+            ConfigError: the changed settings do not fit together, or the set's model or images are not where they were.
         """
         from clusterpaths.sets.find import find_named, set_config  # pyarrow, which --help does not need
 
-        options = ("k", "distance", "seed", "layers", "subset", "workers")
+        options = ("k", "distance", "seed", "layers", "subset", "workers", *MOVABLE)
         changes: dict[str, Any] = {name: value for name in options if (value := getattr(self, name)) is not None}
         changes |= {
             "engine": self.engine,
             "dask_address": self.dask_address,
         }  # the engine of the last run is not reused
-        before = set_config(find_named(self.cache_root or roots.cache_root(), self.name))
+        published = find_named(self.cache_root or roots.cache_root(), self.name)
+        before = set_config(published, self.data_root)
+        _require_found(published, {name: path for name, path in before.items() if name not in changes})
         try:
             return RunConfig(**{**before, **changes, "compare": True, "refresh": False, "plan": False})
         except ValidationError as error:
             raise ConfigError(f"Invalid settings: {invalid(error)}.") from error
+
+
+def _require_found(published: PublishedSet, config: dict[str, Any]) -> None:
+    """Check that what a set was made of is where it was, or beside its results: nothing is downloaded in place of it.
+
+    Raises:
+        ConfigError: its model, images or labels are not.
+    """
+    from clusterpaths.sets.places import has_images
+
+    for name, what in MOVABLE.items():
+        path = config.get(name)
+        if not path or (
+            has_images(DatasetSpec(name=config["dataset"], root=path)) if name == "data_root" else Path(path).is_file()
+        ):
+            continue
+        raise ConfigError(
+            f"The {what} of {published.name} {'are' if what.endswith('s') else 'is'} no longer in {path}, and not beside the "
+            f"results in {published.cache.parent} either. Name the place with --{name.replace('_', '-')}."
+        )

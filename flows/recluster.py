@@ -35,6 +35,9 @@ def recluster(
     engine: Literal["threads", "dask"] = "threads",
     dask_address: str | None = None,
     cache_root: CacheRoot | None = None,
+    data_root: Path | None = None,
+    model: Path | None = None,
+    labels: Path | None = None,
 ) -> Path | None:
     """Cluster again what is cached under a name, with the last set's settings or changed ones.
 
@@ -49,11 +52,14 @@ def recluster(
         engine: where shards and layers run: threads of this process, or Dask workers (extra [dask])
         dask_address: scheduler of an existing Dask cluster, such as tcp://10.0.0.5:8786 [a cluster on this machine]
         cache_root: where results are [activation_cache]
+        data_root: directory of the images, if it was moved [where it was; beside the results, if they were moved]
+        model: the set's ONNX file, if it was moved [as data_root]
+        labels: CSV file with labels, if it was moved [as data_root]
     """
     set_up_logging()  # before anything can fail
     given = ReclusterConfig(
         name=name, k=k, distance=distance, seed=seed, layers=layers, subset=subset, workers=workers, engine=engine,
-        dask_address=dask_address, cache_root=cache_root,
+        dask_address=dask_address, cache_root=cache_root, data_root=data_root, model=model, labels=labels,
     )  # fmt: skip
     outcome = cluster_paths(given.run_config())
     if not outcome.new and outcome.published:

@@ -20,9 +20,10 @@ from clusterpaths.config import CacheRoot
 from clusterpaths.datasets import open_dataset
 from clusterpaths.errors import DatasetError
 from clusterpaths.explanation.explain import explain_image, read_upright
-from clusterpaths.records import DatasetSpec, Record
+from clusterpaths.records import Record
 from clusterpaths.report.explanation import print_explanation, write_explanation
 from clusterpaths.sets.images import image_reader
+from clusterpaths.sets.places import data_of
 from clusterpaths.sets.published import PublishedSet
 
 
@@ -65,15 +66,14 @@ def explain(
 
 def _reader(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
     """Reads the set's images; a directory that is gone leaves placeholders, unless it was named."""
-    record = published.record
-    root = data_root.expanduser().absolute() if data_root else record.data_root
+    spec = data_of(published.folder, published.record, data_root)
     try:
-        return image_reader(published, open_dataset(DatasetSpec(name=record.dataset, root=str(root))))
+        return image_reader(published, open_dataset(spec))
     except DatasetError:
         if data_root:
             raise
         sys.stderr.write(
-            f"warning: The images of the set are no longer in {root}; name their directory with --data-root.\n"
+            f"warning: The images of the set are no longer in {spec.root}; name their directory with --data-root.\n"
         )
         return _gone
 

@@ -19,6 +19,7 @@ from clusterpaths.errors import ConfigError
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.records import Record
 from clusterpaths.sets.find import find_named
+from clusterpaths.sets.places import model_of
 from clusterpaths.sets.published import PublishedSet
 
 
@@ -38,17 +39,17 @@ def find_set(given: str, cache_root: str | None) -> PublishedSet:
 
 
 def find_model(published: PublishedSet, given: Path | None) -> Path:
-    """The model that was named, else the path in the set's record.
+    """The model that was named, else the one in the set's record, where it is now.
 
     Raises:
         ConfigError: neither is known.
     """
     if given is not None:
         return given.expanduser().absolute()
-    recorded = published.record.config.get("model")
-    if not recorded:
+    recorded = model_of(published.folder, published.record)
+    if recorded is None:
         raise ConfigError(f"{published.path} does not record where its model was. Name the ONNX file with --model.")
-    return Path(recorded)
+    return recorded
 
 
 def export(

@@ -19,6 +19,7 @@ from clusterpaths.datasets.decode import CORRUPT, as_rgb
 from clusterpaths.datasets.value_range import RangeError, load_8_bit
 from clusterpaths.errors import ClusterPathsError, ModelError, RefusedImageError
 from clusterpaths.explanation.record import Explanation
+from clusterpaths.sets.places import model_of
 
 if TYPE_CHECKING:
     from clusterpaths.explanation.explain import SetWithModel
@@ -164,10 +165,10 @@ def _open(index: SetIndex) -> SetWithModel:
             f"{name} was made by another program and does not say which model it is of, so no image can be explained by it. "
             "Expected a set that ClusterPaths made; choose another."
         )
-    model = record.config.get("model")
-    if not model or not Path(model).is_file():
+    model = model_of(index.folder, record)
+    if model is None or not model.is_file():
         raise ModelError(
             f"The model of {name}, {record.model.file}, is no longer where it was when the set was made, so no image can be "
             "explained by this set. Put the file back."
         )
-    return load_model(index, Path(model))
+    return load_model(index, model)

@@ -28,6 +28,7 @@ from clusterpaths.datasets.registry import open_source
 from clusterpaths.errors import ClusterPathsError, DatasetError, NotFoundError
 from clusterpaths.records import DatasetSpec
 from clusterpaths.sets.images import find_file
+from clusterpaths.sets.places import data_of
 from clusterpaths.sets.published import PublishedSet
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def data_set_of(index: SetIndex) -> DatasetSpec:
     record = index.record
     if record is None:
         raise NotFoundError(f"{index.name} has no set.json, so its images are not known.")
-    return DatasetSpec(name=record.dataset, root=record.data_root, labels=str(record.config.get("labels") or ""))
+    return data_of(index.folder, record)
 
 
 def _reader(spec: DatasetSpec) -> Dataset:

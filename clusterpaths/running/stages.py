@@ -53,6 +53,7 @@ from clusterpaths.running.progress import counter
 from clusterpaths.sets import find, publish
 from clusterpaths.sets.find import find_named
 from clusterpaths.sets.images import image_reader
+from clusterpaths.sets.places import data_of
 from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
@@ -353,10 +354,8 @@ def write_comparison(comparison: Comparison, second: PublishedSet, data_root: Pa
 
 def _images_of(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
     """Reads images of the given directory, which must exist, or of the one that the set records, if it exists."""
-    record = published.record
     try:
-        root = data_root.expanduser().absolute() if data_root else record.data_root
-        return image_reader(published, open_dataset(DatasetSpec(name=record.dataset, root=str(root))))
+        return image_reader(published, open_dataset(data_of(published.folder, published.record, data_root)))
     except DatasetError as error:
         if data_root:
             raise
@@ -370,8 +369,7 @@ def _no_image(file: str) -> Image.Image:
 
 def write_report(published: PublishedSet) -> Path:
     """report.html beside the set's documents, for a browser."""
-    record = published.record
-    dataset = open_dataset(DatasetSpec(name=record.dataset, root=record.data_root))
+    dataset = open_dataset(data_of(published.folder, published.record))
     report = page.write_report(published, image_reader(published, dataset))
     log.info("Report: %s", report)
     return report

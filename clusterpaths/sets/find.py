@@ -8,12 +8,14 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from clusterpaths.errors import CacheError, DatasetError
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.directory import RECORD
 from clusterpaths.sets.join import join_examples
+from clusterpaths.sets.places import config_here
 from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.storage import Storage, StorageLike, open_storage
 
@@ -82,19 +84,18 @@ def find_named(cache_root: StorageLike, given: str) -> PublishedSet:
     return open_set(folder)
 
 
-def set_config(published: PublishedSet) -> dict[str, Any]:
-    """The configuration of a set, for `RunConfig`.
+def set_config(published: PublishedSet, data_root: Path | None = None) -> dict[str, Any]:
+    """The configuration of a set, for `RunConfig`, with its directories and files as they are now (`config_here`).
 
     Raises:
         CacheError: it is not recorded.
     """
-    config = published.record.config
-    if not config:
+    if not published.record.config:
         raise CacheError(
             f"{published.path} does not record its configuration (an older version made it). "
             "Run flows/celeba.py once with the settings that you want; recluster then uses that set."
         )
-    return config
+    return config_here(published.folder, published.record, data_root)
 
 
 def find_earlier(own: PublishedSet) -> PublishedSet | None:

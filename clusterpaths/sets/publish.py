@@ -154,7 +154,12 @@ def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
     """The given options, with the resolved directories and model, for later runs."""
     given = config.model_dump(mode="json", exclude_unset=True)
     given |= {"model": job.model.path, "cache_root": job.storage.parent.address, "name": job.storage.name}
-    return given if config.sample else given | {"dataset": job.dataset.name, "data_root": job.dataset.root}
+    if config.sample:
+        return given
+    labels = (
+        {"labels": job.dataset.labels} if job.dataset.labels else {}
+    )  # given, it may be relative to a directory of then
+    return given | {"dataset": job.dataset.name, "data_root": job.dataset.root} | labels
 
 
 def _with_predictions(paths: pa.Table, directory: Storage, outputs: ModelOutputs) -> pa.Table:

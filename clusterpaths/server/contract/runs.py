@@ -20,6 +20,7 @@ from clusterpaths.common import roots
 from clusterpaths.datasets.registry import find_source, known_names
 from clusterpaths.errors import DatasetError, NoRunError, NotFoundError
 from clusterpaths.explore.documents import shown
+from clusterpaths.sets.places import data_of, model_of
 
 if TYPE_CHECKING:
     from clusterpaths.explore.library import Library
@@ -104,18 +105,18 @@ def _config(request: RunRequest, library: Library) -> dict[str, Any]:
     if request.model not in folders:
         known = ", ".join(dict.fromkeys([*(path.stem for path in files.values()), *folders])) or "none"
         raise NotFoundError(f"There is no model called {shown(request.model)}. Expected one of: {known}.")
-    record = library.newest(request.model).record
-    made_of = str(record.config.get("model") or "") if record else ""
-    if record is None or not made_of or not Path(made_of).is_file():
+    newest = library.newest(request.model)
+    record = newest.record
+    made_of = model_of(newest.folder, record) if record else None
+    if record is None or made_of is None or not made_of.is_file():
         raise NotFoundError(
             f"The newest set of {request.model} does not record its model file, or the file is missing. "
             "Name a model by its file."
         )
-    config = {"model": made_of, "dataset": dataset}
+    config = {"model": str(made_of), "dataset": dataset}
     if record.dataset == dataset:
-        config |= {"name": request.model, "data_root": record.data_root}
-        if record.config.get("labels"):
-            config["labels"] = str(record.config["labels"])
+        spec = data_of(newest.folder, record)
+        config |= {"name": request.model, "data_root": spec.root} | ({"labels": spec.labels} if spec.labels else {})
     return config
 
 
