@@ -27,6 +27,7 @@ NO_FIT_ALL = (
 )
 MAX_K = 32767  # cluster ids are int16
 EVALUATION_IMAGES = 150
+TIME_LIMIT = 14_400.0  # seconds: 14 an image of the largest shard
 SAMPLE_NAME = "SampleFaces"
 SAMPLE_MODEL = "SampleFaces_CNN"
 SAMPLE_SEED = 0  # the committed sample model was trained on another seed's faces
@@ -182,6 +183,11 @@ class RunConfig(BaseModel):
     )
     max_failures: float = Field(0.01, ge=0, le=1, description="fraction of unreadable images above which the run fails")
     wait: float = Field(3600, ge=0, description="seconds to wait for another run on the same results; 0: fail at once")
+    time_limit: float = Field(
+        TIME_LIMIT,
+        gt=0,
+        description="seconds after which a task (a shard, a layer, a stage) fails, as where a disk hangs",
+    )
     refresh: bool = Field(
         False, description="delete the cached activations and extract everything again (published sets are preserved)"
     )

@@ -11,6 +11,7 @@
     │   ├── ExtractionError    too many unreadable images, non-finite activations
     │   ├── NotFoundError      no model, set, layer, cluster or example of that name
     │   ├── DiskError          no room, no permission
+    │   ├── TimeLimitError     a task that did not end in time: a disk that hangs
     │   └── StorageError       object storage that does not answer, refuses access, or has no such bucket
     ├── DownloadError          the network; worth a retry
     │   └── OfflineError       the host's name does not resolve; worth one retry
@@ -82,6 +83,10 @@ class NotFoundError(InputError):
 
 class DiskError(InputError):
     """The disk is full or may not be written to."""
+
+
+class TimeLimitError(InputError):
+    """A task did not end within its time limit, most often because a disk does not answer."""
 
 
 class StorageError(InputError):

@@ -10,12 +10,14 @@ from clusterpaths.running.report import Outcome
 from flows.shell import set_up_logging
 from tasks.report import PrefectReport
 from tasks.runner import PrefectRunner
+from tasks.time_limit import in_one_paragraph
 
 
 def cluster_paths(config: RunConfig) -> Outcome:
     """Run all stages; to be called inside a flow."""
     set_up_logging()
-    return pipeline.run(config, PrefectRunner(config, set_up_logging), PrefectReport())
+    with in_one_paragraph():
+        return pipeline.run(config, PrefectRunner(config, set_up_logging), PrefectReport())
 
 
 def path_of(outcome: Outcome) -> Path | None:

@@ -33,7 +33,21 @@ from flows.environment import require_server
 
 _PORTS = (8000, 9000)  # as Prefect's own
 # As `python -m uvicorn`, but with fewer garbage collections: at Python's default threshold they take a fifth of the start.
-_UVICORN = "import gc; gc.set_threshold(50_000); from uvicorn.main import main; main()"
+# It ends with the process that started it, also where that is killed: its standard input, to which nobody writes, ends then.
+_UVICORN = """
+import gc, os, signal, threading, time
+
+def end_with_parent():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+gc.set_threshold(50_000)
+from uvicorn.main import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -73,8 +87,8 @@ def _begin() -> Begun:
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     output = tempfile.TemporaryFile()  # noqa: SIM115 - it is the process's as long as that runs
     process = subprocess.Popen(
-        [sys.executable, "-c", _UVICORN, *app, *options], env={**os.environ, **marks, **settings}, stdout=output,
-        stderr=subprocess.STDOUT,
+        [sys.executable, "-c", _UVICORN, *app, *options], env={**os.environ, **marks, **settings},
+        stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
     )  # fmt: skip
     atexit.register(process.terminate)  # if this process ends before Prefect has the server
     return Begun(process, port, output)

@@ -28,6 +28,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import get_call_parameters
 
 from clusterpaths.config import RunConfig
+from clusterpaths.datasets import clear_caches
 from clusterpaths.errors import ConfigError
 from clusterpaths.running.runner import Future
 from tasks.stages import TASKS
@@ -71,10 +72,11 @@ class PrefectRunner:
         self._dask = None
 
     def run(self, stage: Callable[..., Result], *args: Any) -> Result:
-        return cast(Result, TASKS[stage](*args))
+        return cast(Result, TASKS[stage].with_options(timeout_seconds=self._config.time_limit)(*args))
 
     def submit(self, stage: Callable[..., Result], *args: Any, name: str = "") -> Future[Result]:
-        task = TASKS[stage].with_options(task_run_name=name.replace("{", "{{").replace("}", "}}"))
+        own = name.replace("{", "{{").replace("}", "}}")
+        task = TASKS[stage].with_options(task_run_name=own, timeout_seconds=self._config.time_limit)
         if self._dask:
             return self._dask.submit(task, get_call_parameters(task.fn, args, {}))
         return task.submit(*args)
@@ -143,11 +145,12 @@ def _start(
 
 
 def _plugin(set_up: Callable[[], None] | None, own: bool) -> Any:
-    """A Dask worker plugin: prepares logging in each worker process, also in those that join later."""
+    """A Dask worker plugin: prepares each worker process for this run, also those that join later."""
     from distributed import WorkerPlugin
 
     class Setup(WorkerPlugin):
         def setup(self, worker: Any) -> None:  # noqa: ARG002 - the plugin's interface
+            clear_caches()  # a worker that lives on sees the directories as they are now
             ensure_logging_setup()
             if own:
                 _quiet(logging.WARNING)

@@ -2,21 +2,25 @@
 
 Cache policy: none, on every task. Results of a stage are on disk with their own record, which the library checks first;
 a stored Prefect result would not prove that the files still exist. A retried run goes through all stages again, and each
-completes in milliseconds if its work is done.
+completes in milliseconds if its work is done. Every task has a time limit, which a run may set (`time_limit.py`).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import exponential_backoff
 
+from clusterpaths.config import TIME_LIMIT
 from clusterpaths.errors import ClusterPathsError, DownloadError, OfflineError
 from clusterpaths.running import stages
+from tasks.time_limit import in_own_thread
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,12 +33,19 @@ async def network_may_recover(_task: Any, run: TaskRun, state: State[Any]) -> bo
 
 
 async def machine_may_recover(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Retry after errors of the disk or the machine, not after expected errors, which would recur."""
-    return not isinstance(await state.aresult(raise_on_failure=False), ClusterPathsError)
+    """Retry after errors of the disk or the machine, not after expected errors, which would recur, or a disk that hangs."""
+    return not isinstance(await state.aresult(raise_on_failure=False), (ClusterPathsError, TaskRunTimeoutError))
 
 
 def _task(function: Callable[P, R], name: str, **options: Any) -> Task[P, R]:
-    return Task(function, name=name, task_run_name=name, cache_policy=NO_CACHE, **options)
+    return Task(
+        in_own_thread(function),
+        name=name,
+        task_run_name=name,
+        cache_policy=NO_CACHE,
+        timeout_seconds=TIME_LIMIT,
+        **options,
+    )
 
 
 def _on_machine(function: Callable[P, R], name: str) -> Task[P, R]:
@@ -82,4 +93,4 @@ _TASKS: list[Task[..., Any]] = [
     write_comparison,
     _on_machine(stages.write_report, "report"),
 ]
-TASKS: dict[Callable[..., Any], Task[..., Any]] = {task.fn: task for task in _TASKS}
+TASKS: dict[Callable[..., Any], Task[..., Any]] = {inspect.unwrap(task.fn): task for task in _TASKS}  # by stage

@@ -8,6 +8,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from clusterpaths.config import TIME_LIMIT
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.errors import ClusterPathsError
@@ -15,9 +16,14 @@ from clusterpaths.training.train import TrainConfig, TrainRecord, describe, trai
 from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, examine
 from tasks.announcing import announce, server_url
+from tasks.time_limit import in_own_thread
+
+TRAINING_LIMIT = 86_400.0  # seconds
 
 
-@task(task_run_name="draw {config.faces} faces", cache_policy=NO_CACHE)  # a complete directory is reused anyway
+# a complete directory is reused anyway
+@task(task_run_name="draw {config.faces} faces", cache_policy=NO_CACHE, timeout_seconds=TIME_LIMIT)
+@in_own_thread
 def draw_faces(config: TrainConfig) -> Path:
     """Draw the faces to train on; the directory that holds celeba/."""
     logger = get_run_logger()
@@ -31,7 +37,9 @@ def draw_faces(config: TrainConfig) -> Path:
     return folder.parent
 
 
-@task(task_run_name="train on {config.dataset}", cache_policy=NO_CACHE)  # a run always trains
+# a run always trains
+@task(task_run_name="train on {config.dataset}", cache_policy=NO_CACHE, timeout_seconds=TRAINING_LIMIT)
+@in_own_thread
 def train_model(config: TrainConfig, images_root: Path) -> TrainRecord:
     """Train, measure and write the ONNX file; notes of the data set are logged."""
     logger = get_run_logger()

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from clusterpaths.errors import CacheError
 from clusterpaths.storage.atomic import disk_errors
+
+_TO_RELEASE = 10.0  # seconds
 
 
 @contextlib.contextmanager
@@ -26,7 +29,7 @@ def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Itera
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / ".lock").touch()
-    lock = FileLock(directory / ".lock")
+    lock = FileLock(directory / ".lock", thread_local=False)
     holder = directory / ".lock.holder"
     try:
         lock.acquire(timeout=0)
@@ -46,5 +49,12 @@ def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Itera
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
         yield
     finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        # In a thread: on a disk that hangs it would not return, and the system releases the lock with the process anyway.
+        releasing = threading.Thread(target=_release, args=(lock, holder), daemon=True)
+        releasing.start()
+        releasing.join(_TO_RELEASE)
+
+
+def _release(lock: FileLock, holder: Path) -> None:
+    holder.unlink(missing_ok=True)
+    lock.release()

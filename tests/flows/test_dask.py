@@ -184,6 +184,26 @@ def test_others_than_the_sample_are_extracted_and_assigned_by_workers_and_damage
 
 
 @needs_server
+def test_workers_that_live_on_see_images_that_were_added_since_their_last_run(
+    cluster: Cluster, faces: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "data" / "celeba"
+    shutil.copytree(faces, images)
+    later = sorted((images / "img_align_celeba").iterdir())[40:]
+    for path in later:
+        path.rename(tmp_path / path.name)
+    given = asked(images, tmp_path / "dask", layers="fc1,fc2", subset=None, engine="dask", dask_address=cluster.address)
+    assert published(succeed(**given)).num_examples == 40
+    for path in later[:40]:
+        (tmp_path / path.name).rename(path)
+    grown = succeed(**given)
+    assert published(grown).num_examples == 80
+    assert grown.batches == 0  # the model ran in the workers
+    fresh = in_process(**asked(images, tmp_path / "fresh", layers="fc1,fc2", subset=None))
+    assert_same_documents(fresh, grown.folder)
+
+
+@needs_server
 def test_workers_that_share_nothing_but_the_store_give_the_same(
     by_threads: Path, storage: Storage | None, cluster: Cluster, faces: Path
 ) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import http.server
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,13 @@ with get_client(sync_client=True) as client:
 print("pid:", begun.process.pid)
 """
 
+BEGUN = """
+import sys
+from flows.temporary_server import begin_server
+begun = begin_server()
+print("pid:", begun.process.pid)
+"""
+
 
 def in_python(code: str, **environment: str) -> str:
     done = subprocess.run(
@@ -77,6 +86,28 @@ def test_prefect_takes_the_server_that_was_begun_and_stops_it(tmp_path: Path) ->
     pid = int(shown.split("pid: ")[1].split()[0])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("ready", [True, False], ids=["ready", "still starting"])
+def test_the_temporary_server_ends_with_the_process_that_started_it(
+    tmp_path: Path, how: signal.Signals, ready: bool
+) -> None:
+    home = {"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | home
+    code = f"{SERVED if ready else BEGUN}\nsys.stdout.flush()\nimport time\ntime.sleep(300)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+        env=environment | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        pid = next(int(line.split()[1]) for line in process.stdout if line.startswith("pid: "))
+        process.send_signal(how)
+        assert process.wait(30) == -how
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and "Z (zombie)" not in Path(f"/proc/{pid}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_no_server_is_begun_where_a_temporary_one_is_not_allowed() -> None:
