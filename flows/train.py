@@ -15,14 +15,16 @@ if __name__ == "__main__":  # first, as the command line is checked before Prefe
 from prefect import flow
 
 from clusterpaths.training.train import TrainConfig, TrainRecord
+from tasks.time_limit import in_one_paragraph
 from tasks.training import announce_model, draw_faces, publish_training, train_model
 
 
 @flow(name="train", flow_run_name="train on {config.dataset}")
 def train(config: TrainConfig) -> TrainRecord:
     """Train a small hair-colour classifier, on drawn faces or on CelebA, and write it as an ONNX file."""
-    images_root = draw_faces(config) if config.dataset == "faces" else config.images_root
-    record = train_model(config, images_root)
+    with in_one_paragraph():
+        images_root = draw_faces(config) if config.dataset == "faces" else config.images_root
+        record = train_model(config, images_root)
     publish_training(record)
     announce_model(record)
     return record
