@@ -44,7 +44,8 @@ from clusterpaths.metrics.alignment import (
 from clusterpaths.metrics.neighbours import nearest_neighbours, neighbours_vote
 from clusterpaths.metrics.paths import chance_purity, in_majority, path_complexity
 from clusterpaths.records import ModelOutputs
-from clusterpaths.sets.published import Classes, PublishedSet
+from clusterpaths.sets.columns import Classes
+from clusterpaths.sets.published import PublishedSet
 
 
 def evaluate_set(

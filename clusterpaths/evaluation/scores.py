@@ -18,7 +18,8 @@ from clusterpaths.metrics.neighbours import nearest_neighbours
 from clusterpaths.metrics.ood import DistanceScale, confidence_scores, path_rarity, scale_distances
 from clusterpaths.models.outputs import Decisions
 from clusterpaths.records import ModelOutputs
-from clusterpaths.sets.published import Classes, PublishedSet
+from clusterpaths.sets.columns import Classes
+from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 
 

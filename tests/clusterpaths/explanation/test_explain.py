@@ -21,7 +21,8 @@ from clusterpaths.models.outputs import decide
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord
 from clusterpaths.report.explanation import common, ood_sentence, other, print_explanation, write_explanation
 from clusterpaths.report.numbers import verdict
-from clusterpaths.sets.published import Columns, PublishedSet, open_set
+from clusterpaths.sets.columns import Columns
+from clusterpaths.sets.published import PublishedSet, open_set
 from tests.clusterpaths.conftest import image_of, run_stages, write_cnn
 
 CLUSTERS = np.array([[0, 0], [0, 0], [0, 0], [0, 1], [0, 1], [1, 1], [1, 1], [1, 1]], np.int16)
