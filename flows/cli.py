@@ -25,7 +25,7 @@ from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.running.inputs import require_inputs
-from flows.environment import require_environment
+from flows.environment import invalid_settings, require_environment
 from flows.options import ReclusterConfig
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -102,7 +102,10 @@ def _run(name: str, argv: list[str]) -> None:
     except ClusterPathsError as error:
         fail(str(error), USER_ERROR)
 
-    from flows.shell import run_flow  # imports Prefect
+    try:
+        from flows.shell import run_flow  # imports Prefect, which reads its settings then
+    except ValidationError as error:
+        fail(invalid_settings(error), USER_ERROR)
 
     fields = {field: getattr(config, field) for field in type(config).model_fields}
     run_flow(

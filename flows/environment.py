@@ -15,6 +15,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from clusterpaths.errors import ConfigError, DiskError
 from clusterpaths.storage.atomic import unwritable
 
@@ -45,6 +47,15 @@ def require_environment() -> None:
             f"{API_URL}=http://127.0.0.1:4200/api for one that `prefect server start` starts, or unset {EPHEMERAL[0]}."
         )
     _require_home(home)
+
+
+def invalid_settings(error: ValidationError) -> str:
+    """What to tell of settings that Prefect does not understand, as those of another version may be."""
+    said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return (
+        f"Prefect's settings are not valid ({said}). Correct the environment variable PREFECT_… or the active profile in "
+        f"{_home() / 'profiles.toml'}, or set PREFECT_HOME to a directory without profiles."
+    )
 
 
 def _home() -> Path:

@@ -106,6 +106,17 @@ def test_where_a_temporary_server_is_forbidden_the_ways_out_are_named(
     assert_one_paragraph(shown, "PREFECT_SERVER_EPHEMERAL_ENABLED=false forbids", "prefect server start")
 
 
+def test_settings_that_prefect_does_not_understand_are_told(photos: tuple[str | Path, ...], tmp_path: Path) -> None:
+    home = profiles(tmp_path / "home", 'active = "old"\n[profiles.old]\nPREFECT_API_ENABLE_HTTP2 = "perhaps"\n')
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *map(str, photos), "--cache-root", tmp_path / "cache"],
+        capture_output=True, text=True, env=environment(PREFECT_HOME=str(home)), cwd=PROJECT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    shown = done.stderr
+    assert_one_paragraph(shown, "Prefect's settings are not valid", "http2", str(home / "profiles.toml"))
+
+
 def test_profiles_that_are_not_toml_are_told(photos: tuple[str | Path, ...], tmp_path: Path) -> None:
     home = profiles(tmp_path / "home", "active = default\n")
     shown = refused(*photos, "--cache-root", tmp_path, PREFECT_HOME=str(home))
