@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from clusterpaths.errors import CacheError
+from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.records import (
     CacheDtype,
     CacheFormat,
@@ -85,6 +86,10 @@ class CacheIdentity(Record):
     preprocessing: Preprocessing
     dtype: CacheDtype = Field(description="the requested one; each layer records its own")
     format: CacheFormat
+    scores: str | None = Field(
+        default=None,
+        description="the output whose rows are stored as class scores, none: no output; null: not recorded",
+    )
     providers: tuple[str, ...] = Field(
         default=(), description="ONNX Runtime's execution providers of the last run; no part of the identity"
     )
@@ -271,6 +276,8 @@ def require_same(
             differences.append(
                 f"layer {layer}: stored {has.tensor} {has.shape}, required {wanted.tensor} {wanted.shape}"
             )
+    if stored.scores and required.scores not in (stored.scores, None, NO_LOGITS):
+        differences.append(f"class scores: stored of the output {stored.scores}, required {required.scores}")
     if format_asked and stored.format != required.format:
         differences.append(f"cache format: stored {stored.format}, required {required.format}")
     if dtype_asked and stored.dtype != required.dtype:

@@ -40,6 +40,7 @@ from clusterpaths.errors import CacheError, ConfigError, DiskError
 from clusterpaths.extraction.decode import MISSING
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.models.check import tap_again
+from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing
 from clusterpaths.storage import Storage, StoredRecord
 
@@ -119,6 +120,7 @@ def plan_run(
         dataset=dataset.name,
         preprocessing=preprocessing,
         dtype=dtype,
+        scores=model.outputs.name or NO_LOGITS,
         format=config.cache_format or ("zarr" if directory.request_per_file else "npy"),
         providers=model.providers,
     )

@@ -42,6 +42,7 @@ def identity(**changes: Any) -> dict[str, Any]:
         "preprocessing": Preprocessing(name="unit", size=(16, 16), mean=(0, 0, 0), std=(1, 1, 1)),
         "dtype": "float16",
         "format": "npy",
+        "scores": "logits",
     }
     return base | changes
 
@@ -108,6 +109,7 @@ DIFFERENT = [
         ["layers: stored conv1, required also fc1"],
     ),
     ({"format": "zarr"}, ["cache format: stored npy, required zarr"]),
+    ({"scores": "logits_2"}, ["class scores: stored of the output logits, required logits_2"]),
     ({"dtype": "float32"}, ["cache dtype: stored float16, required float32"]),
 ]
 
@@ -182,6 +184,14 @@ def test_manifest_that_must_be_there_and_is_not_is_told(tmp_path: Path) -> None:
     record_shard(open_storage(tmp_path), manifest_of(1).identity, ShardRecord(index=0, ids="0-3", start=0, rows=4))
     with pytest.raises(CacheError, match="is missing"):
         consolidate(open_storage(tmp_path))
+
+
+@pytest.mark.parametrize(("stored", "required"), [("logits", "none"), (None, "logits"), ("logits", "logits")])
+def test_class_scores_that_are_not_needed_or_not_recorded_are_no_difference(
+    stored: str | None, required: str, tmp_path: Path
+) -> None:
+    of_cache, of_run = Manifest(**identity(scores=stored)), CacheIdentity(**identity(scores=required))
+    require_same(of_cache, of_run, open_storage(tmp_path), format_asked=True, dtype_asked=True)
 
 
 def test_a_manifest_written_before_shards_had_files_of_their_own_is_read(tmp_path: Path) -> None:
