@@ -33,6 +33,7 @@ _tables: LRUCache[ExampleTable] = LRUCache(2)  # of this process
 # Rounding to float16, as a share of a layer's standard deviation, from which the layer is stored as float32. Of ordinary
 # layers it is 0.0002 to 0.003; of values below 6e-8, which become 0, and of a bias of 3,000 with differences of 1, above 0.5.
 MAX_ROUNDING = 0.05
+ROUNDING_IMAGES = 8  # that this is measured on: a layer's scale is the model's, not an image's
 NOISE = 1e-12  # of squared lengths: what equal images may differ by in float32
 
 
@@ -64,6 +65,7 @@ def extract_shard(
     writer = ShardWriter(directory, job.cache, shard)
     kept = SampleWriter(job, sample) if sample else None
     pixels_only = job.cache.format == "none"
+    rounding = _Rounding(job, ROUNDING_IMAGES if shard.index == 0 else 0)
     with borrow_session(job, fits, keep=not pixels_only or kept is not None) as session:
         for batch in decode_batches(open_dataset(job.dataset), table, job.preprocessing, job.batch_size):
             examples.fail(batch.failed)
@@ -75,9 +77,7 @@ def extract_shard(
                 outputs = session.run(batch.images)
                 _check_finite(outputs, batch.images, ids, job)
                 _check_scores(outputs, ids, job)
-                # Of the first batch only: a layer's scale is the model's, not an image's.
-                if shard.index == 0 and not writer.rows:
-                    _check_rounding(outputs, batch.images, job)
+                rounding.add(outputs, batch.images)
                 examples.add(batch.positions, writer.rows, batch.digests, outputs.logits)
                 writer.add(ids, {PIXELS: batch.pixels} if pixels_only else outputs.layers)
                 if kept:
@@ -86,6 +86,7 @@ def extract_shard(
                 del outputs  # before the next ones are made
             if progress:
                 progress(len(batch.positions) + len(batch.failed))
+        rounding.check()
     record = writer.finish().model_copy(update={"failed": examples.failed})
     if pixels_only:
         record = record.model_copy(update={"batch": job.batch_size})
@@ -190,25 +191,58 @@ def _check_finite(outputs: Outputs, images: NDArray[np.float32], ids: NDArray[np
     raise Float16OverflowError(suspects)
 
 
-def _check_rounding(outputs: Outputs, images: NDArray[np.float32], job: ExtractionJob) -> None:
-    """Raises: Float16OverflowError: layers of which float16 loses what distinguishes the images: tiny values, a large bias."""
-    narrow = {layer: rows for layer, rows in outputs.layers.items() if job.dtypes[layer] == "float16"}
-    # A guess by float16's steps first: a session in float32 takes time and memory.
-    suspects = [layer for layer, rows in narrow.items() if _loses(rows, np.spacing(rows) / np.float32(12**0.5), 0)]
-    if not suspects:
-        return
-    exact = TapSession(job.model).run(images).layers
-    lost = [layer for layer in suspects if _loses(exact[layer], exact[layer] - narrow[layer], NOISE)]
-    if lost:
-        raise Float16OverflowError(lost)
+class _Rounding:
+    """Checks on the first images whether float16 loses what distinguishes them: in tiny values, beside a large bias.
+
+    Args:
+        job: of the shard.
+        images: how many, over as many batches as it takes.
+    """
+
+    def __init__(self, job: ExtractionJob, images: int) -> None:
+        self._job, self._wanted = job, images
+        self._images: list[NDArray[np.float32]] = []
+        self._rows: list[dict[str, NDArray[Any]]] = []
+
+    def add(self, outputs: Outputs, images: NDArray[np.float32]) -> None:
+        """Raises: Float16OverflowError: as `check`."""
+        if self._wanted > 0:
+            self._images.append(images)
+            self._rows.append({x: rows for x, rows in outputs.layers.items() if self._job.dtypes[x] == "float16"})
+            self._wanted -= len(images)
+            if self._wanted <= 0:
+                self.check()
+
+    def check(self) -> None:
+        """Check the images that were added since.
+
+        Raises:
+            Float16OverflowError: layers that float16 does not hold.
+        """
+        images, seen = self._images, self._rows
+        self._images, self._rows, self._wanted = [], [], 0
+        narrow = {layer: np.concatenate([rows[layer] for rows in seen]) for layer in (seen[0] if seen else ())}
+        # A guess by float16's steps first: a session in float32 takes time and memory.
+        suspects = [layer for layer, rows in narrow.items() if _loses(rows, np.spacing(rows) / np.float32(12**0.5), 0)]
+        if not suspects:
+            return
+        session = TapSession(self._job.model)
+        runs = [session.run(batch).layers for batch in images]
+        exact = {layer: np.concatenate([rows[layer] for rows in runs]) for layer in suspects}
+        lost = [layer for layer in suspects if _loses(exact[layer], exact[layer] - narrow[layer], NOISE)]
+        if lost:
+            raise Float16OverflowError(lost)
 
 
 def _loses(rows: NDArray[Any], errors: NDArray[np.float32], noise: float) -> bool:
-    """Whether errors are more than MAX_ROUNDING of rows (n, …), or of their differences if these are more than noise."""
+    """Whether errors are more than MAX_ROUNDING of rows (n, …), or of their differences if these are more than noise.
+
+    A single row has no differences.
+    """
     values = rows.astype(np.float32)
     lost, squares = (float(np.square(one, dtype=np.float64).sum()) for one in (errors, values))
     differences = float(np.square(values - values.mean(axis=0, dtype=np.float64)).sum())
-    least = differences if differences >= noise * squares else squares
+    least = differences if len(rows) > 1 and differences >= noise * squares else squares
     return lost > 0 and lost >= MAX_ROUNDING**2 * least
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -84,6 +85,14 @@ def test_work_in_its_own_thread_returns_and_raises_as_it_does() -> None:
 
 def test_an_interrupted_caller_interrupts_its_work_and_waits_for_it() -> None:
     """So Ctrl-C leaves nothing half written."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a shell's background jobs
+    try:
+        _interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt() -> None:
     seen: list[str] = []
 
     def work() -> None:

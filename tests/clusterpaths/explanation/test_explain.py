@@ -150,7 +150,7 @@ def test_a_path_that_nobody_took_is_decided_by_its_end_where_that_is_the_better_
     e = explained((1, 0))
     assert e.suffix is not None
     assert (e.suffix.path, e.suffix.majority_predictions.name, e.suffix.majority_predictions.of) == ((0,), "cat", 3)
-    assert "Its end, 0 in b, predicts the decision: cat among predictions (67% of 3) there." in common(e)
+    assert "Its end, 0 in b, predicts the decision: cat among predictions (2 of 3) there." in common(e)
     assert explained((0, 0)).suffix is None
 
 

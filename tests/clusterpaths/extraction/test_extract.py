@@ -218,14 +218,14 @@ def test_layer_beyond_float16_of_a_cache_of_images_has_a_sample_of_float32(
         np.testing.assert_array_equal(read_rows(done, layer), read_rows(npy, layer))
 
 
-@pytest.mark.parametrize("cache_format", ["npy", "zarr", "none"])
+@pytest.mark.parametrize(("cache_format", "batch_size"), [("npy", 32), ("npy", 1), ("zarr", 32), ("none", 32)])
 @pytest.mark.parametrize(("factor", "offset"), [(1e-9, 0.0), (1.0, 3000.0)], ids=["tiny", "large offset"])
 def test_layer_whose_differences_float16_would_lose_is_float32(
-    configure: Configure, tmp_path: Path, factor: float, offset: float, cache_format: str
+    configure: Configure, tmp_path: Path, factor: float, offset: float, cache_format: str, batch_size: int
 ) -> None:
     """Activations of about 1e-8 are 0 in float16; around 3,000 its steps are 2."""
     model = write_cnn(tmp_path / "changed.onnx", factor=factor, offset=offset)
-    config = configure(model=model, cache_format=cache_format, cache_dtype="float16")
+    config = configure(model=model, cache_format=cache_format, cache_dtype="float16", batch_size=batch_size)
     done = run_extraction(config)
     assert {name: layer.dtype for name, layer in require_manifest(done.storage).layers.items()}["conv2"] == "float32"
     assert require_manifest(done.storage).layers["conv1"].dtype == "float16"
