@@ -72,7 +72,8 @@ def test_the_sample_runs_through_the_worker_and_shows_artifacts_and_logs(site: S
 
 def test_a_reclustering_through_the_worker_is_compared_and_raises_the_alarm(site: Site) -> None:
     site.publish(name="Growing", data_root=site.home / "data", layers="fc1,fc2", alert_below=1.0)
-    site.prefect("deployment", "run", "recluster/nightly", "-p", "name=Growing", "-p", "seed=7", "-p", "distance=euclidean", "--watch")
+    changed = ("-p", "name=Growing", "-p", "seed=7", "-p", "distance=euclidean")
+    site.prefect("deployment", "run", "recluster/nightly", *changed, "--watch")
     [id_] = [run["id"] for run in site.runs_of("recluster/nightly") if run["state"]["type"] == "COMPLETED"]
     assert list_sets(site.caches / "Growing") == ["set_01", "set_02"]
     assert ("comparison", "markdown") in site.artifacts(id_)
