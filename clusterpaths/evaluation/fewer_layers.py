@@ -15,6 +15,7 @@ from clusterpaths.metrics.paths import count_paths
 from clusterpaths.sets.published import PublishedSet
 
 ALONE = 0.05  # share of the examples that are alone on their path, from which shorter paths are measured
+ENOUGH = 50  # examples; of fewer, a quick check, shorter paths would say no more
 _LIMIT = 20_000  # examples
 
 
@@ -40,10 +41,10 @@ class Shorter:
 
 
 def has_many_singletons(published: PublishedSet) -> bool:
-    """Whether a third of the paths, and 5% of the examples, are an example alone on its path."""
+    """Whether a third of the paths, and 5% of at least `ENOUGH` examples, are an example alone on its path."""
     counts = published.paths.counts
     alone = int((counts == 1).sum())
-    return len(counts) > 1 and alone * 3 >= len(counts) and alone >= ALONE * published.num_examples
+    return published.num_examples >= ENOUGH and alone * 3 >= len(counts) and alone >= ALONE * published.num_examples
 
 
 def shorter_paths(published: PublishedSet) -> tuple[Shorter, ...]:

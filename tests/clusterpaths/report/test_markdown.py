@@ -65,6 +65,10 @@ def test_without_predictions_only_the_number_of_paths_is_told(tmp_path: Path) ->
     assert "--layers" in said
 
 
+def test_a_quick_check_is_left_alone(tmp_path: Path) -> None:
+    assert advice(open_set(make_set(tmp_path / "set_01", {"a": [0, 1, 2, 3, 4], "b": [4, 3, 2, 1, 0]}, k=5))) == ""
+
+
 def test_a_set_whose_paths_have_examples_is_left_alone(tmp_path: Path) -> None:
     clusters = [i // 20 for i in range(100)]
     fine = open_set(make_set(tmp_path / "set_01", {"a": clusters, "b": clusters}, k=5))
