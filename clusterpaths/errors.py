@@ -119,7 +119,7 @@ class CorruptedShardError(ClusterPathsError):
 
 
 class Float16OverflowError(ClusterPathsError):
-    """Finite activations that float16 cannot hold: too large, or rounded until images can no longer be told apart."""
+    """Finite activations that float16 cannot hold: too large, or rounded until images are no longer distinguished."""
 
     recoverable = True
 

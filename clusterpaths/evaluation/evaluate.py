@@ -42,7 +42,7 @@ from clusterpaths.metrics.alignment import (
     majority_baseline,
 )
 from clusterpaths.metrics.neighbours import nearest_neighbours, neighbours_vote
-from clusterpaths.metrics.paths import chance_purity, in_majority, path_complexity
+from clusterpaths.metrics.paths import in_majority, path_complexity
 from clusterpaths.records import ModelOutputs
 from clusterpaths.sets.columns import Classes
 from clusterpaths.sets.published import PublishedSet
@@ -120,8 +120,8 @@ def _evaluate(
         complexity=Complexity(occupied=complexity.occupied, covering=complexity.covering, entropy=complexity.entropy),
         purity_labels=_mean(in_majority(path_of, published.labels), seed),
         purity_predictions=_mean(in_majority(path_of, predictions), seed),
-        chance_labels=chance_purity(path_of, published.labels),
-        chance_predictions=chance_purity(path_of, predictions),
+        chance_labels=_chance(published, "labels"),
+        chance_predictions=_chance(published, "predictions") if outputs.predicts else None,
     )
     if evaluation.purity_labels is None:
         notes.append("No example has a label: purity with labels is left out.")
@@ -159,6 +159,11 @@ def _evaluate(
     if evaluation.purity_predictions is not None:
         measures["alignment"] = _alignment(split, predictions, positions, clean, seed)
     return evaluation.model_copy(update={**measures, "notes": tuple(notes)})
+
+
+def _chance(published: PublishedSet, source: str) -> float | None:
+    found = published.purities.get(source)
+    return found.chance if found else None
 
 
 def _without_predictions(outputs: ModelOutputs) -> str:

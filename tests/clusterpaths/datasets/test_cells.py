@@ -41,7 +41,7 @@ def test_a_column_of_yes_and_no_in_every_coding(texts: list[str], expected: list
         (["1", "1_000"], None),
         (["1", "inf"], None),
         (["1", "1e3"], None),
-        (["٣"], None),  # a digit, but not of ours
+        (["٣"], None),  # a digit, but not of ASCII
         (["1", "cat"], None),
     ],
 )

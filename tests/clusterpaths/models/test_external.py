@@ -74,7 +74,9 @@ def test_weights_file_that_was_not_copied_whole_is_told_with_both_sizes(tmp_path
         check_model(path)
 
 
-@pytest.mark.parametrize("location", ["../weights.data", "/etc/hostname", "a/../../weights.data"])
+@pytest.mark.parametrize("location", [
+    "../weights.data", "/etc/hostname", "a/../../weights.data", "..\\weights.data", "a\\..\\..\\weights.data"
+])  # fmt: skip
 def test_weights_outside_the_models_folder_are_refused(tmp_path: Path, location: str) -> None:
     path = write_cnn(tmp_path / "models" / "m.onnx", external="weights.data")
     shutil.copy(path.parent / "weights.data", tmp_path / "weights.data")
@@ -111,12 +113,3 @@ def test_a_backslash_that_is_part_of_a_name_stays_so(tmp_path: Path) -> None:
     (tmp_path / NAME).rename(tmp_path / f"parts\\{NAME}")
     name_instead(path, f"parts\\{NAME}")
     assert check_model(path).external == {f"parts\\{NAME}": str(tmp_path / f"parts\\{NAME}")}
-
-
-@pytest.mark.parametrize("location", ["..\\weights.data", "a\\..\\..\\weights.data"])
-def test_backslashes_do_not_lead_out_of_the_models_folder(tmp_path: Path, location: str) -> None:
-    path = write_cnn(tmp_path / "models" / "m.onnx", external="weights.data")
-    shutil.copy(path.parent / "weights.data", tmp_path / "weights.data")
-    name_instead(path, location)
-    with pytest.raises(ModelError, match="is outside its own directory"):
-        check_model(path)
