@@ -118,10 +118,10 @@ def _evaluate(
         refitted=not chosen.published,
         num_images=0,
         complexity=Complexity(occupied=complexity.occupied, covering=complexity.covering, entropy=complexity.entropy),
-        purity_labels=_mean(in_majority(path_of, published.labels), seed),
-        purity_predictions=_mean(in_majority(path_of, predictions), seed),
-        chance_labels=_chance(published, "labels"),
-        chance_predictions=_chance(published, "predictions") if outputs.predicts else None,
+        purity_labels=(by_labels := _mean(in_majority(path_of, published.labels), seed)),
+        purity_predictions=(by_predictions := _mean(in_majority(path_of, predictions), seed)),
+        chance_labels=published.purities["labels"].chance if by_labels else None,
+        chance_predictions=published.purities["predictions"].chance if by_predictions else None,
     )
     if evaluation.purity_labels is None:
         notes.append("No example has a label: purity with labels is left out.")
@@ -159,11 +159,6 @@ def _evaluate(
     if evaluation.purity_predictions is not None:
         measures["alignment"] = _alignment(split, predictions, positions, clean, seed)
     return evaluation.model_copy(update={**measures, "notes": tuple(notes)})
-
-
-def _chance(published: PublishedSet, source: str) -> float | None:
-    found = published.purities.get(source)
-    return found.chance if found else None
 
 
 def _without_predictions(outputs: ModelOutputs) -> str:

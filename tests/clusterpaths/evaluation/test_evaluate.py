@@ -18,6 +18,7 @@ from clusterpaths.evaluation import perturb, probe
 from clusterpaths.evaluation.evaluate import evaluate_set
 from clusterpaths.evaluation.record import METRICS
 from clusterpaths.extraction.job import ExtractionJob
+from clusterpaths.metrics.paths import chance_purity
 from clusterpaths.records import ModelOutputs
 from clusterpaths.report.page import write_report
 from clusterpaths.sets.published import open_set
@@ -139,6 +140,7 @@ def test_without_class_scores_and_labels_what_needs_them_is_left_out(sample: tup
     finally:
         (set_dir / "paths.parquet").write_bytes(stored)
     assert (found.alignment, found.purity_labels, found.purity_predictions) == (None, None, None)
+    assert (found.chance_labels, found.chance_predictions) == (None, None)
     assert all(one.predictions is None for one in found.perturbations)
     assert [one.score for one in found.strangers[0].scores] == ["paths", "path rarity", "deep k-NN"]
     assert any("no class scores" in note for note in found.notes)
@@ -182,6 +184,8 @@ def test_a_model_without_classes_has_no_decision_metrics(kind: str, tmp_path: Pa
     assert found.num_images == 32
     assert (found.alignment, found.purity_predictions) == (None, None)
     assert found.purity_labels is not None  # the data set has labels, whatever the model puts out
+    assert (found.chance_labels, found.chance_predictions) == (done.published.record.chance_labels, None)
+    assert found.chance_labels == chance_purity(done.published.paths.of_example, done.published.labels)
     assert all(one.predictions is None for one in found.perturbations)
     assert [one.score for one in found.strangers[0].scores] == ["paths", "path rarity", "deep k-NN"]
     (note,) = found.notes
