@@ -31,7 +31,7 @@ def watcher(site: Site) -> Iterator[None]:
             command, stdout=file, stderr=subprocess.STDOUT, env=site.environment, cwd=site.home, start_new_session=True
         )
     try:
-        wait_until((site.home / "ONNX_models" / ".announced.json").is_file, 30)
+        wait_until((site.home / "ONNX_models" / ".announced.json").is_file)
         yield
     finally:
         end_group(process)
@@ -68,7 +68,7 @@ def completed(site: Site, count: int) -> list[dict[str, Any]]:
         assert not [run for run in runs if run["state"]["type"] in ("FAILED", "CRASHED")], site.log
         return runs if len(runs) == count and {run["state"]["type"] for run in runs} == {"COMPLETED"} else None
 
-    runs: list[dict[str, Any]] = wait_until(done, 150, lambda: f"{[r['state'] for r in arrivals(site)]}\n{site.log}")
+    runs: list[dict[str, Any]] = wait_until(done, lambda: f"{[r['state'] for r in arrivals(site)]}\n{site.log}")
     return runs
 
 
@@ -78,7 +78,7 @@ def test_arrived_models_get_a_run_each_one_at_a_time_a_cache_of_their_own_and_a_
     site.publish(name="Before", data_root=site.home / "data")
 
     first = arrive(site, "Hair.onnx", version(1), pieces=3)
-    wait_until(lambda: len(arrivals(site)) == 1, 60, lambda: (site.home / "watcher.log").read_text())
+    wait_until(lambda: len(arrivals(site)) == 1, lambda: (site.home / "watcher.log").read_text())
     second = arrive(site, "Other.onnx", version(2))
     (site.home / "ONNX_models" / "notes.onnx").write_text("no model")
     runs = completed(site, 2)
@@ -103,7 +103,7 @@ def test_another_model_under_the_same_name_gets_a_run_with_a_name_of_its_own(sit
     site.patch("/work_pools/clusterpaths", is_paused=True)  # it is enough to see the run wait
     try:
         name = arrive(site, "Hair.onnx", version(3))
-        [run] = wait_until(lambda: [run for run in arrivals(site) if run["id"] not in before], 60)
+        [run] = wait_until(lambda: [run for run in arrivals(site) if run["id"] not in before])
         assert run["parameters"]["config"]["name"] == name
         assert name not in {path.name for path in site.caches.iterdir()}
         site.delete(f"/flow_runs/{run['id']}")

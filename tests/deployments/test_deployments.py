@@ -53,7 +53,7 @@ def test_nightly_runs_are_scheduled_at_three_in_berlin(site: Site) -> None:
     (schedule,) = site.deployment("recluster/nightly")["schedules"]
     assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 3 * * *", "Europe/Berlin")
     scheduled = {"type": {"any_": ["SCHEDULED"]}}  # the server's scheduler makes them some seconds after deploying
-    runs = wait_until(lambda: site.runs_of("recluster/nightly", state=scheduled), 70)
+    runs = wait_until(lambda: site.runs_of("recluster/nightly", state=scheduled))
     assert {run["expected_start_time"][11:16] for run in runs} <= {"01:00", "02:00"}
 
 

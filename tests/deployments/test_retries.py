@@ -62,7 +62,7 @@ def test_a_run_that_failed_at_a_shard_tells_why_and_a_retry_makes_only_what_is_m
 
     image.write_bytes(whole)
     site.prefect("flow-run", "retry", id_)
-    wait_until(lambda: site.run(id_)["state"]["type"] != "FAILED", 20)
+    wait_until(lambda: site.run(id_)["state"]["type"] != "FAILED")
     site.complete(id_)
     assert {file: file.stat().st_mtime_ns for file in before} == before
     site.logs(id_, "(20 in the cache, 20 to extract in 2 shards)")
@@ -70,14 +70,14 @@ def test_a_run_that_failed_at_a_shard_tells_why_and_a_retry_makes_only_what_is_m
     assert list_sets(cache) == ["set_01"]
 
 
-def test_a_cancelled_run_stops_within_seconds_and_leaves_a_cache_that_goes_on(
+def test_a_cancelled_run_stops_half_way_and_leaves_a_cache_that_goes_on(
     site: Site, faces: Path, together: dict[str, dict[str, Any]]
 ) -> None:
     cache, config = site.caches / "Cancelled", slow(site, faces, "Cancelled", 1)
     id_ = site.start("celeba/full", config=config)
-    wait_until(lambda: len(made_shards(cache)) >= 2, 60, lambda: site.log)
+    wait_until(lambda: len(made_shards(cache)) >= 2, lambda: site.log)
     site.set_state(id_, "CANCELLING", "Cancelling")
-    assert site.end_of(id_, 12)["state"]["type"] == "CANCELLED"
+    assert site.end_of(id_)["state"]["type"] == "CANCELLED"
     before = written(cache)
     assert len(made_shards(cache)) < 300
     assert list_sets(cache) == []
@@ -94,19 +94,19 @@ def test_a_killed_workers_run_is_noticed_and_its_retry_ends_as_if_nothing_had_ha
     assert shipped["trigger"]["within"] == 90
     shipped |= {"name": "crashed-runs-soon", "trigger": shipped["trigger"] | {"within": 15}}
     automation = site.post("/automations/", **shipped)["id"]
-    wait_until(lambda: site.get(f"/automations/{automation}"), 5)
+    wait_until(lambda: site.get(f"/automations/{automation}"))
     cache = site.caches / "Killed"
     id_ = site.start("celeba/full", config=slow(site, faces, "Killed"))
-    wait_until(lambda: len(made_shards(cache)) >= 2, 60, lambda: site.log)
+    wait_until(lambda: len(made_shards(cache)) >= 2, lambda: site.log)
     site.kill_worker()
     before, made = written(cache), len(made_shards(cache))
     assert 2 <= made < 300 // SHARD
-    assert site.end_of(id_, 45)["state"]["type"] == "CRASHED"
+    assert site.end_of(id_)["state"]["type"] == "CRASHED"
     site.delete(f"/automations/{automation}")
 
     site.start_worker()
     site.set_state(id_, "SCHEDULED", "AwaitingRetry")
-    wait_until(lambda: site.run(id_)["state"]["type"] != "CRASHED", 20)
+    wait_until(lambda: site.run(id_)["state"]["type"] != "CRASHED")
     site.complete(id_)
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert_same_documents(cache / "set_01", site.caches / "Undisturbed" / "set_01")

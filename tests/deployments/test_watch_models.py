@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -29,17 +29,11 @@ from tests.deployments.conftest import (
     model_events,
     server_environment,
 )
+from tests.deployments.site import wait_until
 from tests.runs import PROJECT, SAMPLE_MODEL
 
 pytestmark = pytest.mark.server
 _SEEDS = count(100)
-
-
-def wait_until(holds: Callable[[], Any], what: Callable[[], str], seconds: float = 40.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain; {what()}"
-        time.sleep(0.1)
 
 
 @dataclass
