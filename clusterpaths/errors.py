@@ -3,6 +3,7 @@
     ClusterPathsError
     ├── InputError             the user can correct it; one paragraph, exit code 2
     │   ├── ConfigError        options that are incompatible
+    │   ├── ArraysError        arrays, or parameters of the estimator, that cannot be clustered; a ValueError, too
     │   ├── ModelError         the ONNX file: missing, unreadable, no image input, no such layer
     │   ├── DatasetError       the images or their annotations
     │   │   ├── QuotaError     a file host's quota page was saved where data should be
@@ -44,6 +45,10 @@ class InputError(ClusterPathsError):
 
 class ConfigError(InputError):
     """Options that are out of range or incompatible."""
+
+
+class ArraysError(InputError, ValueError):
+    """Arrays, or parameters of the estimator, that cannot be clustered; scikit-learn's callers expect a ValueError."""
 
 
 class ModelError(InputError):

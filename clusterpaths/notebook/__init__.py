@@ -1,0 +1,1 @@
+"""What a person calls from a notebook or a script: runs, sets, tables, figures."""
