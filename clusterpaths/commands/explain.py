@@ -17,12 +17,11 @@ from pydantic import Field
 from clusterpaths.commands.export import find_model, find_set
 from clusterpaths.commands.shell import run_command
 from clusterpaths.config import CacheRoot
-from clusterpaths.datasets import open_dataset
 from clusterpaths.errors import DatasetError
 from clusterpaths.explanation.explain import explain_image, read_upright
 from clusterpaths.records import Record
 from clusterpaths.report.explanation import print_explanation, write_explanation
-from clusterpaths.sets.images import image_reader
+from clusterpaths.sets.images import find_images
 from clusterpaths.sets.places import data_of
 from clusterpaths.sets.published import PublishedSet
 
@@ -66,20 +65,14 @@ def explain(
 
 def _reader(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
     """Reads the set's images; a directory that is gone leaves placeholders, unless it was named."""
-    spec = data_of(published.folder, published.record, data_root)
-    try:
-        return image_reader(published, open_dataset(spec))
-    except DatasetError:
-        if data_root:
-            raise
+
+    def lost(_: DatasetError) -> None:
+        root = data_of(published.folder, published.record).root
         sys.stderr.write(
-            f"warning: The images of the set are no longer in {spec.root}; name their directory with --data-root.\n"
+            f"warning: The images of the set are no longer in {root}; name their directory with --data-root.\n"
         )
-        return _gone
 
-
-def _gone(file: str) -> Image.Image:
-    raise FileNotFoundError(file)
+    return find_images(published, data_root, lost)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -32,13 +32,20 @@ class Segment:
 
 @dataclass(frozen=True)
 class Ribbon:
-    """The examples that go from one cluster to one of the next layer; `d` is an SVG path."""
+    """The examples that go from one cluster to one of the next layer.
+
+    `ends` are x of both ends, y (top, bottom) at the first and at the second; `d` is its SVG path.
+    """
 
     layer: int
     source: int
     target: int
     count: int
-    d: str
+    ends: tuple[float, float, float, float, float, float]
+
+    @property
+    def d(self) -> str:
+        return _band(*self.ends)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def lay_out(sizes: Sequence[NDArray[np.int64]], flows: Sequence[NDArray[np.int64
             if count < FAINTEST * total:
                 hidden += count
                 continue
-            ribbons.append(Ribbon(layer, source, target, count, _band(x0, x1, a0, a1, b0, b1)))
+            ribbons.append(Ribbon(layer, source, target, count, (x0, x1, a0, a1, b0, b1)))
     return Overview(width, tuple(segments), tuple(ribbons), hidden / (total * max(len(flows), 1)))
 
 

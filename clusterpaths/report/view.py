@@ -214,7 +214,7 @@ def build(index: SetIndex, record: SetRecord, shown: Exemplars, pictures: Mappin
         ),
         paths=tuple(_path(path, pictures) for path in shown.paths),
         purities=tuple(_purities(index, table)),
-        overview=_lay_out(drawn, index),
+        overview=lay_out(drawn, index),
         classes=classes,
         label_classes=label_classes,
         n=len(index),
@@ -294,7 +294,8 @@ def _agreement(majorities: Iterable[ClassShare | None]) -> float | None:
     return sum(one.count for one in found) / sum(one.known for one in found) if found else None
 
 
-def _lay_out(drawn: Routes, index: SetIndex) -> overview.Overview:
+def lay_out(drawn: Routes, index: SetIndex) -> overview.Overview:
+    """Positions of the Sankey's blocks and ribbons."""
     at = {layer: place for place, layer in enumerate(index.layers)}
     flows = [np.zeros(pair, np.int64) for pair in zip(index.k, index.k[1:], strict=False)]
     for one in drawn.transitions:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from PIL import Image
-
 from clusterpaths.cache.extracted import ExtractionRecord
 from clusterpaths.cache.fit_sample import FIT_ROWS, draw_ids
 from clusterpaths.cache.manifest import ShardRecord
@@ -33,7 +31,7 @@ from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
 from clusterpaths.datasets.registry import find_source
 from clusterpaths.datasets.variety import check_variety
-from clusterpaths.errors import ClusterPathsError, DatasetError, ModelError
+from clusterpaths.errors import ClusterPathsError, ModelError
 from clusterpaths.evaluation import evaluate
 from clusterpaths.evaluation.record import Evaluation
 from clusterpaths.extraction import again, extract, plan
@@ -52,7 +50,7 @@ from clusterpaths.running.inputs import model_path
 from clusterpaths.running.progress import counter
 from clusterpaths.sets import find, publish
 from clusterpaths.sets.find import find_named
-from clusterpaths.sets.images import image_reader
+from clusterpaths.sets.images import find_images, image_reader
 from clusterpaths.sets.places import data_of
 from clusterpaths.sets.published import PublishedSet
 
@@ -347,24 +345,14 @@ def compare_sets(first: PublishedSet, second: PublishedSet, top: int = compare.T
 
 def write_comparison(comparison: Comparison, second: PublishedSet, data_root: Path | None = None) -> Path:
     """JSON and page in the second set's directory; returns the page."""
-    document, page = write_comparison_files(comparison, second, _images_of(second, data_root))
+    images = find_images(
+        second,
+        data_root,
+        lambda error: log.warning("The page has no images: %s Name the directory with --data-root.", error),
+    )
+    document, page = write_comparison_files(comparison, second, images)
     log.info("Comparison: %s and %s", page, document)
     return page
-
-
-def _images_of(published: PublishedSet, data_root: Path | None) -> Callable[[str], Image.Image]:
-    """Reads images of the given directory, which must exist, or of the one that the set records, if it exists."""
-    try:
-        return image_reader(published, open_dataset(data_of(published.folder, published.record, data_root)))
-    except DatasetError as error:
-        if data_root:
-            raise
-        log.warning("The page has no images: %s Name the directory with --data-root.", error)
-        return _no_image
-
-
-def _no_image(file: str) -> Image.Image:
-    raise FileNotFoundError(file)
 
 
 def write_report(published: PublishedSet) -> Path:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow.compute as pc
 from PIL import Image
 
 from clusterpaths.cache.registry import current_file
+from clusterpaths.datasets import open_dataset
 from clusterpaths.datasets.base import Dataset
+from clusterpaths.errors import DatasetError
+from clusterpaths.sets.places import data_of
 from clusterpaths.sets.published import PublishedSet
 
 
@@ -48,3 +52,26 @@ def image_reader(published: PublishedSet, dataset: Dataset) -> Callable[[str], I
         return dataset.read_image(find_file(published, row, dataset) if row >= 0 else file)
 
     return read
+
+
+def find_images(
+    published: PublishedSet, data_root: Path | None, lost: Callable[[DatasetError], None] = lambda _: None
+) -> Callable[[str], Image.Image]:
+    """Reads images of the given directory, which must exist, or of the one that the set records.
+
+    Where that is gone, `lost` is called once, and every image is missing: readers show placeholders.
+
+    Raises:
+        DatasetError: the given directory does not exist, or has no images.
+    """
+    try:
+        return image_reader(published, open_dataset(data_of(published.folder, published.record, data_root)))
+    except DatasetError as error:
+        if data_root:
+            raise
+        lost(error)
+        return _gone
+
+
+def _gone(file: str) -> Image.Image:
+    raise FileNotFoundError(file)

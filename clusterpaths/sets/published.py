@@ -26,6 +26,7 @@ from clusterpaths.records import CacheDtype, SetRecord
 from clusterpaths.sets.attributes import ATTRIBUTES, read_own_attributes
 from clusterpaths.sets.cached_examples import TopScores, read_stored_attributes, read_top_scores
 from clusterpaths.sets.columns import Classes, Columns, read_columns
+from clusterpaths.sets.conveniences import Conveniences
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
 from clusterpaths.storage import StorageLike
 
@@ -38,7 +39,7 @@ class Scores:
     ood: NDArray[np.float64]  # (n,) their mean over layers: the OOD score
 
 
-class PublishedSet(SetDirectory):
+class PublishedSet(Conveniences, SetDirectory):
     """A set that ClusterPaths published; n examples, L layers.
 
     Thread-safe. It is pickled as its address and its record, without arrays: it is passed between tasks and machines.

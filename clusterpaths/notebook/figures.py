@@ -1,0 +1,145 @@
+"""`PublishedSet.sankey`: all clusters of a set, and the examples between those of neighbouring layers.
+
+Belongs here: the figure in plotly, matplotlib and SVG. Its counts are `explore/routes.py`, its geometry `report/overview.py`.
+Colours are those of the report: of clusters, and of ribbons by the cluster that they leave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from clusterpaths.errors import ConfigError
+from clusterpaths.explore.clusters import cluster_infos
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.records import ClusterInfo
+from clusterpaths.explore.routes import routes
+from clusterpaths.notebook.optional import first_installed, require_package
+from clusterpaths.report import overview
+from clusterpaths.report.templates import render
+from clusterpaths.report.view import lay_out
+from clusterpaths.sets.published import PublishedSet
+
+KINDS = ("plotly", "matplotlib", "svg")
+# Okabe and Ito's palette, as --f0 … --f7 of report.css
+PALETTE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#9a9a9a")
+
+
+@dataclass(frozen=True)
+class Svg:
+    """A figure that notebooks show."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_svg_(self) -> str:
+        return self.text
+
+
+def sankey(published: PublishedSet, kind: str | None = None) -> Any:
+    """As `PublishedSet.sankey`."""
+    kind = kind or first_installed("plotly") or "svg"
+    if kind not in KINDS:
+        raise ConfigError(f"sankey() should be asked for one of {', '.join(KINDS)}, got {kind!r} instead.")
+    if kind == "svg":
+        return Svg(svg(published.index))
+    what = f"sankey({kind!r})"
+    if kind == "plotly":
+        return _plotly(published, require_package("plotly.graph_objects", what))
+    require_package("matplotlib", what)
+    return _matplotlib(published)
+
+
+def colour(cluster: int) -> str:
+    """Of a cluster: as in the report."""
+    return PALETTE[cluster % len(PALETTE)]
+
+
+def svg(index: SetIndex) -> str:
+    """The document, for a page or a file; it needs no style sheet and no script."""
+    placed = lay_out(routes(index), index)
+    return render("sankey.svg", overview=placed, names=index.layers, n=max(len(index), 1), colour=colour)
+
+
+def _words(info: ClusterInfo) -> str:
+    most = f", most often {info.majority.name} ({info.majority.share:.0%})" if info.majority else ""
+    return f"{info.layer} cluster {info.cluster}: {info.count:,} examples{most}"
+
+
+def _plotly(published: PublishedSet, graph_objects: Any) -> Any:
+    index: SetIndex = published.index
+    infos = cluster_infos(index)
+    number = {(info.layer, info.cluster): at for at, info in enumerate(infos)}
+    steps = routes(index).transitions
+    across = {layer: at / max(len(index.layers) - 1, 1) for at, layer in enumerate(index.layers)}
+    figure = graph_objects.Figure(
+        graph_objects.Sankey(
+            arrangement="snap",
+            node={
+                "label": [str(info.cluster) for info in infos],
+                "color": [colour(info.cluster) for info in infos],
+                "customdata": [_words(info) for info in infos],
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "x": [min(max(across[info.layer], 0.001), 0.999) for info in infos],  # plotly ignores 0 and 1
+                "y": [0.5] * len(infos),
+                "pad": 6,
+            },
+            link={
+                "source": [number[one.layer, one.cluster] for one in steps],
+                "target": [number[one.next_layer, one.next_cluster] for one in steps],
+                "value": [one.count for one in steps],
+                "color": [_faint(colour(one.cluster)) for one in steps],
+                "hovertemplate": "%{value:,} examples<extra></extra>",
+            },
+        )
+    )
+    names = [
+        {"text": layer, "x": at, "y": 1.06, "showarrow": False, "xref": "paper", "yref": "paper"}
+        for layer, at in across.items()
+    ]
+    return figure.update_layout(title=published.name, annotations=names, height=460, margin={"l": 20, "r": 20, "b": 20})
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.35)"
+
+
+def _matplotlib(published: PublishedSet) -> Any:
+    """A figure of its own, which pyplot does not keep."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import PathPatch, Rectangle
+    from matplotlib.path import Path as Curve
+
+    index: SetIndex = published.index
+    placed = lay_out(routes(index), index)
+    figure = Figure(figsize=(max(2.2 * len(index.layers), 4), 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for ribbon in placed.ribbons:
+        x0, x1, a0, a1, b0, b1 = ribbon.ends
+        middle = (x0 + x1) / 2
+        corners = [
+            (x0, a0),
+            (middle, a0),
+            (middle, b0),
+            (x1, b0),
+            (x1, b1),
+            (middle, b1),
+            (middle, a1),
+            (x0, a1),
+            (x0, a0),
+        ]
+        codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO, *[Curve.CURVE4] * 3, Curve.CLOSEPOLY]
+        axes.add_patch(PathPatch(Curve(corners, codes), facecolor=colour(ribbon.source), alpha=0.35, linewidth=0))
+    for one in placed.segments:
+        axes.add_patch(Rectangle((one.x, one.y), overview.BAR, one.height, facecolor=colour(one.cluster), linewidth=0))
+        if one.height >= 12:
+            x, y = one.x + overview.BAR / 2, one.y + one.height / 2
+            axes.text(x, y, str(one.cluster), ha="center", va="center", fontsize=8)
+    for at, layer in enumerate(index.layers):
+        axes.text(at * overview.SPACING + overview.BAR / 2, overview.HEIGHT + 22, layer, ha="center", va="center")
+    axes.set(xlim=(-8, placed.width + 8), ylim=(overview.HEIGHT + 36, -8), title=published.name)
+    axes.axis("off")
+    return figure

@@ -1,0 +1,127 @@
+"""What a person asks a set in a notebook: methods of `PublishedSet`, each a module of its own.
+
+Belongs here: names, arguments and documentation. The modules that answer import `PublishedSet`, so they are looked up by name,
+when a method is called: reading a set imports none of them.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FrameKind = Literal["pandas", "polars", "pyarrow"]
+FigureKind = Literal["plotly", "matplotlib", "svg"]
+_ANSWERS = {
+    "index": "explore.index:SetIndex",
+    "frame": "notebook.frame:to_frame",
+    "metrics": "evaluation.record:read_evaluation",
+    "exemplars": "notebook.gallery:exemplars",
+    "sankey": "notebook.figures:sankey",
+    "explain": "notebook.explanation:explain",
+    "report": "notebook.page:report",
+    "html": "notebook.page:set_html",
+}
+
+
+def _answer(what: str, *args: Any) -> Any:
+    module, _, function = _ANSWERS[what].partition(":")
+    return getattr(import_module(f"clusterpaths.{module}"), function)(*args)
+
+
+class Conveniences:
+    """Methods of `PublishedSet` for notebooks and scripts."""
+
+    @cached_property
+    def index(self) -> Any:
+        """The set's lookups and sort orders, `clusterpaths.explore.index.SetIndex`; made once."""
+        return _answer("index", self)
+
+    def to_frame(self, kind: FrameKind | None = None) -> Any:
+        """One row per example: id, file, split, label, prediction, right, path, path_count, ood_score, confidence, the cluster
+        and the distance in each layer, and the attributes.
+
+        Args:
+            kind: "pandas", "polars" or "pyarrow"; the first of these that is installed, if left out.
+
+        Raises:
+            ConfigError: the package is not installed.
+            CacheError: the set's files are missing or inconsistent.
+        """
+        return _answer("frame", self, kind)
+
+    @property
+    def metrics(self) -> Any:
+        """metrics.json, `clusterpaths.evaluation.record.Evaluation`; None where the set was not evaluated."""
+        return _answer("metrics", self)
+
+    def exemplars(
+        self,
+        layer: str,
+        cluster: int,
+        count: int = 12,
+        *,
+        kind: Literal["nearest", "farthest", "random"] = "nearest",
+        data_root: str | os.PathLike[str] | None = None,
+    ) -> Any:
+        """Examples of a cluster: a sequence of records, which shows pictures in a notebook (`notebook.gallery.Gallery`).
+
+        Args:
+            layer: its name.
+            cluster: its number.
+            count: how many, at most.
+            kind: nearest to the centroid, farthest from it, or at random (the same ones every time).
+            data_root: the directory of the images, if it was moved.
+
+        Raises:
+            NotFoundError: no such layer (the nearest is named) or cluster.
+        """
+        return _answer("exemplars", self, layer, cluster, count, kind, data_root)
+
+    def sankey(self, kind: FigureKind | None = None) -> Any:
+        """The figure of all clusters and the examples between those of neighbouring layers.
+
+        Args:
+            kind: "plotly" (a plotly.graph_objects.Figure), "matplotlib" (a matplotlib Figure), or "svg" (shown by
+                notebooks, `str()` is the document); plotly if it is installed, else svg, if left out.
+
+        Raises:
+            ConfigError: the package is not installed.
+        """
+        return _answer("sankey", self, kind)
+
+    def explain(
+        self, image: str | os.PathLike[str] | Image.Image, *, model: str | os.PathLike[str] | None = None
+    ) -> Any:
+        """Run the set's model on one image and look its path up: `clusterpaths.explanation.record.Explanation`.
+
+        Args:
+            image: a picture file, or a picture of Pillow.
+            model: the set's ONNX file, if it was moved.
+
+        Raises:
+            DatasetError: not a readable image.
+            ModelError: another model than the set's, or none.
+        """
+        return _answer("explain", self, image, model)
+
+    def report(self, *, data_root: str | os.PathLike[str] | None = None) -> Any:
+        """Write report.html into the set's directory; its path.
+
+        Args:
+            data_root: the directory of the images, if it was moved.
+
+        Raises:
+            CacheError: the set's files are missing or inconsistent.
+            DiskError: no room or no permission.
+        """
+        return _answer("report", self, data_root)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the Sankey, sizes, the most frequent paths, thumbnails."""
+        html: str = _answer("html", self)
+        return html
