@@ -1,26 +1,41 @@
 """`PublishedSet.explain`: one image, from a file or from memory.
 
-Belongs here: which model, and which image. The explanation is `explanation/explain.py`.
+Belongs here: which model, which image, and the page in a cell. The explanation is `explanation/explain.py`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, ImageOps
+from pydantic import PrivateAttr
 
 from clusterpaths.errors import ModelError
 from clusterpaths.explanation.explain import SetWithModel, load_model, read_upright
 from clusterpaths.explanation.record import Explanation
 from clusterpaths.models.find import require_model
+from clusterpaths.report.explanation import explanation_page
+from clusterpaths.report.templates import render
+from clusterpaths.sets.images import find_images
 from clusterpaths.sets.places import model_of
 from clusterpaths.sets.published import PublishedSet
 
 
+class ShownExplanation(Explanation):
+    """An explanation that shows its page in a notebook; its values are those of the record."""
+
+    _picture: Image.Image = PrivateAttr()
+    _read: Callable[[str], Image.Image] = PrivateAttr()
+
+    def _repr_html_(self) -> str:
+        return render("frame.html", page=explanation_page(self, self._picture, self._read))
+
+
 def explain(
     published: PublishedSet, image: str | os.PathLike[str] | Image.Image, model: str | os.PathLike[str] | None
-) -> Explanation:
+) -> ShownExplanation:
     """As `PublishedSet.explain`. The model is loaded once per set."""
     place = Path(model).expanduser() if model is not None else model_of(published.folder, published.record)
     if place is None:
@@ -33,4 +48,6 @@ def explain(
         picture, name = ImageOps.exif_transpose(image).convert("RGB"), "image"
     else:
         picture, name = read_upright(Path(image).expanduser()), os.fspath(image)
-    return loaded.explain(picture, name)
+    found = ShownExplanation(**dict(loaded.explain(picture, name)))
+    found._picture, found._read = picture, find_images(published, None)
+    return found

@@ -25,7 +25,7 @@ KINDS = ("plotly", "matplotlib", "svg")
 PALETTE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#9a9a9a")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Svg:
     """A figure that notebooks show."""
 
@@ -33,6 +33,9 @@ class Svg:
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        return f"<Svg of {len(self.text):,} characters>"
 
     def _repr_svg_(self) -> str:
         return self.text
@@ -70,36 +73,44 @@ def _words(info: ClusterInfo) -> str:
 
 def _plotly(published: PublishedSet, graph_objects: Any) -> Any:
     index: SetIndex = published.index
-    infos = cluster_infos(index)
-    number = {(info.layer, info.cluster): at for at, info in enumerate(infos)}
-    steps = routes(index).transitions
-    across = {layer: at / max(len(index.layers) - 1, 1) for at, layer in enumerate(index.layers)}
+    drawn = routes(index)
+    blocks = lay_out(drawn, index).segments  # without empty clusters, which plotly misplaces
+    infos = {(info.layer, info.cluster): info for info in cluster_infos(index)}
+    number = {(index.layers[one.layer], one.cluster): at for at, one in enumerate(blocks)}
+    across = [at / max(len(index.layers) - 1, 1) for at in range(len(index.layers))]
     figure = graph_objects.Figure(
         graph_objects.Sankey(
-            arrangement="snap",
+            arrangement="fixed",
             node={
-                "label": [str(info.cluster) for info in infos],
-                "color": [colour(info.cluster) for info in infos],
-                "customdata": [_words(info) for info in infos],
+                "label": [str(one.cluster) for one in blocks],
+                "color": [colour(one.cluster) for one in blocks],
+                "customdata": [_words(infos[key]) for key in number],
                 "hovertemplate": "%{customdata}<extra></extra>",
-                "x": [min(max(across[info.layer], 0.001), 0.999) for info in infos],  # plotly ignores 0 and 1
-                "y": [0.5] * len(infos),
-                "pad": 6,
+                "x": [_inside(across[one.layer]) for one in blocks],
+                "y": [_inside((one.y + one.height / 2) / overview.HEIGHT) for one in blocks],  # of its middle
+                "pad": 4,
+                "line": {"width": 0},
             },
             link={
-                "source": [number[one.layer, one.cluster] for one in steps],
-                "target": [number[one.next_layer, one.next_cluster] for one in steps],
-                "value": [one.count for one in steps],
-                "color": [_faint(colour(one.cluster)) for one in steps],
+                "source": [number[one.layer, one.cluster] for one in drawn.transitions],
+                "target": [number[one.next_layer, one.next_cluster] for one in drawn.transitions],
+                "value": [one.count for one in drawn.transitions],
+                "color": [_faint(colour(one.cluster)) for one in drawn.transitions],
                 "hovertemplate": "%{value:,} examples<extra></extra>",
             },
         )
     )
     names = [
-        {"text": layer, "x": at, "y": 1.06, "showarrow": False, "xref": "paper", "yref": "paper"}
-        for layer, at in across.items()
+        {"text": layer, "x": at, "y": -0.06, "showarrow": False, "xref": "paper", "yref": "paper"}
+        for layer, at in zip(index.layers, across, strict=True)
     ]
-    return figure.update_layout(title=published.name, annotations=names, height=460, margin={"l": 20, "r": 20, "b": 20})
+    margin = {"l": 24, "r": 24, "t": 48, "b": 40}
+    return figure.update_layout(title=published.name, annotations=names, height=480, margin=margin)
+
+
+def _inside(share: float) -> float:
+    """plotly ignores positions of 0 and 1."""
+    return min(max(share, 0.001), 0.999)
 
 
 def _faint(colour: str) -> str:

@@ -44,8 +44,15 @@ def write_explanation(
     Raises:
         DiskError: no room or no permission.
     """
+    page = explanation_page(explanation, image, read_image)
+    atomic_write(target, page.encode("utf-8", errors="replace"))
+    return target
+
+
+def explanation_page(explanation: Explanation, image: Image.Image, read_image: Callable[[str], Image.Image]) -> str:
+    """The page as HTML; arguments as those of `write_explanation`."""
     thumbnails = make_thumbnails((example.file for example in _shown(explanation)), read_image)
-    html = render(
+    return render(
         "explanation.html",
         e=explanation,
         name=Path(explanation.image).name,  # a page may be shared: without the path of the file
@@ -62,8 +69,6 @@ def write_explanation(
         ratio=f"{median_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
     )
-    atomic_write(target, html.encode("utf-8", errors="replace"))
-    return target
 
 
 def headline(e: Explanation) -> str:

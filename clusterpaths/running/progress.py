@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgres
 from rich.text import Text
 
 _SPEED_SECONDS = 600.0  # speed is averaged over this long: a piece on a Dask worker only reports its end
+_NOTEBOOK_WIDTH = 100  # characters
 What = Literal["extraction", "fitting"]
 _trackers: dict[tuple[What, str], Tracker] = {}
 
@@ -109,8 +110,12 @@ def counter(what: What, directory: str, part: str) -> Callable[[int], None] | No
 
 
 def terminal() -> Console | None:
-    """A console for bars where stderr is a terminal."""
-    return Console(stderr=True) if sys.stderr.isatty() else None
+    """A console for bars where stderr is a terminal, or output is shown by a notebook; it needs no widgets there."""
+    if sys.stderr.isatty():
+        return Console(stderr=True)
+    if type(sys.stdout).__module__.startswith("ipykernel."):  # a notebook rewrites a line, too, but has no width
+        return Console(file=sys.stdout, force_terminal=True, force_jupyter=False, width=_NOTEBOOK_WIDTH)
+    return None
 
 
 def duration(seconds: float) -> str:

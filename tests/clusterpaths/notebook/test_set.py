@@ -122,7 +122,8 @@ def test_the_plotly_figure_has_every_example_in_every_step(small: PublishedSet) 
     figure = small.sankey("plotly")
     drawn = figure.data[0]
     assert sum(drawn.link.value) == small.num_examples
-    assert len(drawn.node.label) == sum(small.k)
+    assert len(drawn.node.label) == 5  # one cluster is empty
+    assert all(0 < at < 1 for at in (*drawn.node.x, *drawn.node.y))
     assert drawn.node.customdata[0].startswith("a cluster 0: 4 examples, most often cat")
 
 
@@ -157,8 +158,15 @@ def test_colours_are_those_of_the_report() -> None:
 def test_an_image_is_explained_from_a_file_or_from_memory(ran: PublishedSet, cnn: Path, pictures: Path) -> None:
     file = pictures / "cat" / "00.jpg"
     found = ran.explain(file)
-    assert found == explain_image(file, ran, cnn)
+    assert dict(found) == dict(explain_image(file, ran, cnn))
     assert ran.explain(Image.open(file)).path == found.path == tuple(ran.clusters[0].tolist())
+
+
+def test_an_explanation_shows_its_page_in_a_frame(ran: PublishedSet, pictures: Path) -> None:
+    html = ran.explain(pictures / "dog" / "01.jpg")._repr_html_()
+    assert html.count("<iframe") == 1
+    assert "&lt;!doctype html&gt;" in html
+    assert "01.jpg" in html
 
 
 def test_what_cannot_be_explained_is_refused(ran: PublishedSet, small: PublishedSet, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
-from clusterpaths.running.progress import Tracker, counter, duration, tracking
+from clusterpaths.running.progress import Tracker, counter, duration, terminal, tracking
 
 SIZES = {"0": 512, "1": 488}
 
@@ -56,6 +57,21 @@ def test_a_bar_is_drawn_on_a_console_and_on_none_without() -> None:
     assert "512 of 1,000 images" in out.getvalue()
     with tracking("extraction", "/a", SIZES, 1000) as tracker:
         tracker.finish("0")  # and nothing fails
+
+
+def test_a_notebook_is_a_console_of_one_line_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert terminal() is None
+    monkeypatch.setattr(sys, "stdout", kernels)
+    console = terminal()
+    assert console
+    assert not console.is_jupyter
+    with tracking("extraction", "/a", SIZES, 1000, console) as tracker:
+        tracker.finish("0")
+        tracker.bar.refresh()
+    assert "\r" in kernels.getvalue()
+    assert "512 of 1,000 images" in kernels.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (59.6, "1:00 min"), (65, "1:05 min"), (9000, "2:30 h")])
