@@ -211,15 +211,34 @@ class ArrivingSample:
         drawn = draw_ids(np.sort(np.concatenate([self._ids, ids])), self._size)
         new = np.flatnonzero(np.isin(ids, drawn, assume_unique=True))
         free = np.flatnonzero(np.isin(self._ids, drawn, assume_unique=True, invert=True))
-        if not len(self._ids):
-            self._rows = np.empty((0, rows.shape[1]), rows.dtype)
-        elif rows.dtype.itemsize > self._rows.dtype.itemsize:  # float32 after float16
-            self._rows = self._rows.astype(rows.dtype)
         replaced, added = new[: len(free)], new[len(free) :]
+        stored = len(self._ids) + len(added)
+        self._make_room(stored, rows)
         self._ids[free], self._rows[free] = ids[replaced], rows[replaced]
+        self._rows[len(self._ids) : stored] = rows[added]
         self._ids = np.append(self._ids, ids[added])
-        self._rows = np.concatenate([self._rows, rows[added].astype(self._rows.dtype, copy=False)])
+
+    def _make_room(self, count: int, rows: NDArray[Any]) -> None:
+        """For so many rows like these: twice as many as before, so that each is copied about once more."""
+        kept = self._rows if len(self._rows) else rows[:0]
+        dtype = np.result_type(kept, rows)  # float32 after float16
+        if count <= len(kept) and dtype == kept.dtype:
+            return
+        capacity = max(len(kept), min(max(count, 2 * len(kept)), self._size))
+        self._rows = np.empty((capacity, rows.shape[1]), dtype)
+        self._rows[: len(kept)] = kept
+
+    def require_new(self, ids: NDArray[np.int64]) -> None:
+        """Check that none of these (m,) ids is stored.
+
+        Raises:
+            ArraysError: one is.
+        """
+        if len(repeated := np.intersect1d(ids, self._ids)):
+            raise ArraysError(
+                f"Example {repeated[0]} was in an earlier batch. Give each example once; leave ids out to count the examples."
+            )
 
     def rows(self, layer: str) -> ArrayRows:
         """The sample, by ascending id."""
-        return ArrayRows(layer, self._rows, np.argsort(self._ids))
+        return ArrayRows(layer, self._rows, np.argsort(self._ids))  # room that is not filled is in no position

@@ -140,7 +140,8 @@ class ClusterPaths(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self._next_id = 0
         numbers = check_ids(ids, len(arrays[self.layers_[0]]), self._next_id)
         for layer, values in arrays.items():
-            read_block(layer, values)  # before any layer takes the batch: all do, or none
+            self._arriving[layer].require_new(numbers)  # before any layer takes the batch: all do, or none
+            read_block(layer, values)
         for layer, values in arrays.items():
             self._arriving[layer].add(layer, numbers, values)
         self._next_id = max(self._next_id, int(numbers[-1]) + 1)

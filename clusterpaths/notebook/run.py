@@ -6,6 +6,7 @@ Belongs here: Python arguments to a configuration, and what to do where they do 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def run(model: PathLike | None = None, data: PathLike | None = None, **options: 
         model: an ONNX image classifier.
         data: the directory of the images; of another data set than a directory of images, name it with `dataset`.
         options: fields of `RunConfig` by name, the options of the command line: k, distance, layers, seed, subset,
-            cache_root, workers … `dataset` is "folder" if it is left out.
+            cache_root, workers … `dataset` is "folder" if it is left out; k may be a dict of layers to numbers.
 
     Returns:
         The published set; the one that is there, if it was published before.
@@ -73,6 +74,8 @@ def configure(model: PathLike | None, data: PathLike | None, options: dict[str, 
     if data is not None and "data_root" in options:
         raise ConfigError("data and data_root are the same directory of images: give one of them.")
     given = {name: value for name, value in {"model": model, "data_root": data}.items() if value is not None} | options
+    if isinstance(each := options.get("k"), Mapping):
+        given["k"] = ",".join(f"{layer}={k}" for layer, k in each.items())
     if not options.get("sample") and "dataset" not in options:
         if missing := [name for name, value in (("model", "model"), ("data", "data_root")) if value not in given]:
             raise ConfigError(

@@ -94,6 +94,20 @@ def test_batches_go_on_after_a_result_was_used(layers: dict[str, NDArray[np.floa
     np.testing.assert_array_equal(found.predict(layers), cp.ClusterPaths(n_clusters=3).fit_predict(layers))
 
 
+def test_batches_of_float16_and_float32_lose_nothing(layers: dict[str, NDArray[np.float32]]) -> None:
+    found = cp.ClusterPaths(n_clusters=3)
+    first = layers["fc"][:40].astype(np.float16)
+    found.partial_fit({"fc": first}).partial_fit({"fc": layers["fc"][40:]})
+    at_once = cp.ClusterPaths(n_clusters=3).fit({"fc": np.concatenate([first.astype(np.float32), layers["fc"][40:]])})
+    np.testing.assert_array_equal(found.cluster_centers_["fc"], at_once.cluster_centers_["fc"])
+
+
+def test_an_example_is_taken_once(layers: dict[str, NDArray[np.float32]]) -> None:
+    found = cp.ClusterPaths(n_clusters=3).partial_fit(layers, ids=np.arange(90))
+    with pytest.raises(ArraysError, match="Example 89 was in an earlier batch"):
+        found.partial_fit({layer: values[:2] for layer, values in layers.items()}, ids=[89, 90])
+
+
 def test_a_batch_that_cannot_be_used_is_taken_by_no_layer(layers: dict[str, NDArray[np.float32]]) -> None:
     found = cp.ClusterPaths(n_clusters=3).partial_fit({layer: values[:40] for layer, values in layers.items()})
     rest = {layer: values[40:].copy() for layer, values in layers.items()}

@@ -95,3 +95,6 @@ def test_data_is_a_directory_of_images_and_others_are_named() -> None:
     assert configure("m.onnx", None, {"dataset": "torchvision:CIFAR10"}).dataset == "torchvision:CIFAR10"
     assert configure(None, None, {"sample": True}).sample
     assert configure("m.onnx", "photos", {"layers": ["conv3", "fc1"]}).layers == ("conv3", "fc1")
+    assert configure("m.onnx", "photos", {"k": {"conv3": 15, "fc1": "auto"}}).asked_k(("conv3", "fc1", "fc2")) == {
+        "conv3": 15, "fc1": None, "fc2": 5,
+    }  # fmt: skip
