@@ -65,6 +65,14 @@ def test_the_same_rows_and_seed_give_the_pipelines_result(
         np.testing.assert_array_equal(found.cluster_centers_[layer], centroids)
 
 
+def test_auto_chooses_what_the_pipeline_chooses(configure: Callable[..., RunConfig]) -> None:
+    done = run_stages(configure(k="auto", distance="auto"))
+    X = {layer: read_rows(done, layer).astype(np.float16) for layer in done.published.layers}
+    found = cp.ClusterPaths("auto", distance="auto").fit(X, ids=done.ids, predictions=done.published.predictions)
+    assert (found.n_clusters_, found.distance_) == (done.published.record.k_per_layer, done.published.record.distance)
+    np.testing.assert_array_equal(found.labels_, done.published.clusters)
+
+
 @pytest.mark.usefixtures("small_sample")
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_batches_give_the_centroids_of_all_rows_at_once(layers: dict[str, NDArray[np.float32]], batch: int) -> None:
