@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from clusterpaths.clustering.identity import identify, identify_fits
 from clusterpaths.common.malloc import share_arenas
@@ -20,6 +21,10 @@ from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.errors import InputError
 from clusterpaths.evaluation.evaluate import stored_evaluation
 from clusterpaths.evaluation.record import Evaluation
+from clusterpaths.extraction.job import ExtractionJob
+from clusterpaths.extraction.plan import ExtractionPlan
+from clusterpaths.preprocessing.check import PreprocessingCheck
+from clusterpaths.records import ModelRecord
 from clusterpaths.running import stages
 from clusterpaths.running.pieces import Pieces
 from clusterpaths.running.report import Outcome, Report
@@ -66,45 +71,81 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
         plan, job = runner.run(stages.make_plan, config, model, dataset, preprocessing, checked)
         if config.plan:
             return Outcome(None, False, job, plan, preprocessing, check)
-        pieces = Pieces(plan, job, until_done.enter_context(runner), report, timer)
-        sample = pieces.sample()
-        settings, choice = config, None
-        if config.chooses:
-            with timer("choose"):
-                settings, choice = pieces.on_sample(stages.choose_settings, config, model, sample)
-        published, complete = None, pieces.complete
-        if complete:
-            fits = identify_fits(settings, model, sample)
-            identity, published = runner.run(stages.find_set, settings, fits, pieces.extraction())
-        if published is None:
-            fits, fitted, extraction = pieces.cluster(settings, model)
-            identity, published = identify(fits, extraction), None
-            if not complete:
-                identity, published = runner.run(stages.find_set, settings, fits, extraction)
-        new = published is None
-        if published is None:
-            with timer("trace") as did:
-                did.images = extraction.num_examples
-                traced = runner.run(stages.trace_paths, extraction, identity, fitted)
-            with timer("publish"):
-                published = runner.run(
-                    stages.publish_set,
-                    config, pieces.job, extraction, identity, fitted, traced, timer.stages, choice, check,
-                    next_set(results),  # here: a retry of the stage publishes no second one
-                )  # fmt: skip
-        if config.evaluate:
-            with timer("evaluate"):
-                report.evaluation(evaluate(config, pieces, published))
-        pieces.release_sample()
-        if config.compare and new:
-            with timer("compare"):
-                compare_with_earlier(published, runner, report, config.alert_below)
-        with timer("report"):
-            page = runner.run(stages.write_report, published)
+        prepared = Prepared(model, plan, job, check)
+        outcome = cluster_prepared(config, prepared, until_done.enter_context(runner), report, timer)
 
-    outcome = Outcome(published, new, pieces.job, plan, preprocessing, check, choice, page, timer.stages)
     report.outcome(outcome)
     return outcome
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is clustered: activations that are cached, or planned to be extracted.
+
+    Attributes:
+        model: with the layers.
+        plan: which examples are cached and which are to be extracted.
+        job: settings of the extraction.
+        check: of the preprocessing, if it was run.
+    """
+
+    model: ModelRecord
+    plan: ExtractionPlan
+    job: ExtractionJob
+    check: PreprocessingCheck | None = None
+
+
+def cluster_prepared(
+    config: RunConfig, prepared: Prepared, runner: Runner, report: Report, timer: StageTimer
+) -> Outcome:
+    """The stages from extraction to the report.
+
+    Args:
+        config: of the run.
+        prepared: what is clustered.
+        runner: inside its context; the results are locked.
+        report: shows the run.
+        timer: measures the stages.
+    """
+    results, model, check = config.cache_dir, prepared.model, prepared.check
+    pieces = Pieces(prepared.plan, prepared.job, runner, report, timer)
+    sample = pieces.sample()
+    settings, choice = config, None
+    if config.chooses:
+        with timer("choose"):
+            settings, choice = pieces.on_sample(stages.choose_settings, config, model, sample)
+    published, complete = None, pieces.complete
+    if complete:
+        fits = identify_fits(settings, model, sample)
+        identity, published = runner.run(stages.find_set, settings, fits, pieces.extraction())
+    if published is None:
+        fits, fitted, extraction = pieces.cluster(settings, model)
+        identity, published = identify(fits, extraction), None
+        if not complete:
+            identity, published = runner.run(stages.find_set, settings, fits, extraction)
+    new = published is None
+    if published is None:
+        with timer("trace") as did:
+            did.images = extraction.num_examples
+            traced = runner.run(stages.trace_paths, extraction, identity, fitted)
+        with timer("publish"):
+            published = runner.run(
+                stages.publish_set,
+                config, pieces.job, extraction, identity, fitted, traced, timer.stages, choice, check,
+                next_set(results),  # here: a retry of the stage publishes no second one
+            )  # fmt: skip
+    if config.evaluate:
+        with timer("evaluate"):
+            report.evaluation(evaluate(config, pieces, published))
+    pieces.release_sample()
+    if config.compare and new:
+        with timer("compare"):
+            compare_with_earlier(published, runner, report, config.alert_below)
+    with timer("report"):
+        page = runner.run(stages.write_report, published)
+
+    planned, prepared_as = prepared.plan, prepared.job.preprocessing
+    return Outcome(published, new, pieces.job, planned, prepared_as, check, choice, page, timer.stages)
 
 
 def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report, alert_below: float) -> None:

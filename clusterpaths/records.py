@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 Distance = Literal["cosine", "euclidean"]
 CacheFormat = Literal["npy", "zarr", "none"]
+StoredFormat = Literal["npy", "zarr", "none", "arrays"]  # arrays: files of another program, read in place
 CacheDtype = Literal["float16", "float32"]
 Channels = Literal["RGB", "BGR"]
 Preset = Literal["imagenet", "unit", "symmetric", "raw"]

@@ -33,6 +33,7 @@ Config = TypeVar("Config", bound=BaseModel)
 COMMANDS = {
     "celeba": "cluster paths of CelebA, or of the embedded sample with --sample",
     "images": "cluster paths of any images through any model: a directory, arrays, torchvision's data sets",
+    "activations": "cluster paths of activations that are there: arrays of any program, read in place",
     "inspect": "inputs, outputs and clustered layers of a model",
     "recluster": "cluster again with new images or other settings, and compare with the last set",
     "announce": "announce a model file to the Prefect server, which starts the waiting deployments",
@@ -43,7 +44,7 @@ COMMANDS = {
     "train": "train a small hair-colour classifier and write it as an ONNX file",
 }
 
-MODULES = {name: f"clusterpaths.commands.{name}" for name in ("inspect", "export", "explain", "serve")}
+MODULES = {name: f"clusterpaths.commands.{name}" for name in ("activations", "inspect", "export", "explain", "serve")}
 MODULES |= {"announce": "deployments.announce"}
 OPTIONS = {  # of each flow, importable without Prefect
     "celeba": "clusterpaths.config:RunConfig",

@@ -19,10 +19,10 @@ from clusterpaths.errors import CacheError
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.records import (
     CacheDtype,
-    CacheFormat,
     ModelIdentity,
     Preprocessing,
     Record,
+    StoredFormat,
     fingerprint,
 )
 from clusterpaths.storage import Storage
@@ -85,7 +85,7 @@ class CacheIdentity(Record):
     dataset: str
     preprocessing: Preprocessing
     dtype: CacheDtype = Field(description="the requested one; each layer records its own")
-    format: CacheFormat
+    format: StoredFormat
     scores: str | None = Field(
         default=None,
         description="the output whose rows are stored as class scores, none: no output; null: not recorded",

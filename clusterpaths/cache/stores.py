@@ -20,6 +20,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from clusterpaths.cache.arrays import ArrayStore
 from clusterpaths.cache.manifest import PIXELS, LayerRecord, ShardRecord, require_manifest
 from clusterpaths.cache.zarr_layout import (
     CHUNK_ROWS,
@@ -30,7 +31,7 @@ from clusterpaths.cache.zarr_layout import (
     codec,
     is_complete_chunk,
 )
-from clusterpaths.records import CacheFormat
+from clusterpaths.records import StoredFormat
 from clusterpaths.storage import Storage
 from clusterpaths.storage.atomic import disk_errors
 
@@ -58,7 +59,7 @@ class ActivationStore(Protocol):
         """Remove every activation."""
 
 
-def open_store(directory: Storage, cache_format: CacheFormat, layers: Mapping[str, LayerRecord]) -> ActivationStore:
+def open_store(directory: Storage, cache_format: StoredFormat, layers: Mapping[str, LayerRecord]) -> ActivationStore:
     """The store of a cache, for the layers that its manifest names.
 
     Raises:
@@ -66,10 +67,15 @@ def open_store(directory: Storage, cache_format: CacheFormat, layers: Mapping[st
     """
     if cache_format == "none":
         raise ValueError("should be npy or zarr, got none: such a cache keeps images, no activations.")
-    return (NpyStore if cache_format == "npy" else ZarrStore)(directory, layers)
+    stores: dict[str, type[NpyStore | ZarrStore | ArrayStore]] = {
+        "npy": NpyStore,
+        "zarr": ZarrStore,
+        "arrays": ArrayStore,
+    }
+    return stores[cache_format](directory, layers)
 
 
-def size_on_disk(cache_format: CacheFormat, layers: Mapping[str, LayerRecord], examples: int) -> tuple[int, int]:
+def size_on_disk(cache_format: StoredFormat, layers: Mapping[str, LayerRecord], examples: int) -> tuple[int, int]:
     """Files and bytes that the activations of this many examples will take; bytes of zarr are an estimate."""
     each = [int(np.prod(layer.shape)) * np.dtype(layer.dtype).itemsize for layer in layers.values()]
     if cache_format == "npy":

@@ -90,6 +90,12 @@ def _open_arrays(spec: DatasetSpec) -> Dataset:
     return open_arrays(spec)
 
 
+def _open_activations(spec: DatasetSpec) -> Dataset:
+    from clusterpaths.datasets.activations import open_activations
+
+    return open_activations(spec)
+
+
 def _open_torchvision(spec: DatasetSpec) -> Dataset:
     from clusterpaths.datasets.torchvision_sets import open_torchvision
 
@@ -121,6 +127,11 @@ SOURCES: tuple[Source, ...] = (
 )
 """The built-in data sets; they take precedence over packages' data sets of the same name."""
 
+_GIVEN = Source(
+    "activations", _open_activations, "examples of activations that are there: clusterpaths activations DIR"
+)
+"""No choice for a run: it has no table of images."""
+
 
 def find_source(name: str) -> Source:
     """The source that a data set's name means; its `open` and `fetch` take the record with that full name.
@@ -134,7 +145,7 @@ def find_source(name: str) -> Source:
             f"{name!r} does not name one of torchvision's data sets. Expected torchvision:NAME, such as torchvision:CIFAR10."
         )
     wanted = kind if kind == _TORCHVISION else name
-    for source in SOURCES:
+    for source in (*SOURCES, _GIVEN):
         if source.name == wanted:
             return source
     found = plugin.find(name)

@@ -142,7 +142,12 @@ def _evaluate(
     split = split_set(published, directory, chosen, seed)
     with Probe(published, job, split, seed, outputs, workers) as probe:
         wanted = np.searchsorted(published.ids, draw_ids(published.ids[chosen.held_out], max_images))
-        if len(wanted) < len(chosen.held_out):
+        if not job.model.path:
+            wanted = wanted[:0]
+            notes.append(
+                "There is no model here, only its activations: perturbed images and OOD detection are left out."
+            )
+        elif len(wanted) < len(chosen.held_out):
             notes.append(
                 f"{len(wanted):,} of {len(chosen.held_out):,} held-out images are perturbed and compared with OOD images; "
                 "--evaluation-images sets how many."

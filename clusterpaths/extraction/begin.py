@@ -55,8 +55,11 @@ def begin_extraction(plan: ExtractionPlan) -> None:
     store.reserve(_rows(plan.manifest.shards))
 
 
-def remove_cache(directory: Storage) -> None:
-    """Remove the activations (or pixels) of a cache and all that describes them; its sets and ids stay."""
+def remove_cache(directory: Storage, *, stored_rows: bool = True) -> None:
+    """Remove the activations (or pixels) of a cache and all that describes them; its sets and ids stay.
+
+    `stored_rows`: False keeps the activations themselves.
+    """
     try:
         stored = read_manifest(directory)
     except CacheError:  # its message advises --refresh
@@ -65,7 +68,7 @@ def remove_cache(directory: Storage) -> None:
     directory.remove(EXAMPLES)
     for made_of_them in (SHARDS, PARTS, CLUSTERINGS, SAMPLE):
         directory.remove_tree(made_of_them)
-    if stored is not None:
+    if stored is not None and stored_rows:
         open_stored(directory, stored).remove()
 
 

@@ -240,6 +240,11 @@ class Pieces:
         Raises:
             CacheError: it was extracted again already.
         """
+        if self.job.cache.format == "arrays":
+            raise CacheError(
+                f"Activations of {self.job.directory} are not those that were checked: {damage} Something changed the files "
+                "meanwhile. Run again."
+            )
         log.warning(str(damage))
         if damage.shard in self._repaired:
             raise CacheError(

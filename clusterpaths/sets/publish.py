@@ -99,7 +99,7 @@ def publish_set(
     record = SetRecord(
         set=name,
         fingerprint=identity.fingerprint(),
-        model=ModelIdentity(file=Path(job.model.path).name, sha256=job.model.sha256),
+        model=ModelIdentity(file=Path(job.model.path).name or job.cache.model.file, sha256=job.model.sha256),
         dataset=job.dataset.name,
         data_root=job.dataset.root,
         dataset_fingerprint=job.dataset_fingerprint,
