@@ -315,6 +315,11 @@ class SetRecord(Record):
         """Whether a label and a prediction with the same index are the same class; else they cannot be compared."""
         return not self.label_names
 
+    @property
+    def without_model(self) -> bool:
+        """Whether the set was made of activations that were there: there is no model to run."""
+        return self.dataset == "activations"
+
     def class_name(self, index: int) -> str:
         """A prediction's class, or its number where it has no name."""
         return name_of(self.class_names, index)

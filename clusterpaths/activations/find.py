@@ -8,6 +8,7 @@ arrays), a zarr array, or one file per example (LAYER/16.npy). Reading is `cache
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,13 @@ def _sources(source: Path, chunks: bool) -> Iterator[_Source]:
 
 
 def _is_zarr(folder: Path) -> bool:
-    return (folder / ".zarray").is_file() or ((folder / "zarr.json").is_file() and (folder / "c").is_dir())
+    """Whether it is an array of zarr; a group is a directory of them."""
+    if (folder / ".zarray").is_file():
+        return True
+    try:
+        return bool(json.loads((folder / "zarr.json").read_bytes()).get("node_type") == "array")
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _of_files(files: list[Path]) -> Iterator[_Source]:

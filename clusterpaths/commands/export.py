@@ -42,8 +42,13 @@ def find_model(published: PublishedSet, given: Path | None) -> Path:
     """The model that was named, else the one in the set's record, where it is now.
 
     Raises:
-        ConfigError: neither is known.
+        ConfigError: neither is known, or the set was made without a model.
     """
+    if published.record.without_model:
+        raise ConfigError(
+            f"{published.path} was made of activations ({published.record.model.file}), without the model: there is nothing to "
+            "run. Expected a set that was made with an ONNX model, as by `clusterpaths images`."
+        )
     if given is not None:
         return given.expanduser().absolute()
     recorded = model_of(published.folder, published.record)

@@ -25,8 +25,8 @@ from clusterpaths.storage import Storage, open_storage
 NAME = "activations"
 SHOWN = "shown.json"
 TEXTS = "texts.parquet"
-_CARD, _MARGIN, _FONT = 224, 12, 15  # pixels
-_CHARACTERS, _LINES = 26, 11  # that fit on a card
+_CARD, _MARGIN, _FONT = (178, 218), 12, 19  # pixels; the shape of thumbnails, which cut off what does not fit
+_CHARACTERS, _LINES = 16, 9  # that fit on a card
 
 
 class Shown(Record):
@@ -103,7 +103,7 @@ def draw_card(text: str) -> Image.Image:
     lines = [piece for line in text.splitlines() or [""] for piece in textwrap.wrap(line, _CHARACTERS) or [""]]
     if len(lines) > _LINES:
         lines = [*lines[: _LINES - 1], f"{lines[_LINES - 1][: _CHARACTERS - 2]} …"]
-    card = Image.new("RGB", (_CARD, _CARD), "white")
+    card = Image.new("RGB", _CARD, "white")
     ImageDraw.Draw(card).multiline_text(
         (_MARGIN, _MARGIN), "\n".join(lines), fill="black", font=ImageFont.load_default(_FONT)
     )

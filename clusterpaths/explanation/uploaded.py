@@ -165,6 +165,11 @@ def _open(index: SetIndex) -> SetWithModel:
             f"{name} was made by another program and does not say which model it is of, so no image can be explained by it. "
             "Expected a set that ClusterPaths made; choose another."
         )
+    if record.without_model:
+        raise ModelError(
+            f"{name} was made of activations, without the model, so no image can be explained by it. Expected a set that was "
+            "made with a model; choose another."
+        )
     model = model_of(index.folder, record)
     if model is None or not model.is_file():
         raise ModelError(

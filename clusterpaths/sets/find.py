@@ -88,8 +88,13 @@ def set_config(published: PublishedSet, data_root: Path | None = None) -> dict[s
     """The configuration of a set, for `RunConfig`, with its directories and files as they are now (`config_here`).
 
     Raises:
-        CacheError: it is not recorded.
+        CacheError: it is not recorded, or the set was made of activations, without a run.
     """
+    if published.record.without_model:
+        raise CacheError(
+            f"{published.path} was made of activations, without a model: there is no run to repeat. Run `clusterpaths "
+            "activations` again with the settings that you want; a new set is published beside it."
+        )
     if not published.record.config:
         raise CacheError(
             f"{published.path} does not record its configuration (an older version made it). "

@@ -109,8 +109,16 @@ def write_zarr(root: Path, arrays: Arrays) -> None:
         zarr.save_array(root / f"{name}.zarr", values)
 
 
+def write_zarr_group(root: Path, arrays: Arrays) -> None:
+    import zarr
+
+    group = zarr.open_group(root, mode="a")
+    for name, values in arrays.items():
+        group.create_array(name, data=values, chunks=(64, *values.shape[1:]))
+
+
 LAYOUTS: dict[str, Write] = {
     "npy": write_npy, "examples": write_examples, "thingsvision": write_thingsvision, "npz": write_npz,
     "compressed": write_compressed, "batches": write_batches, "safetensors": write_safetensors, "hdf5": write_hdf5,
-    "zarr": write_zarr,
+    "zarr": write_zarr, "zarr group": write_zarr_group,
 }  # fmt: skip

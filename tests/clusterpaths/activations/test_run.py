@@ -15,12 +15,15 @@ from PIL import Image
 
 from clusterpaths.activations.config import ActivationsConfig
 from clusterpaths.activations.run import from_activations
+from clusterpaths.commands.export import find_model
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets import clear_caches, open_dataset
-from clusterpaths.errors import CacheError
+from clusterpaths.datasets import clear_caches, open_dataset, read_table
+from clusterpaths.errors import CacheError, ConfigError, DatasetError
 from clusterpaths.evaluation.record import read_evaluation
+from clusterpaths.records import DatasetSpec
 from clusterpaths.running.report import Outcome
+from clusterpaths.sets.find import set_config
 from clusterpaths.sets.images import image_reader
 from clusterpaths.sets.places import data_of
 from tests.clusterpaths.activations.conftest import COUNT, LAYOUTS, Arrays, write_npy, write_numbered_chunks
@@ -208,6 +211,36 @@ def test_files_that_change_during_a_run_end_it(
 
     with pytest.raises(CacheError, match="not those that were checked"):
         cluster(tmp_path / "given")
+
+
+def test_what_needs_the_model_says_that_there_is_none(arrays: Arrays, cluster: Cluster) -> None:
+    published = cluster(arrays).published
+    assert published
+
+    with pytest.raises(ConfigError, match=r"set_01 was made of activations \(arrays in memory\), without the model"):
+        find_model(published, None)
+    with pytest.raises(CacheError, match=r"there is no run to repeat\. Run `clusterpaths activations` again"):
+        set_config(published)
+    assert "Preprocessing" not in (published.path / "report.html").read_text()
+
+
+def test_a_run_does_not_take_activations_for_images(arrays: Arrays, cluster: Cluster, tmp_path: Path) -> None:
+    cluster(arrays)
+    with pytest.raises(DatasetError, match="Expected `clusterpaths activations DIR --name mine`"):
+        read_table(DatasetSpec(name="activations", root=str(tmp_path / "cache" / "mine")))
+
+
+def test_extracted_activations_of_the_name_stay(
+    configure: Callable[..., RunConfig], cluster: Cluster, arrays: Arrays
+) -> None:
+    done = run_stages(configure(name="mine"))
+    before = (done.directory / "manifest.json").read_bytes()
+
+    with pytest.raises(CacheError, match=r"that a run extracted, of the model tiny\.onnx"):
+        cluster(arrays, refresh=True)
+
+    assert (done.directory / "manifest.json").read_bytes() == before
+    assert (done.directory / "conv1" / "0.npy").exists()
 
 
 def test_from_activations_returns_the_set(arrays: Arrays, tmp_path: Path) -> None:
