@@ -31,8 +31,8 @@ from clusterpaths.evaluation.record import (
     Measure,
     read_evaluation,
 )
-from clusterpaths.evaluation.scores import Seen, fit_scores
-from clusterpaths.evaluation.split import MIN_EVAL, Split, choose_positions, split_set
+from clusterpaths.evaluation.scores import fit_scores
+from clusterpaths.evaluation.split import MIN_EVAL, Split, choose_positions, read_features, split_set
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.alignment import (
     back_off,
@@ -46,6 +46,9 @@ from clusterpaths.metrics.paths import in_majority, path_complexity
 from clusterpaths.records import ModelOutputs
 from clusterpaths.sets.columns import Classes
 from clusterpaths.sets.published import PublishedSet
+
+# Held-out examples: (m,) positions in the set, (m, d) rows of the last layer, projected, and (m, g) graded paths.
+Queries = tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]
 
 
 def evaluate_set(
@@ -142,27 +145,30 @@ def _evaluate(
     split = split_set(published, directory, chosen, seed)
     with Probe(published, job, split, seed, outputs, workers) as probe:
         wanted = np.searchsorted(published.ids, draw_ids(published.ids[chosen.held_out], max_images))
-        if not job.model.path:
-            wanted = wanted[:0]
+        queries: Queries | None = None
+        if record.without_model:
             notes.append(
                 "There is no model here, only its activations: perturbed images and OOD detection are left out."
             )
+            if split.features.held_out is None:
+                queries = wanted, *read_features(published, directory, published.ids[wanted], split.features.projection)
+            wanted = wanted[:0]
         elif len(wanted) < len(chosen.held_out):
             notes.append(
                 f"{len(wanted):,} of {len(chosen.held_out):,} held-out images are perturbed and compared with OOD images; "
                 "--evaluation-images sets how many."
             )
         positions, images = probe.read(published, wanted, notes)
-        clean = None
         measures: dict[str, object] = {"num_images": len(images)}
         if len(images):
             others = probe.ood_images(images)
             (clean,) = probe.run([Work(images)])
+            queries = positions, clean.features, clean.graded
             measures["perturbations"] = probe.perturbed(clean, images)
             scores = fit_scores(published, directory, split, predictions, outputs)
             measures["strangers"] = probe.ood_detection(clean, others, more, scores)
     if evaluation.purity_predictions is not None:
-        measures["alignment"] = _alignment(split, predictions, positions, clean, seed)
+        measures["alignment"] = _alignment(split, predictions, queries, seed)
     return evaluation.model_copy(update={**measures, "notes": tuple(notes)})
 
 
@@ -172,10 +178,8 @@ def _without_predictions(outputs: ModelOutputs) -> str:
     return "The model has no class scores (as in regression or an embedding)"
 
 
-def _alignment(
-    split: Split, predictions: Classes, positions: NDArray[np.int64], clean: Seen | None, seed: int
-) -> Alignment | None:
-    """Of all held-out examples; deep k-NN and graded paths of those at `positions`, which were run, if no others were read."""
+def _alignment(split: Split, predictions: Classes, queries: Queries | None, seed: int) -> Alignment | None:
+    """Of all held-out examples; deep k-NN and graded paths of `queries`, if the split has none of the held-out ones."""
     fit, held_out = split.fit, split.held_out
     classes, own = predictions[fit.positions], predictions[held_out.positions]
     given, known = classes >= 0, own >= 0
@@ -185,7 +189,7 @@ def _alignment(
     rule = choose_unseen_rule(*paths)
     found = decision_alignment(*paths, *held_paths, rule)
     correct = found.predicted == own[known]
-    deep_knn, graded = _neighbours_and_graded(split, predictions, positions, clean, seed)
+    deep_knn, graded = _neighbours_and_graded(split, predictions, queries, seed)
     return Alignment(
         daf=measured(correct, seed),
         coverage=measured(found.seen, seed),
@@ -202,21 +206,20 @@ def _alignment(
 
 
 def _neighbours_and_graded(
-    split: Split, predictions: Classes, positions: NDArray[np.int64], clean: Seen | None, seed: int
+    split: Split, predictions: Classes, queries: Queries | None, seed: int
 ) -> tuple[Measure | None, Measure | None]:
     """How often deep k-NN, and a graded path, predict the decision."""
-    features, queries, graded = split.features, split.features.held_out, split.features.graded_held_out
-    if queries is not None:
-        positions = split.held_out.positions
-    elif clean is not None:
-        queries, graded = clean.features, clean.graded
-    if queries is None or graded is None:
+    features = split.features
+    if features.held_out is not None and features.graded_held_out is not None:
+        queries = split.held_out.positions, features.held_out, features.graded_held_out
+    if queries is None:
         return None, None
+    positions, rows, graded = queries
     classes, own = predictions[features.positions], predictions[positions]
     given, known = classes >= 0, own >= 0
     if not given.any() or not known.any():
         return None, None
-    neighbours, _ = nearest_neighbours(features.fit[given], queries[known])
+    neighbours, _ = nearest_neighbours(features.fit[given], rows[known])
     voted = neighbours_vote(neighbours, classes[given])
     predicted = graded_predictions(features.graded[given], classes[given], graded[known])
     return measured(voted == own[known], seed), measured(predicted == own[known], seed)

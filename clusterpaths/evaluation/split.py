@@ -179,19 +179,28 @@ def _read_features(published: PublishedSet, directory: Storage, fit: NDArray[np.
     """Of at most 2,048 of the fit examples; each row is read once."""
     ids, record = published.ids[fit], published.record
     ids = draw_ids(ids[_has_activations(directory, ids)], SAMPLE_ROWS)
-    last = LayerRows(directory, record.layers[-1], ids)
-    if last.width > FEATURES:
-        projection = np.random.default_rng([seed, 2]).standard_normal((last.width, FEATURES), np.float32)
+    width = LayerRows(directory, record.layers[-1], ids).width
+    if width > FEATURES:
+        projection = np.random.default_rng([seed, 2]).standard_normal((width, FEATURES), np.float32)
     else:
-        projection = np.eye(last.width, dtype=np.float32)
+        projection = np.eye(width, dtype=np.float32)
+    features, graded = read_features(published, directory, ids, projection)
+    return Features(np.searchsorted(published.ids, ids), features, None, projection, graded, None)
+
+
+def read_features(
+    published: PublishedSet, directory: Storage, ids: NDArray[np.int64], projection: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Projected rows (n, d) of the last layer, and graded paths (n, g), of these (n,) ascending ids, from the cache."""
+    record = published.record
     features, graded = np.empty((len(ids), projection.shape[1]), np.float32), []
     centroids = published.read_centroids()
     for layer in record.layers[-GRADED_LAYERS:]:
-        rows = last if layer == last.layer else LayerRows(directory, layer, ids)
+        rows = LayerRows(directory, layer, ids)
         compared = kmeans.comparable(centroids[layer], record.distance)
         graded.append(np.empty((len(ids), len(compared)), np.float32))
         for where, block in rows.blocks():
             graded[-1][where] = kmeans.graded(block, compared, record.distance)
-            if rows is last:
+            if layer == record.layers[-1]:
                 features[where] = block @ projection
-    return Features(np.searchsorted(published.ids, ids), features, None, projection, np.hstack(graded), None)
+    return features, np.hstack(graded)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from clusterpaths.activations.config import ActivationsConfig
 from clusterpaths.activations.run import from_activations
+from clusterpaths.cache import fit_sample
 from clusterpaths.commands.export import find_model
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.config import RunConfig
@@ -164,6 +165,26 @@ def test_what_can_be_evaluated_without_the_model_is(
     assert any("There is no model here" in note for note in found.notes)
     assert outcome.report
     assert outcome.report.stat().st_size > 10_000
+
+
+def test_held_out_rows_of_a_large_set_are_compared_with_their_neighbours(
+    arrays: Arrays, classes: NDArray[np.int64], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fitted on a sample, the others are held out: their rows are read from the arrays, not made by a model."""
+    monkeypatch.setattr(fit_sample, "FIT_ROWS", 60)
+    monkeypatch.setattr(fit_sample, "FIT_ROWS_PER_CLUSTER", 5)
+
+    outcome = cluster(arrays, predictions=classes, evaluate=True)
+
+    assert outcome.published
+    found = read_evaluation(outcome.published)
+    assert found
+    assert (found.num_fit, found.num_eval, found.refitted) == (60, COUNT - 60, False)
+    assert found.alignment
+    assert found.alignment.deep_knn
+    assert found.alignment.graded
+    assert found.alignment.deep_knn.n == COUNT - 60
+    assert found.alignment.deep_knn.value > 0.9
 
 
 def test_the_same_again_is_found_and_others_of_the_name_are_refused(arrays: Arrays, cluster: Cluster) -> None:
