@@ -62,7 +62,7 @@ def run_activations(
     runner, report, timer, results = InProcess(config.workers), report or Report(), StageTimer(), run.cache_dir
     with results.lock(config.wait, log.warning), ExitStack() as until_done:
         with timer("check"):
-            model, plan, job = take_activations(source, config, run, predictions, labels)
+            model, plan, job = take_activations(source, config, run, report.progress, predictions, labels)
         prepared = Prepared(model, plan, job)
         outcome = cluster_prepared(run, prepared, until_done.enter_context(runner), report, timer)
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.models.outputs import NO_LOGITS, check_on_rows
 from clusterpaths.records import CacheDtype, DatasetSpec, ModelIdentity, ModelOutputs, ModelRecord, Preprocessing, Tap
+from clusterpaths.running.progress import Tracker
 from clusterpaths.storage import Storage
 
+Progress = Callable[..., AbstractContextManager[Tracker]]
 log = logging.getLogger(__name__)
 SHARD = 1024  # examples; part of the digest of activations, so no option
 NO_PREPROCESSING = Preprocessing(name="none", size=(1, 1), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), scale=1.0)
@@ -56,6 +59,7 @@ def take_activations(
     source: Path | Mapping[str, NDArray[Any]],
     config: ActivationsConfig,
     run: RunConfig,
+    progress: Progress,
     predictions: NDArray[Any] | None = None,
     labels: NDArray[Any] | None = None,
 ) -> tuple[ModelRecord, ExtractionPlan, ExtractionJob]:
@@ -65,6 +69,7 @@ def take_activations(
         source: a directory or file of arrays; or arrays in memory by layer, (n, …) each, which are written to the cache.
         config: which layers, and what describes the rows.
         run: names the cache.
+        progress: shows how far the check is, as `Report.progress`.
         predictions: (n,) class numbers or (n, classes) scores, in place of a file.
         labels: (n,) class numbers, in place of a file.
 
@@ -104,7 +109,9 @@ def take_activations(
     _require_not_other_cache(directory)
     if config.refresh:
         remove_cache(directory, stored_rows=False)  # copies for this run are there already
-    shards = _checked(ArrayStore(directory, layers, arrays, about.order), layers, shards, config.workers)
+    shards = _checked(
+        directory, ArrayStore(directory, layers, arrays, about.order), layers, shards, config.workers, progress
+    )
     identity = CacheIdentity(
         model=ModelIdentity(file="arrays in memory" if given else path.name, sha256=_digest(layers, shards, about)),
         layers=layers,
@@ -244,7 +251,12 @@ def _write_arrays(directory: Storage, arrays: Arrays, about: Description) -> Non
 
 
 def _checked(
-    store: ArrayStore, layers: dict[str, LayerRecord], shards: list[ShardRecord], workers: int
+    directory: Storage,
+    store: ArrayStore,
+    layers: dict[str, LayerRecord],
+    shards: list[ShardRecord],
+    workers: int,
+    progress: Progress,
 ) -> list[ShardRecord]:
     """The shards with their checksums.
 
@@ -257,8 +269,18 @@ def _checked(
         sums = {name: _checksum(store, name, record, shard.start, ids) for name, record in layers.items()}
         return shard.model_copy(update={"checksums": sums})
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="check") as pool:
-        return list(pool.map(read, shards))
+    sizes = {str(shard.index): shard.rows or 0 for shard in shards}
+    with (
+        progress("extraction", directory.address, sizes, sum(sizes.values())) as tracker,
+        ThreadPoolExecutor(workers, thread_name_prefix="check") as pool,
+    ):
+
+        def done(shard: ShardRecord) -> ShardRecord:
+            found = read(shard)
+            tracker.finish(str(shard.index))
+            return found
+
+        return list(pool.map(done, shards))
 
 
 def _checksum(store: ArrayStore, name: str, record: LayerRecord, start: int, ids: NDArray[np.int64]) -> str:

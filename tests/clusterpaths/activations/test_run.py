@@ -200,6 +200,22 @@ def test_the_same_again_is_found_and_others_of_the_name_are_refused(arrays: Arra
     assert cluster(other, refresh=True).new
 
 
+def test_moved_files_are_found_by_the_same_command_with_their_new_place(
+    arrays: Arrays, cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "given").mkdir()
+    write_npy(tmp_path / "given", arrays)
+    first = cluster(tmp_path / "given")
+    (tmp_path / "given").rename(tmp_path / "moved")
+
+    again, other = cluster(tmp_path / "moved"), cluster(tmp_path / "moved", seed=3)
+
+    assert first.published
+    assert again.published
+    assert again.published.path == first.published.path
+    assert other.new
+
+
 def test_predictions_are_part_of_what_a_set_is(arrays: Arrays, classes: NDArray[np.int64], cluster: Cluster) -> None:
     cluster(arrays, predictions=classes)
 
