@@ -19,6 +19,7 @@ def activations(
     source: Annotated[
         Path, cyclopts.Parameter(help="a directory with the activations of each layer, or a file of arrays")
     ],
+    /,
     *,
     config: Annotated[ActivationsConfig | None, cyclopts.Parameter(name="*")] = None,
 ) -> None:

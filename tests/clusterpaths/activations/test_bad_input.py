@@ -201,6 +201,14 @@ def test_the_command_ends_with_one_paragraph(given: Path, tmp_path: Path, capsys
     assert capsys.readouterr().err.strip().startswith("error: ")
 
 
+def test_the_command_without_a_directory_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([])
+
+    assert end.value.code == 2
+    assert "SOURCE" in capsys.readouterr().err
+
+
 def test_natural_order() -> None:
     assert sorted(["conv10", "conv2", "features_100-120", "features_5-10"], key=find.natural) == [
         "conv2", "conv10", "features_5-10", "features_100-120",
