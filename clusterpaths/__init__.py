@@ -4,6 +4,7 @@
 
     cp.ClusterPaths(n_clusters=5).fit({"layer3": X3, "avgpool": X4})  # arrays: a scikit-learn estimator
     paths = cp.run(model="resnet18.onnx", data="photos/")             # a model and images: the pipeline
+    paths = cp.from_activations("features/", name="mine")             # activations that are there already
     paths = cp.load("activation_cache/resnet18-photos/set_01")        # a published set
 
 Belongs here: the public names. Each is imported from its module at first use, so that importing the package takes
@@ -16,13 +17,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clusterpaths.activations.run import from_activations
     from clusterpaths.clustering.estimator import ClusterPaths
     from clusterpaths.config import RunConfig
     from clusterpaths.errors import ClusterPathsError, InputError
     from clusterpaths.notebook.run import load, run
     from clusterpaths.sets.published import PublishedSet
 
-__all__ = ["ClusterPaths", "ClusterPathsError", "InputError", "PublishedSet", "RunConfig", "__version__", "load", "run"]
+__all__ = [
+    "ClusterPaths",
+    "ClusterPathsError",
+    "InputError",
+    "PublishedSet",
+    "RunConfig",
+    "__version__",
+    "from_activations",
+    "load",
+    "run",
+]
 
 _HOMES = {
     "ClusterPaths": "clustering.estimator",
@@ -30,6 +42,7 @@ _HOMES = {
     "InputError": "errors",
     "PublishedSet": "sets.published",
     "RunConfig": "config",
+    "from_activations": "activations.run",
     "load": "notebook.run",
     "run": "notebook.run",
 }

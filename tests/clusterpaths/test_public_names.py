@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import clusterpaths
+from clusterpaths.activations.run import from_activations
 from clusterpaths.clustering.estimator import ClusterPaths
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError, InputError
@@ -22,6 +23,7 @@ PUBLIC: dict[str, Any] = {
     "InputError": InputError,
     "PublishedSet": PublishedSet,
     "RunConfig": RunConfig,
+    "from_activations": from_activations,
     "load": load,
     "run": run,
 }
