@@ -63,6 +63,8 @@ Numbers = Annotated[tuple[float, ...], BeforeValidator(_split), _WORD]
 Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_size), _WORD]
 
 
+IMAGES = Parameter(name=("--images", "--data-root"))  # the plain name, and that of the field
+
 # The address of a directory: a path, or s3://BUCKET/PREFIX.
 CacheRoot = Annotated[str, BeforeValidator(parse_address), WithJsonSchema({"type": "string", "format": "path"}), _WORD]
 
@@ -92,7 +94,7 @@ class RunConfig(BaseModel):
     model_sha256: str | None = Field(
         None, description="fail unless the model file has this SHA-256; set by runs that a new model triggers"
     )
-    data_root: Path | None = Field(
+    data_root: Annotated[Path | None, IMAGES] = Field(
         None, description="directory of the images; CelebA is downloaded into it where it is empty [data]"
     )
     cache_root: CacheRoot | None = Field(

@@ -48,7 +48,8 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
         ClusterPathsError: any error of a stage; recorded results are preserved.
     """
     share_arenas()
-    runner, report, timer = runner or InProcess(config.workers), report or Report(), StageTimer()
+    runner, report = runner or InProcess(config.workers), report or Report()
+    timer = StageTimer(report.stage)
     results = config.cache_dir  # activation_cache/CelebA: activations, then set_01, set_02 …
 
     results.require(writes=True)  # of s3:// results: an error comes before a download, not after it

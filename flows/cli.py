@@ -7,12 +7,15 @@ server several. Commands that are not flows are in clusterpaths/commands and sta
 # No "from __future__ import annotations" here: `read_options` annotates a function with a class that its caller passes.
 
 import importlib
+import importlib.metadata
+import itertools
 import sys
 from typing import Annotated, NoReturn, TypeVar
 
 import cyclopts
 from pydantic import BaseModel, ValidationError
 
+from clusterpaths.commands.help import EXAMPLES, HELP, HELP_ALL, Panels
 from clusterpaths.commands.shell import (
     USER_ERROR,
     fail,
@@ -24,7 +27,7 @@ from clusterpaths.commands.shell import (
 from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
-from clusterpaths.running.inputs import require_inputs
+from clusterpaths.running.inputs import describe, require_inputs
 from flows.environment import invalid_settings, require_environment
 from flows.options import ReclusterConfig
 
@@ -54,8 +57,14 @@ OPTIONS = {  # of each flow, importable without Prefect
     "train": "clusterpaths.training.train:TrainConfig",
 }
 
+POSITIONAL = {"images": {"--model": "MODEL", "--images": "FOLDER"}}  # words before the options, by the option they are
+VERBOSE = "show the complete log instead of a line per stage"
+
 app = cyclopts.App(
-    name="clusterpaths", help="Which route each image takes through the layers of a model.", version_flags=[]
+    name="clusterpaths",
+    help="Which route each image takes through the layers of a model.",
+    version=lambda: f"clusterpaths {importlib.metadata.version('clusterpaths')}",
+    version_flags=["--version"],
 )
 
 
@@ -92,14 +101,17 @@ def _run(name: str, argv: list[str]) -> None:
     """
     try:
         require_working_directory()
-        config = read_options(name, _options_of(name), argv or ["--help"] if name == "compare" else argv)
-        if config is None:  # --help
+        read = read_options(name, _options_of(name), argv)
+        if read is None:  # --help
             return
+        config, verbose = read
         _require_inputs(config)
         if isinstance(config, RunConfig) and config.plan:
             _plan(config)
             return
         require_environment()
+        if not verbose:
+            _announce(name, config)
     except ClusterPathsError as error:
         fail(str(error), USER_ERROR)
 
@@ -112,6 +124,8 @@ def _run(name: str, argv: list[str]) -> None:
     run_flow(
         lambda: getattr(importlib.import_module(f"flows.{name}"), name),
         fields if name == "recluster" else {"config": config},
+        verbose=verbose,
+        stages=name not in ("compare", "train"),
     )
 
 
@@ -136,6 +150,14 @@ def _require_inputs(config: BaseModel) -> None:
             find_named(config.cache_root or roots.cache_root(), given)
 
 
+def _announce(name: str, config: BaseModel) -> None:
+    """Print what the flow will do, before Prefect is imported."""
+    of_run = config.run_config() if isinstance(config, ReclusterConfig) else config
+    lines = describe(of_run) if isinstance(of_run, RunConfig) else (f"clusterpaths {name}: {COMMANDS[name]}",)
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
+
+
 def _plan(config: RunConfig) -> None:
     """Log what a run would do. Without Prefect: there is no run that its server could show."""
     from clusterpaths import pipeline  # takes 2 s
@@ -144,21 +166,49 @@ def _plan(config: RunConfig) -> None:
         pipeline.run(config)
 
 
-def read_options(name: str, model: type[Config], argv: list[str]) -> Config | None:
-    """The options of a command line; None if it asks for help, which is printed. A mistake ends with one paragraph."""
-    given: list[Config] = []
+def read_options(name: str, model: type[Config], argv: list[str]) -> tuple[Config, bool] | None:
+    """The options of a command line, and whether its complete log is shown; None if it asks for help, which is printed.
 
-    def read(*, config: Annotated[model, cyclopts.Parameter(name="*")] = None) -> None:  # type: ignore[valid-type]
-        given.append(config if config is not None else model())
+    A mistake ends with one paragraph.
+    """
+    given: list[tuple[Config, bool]] = []
 
+    def read(
+        *,
+        config: Annotated[model, cyclopts.Parameter(name="*")] = None,  # type: ignore[valid-type]
+        verbose: Annotated[bool, cyclopts.Parameter(help=VERBOSE)] = False,
+    ) -> None:
+        given.append((config if config is not None else model(), verbose))
+
+    positional = POSITIONAL.get(name, {})
+    if positional and not argv:
+        fail(f"{' and '.join(positional.values())} are missing. {_as_in(name)}", USER_ERROR)
+    everything = HELP_ALL in argv
+    usage = " ".join(["clusterpaths", name, *(f"[{word}]" for word in positional.values()), "[OPTIONS]"])
     reader = cyclopts.App(
-        name=name, help=model.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
-    )
+        name=name, help=model.__doc__, usage=f"Usage: {usage}", version_flags=[], help_flags=[*HELP, HELP_ALL],
+        help_formatter=Panels(name, everything=everything), default_parameter=cyclopts.Parameter(negative=()),
+    )  # fmt: skip
     reader.default(read)
     try:
-        reader(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        reader(by_name(argv, positional), exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.UnusedCliTokensError as error:
+        words = " ".join(error.unused_tokens or ())
+        fail(f"{words} is no option. {_as_in(name) if positional else 'Try --help.'}", USER_ERROR)
     except cyclopts.CycloptsError as error:
         fail(option_message(error), USER_ERROR)
     except ValidationError as error:  # without any option, the model is made here
         fail(invalid(error), USER_ERROR)
     return given[0] if given else None
+
+
+def _as_in(name: str) -> str:
+    words = " and ".join(POSITIONAL[name].values())
+    return f"Expected {words} before the options, as in: {EXAMPLES[name][0][0]}. Try --help."
+
+
+def by_name(argv: list[str], positional: dict[str, str]) -> list[str]:
+    """The words before the first option as the options that they stand for."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    named = [part for option, word in zip(positional, words, strict=False) for part in (option, word)]
+    return [*named, *argv[min(len(words), len(positional)) :]]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clusterpaths.commands.shell import invalid
 from clusterpaths.common import roots
-from clusterpaths.config import CacheRoot, RunConfig
+from clusterpaths.config import IMAGES, CacheRoot, RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import DatasetSpec, Distance
 
@@ -54,7 +54,7 @@ class ReclusterConfig(BaseModel):
     engine: Literal["threads", "dask"] = Field("threads", description=RunConfig.model_fields["engine"].description)
     dask_address: str | None = Field(None, description=RunConfig.model_fields["dask_address"].description)
     cache_root: CacheRoot | None = Field(None, description="where results are [activation_cache]")
-    data_root: Path | None = Field(
+    data_root: Annotated[Path | None, IMAGES] = Field(
         None,
         description="directory of the images, if it was moved [where it was; beside the results, if they were moved]",
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from clusterpaths import pipeline
 from clusterpaths.config import RunConfig
 from clusterpaths.running.report import Outcome
+from flows.console import view
 from flows.shell import set_up_logging
 from tasks.report import PrefectReport
 from tasks.runner import PrefectRunner
@@ -17,7 +18,7 @@ def cluster_paths(config: RunConfig) -> Outcome:
     """Run all stages; to be called inside a flow."""
     set_up_logging()
     with in_one_paragraph():
-        return pipeline.run(config, PrefectRunner(config, set_up_logging), PrefectReport())
+        return pipeline.run(config, PrefectRunner(config, set_up_logging), PrefectReport(view()))
 
 
 def path_of(outcome: Outcome) -> Path | None:

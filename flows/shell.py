@@ -29,6 +29,7 @@ from clusterpaths.commands.shell import RUN_LOGGERS, USER_ERROR, fail
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.storage.atomic import disk_errors
+from flows.console import brief_console, verbose_console
 from flows.temporary_server import begin_server, hand_over
 
 LOG_FILE_VARIABLE = "CLUSTERPATHS_LOG_FILE"
@@ -37,13 +38,28 @@ SETTLE_SECONDS = 20.0
 CLIENTS = ("prefect.client", "prefect.events.clients", "prefect._internal.concurrency", "EventsWorker")  # loggers
 
 
-def run_flow(load: Callable[[], Callable[..., Any]], parameters: dict[str, Any]) -> None:
+def run_flow(
+    load: Callable[[], Callable[..., Any]],
+    parameters: dict[str, Any],
+    *,
+    verbose: bool = False,
+    stages: bool = True,
+) -> None:
     """Run a flow, and exit with 2 (a user's mistake) or 130 (Ctrl-C) if it did not succeed; a bug shows its traceback.
 
     Args:
         load: imports the flow and its stages; called while a temporary server starts.
         parameters: of the flow.
+        verbose: show the complete log instead of a few lines.
+        stages: whether the flow shows its stages, as a pipeline does; of others, their messages are shown.
     """
+    if verbose:
+        verbose_console()
+    with contextlib.nullcontext() if verbose else brief_console(stages=stages):
+        _run(load, parameters)
+
+
+def _run(load: Callable[[], Callable[..., Any]], parameters: dict[str, Any]) -> None:
     begun = False
     try:
         set_up_logging()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from rich.console import Console
 
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.config import RunConfig
@@ -19,7 +20,7 @@ from clusterpaths.report.comparison import headline
 from clusterpaths.running.progress import Tracker, What
 from clusterpaths.running.report import Outcome, Report
 from tasks.comparison_events import announce_comparison
-from tasks.progress import progress_artifact
+from tasks.progress import log_console, progress_artifact
 
 
 class PrefectReport(Report):
@@ -28,7 +29,10 @@ class PrefectReport(Report):
     def progress(
         self, what: What, directory: str, sizes: Mapping[str, int], examples: int
     ) -> contextlib.AbstractContextManager[Tracker]:
-        return progress_artifact(what, directory, sizes, examples)
+        return progress_artifact(what, examples, super().progress(what, directory, sizes, examples))
+
+    def console(self) -> Console | None:
+        return log_console()
 
     def model(self, config: RunConfig, model: ModelRecord) -> None:
         inspection = inspect_model(
@@ -45,6 +49,8 @@ class PrefectReport(Report):
         announce_comparison(comparison, alert_below)
 
     def outcome(self, outcome: Outcome) -> None:
+        if self.view:
+            self.view.ending()
         rows = markdown.stage_rows(outcome.stages, outcome.job.storage)
         create_table_artifact(rows, key="stage-times", description="How long each stage took")
         published, report, check = outcome.published, outcome.report, outcome.check
@@ -64,6 +70,7 @@ class PrefectReport(Report):
             create_markdown_artifact(
                 markdown.preprocessing(check, outcome.preprocessing), key="preprocessing", description=check.verdict
             )
+        super().outcome(outcome)
 
 
 def show_comparison(comparison: Comparison, page: Path) -> None:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from clusterpaths.commands.export import find_model, find_set
 from clusterpaths.commands.shell import run_command
-from clusterpaths.config import CacheRoot
+from clusterpaths.config import IMAGES, CacheRoot
 from clusterpaths.errors import DatasetError
 from clusterpaths.explanation.explain import explain_image, read_upright
 from clusterpaths.records import Record
@@ -38,7 +38,9 @@ class ExplainConfig(Record):
     cache_root: CacheRoot | None = Field(
         None, description="directory of results, one subdirectory per name [activation_cache]"
     )
-    data_root: Path | None = Field(None, description="the data set's directory, for pictures [where the images were]")
+    data_root: Annotated[Path | None, IMAGES] = Field(
+        None, description="the data set's directory, for pictures [where the images were]"
+    )
 
 
 def explain(

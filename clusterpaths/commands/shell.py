@@ -74,7 +74,14 @@ def fail(message: str, code: int) -> NoReturn:
 def option_message(error: cyclopts.CycloptsError) -> str:
     """Errors of a command line, with the given values."""
     cause = error.__cause__ or error
-    return invalid(cause) if isinstance(cause, ValidationError) else f"{error} Try --help."
+    if isinstance(cause, ValidationError):
+        return invalid(cause)
+    if isinstance(error, cyclopts.MissingArgumentError) and error.argument:
+        option, text = error.argument.name, error.argument.parameter.help
+        positional = error.argument.field_info.is_positional
+        name = option.removeprefix("--").upper() if positional else option
+        return f"{name} is missing{f': {text}' if text else ''}. Try --help."
+    return f"{error} Try --help."
 
 
 def invalid(error: ValidationError) -> str:
@@ -82,6 +89,9 @@ def invalid(error: ValidationError) -> str:
     messages = []
     for entry in error.errors():
         option = "--" + str(entry["loc"][0]).replace("_", "-") + " " if entry["loc"] else ""
+        if entry["type"] == "missing":
+            messages.append(f"{option}is missing")
+            continue
         messages.append(f"{option}{entry['msg'].removeprefix('Value error, ')}{_got(entry)}")
     return "; ".join(messages)
 

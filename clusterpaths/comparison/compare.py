@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,7 @@ from clusterpaths.comparison.record import (
     PathCount,
     Side,
 )
-from clusterpaths.config import CacheRoot
+from clusterpaths.config import IMAGES, CacheRoot
 from clusterpaths.errors import CacheError, ConfigError
 from clusterpaths.evaluation.record import read_evaluation
 from clusterpaths.metrics import agreement
@@ -51,7 +52,7 @@ class CompareConfig(Record):
     cache_root: CacheRoot | None = Field(
         None, description="results directory, with one directory per name [activation_cache]"
     )
-    data_root: Path | None = Field(
+    data_root: Annotated[Path | None, IMAGES] = Field(
         None, description="directory of the data set, for images on the page [that of the second set]"
     )
     alert_below: float = Field(

@@ -41,3 +41,24 @@ def model_path(config: RunConfig) -> Path:
     drawn = config.sample or config.dataset == "faces"
     path = config.model or default_model(SAMPLE_MODEL if drawn else "CelebA_CNN")
     return require_model(path.expanduser())
+
+
+def describe(config: RunConfig) -> tuple[str, ...]:
+    """What a run will do, in a few lines.
+
+    Raises:
+        ModelError: there is no model.
+    """
+    images = f"the first {config.subset:,} of " if config.subset else ""
+    if config.sample or config.dataset == "faces":
+        images += f"{config.sample_size:,} drawn faces"
+    elif config.data_root:
+        images += str(config.data_root)
+    else:
+        images += "CelebA" if config.dataset == "celeba" else config.dataset
+    layers = ", ".join(config.layers) if config.layers else "those of the model"
+    return (
+        f"Cluster paths of {images} through {model_path(config)}",
+        f"  layers {layers}; k {config.k}, {config.distance} distance, seed {config.seed}; {config.workers} workers",
+        f"  results in {config.cache_dir}",
+    )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clusterpaths.report.terminal import next_steps, result_rows
 from clusterpaths.running.progress import Tracker, What, terminal, tracking
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from clusterpaths.clustering.choice import Choice
     from clusterpaths.comparison.record import Comparison
     from clusterpaths.config import RunConfig
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from clusterpaths.extraction.plan import ExtractionPlan
     from clusterpaths.preprocessing.check import PreprocessingCheck
     from clusterpaths.records import ModelRecord, Preprocessing, StageTime
+    from clusterpaths.running.view import View
     from clusterpaths.sets.published import PublishedSet
 
 
@@ -50,13 +54,29 @@ class Outcome:
 
 
 class Report:
-    """Shows a progress bar if stderr is a terminal; subclasses override the methods."""
+    """Shows a run: its stages and its result in a view; without one, a progress bar if stderr is a terminal.
+
+    Subclasses override the methods.
+    """
+
+    def __init__(self, view: View | None = None) -> None:
+        self.view = view
+
+    def stage(self, name: str) -> contextlib.AbstractContextManager[Callable[[StageTime], None] | None]:
+        """Show a stage while inside."""
+        return self.view.stage(name) if self.view else contextlib.nullcontext()
 
     def progress(
         self, what: What, directory: str, sizes: Mapping[str, int], examples: int
     ) -> contextlib.AbstractContextManager[Tracker]:
         """Show progress while inside."""
-        return tracking(what, directory, sizes, examples, terminal())
+        if self.view:
+            return self.view.tracking(what, directory, sizes, examples)
+        return tracking(what, directory, sizes, examples, self.console())
+
+    def console(self) -> Console | None:
+        """Where bars are drawn without a view."""
+        return terminal()
 
     def model(self, config: RunConfig, model: ModelRecord) -> None:
         """The model was checked."""
@@ -69,3 +89,6 @@ class Report:
 
     def outcome(self, outcome: Outcome) -> None:
         """The run has ended."""
+        if self.view and (published := outcome.published):
+            rows = result_rows(published, outcome.report, new=outcome.new, seconds=self.view.seconds())
+            self.view.result(rows, next_steps(published))

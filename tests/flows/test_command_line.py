@@ -62,7 +62,7 @@ def assert_one_paragraph(shown: str, *expected: str) -> None:
 
 
 def test_help_shows_every_field_with_its_description() -> None:
-    command = [sys.executable, str(PROJECT / "flows" / "celeba.py"), "--help"]
+    command = [sys.executable, str(PROJECT / "flows" / "celeba.py"), "--help-all"]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "400"}, cwd="/", check=True
     )

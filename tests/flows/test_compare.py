@@ -235,11 +235,3 @@ def test_a_mistake_ends_with_2_and_one_paragraph(
         main(["compare", *argv, "--cache-root", str(results)])
     shown = capsys.readouterr()
     assert_one_paragraph(shown.out + shown.err, *expected)
-
-
-def test_without_options_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.cli import main
-
-    with pytest.raises(SystemExit, match="0"):
-        main(["compare"])
-    assert "--first" in capsys.readouterr().out
