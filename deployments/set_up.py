@@ -9,6 +9,8 @@ PREFECT_API_URL names the server.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -22,6 +24,13 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists
+from pydantic import BaseModel
+
+from clusterpaths.common import roots
+from clusterpaths.config import RunConfig
+from clusterpaths.errors import ClusterPathsError
+from clusterpaths.running.inputs import require_inputs
+from flows.options import ImagesConfig, ReclusterConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
@@ -40,24 +49,41 @@ def main(
     """Create the work pool, the deployments of prefect.yaml, and the automations."""
     if not os.environ.get("PREFECT_API_URL"):
         sys.exit("error: PREFECT_API_URL is not set. Expected the URL of a server, such as http://127.0.0.1:4200/api.")
+    print(f"Setting up {os.environ['PREFECT_API_URL']} …", flush=True)
+    entries = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     with get_client(sync_client=True) as client:
-        make_pool(client)
-        subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=ROOT, check=True)
-        for entry in yaml.safe_load(AUTOMATIONS.read_text())["automations"]:
-            make_automation(client, AutomationCore.model_validate(entry))
-        if webhook:
-            for automation in alarms(webhook):
-                make_automation(client, automation)
+        pool = make_pool(client)
+        deploy()
+        automations = [
+            AutomationCore.model_validate(entry) for entry in yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+        ]
+        automations += alarms(webhook) if webhook else []
+        for automation in automations:
+            make_automation(client, automation)
+    print(f"Work pool {POOL} ({pool}), deployments {', '.join(map(name_of, entries))}")
+    print(f"Automations {', '.join(automation.name for automation in automations)}")
+    for reason, alike in itertools.groupby(((unready(entry), entry) for entry in entries), lambda pair: pair[0]):
+        if reason:
+            print(f"Not ready: {', '.join(name_of(entry) for _, entry in alike)}. {reason}")
+    print(f"Next: prefect worker start --pool {POOL} --type process")
+    print("Then, in another terminal: prefect deployment run celeba/sample --watch")
 
 
-def make_pool(client: SyncPrefectClient) -> None:
-    """Create the process work pool; an existing one is unchanged."""
+def make_pool(client: SyncPrefectClient) -> str:
+    """Create the process work pool; an existing one is unchanged. Returns which of both."""
     try:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     except ObjectAlreadyExists:
-        print(f"Work pool {POOL!r} exists")
-    else:
-        print(f"Created work pool {POOL!r}")
+        return "there before"
+    return "created"
+
+
+def deploy() -> None:
+    """Create or update the deployments of prefect.yaml; what Prefect prints is shown only if that fails."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nerror: `prefect deploy --all` failed, as shown above; nothing further was set up.")
 
 
 def make_automation(client: SyncPrefectClient, automation: AutomationCore) -> None:
@@ -65,7 +91,35 @@ def make_automation(client: SyncPrefectClient, automation: AutomationCore) -> No
     for present in client.read_automations_by_name(automation.name):
         client.delete_automation(present.id)
     client.create_automation(automation)
-    print(f"Automation {automation.name!r}")
+
+
+def name_of(entry: dict[str, Any]) -> str:
+    """FLOW/NAME of an entry of prefect.yaml."""
+    return f"{entry['entrypoint'].rpartition(':')[2]}/{entry['name']}"
+
+
+def unready(entry: dict[str, Any]) -> str:
+    """Why a deployment's run would fail, or download, now: what it reads is not there. Empty where it is.
+
+    Args:
+        entry: of prefect.yaml. What a trigger adds, as the model that has arrived, is not looked for.
+    """
+    parameters = entry["parameters"]
+    flow = entry["entrypoint"].rpartition(":")[2]
+    try:
+        with contextlib.chdir(ROOT):  # where its runs start
+            if flow == "recluster":
+                ReclusterConfig(**parameters).run_config()
+                return ""
+            model: type[BaseModel] = ImagesConfig if flow == "images" else RunConfig
+            config = model.model_validate(parameters["config"])
+            assert isinstance(config, RunConfig)
+            if not entry.get("triggers"):
+                require_inputs(config)
+            there = config.sample or config.dataset != "celeba" or (roots.data_root() / "celeba").exists()
+            return "" if there else f"CelebA is not in {roots.data_root() / 'celeba'}: a run downloads it."
+    except ClusterPathsError as error:
+        return str(error).split(". ")[0].rstrip(".") + "."
 
 
 def alarms(url: str) -> list[AutomationCore]:
