@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
+from clusterpaths.explore import as_csv
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import parse_cluster
 from clusterpaths.explore.records import Choices, ExamplePage, Order, Question
 
 NONE = "none"  # in place of a class: those without
-_PIECE = 2_000  # rows of a CSV at a time
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what starts a formula in a spreadsheet
 
 Rows = NDArray[np.integer]
 Mask = NDArray[np.bool_]
@@ -45,14 +42,12 @@ def ask(index: SetIndex, question: Question, *, limit: int = 50, offset: int = 0
 
 
 def ask_csv(index: SetIndex, question: Question) -> Iterator[str]:
-    """The full selection as CSV, in chunks of some thousand lines.
-
-    Text that a spreadsheet would interpret as a formula is prefixed with an apostrophe.
+    """The full selection as CSV, in chunks of some thousand lines; its columns are those of `as_csv.lines`.
 
     Raises:
         NotFoundError: before the first chunk is taken; as `ask`.
     """
-    return _lines(index, select(index, question))
+    return as_csv.lines(index, select(index, question))
 
 
 def select(index: SetIndex, question: Question) -> Rows:
@@ -221,38 +216,3 @@ def _choices(index: SetIndex) -> Choices:
         layers=dict(zip(index.layers, index.k, strict=True)),
         can_be_right=bool((index.right >= 0).any()),
     )
-
-
-def _lines(index: SetIndex, rows: Rows) -> Iterator[str]:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    layers = [_text(layer) for layer in index.layers]
-    writer.writerow(["id", "file", "split", "label", "prediction", "right", *layers, "path_count", "ood_score"])
-    splits = [*map(_text, index.split_names), ""]  # the last one by its index -1: not known; so with the classes
-    labels = [*(_text(index.label_name(i)) for i in range(int(index.labels.max(initial=-1)) + 1)), ""]
-    predictions = [*(_text(index.class_name(i)) for i in range(int(index.predictions.max(initial=-1)) + 1)), ""]
-    rights = ["0", "1", ""]
-    for start in range(0, max(len(rows), 1), _PIECE):
-        at = np.asarray(rows[start : start + _PIECE], np.int64)
-        files = [""] * len(at) if index.files is None else [_text(f or "") for f in index.files.take(at).to_pylist()]
-        writer.writerows(
-            zip(
-                index.ids[at].tolist(),
-                files,
-                [splits[i] for i in index.splits[at].tolist()],
-                [labels[i] for i in index.labels[at].tolist()],
-                [predictions[i] for i in index.predictions[at].tolist()],
-                [rights[i] for i in index.right[at].tolist()],
-                *index.clusters[at].T.tolist(),
-                index.paths.counts[index.paths.of_example[at]].tolist(),
-                [""] * len(at) if index.ood is None else [f"{score:.6g}" for score in index.ood[at].tolist()],
-                strict=True,
-            )
-        )
-        yield text.getvalue()
-        text.seek(0)
-        text.truncate()
-
-
-def _text(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA) else value

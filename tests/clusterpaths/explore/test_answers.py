@@ -24,7 +24,7 @@ from clusterpaths.explore.records import Question
 from clusterpaths.explore.routes import routes
 from clusterpaths.metrics.intervals import ratio_interval
 from clusterpaths.metrics.paths import majority_classes
-from tests.clusterpaths.explore.small import DISTANCES, ids_of, small
+from tests.clusterpaths.explore.small import DISTANCES, ids_of, small, write_small
 from tests.generated_set import generate
 
 
@@ -355,11 +355,40 @@ def test_two_classes_of_one_name_are_both_meant(tmp_path: Path) -> None:
 def test_csv_has_all_columns_and_no_formulas(tmp_path: Path) -> None:
     index = small(tmp_path, class_names=("=1+1", 'a "dog", old'))
     rows = list(csv.reader(io.StringIO("".join(ask_csv(index, Question())))))
-    assert rows[0] == ["id", "file", "split", "label", "prediction", "right", "a", "b", "path_count", "ood_score"]
+    assert rows[0] == [
+        "id", "file", "split", "label", "prediction", "right", "a", "b", "path_count", "ood_score", "confidence",
+        "probability_=1+1", 'probability_a "dog", old', "attr_Smiling",
+    ]  # fmt: skip
     assert rows[1][:9] == ["10", "10.jpg", "train", "'=1+1", "'=1+1", "1", "0", "0", "3"]
     assert rows[2][3:6] == ['a "dog", old', "'=1+1", "0"]
     assert rows[8][2:6] == ["", "'=1+1", "", ""]
     assert float(rows[1][9]) == pytest.approx(index.ood[0], rel=1e-5)  # type: ignore[index]
+
+
+def test_csv_has_confidence_probabilities_and_attributes(index: SetIndex) -> None:
+    rows = list(csv.DictReader(io.StringIO("".join(ask_csv(index, Question())))))
+    more = [[row[name] for name in ("confidence", "probability_cat", "probability_dog")] for row in rows]
+    high, low = 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))  # of logits 2 and 0
+    assert [float(value) for value in more[0]] == pytest.approx([high, high, low], rel=1e-5)
+    assert [float(value) for value in more[2]] == pytest.approx([high, low, high], rel=1e-5)
+    assert more[7] == ["", "", ""]  # without scores
+    assert [row["attr_Smiling"] for row in rows] == ["1", "1", "0", "0", "0", "", "1", "1"]
+
+
+def test_csv_of_many_classes_has_the_most_probable_ones(tmp_path: Path) -> None:
+    names = tuple(f"class {i}" for i in range(12))
+    folder = write_small(tmp_path, class_names=names)
+    table = pq.read_table(folder.parent / "examples.parquet")
+    scores = pa.array([[*range(12)]] * len(table), pa.list_(pa.float32()))
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("logits"), "logits", scores), folder.parent / "examples.parquet"
+    )
+    rows = list(csv.DictReader(io.StringIO("".join(ask_csv(Library(tmp_path).default(), Question())))))
+    shares = np.exp(np.arange(12.0)) / np.exp(np.arange(12.0)).sum()
+    assert rows[0]["probabilities"].split("; ")[:2] == [f"class 11={shares[11]:.4g}", f"class 10={shares[10]:.4g}"]
+    assert len(rows[0]["probabilities"].split("; ")) == 10
+    assert rows[0]["confidence"] == ""  # class 0 was predicted, which is not among the ten
+    assert not [name for name in rows[0] if name.startswith("probability_")]
 
 
 def test_the_most_frequent_class_is_the_same_counted_densely_and_sparsely() -> None:

@@ -68,7 +68,7 @@ def test_a_foreign_set_is_shown_for_what_it_is(tmp_path: Path) -> None:
     assert ids_of(ask(index, Question(path="1", order="rare")).examples) == [0, 10000]
     with pytest.raises(NotFoundError, match="It has id, rare and common"):
         ask(index, Question(order="strange"))
-    assert "".join(ask_csv(index, Question(id=(2,)))).splitlines()[1] == "2,,,,,,0,2,1,"
+    assert "".join(ask_csv(index, Question(id=(2,)))).splitlines()[1] == "2,,,,,,0,2,1,,"
 
 
 @pytest.mark.parametrize(
