@@ -121,6 +121,11 @@ class RunConfig(BaseModel):
         description="what that output holds: logits, log-probabilities, probabilities, binary-logit, binary-sigmoid, "
         "multi-label, multi-label-logits, or values (an embedding or a regression) [from the graph's last operators]",
     )
+    class_names: Path | None = Field(
+        None,
+        description="file with the names of the model's classes, one per line or JSON, in the order of its outputs "
+        "[from the model's metadata or the data set]",
+    )
     k: int | str = Field(
         DEFAULT_K,
         description="clusters per layer: 5, or conv3=15 (others 5), or 8,conv3=15, or auto: chosen by decision alignment",

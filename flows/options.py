@@ -20,7 +20,8 @@ from clusterpaths.records import DatasetSpec, Distance
 if TYPE_CHECKING:
     from clusterpaths.sets.published import PublishedSet
 
-MOVABLE = {"model": "model", "data_root": "images", "labels": "labels"}  # options for what a set's record carries
+# options for what a set's record carries
+MOVABLE = {"model": "model", "data_root": "images", "labels": "labels", "class_names": "class names"}
 
 
 class ImagesConfig(RunConfig):
@@ -60,6 +61,7 @@ class ReclusterConfig(BaseModel):
     )
     model: Path | None = Field(None, description="the set's ONNX file, if it was moved [as --data-root]")
     labels: Path | None = Field(None, description="CSV file with labels, if it was moved [as --data-root]")
+    class_names: Path | None = Field(None, description="file with class names, if it was moved [as --data-root]")
 
     def run_config(self) -> RunConfig:
         """The configuration of the last set, with these changes.

@@ -24,6 +24,7 @@ from clusterpaths.cache.predictions import kind_of_predictions
 from clusterpaths.cache.registry import attribute_names, class_names, require_registry
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
+from clusterpaths.models.class_names import GIVEN
 from clusterpaths.records import Distance, ModelRecord, Preprocessing, Record, fingerprint
 from clusterpaths.storage import Storage
 
@@ -48,17 +49,19 @@ class FitIdentity(Record):
         default="",
         description="kind of the model's output where predictions are not the largest score's index; part of a set",
     )
+    class_names: tuple[str, ...] = Field(default=(), description="those that were named with a file; part of a set")
 
     def fingerprint(self) -> str:
         """64 hex digits."""
-        return fingerprint(self.model_dump(mode="json", exclude={"fit"} if self.outputs else {"fit", "outputs"}))
+        unset = {name for name in ("outputs", "class_names") if not getattr(self, name)}  # as before there were these
+        return fingerprint(self.model_dump(mode="json", exclude={"fit", *unset}))
 
     def layer_fingerprint(self, layer: str) -> str:
         """The identity of one layer's fit: independent of other layers, and of examples that it is not fitted on."""
         own = FitIdentity(
             **{name: getattr(self, name) for name in FitIdentity.model_fields}
             | {name: {layer: getattr(self, name)[layer]} for name in ("layers", "k_per_layer", "fitted_on")}
-            | {"outputs": ""}
+            | {"outputs": "", "class_names": ()}
         )
         return own.fingerprint()
 
@@ -99,6 +102,7 @@ def identify_fits(config: RunConfig, model: ModelRecord, sample: ExtractionRecor
         fit=config.fit,
         fitted_on={},
         outputs=kind_of_predictions(model.outputs),
+        class_names=model.outputs.class_names if model.outputs.class_names_source == GIVEN else (),
     )
     ids = sample.example_ids()
     chosen = {layer: identity.fit_ids(layer, ids) for layer in model.layers}

@@ -38,14 +38,16 @@ def check_model(
     logits: str | None = None,
     providers: tuple[str, ...] = (CPU,),
     output_kind: OutputKind | None = None,
+    class_names: Path | None = None,
 ) -> ModelRecord:
     """Load the model and find its image input, logits, layers and weights.
 
     `layers` None takes the model's own added outputs, else auto (at most 6 over the depth); `default_size`
     (height, width) is used where the model leaves both sides of its input open; `logits` names the output with class scores,
-    or is "none"; `output_kind` overrules what they are.
+    or is "none"; `output_kind` overrules what they are; `class_names` is a file with the classes' names.
 
     Raises:
+        ConfigError: as `class_names.read_names`, or another number of names than of classes.
         ModelError: no file, no ONNX, no image input, an unknown layer, or missing weights.
     """
     require_model(path)
@@ -57,7 +59,7 @@ def check_model(
     used = preprocessing.size if preprocessing else entry.default_size(default_size)
     files = {location: str(file.resolve()) for location, file in external.items()}
     entry, about_batch = settle_batch(model, entry, files, used)
-    outputs = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path), used)
+    outputs = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path, class_names), used)
     found = find_layers(model, outputs.name)
     shapes = inferred_shapes(model, path, [layer.tensor for layer in found], used)
     taps = choose_layers(found, model, layers, shapes)

@@ -1,4 +1,4 @@
-"""Names of a model's classes, from its metadata or from Hugging Face's config.json beside it.
+"""Names of a model's classes, from a file that was named, the model's metadata or Hugging Face's config.json beside it.
 
 Belongs here: reading names and where they came from. Whether they fit the output is decided in `find_outputs.py`.
 """
@@ -9,25 +9,53 @@ import json
 import re
 from pathlib import Path
 
-from clusterpaths.errors import ModelError
+from clusterpaths.errors import ConfigError, ModelError
 
 CLASSES_KEY = "clusterpaths.classes"
 METADATA = "the model's metadata"
+GIVEN = "--class-names"
 _CONFIG = "config.json"
+_EXPECTED = 'Expected one name per line in the order of the model\'s outputs, or JSON such as ["cat", "dog"].'
 _PLACEHOLDER = re.compile(r"(LABEL_)?\d+")  # numbers that stand for names are no names
 
 
-def find_class_names(metadata: dict[str, str], path: Path) -> tuple[tuple[str, ...], str]:
-    """Class names and where they came from; both empty where there are none.
+def find_class_names(metadata: dict[str, str], path: Path, given: Path | None = None) -> tuple[tuple[str, ...], str]:
+    """Class names and where they came from; both empty where there are none. Those of a `given` file replace all others.
 
     Raises:
+        ConfigError: as `read_names`.
         ModelError: the entry in the metadata cannot be parsed.
     """
+    if given is not None:
+        return read_names(given), GIVEN
     if names := read_class_names(metadata, path):
         return names, METADATA
     if names := _config_names(path.parent / _CONFIG):
         return names, f"{_CONFIG} beside the model"
     return (), ""
+
+
+def read_names(file: Path) -> tuple[str, ...]:
+    """Names in the order of the model's outputs: one per line, a JSON list, or a JSON object number -> name.
+
+    Raises:
+        ConfigError: no such file, no names in it, an empty line between them, or numbers that do not count from 0.
+    """
+    try:
+        text = file.expanduser().read_text(encoding="utf-8-sig").strip()
+        found = json.loads(text) if text[:1] in ("[", "{") else text.splitlines()
+        if isinstance(found, dict):
+            numbered = {int(number): name for number, name in found.items()}
+            found = [numbered[number] for number in range(len(numbered))]
+    except OSError as error:
+        raise ConfigError(f"{GIVEN} {file} cannot be read ({error.strerror}). Expected a text file.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{GIVEN} {file} has no names that can be parsed: {error}. {_EXPECTED}") from error
+    names = tuple(str(name).strip() for name in found)
+    if not names or not all(names):
+        what = f"no name for class {names.index('')}" if names else "no names"
+        raise ConfigError(f"{GIVEN} {file} has {what}. {_EXPECTED}")
+    return names
 
 
 def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:

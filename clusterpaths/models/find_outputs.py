@@ -14,8 +14,8 @@ from pathlib import Path
 
 import onnx
 
-from clusterpaths.errors import ModelError
-from clusterpaths.models.class_names import METADATA
+from clusterpaths.errors import ConfigError, ModelError
+from clusterpaths.models.class_names import GIVEN, METADATA
 from clusterpaths.models.inputs import find_image_input
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.models.shapes import whole_shapes
@@ -113,6 +113,10 @@ def _described(
         )
     classes = {"values": 0, "binary-logit": 2, "binary-sigmoid": 2}.get(kind, width)
     names, source = class_names
+    if source == GIVEN and classes and len(names) != classes:
+        raise ConfigError(
+            f"{GIVEN} names {len(names):,} classes, and the output {chosen.name!r} has {classes:,}. Expected a name for each."
+        )
     if source != METADATA and len(names) != classes:  # a file beside the model may be another model's
         names, source = (), ""
     return ModelOutputs(

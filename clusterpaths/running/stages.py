@@ -66,7 +66,9 @@ def check_model(config: RunConfig) -> ModelRecord:
         ModelError: as `models.check.check_model`, or the model is not the one that `model_sha256` names.
     """
     path, providers = model_path(config), choose_providers(config.providers)
-    model = check.check_model(path, config.layers, config.default_size, config.logits, providers, config.output_kind)
+    model = check.check_model(
+        path, config.layers, config.default_size, config.logits, providers, config.output_kind, config.class_names
+    )
     config.k_per_layer(model.layers)
     if config.model_sha256 not in (None, model.sha256):
         raise ModelError(

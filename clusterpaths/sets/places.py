@@ -62,7 +62,10 @@ def has_images(spec: DatasetSpec) -> bool:
 def config_here(folder: Storage, record: SetRecord, data_root: Path | None = None) -> dict[str, Any]:
     """The recorded options of a set, with the directories and files as they are now; results go where the set is."""
     config, spec = dict(record.config), data_of(folder, record, data_root)
-    now = {"model": model_of(folder, record), "data_root": spec.root, "labels": spec.labels}
+    names = _first(
+        _candidates(folder, record, str(record.config.get("class_names") or "")), lambda path: Path(path).is_file()
+    )
+    now = {"model": model_of(folder, record), "data_root": spec.root, "labels": spec.labels, "class_names": names}
     config |= {name: str(path) for name, path in now.items() if config.get(name)}
     return config | {"cache_root": folder.parent.parent.address, "name": folder.parent.name}
 

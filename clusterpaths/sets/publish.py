@@ -154,6 +154,8 @@ def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
     """The given options, with the resolved directories and model, for later runs."""
     given = config.model_dump(mode="json", exclude_unset=True)
     given |= {"model": job.model.path, "cache_root": job.storage.parent.address, "name": job.storage.name}
+    if config.class_names:
+        given["class_names"] = str(config.class_names.expanduser().absolute())
     if config.sample:
         return given
     labels = (
