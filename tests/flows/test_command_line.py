@@ -101,6 +101,14 @@ def test_the_sample_runs_in_a_shell_and_ends_quietly(command: tuple[str, ...], h
     assert "error" not in shown.lower()
     cache = tmp_path / "results" / "SampleFaces"
     assert f"{cache / 'set_01' / 'report.html'}" in shown
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert lines[0].startswith("Cluster paths of the first 5 of 60 drawn faces through ")
+    assert lines[-1].endswith(f"clusterpaths serve --cache-root {cache.parent}")
+    assert len(lines) <= 30
+    assert "Finished in state" not in shown
+    assert [line.split()[0] for line in lines if line.startswith(("check ", "extract ", "fit ", "publish "))] == [
+        "check", "extract", "fit", "publish",
+    ]  # fmt: skip
     for layer in SHAPES:
         assert {path.name for path in (cache / layer).iterdir()} == {f"{i}.npy" for i in range(5)}
 
