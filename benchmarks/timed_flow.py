@@ -34,5 +34,6 @@ def _load() -> Callable[[RunConfig], None]:
 
 
 if __name__ == "__main__":
-    if (options := read_options("celeba", RunConfig, sys.argv[2:])) is not None:
-        run_flow(_load, {"config": options})
+    if (read := read_options("celeba", RunConfig, sys.argv[2:])) is not None:
+        config, verbose = read
+        run_flow(_load, {"config": config}, verbose=verbose)

@@ -106,8 +106,10 @@ def test_the_sample_runs_in_a_shell_and_ends_quietly(command: tuple[str, ...], h
     assert lines[-1].endswith(f"clusterpaths serve --cache-root {cache.parent}")
     assert len(lines) <= 30
     assert "Finished in state" not in shown
-    assert [line.split()[0] for line in lines if line.startswith(("check ", "extract ", "fit ", "publish "))] == [
-        "check", "extract", "fit", "publish",
+    stages = [line[:20].strip() for line in lines[3:]]
+    assert stages[: stages.index("set")] == [
+        "check", "download", "instrument", "check preprocessing", "extract", "fit", "assign", "trace", "publish",
+        "evaluate", "report",
     ]  # fmt: skip
     for layer in SHAPES:
         assert {path.name for path in (cache / layer).iterdir()} == {f"{i}.npy" for i in range(5)}
