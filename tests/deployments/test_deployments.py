@@ -26,6 +26,16 @@ def test_setting_up_again_asks_nothing_and_renews_what_is_there(site: Site) -> N
     automations = sorted(one["name"] for one in site.post("/automations/filter"))
     done = site.command(sys.executable, str(PROJECT / "deployments" / "set_up.py"))
     assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 9, done.stdout
+    assert all(name in done.stdout for name in DEPLOYMENTS)
+    assert any(line.startswith("Not ready: recluster/nightly. There are no sets called 'CelebA'") for line in lines), (
+        lines
+    )
+    assert lines[-2:] == [
+        "Next: prefect worker start --pool clusterpaths --type process",
+        "Then, in another terminal: prefect deployment run celeba/sample --watch",
+    ]
     assert {name: site.deployment(name)["id"] for name in DEPLOYMENTS} == ids
     assert sorted(one["name"] for one in site.post("/automations/filter")) == automations
     assert {"clusterpaths-crashed-runs", "clusterpaths-run-failed", "clusterpaths-paths-diverged"} <= {*automations}

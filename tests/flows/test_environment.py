@@ -184,7 +184,11 @@ def a_file(folder: Path) -> Path:
 
 MODEL = ("--model", SAMPLE_MODEL)
 MISTAKES: dict[str, tuple[Callable[[Path], tuple[str | Path, ...]], list[str]]] = {
-    "no arguments": (lambda _: ("images",), ["--dataset folder needs a model", "--model"]),
+    "no arguments": (
+        lambda _: ("images",),
+        ["MODEL and FOLDER are missing", "clusterpaths images resnet18.onnx photos/"],
+    ),
+    "no model named": (lambda tmp: ("images", "--images", tmp), ["--dataset folder needs a model", "--model"]),
     "no data": (lambda _: ("images", *MODEL), ["--dataset folder needs --data-root"]),
     "no model": (
         lambda tmp: ("images", "--model", tmp / "no.onnx", "--data-root", tmp),
