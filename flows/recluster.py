@@ -38,6 +38,7 @@ def recluster(
     data_root: Path | None = None,
     model: Path | None = None,
     labels: Path | None = None,
+    class_names: Path | None = None,
 ) -> Path | None:
     """Cluster again what is cached under a name, with the last set's settings or changed ones.
 
@@ -55,11 +56,13 @@ def recluster(
         data_root: directory of the images, if it was moved [where it was; beside the results, if they were moved]
         model: the set's ONNX file, if it was moved [as data_root]
         labels: CSV file with labels, if it was moved [as data_root]
+        class_names: file with class names, if it was moved [as data_root]
     """
     set_up_logging()  # before anything can fail
     given = ReclusterConfig(
         name=name, k=k, distance=distance, seed=seed, layers=layers, subset=subset, workers=workers, engine=engine,
         dask_address=dask_address, cache_root=cache_root, data_root=data_root, model=model, labels=labels,
+        class_names=class_names,
     )  # fmt: skip
     outcome = cluster_paths(given.run_config())
     if not outcome.new and outcome.published:

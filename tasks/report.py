@@ -45,6 +45,7 @@ class PrefectReport(Report):
         create_table_artifact(rows, key="path-metrics", description=f"Metrics of {evaluation.set}")
 
     def comparison(self, comparison: Comparison, page: Path, alert_below: float) -> None:
+        super().comparison(comparison, page, alert_below)
         show_comparison(comparison, page)
         announce_comparison(comparison, alert_below)
 

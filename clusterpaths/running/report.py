@@ -61,6 +61,7 @@ class Report:
 
     def __init__(self, view: View | None = None) -> None:
         self.view = view
+        self._comparison: Path | None = None
 
     def stage(self, name: str) -> contextlib.AbstractContextManager[Callable[[StageTime], None] | None]:
         """Show a stage while inside."""
@@ -84,11 +85,13 @@ class Report:
     def evaluation(self, evaluation: Evaluation) -> None:
         """A set was evaluated."""
 
-    def comparison(self, comparison: Comparison, page: Path, alert_below: float) -> None:
+    def comparison(self, comparison: Comparison, page: Path, alert_below: float) -> None:  # noqa: ARG002 - for subclasses
         """A new set was compared with an earlier one."""
+        self._comparison = page
 
     def outcome(self, outcome: Outcome) -> None:
         """The run has ended."""
         if self.view and (published := outcome.published):
             rows = result_rows(published, outcome.report, new=outcome.new, seconds=self.view.seconds())
+            rows |= {"comparison": str(self._comparison)} if self._comparison else {}
             self.view.result(rows, next_steps(published))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
 
 from flows.cli import main, read_options
-from flows.options import ImagesConfig
+from flows.options import ImagesConfig, ReclusterConfig
 
 
 def read(*argv: str) -> ImagesConfig:
@@ -94,3 +95,9 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out.strip() == f"clusterpaths {version('clusterpaths')}"
+
+
+def test_the_recluster_flow_takes_every_option_of_its_command() -> None:
+    from flows.recluster import recluster
+
+    assert list(inspect.signature(recluster.fn).parameters) == list(ReclusterConfig.model_fields)
