@@ -2,29 +2,45 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+FRESH := build/fresh
 
-.PHONY: help install sample serve test quick lint types benchmark clean
+.PHONY: help install sample serve test quick lint types wheel benchmark clean
 
 help:
-	@echo "make sample     install, then cluster paths of 2,000 drawn faces; prints the path of the report"
-	@echo "make serve      install, then serve the published sets at http://127.0.0.1:8000"
-	@echo "make test       install, then lint, types and all tests: ten minutes on two cores"
-	@echo "make quick      install, then lint, types and the tests of the library: three minutes"
+	@echo "make sample     install what a flow needs, then cluster paths of 2,000 drawn faces; prints the path of the report"
+	@echo "make serve      install the server too, then serve the published sets at http://127.0.0.1:8000"
+	@echo "make install    install everything: all extras (PyTorch among them) and what develops and tests"
+	@echo "make test       install everything, then lint, types and all tests: ten minutes on two cores"
+	@echo "make quick      install everything, then lint, types and the tests of the library: three minutes"
+	@echo "make wheel      sdist and wheel in dist/; the wheel runs its sample in an environment of its own"
 	@echo "make benchmark  speed, memory, bytes and start-up, compared with a baseline: benchmarks/results/suite.md (one to two hours)"
-	@echo "make clean      remove the environment, but not data, models or results"
+	@echo "make clean      remove the environment and the builds, but not data, models or results"
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,dask]'
 	@touch $@
 
-sample: install
+# An environment with everything is good for the smaller ones, too.
+$(VENV)/.flows: pyproject.toml constraints.txt | $(VENV)/.made
+	$(INSTALL) '.[prefect]'
+	@touch $@
+
+$(VENV)/.serves: pyproject.toml constraints.txt | $(VENV)/.made
+	$(INSTALL) '.[prefect,serve]'
+	@touch $(VENV)/.flows $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
+	$(INSTALL) '.[dev]'
+	@touch $(VENV)/.flows $(VENV)/.serves $@
+
+sample: $(VENV)/.flows
 	$(BIN)/python flows/celeba.py --sample
 
-serve: install
+serve: $(VENV)/.serves
 	$(BIN)/clusterpaths serve
 
 lint: install
@@ -41,10 +57,21 @@ test: lint types
 quick: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests/clusterpaths tests/test_house.py
 
+# As a new user has it: nothing but the base installation, and an empty directory. At most 900 MB.
+wheel: install
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(FRESH)
+	$(FRESH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	mkdir $(FRESH)/empty
+	cd $(FRESH)/empty && ../bin/clusterpaths sample
+	@size=$$(du -sm $(FRESH)/lib | cut -f1); echo "The base installation has $$size MB."; test $$size -le 900
+
 benchmark: install
 	$(BIN)/python benchmarks/suite.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/load.py
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) dist build

@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn, TypeVar
 import cyclopts
 from pydantic import BaseModel, ValidationError
 
+from clusterpaths.commands import main as library
 from clusterpaths.commands.help import EXAMPLES, HELP, HELP_ALL, Panels
 from clusterpaths.commands.shell import (
     USER_ERROR,
@@ -36,19 +37,13 @@ Config = TypeVar("Config", bound=BaseModel)
 COMMANDS = {
     "celeba": "cluster paths of CelebA, or of the embedded sample with --sample",
     "images": "cluster paths of any images through any model: a directory, arrays, torchvision's data sets",
-    "activations": "cluster paths of activations that are there: arrays of any program, read in place",
-    "inspect": "inputs, outputs and clustered layers of a model",
     "recluster": "cluster again with new images or other settings, and compare with the last set",
     "announce": "announce a model file to the Prefect server, which starts the waiting deployments",
     "compare": "what changed from one set to another, of one model or of two",
-    "export": "write a set's path model: one ONNX file that outputs class scores, cluster path and OOD score",
-    "explain": "explain the prediction for one image, as text and as a page",
-    "serve": "serve the explorer and the HTTP API",
     "train": "train a small hair-colour classifier and write it as an ONNX file",
-}
+} | library.COMMANDS
 
-MODULES = {name: f"clusterpaths.commands.{name}" for name in ("activations", "inspect", "export", "explain", "serve")}
-MODULES |= {"announce": "deployments.announce"}
+MODULES = library.MODULES | {"announce": "deployments.announce"}
 OPTIONS = {  # of each flow, importable without Prefect
     "celeba": "clusterpaths.config:RunConfig",
     "images": "flows.options:ImagesConfig",

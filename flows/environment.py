@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from clusterpaths.common.extras import require_extra
 from clusterpaths.errors import ConfigError, DiskError
 from clusterpaths.storage.atomic import unwritable
 
@@ -29,9 +30,11 @@ def require_environment() -> None:
     """Check what a flow needs before it starts; allow Prefect's temporary server where nothing is configured.
 
     Raises:
-        ConfigError: the configured server does not answer, or there is none and a temporary one is forbidden.
+        ConfigError: Prefect is not installed; the configured server does not answer; or there is none and a temporary one
+            is forbidden.
         DiskError: Prefect's home cannot be read, or not written where its temporary server has its database.
     """
+    require_extra("A flow", "prefect", "prefect", otherwise="use `clusterpaths run`, which does without")
     home = _home()
     profile = _profile(home)
     url = os.environ.get(API_URL) or profile.get(API_URL)

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # first, as the command line is checked before Prefe
 
 from prefect import flow
 
-from clusterpaths.training.train import TrainConfig, TrainRecord
+from clusterpaths.training.train import TrainConfig, TrainRecord, require_torch
 from tasks.time_limit import in_one_paragraph
 from tasks.training import announce_model, draw_faces, publish_training, train_model
 
@@ -23,6 +23,7 @@ from tasks.training import announce_model, draw_faces, publish_training, train_m
 def train(config: TrainConfig) -> TrainRecord:
     """Train a small hair-colour classifier, on drawn faces or on CelebA, and write it as an ONNX file."""
     with in_one_paragraph():
+        require_torch()  # before faces are drawn
         images_root = draw_faces(config) if config.dataset == "faces" else config.images_root
         record = train_model(config, images_root)
     publish_training(record)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import get_call_parameters
 
+from clusterpaths.common.extras import require_extra
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import clear_caches
 from clusterpaths.errors import ConfigError
@@ -91,13 +91,10 @@ class PrefectRunner:
 
 
 def _require_dask() -> None:
-    missing = [name for name in ("prefect_dask", "distributed") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"--engine dask needs the package {missing[0]}, which is not installed. "
-            'Install it with `pip install "clusterpaths[dask]"`, or `pip install -e ".[dask]"` in a checkout, '
-            "here and where the workers run; or leave out --engine."
-        )
+    require_extra(
+        "--engine dask, here and where the workers run,", "dask", "prefect_dask", "distributed",
+        otherwise="leave out --engine",
+    )  # fmt: skip
 
 
 def _start(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import importlib.util
 import logging
 import os
 import socket
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import cyclopts
 
 from clusterpaths.commands.shell import run_command
+from clusterpaths.common.extras import require_extra
 from clusterpaths.common.malloc import share_arenas
 from clusterpaths.errors import ConfigError
 from clusterpaths.server.settings import TOKEN_VARIABLE, ServeConfig
@@ -28,14 +28,7 @@ if TYPE_CHECKING:
     from clusterpaths.explore.records import ModelSummary
     from clusterpaths.storage import Storage
 
-NEEDED = {
-    "fastapi": "fastapi",
-    "uvicorn": "uvicorn",
-    "python_multipart": "python-multipart",
-    "itsdangerous": "itsdangerous",
-    "httpx": "httpx",
-}
-NEEDED |= {"plotly": "plotly"}
+NEEDED = ("fastapi", "uvicorn", "python_multipart", "itsdangerous", "httpx", "plotly")
 CONNECTIONS = 1000  # open at once; beyond, the answer is 503
 IDLE = 30  # seconds that an idle connection stays open
 GOODBYE = 3  # seconds for requests that are being answered when the server is stopped
@@ -45,7 +38,7 @@ BACKLOG = 512  # connections that wait to be accepted
 def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")] = None) -> None:
     """Serve every set in the results' directory: pages for people, /api/v1 for programs. Ctrl-C ends it."""
     config = config or ServeConfig()
-    require_extra()
+    require_extra("The server", "serve", *NEEDED)
     share_arenas()
     listening = bind(config.host, config.port)
     set_up_log()
@@ -86,20 +79,6 @@ def make_server(app: Any) -> uvicorn.Server:
             backlog=BACKLOG,
         )
     )
-
-
-def require_extra() -> None:
-    """Check that the server's packages are installed.
-
-    Raises:
-        ConfigError: something is missing.
-    """
-    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise ConfigError(
-            f"The server needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
-            "Install the extra: pip install 'clusterpaths[serve]'."
-        )
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -153,7 +132,7 @@ def greeting(where: str, root: Storage, models: tuple[ModelSummary, ...]) -> str
     if problems:
         lines.append(f"  {problems} more cannot be shown; the start page lists the reasons.")
     if not with_sets:
-        lines.append(f"There are no sets in {root} yet. Publish one with make sample, or clusterpaths celeba --sample.")
+        lines.append(f"There are no sets in {root} yet. Publish one with clusterpaths sample.")
         lines.append("They appear in the browser without a restart.")
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Default directories: in the project directory, or where CLUSTERPATHS_HOME points."""
+"""Default directories: where CLUSTERPATHS_HOME points, else in the checkout, else in the working directory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from pathlib import Path
 HOME_VARIABLE = "CLUSTERPATHS_HOME"
 
 
+def checkout() -> Path | None:
+    """The checkout that this library is run from; None for an installed wheel, which has no flows beside it."""
+    found = Path(__file__).resolve().parents[2]
+    return found if (found / "pyproject.toml").is_file() and (found / "flows" / "cli.py").is_file() else None
+
+
 def home() -> Path:
     """The directory that holds data/, ONNX_models/ and activation_cache/."""
     moved = os.environ.get(HOME_VARIABLE)
-    return Path(moved).expanduser().resolve() if moved else Path(__file__).resolve().parents[2]
+    return Path(moved).expanduser().resolve() if moved else checkout() or Path.cwd()
 
 
 def data_root() -> Path:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import logging
 import os
 import re
@@ -22,12 +21,12 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
+from clusterpaths.common.extras import require_extra
 from clusterpaths.errors import (
     ClusterPathsError,
     DatasetError,
     DiskError,
     DownloadError,
-    InputError,
     OfflineError,
     QuotaError,
 )
@@ -60,7 +59,7 @@ def download_celeba(root: Path, progress: Progress | None = None) -> Path:
         QuotaError: the file host has no quota left for a file, or does not serve it.
         DatasetError: the host answered with some other web page.
         DiskError: no room, or no permission to write.
-        InputError: gdown is not installed.
+        ConfigError: torchvision or gdown is not installed.
     """
     folder = celeba_folder(root)
     try:
@@ -73,6 +72,7 @@ def download_celeba(root: Path, progress: Progress | None = None) -> Path:
 
 
 def _torchvision_celeba(folder: Path, progress: Progress | None) -> None:
+    require_extra("Downloading CelebA", "torch", "torchvision")
     from torchvision.datasets import CelebA  # slow to import (torch), so only here
 
     class Fetched(CelebA):  # type: ignore[misc]  # torchvision ships no types
@@ -103,8 +103,7 @@ def _fetch(file_id: str, md5: str, path: Path) -> None:
 
     if torchvision_celeba.check_integrity(str(path), md5):
         return
-    if importlib.util.find_spec("gdown") is None:
-        raise InputError("Downloading CelebA needs the package gdown: pip install 'gdown>=5'")
+    require_extra("Downloading CelebA", "torch", "gdown")
     folder = path.parent / "download.partial"
     shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
     folder.mkdir()

@@ -21,6 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
+from clusterpaths.common.extras import require_extra
 from clusterpaths.common.text import did_you_mean
 from clusterpaths.datasets.base import ExampleTable, file_digest
 from clusterpaths.datasets.decode import as_rgb, open_rgb
@@ -212,10 +213,9 @@ def _construct(name: str, root: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def _class(name: str) -> Any:
-    try:
-        from torchvision import datasets
-    except ImportError as error:
-        raise InputError(f"{PREFIX}{name} needs torchvision: pip install 'torchvision>=0.19'") from error
+    require_extra(f"{PREFIX}{name}", "torch", "torchvision")
+    from torchvision import datasets
+
     if not hasattr(datasets, name):
         raise DatasetError(f"torchvision {_version()} has no {name}. Install a newer one: pip install -U torchvision")
     return getattr(datasets, name)

@@ -11,12 +11,14 @@ from pathlib import Path
 from clusterpaths.common import roots
 from clusterpaths.errors import ModelError
 
+PACKAGED = Path(__file__).resolve().parents[1] / "datasets" / "drawn_faces"  # holds the sample's model
+
 
 def default_model(name: str = "CelebA_CNN") -> Path:
-    """ONNX_models/NAME_instrumented.onnx or, where only that is there, NAME.onnx."""
+    """ONNX_models/NAME_instrumented.onnx, NAME.onnx where only that is there, or the one that the library brings."""
     instrumented = roots.models_root() / f"{name}_instrumented.onnx"
-    plain = roots.models_root() / f"{name}.onnx"
-    return plain if plain.is_file() and not instrumented.is_file() else instrumented
+    plain = [roots.models_root() / f"{name}.onnx", PACKAGED / f"{name}.onnx"]
+    return next((path for path in (instrumented, *plain) if path.is_file()), instrumented)
 
 
 def require_model(path: Path) -> Path:
@@ -29,7 +31,7 @@ def require_model(path: Path) -> Path:
         return path
     raise ModelError(
         f"There is no model at {path}. Expected an ONNX image classifier there. Put it there, or name yours with "
-        "--model PATH, an option of `clusterpaths celeba` and `clusterpaths images`; or train one on your own CelebA with "
-        "`python flows/train.py --dataset celeba`; or start with `python flows/celeba.py --sample`, which needs no model "
-        "and no download."
+        "--model PATH, an option of `clusterpaths run`, `clusterpaths celeba` and `clusterpaths images`; or train one on your "
+        "own CelebA with `python flows/train.py --dataset celeba` in a checkout; or start with `clusterpaths sample`, which "
+        "needs no model and no download."
     )

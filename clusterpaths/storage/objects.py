@@ -8,7 +8,6 @@ here reads, stores or prints them. Of a server's error only the code is reported
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from clusterpaths.common.extras import require_extra
 from clusterpaths.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -62,11 +62,7 @@ def require_obstore() -> None:
     """Raises:
     ConfigError: it is not installed.
     """
-    if importlib.util.find_spec("obstore") is None:
-        raise ConfigError(
-            "A cache in object storage needs the package obstore, which is not installed. Install it with "
-            '`pip install "clusterpaths[s3]"`, or `pip install -e ".[s3]"` in a checkout; or name a directory with --cache-root.'
-        )
+    require_extra("A cache in object storage", "s3", "obstore", otherwise="name a directory with --cache-root")
 
 
 def _connect(bucket: str, endpoint: str) -> Any:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clusterpaths.common import roots
+from clusterpaths.common.extras import require_extra
 from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.datasets.drawn_faces.cue import Cue
 from clusterpaths.errors import DatasetError
@@ -135,6 +136,15 @@ class _Parts:
     held_out: NDArray[np.int64]
 
 
+def require_torch() -> None:
+    """Check that what trains and exports a network is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    require_extra("Training", "torch", "torch", "onnxscript")
+
+
 def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig, log: Log) -> TrainRecord:
     """Train on the labelled examples, measure on held-out ones, and write config.output_path.
 
@@ -143,10 +153,12 @@ def train_classifier(table: ExampleTable, dataset: Dataset, config: TrainConfig,
     the best epoch. On one machine the same configuration and images give the same file, byte for byte.
 
     Raises:
+        ConfigError: as `require_torch`.
         DatasetError: no labels, a class with too few of them, or too many unreadable images.
         ModelError: the exported file does not compute the same as the trained network.
         DiskError: the file cannot be written.
     """
+    require_torch()
     started = time.perf_counter()
     parts = _split(table, config)
     every = np.concatenate([parts.train, parts.validation, parts.held_out])

@@ -125,7 +125,7 @@ def test_a_mistake_in_a_shell_ends_with_2_and_no_traceback(tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 2
-    assert_one_paragraph(done.stderr, "There is no model at nowhere.onnx", "--model PATH", "--sample")
+    assert_one_paragraph(done.stderr, "There is no model at nowhere.onnx", "--model PATH", "clusterpaths sample")
     assert done.stderr.count("There is no model at") == 1
 
 
@@ -193,7 +193,7 @@ def cut_model(folder: Path) -> Path:
     [
         (
             lambda folder: folder / "nowhere.onnx",
-            ["There is no model at", "--model PATH", "flows/train.py", "--sample"],
+            ["There is no model at", "--model PATH", "flows/train.py", "clusterpaths sample"],
         ),
         (lambda folder: folder, ["There is no model at"]),
         (text_model, ["is not an ONNX model", "It looks like text."]),

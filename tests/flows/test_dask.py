@@ -270,7 +270,7 @@ def test_an_address_that_does_not_answer_is_told_in_one_paragraph(
 def test_without_the_extra_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prefect_dask", None)
     with (
-        pytest.raises(ConfigError, match=r'prefect_dask, which is not installed.*pip install "clusterpaths\[dask\]"'),
+        pytest.raises(ConfigError, match=r'prefect-dask, which is not installed.*pip install -e "[^"]+\[dask\]"'),
         runner_module.PrefectRunner(RunConfig(engine="dask")),
     ):
         pass

@@ -192,9 +192,16 @@ MISTAKES: dict[str, tuple[Callable[[Path], tuple[str | Path, ...]], list[str]]] 
     "no data": (lambda _: ("images", *MODEL), ["--dataset folder needs --data-root"]),
     "no model": (
         lambda tmp: ("images", "--model", tmp / "no.onnx", "--data-root", tmp),
-        ["There is no model at", "no.onnx", "an option of `clusterpaths celeba` and `clusterpaths images`"],
+        [
+            "There is no model at",
+            "no.onnx",
+            "an option of `clusterpaths run`, `clusterpaths celeba` and `clusterpaths images`",
+        ],
     ),
-    "no model of celeba": (lambda tmp: ("celeba", "--model", tmp / "no.onnx"), ["There is no model at", "--sample"]),
+    "no model of celeba": (
+        lambda tmp: ("celeba", "--model", tmp / "no.onnx"),
+        ["There is no model at", "clusterpaths sample"],
+    ),
     "no such data set": (
         lambda tmp: ("images", *MODEL, "--dataset", "foldr", "--data-root", tmp),
         ["There is no data set called 'foldr'", "folder"],

@@ -80,7 +80,7 @@ def test_it_says_where_to_look_and_what_to_do_first_and_ends_quietly(tmp_path: P
         assert process.stdout is not None
         rest = process.stdout.readline() + process.stdout.readline()
         assert "There are no sets in" in rest
-        assert "make sample" in rest
+        assert "clusterpaths sample" in rest
         healthy(address)
         assert patient.get(f"{address}/models").json() == {"models": []}
         process.send_signal(signal.SIGINT)
@@ -186,4 +186,4 @@ main(["serve", "--port", "0"])
         check=False,
     )
     assert done.returncode == 2
-    assert_one_paragraph(done.stderr, module.replace("_", "-"), "pip install 'clusterpaths[serve]'")
+    assert_one_paragraph(done.stderr, module.replace("_", "-"), f'pip install -e "{PROJECT}[serve]"')

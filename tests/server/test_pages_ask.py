@@ -229,7 +229,7 @@ def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
     with serving(tmp_path) as url:
         page = patient.get(url)
     assert page.status_code == 200
-    assert "make sample" in page.text
+    assert "clusterpaths sample" in page.text
     assert "clusterpaths celeba" in page.text
 
 

@@ -251,7 +251,7 @@ def test_nothing_there_and_a_token(chromium: Any, site: Site, tmp_path: Path) ->
         page = context.new_page()
         with serving(tmp_path) as url:
             page.goto(url)
-            assert page.get_by_text("make sample").is_visible()
+            assert page.get_by_text("clusterpaths sample").is_visible()
             assert violations(page) == []
         token = "a-token-of-this-test"
         with serving(site.root, token=token) as url:

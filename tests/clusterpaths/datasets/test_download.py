@@ -285,7 +285,7 @@ def test_a_file_of_the_users_is_kept_beside_the_downloaded_one(tmp_path: Path, h
 def test_without_gdown_the_pip_line_is_given(tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gdown" else find(name))
-    with pytest.raises(InputError, match=r"pip install 'gdown>=5'"):
+    with pytest.raises(InputError, match=r'gdown, which is not installed.*pip install -e "[^"]+\[torch\]"'):
         download_celeba(tmp_path)
 
 

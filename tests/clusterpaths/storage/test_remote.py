@@ -101,7 +101,7 @@ def test_only_zarr_goes_with_object_storage(cache_format: str) -> None:
 def test_without_the_extra_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "obstore" else real(name))
-    with pytest.raises(ConfigError, match=r'obstore, which is not installed.*pip install "clusterpaths\[s3\]"'):
+    with pytest.raises(ConfigError, match=r'obstore, which is not installed.*pip install -e "[^"]+\[s3\]"'):
         open_storage("s3://another-bucket/x").require()
 
 
