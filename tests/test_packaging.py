@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterpaths.commands.main import COMMANDS
+from clusterpaths.commands.main import COMMANDS, FLOWS
 from clusterpaths.commands.run import by_name
 from clusterpaths.common import roots
 from tests.runs import PROJECT, SAMPLE_MODEL
@@ -78,11 +78,11 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(installed: Path, empty: Path) -> Call:
     """Runs `clusterpaths …` of the wheel in the empty directory, without the extras' packages."""
 
-    def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, library: Path = installed, **variables: str) -> subprocess.CompletedProcess[str]:
         left_out = ("PYTHONPATH", roots.HOME_VARIABLE)
         environment = {name: value for name, value in os.environ.items() if name not in left_out}
         return subprocess.run(
-            [sys.executable, "-B", "-c", CALL, installed, *words],
+            [sys.executable, "-B", "-c", CALL, library, *words],
             cwd=empty, env=environment | variables, capture_output=True, text=True, check=False, timeout=300,
         )  # fmt: skip
 
@@ -177,6 +177,17 @@ def test_what_lacks_is_told_in_one_paragraph(call: Call, words: tuple[str, ...],
     assert re.search(message, error.replace("`", "")), error
     assert len(error.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_checkout_without_prefect_has_all_commands_and_tells_what_flows_need(call: Call) -> None:
+    shown = call("--help", library=PROJECT).stdout
+    assert all(re.search(rf"^│ {name} ", shown, re.MULTILINE) for name in (*COMMANDS, *FLOWS)), shown
+    done = call("celeba", "--sample", library=PROJECT)
+    assert done.returncode == 2
+    assert (
+        f'A flow needs prefect, which is not installed. Install the extra with `pip install -e "{PROJECT}[prefect]"`'
+        in (done.stderr)
+    )
 
 
 def test_results_go_where_the_variable_points(call: Call, tmp_path: Path) -> None:
