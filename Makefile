@@ -58,10 +58,12 @@ quick: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests/clusterpaths tests/test_house.py
 
 # As a new user has it: nothing but the base installation, and an empty directory. At most 900 MB.
-wheel: install
+wheel:
 	rm -rf dist build
-	$(BIN)/python -m build
-	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build twine
+	build/tools/bin/python -m build
+	build/tools/bin/twine check --strict dist/*
 	$(PYTHON) -m venv $(FRESH)
 	$(FRESH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	mkdir $(FRESH)/empty
