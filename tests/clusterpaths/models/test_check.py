@@ -73,7 +73,11 @@ def with_inputs(*inputs: tuple[int, list[Any]], operator: str = "Identity") -> C
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 BAD = [
-    ("no file", lambda _: None, r"There is no model at .*m\.onnx\. .*--model PATH.*flows/train\.py.*clusterpaths sample"),
+    (
+        "no file",
+        lambda _: None,
+        r"There is no model at .*m\.onnx\. .*--model PATH.*flows/train\.py.*clusterpaths sample",
+    ),
     ("folder", lambda path: path.mkdir(), r"There is no model at"),
     ("text", text_file, r"is not an ONNX model.*It looks like text"),
     ("truncated", truncated, r"is not an ONNX model"),
