@@ -222,7 +222,7 @@ def test_without_a_model_the_default_place_and_the_ways_out_are_named(
         main(["celeba", "--cache-root", str(tmp_path)])
     shown = capsys.readouterr().err
     place = str(home / "ONNX_models" / "CelebA_CNN_instrumented.onnx")
-    assert_one_paragraph(shown, place, "python flows/train.py --dataset celeba", "--sample")
+    assert_one_paragraph(shown, place, "python flows/train.py --dataset celeba", "clusterpaths sample")
 
 
 def test_a_quota_page_saved_as_annotations_is_named_as_what_it_is(
