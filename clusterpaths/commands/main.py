@@ -19,6 +19,7 @@ from clusterpaths.common.roots import checkout
 COMMANDS = {
     "run": "cluster paths of images through any ONNX model, without Prefect",
     "sample": "cluster paths of drawn faces through the included model: no download",
+    "activations": "cluster paths of activations that are there: arrays of any program, read in place",
     "inspect": "inputs, outputs and clustered layers of a model",
     "export": "write a set's path model: one ONNX file that outputs class scores, cluster path and OOD score",
     "explain": "explain the prediction for one image, as text and as a page",
