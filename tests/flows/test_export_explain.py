@@ -118,7 +118,7 @@ def test_images_of_the_set_that_are_gone_leave_placeholders(
         (["export", "Nothing"], ["There are no sets called 'Nothing'", "CelebA"]),
         (["export", "CelebA/set_09"], ["has no set 'set_09'"]),
         (["export", "CelebA", "--model", "nowhere.onnx"], ["There is no model at"]),
-        (["export"], ["--name", "requires"]),
+        (["export"], ["NAME is missing"]),
         (["explain", "nowhere.jpg", "--set", "CelebA"], ["nowhere.jpg cannot be read", "No such file"]),
         (["explain", str(SAMPLE_MODEL), "--set", "CelebA"], ["cannot be read", "not an image"]),
         (["explain", "nowhere.jpg"], ["--set"]),
