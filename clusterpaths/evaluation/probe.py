@@ -40,7 +40,7 @@ from clusterpaths.sets.published import PublishedSet
 BATCH = 32
 MAX_OOD = 300  # OOD images of each kind
 # Taps beside the set's own, on the same tensors. A layer's name holds no space.
-REFITTED, FEATURES = "refitted ", "features"
+REFITTED, FEATURES = "refitted ", "projected features"
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,51 @@ def test_a_model_without_classes_has_no_decision_metrics(kind: str, tmp_path: Pa
     assert note.startswith("The model has no class scores (as in regression or an embedding)")
 
 
+def write_residual(path: Path) -> Path:
+    """Two blocks with a sum each, pooled: its last layer is called "features", as that of many residual networks is."""
+    rng = np.random.default_rng(0)
+    nodes, weights = list[onnx.NodeProto](), dict[str, tuple[int, ...]]()
+
+    def convolve(read: str, name: str, channels: int = 8) -> str:
+        weights[f"w_{name}"] = (8, channels, 3, 3)
+        nodes.append(helper.make_node("Conv", [read, f"w_{name}"], [name], pads=[1, 1, 1, 1]))
+        return name
+
+    def activate(read: str) -> str:
+        nodes.append(helper.make_node("Relu", [read], [f"{read}_relu"]))
+        return f"{read}_relu"
+
+    values = activate(convolve("input", "stem", 3))
+    for block in ("one", "two"):
+        inner = activate(convolve(values, f"{block}_a"))
+        nodes.append(helper.make_node("Add", [convolve(inner, f"{block}_b"), values], [f"{block}_sum"]))
+        values = activate(f"{block}_sum")
+    weights["w"] = (8, 5)
+    nodes += [
+        helper.make_node("GlobalAveragePool", [values], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+    ]
+    tensors = [
+        numpy_helper.from_array((rng.standard_normal(shape) / 8).astype(np.float32), name)
+        for name, shape in weights.items()
+    ]
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 16, 16])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 5])]
+    return save_model(path, helper.make_graph(nodes, "residual", inputs, outputs, tensors))
+
+
+def test_a_layer_called_features_is_evaluated(tmp_path: Path) -> None:
+    faces = write_celeba(tmp_path / "faces", range(1, 161))
+    model = write_residual(tmp_path / "model.onnx")
+    config = RunConfig(model=model, data_root=faces, cache_root=tmp_path / "c", name="T", k=3, preprocessing="unit")
+    done = run_stages(config)
+    assert done.published.record.layers[-1] == "features"
+    found = evaluate_set(done.published, done.job)
+    assert found.num_images == 32
+    assert found.alignment is not None
+
+
 def test_a_model_that_always_decides_the_same_is_said_so(tmp_path: Path) -> None:
     graph = onnx.load(str(write_cnn(tmp_path / "model.onnx"))).graph
     bias = next(weights for weights in graph.initializer if weights.name == "b4")
