@@ -25,6 +25,7 @@ from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.preprocessing.check import PreprocessingCheck
 from clusterpaths.records import ModelRecord
+from clusterpaths.report.markdown import advice
 from clusterpaths.running import stages
 from clusterpaths.running.pieces import Pieces
 from clusterpaths.running.report import Outcome, Report
@@ -71,7 +72,9 @@ def run(config: RunConfig, runner: Runner | None = None, report: Report | None =
         check = checked.check if checked else None
         plan, job = runner.run(stages.make_plan, config, model, dataset, preprocessing, checked)
         if config.plan:
-            return Outcome(None, False, job, plan, preprocessing, check)
+            outcome = Outcome(None, False, job, plan, preprocessing, check)
+            report.outcome(outcome)
+            return outcome
         prepared = Prepared(model, plan, job, check)
         outcome = cluster_prepared(config, prepared, until_done.enter_context(runner), report, timer)
 
@@ -145,8 +148,10 @@ def cluster_prepared(
     with timer("report"):
         page = runner.run(stages.write_report, published)
 
-    planned, prepared_as = prepared.plan, prepared.job.preprocessing
-    return Outcome(published, new, pieces.job, planned, prepared_as, check, choice, page, timer.stages)
+    return Outcome(
+        published, new, pieces.job, prepared.plan, prepared.job.preprocessing, check, choice, page, timer.stages,
+        advice(published),
+    )  # fmt: skip
 
 
 def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report, alert_below: float) -> None:

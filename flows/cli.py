@@ -4,35 +4,26 @@ Belongs here: options, and what is checked before a flow is imported, as importi
 server several. Commands that are not flows are in clusterpaths/commands and start without Prefect.
 """
 
-# No "from __future__ import annotations" here: `read_options` annotates a function with a class that its caller passes.
+from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import itertools
 import sys
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, NoReturn
 
 import cyclopts
 from pydantic import BaseModel, ValidationError
 
 from clusterpaths.commands import main as library
-from clusterpaths.commands.help import EXAMPLES, HELP, HELP_ALL, Panels
-from clusterpaths.commands.shell import (
-    USER_ERROR,
-    fail,
-    invalid,
-    option_message,
-    require_working_directory,
-    run_log_on_stderr,
-)
+from clusterpaths.commands.options import read_options
+from clusterpaths.commands.run import announce, publish
+from clusterpaths.commands.shell import USER_ERROR, fail, require_working_directory
 from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.running.inputs import describe, require_inputs
 from flows.environment import invalid_settings, require_environment
 from flows.options import ReclusterConfig
-
-Config = TypeVar("Config", bound=BaseModel)
 
 COMMANDS = {
     "celeba": "cluster paths of CelebA, or of the embedded sample with --sample",
@@ -51,9 +42,6 @@ OPTIONS = {  # of each flow, importable without Prefect
     "compare": "clusterpaths.comparison.compare:CompareConfig",
     "train": "clusterpaths.training.train:TrainConfig",
 }
-
-POSITIONAL = {"images": {"--model": "MODEL", "--images": "FOLDER"}}  # words before the options, by the option they are
-VERBOSE = "show the complete log instead of a line per stage"
 
 app = cyclopts.App(
     name="clusterpaths",
@@ -102,7 +90,7 @@ def _run(name: str, argv: list[str]) -> None:
         config, verbose = read
         _require_inputs(config)
         if isinstance(config, RunConfig) and config.plan:
-            _plan(config)
+            publish(config, verbose=verbose)  # without Prefect: there is no run that its server could show
             return
         require_environment()
         if not verbose:
@@ -148,62 +136,4 @@ def _require_inputs(config: BaseModel) -> None:
 def _announce(name: str, config: BaseModel) -> None:
     """Print what the flow will do, before Prefect is imported."""
     of_run = config.run_config() if isinstance(config, ReclusterConfig) else config
-    lines = describe(of_run) if isinstance(of_run, RunConfig) else (f"clusterpaths {name}: {COMMANDS[name]}",)
-    sys.stderr.write("\n".join(lines) + "\n")
-    sys.stderr.flush()
-
-
-def _plan(config: RunConfig) -> None:
-    """Log what a run would do. Without Prefect: there is no run that its server could show."""
-    from clusterpaths import pipeline  # takes 2 s
-
-    with run_log_on_stderr():
-        pipeline.run(config)
-
-
-def read_options(name: str, model: type[Config], argv: list[str]) -> tuple[Config, bool] | None:
-    """The options of a command line, and whether its complete log is shown; None if it asks for help, which is printed.
-
-    A mistake ends with one paragraph.
-    """
-    given: list[tuple[Config, bool]] = []
-
-    def read(
-        *,
-        config: Annotated[model, cyclopts.Parameter(name="*")] = None,  # type: ignore[valid-type]
-        verbose: Annotated[bool, cyclopts.Parameter(help=VERBOSE)] = False,
-    ) -> None:
-        given.append((config if config is not None else model(), verbose))
-
-    positional = POSITIONAL.get(name, {})
-    if positional and not argv:
-        fail(f"{' and '.join(positional.values())} are missing. {_as_in(name)}", USER_ERROR)
-    everything = HELP_ALL in argv
-    usage = " ".join(["clusterpaths", name, *(f"[{word}]" for word in positional.values()), "[OPTIONS]"])
-    reader = cyclopts.App(
-        name=name, help=model.__doc__, usage=f"Usage: {usage}", version_flags=[], help_flags=[*HELP, HELP_ALL],
-        help_formatter=Panels(name, everything=everything), default_parameter=cyclopts.Parameter(negative=()),
-    )  # fmt: skip
-    reader.default(read)
-    try:
-        reader(by_name(argv, positional), exit_on_error=False, print_error=False, result_action="return_value")
-    except cyclopts.UnusedCliTokensError as error:
-        words = " ".join(error.unused_tokens or ())
-        fail(f"{words} is no option. {_as_in(name) if positional else 'Try --help.'}", USER_ERROR)
-    except cyclopts.CycloptsError as error:
-        fail(option_message(error), USER_ERROR)
-    except ValidationError as error:  # without any option, the model is made here
-        fail(invalid(error), USER_ERROR)
-    return given[0] if given else None
-
-
-def _as_in(name: str) -> str:
-    words = " and ".join(POSITIONAL[name].values())
-    return f"Expected {words} before the options, as in: {EXAMPLES[name][0][0]}. Try --help."
-
-
-def by_name(argv: list[str], positional: dict[str, str]) -> list[str]:
-    """The words before the first option as the options that they stand for."""
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
-    named = [part for option, word in zip(positional, words, strict=False) for part in (option, word)]
-    return [*named, *argv[min(len(words), len(positional)) :]]
+    announce(describe(of_run) if isinstance(of_run, RunConfig) else (f"clusterpaths {name}: {COMMANDS[name]}",))

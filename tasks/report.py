@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from rich.console import Console
 
@@ -50,19 +49,19 @@ class PrefectReport(Report):
         announce_comparison(comparison, alert_below)
 
     def outcome(self, outcome: Outcome) -> None:
+        if outcome.published is None:
+            super().outcome(outcome)
+            return
         if self.view:
             self.view.ending()
         rows = markdown.stage_rows(outcome.stages, outcome.job.storage)
         create_table_artifact(rows, key="stage-times", description="How long each stage took")
         published, report, check = outcome.published, outcome.report, outcome.check
-        if published and report:
+        if report:
             create_markdown_artifact(
-                markdown.published_set(published, report), key="cluster-paths", description=published.record.set
-            )
-            log = get_run_logger()
-            if advice := markdown.advice(published):
-                log.warning(advice)
-            log.info("%s Report: %s", markdown.in_one_sentence(published), report)
+                markdown.published_set(published, report, outcome.advice),
+                key="cluster-paths", description=published.record.set,
+            )  # fmt: skip
         if choice := outcome.choice:
             create_table_artifact(
                 markdown.choice_rows(choice), key="choice", description=f"{choice.sentence} {choice.advice}".strip()

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from clusterpaths import pipeline
 from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.commands.shell import RUN_LOGGERS, run_log
 from clusterpaths.config import RunConfig
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.session import Outputs, TapSession
@@ -83,7 +84,7 @@ class Run:
 def run_pipeline(config: RunConfig, runner: Runner | None = None) -> Run:
     """Run the library's pipeline, without Prefect; raises what it raises."""
     run = Run()
-    with counting(run), listening(run.log, LIBRARY):
+    with counting(run), listening(run.log, RUN_LOGGERS):
         outcome = pipeline.run(config, runner)
     run.path = outcome.published.path if outcome.published else None
     return run
@@ -136,7 +137,6 @@ def _counted_run(session: TapSession, images: NDArray[np.float32]) -> Outputs:
 _run = TapSession._run
 _count_batches = mock.patch.object(TapSession, "_run", _counted_run)
 FLOWS = ("prefect.flow_runs", "prefect.task_runs")
-LIBRARY = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")
 
 
 @contextmanager
@@ -147,18 +147,8 @@ def listening(lines: list[str], names: tuple[str, ...] = FLOWS) -> Iterator[None
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(f"{record.levelname} {record.getMessage()}")
 
-    handler = Collect()
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    try:
+    with run_log(Collect(), names):
         yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.removeHandler(handler)
-            logger.setLevel(level)
 
 
 def succeed(**options: Any) -> Run:

@@ -53,6 +53,18 @@ class FoundLayer:
 _Source = tuple[str, ArrayKind, Path, str, str]  # layer, kind, path, key, ids
 
 
+def require_source(source: Path) -> None:
+    """Check that there is something to read.
+
+    Raises:
+        DatasetError: there is not.
+    """
+    if not source.exists():
+        raise DatasetError(
+            f"{source} does not exist. Expected a directory with the activations of each layer, or a file of arrays."
+        )
+
+
 def find_arrays(source: Path, wanted: Sequence[str] | None = None, *, chunks: bool = False) -> list[FoundLayer]:
     """The layers of a directory or file, in natural order of their names, or in the order of `wanted`.
 
@@ -65,10 +77,7 @@ def find_arrays(source: Path, wanted: Sequence[str] | None = None, *, chunks: bo
         DatasetError: no arrays, arrays that are no activations, or a name that matches none.
         ConfigError: a package that reads them is not installed.
     """
-    if not source.exists():
-        raise DatasetError(
-            f"{source} does not exist. Expected a directory with the activations of each layer, or a file of arrays."
-        )
+    require_source(source)
     by_layer: dict[str, list[_Source]] = {}
     for found in _sources(source, chunks):
         by_layer.setdefault(found[0], []).append(found)

@@ -59,7 +59,8 @@ def run_activations(
     if isinstance(source, Path):
         source = source.expanduser().absolute()
     run = config.run_config(source.stem if isinstance(source, Path) else "activations")
-    runner, report, timer, results = InProcess(config.workers), report or Report(), StageTimer(), run.cache_dir
+    runner, report, results = InProcess(config.workers), report or Report(), run.cache_dir
+    timer = StageTimer(report.stage)
     with results.lock(config.wait, log.warning), ExitStack() as until_done:
         with timer("check"):
             model, plan, job = take_activations(source, config, run, report.progress, predictions, labels)

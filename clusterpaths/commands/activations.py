@@ -5,49 +5,43 @@ Not a flow: there is no model to run, and no shard to extract. The stages after 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import cyclopts
+from pydantic import Field
 
 from clusterpaths.activations.config import ActivationsConfig
-from clusterpaths.commands.shell import run_command, run_log_on_stderr
+from clusterpaths.activations.find import require_source
+from clusterpaths.commands.run import run_plainly, show
+from clusterpaths.running.inputs import describe
+
+if TYPE_CHECKING:
+    from clusterpaths.running.report import Report
 
 
-def activations(
-    source: Annotated[
-        Path, cyclopts.Parameter(help="a directory with the activations of each layer, or a file of arrays")
-    ],
-    /,
-    *,
-    config: Annotated[ActivationsConfig | None, cyclopts.Parameter(name="*")] = None,
-) -> None:
+class ActivationsRun(ActivationsConfig):
     """Cluster paths of activations that another program wrote: .npy, .npz, safetensors, HDF5, zarr, read where they are."""
-    from clusterpaths.activations.run import run_activations  # takes seconds, --help does not
 
-    with run_log_on_stderr():
-        outcome = run_activations(source, config or ActivationsConfig())
-    published = outcome.published
-    assert published is not None  # nothing is only planned
-    sys.stdout.write(
-        f"{'Published' if outcome.new else 'Found'} {published.folder}: {published.num_examples:,} examples, "
-        f"{len(published.layers)} layers ({', '.join(published.layers)}), {len(published.paths.counts):,} paths\n"
-        f"Report: {outcome.report}\n"
-        f"Explore: clusterpaths serve --cache-root {published.folder.parent.parent}\n"
-    )
+    source: Path = Field(description="a directory with the activations of each layer, or a file of arrays")
+
+
+def activations(config: ActivationsRun, *, verbose: bool) -> None:
+    """Publish the set of activations, and show it."""
+    source = config.source.expanduser()
+    require_source(source)
+    described = config.run_config(source.absolute().stem).model_copy(update={"layers": config.layers})
+
+    def run(report: Report) -> None:
+        from clusterpaths.activations.run import run_activations  # takes seconds, --help does not
+
+        run_activations(source, config, report=report)
+
+    show(describe(described, f"the activations in {source}"), run, verbose=verbose)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
-    app = cyclopts.App(
-        name="activations",
-        help=activations.__doc__,
-        version_flags=[],
-        default_parameter=cyclopts.Parameter(negative=()),
-    )
-    app.default(activations)
-    run_command(app, argv)
+    run_plainly("activations", ActivationsRun, argv, lambda config, verbose: activations(config, verbose=verbose))
 
 
 if __name__ == "__main__":

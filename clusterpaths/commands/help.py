@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 HELP, HELP_ALL = ("--help", "-h"), "--help-all"
 
 PANELS: dict[str, tuple[str, ...]] = {
-    "Input": ("data_root", "dataset", "labels", "split", "subset", "sample", "sample_size", "max_failures"),
+    "Input": (
+        "source", "data_root", "dataset", "examples", "predictions", "labels", "ids", "images", "chunks", "split", "subset",
+        "sample", "sample_size", "max_failures",
+    ),
     "Model": (
         "model", "class_names", "layers", "reduce", "logits", "output_kind", "size", "preprocessing", "channels", "mean",
         "std", "resize", "crop_from", "check_preprocessing", "model_sha256",
@@ -22,20 +25,39 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Clustering": ("k", "distance", "seed", "fit"),
     "Output": (
         "name", "cache_root", "cache_format", "cache_dtype", "evaluate", "evaluation_images", "compare", "alert_below",
-        "refresh", "plan", "verbose", "first", "second", "top", "output",
+        "refresh", "wait", "plan", "verbose", "first", "second", "top", "output",
     ),
     "Speed": ("workers", "batch_size", "shard_size", "providers", "fingerprint", "engine", "dask_address"),
-    "Prefect": ("wait", "time_limit"),
+    "Prefect": ("time_limit",),
 }  # fmt: skip
 
 # Shown by --help; a command with fewer options than MANY shows all.
 COMMON = {
     "data_root", "dataset", "labels", "subset", "sample", "model", "class_names", "layers", "preprocessing", "k", "distance",
     "seed", "name", "cache_root", "cache_format", "evaluate", "compare", "plan", "verbose", "workers", "time_limit",
+    "source", "examples", "predictions", "ids", "images",
 }  # fmt: skip
 MANY = 20
 
 EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "run": (
+        ("clusterpaths run resnet18.onnx photos/", "a directory of images, flat or one subdirectory per class"),
+        ("clusterpaths run resnet18.onnx photos/ --k auto", "the number of clusters chosen by decision alignment"),
+        ("clusterpaths run resnet18.onnx photos/ --plan", "a dry run: what it would do, and the disk space it needs"),
+    ),
+    "sample": (
+        ("clusterpaths sample", "2,000 drawn faces: half a minute"),
+        ("clusterpaths sample --sample-size 200", "fewer of them"),
+        ("clusterpaths sample --k auto", "the number of clusters chosen by decision alignment"),
+    ),
+    "activations": (
+        (
+            "clusterpaths activations features/ --name MINE",
+            "features/layer3.npy, features/avgpool.npy … of n rows each",
+        ),
+        ("clusterpaths activations features.npz --images photos/", "a file of arrays, with the images of its rows"),
+        ("clusterpaths activations features/ --predictions scores.npy --labels labels.npy", "with what the model said"),
+    ),
     "images": (
         ("clusterpaths images resnet18.onnx photos/", "a directory of images, flat or one subdirectory per class"),
         ("clusterpaths images resnet18.onnx photos/ --k auto", "the number of clusters chosen by decision alignment"),

@@ -1,29 +1,31 @@
 """Cluster paths without Prefect: `clusterpaths run MODEL IMAGES`.
 
-Belongs here: the options that a plain run takes, and what is printed at its end. The stages are `clusterpaths/pipeline.py`,
-which the flows run too.
+Belongs here: the options that a plain run takes, and how it is shown. The stages are `clusterpaths/pipeline.py`, which the
+flows run too.
 """
 
 from __future__ import annotations
 
-import shlex
+import logging
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import cyclopts
 from cyclopts import Parameter
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from clusterpaths.commands.shell import USER_ERROR, fail, run_command, run_log_on_stderr
+from clusterpaths.commands.options import read_options
+from clusterpaths.commands.shell import one_paragraph, require_working_directory, run_log
 from clusterpaths.config import RunConfig
-from clusterpaths.running.inputs import require_inputs
+from clusterpaths.running.inputs import describe, require_inputs
 
 if TYPE_CHECKING:
-    from clusterpaths.running.report import Outcome
+    from clusterpaths.running.report import Report
+    from clusterpaths.running.view import View
 
+Config = TypeVar("Config", bound=BaseModel)
 HIDDEN = Parameter(show=False)
-POSITIONAL = ("--model", "--data-root")  # options that the first words of the command line stand for
 
 
 def described(name: str) -> Any:
@@ -41,7 +43,7 @@ class PlainConfig(RunConfig):
 
 
 class ImagesRun(PlainConfig):
-    """Options of `clusterpaths run`."""
+    """Cluster paths of images through one ONNX model: publish a set, and write its report. Needs no Prefect."""
 
     dataset: str = Field("folder", description=RunConfig.model_fields["dataset"].description)
     model: Path | None = Field(None, description="ONNX image classifier (required but for --dataset faces and celeba)")
@@ -49,59 +51,81 @@ class ImagesRun(PlainConfig):
     sample_size: Annotated[int, HIDDEN] = described("sample_size")
 
 
-def run(*, config: Annotated[ImagesRun | None, Parameter(name="*")] = None) -> None:
-    """Cluster paths of images through one ONNX model: publish a set, and write its report.
+def publish(config: RunConfig, *, verbose: bool) -> None:
+    """Run the pipeline without Prefect; with `config.plan`, only show what it would do.
 
-    clusterpaths run resnet18.onnx photos/ --k auto
+    Raises:
+        ClusterPathsError: as `clusterpaths.pipeline.run`.
     """
-    if config is None:
-        fail("Name a model and a directory of images: clusterpaths run MODEL IMAGES. Try --help.", USER_ERROR)
-    publish(config)
-
-
-def publish(config: RunConfig) -> None:
-    """Run the pipeline; log on stderr, and print the set, its report and the next step."""
     require_inputs(config)
-    from clusterpaths import pipeline  # takes 2 s; a missing file is reported before
 
-    try:
-        with run_log_on_stderr():
-            outcome = pipeline.run(config)
-    except KeyboardInterrupt:
-        fail("Stopped. Recorded results are preserved: run the same command to resume.", 130)
-    sys.stdout.write(_end(config, outcome))
+    def run(report: Report) -> None:
+        from clusterpaths import pipeline  # takes 2 s; a missing file is reported before
 
+        pipeline.run(config, report=report)
 
-def _end(config: RunConfig, outcome: Outcome) -> str:
-    """What is printed when a run has ended; nothing after a plan, which is logged."""
-    if outcome.published is None:
-        return ""
-    from clusterpaths.report import markdown
-
-    root = f" --cache-root {shlex.quote(config.cache_root)}" if config.cache_root else ""
-    return (
-        f"{markdown.in_one_sentence(outcome.published)}\n"
-        f"Set:    {outcome.published.path}\n"
-        f"Report: {outcome.report}\n"
-        f"Next:   clusterpaths serve{root}\n"
-    )
+    show(describe(config), run, verbose=verbose)
 
 
-def by_name(words: list[str]) -> list[str]:
-    """The words of a command line, with the names of the options that its first words are meant for."""
-    given = [word.startswith("-") for word in words]
-    count = min(given.index(True) if True in given else len(given), len(POSITIONAL))
-    return [word for pair in zip(POSITIONAL, words[:count], strict=False) for word in pair] + words[count:]
+def show(lines: Iterable[str], run: Callable[[Report], None], *, verbose: bool) -> None:
+    """Run stages in this process, and show them on stderr: a line for each, or the complete log.
+
+    Args:
+        lines: what will be done, printed at once.
+        run: the stages.
+        verbose: show the log.
+    """
+    if not verbose:
+        announce(lines)
+    from clusterpaths.running.report import Report  # imports pyarrow
+
+    if verbose:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s | %(message)s"))
+        with run_log(handler):
+            run(Report())
+        return
+    from clusterpaths.running.view import View
+
+    with View() as view, run_log(_ToView(view)):
+        run(Report(view))
+
+
+def announce(lines: Iterable[str]) -> None:
+    """Print what will be done, before anything slow is imported."""
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.flush()
+
+
+class _ToView(logging.Handler):
+    """Shows log records: warnings as lines, others as what the running stage has found."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self._view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        (self._view.warning if record.levelno >= logging.WARNING else self._view.message)(record.getMessage())
+
+
+def run_plainly(name: str, model: type[Config], argv: list[str] | None, run: Callable[[Config, bool], None]) -> None:
+    """A command that runs stages: exit code 0, 2 with one paragraph, or 130 for Ctrl-C.
+
+    Args:
+        name: of the command.
+        model: whose fields are its options.
+        argv: the words after the command; those of this process if left out.
+        run: takes the configuration, and whether the complete log is shown.
+    """
+    with one_paragraph("Stopped. Recorded results are preserved: run the same command to resume."):
+        require_working_directory()
+        if (read := read_options(name, model, sys.argv[1:] if argv is None else argv)) is not None:
+            run(*read)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
-    app = cyclopts.App(
-        name="run", help=run.__doc__, version_flags=[], default_parameter=Parameter(negative=()),
-        usage="Usage: clusterpaths run MODEL [IMAGES] [OPTIONS]",
-    )  # fmt: skip
-    app.default(run)
-    run_command(app, by_name(sys.argv[1:] if argv is None else argv))
+    run_plainly("run", ImagesRun, argv, lambda config, verbose: publish(config, verbose=verbose))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,19 +17,33 @@ from pydantic import ValidationError
 
 from clusterpaths.errors import ClusterPathsError, ConfigError
 
-USER_ERROR = 2
+USER_ERROR, STOPPED = 2, 130  # exit codes; 1 is a bug, with its traceback
 RUN_LOGGERS = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")  # what a run logs
 
 
 def run_command(app: cyclopts.App, argv: list[str] | None) -> None:
-    """Run a plain command from a shell: exit code 0, or 2 with one paragraph."""
-    try:
+    """Run a plain command from a shell: exit code 0, 2 with one paragraph, or 130 for Ctrl-C."""
+    with one_paragraph("Stopped."):
         require_working_directory()
-        app(argv, exit_on_error=False, print_error=False)
-    except cyclopts.CycloptsError as error:
-        fail(option_message(error), USER_ERROR)
+        try:
+            app(argv, exit_on_error=False, print_error=False)
+        except cyclopts.CycloptsError as error:
+            fail(option_message(error), USER_ERROR)
+
+
+@contextlib.contextmanager
+def one_paragraph(stopped: str) -> Iterator[None]:
+    """End with one paragraph and an exit code where a user's mistake or Ctrl-C ends a command.
+
+    Args:
+        stopped: what is said after Ctrl-C.
+    """
+    try:
+        yield
     except ClusterPathsError as error:
         fail(str(error), USER_ERROR)
+    except KeyboardInterrupt:
+        fail(stopped, STOPPED)
 
 
 def require_working_directory() -> None:
@@ -48,11 +62,9 @@ def require_working_directory() -> None:
 
 
 @contextlib.contextmanager
-def run_log_on_stderr() -> Iterator[None]:
-    """Show what the library logs of a run."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s | %(message)s"))
-    loggers = [logging.getLogger(name) for name in RUN_LOGGERS]
+def run_log(handler: logging.Handler, names: Sequence[str] = RUN_LOGGERS) -> Iterator[None]:
+    """Hand what is logged of a run to a handler while inside; of other loggers, if they are named."""
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)

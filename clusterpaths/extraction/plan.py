@@ -82,19 +82,25 @@ class ExtractionPlan(StoredRecord):
         return [shard for shard in self.manifest.shards if np.isin(shard.planned_ids(), ids).any()]
 
     def text(self) -> str:
-        """One sentence for log and terminal."""
+        """One sentence for the log."""
         layers = ", ".join(f"{name} {'x'.join(map(str, layer.shape))}" for name, layer in self.manifest.layers.items())
+        return (
+            f"{self.wanted:,} examples ({self.cached:,} in the cache, {self.missing:,} to extract "
+            f"in {len(self.pending)} shards); {len(self.manifest.layers)} layers ({layers}), {self.values:,} values per example; "
+            f"{self.needed()} in {self.directory}; {self.room()}."
+        )
+
+    def needed(self) -> str:
+        """Files and bytes that are added."""
         size = "" if self.manifest.format == "npy" else "about "
         content = f"{self.manifest.dtype} {self.manifest.format}"
         if self.manifest.format == "none":
             content = "images and, during the run, activations of the sample,"
-        room = "there is no bound there" if self.free is None else f"{human_bytes(self.free)} free on that disk"
-        return (
-            f"{self.wanted:,} examples ({self.cached:,} in the cache, {self.missing:,} to extract "
-            f"in {len(self.pending)} shards); {len(self.manifest.layers)} layers ({layers}), {self.values:,} values per example; "
-            f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {content} "
-            f"in {self.directory}; {room}."
-        )
+        return f"{self.files:,} more files, {size}{human_bytes(self.bytes)} more as {content}"
+
+    def room(self) -> str:
+        """What is free where they go."""
+        return "there is no bound there" if self.free is None else f"{human_bytes(self.free)} free on that disk"
 
 
 def plan_run(

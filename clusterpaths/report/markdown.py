@@ -86,8 +86,14 @@ def preprocessing(check: PreprocessingCheck, used: Preprocessing) -> str:
     return f"{title}\n\n{check.sentence}\n\n{check.table}"
 
 
-def published_set(published: PublishedSet, report: Path) -> str:
-    """Sizes of clusters, the most frequent paths, purity, times."""
+def published_set(published: PublishedSet, report: Path, advised: str = "") -> str:
+    """Sizes of clusters, the most frequent paths, purity, times.
+
+    Args:
+        published: the set.
+        report: its report.html.
+        advised: its `advice`, which takes seconds on a large set.
+    """
     record = published.record
     lines = [
         f"# {published.cache.name} / {record.set}",
@@ -110,7 +116,7 @@ def published_set(published: PublishedSet, report: Path) -> str:
         *_frequent_paths(published),
         "",
         *_purity(published),
-        *filter(None, [advice(published)]),
+        *filter(None, [advised]),
         "",
         "## Times",
         "| stage | seconds | what |",

@@ -1,4 +1,4 @@
-"""The result of a run as a terminal shows it: a few rows, and what to do next."""
+"""The result of a run, or of a dry run, as a terminal shows it: a few rows, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,9 +7,23 @@ from pathlib import Path
 
 from clusterpaths.common import roots
 from clusterpaths.evaluation.record import Measure, read_evaluation
+from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.report.numbers import percent
 from clusterpaths.report.numbers import seconds as in_words
 from clusterpaths.sets.published import PublishedSet
+
+PLANNED = ("Next: the same command without --plan",)
+
+
+def plan_rows(plan: ExtractionPlan) -> dict[str, str]:
+    """Of a dry run: name -> value."""
+    layers = ", ".join(f"{name} {'x'.join(map(str, layer.shape))}" for name, layer in plan.manifest.layers.items())
+    shards = f"{len(plan.pending):,} shard{'' if len(plan.pending) == 1 else 's'}"
+    return {
+        "images": f"{plan.wanted:,}: {plan.cached:,} in the cache, {plan.missing:,} to extract in {shards}",
+        "layers": f"{layers}; {plan.values:,} values per image",
+        "disk": f"{plan.needed()} in {plan.directory}; {plan.room()}",
+    }
 
 
 def result_rows(published: PublishedSet, report: Path | None, *, new: bool, seconds: float) -> dict[str, str]:
@@ -27,7 +41,7 @@ def result_rows(published: PublishedSet, report: Path | None, *, new: bool, seco
     each = ", ".join(f"{layer} {k}" for layer, k in record.k_per_layer.items())
     return {
         "set": f"{published.cache.name}/{record.set}{before}",
-        "images": f"{record.num_examples:,}{left_out}",
+        "examples" if record.without_model else "images": f"{record.num_examples:,}{left_out}",
         "clusters": f"{each} ({record.distance}, seed {record.seed})",
         "cluster paths": f"{len(published.paths.counts):,}",
         **_quality(published),

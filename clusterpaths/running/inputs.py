@@ -43,22 +43,28 @@ def model_path(config: RunConfig) -> Path:
     return require_model(path.expanduser())
 
 
-def describe(config: RunConfig) -> tuple[str, ...]:
+def describe(config: RunConfig, what: str = "") -> tuple[str, ...]:
     """What a run will do, in a few lines.
+
+    Args:
+        config: of the run.
+        what: is clustered; the images and the model of the configuration if left out.
 
     Raises:
         ModelError: there is no model.
     """
-    images = f"the first {config.subset:,} of " if config.subset else ""
-    if config.sample or config.dataset == "faces":
-        images += f"{config.sample_size:,} drawn faces"
-    elif config.data_root:
-        images += str(config.data_root)
-    else:
-        images += "CelebA" if config.dataset == "celeba" else config.dataset
-    layers = ", ".join(config.layers) if config.layers else "those of the model"
+    layers = ", ".join(config.layers) if config.layers else "all of them" if what else "those of the model"
     return (
-        f"Cluster paths of {images} through {model_path(config)}",
+        f"Cluster paths of {what or f'{_images(config)} through {model_path(config)}'}",
         f"  layers {layers}; k {config.k}, {config.distance} distance, seed {config.seed}; {config.workers} workers",
         f"  results in {config.cache_dir}",
     )
+
+
+def _images(config: RunConfig) -> str:
+    images = f"the first {config.subset:,} of " if config.subset else ""
+    if config.sample or config.dataset == "faces":
+        return f"{images}{config.sample_size:,} drawn faces"
+    if config.data_root:
+        return f"{images}{config.data_root}"
+    return images + ("CelebA" if config.dataset == "celeba" else config.dataset)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clusterpaths.report.terminal import next_steps, result_rows
 from clusterpaths.running.progress import Tracker, What, terminal, tracking
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from clusterpaths.running.view import View
     from clusterpaths.sets.published import PublishedSet
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -40,6 +42,7 @@ class Outcome:
         choice: of k and distance, if one was "auto".
         report: report.html.
         stages: how long each took.
+        advice: what to do where many examples are alone on their path.
     """
 
     published: PublishedSet | None
@@ -51,6 +54,7 @@ class Outcome:
     choice: Choice | None = None
     report: Path | None = None
     stages: tuple[StageTime, ...] = ()
+    advice: str = ""
 
 
 class Report:
@@ -90,8 +94,21 @@ class Report:
         self._comparison = page
 
     def outcome(self, outcome: Outcome) -> None:
-        """The run has ended."""
-        if self.view and (published := outcome.published):
-            rows = result_rows(published, outcome.report, new=outcome.new, seconds=self.view.seconds())
+        """The run has ended, or was only planned."""
+        from clusterpaths.report import terminal  # imported by then: here, the first line of a run need not wait for it
+        from clusterpaths.report.markdown import in_one_sentence
+
+        published = outcome.published
+        if self.view:
+            self.view.ending()
+        if published is None:
+            if self.view:
+                self.view.result(terminal.plan_rows(outcome.plan), terminal.PLANNED)
+            return
+        if outcome.advice:
+            log.warning(outcome.advice)
+        log.info("%s Report: %s", in_one_sentence(published), outcome.report)
+        if self.view:
+            rows = terminal.result_rows(published, outcome.report, new=outcome.new, seconds=self.view.seconds())
             rows |= {"comparison": str(self._comparison)} if self._comparison else {}
-            self.view.result(rows, next_steps(published))
+            self.view.result(rows, terminal.next_steps(published))

@@ -22,6 +22,7 @@ from clusterpaths.clustering.assign import FitRecord
 from clusterpaths.clustering.fit import fit_layer
 from clusterpaths.clustering.identity import SetIdentity, identify, identify_fits
 from clusterpaths.clustering.trace import TraceRecord, trace_paths
+from clusterpaths.commands.shell import RUN_LOGGERS
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.drawn_faces.draw import write_faces
@@ -40,7 +41,6 @@ from clusterpaths.records import DatasetSpec, ModelRecord
 from clusterpaths.running.runner import InProcess
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
-from tests.runs import LIBRARY
 
 NUMBERS = tuple(number for number in range(1, 60) if number % 3)  # of 40 images: 1 2 4 5 7 8 … 58 59
 LAYERS = ("conv1", "conv2", "fc1")
@@ -296,7 +296,7 @@ class Recording(InProcess):
 @pytest.fixture(autouse=True)
 def _log_of_its_own() -> Iterator[None]:
     """What the pipeline logs reaches this test, also where a flow of this process has had it relayed to its run."""
-    loggers = [logging.getLogger(name) for name in LIBRARY]
+    loggers = [logging.getLogger(name) for name in RUN_LOGGERS]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.handlers, logger.propagate = [], True

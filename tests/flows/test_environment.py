@@ -266,8 +266,9 @@ def test_a_dry_run_starts_no_server(photos: tuple[str | Path, ...], tmp_path: Pa
         capture_output=True, text=True, check=True, cwd=tmp_path,
         env=environment(PREFECT_API_URL="http://127.0.0.1:1/api"),
     )  # fmt: skip
-    assert "INFO | " in done.stderr
-    assert "300 " in done.stderr
+    assert "\nimages              300: 0 in the cache, 300 to extract in " in done.stderr
+    assert "INFO" not in done.stderr
+    assert done.stderr.endswith("Next: the same command without --plan\n")
     assert "prefect" not in done.stdout
     assert not list(tmp_path.rglob("*.npy"))
 

@@ -198,7 +198,19 @@ def test_the_command_ends_with_one_paragraph(given: Path, tmp_path: Path, capsys
         main([str(given), "--cache-root", str(tmp_path / "cache"), "--layers", "fc3"])
 
     assert end.value.code == 2
-    assert capsys.readouterr().err.strip().startswith("error: ")
+    *announced, error = capsys.readouterr().err.rstrip().rsplit("\n", 1)
+    assert error.startswith("error: ")
+    assert "  layers fc3; k 5" in announced[0]
+
+
+def test_a_missing_directory_is_told_before_what_will_be_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(tmp_path / "gone")])
+
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"\nerror: {tmp_path / 'gone'} does not exist.")
 
 
 def test_the_command_without_a_directory_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +218,22 @@ def test_the_command_without_a_directory_says_so(capsys: pytest.CaptureFixture[s
         main([])
 
     assert end.value.code == 2
-    assert "SOURCE" in capsys.readouterr().err
+    assert "DIR is missing. Expected DIR before the options" in capsys.readouterr().err
+
+
+def test_the_command_shows_its_stages_the_result_and_the_next_step(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([str(given), "--cache-root", str(tmp_path / "cache"), "--k", "2"])
+
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert shown.out == ""
+    assert lines[0] == f"Cluster paths of the activations in {given}"
+    stages = [line[:20].strip() for line in lines[3:]]
+    assert stages[: stages.index("")] == ["check", "fit", "assign", "trace", "publish", "evaluate", "report"]
+    assert "set                 given/set_01" in lines
+    assert lines[-1].endswith(f"clusterpaths serve --cache-root {tmp_path / 'cache'}")
 
 
 def test_natural_order() -> None:

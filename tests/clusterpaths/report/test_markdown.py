@@ -56,7 +56,7 @@ def test_a_set_whose_paths_are_mostly_one_example_is_told_what_does_better(tmp_p
     assert "fc alone: 2 paths, 100%" in said or "conv3, fc alone: 16 paths, 100%" in said
     assert "--layers" in said
     assert "--k auto" in said
-    assert said in published_set(photos, tmp_path / "report.html")
+    assert said in published_set(photos, tmp_path / "report.html", said)
 
 
 def test_without_predictions_only_the_number_of_paths_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""Runs without Prefect, in a shell: what they show, their help, and what they refuse."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from clusterpaths.commands.run import main
+
+PLAIN = ("run", "sample", "activations")
+
+
+def shown_by(command: str, *argv: str | Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    capsys.readouterr()
+    code: object = 0
+    try:
+        importlib.import_module(f"clusterpaths.commands.{command}").main([str(word) for word in argv])
+    except SystemExit as end:
+        code = end.code or 0
+    shown = capsys.readouterr()
+    assert isinstance(code, int)
+    return code, shown.out, shown.err
+
+
+@pytest.fixture
+def photos(cnn: Path, faces: Path, tmp_path: Path) -> tuple[str | Path, ...]:
+    """MODEL IMAGES and where the results go."""
+    images = next(faces.rglob("img_align_celeba"))
+    return cnn, images, "--cache-root", tmp_path / "cache", "--k", "2", "--no-check-preprocessing"
+
+
+def test_a_run_shows_what_it_will_do_its_stages_the_result_and_the_next_step(
+    photos: tuple[str | Path, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = shown_by("run", *photos, "--no-evaluate", capsys=capsys)
+    assert (code, out) == (0, "")
+    lines = err.splitlines()
+    assert lines[0] == f"Cluster paths of {photos[1]} through {photos[0]}"
+    stages = [line[:20].strip() for line in lines[3:]]
+    assert [stage for stage in stages[: stages.index("")] if not stage.startswith("warning:")] == [
+        "check", "download", "instrument", "extract", "fit", "assign", "trace", "publish", "report",
+    ]  # fmt: skip
+    assert stages[stages.index("") + 1 :][:2] == ["set", "images"]
+    assert lines[-1].endswith(f"clusterpaths serve --cache-root {tmp_path / 'cache'}")
+    assert "INFO" not in err
+
+
+def test_verbose_shows_the_log_instead(photos: tuple[str | Path, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = shown_by("run", *photos, "--no-evaluate", "--verbose", capsys=capsys)
+    assert (code, out) == (0, "")
+    assert err.startswith("INFO | ")
+    assert {line.partition(" | ")[0] for line in err.splitlines()} <= {"INFO", "WARNING"}
+    assert "set_01: 40 examples on " in err.splitlines()[-1]
+
+
+def test_a_dry_run_shows_what_is_missing_and_writes_nothing(
+    photos: tuple[str | Path, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = shown_by("run", *photos, "--plan", capsys=capsys)
+    assert code == 0
+    assert "\nimages              40: 0 in the cache, 40 to extract in 1 shard\n" in err
+    assert err.endswith("\nNext: the same command without --plan\n")
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.parametrize("command", PLAIN)
+def test_help_has_examples_first_then_panels_without_prefect(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    code, brief, _ = shown_by(command, "--help", capsys=capsys)
+    assert code == 0
+    assert brief.startswith(f"Usage: clusterpaths {command} ")
+    order = [brief.index(text) for text in (f"  clusterpaths {command}", "─ Clustering ─", "─ Output ─", "─ Speed ─")]
+    assert order == sorted(order)
+    assert "Prefect ─" not in brief
+    _, full, _ = shown_by(command, "--help-all", capsys=capsys)
+    assert "--wait" in full
+    if command != "activations":  # it has few options: all are shown at first
+        assert f"clusterpaths {command} --help-all" in brief
+        assert "--wait" not in brief
+    assert not {"--engine", "--time-limit", "--dask-address", "--model-sha256"} & set(full.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("run",), "MODEL and IMAGES are missing"),
+        (("run", "a.onnx", "photos", "more"), "more is no option. Expected MODEL and IMAGES before the options"),
+        (("run", "a.onnx", "photos", "--kk", "3"), "--kk"),
+        (("run", "a.onnx", "photos"), "There is no model at a.onnx"),
+        (("sample", "photos"), "photos is no option."),
+        (("activations", "--name", "MINE"), "DIR is missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_ends_with_one_paragraph_and_2(
+    argv: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = shown_by(*argv, capsys=capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith("\nerror: ")
+    assert len(err.strip().splitlines()) == 1
+    assert expected in err
+
+
+def test_ctrl_c_says_that_results_are_preserved(
+    photos: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clusterpaths.pipeline.run", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        main([str(word) for word in photos])
+    assert capsys.readouterr().err.endswith(
+        "\nerror: Stopped. Recorded results are preserved: run the same command to resume.\n"
+    )
