@@ -13,7 +13,7 @@ from typing import Annotated
 
 import cyclopts
 
-from clusterpaths.commands.shell import run_command
+from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.errors import ModelError
 from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, examine
@@ -37,11 +37,14 @@ def announce_model(
     sys.stdout.write(message + "\n")
 
 
+def parser() -> cyclopts.App:
+    """The parser of the command."""
+    return command_parser("announce", announce_model, "PATH")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell: exit code 0, or 2 with one paragraph."""
-    app = cyclopts.App(name="announce", help=announce_model.__doc__, version_flags=[])
-    app.default(announce_model)
-    run_command(app, argv)
+    run_command(parser(), argv)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import cyclopts
 from pydantic import BaseModel, ValidationError
 
+from clusterpaths.commands import completion
 from clusterpaths.commands import main as library
 from clusterpaths.commands.options import read_options
 from clusterpaths.commands.run import announce, publish
@@ -35,7 +36,7 @@ COMMANDS = {
 } | library.COMMANDS
 
 MODULES = library.MODULES | {"announce": "deployments.announce"}
-OPTIONS = {  # of each flow, importable without Prefect
+FLOWS = {  # the options of each, importable without Prefect
     "celeba": "clusterpaths.config:RunConfig",
     "images": "flows.options:ImagesConfig",
     "recluster": "flows.options:ReclusterConfig",
@@ -54,8 +55,10 @@ app = cyclopts.App(
 def _command(name: str, text: str) -> None:
     # The command's own parser reads the rest, including --help; its module is imported only then.
     def command(*rest: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]) -> None:
-        if name in OPTIONS:
+        if name in FLOWS:
             _run(name, list(rest))
+        elif name == "completion":
+            completion.main(library.parsers(COMMANDS, MODULES, library.OPTIONS | FLOWS), list(rest))
         else:
             importlib.import_module(MODULES[name]).main(list(rest))
 
@@ -84,7 +87,7 @@ def _run(name: str, argv: list[str]) -> None:
     """
     try:
         require_working_directory()
-        read = read_options(name, _options_of(name), argv)
+        read = read_options(name, library.load(FLOWS[name]), argv)
         if read is None:  # --help
             return
         config, verbose = read
@@ -110,12 +113,6 @@ def _run(name: str, argv: list[str]) -> None:
         verbose=verbose,
         stages=name not in ("compare", "train"),
     )
-
-
-def _options_of(name: str) -> type[BaseModel]:
-    module, _, model = OPTIONS[name].partition(":")
-    found: type[BaseModel] = getattr(importlib.import_module(module), model)
-    return found
 
 
 def _require_inputs(config: BaseModel) -> None:

@@ -143,6 +143,7 @@ def _described(folder: Path) -> set[str]:
         ("inspect", "{model}"),
         ("export", "SampleFaces"),
         ("explain", "{faces}/000001.jpg", "--set", "SampleFaces"),
+        ("completion", "bash"),
         ("--version",),
         *((name, "--help") for name in COMMANDS),
     ],

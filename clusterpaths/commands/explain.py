@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import Field
 
 from clusterpaths.commands.export import find_model, find_set
-from clusterpaths.commands.shell import run_command
+from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.config import IMAGES, CacheRoot
 from clusterpaths.errors import DatasetError
 from clusterpaths.explanation.explain import explain_image, read_upright
@@ -77,11 +77,14 @@ def _reader(published: PublishedSet, data_root: Path | None) -> Callable[[str], 
     return find_images(published, data_root, lost)
 
 
+def parser() -> cyclopts.App:
+    """The parser of the command."""
+    return command_parser("explain", explain, "IMAGE")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
-    app = cyclopts.App(name="explain", help=explain.__doc__, version_flags=[])
-    app.default(explain)
-    run_command(app, argv)
+    run_command(parser(), argv)
 
 
 if __name__ == "__main__":

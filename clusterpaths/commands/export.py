@@ -12,7 +12,7 @@ from typing import Annotated
 import cyclopts
 from pydantic import Field
 
-from clusterpaths.commands.shell import run_command
+from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.common import roots
 from clusterpaths.config import CacheRoot
 from clusterpaths.errors import ConfigError
@@ -73,11 +73,14 @@ def export(
     sys.stdout.write(f"Wrote {record.path} ({record.size:,} bytes): {record.input} in, {outputs} out.\n")
 
 
+def parser() -> cyclopts.App:
+    """The parser of the command."""
+    return command_parser("export", export, "NAME")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
-    app = cyclopts.App(name="export", help=export.__doc__, version_flags=[])
-    app.default(export)
-    run_command(app, argv)
+    run_command(parser(), argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Annotated
 import cyclopts
 from pydantic import Field
 
-from clusterpaths.commands.shell import run_command
+from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.config import Names, Size
 from clusterpaths.models.inspect import inspect_model
 from clusterpaths.records import OutputKind, Record
@@ -54,13 +54,14 @@ def inspect(
     )
 
 
+def parser() -> cyclopts.App:
+    """The parser of the command."""
+    return command_parser("inspect", inspect, "MODEL")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
-    app = cyclopts.App(
-        name="inspect", help=inspect.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
-    )
-    app.default(inspect)
-    run_command(app, argv)
+    run_command(parser(), argv)
 
 
 if __name__ == "__main__":

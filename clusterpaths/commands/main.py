@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import cyclopts
 
@@ -24,8 +26,14 @@ COMMANDS = {
     "export": "write a set's path model: one ONNX file that outputs class scores, cluster path and OOD score",
     "explain": "explain the prediction for one image, as text and as a page",
     "serve": "serve the explorer and the HTTP API",
+    "completion": "print the script that completes commands and options in bash, zsh or fish",
 }
 MODULES = {name: f"clusterpaths.commands.{name}" for name in COMMANDS}
+OPTIONS = {  # of commands that read a configuration
+    "run": "clusterpaths.commands.run:ImagesRun",
+    "sample": "clusterpaths.commands.sample:SampleRun",
+    "activations": "clusterpaths.commands.activations:ActivationsRun",
+}
 FLOWS = ("celeba", "images", "recluster", "compare", "train", "announce")  # commands that need the checkout
 HELP = "Which route each image takes through the layers of a model."
 
@@ -57,9 +65,48 @@ def library() -> cyclopts.App:
 def _add(app: cyclopts.App, name: str, text: str) -> None:
     # The command's own parser reads the rest, including --help; its module is imported only then.
     def command(*rest: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True, show=False)]) -> None:
-        importlib.import_module(MODULES[name]).main(list(rest))
+        call(name, list(rest))
 
     app.command(command, name=name, help=text, help_flags=[], version_flags=[])
+
+
+def call(name: str, argv: list[str]) -> None:
+    """Call a command of the library."""
+    module = importlib.import_module(MODULES[name])
+    if name == "completion":
+        module.main(parsers(COMMANDS, MODULES, OPTIONS), argv)
+    else:
+        module.main(argv)
+
+
+def parsers(
+    commands: Mapping[str, str], modules: Mapping[str, str], options: Mapping[str, str]
+) -> dict[str, Callable[[], cyclopts.App]]:
+    """The parser of each command, made when it is called: for the completion of its options.
+
+    Args:
+        commands: name -> what it does.
+        modules: name -> its module.
+        options: name -> the class of its configuration, where it reads one.
+    """
+    return {name: partial(_parser, name, text, modules, options) for name, text in commands.items()}
+
+
+def _parser(name: str, text: str, modules: Mapping[str, str], options: Mapping[str, str]) -> cyclopts.App:
+    from clusterpaths.commands import completion
+
+    if name == "completion":
+        return completion.parser({})
+    if name in options:
+        return completion.of_options(name, text, load(options[name]))
+    found: cyclopts.App = importlib.import_module(modules[name]).parser()
+    return found
+
+
+def load(place: str) -> Any:
+    """What MODULE:NAME names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 if __name__ == "__main__":

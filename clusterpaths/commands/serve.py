@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 
-from clusterpaths.commands.shell import run_command
+from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.common.extras import require_extra
 from clusterpaths.common.malloc import share_arenas
 from clusterpaths.errors import ConfigError
@@ -148,6 +148,11 @@ def set_up_log() -> None:
         logger.propagate = False
 
 
+def parser() -> cyclopts.App:
+    """The parser of the command."""
+    return command_parser("serve", serve)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
     words = sys.argv[1:] if argv is None else argv
@@ -155,11 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr.write(
             f"warning: the command line is visible to other users of this machine; {TOKEN_VARIABLE} is not.\n"
         )
-    app = cyclopts.App(
-        name="serve", help=serve.__doc__, version_flags=[], default_parameter=cyclopts.Parameter(negative=())
-    )
-    app.default(serve)
-    run_command(app, argv)
+    run_command(parser(), argv)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,23 @@ from clusterpaths.errors import ClusterPathsError, ConfigError
 
 USER_ERROR, STOPPED = 2, 130  # exit codes; 1 is a bug, with its traceback
 RUN_LOGGERS = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")  # what a run logs
+
+
+def command_parser(name: str, function: Callable[..., None], words: str = "") -> cyclopts.App:
+    """The parser of a plain command: of a function's parameters.
+
+    Args:
+        name: of the command.
+        function: its docstring is the help.
+        words: before the options, as the usage calls them.
+    """
+    usage = " ".join(filter(None, ["clusterpaths", name, words, "[OPTIONS]"]))
+    app = cyclopts.App(
+        name=name, help=function.__doc__, usage=f"Usage: {usage}", version_flags=[],
+        default_parameter=cyclopts.Parameter(negative=()),
+    )  # fmt: skip
+    app.default(function)
+    return app
 
 
 def run_command(app: cyclopts.App, argv: list[str] | None) -> None:
