@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import scipy.optimize  # noqa: F401 - the library imports both where it needs them; here, while a server starts
+import sklearn.cluster  # noqa: F401
+
 from clusterpaths import pipeline
 from clusterpaths.config import RunConfig
 from clusterpaths.running.report import Outcome

@@ -20,8 +20,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from clusterpaths.cache.fit_sample import SAMPLE_ROWS
 from clusterpaths.clustering.choice import Choice, Interval, LayerSet, SweepPoint, advice, sentence
@@ -280,6 +278,9 @@ def _fit(
 
     A fold may lack some of the distinct rows: then it has fewer clusters, as rounding would decide between two equal ones.
     """
+    from sklearn.cluster import KMeans  # takes half a second, which a dry run need not wait for
+    from sklearn.exceptions import ConvergenceWarning
+
     labels = np.zeros((len(fits), len(sketches)), np.int16)
     silhouettes = []
     for number, fit in enumerate(fits):

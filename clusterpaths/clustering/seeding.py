@@ -9,18 +9,19 @@ k-means (Ding and He 2004).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from clusterpaths.cache.fit_sample import fit_size
 from clusterpaths.clustering.reading import Rows, Where
 from clusterpaths.common.threads import ignore_warnings
 from clusterpaths.records import Distance
+
+if TYPE_CHECKING:
+    from sklearn.cluster import KMeans
 
 SKETCH_WIDTH = 256
 COMPONENTS = 64  # or k, if that is more
@@ -224,6 +225,9 @@ def _best_labels(sketches: NDArray[np.float32], k: int, seed: int) -> NDArray[np
     real images' paths agree so (96% to 99% where the best is taken, for 0.03% of the inertia). For the same reason runs
     come before what breathing makes of them.
     """
+    from sklearn.cluster import KMeans  # takes half a second, which a dry run need not wait for
+    from sklearn.exceptions import ConvergenceWarning
+
     draws, least = np.random.RandomState(seed), np.inf
     best: KMeans | None = None
     # Fewer distinct points than clusters are expected here: the numbering below closes the gap.
@@ -249,6 +253,8 @@ def _breathing(sketches: NDArray[np.float32], found: KMeans, seed: int) -> tuple
     Repeated for as long as the inertia (returned, too) decreases; then with fewer centroids, from BREATH down to 1. It
     leaves the local optima in which k-means++ ends.
     """
+    from sklearn.cluster import KMeans
+
     draws, inertia, k = np.random.RandomState(seed), _inertia(sketches, found), len(found.cluster_centers_)
     breath = min(BREATH, k, len(sketches) - k) if k > 1 else 0
     while breath and inertia > 0:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
-from sklearn.datasets import load_sample_images
 
 from clusterpaths.datasets.drawn_faces.draw import draw_face
 from clusterpaths.preprocessing.prepare import resize
@@ -68,7 +66,13 @@ def jpeg(quality: int) -> Perturbation:
 
 def blur(sigma: float) -> Perturbation:
     """Gaussian blur; sigma in pixels of the model's input."""
-    return lambda images, _: _bits(gaussian_filter(images.astype(np.float32), (0, sigma, sigma, 0)))
+
+    def apply(images: Images, _: np.random.Generator) -> Images:
+        from scipy.ndimage import gaussian_filter  # as below
+
+        return _bits(gaussian_filter(images.astype(np.float32), (0, sigma, sigma, 0)))
+
+    return apply
 
 
 def flip(images: Images, _: np.random.Generator) -> Images:
@@ -100,6 +104,8 @@ def photo_crops(count: int, size: tuple[int, int], rng: np.random.Generator) -> 
     scikit-image ships more of them, but nothing else here needs it: its photographs are in benchmarks/evaluation.py,
     where it is installed.
     """
+    from sklearn.datasets import load_sample_images  # takes half a second, which a dry run need not wait for
+
     return crops(load_sample_images().images, count, size, rng)
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 
 from clusterpaths.metrics.checks import Ints
 from clusterpaths.metrics.paths import PathCounts, count_paths
@@ -25,6 +23,8 @@ def adjusted_rand(a: Ints, b: Ints) -> float:
 
     Hubert and Arabie, Comparing Partitions, Journal of Classification 2 (1985).
     """
+    from sklearn.metrics import adjusted_rand_score  # takes half a second, which a dry run need not wait for
+
     return float(adjusted_rand_score(a, b))
 
 
@@ -34,6 +34,8 @@ def shared_information(a: Ints, b: Ints) -> float:
     1: the same up to names, about 0: as by chance, may be negative. Vinh, Epps and Bailey, Information Theoretic Measures
     for Clusterings Comparison, JMLR 11 (2010).
     """
+    from sklearn.metrics import adjusted_mutual_info_score
+
     return float(adjusted_mutual_info_score(a, b))
 
 
@@ -50,6 +52,8 @@ def match_clusters(a: Ints, b: Ints, k_a: int, k_b: int) -> NDArray[np.int64]:
     Assignment Problem, 1955). Among equally good matchings, the one with more unchanged ids. Clusters that share no example
     are not matched. Both inputs are (n,), ids 0 to k - 1.
     """
+    from scipy.optimize import linear_sum_assignment
+
     shared = contingency(a, b, k_a, k_b)
     weight = shared * (min(k_a, k_b) + 1) + np.eye(k_a, k_b, dtype=np.int64)  # equal ids only break ties
     rows, columns = linear_sum_assignment(weight, maximize=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from clusterpaths.metrics.intervals import RESAMPLES
 
@@ -20,6 +19,8 @@ _BLOCK_CELLS = 1 << 17  # of resamples, at a time: they stay in the processor's 
 
 def auroc(own: Floats, others: Floats) -> float:
     """Area under the ROC curve: how often another image has a higher score than an own one, ties half."""
+    from sklearn.metrics import roc_auc_score  # takes half a second, which a dry run need not wait for
+
     return float(roc_auc_score(*_labelled(own, others)))
 
 
@@ -28,6 +29,8 @@ def fpr95(own: Floats, others: Floats) -> float:
 
     Own images are the positives; a lower score means more similar to them.
     """
+    from sklearn.metrics import roc_curve
+
     is_other, scores = _labelled(own, others)
     false, true, _ = roc_curve(1 - is_other, -scores, drop_intermediate=False)
     return float(false[np.argmax(true >= 0.95)])

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.records import Record
@@ -108,6 +107,8 @@ def best_assignment(
     `outputs` and `labels` are (n,); `shape` is the number of outputs and of classes, which may differ. Of equally good
     assignments, the one closer to the original order. An output that no example of its class goes to has class -1.
     """
+    from scipy.optimize import linear_sum_assignment  # takes 0.2 s, which a dry run need not wait for
+
     labels, outputs = labels[outputs >= 0], outputs[outputs >= 0]  # a prediction of -1 is never correct
     counts = np.bincount(outputs * shape[1] + labels, minlength=shape[0] * shape[1]).reshape(shape)
     rows, columns = linear_sum_assignment(counts * (min(shape) + 1) + np.eye(*shape, dtype=np.int64), maximize=True)

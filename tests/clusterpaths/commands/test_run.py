@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from clusterpaths.commands.run import main
+from tests.runs import PROJECT
 
 PLAIN = ("run", "sample", "activations")
 
@@ -119,3 +123,13 @@ def test_ctrl_c_says_that_results_are_preserved(
     assert capsys.readouterr().err.endswith(
         "\nerror: Stopped. Recorded results are preserved: run the same command to resume.\n"
     )
+
+
+def test_a_dry_run_waits_for_no_library_that_it_does_not_need(photos: tuple[str | Path, ...], tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "clusterpaths.commands.run", *map(str, photos), "--plan"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)}, check=True
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "onnxruntime" in imported
+    assert {"sklearn", "scipy", "prefect", "torch"} & imported == set()
