@@ -242,7 +242,7 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
         if self.sample and self.data_root is not None:
-            raise ValueError("--sample draws its own images: leave out --data-root, or leave out --sample")
+            raise ValueError("--sample draws its own images: leave out --images, or leave out --sample")
         if self.dataset != "celeba" and self.sample:
             raise ValueError("--sample is a data set of its own: leave out --dataset, or leave out --sample")
         if self.dataset not in ("celeba", "faces", "activations") and self.model is None:

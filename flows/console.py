@@ -88,7 +88,7 @@ class _Brief(logging.Filter):
             return record.levelno >= logging.WARNING
         text = record.getMessage()
         if record.pathname.startswith(_PREFECT):  # states, and errors that the shell prints when the run has ended
-            if " - Retry " in text or "exceeded timeout" in text:
+            if " - Retry " in text or text.startswith("Task run exceeded timeout"):
                 view.warning(f"{getattr(record, 'task_run_name', 'the run')}: {text}")
         elif record.levelno >= logging.WARNING:
             view.warning(text)

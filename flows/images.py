@@ -1,4 +1,4 @@
-"""Cluster paths of any images through any model: `python flows/images.py --model resnet18.onnx --data-root photos`.
+"""Cluster paths of any images through any model: `clusterpaths images resnet18.onnx photos`.
 
 The same stages as flows/celeba.py, without CelebA's defaults. `clusterpaths inspect MODEL` lists the layers of a model,
 docs/datasets.md the data sets.

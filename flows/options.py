@@ -59,9 +59,9 @@ class ReclusterConfig(BaseModel):
         None,
         description="directory of the images, if it was moved [where it was; beside the results, if they were moved]",
     )
-    model: Path | None = Field(None, description="the set's ONNX file, if it was moved [as --data-root]")
-    labels: Path | None = Field(None, description="CSV file with labels, if it was moved [as --data-root]")
-    class_names: Path | None = Field(None, description="file with class names, if it was moved [as --data-root]")
+    model: Path | None = Field(None, description="the set's ONNX file, if it was moved [as --images]")
+    labels: Path | None = Field(None, description="CSV file with labels, if it was moved [as --images]")
+    class_names: Path | None = Field(None, description="file with class names, if it was moved [as --images]")
 
     def run_config(self) -> RunConfig:
         """The configuration of the last set, with these changes.
@@ -101,7 +101,8 @@ def _require_found(published: PublishedSet, config: dict[str, Any]) -> None:
             has_images(DatasetSpec(name=config["dataset"], root=path)) if name == "data_root" else Path(path).is_file()
         ):
             continue
+        option = "images" if name == "data_root" else name.replace("_", "-")
         raise ConfigError(
             f"The {what} of {published.name} {'are' if what.endswith('s') else 'is'} no longer in {path}, and not beside the "
-            f"results in {published.cache.parent} either. Name the place with --{name.replace('_', '-')}."
+            f"results in {published.cache.parent} either. Name the place with --{option}."
         )

@@ -71,7 +71,7 @@ def _reader(published: PublishedSet, data_root: Path | None) -> Callable[[str], 
     def lost(_: DatasetError) -> None:
         root = data_of(published.folder, published.record).root
         sys.stderr.write(
-            f"warning: The images of the set are no longer in {root}; name their directory with --data-root.\n"
+            f"warning: The images of the set are no longer in {root}; name their directory with --images.\n"
         )
 
     return find_images(published, data_root, lost)

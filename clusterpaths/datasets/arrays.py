@@ -117,10 +117,10 @@ def _find(root: str) -> Path:
         )
         if len(found) != 1:
             names = ", ".join(p.name for p in found[:5]) or "none"
-            raise DatasetError(f"{path} holds {len(found)} NumPy files of images ({names}). Name one with --data-root.")
+            raise DatasetError(f"{path} holds {len(found)} NumPy files of images ({names}). Name one with --images.")
         return found[0]
     if not root or not path.exists():
-        raise DatasetError(f"The file of arrays {root!r} does not exist. Name a .npy or .npz file with --data-root.")
+        raise DatasetError(f"The file of arrays {root!r} does not exist. Name a .npy or .npz file with --images.")
     if path.suffix.lower() not in (".npy", ".npz"):
         raise DatasetError(f"{path} is neither .npy nor .npz. Expected a file that numpy.save or numpy.savez wrote.")
     return path

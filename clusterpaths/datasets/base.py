@@ -156,7 +156,7 @@ def require_directory(root: str) -> None:
     Raises:
         DatasetError: it does not exist, or is a file; of a zip archive, the message says what to do with it.
     """
-    path, what_to_do = Path(root), "Name a directory that holds images with --data-root."
+    path, what_to_do = Path(root), "Name a directory that holds images with --images."
     if root and path.is_dir():
         return
     if not root or not path.exists():
@@ -164,6 +164,6 @@ def require_directory(root: str) -> None:
     if zipfile.is_zipfile(path):
         raise DatasetError(
             f"The image directory {root!r} is a zip archive, not a directory. Unpack it, as with `unzip {path.name} -d "
-            f"{path.stem}`, and name the unpacked directory with --data-root."
+            f"{path.stem}`, and name the unpacked directory with --images."
         )
     raise DatasetError(f"The image directory {root!r} is a file, not a directory. {what_to_do}")

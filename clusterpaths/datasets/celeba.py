@@ -195,7 +195,7 @@ def locate(root: Path) -> Path:
     if len(found) > 1:
         raise DatasetError(
             f"{root} holds several directories with images of CelebA ({', '.join(folder.name for folder in found)}). Name one "
-            "of them with --data-root."
+            "of them with --images."
         )
     return found[0] if found else root
 
@@ -215,8 +215,8 @@ def refuse_other_images(root: Path) -> None:
     if found is not None:
         raise DatasetError(
             f"{root} holds images ({found.relative_to(root)}), but none of CelebA (img_align_celeba/000001.jpg and the like), so "
-            "CelebA (1.4 GB) is not downloaded into it. For these images use `clusterpaths images --model MODEL.onnx "
-            f"--data-root {root}`; for CelebA name its directory, or an empty one."
+            "CelebA (1.4 GB) is not downloaded into it. For these images use `clusterpaths images MODEL.onnx "
+            f"{root}`; for CelebA name its directory, or an empty one."
         )
 
 

@@ -73,7 +73,7 @@ def open_folder(spec: DatasetSpec) -> Folder:
     if not found:
         raise DatasetError(
             f"There is no image in {root}: {_counted(ignored)}. Expected files that Pillow opens, such as .jpg, .png, "
-            ".webp or .tif, in it or in directories below it. Name their directory with --data-root."
+            ".webp or .tif, in it or in directories below it. Name their directory with --images."
         )
     found.sort()
     files = tuple(name for name, _, _ in found)

@@ -159,7 +159,7 @@ def find_source(name: str) -> Source:
     known = known_names()
     raise DatasetError(
         f"There is no data set called {name!r}. Expected one of: {', '.join(known)}.{did_you_mean(name, known)} A directory of "
-        "images is --dataset folder --data-root FOLDER; a package can add its own (docs/datasets.md)."
+        "images is --dataset folder --images FOLDER; a package can add its own (docs/datasets.md)."
     )
 
 

@@ -131,7 +131,7 @@ def open_torchvision(spec: DatasetSpec) -> TorchvisionSet:
     if absent is not None and not parts:
         raise DatasetError(
             f"{spec.name} cannot be opened in {spec.root}: {_text(absent)} Expected it in torchvision's layout. Name the "
-            "directory that torchvision calls root with --data-root, or have it downloaded there."
+            "directory that torchvision calls root with --images, or have it downloaded there."
         ) from absent
     table, paths = _table(Path(spec.root), parts, splits)
     return TorchvisionSet(spec.name, Path(spec.root), tuple(notes), table, parts, paths)

@@ -350,7 +350,7 @@ def write_comparison(comparison: Comparison, second: PublishedSet, data_root: Pa
     images = find_images(
         second,
         data_root,
-        lambda error: log.warning("The page has no images: %s Name the directory with --data-root.", error),
+        lambda error: log.warning("The page has no images: %s Name the directory with --images.", error),
     )
     document, page = write_comparison_files(comparison, second, images)
     log.info("Comparison: %s and %s", page, document)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clusterpaths.common import roots
 from clusterpaths.common.extras import require_extra
+from clusterpaths.config import IMAGES
 from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.datasets.drawn_faces.cue import Cue
 from clusterpaths.errors import DatasetError
@@ -56,7 +57,7 @@ class TrainConfig(BaseModel):
     dataset: Literal["faces", "celeba"] = Field(
         default="faces", description="faces: drawn ones, nothing to download; celeba: CelebA in the data directory"
     )
-    data_root: Path | None = Field(
+    data_root: Annotated[Path | None, IMAGES] = Field(
         default=None, description="directory that holds celeba/ [data; faces: drawn into data/faces_COUNT_seed_SEED]"
     )
     output: Path | None = Field(

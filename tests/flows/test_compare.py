@@ -206,7 +206,7 @@ def test_images_that_are_gone_leave_a_page_without_pictures_unless_a_folder_was_
         state, lines = run(results, "CelebA/set_01", "CelebA/set_02")
         assert state.is_completed()
         assert "data:image/jpeg" not in state.result().read_text()
-        assert any("WARNING The page has no images" in line and "--data-root" in line for line in lines)
+        assert any("WARNING The page has no images" in line and "--images" in line for line in lines)
         state, _ = run(results, "CelebA/set_01", "CelebA/set_02", data_root=Path(kept))
         assert "data:image/jpeg" in state.result().read_text()
     finally:

@@ -189,7 +189,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], tuple[str | Path, ...]], list[str]]] 
         ["MODEL and FOLDER are missing", "clusterpaths images resnet18.onnx photos/"],
     ),
     "no model named": (lambda tmp: ("images", "--images", tmp), ["--dataset folder needs a model", "--model"]),
-    "no data": (lambda _: ("images", *MODEL), ["--dataset folder needs --data-root"]),
+    "no data": (lambda _: ("images", *MODEL), ["--dataset folder needs --images"]),
     "no model": (
         lambda tmp: ("images", "--model", tmp / "no.onnx", "--data-root", tmp),
         [
@@ -208,7 +208,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], tuple[str | Path, ...]], list[str]]] 
     ),
     "no directory": (
         lambda tmp: ("images", *MODEL, "--data-root", tmp / "nowhere"),
-        ["The image directory", "nowhere' does not exist", "--data-root"],
+        ["The image directory", "nowhere' does not exist", "--images"],
     ),
     "a file as directory": (
         lambda tmp: ("images", *MODEL, "--data-root", a_file(tmp)),
@@ -216,7 +216,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], tuple[str | Path, ...]], list[str]]] 
     ),
     "a zip as directory": (
         lambda tmp: ("images", *MODEL, "--data-root", zipped(tmp)),
-        ["photos.zip' is a zip archive, not a directory", "unzip photos.zip -d photos", "--data-root"],
+        ["photos.zip' is a zip archive, not a directory", "unzip photos.zip -d photos", "--images"],
     ),
     "a zip as CelebA": (
         lambda tmp: ("celeba", *MODEL, "--data-root", zipped(tmp)),

@@ -109,7 +109,7 @@ def test_images_of_the_set_that_are_gone_leave_placeholders(
     document.write_text(json.dumps(json.loads(document.read_text()) | {"data_root": str(here / "gone")}))
     finish(explain, image, "--set", "CelebA", "--cache-root", moved, "--output", "page.html")
     assert "image not available" in (here / "page.html").read_text()
-    assert "--data-root" in capsys.readouterr().err
+    assert "--images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

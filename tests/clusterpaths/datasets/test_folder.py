@@ -169,7 +169,7 @@ def test_no_folder_no_image_and_a_file_are_told_apart(tmp_path: Path) -> None:
     message = refused(tmp_path / "texts")
     assert "There is no image in" in message
     assert "1 other entry (readme.md)" in message
-    assert "--data-root" in message
+    assert "--images" in message
 
 
 @pytest.mark.parametrize("names", [("a/Img.png", "a/img.PNG"), ("Cat/1.png", "cat/1.png")])

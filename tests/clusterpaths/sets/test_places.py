@@ -155,7 +155,8 @@ def test_recluster_after_a_move(name: str, places: tuple[Path, Path], monkeypatc
     old = snapshot(here / RESULTS) if here / RESULTS != results else {}
     given: dict[str, Any] = {"name": done.name, "cache_root": str(results), "k": 4}
     if done.asks:
-        with pytest.raises(ConfigError, match=rf"no longer in .* Name the place with --{done.asks.replace('_', '-')}"):
+        option = {"data_root": "images", "model": "model"}[done.asks]
+        with pytest.raises(ConfigError, match=f"no longer in .* Name the place with --{option}"):
             ReclusterConfig(**given).run_config()
         given[done.asks] = {"data_root": images, "model": model}[done.asks]
     config = ReclusterConfig(**given).run_config()
@@ -192,7 +193,7 @@ def test_every_reader_of_a_record_finds_the_same_places(name: str, places: tuple
 def test_images_of_celeba_that_are_gone_are_asked_for_and_not_downloaded(tmp_path: Path) -> None:
     here = write_project(tmp_path / "here", "celeba")
     move(here / IMAGES / "celeba", tmp_path / "there" / "celeba")  # the directory above stays
-    with pytest.raises(ConfigError, match=r"The images of T/set_01 are no longer in .*--data-root"):
+    with pytest.raises(ConfigError, match=r"The images of T/set_01 are no longer in .*--images"):
         ReclusterConfig(name="T", cache_root=str(here / RESULTS)).run_config()
     found = ReclusterConfig(name="T", cache_root=str(here / RESULTS), data_root=tmp_path / "there").run_config()
     assert found.data_root == tmp_path / "there"
