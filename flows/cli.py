@@ -18,7 +18,7 @@ from clusterpaths.commands import completion
 from clusterpaths.commands import main as library
 from clusterpaths.commands.options import read_options
 from clusterpaths.commands.run import announce, publish
-from clusterpaths.commands.shell import USER_ERROR, fail, require_working_directory
+from clusterpaths.commands.shell import USER_ERROR, fail, require_working_directory, run_command
 from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
@@ -71,7 +71,7 @@ for _name, _text in COMMANDS.items():
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the console command."""
-    app(argv)
+    run_command(app, argv)
 
 
 def run_script(name: str) -> NoReturn:

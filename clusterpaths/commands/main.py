@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import cyclopts
 
-from clusterpaths.commands.shell import USER_ERROR, fail
+from clusterpaths.commands.shell import USER_ERROR, fail, run_command
 from clusterpaths.common.roots import checkout
 
 COMMANDS = {
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
             'or clone the project and install it there with `pip install -e ".[prefect]"`.',
             USER_ERROR,
         )
-    library()(words)
+    run_command(library(), words)
 
 
 def library() -> cyclopts.App:

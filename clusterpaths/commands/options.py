@@ -65,11 +65,11 @@ def read_options(name: str, model: type[Config], argv: list[str]) -> tuple[Confi
     parser = run_parser(name, model, given, everything=HELP_ALL in argv)
     try:
         parser(by_name(argv, positional), exit_on_error=False, print_error=False, result_action="return_value")
-    except cyclopts.UnusedCliTokensError as error:
-        words = " ".join(error.unused_tokens or ())
-        fail(f"{words} is no option. {_as_in(name) if positional else 'Try --help.'}", USER_ERROR)
     except cyclopts.CycloptsError as error:
-        fail(_by_position(option_message(error), positional), USER_ERROR)
+        message = _by_position(option_message(error), positional)
+        if positional and isinstance(error, cyclopts.UnusedCliTokensError):
+            message = message.replace("Try --help.", _as_in(name))
+        fail(message, USER_ERROR)
     except ValidationError as error:  # without any option, the model is made here
         fail(_by_position(invalid(error), positional), USER_ERROR)
     return given[0] if given else None

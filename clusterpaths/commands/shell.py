@@ -6,6 +6,7 @@ Belongs here: messages that commands and flows share. What only flows need is `f
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -105,24 +106,43 @@ def option_message(error: cyclopts.CycloptsError) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, ValidationError):
         return invalid(cause)
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        return f"{' '.join(error.unused_tokens or ())} is no option. Try --help."
     if isinstance(error, cyclopts.MissingArgumentError) and error.argument:
-        option, text = error.argument.name, error.argument.parameter.help
-        positional = error.argument.field_info.is_positional
-        name = option.removeprefix("--").upper() if positional else option
-        return f"{name} is missing{f': {text}' if text else ''}. Try --help."
+        return f"{_missing(error, error.argument)} Try --help."
     return f"{error} Try --help."
+
+
+def _missing(error: cyclopts.MissingArgumentError, argument: cyclopts.Argument) -> str:
+    """An option without its value, or what is required and was not given."""
+    text = f": {argument.parameter.help}" if argument.parameter.help else ""
+    if given := error.keyword or next((token.keyword for token in argument.tokens if token.keyword), None):
+        return f"{given} needs a value{text}."
+    positional = argument.field_info.is_positional
+    return f"{argument.name.removeprefix('--').upper() if positional else argument.name} is missing{text}."
 
 
 def invalid(error: ValidationError) -> str:
     """Errors of options, each with its name on the command line."""
-    messages = []
-    for entry in error.errors():
-        option = "--" + str(entry["loc"][0]).replace("_", "-") + " " if entry["loc"] else ""
-        if entry["type"] == "missing":
-            messages.append(f"{option}is missing")
-            continue
-        messages.append(f"{option}{entry['msg'].removeprefix('Value error, ')}{_got(entry)}")
+    messages: list[str] = []
+    for option, found in itertools.groupby(error.errors(), _option):
+        entries = list(found)
+        if all(entry["type"] == "literal_error" for entry in entries):  # of a union, one for each of its members
+            choices = " or ".join(entry["ctx"]["expected"] for entry in entries)
+            messages.append(f"{option}should be {choices}{_got(entries[0])}")
+        else:
+            messages += dict.fromkeys(f"{option}{_said(entry)}" for entry in entries)
     return "; ".join(messages)
+
+
+def _option(entry: Any) -> str:
+    return "--" + str(entry["loc"][0]).replace("_", "-") + " " if entry["loc"] else ""
+
+
+def _said(entry: Any) -> str:
+    if entry["type"] == "missing":
+        return "is missing"
+    return f"{entry['msg'].removeprefix('Value error, ').removeprefix('Input ')}{_got(entry)}"
 
 
 def _got(error: Any) -> str:

@@ -45,7 +45,7 @@ def find_data(config: RunConfig) -> DatasetSpec:
         return DatasetSpec(name="celeba", root=str(sample_root(config) / "celeba"))
     source = find_source(config.dataset)
     if source.needs_root and config.data_root is None:
-        raise ConfigError(f"--dataset {config.dataset} needs --images: {source.description}.")
+        raise ConfigError(f"--images is missing: --dataset {config.dataset} needs {source.description}.")
     root = (config.data_root or roots.data_root()).expanduser().absolute()
     if source.in_directory and (source.fetch is None or root.exists()):
         require_directory(str(root))

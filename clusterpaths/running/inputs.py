@@ -65,6 +65,5 @@ def _images(config: RunConfig) -> str:
     images = f"the first {config.subset:,} of " if config.subset else ""
     if config.sample or config.dataset == "faces":
         return f"{images}{config.sample_size:,} drawn faces"
-    if config.data_root:
-        return f"{images}{config.data_root}"
-    return images + ("CelebA" if config.dataset == "celeba" else config.dataset)
+    name = {"celeba": "CelebA", "folder": "", "arrays": ""}.get(config.dataset, config.dataset)
+    return images + " in ".join(filter(None, [name, str(config.data_root or "")]))

@@ -189,7 +189,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], tuple[str | Path, ...]], list[str]]] 
         ["MODEL and FOLDER are missing", "clusterpaths images resnet18.onnx photos/"],
     ),
     "no model named": (lambda tmp: ("images", "--images", tmp), ["--dataset folder needs a model", "--model"]),
-    "no data": (lambda _: ("images", *MODEL), ["--dataset folder needs --images"]),
+    "no data": (lambda _: ("images", *MODEL), ["--images is missing: --dataset folder needs a directory of images"]),
     "no model": (
         lambda tmp: ("images", "--model", tmp / "no.onnx", "--data-root", tmp),
         [

@@ -87,7 +87,7 @@ def test_options_that_do_not_fit_together(options: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "--dataset folder needs --images"),
+        ({}, "--images is missing: --dataset folder needs"),
         ({"dataset": "fodler", "data_root": "x"}, "There is no data set called 'fodler'"),
         ({"data_root": "empty"}, "no image"),
         ({"providers": "cuda"}, "--providers cuda needs CUDAExecutionProvider|cuda"),

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from clusterpaths.commands.main import library
 from clusterpaths.commands.run import main
-from tests.runs import PROJECT
+from clusterpaths.commands.shell import run_command
+from tests.runs import PROJECT, SAMPLE_MODEL
 
 PLAIN = ("run", "sample", "activations")
 
@@ -94,7 +96,17 @@ def test_help_has_examples_first_then_panels_without_prefect(
     [
         (("run",), "MODEL and IMAGES are missing"),
         (("run", "a.onnx", "photos", "more"), "more is no option. Expected MODEL and IMAGES before the options"),
-        (("run", "a.onnx", "photos", "--kk", "3"), "--kk"),
+        (("run", "a.onnx", "photos", "--kk", "3"), "Unknown option: --kk. Did you mean --k?"),
+        (("run", "a.onnx", "photos", "--k"), "--k needs a value: clusters per layer"),
+        (
+            ("run", "a.onnx", "photos", "--distance", "cos"),
+            "--distance should be 'cosine' or 'euclidean' or 'auto', got 'cos'",
+        ),
+        (("run", "a.onnx", "photos", "--size", "big"), "--size should be a valid integer"),
+        (("run", ".", "photos"), "There is no model at ., which is a directory."),
+        (("run", str(SAMPLE_MODEL)), "--images is missing: --dataset folder needs a directory of images"),
+        (("inspect", "a.onnx", "b.onnx"), "b.onnx is no option. Try --help."),
+        (("serve", "here"), "here is no option. Try --help."),
         (("run", "a.onnx", "photos"), "There is no model at a.onnx"),
         (("sample", "photos"), "photos is no option."),
         (("activations", "--name", "MINE"), "DIR is missing"),
@@ -109,6 +121,14 @@ def test_a_mistake_ends_with_one_paragraph_and_2(
     assert err.startswith("\nerror: ")
     assert len(err.strip().splitlines()) == 1
     assert expected in err
+
+
+def test_an_unknown_command_ends_with_one_paragraph_and_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_command(library(), ["runn"])
+    error = capsys.readouterr().err
+    assert error.startswith('\nerror: Unknown command "runn". Did you mean "run"? Available commands: run, sample, ')
+    assert len(error.strip().splitlines()) == 1
 
 
 def test_ctrl_c_says_that_results_are_preserved(
