@@ -1,17 +1,25 @@
 """What a person asks a set in a notebook: methods of `PublishedSet`, each a module of its own.
 
-Belongs here: names, arguments and documentation. The modules that answer import `PublishedSet`, so they are looked up by name,
-when a method is called: reading a set imports none of them.
+Belongs here: names, arguments, types and documentation. The modules that answer import `PublishedSet`, so they are looked up by
+name, when a method is called: reading a set imports none of them. Types of this library that they return are named in the
+docstrings only, for the same reason.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+    import polars as pl
+    import pyarrow as pa
+    from matplotlib.figure import Figure
     from PIL import Image
 
 FrameKind = Literal["pandas", "polars", "pyarrow"]
@@ -41,7 +49,15 @@ class Conveniences:
         """The set's lookups and sort orders, `clusterpaths.explore.index.SetIndex`; made once."""
         return _answer("index", self)
 
-    def to_frame(self, kind: FrameKind | None = None) -> Any:
+    @overload
+    def to_frame(self, kind: Literal["pandas"]) -> pd.DataFrame: ...
+    @overload
+    def to_frame(self, kind: Literal["polars"]) -> pl.DataFrame: ...
+    @overload
+    def to_frame(self, kind: Literal["pyarrow"]) -> pa.Table: ...
+    @overload
+    def to_frame(self, kind: None = None) -> pd.DataFrame | pl.DataFrame | pa.Table: ...
+    def to_frame(self, kind: FrameKind | None = None) -> pd.DataFrame | pl.DataFrame | pa.Table:
         """One row per example: id, file, split, label, prediction, right, path, path_count, ood_score, confidence, the cluster
         and the distance in each layer, and the attributes.
 
@@ -67,7 +83,7 @@ class Conveniences:
         *,
         kind: Literal["nearest", "farthest", "random"] = "nearest",
         data_root: str | os.PathLike[str] | None = None,
-    ) -> Any:
+    ) -> Sequence[Any]:
         """Examples of a cluster: a sequence of records, which shows pictures in a notebook (`notebook.gallery.Gallery`).
 
         Args:
@@ -80,8 +96,15 @@ class Conveniences:
         Raises:
             NotFoundError: no such layer (the nearest is named) or cluster.
         """
-        return _answer("exemplars", self, layer, cluster, count, kind, data_root)
+        gallery: Sequence[Any] = _answer("exemplars", self, layer, cluster, count, kind, data_root)
+        return gallery
 
+    @overload
+    def sankey(self, kind: Literal["plotly"]) -> go.Figure: ...
+    @overload
+    def sankey(self, kind: Literal["matplotlib"]) -> Figure: ...
+    @overload
+    def sankey(self, kind: Literal["svg"] | None = None) -> Any: ...
     def sankey(self, kind: FigureKind | None = None) -> Any:
         """The figure of all clusters and the examples between those of neighbouring layers.
 
@@ -109,7 +132,7 @@ class Conveniences:
         """
         return _answer("explain", self, image, model)
 
-    def report(self, *, data_root: str | os.PathLike[str] | None = None) -> Any:
+    def report(self, *, data_root: str | os.PathLike[str] | None = None) -> Path:
         """Write report.html into the set's directory; its path.
 
         Args:
@@ -119,7 +142,8 @@ class Conveniences:
             CacheError: the set's files are missing or inconsistent.
             DiskError: no room or no permission.
         """
-        return _answer("report", self, data_root)
+        report: Path = _answer("report", self, data_root)
+        return report
 
     def _repr_html_(self) -> str:
         """In a notebook: the Sankey, sizes, the most frequent paths, thumbnails."""
