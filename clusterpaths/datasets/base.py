@@ -86,6 +86,12 @@ class ExampleTable:
         return self.take(positions[:subset])
 
 
+class Caution(str):
+    """A note that is logged as a warning."""
+
+    __slots__ = ()
+
+
 class Dataset(Protocol):
     """A set of images on disk. Opening one is quick; no image is read before `read_image`."""
 
@@ -101,7 +107,7 @@ class Dataset(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks on how the directory was read, one sentence each (logged)."""
+        """Remarks on how the directory was read, one sentence each (logged; `Caution` as a warning)."""
         ...
 
     def examples(self) -> ExampleTable:

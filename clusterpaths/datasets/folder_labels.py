@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.common.text import did_you_mean
-from clusterpaths.datasets.base import ExampleTable
+from clusterpaths.datasets.base import Caution, ExampleTable
 from clusterpaths.datasets.cells import as_attribute, as_numbers, is_missing, number_text
 from clusterpaths.errors import DatasetError
 
@@ -33,40 +33,61 @@ def apply_labels(table: ExampleTable, path: Path, notes: list[str]) -> ExampleTa
     Columns `file` and `label`, in any order; `split` if it is there; any other column of yes and no (`cells.as_attribute`)
     becomes an attribute. Without a line of names: two columns, file and label. Separated by commas, semicolons or tabs.
     Labels that are all whole numbers from 0, also written as 3.0, are class numbers; any others are names, sorted, numbers by
-    their value. An empty one means no label, as does an image without a row.
+    their value. An empty one means no label, as does an image without a row. Rows of images that are not there, as of deleted
+    ones, are left out with a warning; their labels count as classes, so that the others keep their numbers.
 
     Raises:
-        DatasetError: no such file, no text, a column missing, or a row that names an image unknown or named before.
+        DatasetError: no such file, no text, a column missing, a row that names an image named before, or half of the rows or
+            more name none that is there.
     """
     columns, rows = _read(path)
     at = {name: column for column, name in enumerate(columns)}
     position = {file: row for row, file in enumerate(table.files)}
     line_of: dict[str, int] = {}
-    positions = np.empty(len(rows), np.int64)
+    absent: list[tuple[int, str]] = []
+    positions = np.full(len(rows), -1, np.int64)
     for number, (line, cells) in enumerate(rows):
         if len(cells) != len(columns):
             raise _malformed(path, line, f"has {len(cells)} values; expected {len(columns)}, one per column")
         file = cells[at["file"]].removeprefix("./")
-        if file not in position:
-            raise _malformed(path, line, f"names {file!r}, which is not in the directory.{_near(file, table.files)}")
         if line_of.setdefault(file, line) != line:
             raise _malformed(path, line, f"names {file!r} again; expected it once (line {line_of[file]})")
-        positions[number] = position[file]
-    if bare := len(table) - len(rows):
+        if file in position:
+            positions[number] = position[file]
+        else:
+            absent.append((line, file))
+    here = positions >= 0
+    if absent:
+        notes.append(_without_image(path, absent, len(rows), table.files))
+    if bare := len(table) - int(here.sum()):
         notes.append(f"{path.name} has no row for {bare:,} of {len(table):,} images; they have no label.")
     labels, class_names = _labels(path, [cells[at["label"]] for _, cells in rows], [line for line, _ in rows])
     splits = list(table.splits)
     if "split" in at:
         for (line, cells), row in zip(rows, positions, strict=True):
-            splits[row] = _split(path, line, cells[at["split"]])
+            split = _split(path, line, cells[at["split"]])
+            if row >= 0:
+                splits[row] = split
     attributes: dict[str, NDArray[np.int8]] = {}
     for name in columns:
         if name not in ("file", "label", "split"):
             _add_attribute(attributes, name, [cells[at[name]] for _, cells in rows], positions, len(table), path, notes)
     all_labels = np.full(len(table), -1, np.int32)
-    all_labels[positions] = labels
+    all_labels[positions[here]] = labels[here]
     return dataclasses.replace(
         table, labels=all_labels, class_names=class_names, splits=tuple(splits), attributes=attributes
+    )
+
+
+def _without_image(path: Path, absent: list[tuple[int, str]], count: int, files: Sequence[str]) -> Caution:
+    """Rows (line, file) of `count` that name no image; refused where they are half of them or more: most likely a mistake."""
+    line, first = absent[0]
+    near = _near(first, files)
+    if 2 * len(absent) >= count:
+        raise _malformed(path, line, f"names {first!r}, which is not in the directory.{near}")
+    return Caution(
+        f"{path.name} names {len(absent):,} of {count:,} images that are not in the directory; their rows are left out. The "
+        f"first, in line {line}: {first!r}.{near}"
     )
 
 
@@ -187,5 +208,6 @@ def _add_attribute(
         )
         return
     values = np.zeros(count, np.int8)
-    values[positions] = found
+    here = positions >= 0
+    values[positions[here]] = np.asarray(found)[here]
     attributes[name] = values

@@ -29,6 +29,7 @@ from clusterpaths.comparison.record import Comparison
 from clusterpaths.config import AUTO, RunConfig, available_cores
 from clusterpaths.datasets import clear_caches, open_dataset, read_table
 from clusterpaths.datasets.acquire import acquire
+from clusterpaths.datasets.base import Caution
 from clusterpaths.datasets.registry import find_source
 from clusterpaths.datasets.variety import check_variety
 from clusterpaths.errors import ClusterPathsError, ModelError
@@ -95,7 +96,7 @@ def download(config: RunConfig) -> DatasetSpec:
     """
     spec = acquire(config, log.info)
     for note in open_dataset(spec).notes:
-        log.info(note)
+        log.log(logging.WARNING if isinstance(note, Caution) else logging.INFO, note)
     return spec
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clusterpaths.datasets.base import Caution
 from clusterpaths.datasets.folder import Folder, image_suffixes, open_folder
 from clusterpaths.errors import DatasetError
 from clusterpaths.records import DatasetSpec
@@ -306,6 +307,28 @@ def test_bad_csv_is_refused_in_words(tmp_path: Path, text: str, expected: str) -
     message = refused(tmp_path, given)
     assert expected in message
     assert str(given) in message
+
+
+def test_rows_of_deleted_images_are_left_out_with_a_warning_and_classes_keep_their_numbers(tmp_path: Path) -> None:
+    images(tmp_path, "1.png", "2.png", "3.png", "4.png")
+    given = csv(
+        tmp_path, "file,label,split,round\n1.png,ant,train,1\n2.png,bee,test,0\n3.png,cat,,1\n4.png,ant,test,1\n"
+    )
+    before = opened(tmp_path, given).examples()
+    (tmp_path / "2.png").unlink()
+    folder = opened(tmp_path, given)
+    table = folder.examples()
+    assert table.class_names == before.class_names == ("ant", "bee", "cat")
+    assert table.labels.tolist() == [0, 2, 0]
+    assert table.splits == ("train", "", "test")
+    assert table.attributes["round"].tolist() == [1, 1, 1]
+    [note] = [note for note in folder.notes if isinstance(note, Caution)]
+    assert note.startswith("given.csv names 1 of 4 images that are not in the directory; their rows are left out.")
+    assert "The first, in line 3: '2.png'." in note
+    (tmp_path / "3.png").unlink()
+    assert "line 3, names '2.png', which is not in the directory" in refused(
+        tmp_path, given
+    )  # of half, it is a mistake
 
 
 def test_csv_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
