@@ -16,16 +16,22 @@ from prefect.logging.configuration import ensure_logging_setup
 from prefect.logging.handlers import PrefectConsoleHandler
 
 from clusterpaths.running.view import View
+from tasks.worker_log import LOGGERS as RUNS
+from tasks.worker_log import Show
 
-RUNS = ("prefect.flow_runs", "prefect.task_runs")
 _CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 _PREFECT = str(Path(prefect.__file__).parent)
-_view: View | None = None
+_brief: _Brief | None = None
 
 
 def view() -> View | None:
     """The view of the run that this shell started; None for other runs, and with --verbose."""
-    return _view
+    return _brief.view if _brief else None
+
+
+def showing() -> Show | None:
+    """Shows a log record of another process in that view; None where there is none."""
+    return _brief.filter if _brief else None
 
 
 @contextmanager
@@ -35,26 +41,25 @@ def brief_console(*, stages: bool) -> Iterator[View]:
     Args:
         stages: the run shows its stages; else its messages are printed as lines.
     """
-    global _view
+    global _brief
     ensure_logging_setup()
     verbose_console()
     handlers = _console_handlers()
     with View() as shown, _quiet_workers():
-        _view = shown
-        brief = _Brief(shown, stages)
+        brief = _brief = _Brief(shown, stages)
         for handler in handlers:
             handler.addFilter(brief)
         try:
             yield shown
         finally:
-            _view = brief.view = None
+            _brief = brief.view = None
 
 
 @contextmanager
 def _quiet_workers() -> Iterator[None]:
-    """Processes that the run starts, as Dask workers, print warnings only."""
+    """Processes that the run starts, as Dask workers, print nothing: their warnings are shown here."""
     before = os.environ.get(_CONSOLE_LEVEL)
-    os.environ.setdefault(_CONSOLE_LEVEL, "WARNING")
+    os.environ.setdefault(_CONSOLE_LEVEL, "CRITICAL")
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ import sklearn.cluster  # noqa: F401
 from clusterpaths import pipeline
 from clusterpaths.config import RunConfig
 from clusterpaths.running.report import Outcome
-from flows.console import view
+from flows.console import showing, view
 from flows.shell import set_up_logging
 from tasks.report import PrefectReport
 from tasks.runner import PrefectRunner
@@ -21,7 +21,7 @@ def cluster_paths(config: RunConfig) -> Outcome:
     """Run all stages; to be called inside a flow."""
     set_up_logging()
     with in_one_paragraph():
-        return pipeline.run(config, PrefectRunner(config, set_up_logging), PrefectReport(view()))
+        return pipeline.run(config, PrefectRunner(config, set_up_logging, showing()), PrefectReport(view()))
 
 
 def path_of(outcome: Outcome) -> Path | None:

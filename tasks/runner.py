@@ -32,6 +32,7 @@ from clusterpaths.datasets import clear_caches
 from clusterpaths.errors import ConfigError
 from clusterpaths.running.runner import Future
 from tasks.stages import TASKS
+from tasks.worker_log import Show, hand_over_warnings, receive_warnings
 
 if TYPE_CHECKING:
     from prefect_dask.task_runners import DaskTaskRunner
@@ -46,11 +47,14 @@ class PrefectRunner:
     Args:
         config: `engine`, `dask_address`, and `workers`: by default, the threads of an existing cluster.
         set_up_worker: called in every Dask worker process before its first task; must be importable there.
+        show: shows warnings of Dask workers; they print theirs if left out.
     """
 
-    def __init__(self, config: RunConfig, set_up_worker: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, set_up_worker: Callable[[], None] | None = None, show: Show | None = None
+    ) -> None:
         self.workers = config.workers
-        self._config, self._set_up_worker = config, set_up_worker
+        self._config, self._set_up_worker, self._show = config, set_up_worker, show
         self._dask: DaskTaskRunner | None = None
         self._until_done = contextlib.ExitStack()
 
@@ -61,7 +65,7 @@ class PrefectRunner:
         if self._config.engine == "dask":
             _require_dask()
             with contextlib.ExitStack() as stack:
-                self._dask, threads = _start(self._config, stack, self._set_up_worker)
+                self._dask, threads = _start(self._config, stack, self._set_up_worker, self._show)
                 if self._config.dask_address and "workers" not in self._config.model_fields_set:
                     self.workers = threads
                 self._until_done = stack.pop_all()
@@ -98,7 +102,7 @@ def _require_dask() -> None:
 
 
 def _start(
-    config: RunConfig, stack: contextlib.ExitStack, set_up: Callable[[], None] | None
+    config: RunConfig, stack: contextlib.ExitStack, set_up: Callable[[], None] | None, show: Show | None
 ) -> tuple[DaskTaskRunner, int]:
     """A started runner with workers, and their number of threads."""
     from prefect_dask.task_runners import DaskTaskRunner
@@ -131,7 +135,10 @@ def _start(
             f"{at} has no workers, and had none within {WORKERS_WITHIN:.0f} s. Start some with "
             f"`dask worker {config.dask_address}`, in an environment with this package."
         ) from error
-    client.register_plugin(_plugin(set_up, own), name="clusterpaths")
+    topic = f"clusterpaths of {flow_run.flow_run.id}" if show and flow_run.flow_run else ""
+    if topic and show:
+        receive_warnings(client, topic, show)
+    client.register_plugin(_plugin(set_up, own, topic), name="clusterpaths")
     stack.callback(lambda: client.run(_finish_worker, own, on_error="ignore"))
     if own:
         stack.callback(_quiet, logging.CRITICAL)  # as workers are stopped, some complain that the scheduler is gone
@@ -141,18 +148,20 @@ def _start(
     return runner, sum(workers.values())
 
 
-def _plugin(set_up: Callable[[], None] | None, own: bool) -> Any:
+def _plugin(set_up: Callable[[], None] | None, own: bool, topic: str) -> Any:
     """A Dask worker plugin: prepares each worker process for this run, also those that join later."""
     from distributed import WorkerPlugin
 
     class Setup(WorkerPlugin):
-        def setup(self, worker: Any) -> None:  # noqa: ARG002 - the plugin's interface
+        def setup(self, worker: Any) -> None:
             clear_caches()  # a worker that lives on sees the directories as they are now
             ensure_logging_setup()
             if own:
                 _quiet(logging.WARNING)
             if set_up:
                 set_up()
+            if topic:
+                hand_over_warnings(worker, topic)
 
     return Setup()
 

@@ -25,7 +25,17 @@ from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError, ExtractionError
 from clusterpaths.storage import open_storage
 from tasks import runner as runner_module
-from tests.runs import DOCUMENTS, SAMPLE_MODEL, assert_same_documents, published, run_celeba, run_pipeline, succeed
+from tests.runs import (
+    DOCUMENTS,
+    PROJECT,
+    SAMPLE_MODEL,
+    assert_same_documents,
+    published,
+    run_celeba,
+    run_pipeline,
+    shell_environment,
+    succeed,
+)
 from tests.storage import BUCKET, SECRET, TOKEN, Storage, running_storage
 
 COUNT, SHARD = 160, 10
@@ -154,6 +164,26 @@ def test_a_cluster_of_its_own_gives_the_same_paths_without_activations_on_disk(
     assert run.batches == 0
     assert published(run).num_examples == COUNT
     assert_same_documents(by_threads, run.folder)
+
+
+@needs_server
+def test_a_shell_shows_warnings_of_workers_at_once_and_at_the_end(faces: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(faces.parent, tmp_path / "data"))
+    (spoilt, *_) = sorted(data.rglob("*.jpg"))
+    spoilt.write_bytes(b"no image")
+    options = ["--model", SAMPLE_MODEL, "--data-root", data, "--cache-root", tmp_path / "cache", "--subset", 20]
+    few = ["--layers", "fc2", "--k", "2", "--max-failures", "0.5", "--no-evaluate", "--no-check-preprocessing"]
+    command = [sys.executable, str(PROJECT / "flows" / "celeba.py"), *map(str, [*options, *few])]
+    done = subprocess.run(
+        [*command, "--engine", "dask", "--workers", "1"],
+        env=shell_environment(), capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    warnings = [line for line in done.stderr.splitlines() if spoilt.name in line]
+    assert len(warnings) == 2, done.stderr
+    assert warnings[0] == warnings[1]
+    assert warnings[0].startswith("warning: Left out example ")
+    assert "WARNING" not in done.stdout + done.stderr
 
 
 @needs_server
