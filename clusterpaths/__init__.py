@@ -5,6 +5,7 @@
     cp.ClusterPaths(n_clusters=5).fit({"layer3": X3, "avgpool": X4})  # arrays: a scikit-learn estimator
     paths = cp.run(model="resnet18.onnx", data="photos/")             # a model and images: the pipeline
     paths = cp.from_activations("features/", name="mine")             # activations that are there already
+    paths = cp.collect(model, loader, out="activation_cache/mine")   # a PyTorch model and a DataLoader
     paths = cp.load("activation_cache/resnet18-photos/set_01")        # a published set
 
 Belongs here: the public names. Each is imported from its module at first use, so that importing the package takes
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from clusterpaths.config import RunConfig
     from clusterpaths.errors import ClusterPathsError, InputError
     from clusterpaths.notebook.run import load, run
+    from clusterpaths.pytorch.collect import collect
+    from clusterpaths.pytorch.export import export_onnx
     from clusterpaths.sets.published import PublishedSet
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "PublishedSet",
     "RunConfig",
     "__version__",
+    "collect",
+    "export_onnx",
     "from_activations",
     "load",
     "run",
@@ -42,6 +47,8 @@ _HOMES = {
     "InputError": "errors",
     "PublishedSet": "sets.published",
     "RunConfig": "config",
+    "collect": "pytorch.collect",
+    "export_onnx": "pytorch.export",
     "from_activations": "activations.run",
     "load": "notebook.run",
     "run": "notebook.run",

@@ -245,7 +245,7 @@ class RunConfig(BaseModel):
             raise ValueError("--sample draws its own images: leave out --images, or leave out --sample")
         if self.dataset != "celeba" and self.sample:
             raise ValueError("--sample is a data set of its own: leave out --dataset, or leave out --sample")
-        if self.dataset not in ("celeba", "faces", "activations") and self.model is None:
+        if self.dataset not in ("celeba", "faces", "activations", "collected") and self.model is None:
             raise ValueError(f"--dataset {self.dataset} needs a model: name an ONNX image classifier with --model")
         if self.dask_address is not None and self.engine != "dask":
             raise ValueError("--dask-address goes with --engine dask: add that, or leave the address out")

@@ -226,6 +226,9 @@ class ModelRecord(Record):
     preprocessing: Preprocessing | None = Field(description="from the file's own metadata or a file beside it")
     preprocessing_source: str = Field(default="", description="which of them, for people")
     warnings: tuple[str, ...] = ()
+    exported_from: str = Field(
+        default="", description="the digest of the PyTorch model that the file was exported from; empty: not known"
+    )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -319,6 +322,16 @@ class SetRecord(Record):
     def without_model(self) -> bool:
         """Whether the set was made of activations that were there: there is no model to run."""
         return self.dataset == "activations"
+
+    @property
+    def collected(self) -> bool:
+        """Whether the model is one of PyTorch, in the memory of the process that collected its activations: no file."""
+        return self.dataset == "collected"
+
+    @property
+    def knows_preprocessing(self) -> bool:
+        """Whether it is known how an image becomes the model's input."""
+        return self.preprocessing.name != "none"
 
     def class_name(self, index: int) -> str:
         """A prediction's class, or its number where it has no name."""

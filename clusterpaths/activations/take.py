@@ -45,14 +45,14 @@ from clusterpaths.extraction.begin import remove_cache
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.models.outputs import NO_LOGITS, check_on_rows
-from clusterpaths.records import CacheDtype, DatasetSpec, ModelIdentity, ModelOutputs, ModelRecord, Preprocessing, Tap
+from clusterpaths.preprocessing.prepare import NO_PREPROCESSING
+from clusterpaths.records import CacheDtype, DatasetSpec, ModelIdentity, ModelOutputs, ModelRecord, Tap
 from clusterpaths.running.progress import Tracker
 from clusterpaths.storage import Storage
 
 Progress = Callable[..., AbstractContextManager[Tracker]]
 log = logging.getLogger(__name__)
 SHARD = 1024  # examples; part of the digest of activations, so no option
-NO_PREPROCESSING = Preprocessing(name="none", size=(1, 1), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), scale=1.0)
 
 
 def take_activations(

@@ -49,6 +49,11 @@ def find_model(published: PublishedSet, given: Path | None) -> Path:
             f"{published.path} was made of activations ({published.record.model.file}), without the model: there is nothing to "
             "run. Expected a set that was made with an ONNX model, as by `clusterpaths images`."
         )
+    if given is None and published.record.collected:
+        raise ConfigError(
+            f"{published.path} was collected from a PyTorch model ({published.record.model.file}), which is no file. Export "
+            "it with clusterpaths.export_onnx, and name the file with --model."
+        )
     if given is not None:
         return given.expanduser().absolute()
     recorded = model_of(published.folder, published.record)

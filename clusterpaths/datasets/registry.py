@@ -127,10 +127,11 @@ SOURCES: tuple[Source, ...] = (
 )
 """The built-in data sets; they take precedence over packages' data sets of the same name."""
 
-_GIVEN = Source(
-    "activations", _open_activations, "examples of activations that are there: clusterpaths activations DIR"
+_GIVEN: tuple[Source, ...] = (
+    Source("activations", _open_activations, "examples of activations that are there: clusterpaths activations DIR"),
+    Source("collected", _open_activations, "examples that a PyTorch model was collected with: clusterpaths.collect"),
 )
-"""No choice for a run: it has no table of images."""
+"""No choices for a run: they have no table of images."""
 
 
 def find_source(name: str) -> Source:
@@ -145,7 +146,7 @@ def find_source(name: str) -> Source:
             f"{name!r} does not name one of torchvision's data sets. Expected torchvision:NAME, such as torchvision:CIFAR10."
         )
     wanted = kind if kind == _TORCHVISION else name
-    for source in (*SOURCES, _GIVEN):
+    for source in (*SOURCES, *_GIVEN):
         if source.name == wanted:
             return source
     found = plugin.find(name)

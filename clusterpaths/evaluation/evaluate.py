@@ -43,7 +43,8 @@ from clusterpaths.metrics.alignment import (
 )
 from clusterpaths.metrics.neighbours import nearest_neighbours, neighbours_vote
 from clusterpaths.metrics.paths import in_majority, path_complexity
-from clusterpaths.records import ModelOutputs
+from clusterpaths.models.live import live_model
+from clusterpaths.records import ModelOutputs, SetRecord
 from clusterpaths.sets.columns import Classes
 from clusterpaths.sets.published import PublishedSet
 
@@ -146,10 +147,8 @@ def _evaluate(
     with Probe(published, job, split, seed, outputs, workers) as probe:
         wanted = np.searchsorted(published.ids, draw_ids(published.ids[chosen.held_out], max_images))
         queries: Queries | None = None
-        if record.without_model:
-            notes.append(
-                "There is no model here, only its activations: perturbed images and OOD detection are left out."
-            )
+        if lacks := _why_not_run(record, job):
+            notes.append(f"{lacks}: perturbed images and OOD detection are left out.")
             if split.features.held_out is None:
                 queries = wanted, *read_features(published, directory, published.ids[wanted], split.features.projection)
             wanted = wanted[:0]
@@ -170,6 +169,15 @@ def _evaluate(
     if evaluation.purity_predictions is not None:
         measures["alignment"] = _alignment(split, predictions, queries, seed)
     return evaluation.model_copy(update={**measures, "notes": tuple(notes)})
+
+
+def _why_not_run(record: SetRecord, job: ExtractionJob) -> str:
+    """Why the model cannot be run on images; empty where it can."""
+    if record.without_model:
+        return "There is no model here, only its activations"
+    if record.collected and (live_model(record.model.sha256) is None or job.preprocessing.name == "none"):
+        return "The PyTorch model is not in memory, or how an image becomes its input is not known"
+    return ""
 
 
 def _without_predictions(outputs: ModelOutputs) -> str:

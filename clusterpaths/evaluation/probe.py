@@ -30,9 +30,10 @@ from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.agreement import path_agreement
 from clusterpaths.metrics.detection import auroc, bootstrap_detection, fpr95
 from clusterpaths.metrics.intervals import bootstrap_mean
+from clusterpaths.models.live import Session, open_session
 from clusterpaths.models.outputs import decide, join_decisions
 from clusterpaths.models.products import Products, Values
-from clusterpaths.models.session import Outputs, TapSession
+from clusterpaths.models.session import Outputs
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheDtype, ModelOutputs, Tap
 from clusterpaths.sets.published import PublishedSet
@@ -146,12 +147,12 @@ class Probe:
         # Activations of noise can exceed float16 where those of the set do not.
         return self._session("float32", dict.fromkeys(self._dtypes, "float32")).run(images)
 
-    def _session(self, name: str, dtypes: Mapping[str, CacheDtype]) -> TapSession:
+    def _session(self, name: str, dtypes: Mapping[str, CacheDtype]) -> Session:
         """This thread's."""
         if not hasattr(self._own, name):
             model = self._job.model.model_copy(update={"taps": tuple(self._taps)})
-            setattr(self._own, name, TapSession(model, dtypes, self._centroids, keep=False))
-        session: TapSession = getattr(self._own, name)
+            setattr(self._own, name, open_session(model, dtypes, self._centroids, keep=False))
+        session: Session = getattr(self._own, name)
         return session
 
     def perturbed(self, clean: Seen, images: perturb.Images) -> tuple[Perturbed, ...]:

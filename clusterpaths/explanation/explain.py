@@ -6,6 +6,7 @@ the page are `report/explanation.py`. The image is rotated by its EXIF orientati
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,11 @@ from clusterpaths.explore.records import ClassShare, ExampleRow
 from clusterpaths.export.path_model import check_set_model
 from clusterpaths.metrics.alignment import back_off
 from clusterpaths.metrics.paths import FEW_EXAMPLES
+from clusterpaths.models.live import Session, live_model, open_session
 from clusterpaths.models.outputs import Decisions, decide, labels_over_threshold, not_finite
-from clusterpaths.models.session import Outputs, TapSession
+from clusterpaths.models.session import Outputs
 from clusterpaths.preprocessing.prepare import fit, normalise
-from clusterpaths.records import SetRecord
+from clusterpaths.records import ModelRecord, SetRecord
 from clusterpaths.sets.published import PublishedSet
 
 EXEMPLARS = 8
@@ -59,7 +61,7 @@ class SetWithModel:
     index: SetIndex
     record: SetRecord
     centroids: dict[str, NDArray[np.float32]]  # layer -> (k, width)
-    session: TapSession
+    session: Session
     warnings: tuple[str, ...]
 
     def explain(self, picture: Image.Image, name: str, *, exemplars: int = EXEMPLARS) -> Explanation:
@@ -93,16 +95,53 @@ def load_model(index: SetIndex, model_path: Path) -> SetWithModel:
         ModelError: another model than the set's.
         CacheError: the set has no examples, its centroids are missing or do not match, or another program made it.
     """
+    return _with_model(index, lambda record: check_set_model(record, model_path))
+
+
+def load_live_model(index: SetIndex) -> SetWithModel:
+    """As `load_model`, of a set whose PyTorch model is in the memory of this process.
+
+    Raises:
+        ModelError: it is not, was trained since, or how an image becomes its input is not known.
+        CacheError: as `load_model`.
+    """
+    return _with_model(index, _require_live)
+
+
+def _require_live(record: SetRecord) -> ModelRecord:
+    if not record.knows_preprocessing:
+        raise ModelError(
+            f"How an image becomes the input of {record.model.file} is not known, so no image can be explained. Call "
+            "clusterpaths.collect again with preprocessing=…: the activations are there."
+        )
+    model = live_model(record.model.sha256)
+    if model is None:
+        raise ModelError(
+            f"The set was collected from a PyTorch model ({record.model.file}), which is not in this process. Call "
+            "clusterpaths.collect with it again: nothing but a first batch is run. Or export it with "
+            "clusterpaths.export_onnx, and name the file: explain(image, model=…)."
+        )
+    taps = {(tap.layer, tap.identity): tap for tap in model.taps}
+    own = tuple(taps[key] for key in record.tensors.items() if key in taps)
+    if len(own) < len(record.layers):
+        raise ModelError(
+            f"The model in this process was collected with other layers than {', '.join(record.layers)}. Call "
+            "clusterpaths.collect with these again: the activations are there."
+        )
+    return model.model_copy(update={"taps": own, "outputs": record.meaning})
+
+
+def _with_model(index: SetIndex, find: Callable[[SetRecord], ModelRecord]) -> SetWithModel:
     published = _published(index)
     if not len(index):
         raise CacheError(f"{published.path} has no examples. Expected a set with at least one; take another.")
-    model = check_set_model(published.record, model_path)
+    model = find(published.record)
     dtypes, warnings = published.stored_dtypes()
     return SetWithModel(
         index=index,
         record=published.record,
         centroids=published.read_centroids(),
-        session=TapSession(model, dtypes),
+        session=open_session(model, dtypes),
         warnings=(*model.warnings, *warnings),
     )
 

@@ -170,6 +170,11 @@ def _open(index: SetIndex) -> SetWithModel:
             f"{name} was made of activations, without the model, so no image can be explained by it. Expected a set that was "
             "made with a model; choose another."
         )
+    if record.collected:
+        raise ModelError(
+            f"{name} was collected from a PyTorch model, which is no file that this server could run. Export it with "
+            "clusterpaths.export_onnx and run that file on the same images, or explain the image in Python."
+        )
     model = model_of(index.folder, record)
     if model is None or not model.is_file():
         raise ModelError(

@@ -141,7 +141,7 @@ def check_set_model(record: SetRecord, model_path: Path) -> ModelRecord:
     model = check_model(model_path, logits=record.logits)
     if record.outputs is not None:  # as they were checked on rows, or named
         model = model.model_copy(update={"outputs": record.outputs})
-    if model.sha256 != record.model.sha256:
+    if record.model.sha256 not in (model.sha256, model.exported_from):
         raise ModelError(
             f"{model_path} is not the model of this set: its sha256 (with its weights) is {model.sha256}, the set was made "
             f"with {record.model.file}, sha256 {record.model.sha256}. Name that model with --model, or run the flow "

@@ -6,6 +6,7 @@ Belongs here: the work on a shard, from decoding to its record. Which shards the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,23 +19,17 @@ from clusterpaths.cache.registry import present_examples, require_registry
 from clusterpaths.clustering.assign import FitRecord
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.datasets import ExampleTable, open_dataset
-from clusterpaths.errors import ExtractionError, Float16OverflowError
+from clusterpaths.errors import ExtractionError
+from clusterpaths.extraction.checks import ROUNDING_IMAGES, Rounding, check_finite, check_scores
 from clusterpaths.extraction.decode import decode_batches
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.sessions import borrow_session
 from clusterpaths.extraction.writer import SampleWriter, ShardLabels, ShardWriter
-from clusterpaths.models.outputs import not_finite
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.records import ModelOutputs
 
 Progress = Callable[[int], None] | None
 _tables: LRUCache[ExampleTable] = LRUCache(2)  # of this process
-
-# Rounding to float16, as a share of a layer's standard deviation, from which the layer is stored as float32. Of ordinary
-# layers it is 0.0002 to 0.003; of values below 6e-8, which become 0, and of a bias of 3,000 with differences of 1, above 0.5.
-MAX_ROUNDING = 0.05
-ROUNDING_IMAGES = 8  # that this is measured on: a layer's scale is the model's, not an image's
-NOISE = 1e-12  # of squared lengths: what equal images may differ by in float32
 
 
 def extract_shard(
@@ -65,7 +60,8 @@ def extract_shard(
     writer = ShardWriter(directory, job.cache, shard)
     kept = SampleWriter(job, sample) if sample else None
     pixels_only = job.cache.format == "none"
-    rounding = _Rounding(job, ROUNDING_IMAGES if shard.index == 0 else 0)
+    exact, file_of = functools.partial(_run_exact, job), functools.partial(_file_of, job)
+    rounding = Rounding(job.dtypes, ROUNDING_IMAGES if shard.index == 0 else 0, exact)
     with borrow_session(job, fits, keep=not pixels_only or kept is not None) as session:
         for batch in decode_batches(open_dataset(job.dataset), table, job.preprocessing, job.batch_size):
             examples.fail(batch.failed)
@@ -75,9 +71,9 @@ def extract_shard(
             if len(batch.positions):
                 ids = table.ids[batch.positions]
                 outputs = session.run(batch.images)
-                _check_finite(outputs, batch.images, ids, job)
-                _check_scores(outputs, ids, job)
-                rounding.add(outputs, batch.images)
+                check_finite(outputs, batch.images, ids, job.dtypes, exact, file_of)
+                check_scores(outputs, ids, job.model.outputs, file_of)
+                rounding.add(outputs, batch.images, len(ids))
                 examples.add(batch.positions, writer.rows, batch.digests, outputs.logits)
                 writer.add(ids, {PIXELS: batch.pixels} if pixels_only else outputs.layers)
                 if kept:
@@ -115,6 +111,11 @@ def _examples(job: ExtractionJob) -> ExampleTable:
 def _file_of(job: ExtractionJob, example: int) -> str:
     table = _examples(job)
     return table.files[int(np.searchsorted(table.ids, example))]
+
+
+def _run_exact(job: ExtractionJob, batches: list[NDArray[np.float32]]) -> list[Outputs]:
+    session = TapSession(job.model)
+    return [session.run(images) for images in batches]
 
 
 def _examples_of(job: ExtractionJob, shard: ShardRecord) -> ExampleTable:
@@ -165,95 +166,3 @@ class _ShardExamples:
     def part(self) -> Any:
         errors = [self.failures[p].reason if p in self.failures else None for p in range(len(self._table))]
         return make_part(self._table, self._shard.index, self._rows, errors, self._logits, self._outputs, self._digests)
-
-
-def _check_finite(outputs: Outputs, images: NDArray[np.float32], ids: NDArray[np.int64], job: ExtractionJob) -> None:
-    suspects = [layer for layer, found in outputs.products.items() if not np.isfinite(found.squares).all()]
-    if not suspects:
-        return
-    # float32: distinguishes an overflow of float16 from inf or NaN in float32
-    exact = TapSession(job.model).run(images)
-    for layer in suspects:
-        finite = np.isfinite(exact.layers[layer]).reshape(len(ids), -1).all(axis=1)
-        if not finite.all():
-            example = int(ids[np.argmin(finite)])
-            raise ExtractionError(
-                f"Layer {layer} outputs values that are not finite (inf or NaN) for example {example} "
-                f"({_file_of(job, example)}). Expected finite activations. Check the model and "
-                "--preprocessing with that image, or leave the layer out with --layers."
-            )
-        if job.dtypes[layer] == "float32":
-            largest = float(np.abs(exact.layers[layer]).max())
-            raise ExtractionError(
-                f"Layer {layer} outputs values up to {largest:.3g}, whose squared lengths exceed float32. Expected values below "
-                "1e16. Check the model and --preprocessing, or leave the layer out with --layers."
-            )
-    raise Float16OverflowError(suspects)
-
-
-class _Rounding:
-    """Checks on the first images whether float16 loses what distinguishes them: in tiny values, beside a large bias.
-
-    Args:
-        job: of the shard.
-        images: how many, over as many batches as it takes.
-    """
-
-    def __init__(self, job: ExtractionJob, images: int) -> None:
-        self._job, self._wanted = job, images
-        self._images: list[NDArray[np.float32]] = []
-        self._rows: list[dict[str, NDArray[Any]]] = []
-
-    def add(self, outputs: Outputs, images: NDArray[np.float32]) -> None:
-        """Raises: Float16OverflowError: as `check`."""
-        if self._wanted > 0:
-            self._images.append(images)
-            self._rows.append({x: rows for x, rows in outputs.layers.items() if self._job.dtypes[x] == "float16"})
-            self._wanted -= len(images)
-            if self._wanted <= 0:
-                self.check()
-
-    def check(self) -> None:
-        """Check the images that were added since.
-
-        Raises:
-            Float16OverflowError: layers that float16 does not hold.
-        """
-        images, seen = self._images, self._rows
-        self._images, self._rows, self._wanted = [], [], 0
-        narrow = {layer: np.concatenate([rows[layer] for rows in seen]) for layer in (seen[0] if seen else ())}
-        # A guess by float16's steps first: a session in float32 takes time and memory.
-        suspects = [layer for layer, rows in narrow.items() if _loses(rows, np.spacing(rows) / np.float32(12**0.5), 0)]
-        if not suspects:
-            return
-        session = TapSession(self._job.model)
-        runs = [session.run(batch).layers for batch in images]
-        exact = {layer: np.concatenate([rows[layer] for rows in runs]) for layer in suspects}
-        lost = [layer for layer in suspects if _loses(exact[layer], exact[layer] - narrow[layer], NOISE)]
-        if lost:
-            raise Float16OverflowError(lost)
-
-
-def _loses(rows: NDArray[Any], errors: NDArray[np.float32], noise: float) -> bool:
-    """Whether errors are more than MAX_ROUNDING of rows (n, …), or of their differences if these are more than noise.
-
-    A single row has no differences.
-    """
-    values = rows.astype(np.float32)
-    lost, squares = (float(np.square(one, dtype=np.float64).sum()) for one in (errors, values))
-    differences = float(np.square(values - values.mean(axis=0, dtype=np.float64)).sum())
-    least = differences if len(rows) > 1 and differences >= noise * squares else squares
-    return lost > 0 and lost >= MAX_ROUNDING**2 * least
-
-
-def _check_scores(outputs: Outputs, ids: NDArray[np.int64], job: ExtractionJob) -> None:
-    """Raises: ExtractionError: rows of the output with class scores that are not finite."""
-    if outputs.logits is None or not (wrong := not_finite(job.model.outputs, outputs.logits)).any():
-        return
-    example = int(ids[np.argmax(wrong)])
-    raise ExtractionError(
-        f"The output {job.model.logits} holds class scores that are not finite (inf or NaN) for example {example} "
-        f"({_file_of(job, example)}), and for {int(wrong.sum())} of {len(ids)} examples of its "
-        "batch. Expected finite scores. Check the model and --preprocessing with that image, or cluster without "
-        "predictions with --logits none."
-    )

@@ -5,9 +5,12 @@ Belongs here: file in, `ModelRecord` out. Nothing is written: the tapped graph i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
+
+import onnx
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.axes import channels_axis
@@ -19,8 +22,9 @@ from clusterpaths.models.find import require_model
 from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.graph import DataPath
 from clusterpaths.models.inputs import ImageInput, find_image_input
-from clusterpaths.models.layers import choose_layers, find_layers
+from clusterpaths.models.layers import FoundLayer, choose_layers, find_layers
 from clusterpaths.models.load import load_graph, load_proto
+from clusterpaths.models.names import safe_name
 from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
@@ -29,6 +33,8 @@ from clusterpaths.models.sidecar import find_sidecar, read_sidecar
 from clusterpaths.records import DEQUANTISED, ModelRecord, OutputKind, Preprocessing, Reduce, Tap
 
 PREPROCESSING_KEY = "clusterpaths.preprocessing"
+LAYERS_KEY = "clusterpaths.layers"  # JSON, layer -> tensor: what a run takes where no layers are named
+TORCH_KEY = "clusterpaths.torch"  # the digest of the PyTorch model that the file was exported from
 
 
 def check_model(
@@ -62,7 +68,10 @@ def check_model(
     outputs = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path, class_names), used)
     found = find_layers(model, outputs.name)
     shapes = inferred_shapes(model, path, [layer.tensor for layer in found], used)
-    taps = choose_layers(found, model, layers, shapes)
+    stated = _stated_layers(metadata, model, path)
+    names = {one.name for one in stated}
+    known = [*stated, *(one for one in found if one.name not in names)]
+    taps = stated if layers is None and stated else choose_layers(known, model, layers, shapes)
     return ModelRecord(
         path=str(path.resolve()),
         sha256=hash_files([path, *(external[location] for location in sorted(external))]),
@@ -87,7 +96,30 @@ def check_model(
         preprocessing=preprocessing,
         preprocessing_source=source,
         warnings=(*warnings, *about_batch),
+        exported_from=metadata.get(TORCH_KEY, ""),
     )
+
+
+def _stated_layers(metadata: dict[str, str], model: onnx.ModelProto, path: Path) -> list[FoundLayer]:
+    """Layers that the file's metadata names, in their order.
+
+    Raises:
+        ModelError: the entry cannot be parsed, or names a tensor that the graph does not have.
+    """
+    if LAYERS_KEY not in metadata:
+        return []
+    depth = {name: at for at, node in enumerate(model.graph.node) for name in node.output}
+    try:
+        stated = {str(name): str(tensor) for name, tensor in json.loads(metadata[LAYERS_KEY]).items()}
+        return [
+            FoundLayer(safe_name(name), tensor, model.graph.node[depth[tensor]].op_type, depth[tensor], "tensor")
+            for name, tensor in stated.items()
+        ]
+    except (ValueError, AttributeError, KeyError) as error:
+        raise ModelError(
+            f"{path} has the metadata entry {LAYERS_KEY!r}, which cannot be used ({error}): {metadata[LAYERS_KEY][:80]!r}. "
+            "Expected JSON, layer -> tensor of the graph. Export the model again, or remove the entry."
+        ) from error
 
 
 def read_preprocessing(metadata: dict[str, str], path: Path, image: ImageInput) -> tuple[Preprocessing | None, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from clusterpaths.errors import ConfigError, ModelError
 
@@ -78,11 +79,18 @@ def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
 
 
 def _config_names(config: Path) -> tuple[str, ...]:
-    """id2label of transformers' PretrainedConfig: number -> name; empty for any other file, and for placeholders."""
+    """id2label of transformers' PretrainedConfig; empty for any other file."""
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))["id2label"]
+        return names_by_number(json.loads(config.read_text(encoding="utf-8"))["id2label"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def names_by_number(found: Any) -> tuple[str, ...]:
+    """The names of a mapping number -> name, by number from 0; empty for anything else, and for placeholders."""
+    try:
         names = {int(number): str(name) for number, name in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return ()
     if sorted(names) != list(range(len(names))) or all(_PLACEHOLDER.fullmatch(name) for name in names.values()):
         return ()

@@ -249,7 +249,7 @@ def _resolve(
     if same := [layer for layer in found if text in (layer.name, layer.tensor)]:
         return [next((layer for layer in same if layer.name == text), same[0])]
     if _is_auto(text):
-        return propose_layers(found, _how_many(text), shapes)
+        return propose_layers(found, how_many(text), shapes)
     tensors = {name: index for index, node in enumerate(model.graph.node) for name in node.output if name}
     if text in tensors:
         if text not in DataPath(model.graph, None).live:
@@ -282,7 +282,12 @@ def _listed(found: list[FoundLayer], most: int = 20) -> str:
     return f"Its layers are {', '.join(names[:most])}{more}."
 
 
-def _how_many(text: str) -> int:
+def how_many(text: str) -> int:
+    """The number of auto:N.
+
+    Raises:
+        ModelError: it is none.
+    """
     count = text.removeprefix(AUTO).removeprefix(":")
     if text == AUTO:
         return MOST

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pydantic import PrivateAttr
 
 from clusterpaths.errors import ModelError
-from clusterpaths.explanation.explain import SetWithModel, load_model, read_upright
+from clusterpaths.explanation.explain import SetWithModel, load_live_model, load_model, read_upright
 from clusterpaths.explanation.record import Explanation
 from clusterpaths.models.find import require_model
 from clusterpaths.report.explanation import explanation_page
@@ -38,12 +38,21 @@ def explain(
 ) -> ShownExplanation:
     """As `PublishedSet.explain`. The model is loaded once per set."""
     place = Path(model).expanduser() if model is not None else model_of(published.folder, published.record)
+    if model is None and published.record.collected:
+        loaded = published.index.once(("live model",), lambda: load_live_model(published.index))
+        return _shown(published, loaded, image)
     if place is None:
         raise ModelError(
             f"{published.path} does not record where its model was. Name the ONNX file: explain(image, model=…)."
         )
     place = require_model(place).absolute()
-    loaded: SetWithModel = published.index.once(("model", place), lambda: load_model(published.index, place))
+    loaded = published.index.once(("model", place), lambda: load_model(published.index, place))
+    return _shown(published, loaded, image)
+
+
+def _shown(
+    published: PublishedSet, loaded: SetWithModel, image: str | os.PathLike[str] | Image.Image
+) -> ShownExplanation:
     if isinstance(image, Image.Image):
         picture, name = ImageOps.exif_transpose(image).convert("RGB"), "image"
     else:

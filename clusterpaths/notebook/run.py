@@ -6,7 +6,7 @@ Belongs here: Python arguments to a configuration, and what to do where they do 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,7 @@ def configure(model: PathLike | None, data: PathLike | None, options: dict[str, 
     Raises:
         ConfigError: as `run`.
     """
-    if unknown := [name for name in options if name not in RunConfig.model_fields]:
-        raise ConfigError(
-            f"run() has no option {unknown[0]!r}.{did_you_mean(unknown[0], [*RunConfig.model_fields, 'data'])} "
-            "Expected fields of clusterpaths.RunConfig, which are the options of the command line."
-        )
+    require_options("run", options, RunConfig.model_fields, [*RunConfig.model_fields, "data"])
     if options.get("plan"):
         raise ConfigError(
             "run(plan=True) would publish no set to return. For a dry run call "
@@ -74,8 +70,6 @@ def configure(model: PathLike | None, data: PathLike | None, options: dict[str, 
     if data is not None and "data_root" in options:
         raise ConfigError("data and data_root are the same directory of images: give one of them.")
     given = {name: value for name, value in {"model": model, "data_root": data}.items() if value is not None} | options
-    if isinstance(each := options.get("k"), Mapping):
-        given["k"] = ",".join(f"{layer}={k}" for layer, k in each.items())
     if not options.get("sample") and "dataset" not in options:
         if missing := [name for name, value in (("model", "model"), ("data", "data_root")) if value not in given]:
             raise ConfigError(
@@ -83,11 +77,35 @@ def configure(model: PathLike | None, data: PathLike | None, options: dict[str, 
                 "images. run(sample=True) needs neither; other data sets are named, as in dataset='torchvision:CIFAR10'."
             )
         given["dataset"] = "folder"
+    return validated("run", given)
+
+
+def require_options(function: str, options: Iterable[str], known: Iterable[str], near: Iterable[str]) -> None:
+    """Check the names of a function's options; `near` are those that an unknown one may have meant.
+
+    Raises:
+        ConfigError: an unknown one.
+    """
+    if unknown := [name for name in options if name not in set(known)]:
+        raise ConfigError(
+            f"{function}() has no option {unknown[0]!r}.{did_you_mean(unknown[0], near)} "
+            "Expected fields of clusterpaths.RunConfig, which are the options of the command line."
+        )
+
+
+def validated(function: str, given: dict[str, Any]) -> RunConfig:
+    """The configuration of a function's options; k may be a dict of layers to numbers.
+
+    Raises:
+        ConfigError: values that do not hold.
+    """
+    if isinstance(each := given.get("k"), Mapping):
+        given = given | {"k": ",".join(f"{layer}={k}" for layer, k in each.items())}
     try:
         return RunConfig(**given)
     except ValidationError as error:
         problems = "; ".join(_problem(entry) for entry in error.errors())
-        raise ConfigError(f"run() cannot use these options: {problems}.") from error
+        raise ConfigError(f"{function}() cannot use these options: {problems}.") from error
 
 
 def _problem(entry: Any) -> str:

@@ -24,6 +24,8 @@ PRESETS: dict[str, dict[str, object]] = {
     "raw": {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "scale": 1.0},  # 0 … 255
 }
 assert set(PRESETS) == set(get_args(Preset))
+NO_PREPROCESSING = Preprocessing(name="none", size=(1, 1), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), scale=1.0)
+"""Of activations whose images, or what was made of them, are not known."""
 
 
 def resolve_preprocessing(

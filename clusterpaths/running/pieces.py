@@ -246,6 +246,10 @@ class Pieces:
                 "meanwhile. Run again."
             )
         log.warning(str(damage))
+        if self.job.dataset.name == "collected":  # only its caller has the loader
+            mark_missing(self._directory, damage.shard)
+            forget_fits(self._directory)
+            raise damage
         if damage.shard in self._repaired:
             raise CacheError(
                 f"Shard {damage.shard} of {self.job.directory} was corrupted, extracted again, and "

@@ -95,6 +95,11 @@ def set_config(published: PublishedSet, data_root: Path | None = None) -> dict[s
             f"{published.path} was made of activations, without a model: there is no run to repeat. Run `clusterpaths "
             "activations` again with the settings that you want; a new set is published beside it."
         )
+    if published.record.collected:
+        raise CacheError(
+            f"{published.path} was collected from a PyTorch model: only a program that has it can run it again. Call "
+            "clusterpaths.collect with the settings that you want, such as another k: the activations are there."
+        )
     if not published.record.config:
         raise CacheError(
             f"{published.path} does not record its configuration (an older version made it). "

@@ -29,14 +29,14 @@ def export_network(model: Any, size: tuple[int, int], metadata: dict[str, str]) 
         verbose=False,
     )
     proto = program.model_proto
-    _strip_traces(proto)
+    strip_traces(proto)
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
 
-def _strip_traces(proto: Any) -> None:
+def strip_traces(proto: Any) -> None:
     """Remove the exporter's notes (stack traces with this machine's directories): they would change the file's hash."""
     graph = proto.graph
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info, graph):

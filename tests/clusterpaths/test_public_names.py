@@ -15,6 +15,8 @@ from clusterpaths.clustering.estimator import ClusterPaths
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError, InputError
 from clusterpaths.notebook.run import load, run
+from clusterpaths.pytorch.collect import collect
+from clusterpaths.pytorch.export import export_onnx
 from clusterpaths.sets.published import PublishedSet
 
 PUBLIC: dict[str, Any] = {
@@ -23,6 +25,8 @@ PUBLIC: dict[str, Any] = {
     "InputError": InputError,
     "PublishedSet": PublishedSet,
     "RunConfig": RunConfig,
+    "collect": collect,
+    "export_onnx": export_onnx,
     "from_activations": from_activations,
     "load": load,
     "run": run,

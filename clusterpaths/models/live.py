@@ -1,0 +1,64 @@
+"""Models that run in this process without an ONNX file: who runs a model asks here for a session, whichever kind it is.
+
+Belongs here: the interface of sessions, and which models there are, by the digest that their sets record. What a live session
+is, is its own affair (`pytorch/session.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.models.products import Values
+from clusterpaths.models.session import Outputs, TapSession
+from clusterpaths.records import CacheDtype, ModelRecord
+
+
+class Session(Protocol):
+    """What runs a model on batches of images, as `TapSession` does; `model` is its record."""
+
+    model: ModelRecord
+
+    def run(self, images: NDArray[np.float32]) -> Outputs:
+        """Run (n, 3, height, width) float32."""
+        ...
+
+
+Open = Callable[[ModelRecord, Mapping[str, CacheDtype], Mapping[str, Values] | None, bool], Session]
+"""Makes a session of: the record with its taps, dtypes of layers, centroids and `keep`, each as `TapSession` has them."""
+
+_live: dict[str, tuple[ModelRecord, Open]] = {}
+
+
+def register(model: ModelRecord, opens: Open) -> None:
+    """Offer a model to all that run one, under its digest (`ModelRecord.sha256`)."""
+    _live[model.sha256] = model, opens
+
+
+def live_model(sha256: str) -> ModelRecord | None:
+    """The record of the model with this digest, if it can be run in this process; None where it cannot."""
+    found = _live.get(sha256)
+    return found[0] if found else None
+
+
+def forget(sha256: str) -> None:
+    """The model is no longer there."""
+    _live.pop(sha256, None)
+
+
+def open_session(
+    model: ModelRecord,
+    dtypes: Mapping[str, CacheDtype] | None = None,
+    centroids: Mapping[str, Values] | None = None,
+    keep: bool = True,
+) -> Session:
+    """A session of a live model, else of the record's ONNX file; arguments as of `TapSession`.
+
+    Raises:
+        ModelError: it cannot be run.
+    """
+    found: tuple[Any, Open] | None = _live.get(model.sha256) if not model.path else None
+    return found[1](model, dtypes or {}, centroids, keep) if found else TapSession(model, dtypes, centroids, keep)
