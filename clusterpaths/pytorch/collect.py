@@ -19,7 +19,8 @@ from clusterpaths.errors import CacheError, ConfigError, CorruptedShardError
 from clusterpaths.notebook.run import require_options, validated
 from clusterpaths.pipeline import cluster_prepared, log
 from clusterpaths.pytorch.batches import Loader
-from clusterpaths.pytorch.collection import Asked, Collection
+from clusterpaths.pytorch.collection import Collection
+from clusterpaths.pytorch.first import Asked
 from clusterpaths.pytorch.network import Forward, Network
 from clusterpaths.running.report import Outcome, Report
 from clusterpaths.running.runner import InProcess

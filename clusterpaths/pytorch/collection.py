@@ -8,10 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,40 +34,29 @@ from clusterpaths.clustering.identity import require_enough
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import clear_caches, open_dataset
 from clusterpaths.datasets.activations import COLLECTED, PIXELS, write_shown
-from clusterpaths.datasets.decode import open_rgb
-from clusterpaths.errors import CacheError, ConfigError, DatasetError, ExtractionError, Float16OverflowError
+from clusterpaths.errors import CacheError, DatasetError, ExtractionError, Float16OverflowError
 from clusterpaths.extraction.begin import remove_cache, widen_layers
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan, check_room
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.pipeline import Prepared
 from clusterpaths.preprocessing.prepare import NO_PREPROCESSING
-from clusterpaths.pytorch import examples, layers, outputs, transforms
+from clusterpaths.pytorch import examples, layers, transforms
 from clusterpaths.pytorch.batches import Batch, Loader
 from clusterpaths.pytorch.filling import Work, fill, labels_of
+from clusterpaths.pytorch.first import Asked, describe_model, find_preprocessing, how_images_go_in
 from clusterpaths.pytorch.network import Network, as_numpy
-from clusterpaths.pytorch.session import Takes
+from clusterpaths.pytorch.session import Runner
 from clusterpaths.pytorch.session import register as offer
 from clusterpaths.pytorch.shards import example_table, plan_shards, read_known
-from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord, Preprocessing
+from clusterpaths.records import DatasetSpec, ModelIdentity, ModelRecord
 from clusterpaths.running.progress import Tracker
 
 Progress = Callable[..., AbstractContextManager[Tracker]]
 log = logging.getLogger(__name__)
 _SOME = 8  # batches of stored examples that are read again, to see whether the loader still gives them
 _PART = "collect"  # of the progress
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What `collect` was asked for; see there."""
-
-    layers: tuple[str, ...]
-    output: str | int | None = None
-    reduce: str = "auto"
-    class_names: tuple[str, ...] | None = None
-    preprocessing: Any = None
-    images: bool = True
+_OTHER = 0.05  # of a layer's largest value: devices and half precision differ by less
 
 
 class Collection:
@@ -85,13 +71,8 @@ class Collection:
     """
 
     def __init__(self, config: RunConfig, asked: Asked, network: Network, loader: Loader, progress: Progress) -> None:
-        self._config, self._asked, self._network, self._loader, self._progress = (
-            config,
-            asked,
-            network,
-            loader,
-            progress,
-        )
+        self._config, self._asked, self._network = config, asked, network
+        self._loader, self._progress = loader, progress
         self._directory = config.cache_dir
         self._digest = network.digest()
         self._refresh = config.refresh
@@ -108,21 +89,15 @@ class Collection:
     def begin(self) -> None:
         """Look at the first batch, and compare what is wanted with what is stored."""
         first = self._first()
-        self._note(first)
-        model = self._describe(first)
-        preprocessing = self._preprocessing(first)
-        self._model = model
-        self._prepared_as = preprocessing
+        self._model, self._seen = describe_model(self._network, self._digest, self._asked, self._config, first)
+        self._count = len(first)
+        self._prepared_as, why = find_preprocessing(self._asked, self._loader.dataset, self._files, first)
+        for note in (*first.notes, why):
+            self._say(note)
         self._plan(first)
-        if preprocessing is not NO_PREPROCESSING and first.image is not None and self._takes_images(first):
-            key, tensor = first.image
-            offer(self._network, Takes(key, tensor.dtype, tensor.shape[1]), model)
-
-    def _takes_images(self, first: Batch) -> bool:
-        """Whether an image alone is what the model takes."""
-        return not isinstance(first.inputs, (tuple, list)) and (
-            not isinstance(first.inputs, dict) or len(first.inputs) == 1
-        )
+        takes = how_images_go_in(first)
+        if takes is not None and self._prepared_as is not NO_PREPROCESSING:
+            offer(self._network, takes, self._model)
 
     def _first(self) -> Batch:
         if self._loader.batches is not None:
@@ -137,77 +112,10 @@ class Collection:
             )
         return first
 
-    def _describe(self, first: Batch) -> ModelRecord:
-        """The model's record, with the layers that were asked for."""
-        network, count = self._network, len(first)
-        self._seen, output = network.look(first.inputs)
-        self._count = count
-        names = self._class_names()
-        found = outputs.find_outputs(output, count, self._asked.output, self._config.output_kind, names)
-        if found.name is None and self._asked.output != NO_LOGITS:
-            log.warning("No class scores: %s. Name them with output=…, if the model has some.", found.reason)
-        scores = outputs.shape_of(found, output)
-        chosen = layers.choose(network, self._seen, count, self._asked.layers, scores)
-        taps = layers.make_taps(chosen, self._seen, network, self._asked.reduce)
-        size = NO_PREPROCESSING.size if first.image is None else tuple(first.image[1].shape[2:])
-        self._config.k_per_layer(tuple(tap.layer for tap in taps))
-        log.info("%s: layers %s; outputs: %s", network.name, ", ".join(tap.layer for tap in taps), found.text())
-        return ModelRecord(
-            path="",
-            sha256=self._digest,
-            external={},
-            input="" if first.image is None else first.image[0],
-            batch=None,
-            size=size,
-            outputs=found,
-            taps=taps,
-            preprocessing=None,
-        )
-
-    def _class_names(self) -> tuple[tuple[str, ...], str]:
-        if self._asked.class_names is not None:
-            return self._asked.class_names, outputs.GIVEN
-        if names := outputs.names_in_config(self._network.module):
-            return names, "the model's configuration"
-        return (), ""
-
-    def _preprocessing(self, first: Batch) -> Preprocessing:
-        """How an image becomes the model's input, where that is known and holds for the first batch."""
-        if first.image is None:
-            return NO_PREPROCESSING
-        images, given = as_numpy(first.image[1]).astype(np.float32), self._asked.preprocessing
-        size = (int(images.shape[2]), int(images.shape[3]))
-        asked = transforms.read_preprocessing(given, size)
-        found = asked or transforms.of_transform(examples.transform_of(self._loader.dataset), size)
-        pictures = None
-        if self._files is not None:
-            root, names = Path(self._files.root), self._files.names[: len(first)]
-            pictures = [open_rgb(root / name) for name in names]
-        elif found is None:
-            found = transforms.of_values(images)
-        if found is None:
-            why = "the data set's transform is none of the usual ones"
-        else:
-            differs = transforms.difference(images, pictures, found)
-            if differs <= (transforms.CLOSE if pictures is None else transforms.CLOSE_FILES):
-                return found
-            why = f"what it makes of the images differs from the loader's tensors by up to {differs:.3g} of 255"
-            if asked is not None:
-                raise ConfigError(f"preprocessing is not that of the loader: {why}. Correct it, or leave it out.")
-        self._say(
-            f"How an image becomes the model's input is not known ({why}): perturbed images and explanations of new images "
-            "are left out. Name it with preprocessing=…"
-        )
-        return NO_PREPROCESSING
-
     def _say(self, note: str) -> None:
-        if note not in self._notes:
+        if note and note not in self._notes:
             self._notes.add(note)
             log.warning(note)
-
-    def _note(self, batch: Batch) -> None:
-        for note in batch.notes:
-            self._say(note)
 
     def _plan(self, first: Batch) -> None:
         """The manifest to fill, written; and what is stored of it."""
@@ -239,6 +147,7 @@ class Collection:
                 dtype_asked=config.cache_dtype is not None,
             )
             self._known, manifest = read_known(directory, stored)
+            self._compare_activations(first, manifest)
         else:
             if self._refresh:
                 remove_cache(directory)
@@ -262,6 +171,26 @@ class Collection:
         store = open_store(directory, manifest.format, manifest.layers)
         store.reserve(max((shard.start + slots(len(shard.planned_ids())) for shard in manifest.shards), default=0))
         self._manifest = manifest
+
+    def _compare_activations(self, first: Batch, manifest: Manifest) -> None:
+        """Check that the model computes on the first batch what is stored of it: the code of a forward is not in its digest."""
+        own = [shard for shard in manifest.shards if shard.rows is not None and int(shard.planned_ids()[0]) == 0]
+        if not own or not np.array_equal(first.digests, self._known.digests[: len(first)]):
+            return  # other inputs are reported where they are compared
+        count = min(len(first), own[0].rows or 0)
+        dtypes = {name: record.dtype for name, record in manifest.layers.items()}
+        outputs = Runner(self._network, self._model, dtypes).run(first.inputs, len(first))
+        store = open_store(self._directory, manifest.format, manifest.layers)
+        ids = np.arange(count)
+        for layer, values in outputs.layers.items():
+            before = store.read(layer, ids, own[0].start + ids).astype(np.float32)
+            now = values[:count].reshape(count, -1).astype(np.float32)
+            if not np.abs(now - before).max() <= _OTHER * np.abs(before).max():
+                raise CacheError(
+                    f"The model computes other activations than those in {self._directory}, with the same weights: layer {layer} "
+                    f"differs by up to {np.abs(now - before).max():.3g} on the first {count} examples. Its forward, its "
+                    "precision or its device is another one. Use another directory, or refresh=True to collect them again."
+                )
 
     def _compare_twice(self, first: Batch) -> None:
         again = next(self._loader.some([0]))
