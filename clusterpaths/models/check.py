@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,7 +25,7 @@ from clusterpaths.models.graph import DataPath
 from clusterpaths.models.inputs import ImageInput, find_image_input
 from clusterpaths.models.layers import FoundLayer, choose_layers, find_layers
 from clusterpaths.models.load import load_graph, load_proto
-from clusterpaths.models.names import safe_name
+from clusterpaths.models.names import safe_name, unique_names
 from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
@@ -69,9 +70,7 @@ def check_model(
     found = find_layers(model, outputs.name)
     shapes = inferred_shapes(model, path, [layer.tensor for layer in found], used)
     stated = _stated_layers(metadata, model, path)
-    names = {one.name for one in stated}
-    known = [*stated, *(one for one in found if one.name not in names)]
-    taps = stated if layers is None and stated else choose_layers(known, model, layers, shapes)
+    taps = stated if layers is None and stated else choose_layers(_named_as(stated, found), model, layers, shapes)
     return ModelRecord(
         path=str(path.resolve()),
         sha256=hash_files([path, *(external[location] for location in sorted(external))]),
@@ -120,6 +119,18 @@ def _stated_layers(metadata: dict[str, str], model: onnx.ModelProto, path: Path)
             f"{path} has the metadata entry {LAYERS_KEY!r}, which cannot be used ({error}): {metadata[LAYERS_KEY][:80]!r}. "
             "Expected JSON, layer -> tensor of the graph. Export the model again, or remove the entry."
         ) from error
+
+
+def _named_as(stated: list[FoundLayer], found: list[FoundLayer]) -> list[FoundLayer]:
+    """All layers that were found, under the stated names, and the stated ones that were not found."""
+    if not stated:
+        return found
+    names = {one.tensor: one.name for one in stated}
+    tensors = {one.tensor for one in found}
+    others = [one.name for one in found if one.tensor not in names]
+    free = iter(unique_names(others, names.values()))
+    renamed = [replace(one, name=names[one.tensor] if one.tensor in names else next(free)) for one in found]
+    return sorted([*renamed, *(one for one in stated if one.tensor not in tensors)], key=lambda one: one.depth)
 
 
 def read_preprocessing(metadata: dict[str, str], path: Path, image: ImageInput) -> tuple[Preprocessing | None, str]:

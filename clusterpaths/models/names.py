@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import onnx
 
-_SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _RESERVED = re.compile(
@@ -30,7 +30,7 @@ def scope_of(node: onnx.NodeProto) -> str:
     them in its name: /layer1/layer1.0/relu_1/Relu.
     """
     for entry in node.metadata_props:
-        if entry.key == _SCOPES_KEY:
+        if entry.key == SCOPES_KEY:
             scopes = _read_list(entry.value)[:-1]  # the last one is the operation
             return scopes[-1] if scopes and scopes[-1] != _NO_MODULE else ""
     return _dotted([part for part in node.name.split("/")[:-1] if part])

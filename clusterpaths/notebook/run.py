@@ -69,7 +69,8 @@ def configure(model: PathLike | None, data: PathLike | None, options: dict[str, 
         )
     if data is not None and "data_root" in options:
         raise ConfigError("data and data_root are the same directory of images: give one of them.")
-    given = {name: value for name, value in {"model": model, "data_root": data}.items() if value is not None} | options
+    paths = {"model": model, "data_root": data}
+    given = {name: os.fspath(value) for name, value in paths.items() if value is not None} | options
     if not options.get("sample") and "dataset" not in options:
         if missing := [name for name, value in (("model", "model"), ("data", "data_root")) if value not in given]:
             raise ConfigError(

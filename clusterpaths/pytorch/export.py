@@ -20,6 +20,7 @@ from clusterpaths.common.extras import require_extra
 from clusterpaths.errors import ConfigError, ModelError
 from clusterpaths.models.check import LAYERS_KEY, PREPROCESSING_KEY, TORCH_KEY
 from clusterpaths.models.class_names import CLASSES_KEY
+from clusterpaths.models.names import SCOPES_KEY
 from clusterpaths.pytorch import layers as find
 from clusterpaths.pytorch import outputs, transforms
 from clusterpaths.pytorch.batches import parse
@@ -213,7 +214,7 @@ def _exported(network: Network, wrapped: Any, image: Any, name: str, metadata: d
                 "itself."
             ) from error
     proto = program.model_proto
-    strip_traces(proto)
+    strip_traces(proto, SCOPES_KEY)
     onnx.helper.set_model_props(proto, metadata)
     if proto.ByteSize() > LARGEST_FILE:
         raise ModelError(f"{network.name} has {proto.ByteSize():,} bytes as ONNX, and one file holds {LARGEST_FILE:,}.")

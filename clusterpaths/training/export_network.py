@@ -36,12 +36,18 @@ def export_network(model: Any, size: tuple[int, int], metadata: dict[str, str]) 
     return content
 
 
-def strip_traces(proto: Any) -> None:
-    """Remove the exporter's notes (stack traces with this machine's directories): they would change the file's hash."""
+def strip_traces(proto: Any, *keep: str) -> None:
+    """Remove the exporter's notes (stack traces with this machine's directories): they would change the file's hash.
+
+    `keep`: keys of notes that stay.
+    """
     graph = proto.graph
     for item in (*graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info, graph):
+        kept = {entry.key: entry.value for entry in item.metadata_props if entry.key in keep}
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
+        for key, value in kept.items():
+            item.metadata_props.add(key=key, value=value)
 
 
 def check_export(content: bytes, x: NDArray[np.float32], logits: NDArray[np.float32]) -> None:
