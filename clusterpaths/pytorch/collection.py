@@ -95,7 +95,7 @@ class Collection:
         for note in (*first.notes, why):
             self._say(note)
         self._plan(first)
-        takes = how_images_go_in(first)
+        takes = how_images_go_in(self._network, self._model, first)
         if takes is not None and self._prepared_as is not NO_PREPROCESSING:
             offer(self._network, takes, self._model)
 

@@ -116,11 +116,23 @@ def find_preprocessing(
     )
 
 
-def how_images_go_in(first: Batch) -> Takes | None:
+def how_images_go_in(network: Network, model: ModelRecord, first: Batch) -> Takes | None:
     """How images alone go into the model; None where it takes more than them."""
     if first.image is None or isinstance(first.inputs, (tuple, list)):
         return None
-    if isinstance(first.inputs, dict) and len(first.inputs) > 1:
-        return None
     key, tensor = first.image
+    if isinstance(first.inputs, dict) and len(first.inputs) > 1 and not _ignores_the_rest(network, model, first):
+        return None
     return Takes(key, tensor.dtype, tensor.shape[1])
+
+
+def _ignores_the_rest(network: Network, model: ModelRecord, first: Batch) -> bool:
+    """Whether the model computes the same without what is beside the images in a batch, such as their ids."""
+    assert first.image is not None
+    key, tensor = first.image
+    try:
+        alone = network.run({key: tensor}, ())
+    except Exception:  # noqa: BLE001 - whatever a model does without an input that it needs
+        return False
+    both = [outputs.scores(model.outputs, output, len(first)) for output in (network.run(first.inputs, ()), alone)]
+    return both[0] is not None and both[1] is not None and np.allclose(both[0], both[1], rtol=1e-3, atol=1e-4)
