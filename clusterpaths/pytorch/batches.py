@@ -76,7 +76,7 @@ class Loader:
         if not isinstance(loader, DataLoader):
             return
         for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):
-            shuffles = type(sampler).__name__ in _SHUFFLING or bool(getattr(sampler, "shuffle", False))
+            shuffles = type(sampler).__name__ in _SHUFFLING or getattr(sampler, "shuffle", False) is True
             if shuffles:
                 raise DatasetError(_shuffled(type(sampler).__name__))
         # of another class, reading may be more than its data set and its sampler

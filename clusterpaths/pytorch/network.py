@@ -120,7 +120,8 @@ class Network:
 
     def versions(self) -> tuple[int, ...]:
         """Changes with every step of an optimizer: torch counts writes to each tensor."""
-        return tuple(weight._version for weight in (*self.module.parameters(), *self.module.buffers()))
+        weights = (*self.module.parameters(), *self.module.buffers())
+        return tuple(0 if weight.is_inference() else weight._version for weight in weights)
 
     def look(self, inputs: Any) -> tuple[list[Seen], Any]:
         """One forward pass that looks at every module: in the order in which they ended, and the model's output."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import ATTRIBUTE, PARTS, make_part, read_part, write_part
@@ -208,7 +207,7 @@ class OpenShard:
             [None] * len(table),
             np.concatenate(self._logits) if self._logits else None,
             outputs,
-            _contents(table, files, joined.pixels),
+            _contents(table, files, joined),
         )
         part = part.append_column(INPUT, pa.array(joined.digests)).append_column("label", pa.array(joined.labels))
         if joined.attributes is not None:
@@ -261,10 +260,10 @@ def example_table(
     )
 
 
-def _contents(table: ExampleTable, files: Any, pixels: NDArray[np.uint8] | None) -> NDArray[np.uint64]:
-    """(n,) digests of what is shown of the examples, as `datasets.activations.ActivationsData.digest` gives them."""
+def _contents(table: ExampleTable, files: Any, rows: Rows) -> NDArray[np.uint64]:
+    """(n,) digests of the examples' images, as `datasets.activations.ActivationsData.digest` gives them; else of the inputs."""
     if files is not None:
         return np.array([file_digest(path_in(Path(files.root), name)) for name in table.files], np.uint64)
-    if pixels is not None:
-        return np.array([pixels_digest(one) for one in pixels], np.uint64)
-    return np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in table.files], np.uint64)
+    if rows.pixels is not None:
+        return np.array([pixels_digest(one) for one in rows.pixels], np.uint64)
+    return rows.digests

@@ -300,6 +300,32 @@ def test_forward_calls_the_model_in_another_way(run: Collect, model: Any, images
         np.testing.assert_array_equal(paths.predictions, model(images).argmax(1).numpy())
 
 
+class Stream(torch.utils.data.IterableDataset):  # type: ignore[misc]
+    """Examples without a number of them."""
+
+    def __iter__(self) -> Any:
+        return iter(make_images())
+
+
+@pytest.mark.parametrize("kind", ["stream", "batch sampler", "no batches", "subset"])
+def test_loaders_of_all_kinds(run: Collect, model: Any, images: Any, kind: str) -> None:
+    data = torch.utils.data
+    tensors = data.TensorDataset(images)
+    loader = {
+        "stream": lambda: data.DataLoader(Stream(), batch_size=25),
+        "batch sampler": lambda: data.DataLoader(
+            tensors, batch_sampler=[list(range(at, at + 9)) for at in range(0, 90, 9)]
+        ),
+        "no batches": lambda: data.DataLoader([images[:40], images[40:]], batch_size=None),
+        "subset": lambda: data.DataLoader(data.Subset(tensors, list(range(89, -1, -1))), batch_size=25),
+    }[kind]
+    first = run(model, loader())
+    with torch.no_grad():
+        expected = model(images).argmax(1).numpy()
+    np.testing.assert_array_equal(first.predictions, expected[::-1] if kind == "subset" else expected)
+    assert run(model, loader()).path == first.path
+
+
 def test_texts_have_no_images(run: Collect) -> None:
     class Words(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
