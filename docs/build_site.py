@@ -80,6 +80,8 @@ def gather() -> None:
             text = notebooks.as_markdown(notebooks.execute(ROOT / source), target.with_suffix(""))
         else:
             text = (ROOT / source).read_text(encoding="utf-8")
+        if place == "index.md":
+            text = "---\nhide: [navigation]\n---\n\n" + text
         target.write_text(with_links_of_the_site(text, source, places), encoding="utf-8")
 
 

@@ -21,7 +21,8 @@ import clusterpaths
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 SECONDS = 600  # that a cell may take
-COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # of a terminal
+LINE_UP = "\x1b[1A"
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # and other codes of a terminal
 
 
 def execute(file: Path) -> Any:
@@ -85,7 +86,11 @@ def _output(output: Any, images: Path) -> str:
 
 def _shown(text: str) -> str:
     """As a terminal shows it: without colours, and only the last state of a line that was rewritten."""
-    lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in COLOURS.sub("", text).splitlines()]
+    lines: list[str] = []
+    for line in text.splitlines():
+        if erased := line.count(LINE_UP):
+            del lines[-erased:]
+        lines.append(COLOURS.sub("", line).rstrip("\r").rpartition("\r")[2].rstrip())
     return _fenced("text", "\n".join(lines).strip("\n"), "output")
 
 

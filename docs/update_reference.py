@@ -24,6 +24,7 @@ ORDER = (
 )  # fmt: skip
 LIKE_RUN = ("sample", "celeba", "images")  # take the options of `run`, but for a few
 FUNCTIONS = {"announce": "announce_model"}  # where a command's function is not called as its module
+OF_A_SET = "/api/v1/models/{model}/sets/{set}"
 GROUPS = {
     "sets": "Models and sets",
     "routes": "The Sankey",
@@ -140,7 +141,12 @@ def http_api() -> str:
 
 
 def _operation(title: str, operation: dict[str, Any]) -> str:
-    text = [f"### `{title}`", _sentence(operation.get("description") or operation["summary"])]
+    short = title.replace(f"{OF_A_SET}/", "…/")
+    text = [
+        f"### `{short}`",
+        *([] if short == title else [f"`{title}`"]),
+        _sentence(operation.get("description") or operation["summary"]),
+    ]
     if rows := [_parameter(one) for one in operation.get("parameters", []) if one["in"] == "query"]:
         text.append("| parameter | type | default | what it is |\n|---|---|---|---|\n" + "\n".join(rows))
     if body := operation.get("requestBody"):

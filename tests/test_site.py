@@ -119,7 +119,7 @@ def test_outputs_of_a_cell_become_a_page(tmp_path: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
     v4 = nbformat.v4
     outputs = [
-        v4.new_output("stream", text="10%\r\x1b[32m100%\x1b[0m\n"),
+        v4.new_output("stream", text="gone\n\x1b[1A\x1b[2K10%\r\x1b[32m100%\x1b[0m\nlast"),
         v4.new_output("display_data", data={"text/html": "<b>a</b>\n\n<b>c</b>"}),
         v4.new_output("display_data", data={"image/png": "iVBORw0KGgo="}),
         v4.new_output("execute_result", data={"text/plain": "5"}),
@@ -129,8 +129,9 @@ def test_outputs_of_a_cell_become_a_page(tmp_path: Path) -> None:
         v4.new_notebook(cells=[v4.new_markdown_cell("# T"), cell]), tmp_path / "page"
     )
     assert page.startswith("# T\n\n```python\nf()\n```\n\n")
-    assert "\n100%\n" in page
+    assert "\n100%\nlast\n" in page
     assert "10%\r" not in page
+    assert "gone" not in page
     assert "<b>a</b>\n<b>c</b>" in page
     assert "(page/0.png)" in page
     assert (tmp_path / "page" / "0.png").read_bytes() == b"\x89PNG\r\n\x1a\n"
