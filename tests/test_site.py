@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+import clusterpaths
 from clusterpaths.commands.explain import ExplainConfig
 from clusterpaths.commands.export import ExportConfig
 from clusterpaths.comparison.compare import CompareConfig
@@ -68,6 +69,12 @@ def test_every_field_is_an_option_with_its_description(command: str, config: typ
     for name, field in shown.items():
         described = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|").replace("*", "\\*")
         assert f"| {described} |" in text, name
+
+
+def test_every_public_name_is_on_the_page_of_the_api() -> None:
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    homes = {name: f"::: clusterpaths.{module}.{name}" for name, module in clusterpaths._HOMES.items()}
+    assert [line for name, line in homes.items() if line not in page and f"`cp.{name}` holds" not in page] == []
 
 
 def test_a_default_is_shown_unless_the_description_says_what_is_used() -> None:

@@ -15,7 +15,7 @@ from zarr.codecs import BloscCodec
 from clusterpaths.cache.manifest import LayerRecord, ShardRecord
 
 CHUNK_ROWS = 64
-# The share of their plain size that CelebA's five layers take as float16 with Blosc (measured; see the README).
+# The share of their plain size that CelebA's five layers take as float16 with Blosc (measured; see docs/speed.md).
 ZARR_RATIO = 0.45
 _WIDE = 50_000  # bytes per row
 _BLOSC_BLOCK = 1 << 18  # a larger block than Blosc's default: zstd is faster and smaller with it

@@ -54,7 +54,7 @@ def test_few_paths_tell_the_decision(last_layers: Evaluation) -> None:
 
 
 def test_graded_paths_reach_deep_k_nn_with_a_sixth_of_its_numbers(last_layers: Evaluation) -> None:
-    """One seed of 400 images: an image is .0025. Means over three seeds are in the README."""
+    """One seed of 400 images: an image is .0025. Means over three seeds are in docs/metrics.md."""
     alignment = last_layers.alignment
     assert alignment is not None
     assert alignment.graded is not None
