@@ -57,14 +57,15 @@ class ClusterPaths(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         random_state: an integer gives the same result every time; the pipeline's seed.
 
     Attributes:
-        layers_: names of the layers.
-        cluster_centers_: layer -> (k, width) float32; for cosine of unit length.
-        n_clusters_: layer -> k.
-        distance_: "cosine" or "euclidean".
-        labels_: (n, layers) int16, the cluster paths of the examples given to `fit`.
-        distances_: (n, layers) float32, to the own centroid: 1 - cosine, or Euclidean.
-        purity_: with predictions: path purity, and its value by chance (`clusterpaths.metrics.paths.Purity`); else None.
-        n_features_in_: values per example where X is one matrix.
+        layers_ (tuple[str, ...]): names of the layers.
+        cluster_centers_ (dict[str, NDArray[float32]]): layer -> (k, width) float32; for cosine of unit length.
+        n_clusters_ (dict[str, int]): layer -> k.
+        distance_ (str): "cosine" or "euclidean".
+        labels_ (NDArray[int16]): (n, layers), the cluster paths of the examples given to `fit`.
+        distances_ (NDArray[float32]): (n, layers), to the own centroid: 1 - cosine, or Euclidean.
+        purity_ (Purity | None): with predictions: path purity, and its value by chance (`clusterpaths.metrics.paths.Purity`);
+            else None.
+        n_features_in_ (int): values per example where X is one matrix.
     """
 
     def __init__(
