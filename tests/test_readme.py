@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import clusterpaths
+from clusterpaths.report.terminal import next_steps, result_rows
 from flows.cli import COMMANDS
 from tests.generated_set import generate
 
@@ -52,6 +54,17 @@ def test_every_file_and_heading_that_a_page_links_to_is_there(page: str) -> None
 
 def test_pages_have_links() -> None:
     assert len([link for text in PAGES.values() for link in LINK.findall(text) if "://" not in link]) > 150
+
+
+def test_what_the_sample_ends_with_has_the_rows_of_a_run(tmp_path: Path) -> None:
+    block = README.partition("The first one ends with")[2].partition("So the path alone")[0]
+    shown = [line[4:].partition("  ")[0] for line in block.splitlines() if re.match(r"    \w.*?  ", line)]
+    generate(tmp_path / "activation_cache", n=50)
+    published = clusterpaths.load(next((tmp_path / "activation_cache").iterdir()))
+    printed = result_rows(published, None, new=True, seconds=1.0)  # that set is not evaluated
+    assert [name for name in shown if name != "decision alignment"] == list(printed)
+    [step] = next_steps(published)
+    assert step.partition(" --cache-root")[0] in block
 
 
 def test_every_make_target_of_the_pages_is_there() -> None:
