@@ -16,8 +16,6 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-import clusterpaths
-
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 SECONDS = 600  # that a cell may take
@@ -32,8 +30,6 @@ def execute(file: Path) -> Any:
         nbclient.exceptions.CellExecutionError: a cell fails.
     """
     notebook = nbformat.read(file, as_version=4)
-    if "cp.collect(" in file.read_text(encoding="utf-8") and not hasattr(clusterpaths, "collect"):
-        return notebook  # remove this, and the import, once clusterpaths.collect is there
     with tempfile.TemporaryDirectory(prefix="notebook_") as home:
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = {**os.environ, "CLUSTERPATHS_HOME": home, "PYTHONPATH": paths}

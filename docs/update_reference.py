@@ -6,25 +6,26 @@ page and the code differ.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cyclopts
 
+from clusterpaths.commands import main as library
 from clusterpaths.commands.help import MANY, PANELS
-from flows.cli import COMMANDS, MODULES, OPTIONS
+from flows.cli import COMMANDS, FLOWS, MODULES
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 ORDER = (
     "run", "sample", "activations", "celeba", "images", "recluster", "compare", "inspect", "explain", "export", "serve", "train",
     "announce",
+    "completion",
 )  # fmt: skip
 LIKE_RUN = ("sample", "celeba", "images")  # take the options of `run`, but for a few
-FUNCTIONS = {"announce": "announce_model"}  # where a command's function is not called as its module
 OF_A_SET = "/api/v1/models/{model}/sets/{set}"
+PARSERS = library.parsers(COMMANDS, MODULES, library.OPTIONS | FLOWS)
 GROUPS = {
     "sets": "Models and sets",
     "routes": "The Sankey",
@@ -71,9 +72,8 @@ def _table(rows: list[str]) -> str:
 
 def _rows(command: str) -> dict[str, str]:
     """A row of a table for each argument and option, by the name of its field."""
-    app = cyclopts.App(default_parameter=cyclopts.Parameter(negative=()))
-    app.default(_function(command))
-    shown = [one for one in app.assemble_argument_collection() if one.show and one.names != ("*",)]
+    found = PARSERS[command]().assemble_argument_collection()
+    shown = [one for one in found if one.show and one.names != ("*",) and one.field_info.kind.name != "VAR_POSITIONAL"]
     return {_field(one): _row(one) for one in shown}
 
 
@@ -81,21 +81,6 @@ def _field(one: cyclopts.Argument) -> str:
     """The field behind an option: with several names, behind its last positive one."""
     names = [name for name in one.names if name not in one.negatives]
     return names[-1].removeprefix("--").replace("-", "_")
-
-
-def _function(command: str) -> Callable[..., None]:
-    """What the command calls, with the parameters that it reads."""
-    if command in OPTIONS:
-        module, _, name = OPTIONS[command].partition(":")
-        config = getattr(importlib.import_module(module), name)
-
-        def flow(*, config: Any = None) -> None:
-            """A flow: all its options are fields of one configuration."""
-
-        flow.__annotations__["config"] = Annotated[config | None, cyclopts.Parameter(name="*")]
-        return flow
-    found: Callable[..., None] = getattr(importlib.import_module(MODULES[command]), FUNCTIONS.get(command, command))
-    return found
 
 
 def _row(one: cyclopts.Argument) -> str:
@@ -108,7 +93,10 @@ def _row(one: cyclopts.Argument) -> str:
 
 
 def _default(one: cyclopts.Argument) -> str:
-    default, text = one.field_info.default, one.parameter.help or one.field_info.help or ""
+    default, text = (
+        one.field_info.default,
+        one.parameter.help or one.field_info.help or "",
+    )
     if one.required:
         return "required"
     if text.endswith("]") or default in (None, ()) or not isinstance(default, bool | int | float | str):
