@@ -209,6 +209,10 @@ class RunConfig(BaseModel):
         ge=1,
         description="held-out images that are perturbed and compared with OOD images; more take longer and narrow the intervals",
     )
+    causal: Annotated[bool, Parameter(negative="--no-causal")] = Field(
+        True,
+        description="evaluate by interventions, too: do decisions follow when an example is moved to another cluster",
+    )
     compare: bool = Field(
         False, description="compare a new set with the one before, or with an earlier model's on the same images"
     )

@@ -174,5 +174,5 @@ def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report
 
 def evaluate(config: RunConfig, pieces: Pieces, published: PublishedSet) -> Evaluation:
     """The metrics of a set: stored ones, or measured on its sample."""
-    stored = stored_evaluation(published, images=config.evaluation_images)
+    stored = stored_evaluation(published, images=config.evaluation_images, causal=config.causal)
     return stored or pieces.on_sample(stages.evaluate_set, config, published, pieces.job)

@@ -24,7 +24,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "Clustering": ("k", "distance", "seed", "fit"),
     "Output": (
-        "name", "cache_root", "cache_format", "cache_dtype", "evaluate", "evaluation_images", "compare", "alert_below",
+        "name", "cache_root", "cache_format", "cache_dtype", "evaluate", "evaluation_images", "causal", "compare", "alert_below",
         "refresh", "wait", "plan", "verbose", "first", "second", "top", "output",
     ),
     "Speed": ("workers", "batch_size", "shard_size", "providers", "fingerprint", "engine", "dask_address"),

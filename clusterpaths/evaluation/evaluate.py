@@ -21,6 +21,7 @@ from clusterpaths.cache.predictions import check_stored
 from clusterpaths.common.threads import one_thread
 from clusterpaths.config import EVALUATION_IMAGES
 from clusterpaths.evaluation import perturb
+from clusterpaths.evaluation.causal import MAX_EXAMPLES, measure_interventions
 from clusterpaths.evaluation.probe import Probe, Work, measured
 from clusterpaths.evaluation.record import (
     METRICS,
@@ -58,6 +59,7 @@ def evaluate_set(
     seed: int | None = None,
     more: Mapping[str, perturb.OODImages] | None = None,
     images: int = EVALUATION_IMAGES,
+    causal: bool = True,
     workers: int = 1,
 ) -> Evaluation:
     """Measure a published set and write metrics.json into its directory; a stored one that is valid is returned instead.
@@ -71,6 +73,7 @@ def evaluate_set(
         more: further OOD images, by name, at the model's size. With them nothing stored is returned and nothing is
             stored: metrics.json is about the same images for every set.
         images: at most so many held-out images are perturbed, and compared with as many OOD images of each kind.
+        causal: measure interventions, too (`causal.py`).
         workers: threads; the result does not depend on them.
 
     Raises:
@@ -79,22 +82,27 @@ def evaluate_set(
     """
     record = published.record
     seed = record.seed if seed is None else seed
-    if not more and (found := stored_evaluation(published, seed, images)):
+    if not more and (found := stored_evaluation(published, seed, images, causal)):
         return found
     with one_thread():
-        evaluation = _evaluate(published, job, seed, more or {}, images, workers)
+        evaluation = _evaluate(published, job, seed, more or {}, images, causal, workers)
     if not more:
         published.write_json(METRICS, evaluation.model_dump(mode="json"))
     return evaluation
 
 
 def stored_evaluation(
-    published: PublishedSet, seed: int | None = None, images: int = EVALUATION_IMAGES
+    published: PublishedSet, seed: int | None = None, images: int = EVALUATION_IMAGES, causal: bool = True
 ) -> Evaluation | None:
-    """The set's metrics, if they were measured with this seed [the set's own], on so many images, and by this version."""
+    """The set's metrics, if they were measured with this seed [the set's own], on so many images, and by this version.
+
+    With interventions, if these are asked for.
+    """
     record, found = published.record, read_evaluation(published)
     wanted = (record.fingerprint, record.seed if seed is None else seed, images, VERSION)
-    return found if found and (found.fingerprint, found.seed, found.max_images, found.version) == wanted else None
+    if not found or (found.fingerprint, found.seed, found.max_images, found.version) != wanted:
+        return None
+    return found if found.causal or not causal else None
 
 
 def _evaluate(
@@ -103,6 +111,7 @@ def _evaluate(
     seed: int,
     more: Mapping[str, perturb.OODImages],
     max_images: int,
+    causal: bool,
     workers: int,
 ) -> Evaluation:
     record, notes = published.record, list[str]()
@@ -117,6 +126,7 @@ def _evaluate(
         fingerprint=record.fingerprint,
         seed=seed,
         max_images=max_images,
+        causal=causal,
         num_fit=len(chosen.fit),
         num_eval=len(chosen.held_out),
         refitted=not chosen.published,
@@ -157,8 +167,20 @@ def _evaluate(
                 f"{len(wanted):,} of {len(chosen.held_out):,} held-out images are perturbed and compared with OOD images; "
                 "--evaluation-images sets how many."
             )
-        positions, images = probe.read(published, wanted, notes)
+        if ask := causal and not record.without_model and _decides(predictions, outputs, notes):
+            more_ids = draw_ids(published.ids[chosen.held_out], MAX_EXAMPLES)
+            every = np.union1d(wanted, np.searchsorted(published.ids, more_ids))
+        else:
+            every = wanted
+        read, pixels = probe.read(published, every, notes)
+        positions, images = read[(own := np.isin(read, wanted))], pixels[own]
         measures: dict[str, object] = {"num_images": len(images)}
+        if ask and len(pixels):
+            found = measure_interventions(
+                published, job, split, read, pixels, predictions, outputs, seed=seed, workers=workers
+            )
+            measures |= {"steering": found.steering, "necessity": found.necessity}
+            notes += found.notes
         if len(images):
             others = probe.ood_images(images)
             (clean,) = probe.run([Work(images)])
@@ -178,6 +200,16 @@ def _why_not_run(record: SetRecord, job: ExtractionJob) -> str:
     if record.collected and (live_model(record.model.sha256) is None or job.preprocessing.name == "none"):
         return "The PyTorch model is not in memory, or how an image becomes its input is not known"
     return ""
+
+
+def _decides(predictions: Classes, outputs: ModelOutputs, notes: list[str]) -> bool:
+    """Whether interventions can change a decision; otherwise a note says why not."""
+    different = len(np.unique(predictions[predictions >= 0]))
+    if different > 1:
+        return True
+    what = "The model predicts one class for every example" if different else _without_predictions(outputs)
+    notes.append(f"{what}: interventions are left out.")
+    return False
 
 
 def _without_predictions(outputs: ModelOutputs) -> str:

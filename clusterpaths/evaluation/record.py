@@ -12,8 +12,8 @@ from clusterpaths.records import Record
 from clusterpaths.sets.directory import SetDirectory
 
 # Raised when a definition changes. 2: the OOD score of small clusters; 3: held out from the published clustering; 4: OOD
-# images drawn at random, intervals by photograph, back-off and graded paths, more OOD scores to compare with.
-VERSION = 4
+# images drawn at random, intervals by photograph, back-off and graded paths, more OOD scores to compare with; 5: interventions.
+VERSION = 5
 METRICS = "metrics.json"
 
 
@@ -90,6 +90,38 @@ class OODDetection(Record):
     scores: tuple[Detection, ...]
 
 
+class Steering(Record):
+    """What shifting a layer's values from an example's cluster to another one does to the decision.
+
+    Shares over held-out examples and target clusters, for each of which the decision of most of its examples is the target's.
+    """
+
+    layer: str
+    steered: Measure = Field(
+        description="share that decides as the target does, when the difference of the two clusters' means is added"
+    )
+    random: Measure = Field(description="when a random vector of equal length is added")
+    patched: Measure = Field(description="when the values of another example of the target are put in")
+    before: Measure = Field(description="without a change")
+    changed: Measure = Field(description="share whose decision is another one after steering")
+    changed_randomly: Measure = Field(description="after the random vector")
+    targets: int = Field(description="target clusters of each example")
+    bypassed: bool = Field(description="whether a skip connection, which is left as it is, goes past the layer")
+
+
+class Necessity(Record):
+    """How many decisions stay when a layer's values are replaced by a mean."""
+
+    layer: str
+    cluster: Measure = Field(description="the mean of the example's cluster: all but the cluster is forgotten")
+    onwards: Measure = Field(
+        description="the mean of the fit examples with the same clusters from this layer on (of its cluster where none has): "
+        "all but the rest of the path is forgotten"
+    )
+    mean: Measure = Field(description="baseline: the mean of all fit examples")
+    bypassed: bool = Field(description="as in steering")
+
+
 class Evaluation(Record):
     """metrics.json."""
 
@@ -113,6 +145,9 @@ class Evaluation(Record):
     alignment: Alignment | None = None
     perturbations: tuple[Perturbed, ...] = ()
     strangers: tuple[OODDetection, ...] = Field(default=(), description="OOD detection, one entry per kind of images")
+    causal: bool = Field(default=False, description="whether interventions were asked for")
+    steering: tuple[Steering, ...] = Field(default=(), description="by layer, those that the model can be cut at")
+    necessity: tuple[Necessity, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -112,7 +112,7 @@ def choose_positions(published: PublishedSet, directory: Storage, seed: int) -> 
     if len(ids) - len(sampled) >= SHARE * len(ids):
         others = np.delete(ids, sampled)
         return Positions(sampled, np.searchsorted(ids, draw_ids(others, MAX_EXAMPLES)), published=True)
-    sampled = sampled[_has_activations(directory, ids[sampled])]
+    sampled = sampled[with_activations(directory, ids[sampled])]
     limit = min(_row_limit(directory, record), MAX_EXAMPLES)
     if fitted_all:
         limit = min(limit, round(size / (1 - SHARE)))  # as many to fit as in a sample
@@ -163,7 +163,7 @@ def _row_limit(directory: Storage, record: SetRecord) -> int:
     return max(MIN_CAPPED, MAX_BYTES // (4 * widths))
 
 
-def _has_activations(directory: Storage, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+def with_activations(directory: Storage, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(n,) Of these examples. A cache of images lacks those that count for images of its sample which could not be read."""
     if require_manifest(directory).format != "none":
         return np.ones(len(ids), bool)
@@ -178,7 +178,7 @@ def _members(published: PublishedSet, positions: NDArray[np.int64]) -> Members:
 def _read_features(published: PublishedSet, directory: Storage, fit: NDArray[np.int64], seed: int) -> Features:
     """Of at most 2,048 of the fit examples; each row is read once."""
     ids, record = published.ids[fit], published.record
-    ids = draw_ids(ids[_has_activations(directory, ids)], SAMPLE_ROWS)
+    ids = draw_ids(ids[with_activations(directory, ids)], SAMPLE_ROWS)
     width = LayerRows(directory, record.layers[-1], ids).width
     if width > FEATURES:
         projection = np.random.default_rng([seed, 2]).standard_normal((width, FEATURES), np.float32)

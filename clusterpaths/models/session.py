@@ -96,15 +96,7 @@ class TapSession:
         proto.graph.output.extend(
             onnx.ValueInfoProto(name=name) for name in dict.fromkeys(self._names) if name not in outputs
         )
-        options = one_thread_options()
-        options.intra_op_num_threads = threads
-        reference_files(proto, model.external, options)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=list(model.providers)
-            )
-        except Exception as error:
-            raise ModelError(_cannot_load(model.path, one_line(error))) from error
+        self._session = open_session(proto, model, threads)
         self.providers: list[str] = self._session.get_providers()  # those that were actually started
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
@@ -137,13 +129,7 @@ class TapSession:
         return self.run(np.full((self.model.batch or 1, 3, height, width), 0.5, np.float32))
 
     def _run(self, images: NDArray[np.float32]) -> Outputs:
-        try:
-            values = self._session.run(self._names, {self.model.input: self._as_input(images)})
-        except Exception as error:
-            raise ModelError(
-                f"{self.model.path} cannot be run on a batch of shape {images.shape}: {one_line(error)}. "
-                "If the model expects another image size, name it with --size HEIGHTxWIDTH."
-            ) from error
+        values = run_session(self._session, self._names, {self.model.input: as_input(self.model, images)}, self.model)
         layers = dict(zip(self._layers, values[: len(self._taps)], strict=False))
         for layer, value in layers.items():
             if value.ndim < 2 or len(value) != len(images):
@@ -164,12 +150,48 @@ class TapSession:
             found[layer] = Products(own[0], own[1] if len(own) > 1 else None)
         return found
 
-    def _as_input(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        if self.model.layout == "NHWC":
-            images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        if self.model.input_type == "uint8":
-            return np.clip(np.rint(images), 0, 255).astype(np.uint8)
-        return images.astype(self.model.input_type, copy=False)
+
+def open_session(proto: onnx.ModelProto, model: ModelRecord, threads: int = 1) -> onnxruntime.InferenceSession:
+    """A session of `proto`, which was made of this model's graph.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load it.
+    """
+    options = one_thread_options()
+    options.intra_op_num_threads = threads
+    reference_files(proto, model.external, options)
+    try:
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=list(model.providers))
+    except Exception as error:
+        raise ModelError(_cannot_load(model.path, one_line(error))) from error
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, names: list[str], given: Mapping[str, NDArray[Any]], model: ModelRecord
+) -> list[NDArray[Any]]:
+    """Run it once.
+
+    Raises:
+        ModelError: it cannot be run on these inputs.
+    """
+    try:
+        values: list[NDArray[Any]] = session.run(names, dict(given))
+    except Exception as error:
+        shapes = " and ".join(str(value.shape) for value in given.values())
+        raise ModelError(
+            f"{model.path} cannot be run on a batch of shape {shapes}: {one_line(error)}. "
+            "If the model expects another image size, name it with --size HEIGHTxWIDTH."
+        ) from error
+    return values
+
+
+def as_input(model: ModelRecord, images: NDArray[np.float32]) -> NDArray[Any]:
+    """(n, 3, height, width) in the model's own layout and type."""
+    if model.layout == "NHWC":
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    if model.input_type == "uint8":
+        return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+    return images.astype(model.input_type, copy=False)
 
 
 def add_tap(model: onnx.ModelProto, tap: Tap, dtype: str) -> str:

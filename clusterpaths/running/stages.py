@@ -320,7 +320,9 @@ def evaluate_set(config: RunConfig, published: PublishedSet, job: ExtractionJob)
         CorruptedShardError: stored bytes differ from those that were extracted.
     """
     workers = min(config.workers, available_cores())  # of a cluster there may be more
-    evaluation = evaluate.evaluate_set(published, job, images=config.evaluation_images, workers=workers)
+    evaluation = evaluate.evaluate_set(
+        published, job, images=config.evaluation_images, causal=config.causal, workers=workers
+    )
     for note in evaluation.notes:
         log.info(note)
     if evaluation.alignment:
