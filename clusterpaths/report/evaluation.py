@@ -102,6 +102,7 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[Group, ...]:
         )
         hint = "Share of held-out examples whose prediction is the most frequent one of their path."
         found.append(Group("Decision alignment", hint, own + baselines))
+    found += _interventions(evaluation)
     paths = {one.name: (one.paths, "") for one in evaluation.perturbations}
     hint = "Share of examples whose path is unchanged when the image is perturbed."
     found.append(Group("Path agreement", hint, _rows(paths)))
@@ -117,6 +118,43 @@ def evaluation_rows(evaluation: Evaluation) -> tuple[Group, ...]:
         title = f"OOD detection: {SHORT_NAMES.get(detection.name, detection.name)}"
         found.append(Group(title, hint, rows, terms))
     return tuple(group for group in found if group.rows)
+
+
+def _interventions(evaluation: Evaluation) -> list[Group]:
+    """What happens to the decision when a layer's values are moved to another cluster, or forgotten."""
+    steered = tuple(
+        replace(
+            row,
+            chance=one.random.value,
+            words=f"random vector {one.random.value:.3f}, another example's values {one.patched.value:.3f}, "
+            f"unchanged {one.before.value:.3f}{_past(one.bypassed)}",
+        )
+        for one in evaluation.steering
+        for row in _rows({one.layer: (one.steered, "")})
+    )
+    kept = tuple(
+        replace(
+            row,
+            chance=one.mean.value,
+            words=f"by its clusters in all layers from here on {one.onwards.value:.3f}; by the mean of all examples "
+            f"{one.mean.value:.3f}{_past(one.bypassed)}",
+        )
+        for one in evaluation.necessity
+        for row in _rows({one.layer: (one.cluster, "")})
+    )
+    steering = (
+        "Share of held-out examples that the model decides as most of another cluster's examples, when the difference "
+        "of the two clusters' means is added to their values in this layer; dotted: a random vector of equal length."
+    )
+    necessity = (
+        "Share of held-out examples whose decision stays when their values in this layer are replaced by the mean of their "
+        "cluster: all but the cluster is forgotten; dotted: by the mean of all examples."
+    )
+    return [Group("Steering", steering, steered), Group("Decisions kept by the cluster alone", necessity, kept)]
+
+
+def _past(bypassed: bool) -> str:
+    return "; a skip connection goes past the layer" if bypassed else ""
 
 
 def _terms(detection: OODDetection) -> tuple[tuple[str, str], ...]:

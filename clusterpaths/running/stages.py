@@ -331,6 +331,13 @@ def evaluate_set(config: RunConfig, published: PublishedSet, job: ExtractionJob)
             "Decision alignment %.3f [%.3f, %.3f] on %d held-out examples; nearest neighbours in the last layer %s",
             daf.value, daf.low, daf.high, daf.n, f"{knn.value:.3f}" if knn else "not measured",
         )  # fmt: skip
+    if evaluation.steering:
+        most = max(evaluation.steering, key=lambda one: one.steered.value)
+        log.info(
+            "Moved to another cluster of %s, %.3f [%.3f, %.3f] of examples are decided as that cluster's are; by a random vector "
+            "of equal length, %.3f",
+            most.layer, most.steered.value, most.steered.low, most.steered.high, most.random.value,
+        )  # fmt: skip
     return evaluation
 
 
