@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.fit_sample import SAMPLE_ROWS, draw_ids
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.evaluation import perturb
+from clusterpaths.evaluation.means import LayerMeans
 from clusterpaths.evaluation.probe import measured
 from clusterpaths.evaluation.record import Measure, Necessity, Steering
 from clusterpaths.evaluation.shifts import GroupMeans, Groups, Rows, choose_targets, random_direction, shifted
@@ -53,6 +54,7 @@ class Interventions:
 
     steering: tuple[Steering, ...]
     necessity: tuple[Necessity, ...]
+    means: dict[str, LayerMeans]  # of the published clusters
     notes: tuple[str, ...]
 
 
@@ -97,18 +99,18 @@ def measure_interventions(
         notes.append(
             f"Interventions are made on {len(chosen)} held-out examples: the model is large or has many layers."
         )
-    steering, necessity = list[Steering](), list[Necessity]()
+    steering, necessity, means = list[Steering](), list[Necessity](), dict[str, LayerMeans]()
     for layer in cuttable if len(chosen) else ():
         with _Layer(published, job, split, layer, positions[chosen], predictions, outputs, seed) as cut:
             found = cut.ask(images[chosen], workers)
-        bypassed = cut.bypassed
+        bypassed, means[layer] = cut.bypassed, cut.published
         if found.targets.shape[1]:
             steering.append(_steering(layer, found, bypassed, seed))
         else:
             notes.append(f"All examples of {layer} are in one cluster: no other one to steer to.")
         kept = [measured(one == found.before, seed) for one in (found.own_mean, found.onwards, found.mean)]
         necessity.append(Necessity(layer=layer, cluster=kept[0], onwards=kept[1], mean=kept[2], bypassed=bypassed))
-    return Interventions(tuple(steering), tuple(necessity), tuple(notes))
+    return Interventions(tuple(steering), tuple(necessity), means, tuple(notes))
 
 
 def examples_for(job: ExtractionJob, ks: list[int]) -> int:
@@ -177,6 +179,7 @@ class _Layer:
         self._own = held[:, self._at].astype(np.int64)  # (m,)
         k = record.k_per_layer[layer]
         self._majority = _majorities(split.fit.clusters[:, self._at], predictions[split.fit.positions], k)
+        own = published.clusters[split.fit.positions, self._at]  # where the set was clustered again, other clusters
         ends, self._end = np.unique(held[:, self._at :], axis=0, return_inverse=True)
         ids = published.ids[split.fit.positions]
         rows = np.searchsorted(ids, draw_ids(ids[with_activations(job.storage, ids)], SAMPLE_ROWS))
@@ -186,6 +189,7 @@ class _Layer:
                 fit[:, self._at, None] == np.arange(k),
                 np.ones((len(fit), 1), bool),
                 (fit[:, None, self._at :] == ends[None]).all(axis=2),
+                own[rows, None] == np.arange(k),
             ]
         )
         rng = np.random.default_rng([seed, STREAM, self._at])
@@ -201,7 +205,8 @@ class _Layer:
         groups = means.groups()
         self._low = groups.low
         self._clusters = Groups(groups.means[:k], groups.counts[:k], groups.low)
-        self._mean, self._ends = groups.means[k], groups.means[k + 1 :]
+        self._mean, self._ends = groups.means[k], groups.means[k + 1 : k + 1 + len(ends)]
+        self.published = LayerMeans(groups.means[k + 1 + len(ends) :], groups.low)
         self._local = threading.local()
         self.bypassed = TailSession(job.model, self._tap).needs_images
 
@@ -229,7 +234,9 @@ class _Layer:
         targets = choose_targets(own, self._clusters.counts, MAX_TARGETS, rng)
 
         def after(by: Rows) -> NDArray[np.int64]:
-            return decide(self._outputs, tail.run(shifted(values, by, self._tap, self._low), images)).predictions
+            scores = tail.run(shifted(values, by, self._tap, self._low), images).logits
+            assert scores is not None
+            return decide(self._outputs, scores).predictions
 
         def known(mean: Rows, instead: Rows) -> Rows:
             return np.where(np.isnan(mean), instead, mean)

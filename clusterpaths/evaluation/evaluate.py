@@ -22,6 +22,7 @@ from clusterpaths.common.threads import one_thread
 from clusterpaths.config import EVALUATION_IMAGES
 from clusterpaths.evaluation import perturb
 from clusterpaths.evaluation.causal import MAX_EXAMPLES, measure_interventions
+from clusterpaths.evaluation.means import write_means
 from clusterpaths.evaluation.probe import Probe, Work, measured
 from clusterpaths.evaluation.record import (
     METRICS,
@@ -181,6 +182,7 @@ def _evaluate(
             )
             measures |= {"steering": found.steering, "necessity": found.necessity}
             notes += found.notes
+            write_means(published, found.means)
         if len(images):
             others = probe.ood_images(images)
             (clean,) = probe.run([Work(images)])

@@ -7,6 +7,7 @@ The graph keeps what goes past the layer: the branch of a skip connection is com
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,14 @@ from numpy.typing import NDArray
 from clusterpaths.models.graph import read_by
 from clusterpaths.models.load import load_proto
 from clusterpaths.models.outputs import as_rows
-from clusterpaths.models.session import as_input, open_session, run_session
-from clusterpaths.records import ModelRecord, Tap
+from clusterpaths.models.session import Outputs, add_tap, as_input, open_session, run_session
+from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
 _ELEM_TYPES = {
     "float16": onnx.TensorProto.FLOAT16,
     "float32": onnx.TensorProto.FLOAT,
     "float64": onnx.TensorProto.DOUBLE,
 }
-_RESULT = "clusterpaths.result"
 
 
 def why_uncuttable(model: ModelRecord, tap: Tap) -> str:
@@ -37,30 +37,26 @@ def why_uncuttable(model: ModelRecord, tap: Tap) -> str:
     if tap.dequantised or tap.dtype not in _ELEM_TYPES:
         return f"its values are {tap.dtype or 'of an unknown type'}, which no mean can be added to"
     proto = load_proto(model.path)
-    if not cut(proto, tap, model.logits):
+    if not cut(proto, tap, [model.logits]):
         return f"the class scores ({model.logits}) do not depend on it"
     return ""
 
 
-def cut(model: onnx.ModelProto, tap: Tap, scores: str) -> bool:
-    """Reduce a graph to what lies between a layer's tensor, which becomes an input, and the scores, its one output.
+def cut(model: onnx.ModelProto, tap: Tap, wanted: Sequence[str]) -> bool:
+    """Reduce a graph to what lies between a layer's tensor, which becomes an input, and these outputs.
 
     Args:
         model: changed in place.
         tap: the layer.
-        scores: the output with class scores.
+        wanted: names of tensors, the first of them with class scores.
 
     Returns:
-        Whether the scores depend on the tensor; if not, the graph is left as it was.
+        Whether the first one depends on the layer; if not, the graph is left as it was.
     """
     graph = model.graph
-    needed, kept = {scores}, set[int]()
-    for at in range(len(graph.node) - 1, -1, -1):
-        if needed.intersection(graph.node[at].output) - {tap.tensor}:
-            kept.add(at)
-            needed.update(read_by(graph.node[at]))
-    if tap.tensor not in needed:
+    if tap.tensor not in _needed(graph, tap.tensor, wanted[:1])[0]:
         return False
+    needed, kept = _needed(graph, tap.tensor, wanted)
     _keep(graph.node, [at in kept for at in range(len(graph.node))])
     _keep(graph.initializer, [tensor.name in needed for tensor in graph.initializer])
     _keep(graph.sparse_initializer, [tensor.values.name in needed for tensor in graph.sparse_initializer])
@@ -72,10 +68,26 @@ def cut(model: onnx.ModelProto, tap: Tap, scores: str) -> bool:
                 node.output[at] = f"{name}__uncut"
     shape = [None, *(tap.full_shape or tap.shape)]
     graph.input.append(onnx.helper.make_tensor_value_info(tap.tensor, _ELEM_TYPES[tap.dtype], shape))
-    graph.node.append(onnx.helper.make_node("Identity", [scores], [_RESULT]))  # the layer may be the scores themselves
+    results = [_result(at) for at in range(len(wanted))]
+    # the layer may be the scores themselves
+    graph.node.extend(onnx.helper.make_node("Identity", [a], [b]) for a, b in zip(wanted, results, strict=True))
     del graph.output[:]
-    graph.output.append(onnx.ValueInfoProto(name=_RESULT))
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in results)
     return True
+
+
+def _result(at: int) -> str:
+    return f"clusterpaths.result.{at}"
+
+
+def _needed(graph: onnx.GraphProto, start: str, wanted: Sequence[str]) -> tuple[set[str], set[int]]:
+    """Tensors, and positions of nodes, that the wanted tensors depend on when `start` is given."""
+    needed, kept = set(wanted), set[int]()
+    for at in range(len(graph.node) - 1, -1, -1):
+        if needed.intersection(graph.node[at].output) - {start}:
+            kept.add(at)
+            needed.update(read_by(graph.node[at]))
+    return needed, kept
 
 
 def _keep(entries: Any, wanted: list[bool]) -> None:
@@ -91,38 +103,50 @@ class TailSession:
     Args:
         model: what `check_model` found; with class scores.
         tap: of the layer, one that `why_uncuttable` has nothing against.
+        following: taps behind it, whose values are wanted, too.
+        dtypes: layer -> "float16" or "float32" of those values.
 
     Attributes:
         needs_images: whether a skip connection goes past the layer, so that the image is needed, too.
     """
 
-    def __init__(self, model: ModelRecord, tap: Tap) -> None:
+    def __init__(
+        self,
+        model: ModelRecord,
+        tap: Tap,
+        following: Sequence[Tap] = (),
+        dtypes: Mapping[str, CacheDtype] | None = None,
+    ) -> None:
         assert model.logits is not None
         self._model, self._tap = model, tap
+        self._layers = [one.layer for one in following]
         proto = load_proto(model.path)
-        if not cut(proto, tap, model.logits):
+        taps = [add_tap(proto, one, (dtypes or {}).get(one.layer, "float32")) for one in following]
+        if not cut(proto, tap, [model.logits, *taps]):
             raise ValueError(f"should be a layer that {model.logits} depends on, got {tap.layer}")
         self.needs_images = any(entry.name == model.input for entry in proto.graph.input)
         self._session = open_session(proto, model)
 
-    def run(self, values: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Rows (n, width) of class scores, as `models.outputs.decide` reads them.
+    def run(self, values: NDArray[np.float32], images: NDArray[np.float32]) -> Outputs:
+        """Class scores, and values of the layers that follow.
 
         Args:
             values: (n, *shape of the layer's tensor).
             images: (n, 3, height, width) that they are of; read only where `needs_images`.
         """
-        fixed = self._model.batch or len(values)
-        rows = [self._run(values[at : at + fixed], images[at : at + fixed]) for at in range(0, len(values), fixed)]
-        return np.concatenate(rows)
+        fixed = self._model.batch or max(len(values), 1)
+        parts = [self._run(values[at : at + fixed], images[at : at + fixed]) for at in range(0, len(values), fixed)]
+        scores, *following = (np.concatenate(one) for one in zip(*parts, strict=True))
+        return Outputs(dict(zip(self._layers, following, strict=True)), scores)
 
-    def _run(self, values: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, values: NDArray[np.float32], images: NDArray[np.float32]) -> list[NDArray[Any]]:
         count, wanted = len(values), self._model.batch or len(values)
         given: dict[str, NDArray[Any]] = {self._tap.tensor: _padded(values, wanted).astype(self._tap.dtype, copy=False)}
         if self.needs_images:
             given[self._model.input] = as_input(self._model, _padded(images, wanted))
-        (result,) = run_session(self._session, [_RESULT], given, self._model)
-        return as_rows(self._model.outputs, result, wanted)[:count]
+        names = [_result(at) for at in range(1 + len(self._layers))]
+        scores, *following = run_session(self._session, names, given, self._model)
+        return [one[:count] for one in (as_rows(self._model.outputs, scores, wanted), *following)]
 
 
 def _padded(rows: NDArray[Any], count: int) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from clusterpaths.evaluation.evaluate import evaluate_set, stored_evaluation
 from clusterpaths.evaluation.record import Evaluation, Steering
 from clusterpaths.evaluation.split import choose_positions
 from clusterpaths.extraction.job import ExtractionJob
+from clusterpaths.models.session import Outputs
 from clusterpaths.models.tail import TailSession
 from clusterpaths.sets.published import PublishedSet, open_set
 from tests.clusterpaths.conftest import save_model
@@ -193,7 +194,7 @@ def test_how_many_times_the_part_of_the_model_runs(linear: Measured, monkeypatch
     runs: list[int] = []
     original = TailSession.run
 
-    def counted(session: TailSession, values: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def counted(session: TailSession, values: NDArray[np.float32], images: NDArray[np.float32]) -> Outputs:
         runs.append(len(values))
         return original(session, values, images)
 
