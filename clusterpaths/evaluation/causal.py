@@ -14,7 +14,6 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -31,7 +30,7 @@ from clusterpaths.evaluation.split import Split, with_activations
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.models.outputs import decide
 from clusterpaths.models.session import TapSession
-from clusterpaths.models.tail import TailSession, why_uncuttable
+from clusterpaths.models.tail import RAW, TailSession, weights_size, whole, why_uncuttable
 from clusterpaths.preprocessing.prepare import normalise
 from clusterpaths.records import ModelOutputs, Tap
 from clusterpaths.sets.columns import Classes
@@ -44,7 +43,6 @@ MAX_DONORS, MIN_DONORS = 64, 4  # fit examples of each cluster, whose values are
 MAX_RUNS = 25_000  # of parts of a model, for `EVALUATION_IMAGES`; of a large one a third
 LARGE_MODEL = 20 << 20  # bytes of weights
 MAX_DONOR_BYTES = 256 << 20
-RAW = "raw "  # a tap of the same tensor that is not reduced; a layer's name holds no space
 STREAM = 7  # of random numbers
 
 
@@ -121,8 +119,7 @@ def examples_for(job: ExtractionJob, ks: list[int]) -> int:
         ks: clusters of each layer that the model is cut at.
     """
     runs = sum(3 * min(max(k - 1, 0), MAX_TARGETS) + 3 for k in ks)
-    files = [Path(job.model.path), *map(Path, job.model.external.values())]
-    budget = MAX_RUNS if sum(file.stat().st_size for file in files) <= LARGE_MODEL else MAX_RUNS // 3
+    budget = MAX_RUNS if weights_size(job.model) <= LARGE_MODEL else MAX_RUNS // 3
     return int(np.clip(budget // max(runs, 1), 30, MAX_EXAMPLES))
 
 
@@ -263,9 +260,7 @@ class _Layer:
     def _sessions(self) -> tuple[TapSession, TailSession]:
         """This thread's."""
         if not hasattr(self._local, "sessions"):
-            shape = self._tap.full_shape or self._tap.shape
-            raw = self._tap.model_copy(update={"layer": RAW + self._tap.layer, "reduce": "none", "shape": shape})
-            model = self._job.model.model_copy(update={"taps": (self._tap, raw)})
+            model = self._job.model.model_copy(update={"taps": (self._tap, whole(self._tap))})
             self._local.sessions = TapSession(model), TailSession(model, self._tap)
         sessions: tuple[TapSession, TailSession] = self._local.sessions
         return sessions

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,12 @@ from PIL import Image, ImageOps
 from clusterpaths.clustering.kmeans import comparable, first_alike, nearest
 from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.errors import CacheError, DatasetError, ModelError
+from clusterpaths.evaluation.means import read_means
+from clusterpaths.explanation.counterfactual import Change, Counterfactuals
 from clusterpaths.explanation.record import (
     ClassScore,
+    Counterfactual,
+    DecisionChange,
     ExampleNote,
     Explanation,
     LayerExplanation,
@@ -36,7 +41,7 @@ from clusterpaths.models.live import Session, live_model, open_session
 from clusterpaths.models.outputs import Decisions, decide, labels_over_threshold, not_finite
 from clusterpaths.models.session import Outputs
 from clusterpaths.preprocessing.prepare import fit, normalise
-from clusterpaths.records import ModelRecord, SetRecord
+from clusterpaths.records import CacheDtype, ModelRecord, SetRecord
 from clusterpaths.sets.published import PublishedSet
 
 EXEMPLARS = 8
@@ -62,6 +67,7 @@ class SetWithModel:
     record: SetRecord
     centroids: dict[str, NDArray[np.float32]]  # layer -> (k, width)
     session: Session
+    dtypes: dict[str, CacheDtype]
     warnings: tuple[str, ...]
 
     def explain(self, picture: Image.Image, name: str, *, exemplars: int = EXEMPLARS) -> Explanation:
@@ -71,10 +77,43 @@ class SetWithModel:
             ModelError: the model cannot be run on it.
         """
         pixels = fit(picture, self.record.preprocessing)
-        outputs = self.session.run(normalise(pixels[None], self.record.preprocessing))
+        images = normalise(pixels[None], self.record.preprocessing)
+        outputs = self.session.run(images)
         path, distances = trace_one(outputs, self.record, self.centroids)
-        found = look_up(self.index, path, distances, self._decide(outputs), image=name, exemplars=exemplars)
-        return found.model_copy(update={"warnings": self.warnings})
+        decisions = self._decide(outputs)
+        found = look_up(self.index, path, distances, decisions, image=name, exemplars=exemplars)
+        changes: dict[str, object] = {"warnings": self.warnings}
+        if decisions is not None and decisions.predictions[0] >= 0 and self._search is not None:
+            changes["counterfactual"] = self._counterfactual(images, path[0], exemplars)
+        return found.model_copy(update=changes)
+
+    @cached_property
+    def _search(self) -> Counterfactuals | None:
+        """None where the set has no means of its clusters: it was evaluated without interventions."""
+        means = read_means(_published(self.index))
+        if not means or not self.session.model.path:
+            return None
+        return Counterfactuals(self.record, self.session.model, means, self.centroids, self.dtypes)
+
+    def _counterfactual(self, images: NDArray[np.float32], path: NDArray[np.int64], exemplars: int) -> Counterfactual:
+        assert self._search is not None
+        found = [self._described(change, exemplars) for change in self._search.search(images, path)]
+        first = {change.layer: change for change in reversed(found)}  # the nearest of each layer
+        order = [first[layer] for layer in self.record.layers if layer in first]
+        return Counterfactual(nearest=found[0] if found else None, changes=tuple(order), asked=self._search.layers)
+
+    def _described(self, change: Change, exemplars: int) -> DecisionChange:
+        name, members = self.index.class_name, self.index.members(change.layer, change.target)
+        return DecisionChange(
+            layer=self.record.layers[change.layer],
+            source=change.source,
+            target=change.target,
+            amount=change.amount,
+            prediction=name(change.prediction),
+            at_target=name(change.at_target),
+            path=change.path,
+            exemplars=_notes(self.index.examples(members[:exemplars])),
+        )
 
     def _decide(self, outputs: Outputs) -> Decisions | None:
         meaning = self.session.model.outputs
@@ -142,6 +181,7 @@ def _with_model(index: SetIndex, find: Callable[[SetRecord], ModelRecord]) -> Se
         record=published.record,
         centroids=published.read_centroids(),
         session=open_session(model, dtypes),
+        dtypes=dtypes,
         warnings=(*model.warnings, *warnings),
     )
 

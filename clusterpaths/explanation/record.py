@@ -66,6 +66,27 @@ class SuffixNote(Record):
     majority_predictions: MajorityClass
 
 
+class DecisionChange(Record):
+    """A shift of the image's values in one layer, towards another cluster, that changes the decision."""
+
+    layer: str
+    source: int = Field(description="the image's cluster in the layer")
+    target: int = Field(description="the cluster that it is moved to")
+    amount: float = Field(description="share of the way, 0 to 1, at which the decision becomes another one")
+    prediction: str = Field(description="the class that is decided there")
+    at_target: str = Field(description="the class that is decided at the end of the way")
+    path: tuple[int, ...] = Field(description="at the end of the way")
+    exemplars: tuple[ExampleNote, ...] = Field(description="of the target, nearest to its centroid first")
+
+
+class Counterfactual(Record):
+    """The nearest other path that changes the decision, found by running the model with values moved to it."""
+
+    nearest: DecisionChange | None = Field(description="with the smallest amount; None: no other cluster changes it")
+    changes: tuple[DecisionChange, ...] = Field(description="the nearest one of each layer, in order of layers")
+    asked: tuple[str, ...] = Field(description="layers whose values were moved")
+
+
 class Explanation(Record):
     """The explanation of one image by a set."""
 
@@ -94,4 +115,7 @@ class Explanation(Record):
     ood_score: float = Field(description="mean over layers of the standardised distance")
     ood_percentile: float = Field(description="percent of the set's examples, each held out, with a lower score")
     other: PathNote | None = Field(description="the most similar path with another prediction")
+    counterfactual: Counterfactual | None = Field(
+        default=None, description="None: the set has no means of its clusters, or the model decides on no one class"
+    )
     warnings: tuple[str, ...] = ()

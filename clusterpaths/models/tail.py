@@ -8,6 +8,7 @@ The graph keeps what goes past the layer: the branch of a skip connection is com
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ _ELEM_TYPES = {
     "float32": onnx.TensorProto.FLOAT,
     "float64": onnx.TensorProto.DOUBLE,
 }
+RAW = "raw "  # a layer's name holds no space
 
 
 def why_uncuttable(model: ModelRecord, tap: Tap) -> str:
@@ -95,6 +97,17 @@ def _keep(entries: Any, wanted: list[bool]) -> None:
     for at in range(len(entries) - 1, -1, -1):
         if not wanted[at]:
             del entries[at]
+
+
+def weights_size(model: ModelRecord) -> int:
+    """Bytes of its files."""
+    return sum(Path(file).stat().st_size for file in (model.path, *model.external.values()))
+
+
+def whole(tap: Tap) -> Tap:
+    """A tap of the same tensor that is not reduced, as a tail takes it; its layer is named `raw LAYER`."""
+    shape = tap.full_shape or tap.shape
+    return tap.model_copy(update={"layer": RAW + tap.layer, "reduce": "none", "shape": shape})
 
 
 class TailSession:
