@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,14 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from clusterpaths.explanation.record import ExampleNote, Explanation, LayerExplanation, MajorityClass, PathNote
+from clusterpaths.explanation.record import (
+    DecisionChange,
+    ExampleNote,
+    Explanation,
+    LayerExplanation,
+    MajorityClass,
+    PathNote,
+)
 from clusterpaths.metrics.paths import FEW_EXAMPLES
 from clusterpaths.report.examples import tile
 from clusterpaths.report.numbers import percent, portion, thousands, verdict
@@ -60,6 +67,9 @@ def explanation_page(explanation: Explanation, image: Image.Image, read_image: C
         common=common(explanation),
         ood=ood_sentence(explanation),
         other=other(explanation),
+        counterfactual=counterfactual(explanation),
+        change=change,
+        unchanged=unchanged(explanation),
         tile=lambda example: tile(example, thumbnails),
         decided=decided,
         colours=COLOURS,
@@ -146,6 +156,35 @@ def other(e: Explanation) -> str:
     )
 
 
+def counterfactual(e: Explanation) -> str:
+    """What would change the decision, found by intervention; empty where the model was not asked."""
+    if e.counterfactual is None:
+        return ""
+    if e.counterfactual.nearest is None:
+        return f"Moved to any other cluster in {_listed(e.counterfactual.asked)}, the image keeps its prediction."
+    return f"{change(e.counterfactual.nearest)}."
+
+
+def change(one: DecisionChange) -> str:
+    """In fc1, 38% of the way from cluster 2 to cluster 4 makes it Blond."""
+    way = f"{percent(one.amount)} of the way from cluster {one.source} to cluster {one.target}"
+    text = f"In {one.layer}, {way} makes it {one.prediction}"
+    return text if one.at_target == one.prediction else f"{text}, all of the way {one.at_target}"
+
+
+def unchanged(e: Explanation) -> str:
+    """The layers where no other cluster changes the decision; empty if there are none."""
+    if e.counterfactual is None:
+        return ""
+    changing = {one.layer for one in e.counterfactual.changes}
+    others = [layer for layer in e.counterfactual.asked if layer not in changing]
+    return f"No other cluster of {_listed(others)} changes the prediction." if others and changing else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def path_text(path: tuple[int, ...]) -> str:
     """1-0-4."""
     return "-".join(map(str, path))
@@ -166,6 +205,8 @@ def print_explanation(e: Explanation, file: Any = None) -> None:
     console.print(f"How common   {escape(common(e))}")
     console.print(f"OOD score    {ood_sentence(e)}")
     console.print(f"Otherwise    {escape(other(e))}")
+    if changes := counterfactual(e):
+        console.print(f"To change it {escape(changes)}")
     table = Table("layer", "cluster", "examples in it", "distance", "in spreads", "nearest exemplars", box=None)
     for layer in e.layers:
         table.add_row(*map(escape, _row(layer)))
@@ -189,6 +230,8 @@ def _shown(e: Explanation) -> Iterator[ExampleNote]:
         yield from layer.exemplars
     for note in (e.own, e.similar, e.other):
         yield from note.exemplars if note else ()
+    for one in e.counterfactual.changes if e.counterfactual else ():
+        yield from one.exemplars
 
 
 def _examples(count: int) -> str:
