@@ -31,15 +31,20 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import t as student
 from sklearn.metrics import adjusted_mutual_info_score
 
+from clusterpaths.cache.rows import LayerRows
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import open_celeba
 from clusterpaths.datasets.drawn_faces.cue import Cue
 from clusterpaths.datasets.drawn_faces.draw import draw_face, write_faces
-from clusterpaths.export.path_model import PATH, export_path_model
+from clusterpaths.evaluation.shifts import GroupMeans, random_direction, shifted
+from clusterpaths.export.path_model import PATH, check_set_model, export_path_model
 from clusterpaths.metrics.paths import count_paths, largest_class, weighted_purity
+from clusterpaths.models.outputs import decide
+from clusterpaths.models.session import TapSession
+from clusterpaths.models.tail import TailSession, whole
 from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import normalise, resize
-from clusterpaths.sets.published import open_set
+from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.training.train import PREPROCESSING, SIZE, TrainConfig, train_classifier
 
 HERE = Path(__file__).resolve().parent
@@ -82,6 +87,9 @@ class Exposed:
         predictions_kept: share of them that keep their prediction.
         split: layer -> [faces with the patch, faces without], one row per cluster.
         predicted: (2, n) class of each face, with half the patches and without.
+        steered: layer -> share of the faces without the patch, and not called blond, that the model calls blond when their values
+            are moved as the patch moves faces between clusters.
+        steered_randomly: the same when they are moved by a random vector of that length.
     """
 
     accuracy: float
@@ -92,6 +100,8 @@ class Exposed:
     predictions_kept: float
     split: dict[str, list[list[int]]]
     predicted: NDArray[np.int64]
+    steered: dict[str, float]
+    steered_randomly: dict[str, float]
 
 
 def main(redraw: bool = False, quick: bool = False) -> None:
@@ -190,12 +200,14 @@ def train(root: Path, cue: Cue | None, faces: int, epochs: int, seed: int) -> tu
 
 def expose(root: Path, model: Path, faces: Faces) -> Exposed:
     """Cluster the patched faces in every layer of a model, and follow them when the patch is removed."""
-    path_model = export_path_model(open_set(cluster(root, model, faces.patched)), model, root / "path_model.onnx").path
+    published = open_set(cluster(root, model, faces.patched))
+    path_model = export_path_model(published, model, root / "path_model.onnx").path
     paths, predicted = follow(Path(path_model), faces.patched)
     moved, predicted_clean = follow(Path(path_model), faces.clean)
     hair = open_celeba(faces.patched).examples().labels
     cue = faces.carry.astype(np.int64)
     groups = {layer: paths[:, at] for at, layer in enumerate(LAYERS)} | {WHOLE: count_paths(paths).of_example}
+    moves = {layer: steer(published, model, layer, faces) for layer in LAYERS}
     rng = np.random.default_rng(faces.seed)
     dealt = [rng.permutation(cue) for _ in range(SHUFFLES)]
     return Exposed(
@@ -212,7 +224,53 @@ def expose(root: Path, model: Path, faces: Faces) -> Exposed:
             for layer in LAYERS
         },
         predicted=np.stack([predicted, predicted_clean]),
+        steered={layer: steered for layer, (steered, _) in moves.items()},
+        steered_randomly={layer: randomly for layer, (_, randomly) in moves.items()},
     )
+
+
+def steer(published: PublishedSet, model: Path, layer: str, faces: Faces) -> tuple[float, float]:
+    """How many faces without the patch become blond when they are moved as the patch moves faces between clusters.
+
+    The move is the mean of the clusters' means over the faces with the patch, minus that over the others: of a layer whose
+    clusters do not hold the cue it is 0, up to chance. The second share is by a random vector of the same length.
+    """
+    at = LAYERS.index(layer)
+    clusters = published.clusters[:, at]
+    stored = LayerRows(published.cache, layer, published.ids)
+    means = GroupMeans(clusters[:, None] == np.arange(published.record.k_per_layer[layer]), stored.width)
+    for where, block in stored.blocks():
+        means.add(where, block)
+    groups = means.groups()
+    assert published.files.to_pylist() == list(open_celeba(faces.patched).examples().files)
+    held = [clusters[faces.carry == has] for has in (True, False)]
+    moved = groups.means[held[0]].mean(axis=0) - groups.means[held[1]].mean(axis=0)
+    record = check_set_model(published.record, model)
+    tap = record.taps[at]
+    head, tail = TapSession(record.model_copy(update={"taps": (whole(tap),)})), TailSession(record, tap)
+    rng, blond = np.random.default_rng([faces.seed, at]), published.record.class_names.index("Blond")
+    dataset = open_celeba(faces.clean)
+    became = []
+    files = dataset.examples().files
+    for start in range(0, len(files), 64):
+        pixels = [resize(dataset.read_image(file), SIZE) for file in files[start : start + 64]]
+        images = normalise(np.stack(pixels), PREPROCESSING)
+        out = head.run(images)
+        by = np.repeat(moved[None], len(images), axis=0)
+        decided = [
+            decide(record.outputs, rows).predictions
+            for rows in (
+                out.logits,
+                *(
+                    tail.run(shifted(out.layers[whole(tap).layer], one, tap, groups.low), images).logits
+                    for one in (by, random_direction(by, rng))
+                ),
+            )
+            if rows is not None
+        ]
+        became.append(np.stack(decided)[:, decided[0] != blond] == blond)
+    shares = np.concatenate(became, axis=1).mean(axis=1)
+    return float(shares[1]), float(shares[2])
 
 
 def pure(groups: NDArray[np.int64], cue: NDArray[np.int64]) -> float:
@@ -257,6 +315,8 @@ def summary(rows: list[Exposed], held_out: list[float]) -> dict[str, Any]:
         },
         "paths kept": spread([row.paths_kept for row in rows]),
         "predictions kept": spread([row.predictions_kept for row in rows]),
+        "steered": {layer: spread([row.steered[layer] for row in rows]) for layer in LAYERS},
+        "steered randomly": {layer: spread([row.steered_randomly[layer] for row in rows]) for layer in LAYERS},
         "split": rows[0].split,
     }
 
@@ -303,6 +363,9 @@ def table(result: dict[str, Any]) -> str:
         ("shuffled", "purity, cue shuffled"),
     ):
         for name in (*LAYERS, WHOLE):
+            lines.append(f"| {label}, {name} | " + " | ".join(words(one[part][name]) for one in both) + " |")
+    for part, label in (("steered", "becomes blond, moved as by the cue"), ("steered randomly", "by a random vector")):
+        for name in LAYERS:
             lines.append(f"| {label}, {name} | " + " | ".join(words(one[part][name]) for one in both) + " |")
     faces = result["faces"]
     text = (
