@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from clusterpaths.sets.published import PublishedSet
 
 MEANS = "cluster_means.npz"
-_FINGERPRINT, _LOW = "fingerprint", " low"  # a layer's name holds no space
+_FINGERPRINT, _LOW = " fingerprint", " low"  # a layer's name holds no space
 
 
 @dataclass(frozen=True)

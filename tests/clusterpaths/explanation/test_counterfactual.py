@@ -113,7 +113,7 @@ def test_means_of_another_set_are_not_taken(linear: Measured) -> None:
     file = linear.published.path / MEANS
     content = file.read_bytes()
     with np.load(file) as arrays:
-        changed: dict[str, Any] = dict(arrays) | {"fingerprint": np.array("of another")}
+        changed: dict[str, Any] = dict(arrays) | {" fingerprint": np.array("of another")}
     try:
         np.savez(file, **changed)
         assert read_means(linear.published) == {}
