@@ -12,6 +12,8 @@ ablation does (Wang et al., arXiv 2211.00593), here by that of the cluster: all 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Self
@@ -32,7 +34,7 @@ from clusterpaths.models.outputs import decide
 from clusterpaths.models.session import TapSession
 from clusterpaths.models.tail import RAW, TailSession, weights_size, whole, why_uncuttable
 from clusterpaths.preprocessing.prepare import normalise
-from clusterpaths.records import ModelOutputs, Tap
+from clusterpaths.records import ModelOutputs, SetRecord, Tap
 from clusterpaths.sets.columns import Classes
 from clusterpaths.sets.published import PublishedSet
 
@@ -66,6 +68,7 @@ def measure_interventions(
     outputs: ModelOutputs,
     seed: int,
     workers: int,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Interventions:
     """Steering and necessity of every layer.
 
@@ -79,6 +82,7 @@ def measure_interventions(
         outputs: what the model's output rows mean.
         seed: of random directions, donors and targets, and of the intervals.
         workers: threads; the result does not depend on them.
+        say: told beforehand how long it will take about, if the model is large.
 
     Raises:
         CacheError, CorruptedShardError: the cache does not hold the fit examples' activations.
@@ -96,6 +100,17 @@ def measure_interventions(
     if 0 < len(chosen) < min(len(positions), MAX_EXAMPLES):
         notes.append(
             f"Interventions are made on {len(chosen)} held-out examples: the model is large or has many layers."
+        )
+    if len(chosen) and cuttable and weights_size(job.model) > LARGE_MODEL:
+        say(
+            _about(
+                job,
+                normalise(images[chosen[:BATCH]], job.preprocessing),
+                len(chosen),
+                cuttable,
+                published.record,
+                workers,
+            )
         )
     steering, necessity, means = list[Steering](), list[Necessity](), dict[str, LayerMeans]()
     for layer in cuttable if len(chosen) else ():
@@ -118,9 +133,32 @@ def examples_for(job: ExtractionJob, ks: list[int]) -> int:
         job: with the model.
         ks: clusters of each layer that the model is cut at.
     """
-    runs = sum(3 * min(max(k - 1, 0), MAX_TARGETS) + 3 for k in ks)
+    runs = sum(map(_runs, ks))
     budget = MAX_RUNS if weights_size(job.model) <= LARGE_MODEL else MAX_RUNS // 3
     return int(np.clip(budget // max(runs, 1), 30, MAX_EXAMPLES))
+
+
+def _runs(k: int) -> int:
+    """Of the part of a model behind a layer with k clusters, for each example."""
+    return 3 * min(max(k - 1, 0), MAX_TARGETS) + 3
+
+
+def _about(
+    job: ExtractionJob, images: NDArray[np.float32], count: int, layers: list[str], record: SetRecord, workers: int
+) -> str:
+    """How long it will take, from the time of one batch: a part of the model takes half of it on average."""
+    session = TapSession(job.model.model_copy(update={"taps": ()}))
+    session.run(images[:1])  # the first run allocates
+    begun = time.perf_counter()
+    session.run(images)
+    each = (time.perf_counter() - begun) / len(images)
+    runs = sum(_runs(record.k_per_layer[layer]) for layer in layers)
+    seconds = each * count * (len(layers) + runs / 2) / workers
+    about = f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+    return (
+        f"Interventions: {count} examples, {len(layers)} layers, {count * runs:,} runs of parts of the model, about {about}; "
+        "--no-causal leaves them out."
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ a limited number of held-out ones: each number has its own n.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,7 @@ def evaluate_set(
     images: int = EVALUATION_IMAGES,
     causal: bool = True,
     workers: int = 1,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Measure a published set and write metrics.json into its directory; a stored one that is valid is returned instead.
 
@@ -76,6 +77,7 @@ def evaluate_set(
         images: at most so many held-out images are perturbed, and compared with as many OOD images of each kind.
         causal: measure interventions, too (`causal.py`).
         workers: threads; the result does not depend on them.
+        say: told before a part that takes long.
 
     Raises:
         CacheError, CorruptedShardError: the cache does not hold the set's activations.
@@ -86,7 +88,7 @@ def evaluate_set(
     if not more and (found := stored_evaluation(published, seed, images, causal)):
         return found
     with one_thread():
-        evaluation = _evaluate(published, job, seed, more or {}, images, causal, workers)
+        evaluation = _evaluate(published, job, seed, more or {}, images, causal, workers, say)
     if not more:
         published.write_json(METRICS, evaluation.model_dump(mode="json"))
     return evaluation
@@ -116,6 +118,7 @@ def _evaluate(
     max_images: int,
     causal: bool,
     workers: int,
+    say: Callable[[str], None],
 ) -> Evaluation:
     record, notes = published.record, list[str]()
     path_of = published.paths.of_example
@@ -180,7 +183,7 @@ def _evaluate(
         measures: dict[str, object] = {"num_images": len(images)}
         if ask and len(pixels):
             found = measure_interventions(
-                published, job, split, read, pixels, predictions, outputs, seed=seed, workers=workers
+                published, job, split, read, pixels, predictions, outputs, seed=seed, workers=workers, say=say
             )
             measures |= {"steering": found.steering, "necessity": found.necessity}
             notes += found.notes

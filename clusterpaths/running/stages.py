@@ -321,7 +321,7 @@ def evaluate_set(config: RunConfig, published: PublishedSet, job: ExtractionJob)
     """
     workers = min(config.workers, available_cores())  # of a cluster there may be more
     evaluation = evaluate.evaluate_set(
-        published, job, images=config.evaluation_images, causal=config.causal, workers=workers
+        published, job, images=config.evaluation_images, causal=config.causal, workers=workers, say=log.info
     )
     for note in evaluation.notes:
         log.info(note)

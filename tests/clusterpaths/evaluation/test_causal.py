@@ -259,3 +259,16 @@ def test_a_large_model_is_asked_on_fewer_examples(linear: Measured, monkeypatch:
     assert examples_for(linear.job, [8] * 300) == 30
     monkeypatch.setattr("clusterpaths.evaluation.causal.LARGE_MODEL", 100)
     assert examples_for(linear.job, [5] * 5) == 111
+
+
+def test_how_long_it_takes_is_said_before_for_a_large_model(linear: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    linear.published.path.joinpath("metrics.json").unlink()
+    evaluate_set(linear.published, linear.job, say=said.append)
+    assert not said
+    monkeypatch.setattr("clusterpaths.evaluation.causal.LARGE_MODEL", 100)
+    linear.published.path.joinpath("metrics.json").unlink()
+    evaluate_set(linear.published, linear.job, say=said.append)
+    (text,) = said
+    runs = 60 * (3 * (K - 1) + 3)
+    assert text.startswith(f"Interventions: 60 examples, 1 layers, {runs:,} runs of parts of the model, about ")
