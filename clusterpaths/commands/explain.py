@@ -60,7 +60,8 @@ def explain(
     if config.output is None and config.as_json:
         return
     target = (config.output or Path(f"explanation_{image.stem}.html")).expanduser().absolute()
-    write_explanation(explanation, read_upright(image.expanduser()), target, _reader(published, config.data_root))
+    reader = _reader(published, config.data_root)
+    write_explanation(explanation, read_upright(image.expanduser()), target, reader, published.index)
     if not config.as_json:
         sys.stdout.write(f"Page: {target}\n")
 

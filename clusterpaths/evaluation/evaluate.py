@@ -22,7 +22,7 @@ from clusterpaths.common.threads import one_thread
 from clusterpaths.config import EVALUATION_IMAGES
 from clusterpaths.evaluation import perturb
 from clusterpaths.evaluation.causal import MAX_EXAMPLES, measure_interventions
-from clusterpaths.evaluation.means import MEANS, write_means
+from clusterpaths.evaluation.means import read_means, write_means
 from clusterpaths.evaluation.probe import Probe, Work, measured
 from clusterpaths.evaluation.record import (
     METRICS,
@@ -105,7 +105,7 @@ def stored_evaluation(
     wanted = (record.fingerprint, record.seed if seed is None else seed, images, VERSION)
     if not found or (found.fingerprint, found.seed, found.max_images, found.version) != wanted:
         return None
-    if not causal or (found.causal and (not found.necessity or published.document(MEANS) is not None)):
+    if not causal or (found.causal and (not found.necessity or read_means(published))):
         return found
     return None
 

@@ -7,6 +7,7 @@ have unit length.
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -48,16 +49,22 @@ def write_means(published: PublishedSet, layers: Mapping[str, LayerMeans]) -> No
 
 
 def read_means(published: PublishedSet) -> dict[str, LayerMeans]:
-    """Layer -> its means, those that the model can be cut at; empty where the set has no such file, or that of another set."""
+    """Layer -> its means, of those that the model can be cut at.
+
+    Empty where the set has no such file, one that cannot be read, or that of another set.
+    """
     document = published.document(MEANS)
     if document is None:
         return {}
-    with np.load(io.BytesIO(document)) as arrays:
-        if str(arrays[_FINGERPRINT]) != published.record.fingerprint:
-            return {}
-        found = {}
-        for layer in published.record.layers:
-            if layer in arrays:
-                low = float(arrays[layer + _LOW])
-                found[layer] = LayerMeans(arrays[layer], None if np.isnan(low) else low)
-        return found
+    try:
+        with np.load(io.BytesIO(document)) as arrays:
+            if str(arrays[_FINGERPRINT]) != published.record.fingerprint:
+                return {}
+            layers = [layer for layer in published.record.layers if layer in arrays]
+            return {layer: _means(arrays[layer], float(arrays[layer + _LOW])) for layer in layers}
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def _means(means: NDArray[np.float32], low: float) -> LayerMeans:
+    return LayerMeans(means, None if np.isnan(low) else low)

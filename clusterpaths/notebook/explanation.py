@@ -15,6 +15,7 @@ from pydantic import PrivateAttr
 from clusterpaths.errors import ModelError
 from clusterpaths.explanation.explain import SetWithModel, load_live_model, load_model, read_upright
 from clusterpaths.explanation.record import Explanation
+from clusterpaths.explore.index import SetIndex
 from clusterpaths.models.find import require_model
 from clusterpaths.report.explanation import explanation_page
 from clusterpaths.report.templates import render
@@ -28,9 +29,10 @@ class ShownExplanation(Explanation):
 
     _picture: Image.Image = PrivateAttr()
     _read: Callable[[str], Image.Image] = PrivateAttr()
+    _index: SetIndex = PrivateAttr()
 
     def _repr_html_(self) -> str:
-        return render("frame.html", page=explanation_page(self, self._picture, self._read))
+        return render("frame.html", page=explanation_page(self, self._picture, self._read, self._index))
 
 
 def explain(
@@ -58,5 +60,5 @@ def _shown(
     else:
         picture, name = read_upright(Path(image).expanduser()), os.fspath(image)
     found = ShownExplanation(**dict(loaded.explain(picture, name)))
-    found._picture, found._read = picture, find_images(published, None)
+    found._picture, found._read, found._index = picture, find_images(published, None), published.index
     return found

@@ -16,13 +16,11 @@ from clusterpaths.explore.records import ClusterInfo
 from clusterpaths.explore.routes import routes
 from clusterpaths.notebook.optional import first_installed, require_package
 from clusterpaths.report import overview
-from clusterpaths.report.templates import render
+from clusterpaths.report.sankey import colour, draw_sankey
 from clusterpaths.report.view import lay_out
 from clusterpaths.sets.published import PublishedSet
 
 KINDS = ("plotly", "matplotlib", "svg")
-# Okabe and Ito's palette, as --f0 … --f7 of report.css
-PALETTE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#9a9a9a")
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,23 +45,12 @@ def sankey(published: PublishedSet, kind: str | None = None) -> Any:
     if kind not in KINDS:
         raise ConfigError(f"sankey() should be asked for one of {', '.join(KINDS)}, got {kind!r} instead.")
     if kind == "svg":
-        return Svg(svg(published.index))
+        return Svg(draw_sankey(published.index))
     what = f"sankey({kind!r})"
     if kind == "plotly":
         return _plotly(published, require_package("plotly.graph_objects", what))
     require_package("matplotlib", what)
     return _matplotlib(published)
-
-
-def colour(cluster: int) -> str:
-    """Of a cluster: as in the report."""
-    return PALETTE[cluster % len(PALETTE)]
-
-
-def svg(index: SetIndex) -> str:
-    """The document, for a page or a file; it needs no style sheet and no script."""
-    placed = lay_out(routes(index), index)
-    return render("sankey.svg", overview=placed, names=index.layers, n=max(len(index), 1), colour=colour)
 
 
 def _words(info: ClusterInfo) -> str:

@@ -13,9 +13,9 @@ from markupsafe import Markup
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import path_page
-from clusterpaths.notebook.figures import colour, svg
 from clusterpaths.report.examples import tile
 from clusterpaths.report.page import write_report
+from clusterpaths.report.sankey import colour, draw_sankey
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails
 from clusterpaths.sets.images import find_images
@@ -43,7 +43,7 @@ def set_html(published: PublishedSet) -> str:
             name=published.name,
             n=len(index),
             occupied=len(index.paths.counts),
-            sankey=Markup(svg(index)) if len(index) else "",  # our own, escaped there
+            sankey=Markup(draw_sankey(index)) if len(index) else "",  # our own, escaped there
             sizes=[(layer, sizes.tolist()) for layer, sizes in zip(index.layers, index.sizes, strict=True)],
             paths=[(path, [tile(example, pictures, example.distance) for example in path.exemplars]) for path in paths],
             purities=published.purities,

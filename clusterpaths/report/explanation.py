@@ -24,9 +24,11 @@ from clusterpaths.explanation.record import (
     MajorityClass,
     PathNote,
 )
+from clusterpaths.explore.index import SetIndex
 from clusterpaths.metrics.paths import FEW_EXAMPLES
 from clusterpaths.report.examples import tile
 from clusterpaths.report.numbers import percent, portion, thousands, verdict
+from clusterpaths.report.sankey import Route, draw_sankey
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, median_ratio
 from clusterpaths.report.view import COLOURS
@@ -37,7 +39,11 @@ LISTED = 6  # classes
 
 
 def write_explanation(
-    explanation: Explanation, image: Image.Image, target: Path, read_image: Callable[[str], Image.Image]
+    explanation: Explanation,
+    image: Image.Image,
+    target: Path,
+    read_image: Callable[[str], Image.Image],
+    index: SetIndex | None = None,
 ) -> Path:
     """Write the page atomically.
 
@@ -47,16 +53,22 @@ def write_explanation(
         target: the HTML file.
         read_image: called with names of the set's files; may raise OSError for a missing one, which is shown as a
             placeholder.
+        index: of the set; with it, the image's path and what would change the prediction are drawn among all examples'.
 
     Raises:
         DiskError: no room or no permission.
     """
-    page = explanation_page(explanation, image, read_image)
+    page = explanation_page(explanation, image, read_image, index)
     atomic_write(target, page.encode("utf-8", errors="replace"))
     return target
 
 
-def explanation_page(explanation: Explanation, image: Image.Image, read_image: Callable[[str], Image.Image]) -> str:
+def explanation_page(
+    explanation: Explanation,
+    image: Image.Image,
+    read_image: Callable[[str], Image.Image],
+    index: SetIndex | None = None,
+) -> str:
     """The page as HTML; arguments as those of `write_explanation`."""
     thumbnails = make_thumbnails((example.file for example in _shown(explanation)), read_image)
     return render(
@@ -70,6 +82,7 @@ def explanation_page(explanation: Explanation, image: Image.Image, read_image: C
         counterfactual=counterfactual(explanation),
         change=change,
         unchanged=unchanged(explanation),
+        sankey="" if index is None else two_routes(explanation, index),
         tile=lambda example: tile(example, thumbnails),
         decided=decided,
         colours=COLOURS,
@@ -179,6 +192,15 @@ def unchanged(e: Explanation) -> str:
     changing = {one.layer for one in e.counterfactual.changes}
     others = [layer for layer in e.counterfactual.asked if layer not in changing]
     return f"No other cluster of {_listed(others)} changes the prediction." if others and changing else ""
+
+
+def two_routes(e: Explanation, index: SetIndex) -> Markup:
+    """The image's path among all examples', and that of the nearest change, as an SVG; empty where there is no change."""
+    if e.counterfactual is None or e.counterfactual.nearest is None:
+        return Markup()
+    nearest = e.counterfactual.nearest
+    other = Route(nearest.path, f"all of the way to cluster {nearest.target} of {nearest.layer}", dashed=True)
+    return Markup(draw_sankey(index, [other, Route(e.path, "the image's path")]))  # rendered with escaping
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -65,7 +65,7 @@ async def explained_page(
         return await run_in_threadpool(_failed, request, index, settings, *describe(error))
     except HTTPException as error:
         return await run_in_threadpool(_failed, request, index, settings, error.status_code, str(error.detail))
-    return await run_in_threadpool(lambda: _page(request, index, settings, **_explained(explained)))
+    return await run_in_threadpool(lambda: _page(request, index, settings, **_explained(explained, index)))
 
 
 def _failed(request: Request, index: SetIndex, settings: ServeConfig, status: int, problem: str) -> HTMLResponse:
@@ -87,7 +87,7 @@ def _page(request: Request, index: SetIndex, settings: ServeConfig, status: int 
     )
 
 
-def _explained(explained: Explained) -> dict[str, Any]:
+def _explained(explained: Explained, index: SetIndex) -> dict[str, Any]:
     """What the template shows of an explanation."""
     from clusterpaths.report import explanation as words
     from clusterpaths.report.examples import example_title
@@ -103,6 +103,7 @@ def _explained(explained: Explained) -> dict[str, Any]:
         "counterfactual": words.counterfactual(explanation),
         "change": words.change,
         "unchanged": words.unchanged(explanation),
+        "sankey": words.two_routes(explanation, index),
         "decided": words.decided,
         "title_of": example_title,
         "classes_shown": LISTED,

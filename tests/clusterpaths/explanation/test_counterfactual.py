@@ -12,13 +12,14 @@ from PIL import Image
 
 from clusterpaths.common import roots
 from clusterpaths.datasets import open_dataset
+from clusterpaths.evaluation.evaluate import evaluate_set
 from clusterpaths.evaluation.means import MEANS, read_means
 from clusterpaths.explanation.counterfactual import STEPS
 from clusterpaths.explanation.explain import SetWithModel, load_model
 from clusterpaths.explanation.record import DecisionChange, Explanation
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.preprocessing.prepare import fit, normalise
-from clusterpaths.report.explanation import change, counterfactual, unchanged
+from clusterpaths.report.explanation import change, counterfactual, explanation_page, unchanged
 from tests.clusterpaths.evaluation.test_causal import LAYER, K, Measured, configure, measure, weight, write_linear
 from tests.clusterpaths.evaluation.test_held_out import limit_fit
 
@@ -96,6 +97,18 @@ def test_every_change_is_what_numpy_finds_along_the_way(linear: Measured, opened
     assert changes >= 5
 
 
+def test_the_page_draws_both_routes_and_every_change(linear: Measured, opened: SetWithModel) -> None:
+    pictures = (picture(linear, at) for at in range(160))
+    found, shown = next((e, p) for p in pictures if (e := opened.explain(p, "face.png")).counterfactual.nearest)  # type: ignore[union-attr]
+    assert found.counterfactual is not None
+    assert found.counterfactual.nearest is not None
+    page = explanation_page(found, shown, lambda _: shown, opened.index)
+    assert page.count('stroke-dasharray="10 8"') == 1
+    assert f"{change(found.counterfactual.nearest)}." in page
+    assert f"Dashed: all of the way to cluster {found.counterfactual.nearest.target} of {LAYER}." in page
+    assert 'stroke-dasharray="10 8"' not in explanation_page(found, shown, lambda _: shown)
+
+
 def test_without_means_an_explanation_has_no_counterfactual(linear: Measured, tmp_path: Path) -> None:
     file = linear.published.path / MEANS
     content = file.read_bytes()
@@ -119,6 +132,16 @@ def test_means_of_another_set_are_not_taken(linear: Measured) -> None:
         assert read_means(linear.published) == {}
     finally:
         file.write_bytes(content)
+
+
+def test_damaged_means_count_as_none_and_are_measured_again(linear: Measured) -> None:
+    file = linear.published.path / MEANS
+    content = file.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"no archive"):
+        file.write_bytes(damaged)
+        assert read_means(linear.published) == {}
+    assert evaluate_set(linear.published, linear.job) == linear.evaluation
+    assert list(read_means(linear.published)) == [LAYER]
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from clusterpaths.explanation.explain import explain_image
 from clusterpaths.explore.clusters import exemplars
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.notebook import optional
-from clusterpaths.notebook.figures import colour
 from clusterpaths.notebook.frame import to_table
+from clusterpaths.report.sankey import colour
 from clusterpaths.sets.conveniences import _ANSWERS
 from clusterpaths.sets.published import PublishedSet, open_set
 from tests.clusterpaths.explore.small import write_small
