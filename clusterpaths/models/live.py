@@ -44,9 +44,10 @@ def live_model(sha256: str) -> ModelRecord | None:
     return found[0] if found else None
 
 
-def forget(sha256: str) -> None:
-    """The model is no longer there."""
-    _live.pop(sha256, None)
+def forget(sha256: str, opens: Open) -> None:
+    """The model that was registered with `opens` is no longer there; another one with the same weights may be."""
+    if sha256 in _live and _live[sha256][1] is opens:
+        del _live[sha256]
 
 
 def open_session(

@@ -193,7 +193,7 @@ def register(network: Network, takes: Takes, model: ModelRecord) -> None:
     earlier = live.live_model(digest)  # sets of other layers are still open
     taps = {(tap.layer, tap.identity): tap for tap in (*(earlier.taps if earlier else ()), *model.taps)}
     live.register(model.model_copy(update={"taps": tuple(taps.values())}), opens)
-    weakref.finalize(network.module, live.forget, digest)
+    weakref.finalize(network.module, live.forget, digest, opens)
 
 
 def _changed(model: ModelRecord) -> str:

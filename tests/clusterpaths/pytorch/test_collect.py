@@ -161,6 +161,19 @@ def test_a_model_that_is_gone_explains_nothing_and_takes_no_memory(run: Collect,
         paths.explain(Image.new("RGB", (SIZE, SIZE)))
 
 
+def test_a_copy_that_is_gone_does_not_take_the_model_along(run: Collect, model: Any, loader: Any) -> None:
+    import gc
+
+    from PIL import Image
+
+    copy = make_model()  # the same weights
+    run(copy, loader)
+    paths = run(model, loader)
+    del copy
+    gc.collect()
+    assert paths.explain(Image.new("RGB", (SIZE, SIZE))).path
+
+
 def test_files_are_shown_and_tell_how_images_are_prepared(run: Collect, model: Any, tmp_path: Path) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     from torchvision.datasets import ImageFolder
