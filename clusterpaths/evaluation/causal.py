@@ -30,11 +30,11 @@ from clusterpaths.evaluation.record import Measure, Necessity, Steering
 from clusterpaths.evaluation.shifts import GroupMeans, Groups, Rows, choose_targets, random_direction, shifted
 from clusterpaths.evaluation.split import Split, with_activations
 from clusterpaths.extraction.job import ExtractionJob
+from clusterpaths.models.live import Session, Tail, open_session, open_tail
 from clusterpaths.models.outputs import decide
-from clusterpaths.models.session import TapSession
-from clusterpaths.models.tail import RAW, TailSession, weights_size, whole, why_uncuttable
+from clusterpaths.models.tail import RAW, weights_size, whole, why_uncuttable
 from clusterpaths.preprocessing.prepare import normalise
-from clusterpaths.records import ModelOutputs, SetRecord, Tap
+from clusterpaths.records import ModelOutputs, ModelRecord, SetRecord, Tap
 from clusterpaths.sets.columns import Classes
 from clusterpaths.sets.published import PublishedSet
 
@@ -101,7 +101,7 @@ def measure_interventions(
         notes.append(
             f"Interventions are made on {len(chosen)} held-out examples: the model is large or has many layers."
         )
-    if len(chosen) and cuttable and weights_size(job.model) > LARGE_MODEL:
+    if len(chosen) and cuttable and _is_large(job.model):
         say(
             _about(
                 job,
@@ -134,8 +134,14 @@ def examples_for(job: ExtractionJob, ks: list[int]) -> int:
         ks: clusters of each layer that the model is cut at.
     """
     runs = sum(map(_runs, ks))
-    budget = MAX_RUNS if weights_size(job.model) <= LARGE_MODEL else MAX_RUNS // 3
+    budget = MAX_RUNS // 3 if _is_large(job.model) else MAX_RUNS
+    if not job.model.path:
+        budget //= 4  # all of a live model runs, not the part behind a layer
     return int(np.clip(budget // max(runs, 1), 30, MAX_EXAMPLES))
+
+
+def _is_large(model: ModelRecord) -> bool:
+    return not model.path or weights_size(model) > LARGE_MODEL
 
 
 def _runs(k: int) -> int:
@@ -147,7 +153,7 @@ def _about(
     job: ExtractionJob, images: NDArray[np.float32], count: int, layers: list[str], record: SetRecord, workers: int
 ) -> str:
     """How long it will take, from the time of one batch: a part of the model takes half of it on average."""
-    session = TapSession(job.model.model_copy(update={"taps": ()}))
+    session = open_session(job.model.model_copy(update={"taps": ()}))
     session.run(images[:1])  # the first run allocates
     begun = time.perf_counter()
     session.run(images)
@@ -243,7 +249,7 @@ class _Layer:
         self._mean, self._ends = groups.means[k], groups.means[k + 1 : k + 1 + len(ends)]
         self.published = LayerMeans(groups.means[k + 1 + len(ends) :], groups.low)
         self._local = threading.local()
-        self.bypassed = TailSession(job.model, self._tap).needs_images
+        self.bypassed = bool(job.model.path) and open_tail(job.model, self._tap).needs_images
 
     def __enter__(self) -> Self:
         return self
@@ -295,12 +301,12 @@ class _Layer:
             mean=after(self._mean - rows),
         )
 
-    def _sessions(self) -> tuple[TapSession, TailSession]:
+    def _sessions(self) -> tuple[Session, Tail]:
         """This thread's."""
         if not hasattr(self._local, "sessions"):
             model = self._job.model.model_copy(update={"taps": (self._tap, whole(self._tap))})
-            self._local.sessions = TapSession(model), TailSession(model, self._tap)
-        sessions: tuple[TapSession, TailSession] = self._local.sessions
+            self._local.sessions = open_session(model), open_tail(model, self._tap)
+        sessions: tuple[Session, Tail] = self._local.sessions
         return sessions
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from clusterpaths.clustering.kmeans import comparable, first_alike, nearest
 from clusterpaths.evaluation.means import LayerMeans
 from clusterpaths.evaluation.shifts import shifted
+from clusterpaths.models.live import Tail, open_session, open_tail
 from clusterpaths.models.outputs import Decisions, decide
-from clusterpaths.models.session import Outputs, TapSession
-from clusterpaths.models.tail import RAW, TailSession, weights_size, whole
+from clusterpaths.models.session import Outputs
+from clusterpaths.models.tail import RAW, weights_size, whole
 from clusterpaths.records import CacheDtype, ModelRecord, SetRecord
 
 STEPS = 7  # bisections: the amount is known to 1/128 of the way
@@ -71,16 +72,16 @@ class Counterfactuals:
         self._taps = {tap.layer: tap for tap in model.taps}
         self._outputs = model.outputs
         self.layers = tuple(layer for layer in record.layers if layer in means)
-        self._model, self._dtypes, self._keep = model, dtypes, weights_size(model) <= KEPT
-        self._tails: dict[str, TailSession] = {}
+        self._model, self._dtypes, self._keep = model, dtypes, not model.path or weights_size(model) <= KEPT
+        self._tails: dict[str, Tail] = {}
         raw = [whole(self._taps[layer]) for layer in self.layers]
-        self._head = TapSession(model.model_copy(update={"taps": tuple(raw)})) if raw else None
+        self._head = open_session(model.model_copy(update={"taps": tuple(raw)})) if raw else None
 
-    def _tail(self, layer: str) -> TailSession:
+    def _tail(self, layer: str) -> Tail:
         if layer in self._tails:
             return self._tails[layer]
         following = self._record.layers[self._record.layers.index(layer) + 1 :]
-        tail = TailSession(self._model, self._taps[layer], [self._taps[one] for one in following], self._dtypes)
+        tail = open_tail(self._model, self._taps[layer], [self._taps[one] for one in following], self._dtypes)
         if self._keep:
             self._tails[layer] = tail
         return tail

@@ -91,7 +91,7 @@ class SetWithModel:
     def _search(self) -> Counterfactuals | None:
         """None where the set has no means of its clusters: it was evaluated without interventions."""
         means = read_means(_published(self.index))
-        if not means or not self.session.model.path:
+        if not means:
             return None
         return Counterfactuals(self.record, self.session.model, means, self.centroids, self.dtypes)
 

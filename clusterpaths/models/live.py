@@ -6,7 +6,7 @@ is, is its own affair (`pytorch/session.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from clusterpaths.models.products import Values
 from clusterpaths.models.session import Outputs, TapSession
-from clusterpaths.records import CacheDtype, ModelRecord
+from clusterpaths.models.tail import TailSession
+from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
 
 class Session(Protocol):
@@ -27,7 +28,25 @@ class Session(Protocol):
         ...
 
 
-Open = Callable[[ModelRecord, Mapping[str, CacheDtype], Mapping[str, Values] | None, bool], Session]
+class LiveSession(Session, Protocol):
+    """A session of a live model: other values can be put into a layer on the way."""
+
+    def run_with(self, images: NDArray[np.float32], tap: Tap, values: NDArray[np.float32]) -> Outputs:
+        """As `run`, with these values (n, *full shape) as what the tap's layer outputs."""
+        ...
+
+
+class Tail(Protocol):
+    """The part of a model behind a layer, as `TailSession` is."""
+
+    needs_images: bool
+
+    def run(self, values: NDArray[np.float32], images: NDArray[np.float32]) -> Outputs:
+        """As `TailSession.run`."""
+        ...
+
+
+Open = Callable[[ModelRecord, Mapping[str, CacheDtype], Mapping[str, Values] | None, bool], LiveSession]
 """Makes a session of: the record with its taps, dtypes of layers, centroids and `keep`, each as `TapSession` has them."""
 
 _live: dict[str, tuple[ModelRecord, Open]] = {}
@@ -63,3 +82,30 @@ def open_session(
     """
     found: tuple[Any, Open] | None = _live.get(model.sha256) if not model.path else None
     return found[1](model, dtypes or {}, centroids, keep) if found else TapSession(model, dtypes, centroids, keep)
+
+
+def open_tail(
+    model: ModelRecord, tap: Tap, following: Sequence[Tap] = (), dtypes: Mapping[str, CacheDtype] | None = None
+) -> Tail:
+    """The part of a live model, else of the record's ONNX file, behind a layer; arguments as of `TailSession`.
+
+    Raises:
+        ModelError: it cannot be run.
+    """
+    found: tuple[Any, Open] | None = _live.get(model.sha256) if not model.path else None
+    if not found:
+        return TailSession(model, tap, following, dtypes)
+    record = model.model_copy(update={"taps": tuple(following)})
+    return _LiveTail(found[1](record, dtypes or {}, None, True), tap)
+
+
+class _LiveTail:
+    """All of the model runs; what is in front of the layer has no effect but where it goes past it."""
+
+    needs_images = True
+
+    def __init__(self, session: LiveSession, tap: Tap) -> None:
+        self._session, self._tap = session, tap
+
+    def run(self, values: NDArray[np.float32], images: NDArray[np.float32]) -> Outputs:
+        return self._session.run_with(images, self._tap, values)

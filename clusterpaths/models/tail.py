@@ -34,8 +34,11 @@ def why_uncuttable(model: ModelRecord, tap: Tap) -> str:
 
     Runs nothing; reads the graph.
     """
-    if not model.outputs.has_scores or model.logits is None:
+    if not model.outputs.has_scores:
         return "the model has no class scores"
+    if not model.path:
+        return ""  # a live model: values are put into it while it runs
+    assert model.logits is not None  # where scores come from
     if tap.dequantised or tap.dtype not in _ELEM_TYPES:
         return f"its values are {tap.dtype or 'of an unknown type'}, which no mean can be added to"
     proto = load_proto(model.path)

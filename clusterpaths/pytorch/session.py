@@ -24,7 +24,7 @@ from clusterpaths.models.session import Outputs
 from clusterpaths.pytorch.layers import INPUT
 from clusterpaths.pytorch.network import Network, as_numpy
 from clusterpaths.pytorch.outputs import scores
-from clusterpaths.pytorch.values import find_tensor
+from clusterpaths.pytorch.values import find_tensor, replace_tensor
 from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
 
@@ -41,8 +41,13 @@ class Runner:
         self.network, self.model = network, model
         self._dtypes = {tap.layer: dtypes.get(tap.layer, "float32") for tap in model.taps}
 
-    def run(self, inputs: Any, count: int) -> Outputs:
+    def run(self, inputs: Any, count: int, put: tuple[Tap, NDArray[np.float32]] | None = None) -> Outputs:
         """Run a batch of `count` examples; `products` has the squared lengths of every layer's rows.
+
+        Args:
+            inputs: the batch.
+            count: of its examples.
+            put: a layer, and values (count, *full shape) that are put in for what it outputs.
 
         Raises:
             ModelError: a layer has not one row per example, or another shape than in the first batch.
@@ -84,11 +89,13 @@ class Runner:
             return lambda module, args, kwargs: keep(tap, [*args, *kwargs.values()])  # noqa: ARG005
 
         given = [tap for tap in self.model.taps if tap.tensor.endswith(INPUT)]
-        output = self.network.run(
-            inputs,
-            [(tap.tensor, after(tap)) for tap in self.model.taps if tap not in given],
-            [(tap.tensor.removesuffix(INPUT), before(tap)) for tap in given],
-        )
+        hooks = [(tap.tensor, after(tap)) for tap in self.model.taps if tap not in given]
+        first = [(tap.tensor.removesuffix(INPUT), before(tap)) for tap in given]
+        if put is not None and put[0].tensor.endswith(INPUT):
+            first = [(put[0].tensor.removesuffix(INPUT), _put_before(put[1])), *first]
+        elif put is not None:
+            hooks = [(put[0].tensor, _put_after(put[1])), *hooks]  # the hooks that follow see what it returns
+        output = self.network.run(inputs, hooks, first)
         if missing := [tap.layer for tap in self.model.taps if tap.layer not in found]:
             raise ModelError(
                 f"Layer {missing[0]} was not reached for this batch, although it was for the first one. Leave it out of layers."
@@ -96,6 +103,19 @@ class Runner:
         layers = {tap.layer: as_numpy(found[tap.layer]) for tap in self.model.taps}
         products = {layer: Products(as_numpy(value), None) for layer, value in squares.items()}
         return Outputs(layers, scores(self.model.outputs, output, count), products)
+
+
+def _put_after(values: NDArray[np.float32]) -> Callable[..., Any]:
+    return lambda module, args, kwargs, output: replace_tensor(output, values)  # noqa: ARG005 - torch's names
+
+
+def _put_before(values: NDArray[np.float32]) -> Callable[..., Any]:
+    def put(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        if find_tensor(list(args)) is not None:
+            return replace_tensor(args, values), kwargs
+        return args, replace_tensor(kwargs, values)
+
+    return put
 
 
 def reduce_tensor(tensor: Any, tap: Tap) -> Any:
@@ -152,6 +172,17 @@ class LiveSession:
         Raises:
             ModelError: the model was trained since this session began, or does not take such images.
         """
+        return self._run(images, None)
+
+    def run_with(self, images: NDArray[np.float32], tap: Tap, values: NDArray[np.float32]) -> Outputs:
+        """As `run`, with these values (n, *full shape) as what the tap's layer outputs.
+
+        Raises:
+            ModelError: as `run`.
+        """
+        return self._run(images, (tap, values))
+
+    def _run(self, images: NDArray[np.float32], put: tuple[Tap, NDArray[np.float32]] | None) -> Outputs:
         import torch
 
         if self._runner.network.versions() != self._versions:
@@ -159,7 +190,7 @@ class LiveSession:
         images = images[:, : self._takes.channels]
         tensor = torch.from_numpy(np.ascontiguousarray(images)).to(self._takes.dtype)
         try:
-            out = self._runner.run({self._takes.key: tensor} if self._takes.key else tensor, len(images))
+            out = self._runner.run({self._takes.key: tensor} if self._takes.key else tensor, len(images), put)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ModelError(f"The model cannot be run on a batch of shape {images.shape}: {error}") from error
         products = {layer: one.run(out.layers[layer].reshape(len(images), -1)) for layer, one in self._products.items()}

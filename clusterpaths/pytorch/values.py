@@ -9,6 +9,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def items(value: Any) -> list[tuple[str, Any]] | None:
     """The parts of a value by name ("0", "1" … of a sequence); None: it has none."""
@@ -44,6 +47,24 @@ def find_tensor(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value
     return next((tensor for _, tensor in tensors(value)), None)
+
+
+def replace_tensor(value: Any, new: NDArray[np.float32]) -> Any:
+    """The same value with `find_tensor`'s tensor replaced by these values, on its device and in its dtype."""
+    import torch
+
+    old = find_tensor(value)
+    tensor = torch.from_numpy(np.ascontiguousarray(new)).to(old.device, old.dtype)
+    done = False
+
+    def one(part: Any) -> Any:
+        nonlocal done
+        if done or part is not old:
+            return part
+        done = True
+        return tensor
+
+    return change(value, one)
 
 
 def change(value: Any, how: Callable[[Any], Any]) -> Any:

@@ -16,6 +16,7 @@ import clusterpaths as cp
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError, ModelError
+from clusterpaths.evaluation.record import read_evaluation
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.pytorch.collect import collect
 from clusterpaths.pytorch.export import ExportedModel, export_onnx
@@ -246,3 +247,37 @@ def test_metadata_that_names_no_tensor(tmp_path: Path) -> None:
 def test_a_configuration_takes_the_exported_model() -> None:
     model = ExportedModel(Path("m.onnx"), ("pool",), "logits", 0.0, 2)
     assert RunConfig(model=os.fspath(model), dataset="folder").model == Path("m.onnx")
+
+
+@pytest.mark.parametrize("name", ["celeba", "vit"])
+def test_interventions_in_the_live_model_give_what_they_give_in_the_file(name: str, tmp_path: Path) -> None:
+    make, layers = MODELS[name]
+    model, size = make(), SIZES.get(name, 64)
+    root = write_classes(tmp_path / "photos", 160)
+    loader = torch.utils.data.DataLoader(folder_of(root, size), batch_size=32)
+    options: dict[str, Any] = {"k": 4, "cache_dtype": "float32"}
+    layers = layers if name == "celeba" else ["encoder.layers.encoder_layer_1*", "heads.head:input"]
+    if name == "celeba":  # random weights decide on one class for all
+        with torch.no_grad():
+            model.fc3.bias -= torch.cat([model(x) for x, _ in loader]).mean(0)
+    live = collect(model, loader, layers=layers, out=tmp_path / "live", **options)
+    first = next(iter(loader))[0][:4]
+    exported = export_onnx(model, first, tmp_path / "m.onnx", layers=layers, preprocessing=live.record.preprocessing)
+    file = cp.run(model=exported, data=root, cache_root=tmp_path / "file", name="file", **options)
+
+    ours, theirs = read_evaluation(live), read_evaluation(file)
+    assert ours is not None
+    assert theirs is not None
+    assert [one.layer for one in ours.steering] == [one.layer for one in theirs.steering] == list(live.record.layers)
+    for one, other in zip(ours.steering, theirs.steering, strict=True):
+        for what in ("steered", "random", "patched", "before", "changed"):
+            assert getattr(one, what).value == pytest.approx(getattr(other, what).value, abs=0.04), (one.layer, what)
+    for kept, also in zip(ours.necessity, theirs.necessity, strict=True):
+        assert kept.cluster.value == pytest.approx(also.cluster.value, abs=0.04)
+        assert kept.onwards.value == pytest.approx(also.onwards.value, abs=0.04)
+    picture = next(root.rglob("*.png"))
+    found, again = live.explain(picture).counterfactual, file.explain(picture).counterfactual
+    assert (found is None) == (again is None)
+    if found is not None and again is not None:
+        assert [one.layer for one in found.changes] == [one.layer for one in again.changes]
+        assert [one.amount for one in found.changes] == pytest.approx([one.amount for one in again.changes], abs=0.02)
