@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydantic import ValidationError
 
 from clusterpaths.errors import ClusterPathsError, ConfigError
 
-USER_ERROR, STOPPED = 2, 130  # exit codes; 1 is a bug, with its traceback
+USER_ERROR, STOPPED, NO_READER = 2, 130, 141  # exit codes, as shells number signals; 1 is a bug, with its traceback
 RUN_LOGGERS = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")  # what a run logs
 
 
@@ -58,8 +59,12 @@ def one_paragraph(stopped: str) -> Iterator[None]:
     """
     try:
         yield
+        sys.stdout.flush()  # here, where a reader that is gone is noticed
     except ClusterPathsError as error:
         fail(str(error), USER_ERROR)
+    except BrokenPipeError:  # as in `clusterpaths explain … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
+        raise SystemExit(NO_READER) from None
     except KeyboardInterrupt:
         fail(stopped, STOPPED)
 

@@ -153,3 +153,16 @@ def test_a_dry_run_waits_for_no_library_that_it_does_not_need(photos: tuple[str 
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "onnxruntime" in imported
     assert {"sklearn", "scipy", "prefect", "torch"} & imported == set()
+
+
+def test_a_reader_that_leaves_ends_a_command_quietly() -> None:
+    """As `clusterpaths inspect MODEL | head -1` does."""
+    command = [sys.executable, "-m", "clusterpaths.commands.main", "inspect", str(SAMPLE_MODEL)]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 141
+    assert errors == b""
