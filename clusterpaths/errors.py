@@ -12,6 +12,8 @@
     │   ├── ExtractionError    too many unreadable images, non-finite activations
     │   ├── NotFoundError      no model, set, layer, cluster or example of that name
     │   ├── DiskError          no room, no permission
+    │   ├── EditConflictError  somebody else changed the same text meanwhile
+    │   ├── EndpointError      a vision-language model's server that does not answer, refuses, or answers nonsense
     │   ├── TimeLimitError     a task that did not end in time: a disk that hangs
     │   └── StorageError       object storage that does not answer, refuses access, or has no such bucket
     ├── DownloadError          the network; worth a retry
@@ -88,6 +90,14 @@ class NotFoundError(InputError):
 
 class DiskError(InputError):
     """The disk is full or may not be written to."""
+
+
+class EditConflictError(InputError):
+    """An edit of a text that somebody else changed meanwhile, or of another set's; nothing was written."""
+
+
+class EndpointError(InputError):
+    """The server of a vision-language model does not answer, refuses the request, or does not speak the protocol."""
 
 
 class TimeLimitError(InputError):

@@ -40,6 +40,7 @@ from clusterpaths.metrics.paths import FEW_EXAMPLES
 from clusterpaths.models.live import Session, live_model, open_session
 from clusterpaths.models.outputs import Decisions, decide, labels_over_threshold, not_finite
 from clusterpaths.models.session import Outputs
+from clusterpaths.naming.resolve import names_of
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheDtype, ModelRecord, SetRecord
 from clusterpaths.sets.published import PublishedSet
@@ -108,6 +109,7 @@ class SetWithModel:
             layer=self.record.layers[change.layer],
             source=change.source,
             target=change.target,
+            target_name=names_of(self.index).cluster(change.layer, change.target).text,
             amount=change.amount,
             prediction=name(change.prediction),
             at_target=name(change.at_target),
@@ -245,6 +247,7 @@ def look_up(
         labels=over,
         classes=classes,
         path=tuple(path[0].tolist()),
+        path_name=make.names.path(path[0].tolist()).text,
         layers=tuple(make.layer(i, float(distances[0, i]), float(standardised[i])) for i in range(len(index.layers))),
         count=own_note.count if own_note else 0,
         share=(own_note.count if own_note else 0) / len(index),
@@ -263,7 +266,7 @@ class _Builder:
     """Compares a set with one path, (layers,)."""
 
     def __init__(self, index: SetIndex, path: NDArray[np.int64], exemplars: int) -> None:
-        self.index, self.path, self.exemplars = index, path, exemplars
+        self.index, self.path, self.exemplars, self.names = index, path, exemplars, names_of(index)
         self.hamming = len(path) - index.layers_shared(path)  # (p,)
         same = np.flatnonzero(self.hamming == 0)
         self.own = int(same[0]) if len(same) else None  # its position among the occupied paths
@@ -285,6 +288,7 @@ class _Builder:
         return LayerExplanation(
             layer=self.index.layers[i],
             cluster=cluster,
+            name=self.names.cluster(i, cluster).text,
             distance=distance,
             standardised=standardised,
             cluster_count=len(members),

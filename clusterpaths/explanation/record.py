@@ -42,6 +42,7 @@ class LayerExplanation(Record):
 
     layer: str
     cluster: int
+    name: str = Field(default="", description="of the cluster; empty: it has none")
     distance: float = Field(description="to the cluster's centroid, as in paths.parquet")
     standardised: float = Field(description="spreads above the mean of the cluster's examples")
     cluster_count: int = Field(description="examples of the set in this cluster")
@@ -72,6 +73,7 @@ class DecisionChange(Record):
     layer: str
     source: int = Field(description="the image's cluster in the layer")
     target: int = Field(description="the cluster that it is moved to")
+    target_name: str = Field(default="", description="of that cluster; empty: it has none")
     amount: float = Field(description="share of the way, 0 to 1, at which the decision becomes another one")
     prediction: str = Field(description="the class that is decided there")
     at_target: str = Field(description="the class that is decided at the end of the way")
@@ -100,6 +102,7 @@ class Explanation(Record):
     )
     classes: tuple[ClassScore, ...] = Field(description="most probable first")
     path: tuple[int, ...]
+    path_name: str = Field(default="", description="the path's name, or those of its clusters read as words")
     layers: tuple[LayerExplanation, ...]
     count: int = Field(description="examples of the set on the same path")
     share: float

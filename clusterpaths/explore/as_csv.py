@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,14 @@ Rows = NDArray[np.integer]
 Column = list[Any]
 
 
-def lines(index: SetIndex, rows: Rows) -> Iterator[str]:
+def lines(index: SetIndex, rows: Rows, path_names: Sequence[str] = ()) -> Iterator[str]:
     """A header and a line per row, in chunks of some thousand lines; what is not known is empty.
 
-    Columns: id, file, split, label, prediction, right (1 or 0), the cluster of each layer, path_count, ood_score, confidence
-    (the probability of the predicted class); for a model of at most ten classes probability_CLASS, for others probabilities,
-    the ten largest as "CLASS=SHARE; …"; then attr_NAME (1 or 0) of each attribute. Text that a spreadsheet would interpret as
-    a formula is prefixed with an apostrophe.
+    Columns: id, file, split, label, prediction, right (1 or 0), the cluster of each layer, path_count, path_name (if
+    `path_names` has one per occupied path, in the order of `index.paths`), ood_score, confidence (the probability of the
+    predicted class); for a model of at most ten classes probability_CLASS, for others probabilities, the ten largest as
+    "CLASS=SHARE; …"; then attr_NAME (1 or 0) of each attribute. Text that a spreadsheet would interpret as a formula is
+    prefixed with an apostrophe.
 
     Raises:
         CacheError: with the first chunk; the cache has a table of its examples that cannot be read.
@@ -38,7 +39,9 @@ def lines(index: SetIndex, rows: Rows) -> Iterator[str]:
     text = io.StringIO()
     writer = csv.writer(text)
     scores, attributes = _Scores(index), {ATTRIBUTE + name: values for name, values in index.attributes.items()}
-    names = ["id", "file", "split", "label", "prediction", "right", *index.layers, "path_count", "ood_score"]
+    names = ["id", "file", "split", "label", "prediction", "right", *index.layers, "path_count"]
+    names += [*(["path_name"] if path_names else []), "ood_score"]
+    words = [_text(name) for name in path_names]
     writer.writerow(map(_text, [*names, *scores.names, *attributes]))
     splits = [*map(_text, index.split_names), ""]  # the last one by its index -1: not known; so with the classes
     labels = [*(_text(index.label_name(i)) for i in range(int(index.labels.max(initial=-1)) + 1)), ""]
@@ -57,6 +60,7 @@ def lines(index: SetIndex, rows: Rows) -> Iterator[str]:
                 [("0", "1", "")[i] for i in index.right[at].tolist()],
                 *index.clusters[at].T.tolist(),
                 index.paths.counts[index.paths.of_example[at]].tolist(),
+                *([[words[path] for path in index.paths.of_example[at].tolist()]] if words else []),
                 [""] * len(at) if index.ood is None else [f"{score:.6g}" for score in index.ood[at].tolist()],
                 *scores.columns(at),
                 *([flags[value] for value in values[at].tolist()] for values in attributes.values()),

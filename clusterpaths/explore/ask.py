@@ -41,13 +41,15 @@ def ask(index: SetIndex, question: Question, *, limit: int = 50, offset: int = 0
     )
 
 
-def ask_csv(index: SetIndex, question: Question) -> Iterator[str]:
+def ask_csv(index: SetIndex, question: Question, path_names: Sequence[str] = ()) -> Iterator[str]:
     """The full selection as CSV, in chunks of some thousand lines; its columns are those of `as_csv.lines`.
+
+    `path_names`: one per occupied path, for the column path_name.
 
     Raises:
         NotFoundError: before the first chunk is taken; as `ask`.
     """
-    return as_csv.lines(index, select(index, question))
+    return as_csv.lines(index, select(index, question), path_names)
 
 
 def select(index: SetIndex, question: Question) -> Rows:

@@ -26,6 +26,7 @@ from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.external import external_tensors
 from clusterpaths.models.load import load_proto
 from clusterpaths.models.session import add_tap
+from clusterpaths.naming.resolve import names_of
 from clusterpaths.records import Distance, ModelIdentity, ModelRecord, Record, SetRecord
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage.atomic import atomic_write
@@ -54,6 +55,10 @@ class PathModelNote(Record):
     output_kind: str = Field(default="", description="what the output logits holds, such as logits or probabilities")
     predictions: PathPredictions | None = Field(
         default=None, description="the decision that each path predicts; None: the model predicts no class"
+    )
+    names: dict[str, str] = Field(
+        default_factory=dict,
+        description="of clusters (conv3/2) and of paths (0-1-4) with one of their own, when exported",
     )
     created: str = Field(description="when the set was made; ISO time, UTC")
 
@@ -103,6 +108,7 @@ def export_path_model(published: PublishedSet, model_path: Path, output: Path) -
         | {name: graph.free_name(name) for name in (PATH, DISTANCES, OOD_SCORE)},
         output_kind=model.outputs.kind,
         predictions=path_predictions(published.clusters, published.predictions, published.unseen_rule),
+        names=names_of(published.index).as_text(),
         created=record.created,
     )
     centroids = published.read_centroids()

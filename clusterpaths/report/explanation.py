@@ -180,7 +180,8 @@ def counterfactual(e: Explanation) -> str:
 
 def change(one: DecisionChange) -> str:
     """In fc1, 38% of the way from cluster 2 to cluster 4 makes it Blond."""
-    way = f"{percent(one.amount)} of the way from cluster {one.source} to cluster {one.target}"
+    named = f" ({one.target_name})" if one.target_name else ""
+    way = f"{percent(one.amount)} of the way from cluster {one.source} to cluster {one.target}{named}"
     text = f"In {one.layer}, {way} makes it {one.prediction}"
     return text if one.at_target == one.prediction else f"{text}, all of the way {one.at_target}"
 
@@ -224,12 +225,14 @@ def print_explanation(e: Explanation, file: Any = None) -> None:
         likely = [f"{score.name} {percent(score.probability, 1)}" for score in e.classes[:LISTED]]
         console.print(f"Classes      {escape(', '.join(likely))}")
     console.print(f"Path         {path_text(e.path)}, in {escape(e.set)} of {escape(e.model.file)}")
+    if e.path_name:
+        console.print(f"In words     {escape(e.path_name)}")
     console.print(f"How common   {escape(common(e))}")
     console.print(f"OOD score    {ood_sentence(e)}")
     console.print(f"Otherwise    {escape(other(e))}")
     if changes := counterfactual(e):
         console.print(f"To change it {escape(changes)}")
-    table = Table("layer", "cluster", "examples in it", "distance", "in spreads", "nearest exemplars", box=None)
+    table = Table("layer", "cluster", "name", "examples in it", "distance", "in spreads", "nearest exemplars", box=None)
     for layer in e.layers:
         table.add_row(*map(escape, _row(layer)))
     console.print(table)
@@ -240,6 +243,7 @@ def _row(layer: LayerExplanation) -> tuple[str, ...]:
     return (
         layer.layer,
         str(layer.cluster),
+        layer.name or "none",
         thousands(layer.cluster_count),
         f"{layer.distance:.4g}",
         f"{layer.standardised:+.1f}",

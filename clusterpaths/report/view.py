@@ -17,6 +17,8 @@ from clusterpaths.explore.paths import path_page
 from clusterpaths.explore.records import ClassShare, ClusterInfo, ExampleRow, PathSummary, Routes
 from clusterpaths.explore.routes import routes
 from clusterpaths.metrics.paths import Majorities
+from clusterpaths.naming.record import Name
+from clusterpaths.naming.resolve import SetNames, names_of
 from clusterpaths.records import SetRecord
 from clusterpaths.report import overview
 from clusterpaths.report.examples import Tile, tile
@@ -73,6 +75,7 @@ class ClusterCard:
     """One cluster of a layer; `label_classes` is used if labels and predictions have different classes."""
 
     info: ClusterInfo
+    name: Name
     colour: int
     classes: tuple[ClassRow, ...]
     label_classes: tuple[ClassRow, ...]
@@ -100,6 +103,7 @@ class PathRow:
     """One of the most frequent paths; chips are (cluster, colour), one per layer."""
 
     summary: PathSummary
+    name: str
     chips: tuple[tuple[int, int], ...]
     majorities: tuple[tuple[str, ClassShare], ...]  # of predictions, of labels: where any is known
     examples: tuple[Tile, ...]
@@ -134,6 +138,7 @@ class Page:
     covered: float
     has_labels: bool
     has_predictions: bool
+    names_problem: str
     missing_pictures: int
     pictures: int
 
@@ -203,16 +208,23 @@ def build(index: SetIndex, record: SetRecord, shown: Exemplars, pictures: Mappin
         shown: its exemplars.
         pictures: by file name; a file without one could not be read.
     """
-    table, drawn = ClassTable(index, record), routes(index)
+    table, drawn, names = ClassTable(index, record), routes(index), names_of(index)
     classes, label_classes = table.rows(table.predictions, table.labels)
     possible = int(np.prod(np.array(index.k, dtype=object)))
     files = set(shown.files())
     return Page(
         layers=tuple(
-            _layer(index, record, at, table, [tuple(tile(x, pictures, x.distance) for x in some) for some in clusters])
+            _layer(
+                index,
+                record,
+                at,
+                table,
+                [tuple(tile(x, pictures, x.distance) for x in some) for some in clusters],
+                names,
+            )
             for at, clusters in enumerate(shown.clusters)
         ),
-        paths=tuple(_path(path, pictures) for path in shown.paths),
+        paths=tuple(_path(path, pictures, names.path(path.path).text) for path in shown.paths),
         purities=tuple(_purities(index, table)),
         overview=lay_out(drawn, index),
         classes=classes,
@@ -227,20 +239,26 @@ def build(index: SetIndex, record: SetRecord, shown: Exemplars, pictures: Mappin
         covered=sum(path.count for path in shown.paths) / max(len(index), 1),
         has_labels=bool(table.labels),
         has_predictions=bool(table.predictions),
+        names_problem=names.problem,
         missing_pictures=sum(file not in pictures for file in files),
         pictures=len(files),
     )
 
 
 def _layer(
-    index: SetIndex, record: SetRecord, at: int, table: ClassTable, examples: Sequence[tuple[Tile, ...]]
+    index: SetIndex,
+    record: SetRecord,
+    at: int,
+    table: ClassTable,
+    examples: Sequence[tuple[Tile, ...]],
+    names: SetNames,
 ) -> LayerSection:
     name = index.layers[at]
     infos = [info for info in cluster_infos(index) if info.layer == name]
     summary = record.clusters.get(name)
     return LayerSection(
         name=name,
-        cards=tuple(_card(index, at, info, table, examples[info.cluster]) for info in infos),
+        cards=tuple(_card(index, at, info, table, examples[info.cluster], names) for info in infos),
         agreement=_agreement(info.majority for info in infos),
         inertia=summary.inertia if summary else float("nan"),
         iterations=summary.iterations if summary else 0,
@@ -249,7 +267,9 @@ def _layer(
     )
 
 
-def _card(index: SetIndex, layer: int, info: ClusterInfo, table: ClassTable, examples: tuple[Tile, ...]) -> ClusterCard:
+def _card(
+    index: SetIndex, layer: int, info: ClusterInfo, table: ClassTable, examples: tuple[Tile, ...], names: SetNames
+) -> ClusterCard:
     members = index.members(layer, info.cluster)
     predictions = class_shares(index.predictions[members], index.class_name)
     labels = class_shares(index.labels[members], index.label_name)
@@ -257,6 +277,7 @@ def _card(index: SetIndex, layer: int, info: ClusterInfo, table: ClassTable, exa
     occurring = {one.index for one in (*predictions, *(labels if index.same_classes else ()))}
     return ClusterCard(
         info=info,
+        name=names.cluster(layer, info.cluster),
         colour=info.cluster % COLOURS,
         classes=classes,
         label_classes=label_classes,
@@ -267,10 +288,11 @@ def _card(index: SetIndex, layer: int, info: ClusterInfo, table: ClassTable, exa
     )
 
 
-def _path(path: PathSummary, pictures: Mapping[str, Thumbnail]) -> PathRow:
+def _path(path: PathSummary, pictures: Mapping[str, Thumbnail], name: str) -> PathRow:
     sources = {"predictions": path.prediction, "labels": path.label}
     return PathRow(
         summary=path,
+        name=name,
         chips=tuple((c, c % COLOURS) for c in path.path),
         majorities=tuple((source, majority) for source, majority in sources.items() if majority),
         examples=tuple(tile(example, pictures) for example in path.exemplars),

@@ -40,6 +40,11 @@ def api_url(summary: SetSummary) -> str:
     return f"/api/v1/models/{encoded(summary.model)}/sets/{encoded(summary.set)}"
 
 
+def names_url(summary: SetSummary) -> str:
+    """The names of a set in /api/v1."""
+    return f"{api_url(summary)}/names"
+
+
 def image_url(summary: SetSummary, example: int, size: int = 160) -> str:
     """An example's image, its longer side `size` pixels; the version lets browsers cache it for an hour."""
     return f"{api_url(summary)}/examples/{example}/image?size={size}&v={encoded(summary.version)}"

@@ -21,15 +21,17 @@ from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.routes import routes
+from clusterpaths.naming.resolve import names_of
 from clusterpaths.server import errors, static_files
 from clusterpaths.server.answers import answer_cache
+from clusterpaths.server.api import names as names_api
 from clusterpaths.server.api import v1 as api
 from clusterpaths.server.contract import dashboards as contract
 from clusterpaths.server.middleware import security
 from clusterpaths.server.middleware.body_limit import FORM_BYTES, BodyLimit
 from clusterpaths.server.middleware.head import HeadAsGet
 from clusterpaths.server.middleware.log import RequestLog
-from clusterpaths.server.pages import ask, compare, home, image, login, sets
+from clusterpaths.server.pages import ask, compare, home, image, login, names, sets
 from clusterpaths.server.pages.errors import error_page
 from clusterpaths.server.pages.rendering import compile_templates
 from clusterpaths.server.settings import ServeConfig
@@ -50,7 +52,9 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
 def _prepare(library: Library) -> None:
     compile_templates()
     with contextlib.suppress(ClusterPathsError):  # there is none, or it is corrupted: reported on request
-        routes(library.default())
+        index = library.default()
+        routes(index)
+        names_of(index)
 
 
 def create_app(settings: ServeConfig) -> FastAPI:
@@ -74,7 +78,8 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.state.explaining = asyncio.Semaphore(1)
     app.include_router(contract.router)
     app.include_router(api.router)
-    for pages in (login, home, ask, compare, image, sets):
+    app.include_router(names_api.router)
+    for pages in (login, home, ask, compare, image, names, sets):
         app.include_router(pages.router, include_in_schema=False)
     app.include_router(static_files.router)
     app.mount("/static", static_files.VersionedFiles())
@@ -87,7 +92,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.origin,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", *(["PUT"] if settings.edit else [])],
             allow_headers=["authorization", "content-type", "if-none-match"],
             expose_headers=["etag"],
             allow_credentials=False,  # other sites send the token; session cookies are not shared with them

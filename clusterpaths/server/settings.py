@@ -37,6 +37,9 @@ class ServeConfig(Record):
     insecure: Annotated[bool, Parameter(negative=())] = Field(
         False, description="no token although other machines can reach the server: they can read every set"
     )
+    edit: Annotated[bool, Parameter(negative=())] = Field(
+        False, description="clusters and paths can be named and annotated, by everybody who may read the sets"
+    )
     origin: tuple[str, ...] = Field(
         (), description="another site whose pages may send requests, such as https://dashboard.example; repeatable"
     )

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi import checks as openapi  # noqa: E402
 
 EXAMPLES = 5  # an operation and kind of data
 REAL = {"model": "SampleFaces", "set": "set_01", "layer": "conv1", "cluster": 0, "id": 0, "path": "0-0-0-0-0"}
-REAL |= {"example_id": "example_0000"}
+REAL |= {"example_id": "example_0000", "key": "conv1/0"}
 CHECKS = [
     openapi.status_code_conformance,
     openapi.content_type_conformance,
@@ -47,6 +47,7 @@ def test_the_schema_lists_every_endpoint_with_a_summary_and_its_errors(site: Sit
         "metrics",
         "choices",
         "explain",
+        "names",
     ):
         assert f"/api/v1/models/{{model}}/sets/{{set}}/{name}" in paths
     assert not any(path.startswith(("/explore", "/login", "/static", "/compare")) or path == "/" for path in paths)

@@ -44,6 +44,7 @@ from clusterpaths.explore.records import (
     Transition,
 )
 from clusterpaths.explore.routes import routes
+from clusterpaths.naming.resolve import all_path_names, names_of
 from clusterpaths.records import Record
 from clusterpaths.server.answers import encode, has, json_answer, not_modified, of_set, of_version, tag_of
 from clusterpaths.server.dependencies import ImagesOf, LibraryOf
@@ -74,14 +75,14 @@ def refusal(pairs: Sequence[tuple[str, str]]) -> str:
     return f"{long[:80]} is too long. Expected at most {LONGEST:,} characters." if long else ""
 
 
-async def _sane(request: Request) -> None:
+async def sane(request: Request) -> None:
     """Raises: HTTPException."""
     if wrong := refusal(request.query_params.multi_items()):
         raise HTTPException(422, wrong)
 
 
-router = APIRouter(prefix="/api/v1", dependencies=[Depends(_sane)])
-_SET = "/models/{model}/sets/{set}"
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(sane)])
+OF_SET = "/models/{model}/sets/{set}"
 
 
 def _known_size(value: int) -> int:
@@ -187,32 +188,32 @@ def one_model(library: LibraryOf, model: Model, _: None_) -> Response:
     return json_answer(encode(library.model(model)))
 
 
-@router.get(_SET, tags=["sets"], response_model=SetSummary)
+@router.get(OF_SET, tags=["sets"], response_model=SetSummary)
 def summary(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002  # as in the address
     """Summary of one set."""
     return of_set(request, model, set, lambda index: index.summary)
 
 
-@router.get(f"{_SET}/routes", tags=["routes"], response_model=Routes)
+@router.get(f"{OF_SET}/routes", tags=["routes"], response_model=Routes)
 def all_routes(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
     """The Sankey: clusters, and the transitions between neighbouring layers."""
     return of_set(request, model, set, routes)
 
 
-@router.get(f"{_SET}/transitions", tags=["routes"], response_model=tuple[Transition, ...])
+@router.get(f"{OF_SET}/transitions", tags=["routes"], response_model=tuple[Transition, ...])
 def transitions(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
     """Number of examples from each cluster to each of the next layer."""
     return of_set(request, model, set, lambda index: routes(index).transitions)
 
 
-@router.get(f"{_SET}/clusters", tags=["clusters"], response_model=tuple[ClusterInfo, ...])
+@router.get(f"{OF_SET}/clusters", tags=["clusters"], response_model=tuple[ClusterInfo, ...])
 def clusters(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
     """Summaries of all clusters."""
     return of_set(request, model, set, cluster_infos)
 
 
 @router.get(  # before the next one, whose layer would match all of it
-    f"{_SET}/clusters/{{layer:path}}/{{cluster}}/exemplars", tags=["clusters"], response_model=ExamplePage
+    f"{OF_SET}/clusters/{{layer:path}}/{{cluster}}/exemplars", tags=["clusters"], response_model=ExamplePage
 )
 def cluster_exemplars(
     request: Request,
@@ -231,7 +232,7 @@ def cluster_exemplars(
     )
 
 
-@router.get(f"{_SET}/clusters/{{layer:path}}/{{cluster}}", tags=["clusters"], response_model=ClusterDetail)
+@router.get(f"{OF_SET}/clusters/{{layer:path}}/{{cluster}}", tags=["clusters"], response_model=ClusterDetail)
 def one_cluster(
     request: Request,
     model: Model,
@@ -244,14 +245,14 @@ def one_cluster(
     return of_set(request, model, set, lambda index: cluster_detail(index, layer, cluster, exemplars=wanted.exemplars))
 
 
-@router.get(f"{_SET}/paths", tags=["paths"], response_model=PathPage)
+@router.get(f"{OF_SET}/paths", tags=["paths"], response_model=PathPage)
 def paths(request: Request, model: Model, set: Set, wanted: Annotated[Paths, Query()]) -> Response:  # noqa: A002
     """Cluster paths by frequency, page by page."""
     asked = wanted.model_dump()
     return of_set(request, model, set, lambda index: path_page(index, **asked))
 
 
-@router.get(f"{_SET}/paths/{{path}}", tags=["paths"], response_model=PathDetail)
+@router.get(f"{OF_SET}/paths/{{path}}", tags=["paths"], response_model=PathDetail)
 def one_path(
     request: Request,
     model: Model,
@@ -268,14 +269,14 @@ def one_path(
     )
 
 
-@router.get(f"{_SET}/examples", tags=["examples"], response_model=ExamplePage)
+@router.get(f"{OF_SET}/examples", tags=["examples"], response_model=ExamplePage)
 def examples(request: Request, model: Model, set: Set, asked: Annotated[Asked, Query()]) -> Response:  # noqa: A002
     """Search: examples that match all given filters, page by page."""
     return of_set(request, model, set, lambda index: ask(index, asked.question, limit=asked.limit, offset=asked.offset))
 
 
 @router.get(
-    f"{_SET}/examples.csv",
+    f"{OF_SET}/examples.csv",
     tags=["examples"],
     response_class=StreamingResponse,
     responses={200: {"description": "the selection, one row per example", "content": {"text/csv": {}}}},
@@ -288,7 +289,8 @@ def examples_csv(
 ) -> Response:
     """The same search, all of it as CSV."""
     index = library.set(model, set)
-    lines = iter(ask_csv(index, Question.model_validate(asked.model_dump())))
+    question = Question.model_validate(asked.model_dump())
+    lines = iter(ask_csv(index, question, all_path_names(names_of(index), index)))
     first = next(lines, "")  # errors are raised here, before the response starts
     name = quote(f"{index.summary.model}_{index.summary.set}.csv", safe="")
     return StreamingResponse(
@@ -311,7 +313,7 @@ def _pieces(lines: Iterable[str]) -> Iterator[bytes]:
     yield "".join(waiting).encode()
 
 
-@router.get(f"{_SET}/examples/{{id}}", tags=["examples"], response_model=ExampleDetail)
+@router.get(f"{OF_SET}/examples/{{id}}", tags=["examples"], response_model=ExampleDetail)
 def one_example(
     request: Request,
     model: Model,
@@ -330,7 +332,7 @@ def one_example(
 
 
 @router.get(
-    f"{_SET}/examples/{{id}}/image",
+    f"{OF_SET}/examples/{{id}}/image",
     tags=["examples"],
     response_class=Response,
     responses={200: {"description": "a JPEG", "content": {"image/jpeg": {"schema": {"type": "string"}}}}},
@@ -357,7 +359,7 @@ def example_image(
     return Response(content, media_type="image/jpeg", headers={"ETag": tag, "Cache-Control": cache})
 
 
-@router.get(f"{_SET}/metrics", tags=["sets"], response_model=Evaluation)
+@router.get(f"{OF_SET}/metrics", tags=["sets"], response_model=Evaluation)
 def metrics(library: LibraryOf, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
     """Metrics of the set."""
     index = library.set(model, set)
@@ -367,13 +369,13 @@ def metrics(library: LibraryOf, model: Model, set: Set, _: None_) -> Response:  
     return json_answer(encode(found))
 
 
-@router.get(f"{_SET}/choices", tags=["examples"], response_model=Choices)
+@router.get(f"{OF_SET}/choices", tags=["examples"], response_model=Choices)
 def all_choices(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
     """Available filter values: names of classes, attributes, splits and layers."""
     return of_set(request, model, set, choices)
 
 
-@router.post(f"{_SET}/explain", tags=["explain"], response_model=Explanation)
+@router.post(f"{OF_SET}/explain", tags=["explain"], response_model=Explanation)
 async def explain(
     request: Request,
     library: LibraryOf,

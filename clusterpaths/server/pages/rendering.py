@@ -20,7 +20,7 @@ from clusterpaths.common.lru import LRUCache
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ModelSummary
 from clusterpaths.report.numbers import percent, portion, thousands, verdict
-from clusterpaths.server.addresses import encoded, image_url, set_url
+from clusterpaths.server.addresses import encoded, image_url, names_url, set_url
 from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.pages import words
 from clusterpaths.server.pages.set_view import set_view
@@ -48,6 +48,8 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
     shown = {"request": request, "view": view, "at_address": quote(request.url.path), **values}
     if "listed" not in shown:  # not without the token, which also avoids reading the disk
         shown["listed"] = listed_models(request)
+    if view is not None:
+        shown["editable"] = request.app.state.settings.edit and view.names.can_be_edited
     return HTMLResponse(environment().get_template(template).render(shown), status, headers=_REVALIDATED)
 
 
@@ -57,7 +59,8 @@ def render_once(
     """As `render` for a page of a set, rendered once per address; `state` are further dependencies."""
     listed = listed_models(request)
     versions = tuple((one.model, one.set, one.version) for model in listed for one in model.sets)
-    key = (template, request.url.path, request.url.query, index.summary.version, versions, *state)
+    named = set_view(index).names.version
+    key = (template, request.url.path, request.url.query, index.summary.version, named, versions, *state)
     answers: LRUCache[bytes] = request.app.state.answers
 
     def make() -> bytes:
@@ -128,6 +131,6 @@ def environment() -> jinja2.Environment:
         "verdict": verdict,
         "portion": portion,
     }
-    found.globals |= {"static": static_url, "address": set_url, "image_url": image_url}
+    found.globals |= {"static": static_url, "address": set_url, "image_url": image_url, "names_url": names_url}
     found.globals |= {one.__name__: one for one in WORDS}
     return found

@@ -72,6 +72,7 @@ def routes_figure(view: SetView) -> RoutesFigure:
             "count": s.count,
             "colour": view.cluster_colour(s.layer, s.cluster),
             "words": _words(infos[s.layer, s.cluster].majority),
+            "named": view.cluster_name(s.layer, s.cluster),
             "href": view.cluster_url(s.layer, s.cluster),
             "middle": round((s.y + s.height / 2) / overview.HEIGHT, 5),
             "height": round(s.height / overview.HEIGHT, 5),

@@ -16,6 +16,8 @@ from markupsafe import Markup
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Routes
 from clusterpaths.explore.routes import routes
+from clusterpaths.naming.record import Name
+from clusterpaths.naming.resolve import SetNames, names_of
 from clusterpaths.server.addresses import api_url, encoded, pairs_of, query_of, set_url
 
 COLOURS = 7  # of classes; the eighth colour of report.css is for all others
@@ -24,10 +26,10 @@ NO_CLASS = 8  # hatched: no class is known
 
 
 class SetView:
-    """View of a set. Colour encodes classes: the most frequent ones have one each, others are grey."""
+    """View of a set with its names. Colour encodes classes: the most frequent ones have one each, others are grey."""
 
-    def __init__(self, index: SetIndex) -> None:
-        self.summary = index.summary
+    def __init__(self, index: SetIndex, names: SetNames) -> None:
+        self.summary, self.names = index.summary, names
         self.layers = tuple(index.layers)
         self.n = index.summary.num_examples
         self.has_images = bool(index.summary.dataset)
@@ -78,6 +80,14 @@ class SetView:
             found.append(self._steps[key])
         return Markup("".join(found))
 
+    def cluster_name(self, layer: str | int, cluster: int) -> str:
+        """Text of a cluster's name; empty where it has none."""
+        return self.names.cluster(layer, cluster).text
+
+    def path_name(self, path: Sequence[int]) -> Name:
+        """The name of a path: its own, or those of its clusters read as words."""
+        return self.names.path(path)
+
     def cluster_url(self, layer: str | int, cluster: int) -> str:
         name = self.layers[layer] if isinstance(layer, int) else layer
         return f"{self.url}/clusters/{encoded(name)}/{cluster}"
@@ -105,8 +115,8 @@ _views: WeakKeyDictionary[SetIndex, SetView] = WeakKeyDictionary()
 
 
 def set_view(index: SetIndex) -> SetView:
-    """The view of a set, cached as long as the set."""
-    found = _views.get(index)
-    if found is None:
-        found = _views[index] = SetView(index)
+    """The view of a set, cached as long as the set and its names are unchanged."""
+    found, names = _views.get(index), names_of(index)
+    if found is None or found.names.version != names.version:
+        found = _views[index] = SetView(index, names)
     return found

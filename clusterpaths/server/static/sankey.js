@@ -2,7 +2,7 @@
 // The routes of a set, drawn by plotly over the server's figure. If anything is missing, that figure stays.
 
 /**
- * @typedef {{name: string, number: number, layer: number, count: number, colour: number, words: string, href: string,
+ * @typedef {{name: string, number: number, layer: number, count: number, colour: number, words: string, named: string, href: string,
  *   middle: number, height: number, beside: string, beside_at: number}} RouteNode
  * @typedef {{source: number, target: number, count: number, colour: number, words: string, href: string}} RouteLink
  * @typedef {{layers: string[], agreements: (number | null)[], total: number, nodes: RouteNode[], links: RouteLink[]}} RoutesData
@@ -71,7 +71,7 @@ async function draw(target, data) {
       y,
       label: data.nodes.map(() => ""),
       color: data.nodes.map((node) => palette[node.colour]),
-      customdata: data.nodes.map((node) => lines([escaped(node.name), share(node.count), escaped(node.words)])),
+      customdata: data.nodes.map((node) => lines([escaped(node.name), escaped(node.named), share(node.count), escaped(node.words)])),
       hovertemplate: "%{customdata}<extra></extra>",
       thickness: NODE,
       pad: Math.max(1, 0.0125 * inner.height * Math.min(1, 8 / Math.max(1, ...perLayer(data)))),
@@ -155,7 +155,7 @@ function makeReachable(target, data) {
     element.setAttribute("data-href", node.href);
     element.setAttribute(
       "aria-label",
-      [node.name, `${node.count.toLocaleString("en")} examples`, node.words].filter(Boolean).join(", "),
+      [node.name, node.named, `${node.count.toLocaleString("en")} examples`, node.words].filter(Boolean).join(", "),
     );
     element.onkeydown = (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;

@@ -1,0 +1,1 @@
+"""Names of clusters and paths: from the data, from people, from a vision-language model."""
