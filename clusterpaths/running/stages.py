@@ -41,6 +41,7 @@ from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.models import check
 from clusterpaths.models.providers import choose_providers, require_ran
+from clusterpaths.naming.carry_over import carry_over_to_new
 from clusterpaths.preprocessing.check import CachedCheck, PreprocessingCheck, cached_check, write_check
 from clusterpaths.preprocessing.prepare import default_preset, resolve_preprocessing
 from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
@@ -368,7 +369,14 @@ def write_comparison(comparison: Comparison, second: PublishedSet, data_root: Pa
 
 
 def write_report(published: PublishedSet) -> Path:
-    """report.html beside the set's documents, for a browser."""
+    """report.html beside the set's documents, for a browser; with names that were carried over from the set before."""
+    if carried := carry_over_to_new(published):
+        log.info(
+            "Carried %d names over from %s by matched clusters; %d without a good match",
+            carried[1],
+            carried[0],
+            carried[2],
+        )
     dataset = open_dataset(data_of(published.folder, published.record))
     report = page.write_report(published, image_reader(published, dataset))
     log.info("Report: %s", report)
