@@ -25,7 +25,7 @@ from clusterpaths.naming.record import EMPTY, MIXED, Check, Name, Word, cluster_
 
 Kind = Literal["prediction", "label", "attribute"]
 MOST_WORDS = 3
-EXEMPLARS = 24  # nearest to the centroid, for the check
+EXEMPLARS = 24  # nearest to the centroid where the word is known, for its check
 
 
 def name_cluster(index: SetIndex, layer: int, cluster: int) -> Name:
@@ -41,10 +41,9 @@ def name_cluster(index: SetIndex, layer: int, cluster: int) -> Name:
     found = choose_words(lifts(index, members))
     if not found:
         return Name(key=key, text=MIXED if _can_be_named(index) else "", source="data")
-    exemplars = members[:EXEMPLARS]
     words, known = [], []
     for lift in found:
-        share, n = _share(index, lift, exemplars)
+        share, n = _share(index, lift, members)
         words.append(Word(text=_readable(lift), kind=_kind(lift), lift=lift.lift, share=lift.share, exemplars=share))
         if share is not None:
             known.append((share, n))
@@ -85,18 +84,20 @@ def telling(row: Lift) -> float:
     return row.share * math.log2(row.interval[0]) if row.interval[0] > 0 else 0.0
 
 
-def _share(index: SetIndex, row: Lift, exemplars: NDArray[np.integer]) -> tuple[float | None, int]:
-    """Share of the exemplars that have it, and of how many it is known."""
+def _share(index: SetIndex, row: Lift, members: NDArray[np.integer]) -> tuple[float | None, int]:
+    """Share of the nearest of these members that have it, among those where it is known; and how many those are."""
     if row.kind == "attribute":
-        values = index.attributes[row.name][exemplars]
-        having, known = int((values == 1).sum()), int((values != 0).sum())
+        values = index.attributes[row.name][members]
+        nearest = values[values != 0][:EXEMPLARS]
+        having = int((nearest == 1).sum())
     else:
         classes, name = (
             (index.predictions, index.class_name) if row.kind == "prediction" else (index.labels, index.label_name)
         )
-        found = [name(i) for i in classes[exemplars].tolist() if i >= 0]
-        having, known = found.count(row.name), len(found)
-    return (having / known if known else None), known
+        found = classes[members]
+        nearest = found[found >= 0][:EXEMPLARS]
+        having = [name(i) for i in nearest.tolist()].count(row.name)
+    return (having / len(nearest) if len(nearest) else None), len(nearest)
 
 
 def _can_be_named(index: SetIndex) -> bool:

@@ -26,9 +26,9 @@ _PATH = re.compile(r"\d{1,5}(-\d{1,5})*", re.ASCII)
 class Check(Record):
     """How far a name was confirmed.
 
-    Of a name from the data: the share of the cluster's exemplars, those nearest to its centroid, that have its words, of the
-    word that the fewest have. Of a vision-language model's name: the share of words that two answers have in common, each
-    about other exemplars.
+    Of a name from the data: the share of the cluster's exemplars, nearest to its centroid among those where it is known, that
+    have its words, of the word that the fewest have. Of a vision-language model's name: the share of words that two answers
+    have in common, each about other exemplars.
     """
 
     kind: Literal["exemplars", "askings"]

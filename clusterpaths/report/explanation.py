@@ -26,6 +26,7 @@ from clusterpaths.explanation.record import (
 )
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.metrics.paths import FEW_EXAMPLES
+from clusterpaths.naming.record import MIXED
 from clusterpaths.report.examples import tile
 from clusterpaths.report.numbers import percent, portion, thousands, verdict
 from clusterpaths.report.sankey import Route, draw_sankey
@@ -180,7 +181,7 @@ def counterfactual(e: Explanation) -> str:
 
 def change(one: DecisionChange) -> str:
     """In fc1, 38% of the way from cluster 2 to cluster 4 makes it Blond."""
-    named = f" ({one.target_name})" if one.target_name else ""
+    named = f" ({one.target_name})" if one.target_name not in ("", MIXED) else ""
     way = f"{percent(one.amount)} of the way from cluster {one.source} to cluster {one.target}{named}"
     text = f"In {one.layer}, {way} makes it {one.prediction}"
     return text if one.at_target == one.prediction else f"{text}, all of the way {one.at_target}"
