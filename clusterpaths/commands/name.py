@@ -60,6 +60,10 @@ def name(
     if not config.model:
         raise ConfigError("--model is missing: the name that the server has for the model, such as qwen2.5-vl-7b.")
     endpoint = Endpoint(config.endpoint, config.timeout, lambda line: _to_stderr(f"warning: {line}"))
+    if endpoint.in_clear:
+        _to_stderr(
+            f"warning: {endpoint.host} is not this machine and has no https: photographs and key travel unencrypted."
+        )
     sys.stdout.write(describe(planned, config, endpoint.host) + "\n")
     sys.stdout.flush()
     _confirm(config.yes)

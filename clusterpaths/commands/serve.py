@@ -49,7 +49,8 @@ def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")]
     library = app.state.library
     sys.stdout.write(greeting(address(config.host, listening), library.root, library.models()))
     if config.insecure and not config.local:
-        sys.stdout.write("No token is required (--insecure): anybody who reaches this address may read every set.\n")
+        may = "read every set and change names" if config.edit else "read every set"
+        sys.stdout.write(f"No token is required (--insecure): anybody who reaches this address may {may}.\n")
     sys.stdout.flush()
     gc.freeze()  # imported objects stay: exclude them from garbage collection
     server = make_server(app)

@@ -121,6 +121,12 @@ class Endpoint:
         """Where images are sent."""
         return urlsplit(self.url).netloc
 
+    @property
+    def in_clear(self) -> bool:
+        """Whether what is sent crosses a network unencrypted."""
+        parts = urlsplit(self.url)
+        return parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
+
     def ask(self, body: bytes, budget: Budget, images: int, tokens: int) -> Answer:
         """Send one question; repeat while the server is busy or does not answer, as it asks or with growing waits.
 

@@ -74,6 +74,7 @@ class Name(Record):
     text: str = Field(description="empty: there are neither classes nor attributes to name it by")
     source: Source
     note: str = ""
+    note_source: Literal["person", "model"] | None = Field(None, description="who wrote the note; None: there is none")
     by: str = Field("", description="who wrote it; of a vision-language model, its name")
     at: str = Field("", description="when; ISO time, UTC")
     revision: int = Field(0, description="of the person's entry, for an edit; 0: there is none")

@@ -91,7 +91,11 @@ class SetNames:
         person, model = self._entries.get((data.key, "person")), self._entries.get((data.key, "model"))
         named = next((one for one in (person, model) if one and one.name), None)
         noted = next((one for one in (person, model) if one and one.note), None)
-        changes = {"note": noted.note if noted else "", "revision": person.revision if person else 0}
+        changes = {
+            "note": noted.note if noted else "",
+            "note_source": noted.source if noted else None,
+            "revision": person.revision if person else 0,
+        }
         return data.model_copy(update=changes) if named is None else _named(named).model_copy(update=changes)
 
 

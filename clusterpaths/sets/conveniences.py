@@ -26,6 +26,7 @@ FrameKind = Literal["pandas", "polars", "pyarrow"]
 FigureKind = Literal["plotly", "matplotlib", "svg"]
 _ANSWERS = {
     "index": "explore.index:SetIndex",
+    "names": "naming.resolve:names_of",
     "frame": "notebook.frame:to_frame",
     "metrics": "evaluation.record:read_evaluation",
     "exemplars": "notebook.gallery:exemplars",
@@ -48,6 +49,12 @@ class Conveniences:
     def index(self) -> Any:
         """The set's lookups and sort orders, `clusterpaths.explore.index.SetIndex`; made once."""
         return _answer("index", self)
+
+    @property
+    def names(self) -> Any:
+        """Names of clusters and paths as they are now, `clusterpaths.naming.resolve.SetNames`: a person's, else a model's, else
+        from the data. `names.cluster("fc2", 2).text`, `names.path((3, 4, 4, 3, 3)).text`."""
+        return _answer("names", self.index)
 
     @overload
     def to_frame(self, kind: Literal["pandas"]) -> pd.DataFrame: ...

@@ -168,6 +168,16 @@ def test_a_persons_name_goes_before_a_models_and_that_before_the_datas(tmp_path:
     assert shown() == ("model", "furry", 0)
 
 
+def test_a_models_note_is_shown_but_is_not_a_persons(tmp_path: Path) -> None:
+    published = open_set(write_small(tmp_path))
+    add_entries(published, [Entry(key="b/1", source="model", name="furry", note="seen by a model")], replace=True)
+    name = published.names.cluster("b", 1)
+    assert (name.note, name.note_source) == ("seen by a model", "model")
+    edit(published, "b/1", name="dogs", note="mine")
+    name = published.names.cluster("b", 1)
+    assert (name.text, name.note, name.note_source) == ("dogs", "mine", "person")
+
+
 def test_entries_that_are_there_are_replaced_only_on_request(published: PublishedSet) -> None:
     edit(published, "b/1", name="dogs", by="Ada")
     new = [Entry(key="b/1", source="person", name="wolves"), Entry(key="a/0", source="person", name="left")]

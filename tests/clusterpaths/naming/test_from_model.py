@@ -362,6 +362,19 @@ def test_what_is_no_base_address_is_refused(url: str) -> None:
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "in_clear"),
+    [
+        ("http://localhost:8000/v1", False),
+        ("https://host/v1", False),
+        ("http://host/v1", True),
+        ("http://[::1]:1/v1", False),
+    ],
+)
+def test_it_is_known_whether_photographs_cross_a_network_unencrypted(url: str, in_clear: bool) -> None:
+    assert Endpoint(url).in_clear == in_clear
+
+
 def test_without_endpoint_the_plan_is_printed_and_nothing_is_sent(
     published: PublishedSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
