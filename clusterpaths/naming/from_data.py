@@ -29,36 +29,12 @@ EXEMPLARS = 24  # nearest to the centroid where the word is known, for its check
 
 
 def name_cluster(index: SetIndex, layer: int, cluster: int) -> Name:
-    """The name of one cluster from the data, with its check.
+    """The name of one cluster from the data, with its check; computed once per set.
 
     "mixed" where nothing is more frequent there than outside, "empty" without examples, and no text where the set has neither
     classes nor attributes.
     """
-    key = cluster_key(index.layers[layer], cluster)
-    members = index.members(layer, cluster)
-    if not len(members):
-        return Name(key=key, text=EMPTY, source="data")
-    found = choose_words(lifts(index, members))
-    if not found:
-        return Name(key=key, text=MIXED if _can_be_named(index) else "", source="data")
-    words, known = [], []
-    for lift in found:
-        share, n = _share(index, lift, members)
-        words.append(Word(text=_readable(lift), kind=_kind(lift), lift=lift.lift, share=lift.share, exemplars=share))
-        if share is not None:
-            known.append((share, n))
-    check = Check(kind="exemplars", agreement=min(known)[0], n=min(known)[1]) if known else None
-    return Name(key=key, text=", ".join(word.text for word in words), source="data", words=tuple(words), check=check)
-
-
-def name_clusters(index: SetIndex) -> tuple[tuple[Name, ...], ...]:
-    """Names of all clusters, names[layer][cluster]; computed once per set."""
-    return index.once(
-        "names from the data",
-        lambda: tuple(
-            tuple(name_cluster(index, layer, cluster) for cluster in range(k)) for layer, k in enumerate(index.k)
-        ),
-    )
+    return index.once(("name from the data", layer, cluster), lambda: _name_cluster(index, layer, cluster))
 
 
 def choose_words(table: Iterable[Lift]) -> list[Lift]:
@@ -82,6 +58,24 @@ def choose_words(table: Iterable[Lift]) -> list[Lift]:
 def telling(row: Lift) -> float:
     """Share times log2 of the lift, at the lower end of its interval, in bits."""
     return row.share * math.log2(row.interval[0]) if row.interval[0] > 0 else 0.0
+
+
+def _name_cluster(index: SetIndex, layer: int, cluster: int) -> Name:
+    key = cluster_key(index.layers[layer], cluster)
+    members = index.members(layer, cluster)
+    if not len(members):
+        return Name(key=key, text=EMPTY, source="data")
+    found = choose_words(lifts(index, members))
+    if not found:
+        return Name(key=key, text=MIXED if _can_be_named(index) else "", source="data")
+    words, known = [], []
+    for lift in found:
+        share, n = _share(index, lift, members)
+        words.append(Word(text=_readable(lift), kind=_kind(lift), lift=lift.lift, share=lift.share, exemplars=share))
+        if share is not None:
+            known.append((share, n))
+    check = Check(kind="exemplars", agreement=min(known)[0], n=min(known)[1]) if known else None
+    return Name(key=key, text=", ".join(word.text for word in words), source="data", words=tuple(words), check=check)
 
 
 def _share(index: SetIndex, row: Lift, members: NDArray[np.integer]) -> tuple[float | None, int]:

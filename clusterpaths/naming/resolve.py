@@ -14,7 +14,7 @@ from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import CacheError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.naming.annotations import ANNOTATIONS, Annotations, Entry, read_annotations
-from clusterpaths.naming.from_data import name_clusters
+from clusterpaths.naming.from_data import name_cluster
 from clusterpaths.naming.record import MIXED, STEP, Name, path_key
 from clusterpaths.sets.published import PublishedSet
 
@@ -27,7 +27,7 @@ _remote: LRUCache[Read] = LRUCache(_CACHED, seconds=_FRESH_REMOTE)
 
 
 class SetNames:
-    """All names of one set. Immutable.
+    """All names of one set. Thread-safe, and unchanged by later edits.
 
     Attributes:
         annotations: of the set; None where it cannot have any (another program made it), or they cannot be read.
@@ -36,9 +36,9 @@ class SetNames:
     """
 
     def __init__(self, index: SetIndex, annotations: Annotations | None, problem: str = "") -> None:
-        self._data = name_clusters(index)
-        self._layers = index.layers
+        self._index = index
         self.annotations, self.problem = annotations, problem
+        self._shorts: dict[tuple[int, int], str] = {}
         entries = annotations.entries if annotations else ()
         self._entries = {(one.key, one.source): one for one in entries}
         content = (annotations.model_dump_json() if annotations else "") + problem
@@ -52,12 +52,17 @@ class SetNames:
     @cached_property
     def clusters(self) -> tuple[tuple[Name, ...], ...]:
         """clusters[layer][cluster]."""
-        return tuple(tuple(self._chosen(name) for name in layer) for layer in self._data)
+        return tuple(tuple(self.cluster(layer, c) for c in range(k)) for layer, k in enumerate(self._index.k))
 
     def cluster(self, layer: int | str, cluster: int) -> Name:
-        """The name of one cluster; the layer by number or name."""
-        at = self._layers.index(layer) if isinstance(layer, str) else layer
-        return self.clusters[at][cluster]
+        """The name of one cluster; the layer by number or name.
+
+        Raises:
+            NotFoundError: no such layer or cluster.
+        """
+        at = self._index.layer_index(layer) if isinstance(layer, str) else layer
+        self._index.require_cluster(at, cluster)
+        return self._chosen(name_cluster(self._index, at, cluster))
 
     def path(self, path: Sequence[int]) -> Name:
         """A path's own name if a person or model gave it one, else the names of its clusters, read as words."""
@@ -68,13 +73,19 @@ class SetNames:
 
         Mixed clusters are left out, unless all are.
         """
-        names = [layer[cluster].short for layer, cluster in zip(self.clusters, path, strict=True)]
+        names = [self._short(layer, cluster) for layer, cluster in enumerate(path)]
         known = [name for name in names if name not in ("", MIXED)]
         read: list[str] = []
         for name in known or [name for name in names if name][:1]:
             if not read or read[-1] != name:
                 read.append(name)
         return STEP.join(read)
+
+    def _short(self, layer: int, cluster: int) -> str:
+        key = layer, cluster
+        if key not in self._shorts:
+            self._shorts[key] = self.cluster(layer, cluster).short
+        return self._shorts[key]
 
     @cached_property
     def of_paths(self) -> tuple[Name, ...]:

@@ -54,7 +54,7 @@ def _prepare(library: Library) -> None:
     with contextlib.suppress(ClusterPathsError):  # there is none, or it is corrupted: reported on request
         index = library.default()
         routes(index)
-        names_of(index)
+        names_of(index).clusters  # noqa: B018 - computed now
 
 
 def create_app(settings: ServeConfig) -> FastAPI:

@@ -13,7 +13,7 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.lift import lifts
 from clusterpaths.explore.records import Lift
-from clusterpaths.naming.from_data import choose_words, name_cluster, name_clusters, telling
+from clusterpaths.naming.from_data import choose_words, name_cluster, telling
 from clusterpaths.naming.record import Name
 from clusterpaths.naming.resolve import names_of
 from clusterpaths.records import Record
@@ -94,7 +94,7 @@ def tiny(root: Path, n: int = 400) -> SetIndex:
 
 def test_a_cluster_is_named_and_its_words_are_checked_on_its_exemplars(tmp_path: Path) -> None:
     index = tiny(tmp_path)
-    first, second, alone, none = name_clusters(index)[0]
+    first, second, alone, none = names_of(index).clusters[0]
     assert (first.text, first.short, first.source) == ("cat, wearing hat", "cat", "data")
     assert [(word.kind, word.share, word.exemplars) for word in first.words] == [
         ("prediction", 1.0, 1.0),
@@ -150,10 +150,10 @@ def test_a_path_is_read_as_the_names_of_its_clusters(tmp_path: Path) -> None:
     index = small(tmp_path)
     names = names_of(index)
     texts = {("a", 0): "pale", ("a", 1): "mixed", ("b", 0): "pale", ("b", 1): "dog", ("b", 2): "mixed"}
-    names.__dict__["clusters"] = tuple(
-        tuple(Name(key=f"{layer}/{c}", text=texts.get((layer, c), "empty"), source="data") for c in range(k))
-        for layer, k in zip(index.layers, index.k, strict=True)
-    )
+    for layer, name in enumerate(index.layers):
+        for cluster in range(index.k[layer]):
+            named = Name(key=f"{name}/{cluster}", text=texts.get((name, cluster), "empty"), source="data")
+            index.once(("name from the data", layer, cluster), lambda named=named: named)  # type: ignore[misc]
     assert names.words((0, 1)) == "pale → dog"
     assert names.words((0, 0)) == "pale"  # once, where it stays the same
     assert names.words((1, 1)) == "dog"  # mixed says nothing
