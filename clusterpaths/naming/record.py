@@ -73,6 +73,7 @@ class Name(Record):
     key: str = Field(description="conv3/2: cluster 2 of layer conv3; 0-1-4: a path")
     text: str = Field(description="empty: there are neither classes nor attributes to name it by")
     source: Source
+    data: str = Field("", description="the name from the data, where a person's or a model's is shown")
     note: str = ""
     note_source: Literal["person", "model"] | None = Field(None, description="who wrote the note; None: there is none")
     by: str = Field("", description="who wrote it; of a vision-language model, its name")

@@ -107,7 +107,9 @@ class SetNames:
             "note_source": noted.source if noted else None,
             "revision": person.revision if person else 0,
         }
-        return data.model_copy(update=changes) if named is None else _named(named).model_copy(update=changes)
+        if named is None:
+            return data.model_copy(update=changes)
+        return _named(named).model_copy(update=changes | {"data": data.text})
 
 
 def names_of(index: SetIndex) -> SetNames:

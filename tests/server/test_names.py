@@ -73,6 +73,7 @@ def test_a_name_is_saved_shown_everywhere_and_removed_again(editable: httpx.Clie
     page = editable.get(CLUSTER).text
     assert "<strong>bright &lt;b&gt;hair&lt;/b&gt;</strong> <small>by Ada" in page
     assert '<p class="said">look</p>' in page
+    assert f"From the data: {before['text']}" in page
     assert "bright &lt;b&gt;hair" in editable.get("/explore/SampleFaces/set_01/paths").text
     removed = editable.put(f"{NAMES}/fc2/1", json={"revision": 1})
     assert removed.json() == before
