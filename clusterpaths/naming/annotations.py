@@ -19,6 +19,7 @@ from clusterpaths.errors import CacheError, ConfigError, EditConflictError, NotF
 from clusterpaths.naming.record import Carried, Check, check_key
 from clusterpaths.records import Record
 from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage.atomic import disk_errors
 
 ANNOTATIONS = "annotations.json"
 LONGEST_NAME, LONGEST_NOTE, LONGEST_BY = 120, 4000, 120  # characters
@@ -187,7 +188,8 @@ def update_annotations(published: PublishedSet, change: Callable[[Annotations], 
     def changed(content: bytes | None) -> bytes:
         return (change(_parse(published, content)).model_dump_json(indent=2) + "\n").encode()
 
-    published.folder.update(ANNOTATIONS, changed)
+    with disk_errors(published.path):
+        published.folder.update(ANNOTATIONS, changed)
 
 
 def utc_now() -> str:

@@ -29,6 +29,7 @@ ATTEMPTS = 4  # for one question
 LONGEST_WAIT = 60.0  # seconds that a server may ask to wait
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # a repetition can help
 _LARGEST = 1 << 20  # bytes of an answer
+_LIMITS = ("max_tokens", "temperature")
 
 
 class BudgetSpentError(Exception):
@@ -101,6 +102,7 @@ class Endpoint:
     timeout: float = 120.0
     log: Callable[[str], None] = lambda _: None
     sleep: Callable[[float], None] = time.sleep
+    limits: bool = True  # whether it takes max_tokens and temperature: models that reason refuse them
     key: str = field(default_factory=lambda: os.environ.get(KEY_VARIABLE, "").strip(), repr=False)
 
     def __post_init__(self) -> None:
@@ -143,7 +145,10 @@ class Endpoint:
         for attempt in range(ATTEMPTS):
             budget.spend(images, tokens)
             try:
-                answer = _parse(self._send(body), tokens, self.host)
+                answer = _parse(self._send(body if self.limits else _without_limits(body)), tokens, self.host)
+            except _LimitsError:
+                self.limits = False
+                continue
             except _BusyError as busy:
                 wait = busy.wait if busy.wait is not None else 2.0**attempt * random.uniform(0.75, 1.25)
                 if attempt + 1 == ATTEMPTS or wait > LONGEST_WAIT:
@@ -157,11 +162,11 @@ class Endpoint:
                 continue
             budget.used_tokens += answer.tokens - tokens
             return answer
-        raise AssertionError("unreachable")
+        raise EndpointError(f"{self.host} refuses the request, with and without a limit of tokens. Look at its log.")
 
     def _send(self, body: bytes) -> bytes:
         """Raises: _BusyError; EndpointError."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "clusterpaths"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.address, body, headers, method="POST")  # http or https, as checked above
@@ -176,6 +181,8 @@ class Endpoint:
                 raise _BusyError(
                     f"answers {error.code}{said}", _retry_after(error.headers.get("Retry-After"))
                 ) from error
+            if self.limits and error.code == 400 and any(name in said for name in _LIMITS):
+                raise _LimitsError from error
             raise EndpointError(_refused(self.address, error.code, said)) from error
         except TimeoutError as error:
             raise _BusyError(f"did not answer within {self.timeout:g} s") from error
@@ -195,12 +202,20 @@ class _BusyError(Exception):
         self.wait = wait
 
 
+class _LimitsError(Exception):
+    """The model refuses `_LIMITS`."""
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 _opener = urllib.request.build_opener(_NoRedirects)
+
+
+def _without_limits(body: bytes) -> bytes:
+    return json.dumps({name: value for name, value in json.loads(body).items() if name not in _LIMITS}).encode()
 
 
 def _read(response: Any, deadline: float) -> bytes:

@@ -32,16 +32,19 @@ _SILENT = {
 
 
 def read_answer(content: str, fields: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The names in an answer, one per field; None: it is a refusal, or not what was asked for."""
-    found = re.search(r"\{.*?\}", content, re.DOTALL)
-    if not found:
-        return None
-    try:
-        answer = json.loads(found[0])
-    except ValueError:
-        return None
-    names = tuple(_name(answer.get(field)) for field in fields)
-    return names if all(names) else None
+    """The names in an answer, one per field; None: it is a refusal, or not what was asked for.
+
+    Of several JSON objects the last one counts: a model may think aloud before it answers.
+    """
+    for found in reversed(re.findall(r"\{[^{}]*\}", content)):
+        try:
+            answer = json.loads(found)
+        except ValueError:
+            continue
+        names = tuple(_name(answer.get(field)) for field in fields)
+        if all(names):
+            return names
+    return None
 
 
 def _name(value: object) -> str:

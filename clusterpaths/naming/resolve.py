@@ -7,11 +7,12 @@ CSV, the API and path models all take names from here.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 
 from clusterpaths.common.lru import LRUCache
-from clusterpaths.errors import CacheError
+from clusterpaths.errors import CacheError, StorageError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.naming.annotations import ANNOTATIONS, Annotations, Entry, read_annotations
 from clusterpaths.naming.from_data import name_cluster
@@ -22,6 +23,7 @@ _FRESH_REMOTE = 5.0  # seconds that annotations in object storage are not read a
 _CACHED = 32  # sets
 
 Read = tuple[Annotations | None, str]  # or why they cannot be shown
+log = logging.getLogger(__name__)
 _local: LRUCache[Read] = LRUCache(_CACHED)
 _remote: LRUCache[Read] = LRUCache(_CACHED, seconds=_FRESH_REMOTE)
 
@@ -140,6 +142,9 @@ def _read(published: PublishedSet) -> Read:
             return read_annotations(published), ""
         except CacheError as error:
             return None, str(error)
+        except (OSError, StorageError) as error:  # whose text may name directories of this machine
+            log.warning("%s of %s cannot be read: %s", ANNOTATIONS, published.name, error)
+            return None, f"{published.name}/{ANNOTATIONS} cannot be read now, so names are those from the data."
 
     folder = published.folder
     if folder.request_per_file:

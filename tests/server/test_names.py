@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from clusterpaths.storage.directory import Directory
 from tests.server.conftest import Site
 from tests.serving import serving
 
@@ -149,6 +151,21 @@ def test_annotations_of_another_set_are_said_on_the_page_and_not_changed(site: S
         answer = client.put(NAMES.replace("set_01", "set_02") + "/fc2/1", json={"name": "mine"})
         assert (answer.status_code, "annotations of another set" in answer.text) == (409, True)
         assert file.read_bytes() == content
+
+
+def test_a_directory_that_cannot_be_written_is_said_without_its_path(
+    editable: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: Any) -> None:  # permissions do not stop the tests' user
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path))
+
+    monkeypatch.setattr(Directory, "update", read_only)
+    answer = editable.put(f"{NAMES}/fc2/1", json={"name": "gray"})
+    assert (answer.status_code, "may not be written to, so the name was not saved" in answer.text) == (409, True)
+    assert str(tmp_path) not in answer.text
+    page = editable.post(FORM, data={"key": "fc2/1", "name": "gray", "revision": "0"})
+    assert 'value="gray"' in page.text  # it is not lost
+    assert "Not saved" in page.text
 
 
 def test_the_rules_for_edits_are_those_of_runs(site: Site, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from clusterpaths.errors import CacheError, EditConflictError
+from clusterpaths.errors import CacheError, DiskError, EditConflictError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.naming.annotations import LONGEST_BY, LONGEST_NAME, LONGEST_NOTE, edit
 from clusterpaths.naming.record import Name, check_key, is_path_key
@@ -21,6 +21,7 @@ from clusterpaths.records import Record
 from clusterpaths.server.answers import encode, json_answer, of_version
 from clusterpaths.server.api.v1 import OF_SET, Model, None_, Set, sane
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
+from clusterpaths.server.middleware.log import LOGGER
 from clusterpaths.sets.published import PublishedSet
 
 NO_EDITING = "this server was started without --edit: names cannot be changed"
@@ -114,6 +115,10 @@ def change(index: SetIndex, key: str, wanted: NameEdit) -> None:
         edit(index.source, key, name=wanted.name, note=wanted.note, by=wanted.by, revision=wanted.revision)
     except CacheError as error:  # another set's, or corrupted: the same until somebody moves it away
         raise EditConflictError(str(error)) from error
+    except DiskError as error:
+        LOGGER.warning("%s", error)
+        text = f"The directory of {index.name} is full or may not be written to, so the name was not saved."
+        raise EditConflictError(f"{text} Free some room or change its permissions; then save again.") from error
     finally:
         read_again(index.source)
 

@@ -45,13 +45,12 @@ def rename(
         change(index, form.key, form)
     except (EditConflictError, ConfigError) as error:
         current = name_of_key(index, names_of(index), form.key)
-        conflict = isinstance(error, EditConflictError)
         return render(
             request,
             "rename.html",
-            409 if conflict else 422,
+            409 if isinstance(error, EditConflictError) else 422,
             index=index,
-            title="Somebody else changed this name" if conflict and names_of(index).can_be_edited else "Not saved",
+            title="Somebody else changed this name" if current.revision != form.revision else "Not saved",
             problem=str(error),
             key=current.key,
             back=back,

@@ -228,6 +228,27 @@ def test_retries_are_bounded_and_waits_grow(published: PublishedSet, status: int
     assert waited == sorted(waited)
 
 
+def test_a_model_that_takes_no_limits_is_asked_without_them(published: PublishedSet) -> None:
+    def reasoning(asked: Asked, number: int) -> Reply:
+        if "max_tokens" in asked.body:
+            return (
+                400,
+                {},
+                b'{"error": {"message": "Unsupported parameter: \'max_tokens\'. Use \'max_completion_tokens\'."}}',
+            )
+        return names(asked, number)
+
+    with speaking(reasoning) as server:
+        outcome, waited = ask(published, server.url)
+        assert len(outcome.named) == 6
+        assert waited == []
+        assert ["max_tokens" in one.body for one in server.asked] == [True] + [False] * (len(server.asked) - 1)
+        assert all("temperature" not in one.body for one in server.asked[1:])
+        sent = len(server.asked)
+        ask(published, server.url)
+        assert len(server.asked) == sent  # the same question: cached
+
+
 def test_a_slow_server_is_not_waited_for(published: PublishedSet) -> None:
     with speaking(slow(1.0)) as server, pytest.raises(EndpointError, match=r"did not answer within 0\.2 s"):
         ask(published, server.url, timeout=0.2)
@@ -339,6 +360,7 @@ def test_cached_answers_that_are_corrupted_are_asked_for_again(published: Publis
         ('{"name": "long hair"}', ("long hair",)),
         ('Sure!\n```json\n{"name": " \'long hair.\' "}\n```', ("long hair",)),
         ('{"name": "a\\u202eb\\n c"}', ("a b c",)),
+        ('<think>Like {"name": "…"}? {x} Or {"name": "hats"}.</think>{"name": "dark hair"}', ("dark hair",)),
         ('{"other": "x"}', None),
         ("no", None),
     ],
