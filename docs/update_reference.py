@@ -19,7 +19,7 @@ from flows.cli import COMMANDS, FLOWS, MODULES
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 ORDER = (
-    "run", "sample", "activations", "celeba", "images", "recluster", "compare", "inspect", "explain", "export", "serve", "train",
+    "run", "sample", "activations", "celeba", "images", "recluster", "compare", "inspect", "explain", "names", "name", "export", "serve", "train",
     "announce",
     "completion",
 )  # fmt: skip
@@ -32,6 +32,7 @@ GROUPS = {
     "clusters": "Clusters",
     "paths": "Cluster paths",
     "examples": "Examples",
+    "names": "Names of clusters and paths",
     "explain": "One image",
     "compare": "Two sets",
     "contract": "Addresses of existing dashboards",

@@ -13,7 +13,7 @@ import cyclopts
 from pydantic import Field
 
 from clusterpaths.commands.export import find_set
-from clusterpaths.commands.shell import run_command
+from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.config import IMAGES, CacheRoot
 from clusterpaths.errors import ConfigError, DatasetError
 from clusterpaths.naming.endpoint import KEY_VARIABLE, Budget, Endpoint
@@ -105,11 +105,14 @@ def _to_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
+def parser() -> cyclopts.App:
+    """The parser of the command."""
+    return command_parser("name", name, "SET")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
-    app = cyclopts.App(name="name", help=name.__doc__, version_flags=[])
-    app.default(name)
-    run_command(app, argv)
+    run_command(parser(), argv)
 
 
 if __name__ == "__main__":

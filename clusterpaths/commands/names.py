@@ -13,7 +13,7 @@ import cyclopts
 from pydantic import Field
 
 from clusterpaths.commands.export import find_set
-from clusterpaths.commands.shell import run_command
+from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.config import CacheRoot
 from clusterpaths.errors import ConfigError
 from clusterpaths.naming.annotations import add_entries, parse_annotations, read_annotations, require_same_set
@@ -119,11 +119,14 @@ def _carry_over(earlier: PublishedSet, published: PublishedSet) -> str:
     )
 
 
+def parser() -> cyclopts.App:
+    """The parser of the command."""
+    return command_parser("names", names, "SET")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run from a shell."""
-    app = cyclopts.App(name="names", help=names.__doc__, version_flags=[])
-    app.default(names)
-    run_command(app, argv)
+    run_command(parser(), argv)
 
 
 if __name__ == "__main__":
