@@ -196,13 +196,15 @@ def unchanged(e: Explanation) -> str:
     return f"No other cluster of {_listed(others)} changes the prediction." if others and changing else ""
 
 
-def two_routes(e: Explanation, index: SetIndex) -> Markup:
+def two_routes(
+    e: Explanation, index: SetIndex, number: Callable[[int, int], int] = lambda _, cluster: cluster
+) -> Markup:
     """The image's path among all examples', and that of the nearest change, as an SVG; empty where there is no change."""
     if e.counterfactual is None or e.counterfactual.nearest is None:
         return Markup()
     nearest = e.counterfactual.nearest
     other = Route(nearest.path, f"all of the way to cluster {nearest.target} of {nearest.layer}", dashed=True)
-    return Markup(draw_sankey(index, [other, Route(e.path, "the image's path")]))  # rendered with escaping
+    return Markup(draw_sankey(index, [other, Route(e.path, "the image's path")], number))  # rendered with escaping
 
 
 def _listed(names: Sequence[str]) -> str:

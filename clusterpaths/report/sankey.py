@@ -6,7 +6,7 @@ its geometry `overview.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from clusterpaths.explore.index import SetIndex
@@ -40,16 +40,26 @@ def colour(cluster: int) -> str:
     return PALETTE[cluster % len(PALETTE)]
 
 
-def draw_sankey(index: SetIndex, drawn: Sequence[Route] = ()) -> str:
+def draw_sankey(
+    index: SetIndex, drawn: Sequence[Route] = (), number: Callable[[int, int], int] = lambda _, cluster: cluster
+) -> str:
     """The SVG document.
 
     Args:
         index: of the set.
         drawn: paths to draw over it, those in front last.
+        number: of the palette, for a layer's position and a cluster; by default one colour for each cluster of a layer.
     """
     placed = lay_out(routes(index), index)
     lines = [_Line(_through(placed, route.path), route.words, route.dashed) for route in drawn]
-    return render("sankey.svg", overview=placed, names=index.layers, n=max(len(index), 1), colour=colour, lines=lines)
+    return render(
+        "sankey.svg",
+        overview=placed,
+        names=index.layers,
+        n=max(len(index), 1),
+        colour=lambda layer, cluster: colour(number(layer, cluster)),
+        lines=lines,
+    )
 
 
 def _through(placed: Overview, path: tuple[int, ...]) -> str:

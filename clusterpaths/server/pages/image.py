@@ -22,10 +22,12 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
+from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.settings import ServeConfig
 from clusterpaths.server.uploads import explain_upload
 
 LISTED = 6  # classes
+GREY = 7  # of the palette
 TITLES = {
     409: "This set cannot explain images",
     413: "This image is too large",
@@ -92,7 +94,7 @@ def _explained(explained: Explained, index: SetIndex) -> dict[str, Any]:
     from clusterpaths.report import explanation as words
     from clusterpaths.report.examples import example_title
 
-    explanation = explained.explanation
+    explanation, view = explained.explanation, set_view(index)
     return {
         "e": explanation,
         "picture": _as_address(explained.small),
@@ -103,7 +105,7 @@ def _explained(explained: Explained, index: SetIndex) -> dict[str, Any]:
         "counterfactual": words.counterfactual(explanation),
         "change": words.change,
         "unchanged": words.unchanged(explanation),
-        "sankey": words.two_routes(explanation, index),
+        "sankey": words.two_routes(explanation, index, lambda *at: min(view.cluster_colour(*at), GREY)),
         "decided": words.decided,
         "title_of": example_title,
         "classes_shown": LISTED,
