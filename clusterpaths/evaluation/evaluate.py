@@ -148,10 +148,13 @@ def _evaluate(
     if evaluation.purity_predictions is None:
         notes.append(
             f"{_without_predictions(outputs)}: purity with predictions, decision "
-            "alignment, preserved decisions, max softmax and energy are left out."
+            "alignment, preserved decisions, interventions, max softmax and energy are left out."
         )
     elif len(np.unique(predictions[predictions >= 0])) == 1:
-        notes.append("The model predicts one class for every example: alignment is perfect and not informative.")
+        notes.append(
+            "The model predicts one class for every example: alignment is perfect and not informative, and "
+            "interventions are left out."
+        )
     needed = max(MIN_EVAL, *record.k_per_layer.values())
     if len(chosen.held_out) < needed:
         notes.append(
@@ -163,8 +166,10 @@ def _evaluate(
     with Probe(published, job, split, seed, outputs, workers) as probe:
         wanted = np.searchsorted(published.ids, draw_ids(published.ids[chosen.held_out], max_images))
         queries: Queries | None = None
+        ask = causal and len(np.unique(predictions[predictions >= 0])) > 1  # else no decision can change
         if lacks := _why_not_run(record, job):
-            notes.append(f"{lacks}: perturbed images and OOD detection are left out.")
+            notes.append(f"{lacks}: perturbed images, interventions and OOD detection are left out.")
+            ask = False
             if split.features.held_out is None:
                 queries = wanted, *read_features(published, directory, published.ids[wanted], split.features.projection)
             wanted = wanted[:0]
@@ -173,11 +178,8 @@ def _evaluate(
                 f"{len(wanted):,} of {len(chosen.held_out):,} held-out images are perturbed and compared with OOD images; "
                 "--evaluation-images sets how many."
             )
-        if ask := causal and not record.without_model and _decides(predictions, outputs, notes):
-            more_ids = draw_ids(published.ids[chosen.held_out], MAX_EXAMPLES)
-            every = np.union1d(wanted, np.searchsorted(published.ids, more_ids))
-        else:
-            every = wanted
+        asked = draw_ids(published.ids[chosen.held_out], MAX_EXAMPLES if ask else 0)
+        every = np.union1d(wanted, np.searchsorted(published.ids, asked))
         read, pixels = probe.read(published, every, notes)
         positions, images = read[(own := np.isin(read, wanted))], pixels[own]
         measures: dict[str, object] = {"num_images": len(images)}
@@ -207,16 +209,6 @@ def _why_not_run(record: SetRecord, job: ExtractionJob) -> str:
     if record.collected and (live_model(record.model.sha256) is None or job.preprocessing.name == "none"):
         return "The PyTorch model is not in memory, or how an image becomes its input is not known"
     return ""
-
-
-def _decides(predictions: Classes, outputs: ModelOutputs, notes: list[str]) -> bool:
-    """Whether interventions can change a decision; otherwise a note says why not."""
-    different = len(np.unique(predictions[predictions >= 0]))
-    if different > 1:
-        return True
-    what = "The model predicts one class for every example" if different else _without_predictions(outputs)
-    notes.append(f"{what}: interventions are left out.")
-    return False
 
 
 def _without_predictions(outputs: ModelOutputs) -> str:

@@ -271,7 +271,7 @@ def test_the_plain_model_runs_whole_and_says_which_weight_file_it_took(real: dic
     assert run.path is not None
     assert other.path is not None
     assert_same_documents(run.path, other.path)
-    weights, preprocessing = [line for line in run.log if line.startswith("WARNING")]
+    weights, preprocessing, *_ = [line for line in run.log if line.startswith("WARNING")]
     assert re.search(r"celeba_cnn\.onnx\.data.*CelebA_CNN\.onnx\.data", weights)
     assert "imagenet, 64x64 bilinear, from the default" in preprocessing
 

@@ -255,7 +255,10 @@ def test_a_model_that_always_decides_the_same_is_said_so(tmp_path: Path) -> None
     assert found.alignment is not None
     assert found.alignment.deep_knn is not None
     assert (found.alignment.daf.value, found.alignment.majority.value, found.alignment.deep_knn.value) == (1, 1, 1)
-    assert found.notes == ("The model predicts one class for every example: alignment is perfect and not informative.",)
+    assert found.notes == (
+        "The model predicts one class for every example: alignment is perfect and not informative, and interventions are left "
+        "out.",
+    )
 
 
 def test_fewer_held_out_examples_than_clusters_are_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,9 +149,13 @@ def test_only_the_sample_s_last_two_layers_are_read_and_once(
         return store
 
     monkeypatch.setattr(rows, "open_store", watched)
-    evaluate_set(published, job, seed=4, images=40)
     fit, _ = split_ids(published)
+    evaluate_set(published, job, seed=4, images=40, causal=False)
     assert sorted(read) == [(layer, one) for layer in ("fc1", "fc2") for one in fit.tolist()]
+    read.clear()
+    evaluate_set(published, job, seed=4, images=40)  # and every layer once for the clusters' means
+    every = [(layer, one) for layer in ("conv3", "fc1", "fc1", "fc2", "fc2") for one in fit.tolist()]
+    assert sorted(read) == sorted(every)
 
 
 def test_unchanged_images_have_the_paths_and_distances_of_the_set(done: tuple[PublishedSet, ExtractionJob]) -> None:
