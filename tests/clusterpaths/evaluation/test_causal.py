@@ -237,7 +237,7 @@ def test_without_interventions_nothing_is_cut_and_they_are_made_when_they_are_as
     ],
 )
 def test_what_cannot_be_asked_is_told(root: Path, more: dict[str, Any], note: str) -> None:
-    folder, job = publish(configure(root, root / "linear.onnx", name=f"told {note[:20]}", **more))
+    folder, job = publish(configure(root, write_linear(root / "told.onnx"), name=f"told {note[:20]}", **more))
     found = evaluate_set(open_set(folder), job)
     assert not found.steering
     assert any(one.startswith(note) for one in found.notes), found.notes
