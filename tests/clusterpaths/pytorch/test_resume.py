@@ -241,7 +241,8 @@ def test_a_damaged_shard_is_collected_again(run: Collect, loader: Any) -> None:
 
 
 def test_workers_read_the_rest_in_the_same_order(run: Collect, images: Any) -> None:
-    loader = loader_of(images, num_workers=1)
+    # a forked worker of a process with threads, as this one, may fail
+    loader = loader_of(images, num_workers=1, multiprocessing_context="spawn")
     with pytest.raises(KeyboardInterrupt):
         run(Counted(stops=80), loader, layers=LAYERS)
     paths = run(Counted(), loader, layers=LAYERS)
