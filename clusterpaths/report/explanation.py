@@ -37,6 +37,11 @@ from clusterpaths.storage.atomic import atomic_write
 
 PICTURE = 320  # pixels of the image's longer side on the page
 LISTED = 6  # classes
+HOW_CHANGED = (
+    "The model is cut at a layer, the image's values there are moved by the difference of two clusters' means, and the rest of "
+    "the model decides again. Each row is the nearest other cluster of a layer that changes the prediction, with the path at the "
+    "end of the way; unchanged layers are pale."
+)
 
 
 def write_explanation(
@@ -82,6 +87,8 @@ def explanation_page(
         other=other(explanation),
         counterfactual=counterfactual(explanation),
         change=change,
+        how_changed=HOW_CHANGED,
+        both_routes=both_routes(explanation),
         unchanged=unchanged(explanation),
         sankey="" if index is None else two_routes(explanation, index),
         tile=lambda example: tile(example, thumbnails),
@@ -194,6 +201,13 @@ def unchanged(e: Explanation) -> str:
     changing = {one.layer for one in e.counterfactual.changes}
     others = [layer for layer in e.counterfactual.asked if layer not in changing]
     return f"No other cluster of {_listed(others)} changes the prediction." if others and changing else ""
+
+
+def both_routes(e: Explanation) -> str:
+    """What the two lines of `two_routes` are; empty where there is no change."""
+    if e.counterfactual is None or (one := e.counterfactual.nearest) is None:
+        return ""
+    return f"Solid: the image's path among those of all examples. Dashed: all of the way to cluster {one.target} of {one.layer}."
 
 
 def two_routes(

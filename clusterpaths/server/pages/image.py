@@ -104,6 +104,8 @@ def _explained(explained: Explained, index: SetIndex) -> dict[str, Any]:
         "other": words.other(explanation),
         "counterfactual": words.counterfactual(explanation),
         "change": words.change,
+        "how_changed": words.HOW_CHANGED,
+        "both_routes": words.both_routes(explanation),
         "unchanged": words.unchanged(explanation),
         "sankey": words.two_routes(explanation, index, lambda *at: min(view.cluster_colour(*at), GREY)),
         "decided": words.decided,
