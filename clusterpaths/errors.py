@@ -6,6 +6,7 @@
     │   ├── ArraysError        arrays, or parameters of the estimator, that cannot be clustered; a ValueError, too
     │   ├── ModelError         the ONNX file: missing, unreadable, no image input, no such layer
     │   ├── DatasetError       the images or their annotations
+    │   │   ├── NoImagesError  a directory without images
     │   │   ├── QuotaError     a file host's quota page was saved where data should be
     │   │   └── RefusedImageError  what was uploaded is not an image that the server can explain
     │   ├── CacheError         activations on disk that belong to another model or data set, or are in use
@@ -59,6 +60,10 @@ class ModelError(InputError):
 
 class DatasetError(InputError):
     """Images or annotations that are missing or not what they claim to be."""
+
+
+class NoImagesError(DatasetError):
+    """There is no image in a directory."""
 
 
 class QuotaError(DatasetError):

@@ -14,7 +14,7 @@ import cyclopts
 from PIL import Image
 from pydantic import Field
 
-from clusterpaths.commands.export import find_model, find_set
+from clusterpaths.commands.export import find_set
 from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.config import IMAGES, CacheRoot
 from clusterpaths.errors import DatasetError
@@ -22,7 +22,7 @@ from clusterpaths.explanation.explain import explain_image, read_upright
 from clusterpaths.records import Record
 from clusterpaths.report.explanation import print_explanation, write_explanation
 from clusterpaths.sets.images import find_images
-from clusterpaths.sets.places import data_of
+from clusterpaths.sets.places import data_of, find_model
 from clusterpaths.sets.published import PublishedSet
 
 

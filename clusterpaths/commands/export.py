@@ -15,11 +15,10 @@ from pydantic import Field
 from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.common import roots
 from clusterpaths.config import CacheRoot
-from clusterpaths.errors import ConfigError
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.records import Record
 from clusterpaths.sets.find import find_named
-from clusterpaths.sets.places import model_of
+from clusterpaths.sets.places import find_model
 from clusterpaths.sets.published import PublishedSet
 
 
@@ -36,30 +35,6 @@ class ExportConfig(Record):
 def find_set(given: str, cache_root: str | None) -> PublishedSet:
     """The set named by NAME or NAME/set_NN."""
     return find_named(cache_root or roots.cache_root(), given)
-
-
-def find_model(published: PublishedSet, given: Path | None) -> Path:
-    """The model that was named, else the one in the set's record, where it is now.
-
-    Raises:
-        ConfigError: neither is known, or the set was made without a model.
-    """
-    if published.record.without_model:
-        raise ConfigError(
-            f"{published.path} was made of activations ({published.record.model.file}), without the model: there is nothing to "
-            "run. Expected a set that was made with an ONNX model, as by `clusterpaths images`."
-        )
-    if given is None and published.record.collected:
-        raise ConfigError(
-            f"{published.path} was collected from a PyTorch model ({published.record.model.file}), which is no file. Export "
-            "it with clusterpaths.export_onnx, and name the file with --model."
-        )
-    if given is not None:
-        return given.expanduser().absolute()
-    recorded = model_of(published.folder, published.record)
-    if recorded is None:
-        raise ConfigError(f"{published.path} does not record where its model was. Name the ONNX file with --model.")
-    return recorded
 
 
 def export(

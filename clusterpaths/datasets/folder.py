@@ -17,7 +17,7 @@ from clusterpaths.common.text import is_utf8
 from clusterpaths.datasets.base import ExampleTable, file_digest, path_in, require_directory
 from clusterpaths.datasets.decode import open_upright
 from clusterpaths.datasets.folder_labels import SPLITS, apply_labels, too_many_classes
-from clusterpaths.errors import DatasetError, DiskError
+from clusterpaths.errors import DatasetError, DiskError, NoImagesError
 from clusterpaths.records import DatasetSpec
 
 LABELS = "labels.csv"
@@ -71,7 +71,7 @@ def open_folder(spec: DatasetSpec) -> Folder:
     if labels is not None:
         ignored = [name for name in ignored if (root / name).resolve() != labels.resolve()]
     if not found:
-        raise DatasetError(
+        raise NoImagesError(
             f"There is no image in {root}: {_counted(ignored)}. Expected files that Pillow opens, such as .jpg, .png, "
             ".webp or .tif, in it or in directories below it. Name their directory with --images."
         )

@@ -7,7 +7,6 @@ threads: each batch has random numbers of its own.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,10 +29,9 @@ from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.agreement import path_agreement
 from clusterpaths.metrics.detection import auroc, bootstrap_detection, fpr95
 from clusterpaths.metrics.intervals import bootstrap_mean
-from clusterpaths.models.live import Session, open_session
 from clusterpaths.models.outputs import decide, join_decisions
 from clusterpaths.models.products import Products, Values
-from clusterpaths.models.session import Outputs
+from clusterpaths.models.rounded import RoundedSession
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheDtype, ModelOutputs, Tap
 from clusterpaths.sets.published import PublishedSet
@@ -82,7 +80,8 @@ class Probe:
         self._centroids: dict[str, Values] = {name: one.compared for name, one in self._assigners.items()}
         self._centroids[FEATURES] = split.features.projection.T
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="evaluate")
-        self._own = threading.local()
+        model = job.model.model_copy(update={"taps": tuple(self._taps)})
+        self._session = RoundedSession(model, self._dtypes, self._centroids)
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +124,7 @@ class Probe:
         images = work.images[start : start + BATCH]
         if work.change is not None:
             images = work.change(images, np.random.default_rng([self._seed, 4, work.stream, start]))
-        out = self._outputs(normalise(images, self._job.preprocessing))
+        out = self._session.run(normalise(images, self._job.preprocessing))
         layers = self._record.layers
         labels = {name: one.assign([out.products[name]]) for name, one in self._assigners.items()}
         names = [layer if self._split.refitted is None else REFITTED + layer for layer in layers]
@@ -139,21 +138,6 @@ class Probe:
             _with_centroids(out.products[FEATURES]),
             decide(self._outputs_are, np.empty((len(images), 0)) if out.logits is None else out.logits),
         )
-
-    def _outputs(self, images: NDArray[np.float32]) -> Outputs:
-        out = self._session("own", self._dtypes).run(images)
-        if all(np.isfinite(one.squares).all() for one in out.products.values()):
-            return out
-        # Activations of noise can exceed float16 where those of the set do not.
-        return self._session("float32", dict.fromkeys(self._dtypes, "float32")).run(images)
-
-    def _session(self, name: str, dtypes: Mapping[str, CacheDtype]) -> Session:
-        """This thread's."""
-        if not hasattr(self._own, name):
-            model = self._job.model.model_copy(update={"taps": tuple(self._taps)})
-            setattr(self._own, name, open_session(model, dtypes, self._centroids, keep=False))
-        session: Session = getattr(self._own, name)
-        return session
 
     def perturbed(self, clean: Seen, images: perturb.Images) -> tuple[Perturbed, ...]:
         """Path agreement under each perturbation of these images, which unchanged are `clean`."""

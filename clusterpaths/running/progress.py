@@ -19,7 +19,7 @@ from rich.text import Text
 
 _SPEED_SECONDS = 600.0  # speed is averaged over this long: a piece on a Dask worker only reports its end
 _NOTEBOOK_WIDTH = 120  # characters: a million images fit; a notebook does not rewrite a line that was wrapped
-What = Literal["extraction", "fitting"]
+What = Literal["extraction", "fitting", "monitoring"]
 _trackers: dict[tuple[What, str], Tracker] = {}
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clusterpaths.datasets.celeba import celeba_present, locate
-from clusterpaths.errors import DatasetError, ModelError
+from clusterpaths.errors import ConfigError, DatasetError, ModelError
 from clusterpaths.records import DatasetSpec, SetRecord
 from clusterpaths.storage import Storage
+
+if TYPE_CHECKING:
+    from clusterpaths.sets.published import PublishedSet
 
 
 def model_of(folder: Storage, record: SetRecord) -> Path | None:
@@ -29,6 +32,30 @@ def model_of(folder: Storage, record: SetRecord) -> Path | None:
     if len(there) > 1:  # of two, the one that the set was made of
         there.sort(key=lambda path: not _has_digest(path, record.model.sha256))
     return there[0] if there else Path(recorded) if recorded else None
+
+
+def find_model(published: PublishedSet, given: Path | None) -> Path:
+    """The model that was named, else the one in the set's record, where it is now.
+
+    Raises:
+        ConfigError: neither is known, or the set was made without a model.
+    """
+    if published.record.without_model:
+        raise ConfigError(
+            f"{published.path} was made of activations ({published.record.model.file}), without the model: there is nothing to "
+            "run. Expected a set that was made with an ONNX model, as by `clusterpaths images`."
+        )
+    if given is None and published.record.collected:
+        raise ConfigError(
+            f"{published.path} was collected from a PyTorch model ({published.record.model.file}), which is no file. Export "
+            "it with clusterpaths.export_onnx, and name the file with --model."
+        )
+    if given is not None:
+        return given.expanduser().absolute()
+    recorded = model_of(published.folder, published.record)
+    if recorded is None:
+        raise ConfigError(f"{published.path} does not record where its model was. Name the ONNX file with --model.")
+    return recorded
 
 
 def data_of(folder: Storage, record: SetRecord, data_root: Path | None = None) -> DatasetSpec:

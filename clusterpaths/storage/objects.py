@@ -224,7 +224,7 @@ def upload(bucket: str, key: str, path: Path) -> str:
 
 
 def download(bucket: str, key: str, path: Path, known: str | None) -> str | None:
-    """Write an object's content to a file; returns its etag, or None where that is `known` and nothing was written.
+    """Write an object's content to a file with its time; returns its etag, or None where that is `known` and nothing was written.
 
     Raises:
         FileNotFoundError: there is no such object.
@@ -237,6 +237,8 @@ def download(bucket: str, key: str, path: Path, known: str | None) -> str | None
         with path.open("wb") as file:
             for piece in result.stream(min_chunk_size=4 << 20):
                 file.write(piece)
+        written = result.meta["last_modified"].timestamp()
+        os.utime(path, (written, written))
         return str(result.meta["e_tag"])
 
     try:

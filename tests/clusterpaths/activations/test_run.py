@@ -16,7 +16,6 @@ from PIL import Image
 from clusterpaths.activations.config import ActivationsConfig
 from clusterpaths.activations.run import from_activations
 from clusterpaths.cache import fit_sample
-from clusterpaths.commands.export import find_model
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import clear_caches, open_dataset, read_table
@@ -26,7 +25,7 @@ from clusterpaths.records import DatasetSpec
 from clusterpaths.running.report import Outcome
 from clusterpaths.sets.find import set_config
 from clusterpaths.sets.images import image_reader
-from clusterpaths.sets.places import data_of
+from clusterpaths.sets.places import data_of, find_model
 from tests.clusterpaths.activations.conftest import COUNT, LAYOUTS, Arrays, write_npy, write_numbered_chunks
 from tests.clusterpaths.conftest import run_stages
 

@@ -213,10 +213,10 @@ def test_a_directory_of_a_run(loader: Any, tmp_path: Path) -> None:
 
 
 def test_what_needs_a_file_says_so(run: Collect, loader: Any) -> None:
-    from clusterpaths.commands.export import find_model
     from clusterpaths.errors import CacheError
     from clusterpaths.explanation.uploaded import Explainer
     from clusterpaths.sets.find import set_config
+    from clusterpaths.sets.places import find_model
 
     paths = run(make_model(), loader)
     with pytest.raises(ConfigError, match=r"clusterpaths.export_onnx"):

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from clusterpaths.commands.export import find_model
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets import clear_caches
 from clusterpaths.errors import ConfigError
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
 from clusterpaths.sets.find import list_sets
-from clusterpaths.sets.places import data_of
+from clusterpaths.sets.places import data_of, find_model
 from clusterpaths.sets.published import open_set
 from flows.options import ReclusterConfig
 from tests.clusterpaths.conftest import write_celeba, write_cnn, write_image
