@@ -1,1 +1,1 @@
-"""Watching a model in production: windows of new images against a set, and whether their routes have drifted."""
+"""Whether new examples, and how a model treats them, are still as in a reference set."""

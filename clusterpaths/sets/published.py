@@ -237,13 +237,18 @@ class PublishedSet(Conveniences, SetDirectory):
         return Scores(exact.astype(np.float32), exact.mean(axis=1))
 
     @cached_property
-    def held_out_ood(self) -> NDArray[np.float64]:
-        """(n,) ascending: the OOD scores that the examples would have if each were held out; n > 0."""
+    def held_out_scores(self) -> NDArray[np.float64]:
+        """(n,) the OOD scores that the examples would have if each were held out; n > 0."""
         fitted = np.ones(self.clusters.shape, np.bool_)
         if self.record.config.get("fit") != "all":
             for i, k in enumerate(self.k):
                 fitted[:, i] = np.isin(self.ids, draw_ids(self.ids, fit_size(k)), assume_unique=True)
-        return np.sort(held_out_scores(self.clusters, self.distances, self.k, self.record.distance, fitted))
+        return held_out_scores(self.clusters, self.distances, self.k, self.record.distance, fitted)
+
+    @cached_property
+    def held_out_ood(self) -> NDArray[np.float64]:
+        """(n,) `held_out_scores`, ascending."""
+        return np.sort(self.held_out_scores)
 
     @cached_property
     def unseen_rule(self) -> UnseenRule:
