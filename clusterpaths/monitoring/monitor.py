@@ -21,6 +21,7 @@ from clusterpaths.monitoring.observations import (
     as_time,
     empty_observations,
     join_observations,
+    read_time,
 )
 from clusterpaths.monitoring.record import WindowRecord
 from clusterpaths.monitoring.series import Series
