@@ -29,7 +29,8 @@ from clusterpaths.errors import ClusterPathsError, ConfigError
 from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, Outcome
 from clusterpaths.watching.folder import ModelFolder
-from tasks.announcing import announce, server_url
+from tasks.announcing import announce
+from tasks.events import server_url
 
 _TICK = 0.25  # seconds; how often waits look at the clock
 _LONGEST_DELAY = 30.0

@@ -18,7 +18,7 @@ from clusterpaths.commands import completion
 from clusterpaths.commands import main as library
 from clusterpaths.commands.options import read_options
 from clusterpaths.commands.run import announce, publish
-from clusterpaths.commands.shell import USER_ERROR, fail, require_working_directory, run_command
+from clusterpaths.commands.shell import USER_ERROR, fail, one_paragraph, require_working_directory, run_command
 from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
@@ -43,6 +43,7 @@ FLOWS = {  # the options of each, importable without Prefect
     "compare": "clusterpaths.comparison.compare:CompareConfig",
     "train": "clusterpaths.training.train:TrainConfig",
 }
+SCRIPTS = FLOWS | {"monitor": "clusterpaths.monitoring.config:MonitorConfig"}  # whose command runs without Prefect
 
 app = cyclopts.App(
     name="clusterpaths",
@@ -75,8 +76,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_script(name: str) -> NoReturn:
-    """Run `clusterpaths NAME` with the arguments of this process, and end it."""
-    main([name, *sys.argv[1:]])
+    """Run a flow with the arguments of this process, and end it."""
+    with one_paragraph("Stopped."):
+        _run(name, sys.argv[1:])
     raise SystemExit(0)
 
 
@@ -87,7 +89,7 @@ def _run(name: str, argv: list[str]) -> None:
     """
     try:
         require_working_directory()
-        read = read_options(name, library.load(FLOWS[name]), argv)
+        read = read_options(name, library.load(SCRIPTS[name]), argv)
         if read is None:  # --help
             return
         config, verbose = read
@@ -111,7 +113,7 @@ def _run(name: str, argv: list[str]) -> None:
         lambda: getattr(importlib.import_module(f"flows.{name}"), name),
         fields if name == "recluster" else {"config": config},
         verbose=verbose,
-        stages=name not in ("compare", "train"),
+        stages=name not in ("compare", "train", "monitor"),
     )
 
 

@@ -1,41 +1,24 @@
 """Announcing a model to the Prefect server, which starts the deployments that wait for one.
 
-Belongs here: sending events, and verifying that the server stored them. `clusterpaths/watching/arrivals.py` decides
-whether a file is a model; deployments/watch_models.py when to look.
-
-Events are sent with POST /events and read back by id before they count as announced: Prefect's `emit_event` hands them
-to a background thread, which drops them silently if the server is unavailable.
+Belongs here: which event an outcome is. `clusterpaths/watching/arrivals.py` decides whether a file is a model;
+deployments/watch_models.py when to look; `events.py` sends.
 """
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Sequence
 
-import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events import Event
-from prefect.settings import PREFECT_API_URL
 
-from clusterpaths.errors import ClusterPathsError, ConfigError
+from clusterpaths.errors import ConfigError
 from clusterpaths.watching.announced import AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, Outcome
+from tasks.events import deliver, server_url
 
 ARRIVED = "onnx-model.arrived"
 REJECTED = "onnx-model.rejected"
 _BATCH = 20
-_TAKEN_IN_SECONDS = 20.0  # a server stores events every 5 s
-
-
-class ServerAwayError(ClusterPathsError):
-    """The Prefect server does not answer, or did not store an event; a retry can help."""
-
-
-def server_url() -> str | None:
-    """The API of the server that announcements go to; None: none is configured."""
-    url: str | None = PREFECT_API_URL.value()
-    return url
 
 
 def announce(outcomes: Sequence[Outcome], known: AnnouncedModels, *, again: bool = False) -> list[Outcome]:
@@ -59,7 +42,7 @@ def announce(outcomes: Sequence[Outcome], known: AnnouncedModels, *, again: bool
         fresh = list(outcomes) if again else known.unknown(outcomes)
         for start in range(0, len(fresh), _BATCH):
             batch = fresh[start : start + _BATCH]
-            _deliver([event_of(one, uuid.uuid4() if again else known.event_id(one)) for one in batch], url)
+            deliver([event_of(one, uuid.uuid4() if again else known.event_id(one)) for one in batch], url)
             known.add(batch)
             sent += batch
     return sent
@@ -73,33 +56,3 @@ def event_of(outcome: Outcome, id_: uuid.UUID) -> Event:
         resource={"prefect.resource.id": f"onnx-model.{outcome.name}", "prefect.resource.name": outcome.name},
         payload=outcome.model_dump(exclude={"kind"}),
     )
-
-
-def _deliver(events: list[Event], url: str) -> None:
-    """Send the events that the server does not have yet, and wait until it has them all."""
-    try:
-        with get_client(sync_client=True) as client:
-            missing = _missing(client, events)
-            if missing:
-                body = [event.model_dump(mode="json") for event in missing]
-                client.request("POST", "/events", json=body)  # no client method exists
-            deadline = time.monotonic() + _TAKEN_IN_SECONDS
-            while missing := _missing(client, missing):
-                if time.monotonic() > deadline:
-                    raise ServerAwayError(
-                        f"The Prefect server at {url} answered, but did not store {len(missing)} events."
-                    )
-                time.sleep(0.2)
-    except (httpx.HTTPError, OSError) as error:
-        raise ServerAwayError(
-            f"The Prefect server at {url} does not accept events ({type(error).__name__}: {error}). "
-            "Expected a running server there: check PREFECT_API_URL, and that `prefect server start` runs."
-        ) from error
-
-
-def _missing(client: SyncPrefectClient, events: list[Event]) -> list[Event]:
-    if not events:
-        return []
-    body = {"filter": {"id": {"id": [str(event.id) for event in events]}}, "limit": len(events)}
-    there = {entry["id"] for entry in client.request("POST", "/events/filter", json=body).json()["events"]}
-    return [event for event in events if str(event.id) not in there]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -13,6 +13,8 @@ from clusterpaths.comparison.record import Comparison
 from clusterpaths.config import RunConfig
 from clusterpaths.evaluation.record import Evaluation
 from clusterpaths.models.inspect import inspect_model
+from clusterpaths.monitoring.record import WindowRecord
+from clusterpaths.monitoring.words import headline as headline_of_window
 from clusterpaths.records import ModelRecord
 from clusterpaths.report import markdown
 from clusterpaths.report.comparison import headline
@@ -79,3 +81,14 @@ def show_comparison(comparison: Comparison, page: Path) -> None:
     create_table_artifact(
         markdown.comparison_rows(comparison), key="comparison-layers", description="Each layer; clusters before→after"
     )
+
+
+def show_windows(windows: Sequence[WindowRecord]) -> None:
+    """Table artifact with a row for each new window, Markdown artifact of the last one that drifted, else of the last one."""
+    if not windows:
+        return
+    shown = next((one for one in reversed(windows) if one.drifted), windows[-1])
+    create_table_artifact(
+        markdown.window_rows(windows), key="windows", description=f"New windows of {shown.reference.name}"
+    )
+    create_markdown_artifact(markdown.window(shown), key="window", description=headline_of_window(shown))

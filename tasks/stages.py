@@ -19,6 +19,7 @@ from prefect.tasks import exponential_backoff
 
 from clusterpaths.config import TIME_LIMIT
 from clusterpaths.errors import ClusterPathsError, DownloadError, OfflineError
+from clusterpaths.monitoring import monitor
 from clusterpaths.running import stages
 from tasks.time_limit import in_own_thread
 
@@ -72,6 +73,8 @@ download = _task(
 find_sets = _task(stages.find_sets, "find sets")
 compare_sets = _task(stages.compare_sets, "compare sets")
 write_comparison = _task(stages.write_comparison, "write comparison")
+
+observe = _on_machine(monitor.observe, "judge windows")
 
 _TASKS: list[Task[..., Any]] = [
     check_model,

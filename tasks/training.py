@@ -15,7 +15,8 @@ from clusterpaths.errors import ClusterPathsError
 from clusterpaths.training.train import TrainConfig, TrainRecord, describe, train_classifier
 from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, examine
-from tasks.announcing import announce, server_url
+from tasks.announcing import announce
+from tasks.events import server_url
 from tasks.time_limit import in_own_thread
 
 TRAINING_LIMIT = 86_400.0  # seconds

@@ -5,10 +5,11 @@ Belongs here: the options from a shell, and how windows are printed. The flow fo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import cyclopts
@@ -20,7 +21,9 @@ from clusterpaths.commands.shell import command_parser, run_command, run_log
 from clusterpaths.monitoring.config import MonitorConfig
 from clusterpaths.monitoring.monitor import check_once, watch
 from clusterpaths.monitoring.record import WindowRecord
+from clusterpaths.monitoring.route import Done
 from clusterpaths.monitoring.words import headline, name_of_test, p_text, sentences
+from clusterpaths.running.progress import terminal, tracking
 
 DRIFTED = 1  # exit code with --exit-code
 
@@ -46,10 +49,19 @@ def monitor(*, config: Annotated[MonitorCommand, cyclopts.Parameter(name="*")]) 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s".lower()))
     with run_log(handler):
-        windows: Iterable[WindowRecord] = watch(options) if options.series else [check_once(options)]
+        windows: Iterable[WindowRecord] = (
+            watch(options, _progress) if options.series else [check_once(options, _progress)]
+        )
         drifted = _show(windows, options, as_json=config.as_json)
     if config.exit_code and drifted:
         raise SystemExit(DRIFTED)
+
+
+@contextlib.contextmanager
+def _progress(address: str, images: int) -> Iterator[Done]:
+    """A bar in a terminal."""
+    with tracking("monitoring", address, {address: max(images, 1)}, images, terminal()) as tracker:
+        yield tracker.counter(address)
 
 
 def _show(windows: Iterable[WindowRecord], config: MonitorConfig, *, as_json: bool) -> bool:

@@ -25,7 +25,7 @@ from clusterpaths.monitoring.observations import (
 )
 from clusterpaths.monitoring.record import WindowRecord
 from clusterpaths.monitoring.series import Series
-from clusterpaths.monitoring.sources import Source, open_new
+from clusterpaths.monitoring.sources import Progress, Source, no_progress, open_new
 from clusterpaths.monitoring.verdict import level_of_window
 from clusterpaths.monitoring.windows import Size, Window, cut, mark_duplicates
 from clusterpaths.sets.find import find_named
@@ -52,14 +52,14 @@ def find_reference(config: MonitorConfig) -> PublishedSet:
     return published
 
 
-def check_once(config: MonitorConfig) -> WindowRecord:
+def check_once(config: MonitorConfig, progress: Progress = no_progress) -> WindowRecord:
     """All images of the source as one window, by hand: nothing is written.
 
     Raises:
         ClusterPathsError: the reference, its model or the source cannot be used.
     """
     published = find_reference(config)
-    source = open_new(config, published)
+    source = open_new(config, published, progress)
     none = np.empty(0, np.uint64)
     rows = join_observations([empty_observations(len(published.layers)), *(rows for rows, _ in source.new(none, None))])
     rows = mark_duplicates(rows, none)
@@ -68,7 +68,7 @@ def check_once(config: MonitorConfig) -> WindowRecord:
     return judge.judge(Window(rows, start, end), 0).record
 
 
-def watch(config: MonitorConfig, clock: Clock = utc_now) -> Iterator[WindowRecord]:
+def watch(config: MonitorConfig, progress: Progress = no_progress, clock: Clock = utc_now) -> Iterator[WindowRecord]:
     """Judge and record the windows of a series that are complete and were not recorded yet; each is given when it is recorded.
 
     Raises:
@@ -80,9 +80,18 @@ def watch(config: MonitorConfig, clock: Clock = utc_now) -> Iterator[WindowRecor
     if config.series is None or config.window is None:
         raise ConfigError("series and window should both be given to record windows; one of them is missing.")
     series = Series(published, config.series)
-    source = open_new(config, published)
+    source = open_new(config, published, progress)
     with series.lock(config.wait, log.warning):
         yield from _Watching(config, config.window, published, series, source, clock).windows()
+
+
+def observe(config: MonitorConfig) -> tuple[WindowRecord, ...]:
+    """The new windows of a series, recorded; without a series, all images as one window.
+
+    Raises:
+        ClusterPathsError: as `watch` and `check_once`. Windows that were recorded before stay recorded.
+    """
+    return tuple(watch(config)) if config.series is not None else (check_once(config),)
 
 
 class _Watching:

@@ -12,18 +12,26 @@ from contextlib import AbstractContextManager
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
+from pydantic import Field
 
 from clusterpaths.errors import CacheError, ConfigError, NotFoundError
 from clusterpaths.monitoring.judge import Judged
 from clusterpaths.monitoring.observations import ROWS, Observations, read_identities, read_rows, write_rows
 from clusterpaths.monitoring.record import WindowRecord
+from clusterpaths.records import Record
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 
-MONITOR, DOCUMENT = "monitor", "window.json"
+MONITOR, DOCUMENT, ANNOUNCED = "monitor", "window.json", "announced.json"
 _PREFIX = "window_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WINDOW = re.compile(rf"{_PREFIX}(\d{{6,9}})")
+
+
+class Announced(Record):
+    """announced.json: up to which window events were sent."""
+
+    number: int = Field(ge=0)
 
 
 class Series:
@@ -127,6 +135,30 @@ class Series:
             for name, content in judged.pictures.items():
                 (staged / name).write_bytes(content)
             (staged / DOCUMENT).write_text(judged.record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    def announced(self) -> int:
+        """Number of the last window that was announced; 0: none was.
+
+        Raises:
+            CacheError: the document is corrupted.
+        """
+        try:
+            return Announced.model_validate_json(self.folder.read(ANNOUNCED)).number
+        except FileNotFoundError:
+            return 0
+        except pydantic.ValidationError as error:
+            raise CacheError(
+                f"{self.folder}/{ANNOUNCED} is corrupted: {error.errors()[0]['msg']}. Remove it: drifted windows are then "
+                "announced again, with the same ids."
+            ) from error
+
+    def mark_announced(self, number: int) -> None:
+        """Windows up to this one are announced.
+
+        Raises:
+            DiskError: no room or no permission.
+        """
+        self.folder.write_bytes(ANNOUNCED, Announced(number=number).model_dump_json().encode())
 
 
 def series_names(published: PublishedSet) -> list[str]:

@@ -5,9 +5,10 @@ Belongs here: what is new in a source, in order of time. A bucket is read by thi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -21,9 +22,8 @@ from clusterpaths.errors import ConfigError, NoImagesError
 from clusterpaths.monitoring.config import MonitorConfig
 from clusterpaths.monitoring.observations import Observations, as_time
 from clusterpaths.monitoring.prediction_log import log_files, read_log
-from clusterpaths.monitoring.route import Router, item_keys, open_router, route_images
+from clusterpaths.monitoring.route import Done, Router, item_keys, open_router, route_images
 from clusterpaths.records import DatasetSpec
-from clusterpaths.running.progress import terminal, tracking
 from clusterpaths.sets.places import find_model
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import open_storage
@@ -31,6 +31,8 @@ from clusterpaths.storage import open_storage
 log = logging.getLogger("clusterpaths.running.monitor")
 CHUNK = 2_000  # images that are run before complete windows are recorded
 MINUTE = 60_000_000  # microseconds that two clocks may differ
+Progress = Callable[[str, int], contextlib.AbstractContextManager[Done]]
+"""Shows progress while inside: of an address, and a number of images."""
 Piece = tuple[Observations, int | None]
 """New rows, and the time of the next ones; None: there are no more."""
 
@@ -57,8 +59,18 @@ class Source(Protocol):
         ...
 
 
-def open_new(config: MonitorConfig, published: PublishedSet) -> Source:
+def no_progress(address: str, images: int) -> contextlib.AbstractContextManager[Done]:  # noqa: ARG001 - as `Progress`
+    """Shows nothing."""
+    return contextlib.nullcontext(lambda _: None)
+
+
+def open_new(config: MonitorConfig, published: PublishedSet, progress: Progress = no_progress) -> Source:
     """The source of a configuration.
+
+    Args:
+        config: names it.
+        published: the set to compare with.
+        progress: shows how many images were run.
 
     Raises:
         ConfigError: windows of time, and images that have no times; or the set's model is not known.
@@ -67,7 +79,7 @@ def open_new(config: MonitorConfig, published: PublishedSet) -> Source:
     """
     if config.logs is not None:
         return LogSource(config.logs, published)
-    return ImageSource(config, published)
+    return ImageSource(config, published, progress)
 
 
 def _local(address: str) -> Path:
@@ -97,8 +109,9 @@ class LogSource:
 class ImageSource:
     """The images of a data set, run through the set's model."""
 
-    def __init__(self, config: MonitorConfig, published: PublishedSet) -> None:
+    def __init__(self, config: MonitorConfig, published: PublishedSet, progress: Progress) -> None:
         self.address, self._set, self._workers = str(config.data_root), published, config.workers
+        self._progress = progress
         self._dataset, self._table = _open(config)
         if config.window is not None and config.window.span and self._table is not None and self._table.mtimes is None:
             raise ConfigError(
@@ -119,12 +132,10 @@ class ImageSource:
         order = order[~np.isin(item_keys(table)[order], seen)]
         if before is not None:
             order = order[times[order] < before]
-        sizes = {"images": max(len(order), 1)}
-        with tracking("monitoring", self.address, sizes, len(order), terminal()) as tracker:
+        with self._progress(self.address, len(order)) as done:
             for start in range(0, len(order), CHUNK):
                 rows = order[start : start + CHUNK]
                 following = int(times[order[start + CHUNK]]) if start + CHUNK < len(order) else None
-                done = tracker.counter("images")
                 yield (
                     route_images(self._router, self._set, self._dataset, table.take(rows), self._workers, done),
                     following,

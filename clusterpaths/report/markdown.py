@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from clusterpaths.evaluation.fewer_layers import Shorter, has_many_singletons, s
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
 from clusterpaths.extraction.plan import human_bytes
 from clusterpaths.models.inspect import Inspection
+from clusterpaths.monitoring.record import WindowRecord
+from clusterpaths.monitoring.words import headline as headline_of_window
+from clusterpaths.monitoring.words import name_of_test, sentences
 from clusterpaths.preprocessing.check import PreprocessingCheck
 from clusterpaths.records import Preprocessing, StageTime
 from clusterpaths.report import evaluation as evaluation_section
@@ -243,6 +247,42 @@ def comparison(compared: Comparison, page: Path) -> str:
         for x in c.layers
     ]
     lines += ["", *_decisions(c), "", *_moved(c)]
+    return "\n".join(lines)
+
+
+def window_rows(windows: Sequence[WindowRecord]) -> Rows:
+    """A row for each window."""
+    return [
+        {
+            "window": one.number or "",
+            "from": one.start,
+            "to": one.end,
+            "images": one.num_images,
+            "verdict": "no images" if not one.num_images else "drifted" if one.drifted else "no drift",
+            "p": f"{one.verdict.p_value:.2g}",
+            "first layer": one.verdict.first_layer or "",
+            "new paths": f"{one.new_paths / one.num_images:.1%}" if one.num_images else "",
+        }
+        for one in windows
+    ]
+
+
+def window(found: WindowRecord) -> str:
+    """One window: its verdict, its tests and what grew."""
+    lines = [
+        f"# {_cell(headline_of_window(found))}",
+        f"{found.start} to {found.end}, from `{_cell(found.source)}`.",
+        "",
+        *(f"- {_cell(sentence)}" for sentence in sentences(found)),
+        "",
+        "| test | p | corrected | effect | by chance |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {_cell(name_of_test(test))} | {test.p_value:.2g} | {test.adjusted_p_value:.2g} | {test.effect:.3f} | "
+        f"{test.effect_by_chance:.3f} |"
+        for test in found.verdict.tests
+    ]
     return "\n".join(lines)
 
 
