@@ -1,8 +1,9 @@
 """Set up a server: work pool, deployments, automations. Safe to run again: existing ones are updated.
 
     python deployments/set_up.py                                    pool, deployments, crashed-run automation
-    python deployments/set_up.py --webhook https://example.org/in   also a POST to that URL when a run fails, or when a
-                                                                    comparison finds path agreement below its threshold
+    python deployments/set_up.py --webhook https://example.org/in   also a POST to that URL when a run fails, when a window
+                                                                    drifted, or when a comparison finds path agreement
+                                                                    below its threshold
 
 PREFECT_API_URL names the server.
 """
@@ -29,6 +30,8 @@ from pydantic import BaseModel
 from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
+from clusterpaths.monitoring.config import MonitorConfig
+from clusterpaths.monitoring.monitor import find_reference
 from clusterpaths.running.inputs import require_inputs
 from flows.options import ImagesConfig, ReclusterConfig
 
@@ -41,6 +44,10 @@ FAILED = """{"event": {{ event.event | tojson }}, "flow_run": {{ flow_run.name |
 "message": {{ flow_run.state.message | tojson }}, "url": {{ flow_run | ui_url | tojson }}}"""
 DIVERGED = """{"event": {{ event.event | tojson }}, "path_agreement": {{ event.payload.path_agreement }},
 "first": {{ event.payload.first | tojson }}, "second": {{ event.payload.second | tojson }}}"""
+
+DRIFTED = """{"event": {{ event.event | tojson }}, "reference": {{ event.payload.reference | tojson }},
+"series": {{ event.payload.series | tojson }}, "window": {{ event.payload.window }},
+"first_layer": {{ event.payload.first_layer | tojson }}, "headline": {{ event.payload.headline | tojson }}}"""
 
 
 def main(
@@ -111,6 +118,8 @@ def unready(entry: dict[str, Any]) -> str:
             if flow == "recluster":
                 ReclusterConfig(**parameters).run_config()
                 return ""
+            if flow == "monitor":
+                return _unready_monitor(MonitorConfig.model_validate(parameters["config"]))
             model: type[BaseModel] = ImagesConfig if flow == "images" else RunConfig
             config = model.model_validate(parameters["config"])
             assert isinstance(config, RunConfig)
@@ -122,14 +131,21 @@ def unready(entry: dict[str, Any]) -> str:
         return str(error).split(". ")[0].rstrip(".") + "."
 
 
+def _unready_monitor(config: MonitorConfig) -> str:
+    find_reference(config)
+    there = "://" in str(config.data_root) or Path(str(config.data_root)).is_dir()
+    return "" if there else f"There is no directory {config.data_root} of new images."
+
+
 def alarms(url: str) -> list[AutomationCore]:
-    """Two automations that post to a webhook: one for failed or crashed runs, one for diverged paths."""
+    """Automations that post to a webhook: for failed or crashed runs, for diverged paths, for windows that drifted."""
     block = Webhook(method="POST", url=url, allow_private_urls=True)
     block_id = block.save(WEBHOOK_BLOCK, overwrite=True)
     states = ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"]
     return [
         _alarm("clusterpaths-run-failed", block_id, FAILED, states, "prefect.flow-run.*"),
         _alarm("clusterpaths-paths-diverged", block_id, DIVERGED, ["cluster-paths.diverged"], "cluster-paths.*"),
+        _alarm("clusterpaths-drifted", block_id, DRIFTED, ["cluster-paths.drifted"], "cluster-paths.*"),
     ]
 
 

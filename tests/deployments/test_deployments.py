@@ -18,6 +18,9 @@ DEPLOYMENTS = [
     "celeba/on-new-model",
     "images/folder",
     "recluster/nightly",
+    "recluster/after-drift",
+    "monitor/hourly",
+    "monitor/on-new-images",
 ]
 
 
@@ -29,16 +32,24 @@ def test_setting_up_again_asks_nothing_and_renews_what_is_there(site: Site) -> N
     lines = done.stdout.splitlines()
     assert len(lines) <= 9, done.stdout
     assert all(name in done.stdout for name in DEPLOYMENTS)
-    assert any(line.startswith("Not ready: recluster/nightly. There are no sets called 'CelebA'") for line in lines), (
-        lines
-    )
+    assert any(
+        line.startswith(
+            "Not ready: recluster/nightly, recluster/after-drift, monitor/hourly, monitor/on-new-images. There are no sets called 'CelebA'"
+        )
+        for line in lines
+    ), lines
     assert lines[-2:] == [
         "Next: prefect worker start --pool clusterpaths --type process",
         "Then, in another terminal: prefect deployment run celeba/sample --watch",
     ]
     assert {name: site.deployment(name)["id"] for name in DEPLOYMENTS} == ids
     assert sorted(one["name"] for one in site.post("/automations/filter")) == automations
-    assert {"clusterpaths-crashed-runs", "clusterpaths-run-failed", "clusterpaths-paths-diverged"} <= {*automations}
+    assert {
+        "clusterpaths-crashed-runs",
+        "clusterpaths-run-failed",
+        "clusterpaths-paths-diverged",
+        "clusterpaths-drifted",
+    } <= {*automations}
 
 
 def test_deployments_have_their_parameters_and_prefect_yaml_names_no_folder_of_one_machine(site: Site) -> None:
