@@ -32,12 +32,8 @@ def test_setting_up_again_asks_nothing_and_renews_what_is_there(site: Site) -> N
     lines = done.stdout.splitlines()
     assert len(lines) <= 9, done.stdout
     assert all(name in done.stdout for name in DEPLOYMENTS)
-    assert any(
-        line.startswith(
-            "Not ready: recluster/nightly, recluster/after-drift, monitor/hourly, monitor/on-new-images. There are no sets called 'CelebA'"
-        )
-        for line in lines
-    ), lines
+    waiting = "recluster/nightly, recluster/after-drift, monitor/hourly, monitor/on-new-images"
+    assert any(line.startswith(f"Not ready: {waiting}. There are no sets called 'CelebA'") for line in lines), lines
     assert lines[-2:] == [
         "Next: prefect worker start --pool clusterpaths --type process",
         "Then, in another terminal: prefect deployment run celeba/sample --watch",
