@@ -47,7 +47,7 @@ def monitor(*, config: Annotated[MonitorCommand, cyclopts.Parameter(name="*")]) 
     """
     options = MonitorConfig.model_validate(config.model_dump(exclude={"as_json", "exit_code"}))
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s".lower()))
+    handler.setFormatter(_Line())
     with run_log(handler):
         windows: Iterable[WindowRecord] = (
             watch(options, _progress) if options.series else [check_once(options, _progress)]
@@ -55,6 +55,14 @@ def monitor(*, config: Annotated[MonitorCommand, cyclopts.Parameter(name="*")]) 
         drifted = _show(windows, options, as_json=config.as_json)
     if config.exit_code and drifted:
         raise SystemExit(DRIFTED)
+
+
+class _Line(logging.Formatter):
+    """A message; a warning says so."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        return f"warning: {text}" if record.levelno >= logging.WARNING else text
 
 
 @contextlib.contextmanager
@@ -73,12 +81,13 @@ def _show(windows: Iterable[WindowRecord], config: MonitorConfig, *, as_json: bo
             sys.stdout.write(json.dumps(as_json_document(record), indent=None if config.series else 2) + "\n")
             sys.stdout.flush()
         elif config.series:
-            sys.stdout.write(f"{record.start} to {record.end}  {headline(record)}\n")
+            sys.stdout.write(f"{record.start[:19]} to {record.end[:19]}  {headline(record)}\n")
             sys.stdout.flush()
         else:
             _print(record)
     if config.series and not as_json:
-        sys.stdout.write(f"{count:,} new windows in the series {config.series}.\n" if count else "No new window.\n")
+        new = "No new window" if not count else "1 new window" if count == 1 else f"{count:,} new windows"
+        sys.stdout.write(f"{new} in the series {config.series}.\n")
     return drifted
 
 
