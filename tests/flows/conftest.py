@@ -9,6 +9,7 @@ import pytest
 
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from tests.runs import SAMPLE_MODEL
+from tests.watched import cache, config, incoming, made, published  # noqa: F401 - fixtures of the monitor
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusterpaths.commands.test_run import shown_by
-from tests.clusterpaths.monitoring.conftest import Incoming
+from tests.watched import Incoming
 
 
 def test_one_window_by_hand_is_printed_as_text_or_json_and_nothing_is_written(

@@ -26,8 +26,8 @@ from clusterpaths.monitoring.series import Series
 from clusterpaths.monitoring.windows import SECOND
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.sets.published import PublishedSet
-from tests.clusterpaths.monitoring.conftest import Incoming
 from tests.runs import PROJECT, SAMPLE_MODEL, Run, counting
+from tests.watched import Incoming
 
 Configured = Callable[..., MonitorConfig]
 HOUR = 3600
