@@ -34,7 +34,7 @@ Kind = Literal[
 EffectName = Literal["Jensen-Shannon distance", "Kolmogorov-Smirnov distance", "share of the window"]
 
 CLASS_EXAMPLES = 30  # predicted as a class, in reference and window each: of fewer its paths are not tested
-HIGH_SHARE = 0.02  # of the OOD scores count as high
+HIGH_SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the OOD scores that count as high
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DriftTest(Record):
 
     kind: Kind
     subject: str = Field(default="", description="the layer of clusters, the class of paths of a class")
-    statistic_name: Literal["G", "D", "examples"]
+    statistic_name: Literal["G", "D", "examples", "-log p"]
     statistic: float
     p_value: float = Field(description="probability of such a statistic, or a larger one, without drift")
     adjusted_p_value: float = Field(description="corrected for the number of tests of the window (Holm)")
@@ -195,7 +195,7 @@ def _plan(
         yield "predictions", "", _counted(reference.predictions[known[0]], window.predictions[known[1]])
     scores = reference.ood_scores, window.ood_scores
     yield "OOD scores", "", lambda *_: ks_test(*scores)
-    yield "high OOD scores", "", lambda draws, rng: high_scores_test(*scores, HIGH_SHARE, draws, rng)
+    yield "high OOD scores", "", lambda draws, rng: high_scores_test(*scores, HIGH_SHARES, draws, rng)
     for index in np.unique(window.predictions[known[1]]).tolist():
         of_class = [routes.predictions == index for routes in (reference, window)]
         if min(mask.sum() for mask in of_class) >= CLASS_EXAMPLES:
@@ -209,9 +209,9 @@ def _counted(reference: Ints, window: Ints) -> Run:
 
 
 def _record(kind: Kind, subject: str, result: TestResult, adjusted: float) -> DriftTest:
-    names: dict[Kind, tuple[Literal["D", "examples"], EffectName]] = {
+    names: dict[Kind, tuple[Literal["D", "examples", "-log p"], EffectName]] = {
         "OOD scores": ("D", "Kolmogorov-Smirnov distance"),
-        "high OOD scores": ("examples", "share of the window"),
+        "high OOD scores": ("-log p", "share of the window"),
         "new paths": ("examples", "share of the window"),
     }
     statistic_name, effect_name = names.get(kind, ("G", "Jensen-Shannon distance"))

@@ -86,8 +86,9 @@ def test_two_by_two_counts_are_as_in_fishers_exact_test(table: tuple[list[int], 
     high = [np.repeat([0.0, 1.0], one) for one in (reference, window)]
     share = (reference[1] + window[1]) / (reference.sum() + window.sum())
     one_sided = stats.fisher_exact([window[::-1], reference[::-1]], alternative="greater").pvalue
-    found = high_scores_test(*high, share, 100_000, rng())
-    assert found.statistic == window[1]
+    found = high_scores_test(*high, (share,), 100_000, rng())
+    assert found.statistic == pytest.approx(-np.log(one_sided))
+    assert found.effect == window[1] / window.sum()
     assert found.p_value == pytest.approx(one_sided, rel=0.6, abs=0.001)
 
 
@@ -124,11 +125,21 @@ def test_scores_are_compared_as_scipy_does() -> None:
 def test_a_few_extreme_scores_are_found_that_kolmogorov_and_smirnov_miss() -> None:
     draw = rng()
     reference, window = draw.normal(size=2000), np.concatenate([draw.normal(size=95), draw.normal(6, size=5)])
-    assert high_scores_test(reference, window, 0.02, DRAWS, rng()).p_value < 0.01
+    assert high_scores_test(reference, window, (0.01, 0.02, 0.1), DRAWS, rng()).p_value < 0.01
     assert ks_test(reference, window).p_value > 0.3
     assert (
-        high_scores_test(reference, reference.min() - window, 0.02, DRAWS, rng()).p_value == 1
+        high_scores_test(reference, reference.min() - window, (0.01, 0.02, 0.1), DRAWS, rng()).p_value == 1
     )  # low ones don't count
+
+
+def test_a_tenth_of_somewhat_high_scores_is_found_at_another_threshold_than_a_few_extreme_ones() -> None:
+    draw, shares = rng(), (0.005, 0.02, 0.1, 0.2)
+    reference = draw.normal(size=2000)
+    somewhat = np.concatenate([draw.normal(size=450), draw.normal(1.7, 0.5, size=50)])
+    extreme = np.concatenate([draw.normal(size=194), draw.normal(6, size=6)])
+    for window, blind in ((somewhat, 0.005), (extreme, 0.2)):
+        assert high_scores_test(reference, window, shares, DRAWS, rng()).p_value < 0.005
+        assert high_scores_test(reference, window, (blind,), DRAWS, rng()).p_value > 0.02
 
 
 @pytest.mark.parametrize("test", ["g", "new", "high", "ks"])
@@ -143,7 +154,7 @@ def test_p_values_are_valid_without_a_difference(test: str, n: int, m: int) -> N
             {
                 "g": lambda: g_test(*groups, 400, rng(at)),  # noqa: B023
                 "new": lambda: new_categories_test(*groups, 400, rng(at)),  # noqa: B023
-                "high": lambda: high_scores_test(*scores, 0.05, 400, rng(at)),  # noqa: B023
+                "high": lambda: high_scores_test(*scores, (0.01, 0.05, 0.2), 400, rng(at)),  # noqa: B023
                 "ks": lambda: ks_test(*scores),  # noqa: B023
             }[test]().p_value
         )
@@ -211,4 +222,4 @@ def test_scores_of_an_empty_sample_are_refused() -> None:
     with pytest.raises(ValueError, match="got 3 and 0"):
         ks_test(np.zeros(3), np.zeros(0))
     with pytest.raises(ValueError, match="got 0 and 2"):
-        high_scores_test(np.zeros(0), np.zeros(2), 0.05, 100, rng())
+        high_scores_test(np.zeros(0), np.zeros(2), (0.05,), 100, rng())
