@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from clusterpaths.config import IMAGES, CacheRoot, available_cores
-from clusterpaths.monitoring.windows import Span, WindowSize
+from clusterpaths.monitoring.windows import Size, Span, WindowSize, parse_size, parse_span
 
 ALPHA, HORIZON = 0.05, 100
-_WORD = Parameter(n_tokens=1, converter=lambda _type, tokens: tokens[0].value)  # pydantic's validators read it
 
 
 class MonitorConfig(BaseModel):
@@ -33,12 +31,10 @@ class MonitorConfig(BaseModel):
     series: str | None = Field(
         None, description="record windows under this name; without, all images are one window and nothing is written"
     )
-    window: Annotated[WindowSize | None, _WORD] = Field(
+    window: WindowSize | None = Field(
         None, description="size of a series' windows: a number of images such as 200, or a time such as 15m, 1h, 1d"
     )
-    grace: Annotated[Span, _WORD] = Field(
-        0, description="how long after its end a window of time waits for late images, such as 5m"
-    )
+    grace: Span = Field("0", description="how long after its end a window of time waits for late images, such as 5m")
     alpha: float = Field(
         ALPHA,
         gt=0,
@@ -55,6 +51,16 @@ class MonitorConfig(BaseModel):
     )
     workers: int = Field(default_factory=available_cores, ge=1, description="threads that decode and run images")
     wait: float = Field(0, ge=0, description="seconds to wait for another run of the same series")
+
+    @property
+    def size(self) -> Size | None:
+        """Of a series' windows."""
+        return parse_size(self.window) if self.window else None
+
+    @property
+    def lateness(self) -> int:
+        """`grace` in microseconds."""
+        return parse_span(self.grace)
 
     @model_validator(mode="after")
     def _one_source(self) -> MonitorConfig:

@@ -77,12 +77,12 @@ def watch(config: MonitorConfig, progress: Progress = no_progress, clock: Clock 
         ClusterPathsError: as `check_once`.
     """
     published = find_reference(config)
-    if config.series is None or config.window is None:
+    if config.series is None or config.size is None:
         raise ConfigError("series and window should both be given to record windows; one of them is missing.")
     series = Series(published, config.series)
     source = open_new(config, published, progress)
     with series.lock(config.wait, log.warning):
-        yield from _Watching(config, config.window, published, series, source, clock).windows()
+        yield from _Watching(config, config.size, published, series, source, clock).windows()
 
 
 def observe(config: MonitorConfig) -> tuple[WindowRecord, ...]:
@@ -133,11 +133,11 @@ class _Watching:
     def _before(self, now: int) -> int | None:
         """Images from this time on are in no complete window: they are not run yet."""
         span = self._size.span
-        return (now - self._config.grace) // span * span if span else None
+        return (now - self._config.lateness) // span * span if span else None
 
     def _complete(self, now: int) -> Iterator[WindowRecord]:
         marked = mark_duplicates(self._rows, self._contents)
-        for window in cut(marked, self._size, self._closed, now, self._config.grace):
+        for window in cut(marked, self._size, self._closed, now, self._config.lateness):
             judged = self._judge.judge(window, self._number + 1)
             self._series.append(judged, window.rows)
             self._number, self._closed = self._number + 1, window.end

@@ -113,7 +113,8 @@ class ImageSource:
         self.address, self._set, self._workers = str(config.data_root), published, config.workers
         self._progress = progress
         self._dataset, self._table = _open(config)
-        if config.window is not None and config.window.span and self._table is not None and self._table.mtimes is None:
+        timed = config.size is not None and config.size.span
+        if timed and self._table is not None and self._table.mtimes is None:
             raise ConfigError(
                 f"The images of --dataset {config.dataset} have no times, so they cannot be cut into windows of {config.window}. "
                 "Expected a number of images: --window 200."

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator
 
 from clusterpaths.monitoring.observations import Observations, Status, join_observations
 
@@ -32,11 +32,6 @@ class Size:
     def __str__(self) -> str:
         return str(self.count) if self.count else span_text(self.span or 0)
 
-    @property
-    def text(self) -> str:
-        """For people: 200 images, or 1h."""
-        return f"{self.count} images" if self.count else str(self)
-
 
 @dataclass(frozen=True)
 class Window:
@@ -47,37 +42,33 @@ class Window:
     end: int
 
 
-def parse_span(value: Any) -> Any:
-    """Microseconds of 30s, 15m, 1h or 1d; anything but text unchanged.
+def parse_span(text: str) -> int:
+    """Microseconds of 30s, 15m, 1h, 1d, or 0.
 
     Raises:
         ValueError: another text.
     """
-    if not isinstance(value, str):
-        return value
-    found = _SPAN.fullmatch(value.strip().lower())
-    if value.strip() == "0":
+    found = _SPAN.fullmatch(text.strip().lower())
+    if text.strip() == "0":
         return 0
     if not found:
-        raise ValueError(f"should be a number with s, m, h or d, such as 15m; got {value!r}")
+        raise ValueError(f"should be a number with s, m, h or d, such as 15m; got {text!r}")
     return int(found[1]) * _UNITS[found[2]]
 
 
-def parse_size(value: Any) -> Any:
-    """A window's size from 200, "200" or "1h"; a `Size` unchanged.
+def parse_size(text: str) -> Size:
+    """A window's size from 200, or 1h.
 
     Raises:
         ValueError: another text, or 0.
     """
-    if isinstance(value, Size):
-        return value
-    text = str(value).strip().lower()
+    text = text.strip().lower()
     try:
         size = Size(count=int(text)) if _COUNT.fullmatch(text) else Size(span=parse_span(text))
     except ValueError:
         size = Size()
     if not (size.count or size.span):
-        raise ValueError(f"should be a number of images such as 200, or a time such as 15m, 1h or 1d; got {value!r}")
+        raise ValueError(f"should be a number of images such as 200, or a time such as 15m, 1h or 1d; got {text!r}")
     return size
 
 
@@ -87,12 +78,9 @@ def span_text(span: int) -> str:
     return f"{span // _UNITS[unit]}{unit}"
 
 
-WindowSize = Annotated[
-    Size, BeforeValidator(parse_size), PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"})
-]
-Span = Annotated[
-    int, BeforeValidator(parse_span), PlainSerializer(span_text, return_type=str), WithJsonSchema({"type": "string"})
-]
+WindowSize = Annotated[str, BeforeValidator(lambda value: str(parse_size(str(value))))]
+Span = Annotated[str, BeforeValidator(lambda value: span_text(parse_span(str(value))))]
+"""Texts of the options, as `parse_size` and `parse_span` read them."""
 
 
 def mark_duplicates(rows: Observations, contents: NDArray[np.uint64]) -> Observations:
