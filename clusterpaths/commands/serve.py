@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from clusterpaths.explore.records import ModelSummary
     from clusterpaths.storage import Storage
 
-NEEDED = ("fastapi", "uvicorn", "python_multipart", "itsdangerous", "httpx", "plotly")
+NEEDED = ("fastapi", "uvicorn", "python_multipart", "itsdangerous", "httpx", "plotly", "prometheus_client")
 CONNECTIONS = 1000  # open at once; beyond, the answer is 503
 IDLE = 30  # seconds that an idle connection stays open
 GOODBYE = 3  # seconds for requests that are being answered when the server is stopped

@@ -71,6 +71,14 @@ class Library:
         """Current names of all models."""
         return tuple(self._names(0.0))
 
+    def listed(self) -> dict[str, dict[str, Storage]]:
+        """Directories of all sets by model and set, as a listing has them: they may be incomplete, and none is opened.
+
+        Raises:
+            CacheError: the results directory cannot be listed.
+        """
+        return self._names(_FRESH)
+
     def model(self, name: str) -> ModelSummary:
         """Raises: NotFoundError."""
         return self._summary(name, self._sets(name, fresh=0.0))  # never a stale list of sets

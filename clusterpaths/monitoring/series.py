@@ -21,6 +21,7 @@ from clusterpaths.monitoring.record import WindowRecord
 from clusterpaths.records import Record
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
+from clusterpaths.storage.base import Stamp
 
 MONITOR, DOCUMENT, ANNOUNCED = "monitor", "window.json", "announced.json"
 _PREFIX = "window_"
@@ -59,8 +60,21 @@ class Series:
 
     def numbers(self) -> list[int]:
         """Of the windows, ascending."""
-        matches = (_WINDOW.fullmatch(name) for name in self.folder.published(_PREFIX, DOCUMENT))
-        return sorted(int(match[1]) for match in matches if match)
+        matches = (_WINDOW.fullmatch(name) for name in self.folder.subdirectories())
+        found = sorted(int(match[1]) for match in matches if match)
+        # In a bucket, files of a directory appear one by one, and asking for each window's document is a request each. As
+        # windows are appended one after the other, only the last one can be incomplete.
+        if found and self.folder.request_per_file and not self.folder.exists(f"{_directory(found[-1])}/{DOCUMENT}"):
+            found.pop()
+        return found
+
+    def stamp(self, number: int) -> Stamp | None:
+        """Changes when a window's record is replaced; None where there is none."""
+        return self.folder.stamp(f"{_directory(number)}/{DOCUMENT}")
+
+    def without_directory(self, text: str) -> str:
+        """A message about a window without the place of the results on this machine."""
+        return text.replace(str(self.folder), f"{self._set.name}/{MONITOR}/{self.name}")
 
     def read(self, number: int) -> WindowRecord:
         """The record of a window.
@@ -114,7 +128,10 @@ class Series:
         """
         if name not in {one.picture for growth in self.read(number).growth for one in growth.exemplars_window} - {""}:
             raise NotFoundError(f"Window {number} of the series {self.name!r} has no picture {name[:80]!r}.")
-        return self.folder.read(f"{_directory(number)}/{name}")
+        try:
+            return self.folder.read(f"{_directory(number)}/{name}")
+        except FileNotFoundError as error:
+            raise NotFoundError(f"{name} of window {number} of the series {self.name!r} has been deleted.") from error
 
     def identities(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Items and contents of all rows of all windows."""

@@ -50,6 +50,25 @@ def image_url(summary: SetSummary, example: int, size: int = 160) -> str:
     return f"{api_url(summary)}/examples/{example}/image?size={size}&v={encoded(summary.version)}"
 
 
+def monitoring_url(summary: SetSummary, series: str = "", page: int = 1) -> str:
+    """The series of a set, or the time line of one of them."""
+    return (
+        f"{set_url(summary)}/monitoring"
+        + (f"/{encoded(series)}" if series else "")
+        + (f"?page={page}" if page > 1 else "")
+    )
+
+
+def window_url(summary: SetSummary, series: str, number: int) -> str:
+    """One window of a series."""
+    return f"{monitoring_url(summary, series)}/{number}"
+
+
+def picture_url(summary: SetSummary, series: str, number: int, picture: str) -> str:
+    """A picture of a window."""
+    return f"{api_url(summary)}/monitoring/{encoded(series)}/windows/{number}/pictures/{encoded(picture)}"
+
+
 def query_of(pairs: Iterable[tuple[str, str]]) -> str:
     """Fields of a `Question` as the query of an address, ? included; empty where there are none."""
     query = "&".join(_field(name, value) for name, value in pairs)

@@ -21,9 +21,11 @@ from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.routes import routes
+from clusterpaths.monitoring.history import History
 from clusterpaths.naming.resolve import names_of
-from clusterpaths.server import errors, static_files
+from clusterpaths.server import errors, metrics, static_files
 from clusterpaths.server.answers import answer_cache
+from clusterpaths.server.api import monitoring as monitoring_api
 from clusterpaths.server.api import names as names_api
 from clusterpaths.server.api import v1 as api
 from clusterpaths.server.contract import dashboards as contract
@@ -31,7 +33,7 @@ from clusterpaths.server.middleware import security
 from clusterpaths.server.middleware.body_limit import FORM_BYTES, BodyLimit
 from clusterpaths.server.middleware.head import HeadAsGet
 from clusterpaths.server.middleware.log import RequestLog
-from clusterpaths.server.pages import ask, compare, home, image, login, names, sets
+from clusterpaths.server.pages import ask, compare, home, image, login, monitoring, names, sets
 from clusterpaths.server.pages.errors import error_page
 from clusterpaths.server.pages.rendering import compile_templates
 from clusterpaths.server.settings import ServeConfig
@@ -75,11 +77,15 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.state.images = Images(app.state.library)
     app.state.answers = answer_cache()
     app.state.documents = Documents()
+    app.state.history = History()
+    app.state.metrics = metrics.Metrics(app.state.library, app.state.history)
     app.state.explaining = asyncio.Semaphore(1)
     app.include_router(contract.router)
     app.include_router(api.router)
     app.include_router(names_api.router)
-    for pages in (login, home, ask, compare, image, names, sets):
+    app.include_router(monitoring_api.router)
+    app.include_router(metrics.router)
+    for pages in (login, home, ask, compare, image, names, monitoring, sets):
         app.include_router(pages.router, include_in_schema=False)
     app.include_router(static_files.router)
     app.mount("/static", static_files.VersionedFiles())
@@ -99,5 +105,5 @@ def create_app(settings: ServeConfig) -> FastAPI:
         )
     app.add_middleware(security.SecurityHeaders, by_origin=bool(settings.origin))
     app.add_middleware(HeadAsGet)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, observe=app.state.metrics.observe)
     return app

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from clusterpaths.explore.documents import Documents
 from clusterpaths.explore.images import Images
 from clusterpaths.explore.library import Library
+from clusterpaths.monitoring.history import History
 from clusterpaths.server.settings import ServeConfig
 
 
@@ -32,7 +33,13 @@ async def _images(request: Request) -> Images:
     return found
 
 
+async def _history(request: Request) -> History:
+    found: History = request.app.state.history
+    return found
+
+
 LibraryOf = Annotated[Library, Depends(_library)]
 SettingsOf = Annotated[ServeConfig, Depends(_settings)]
 DocumentsOf = Annotated[Documents, Depends(_documents)]
 ImagesOf = Annotated[Images, Depends(_images)]
+HistoryOf = Annotated[History, Depends(_history)]

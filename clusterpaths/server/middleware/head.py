@@ -19,4 +19,8 @@ class HeadAsGet:
         async def without_body(message: Message) -> None:
             await send(message if message["type"] != "http.response.body" else {**message, "body": b""})
 
-        await self.app({**scope, "method": "GET"}, receive, without_body)
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self.app(as_get, receive, without_body)
+        finally:
+            scope["route"] = as_get.get("route")  # metrics are counted by it

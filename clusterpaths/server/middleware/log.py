@@ -1,13 +1,14 @@
-"""One log line per request: client, method, path, status, milliseconds, bytes.
+"""One log line per request: client, method, path, status, milliseconds, bytes; and its part in the metrics.
 
-Belongs here: the format of the log. Queries are not logged, as they may be private; tokens are never part of an address.
-Text of a request is escaped against log injection.
+Belongs here: measuring requests, and the format of the log. Queries are not logged, as they may be private; tokens are never
+part of an address. Text of a request is escaped against log injection.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,13 +19,16 @@ _NEVER_SENT = 499  # as nginx: the client closed the connection before the respo
 
 
 class RequestLog:
-    """ASGI middleware, the outermost."""
+    """ASGI middleware, the outermost.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    `observe` is called with method, scope, status and seconds of each request.
+    """
+
+    def __init__(self, app: ASGIApp, observe: Callable[[str, Scope, int, float], None]) -> None:
+        self.app, self.observe = app, observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not LOGGER.isEnabledFor(logging.INFO):
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         began, status, size = time.perf_counter(), _NEVER_SENT, 0
@@ -40,11 +44,12 @@ class RequestLog:
         try:
             await self.app(scope, receive, counted)
         finally:
-            client = scope["client"][0] if scope.get("client") else "-"
-            passed = 1000 * (time.perf_counter() - began)
-            LOGGER.info(
-                "%s %s %s %d %.1f ms %d B", client, printable(scope["method"]), shown(scope), status, passed, size
-            )
+            passed = time.perf_counter() - began
+            self.observe(scope["method"], scope, status, passed)
+            if LOGGER.isEnabledFor(logging.INFO):
+                client = scope["client"][0] if scope.get("client") else "-"
+                method, path = printable(scope["method"]), shown(scope)
+                LOGGER.info("%s %s %s %d %.1f ms %d B", client, method, path, status, 1000 * passed, size)
 
 
 def shown(scope: Scope) -> str:

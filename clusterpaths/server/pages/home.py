@@ -5,7 +5,6 @@ Belongs here: summaries of sets, and their representative examples. `explore/lib
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
@@ -19,6 +18,7 @@ from clusterpaths.explore.records import ExampleRow, SetSummary
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
+from clusterpaths.server.pages.words import time_words
 
 STRIP = 10
 CACHED = 256  # strips, each a few hundred bytes
@@ -71,7 +71,7 @@ def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
             except ClusterPathsError as error:  # it was complete when it was listed
                 problems.append(f"{summary.set}: {describe(error)[1]}")
                 continue
-            sets.append(SetCard(summary, _clusters(summary), _made(summary.created), strip))
+            sets.append(SetCard(summary, _clusters(summary), time_words(summary.created), strip))
         cards.append(ModelCard(model.name, tuple(sets), tuple(problems)))
     cards.sort(key=lambda card: card.sets[0].summary.created if card.sets else "", reverse=True)
     return render(
@@ -107,12 +107,3 @@ def _clusters(summary: SetSummary) -> str:
     if len(set(ks.values())) == 1:
         return f"{next(iter(ks.values()))} clusters per layer"
     return "clusters: " + ", ".join(f"{k} in {layer}" for layer, k in ks.items())
-
-
-def _made(created: str) -> str:
-    """2026-11-23T14:03:05Z -> 23 November 2026, 14:03 UTC; unchanged if it is not a time."""
-    try:
-        time = datetime.datetime.fromisoformat(created)
-    except ValueError:
-        return created
-    return f"{time.day} {time:%B %Y, %H:%M} UTC"

@@ -19,8 +19,9 @@ from markupsafe import Markup, escape
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ModelSummary
+from clusterpaths.monitoring.words import p_text
 from clusterpaths.report.numbers import percent, portion, thousands, verdict
-from clusterpaths.server.addresses import encoded, image_url, names_url, set_url
+from clusterpaths.server.addresses import encoded, image_url, monitoring_url, names_url, set_url, window_url
 from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.pages import words
 from clusterpaths.server.pages.set_view import set_view
@@ -33,7 +34,9 @@ WORDS = (  # functions of words.py that templates call
     words.lift_rows,
     words.path_text,
     words.path_words,
+    words.span_words,
     words.thumbs_of,
+    words.time_words,
 )
 _REVALIDATED = {"Cache-Control": "private, no-cache"}  # a page lists the current sets
 
@@ -128,9 +131,11 @@ def environment() -> jinja2.Environment:
         "percent": percent,
         "part": encoded,
         "signed": words.signed,
+        "p_text": p_text,
         "verdict": verdict,
         "portion": portion,
     }
     found.globals |= {"static": static_url, "address": set_url, "image_url": image_url, "names_url": names_url}
+    found.globals |= {"monitoring_url": monitoring_url, "window_url": window_url}
     found.globals |= {one.__name__: one for one in WORDS}
     return found

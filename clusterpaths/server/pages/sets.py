@@ -16,7 +16,8 @@ from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.paths import parse_path, path_detail, path_examples, path_page
 from clusterpaths.report.evaluation import evaluation_rows
-from clusterpaths.server.dependencies import LibraryOf
+from clusterpaths.server.api.monitoring import published_set
+from clusterpaths.server.dependencies import HistoryOf, LibraryOf
 from clusterpaths.server.pages.plots import lift_plot, spread_plot
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
@@ -33,9 +34,11 @@ PageNumber = Annotated[int, Query(ge=1, le=DISTANT)]
 
 
 @router.get("/explore/{model}/{name}")
-def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTMLResponse:
-    """Overview of a set: routes, metrics, most frequent paths."""
+def overview(request: Request, library: LibraryOf, history: HistoryOf, model: str, name: str) -> HTMLResponse:
+    """Overview of a set: routes, metrics, most frequent paths, and the newest windows that were compared with it."""
     index = library.set(model, name)
+    published = published_set(index)
+    series = history.series(published) if published else ()
 
     def values() -> dict[str, Any]:
         evaluation = read_evaluation(index.source)
@@ -50,9 +53,11 @@ def overview(request: Request, library: LibraryOf, model: str, name: str) -> HTM
             "has_predictions": bool((index.predictions >= 0).any()),
             "evaluation": evaluation,
             "groups": evaluation_rows(evaluation) if evaluation else (),
+            "series": series,
         }
 
-    return render_once(request, index, "overview.html", values, _written(index.folder.path / METRICS))
+    state = _written(index.folder.path / METRICS), series
+    return render_once(request, index, "overview.html", values, *state)
 
 
 @router.get("/explore/{model}/{name}/clusters/{layer:path}/{cluster:int}")

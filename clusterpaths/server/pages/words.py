@@ -5,6 +5,7 @@ Belongs here: formatting of what occurs dozens of times on a page. Templates hav
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from clusterpaths.explore.records import ExampleRow, Lift, SetSummary
@@ -48,6 +49,28 @@ def path_text(path: Sequence[int]) -> str:
 def path_words(example: ExampleRow) -> tuple[str, str]:
     """An example's path, and its number of examples."""
     return path_text(example.path), f"{example.path_count:,} example{'' if example.path_count == 1 else 's'}"
+
+
+def time_words(text: str, *, short: bool = False) -> str:
+    """2026-11-23T14:03:05Z -> 23 November 2026, 14:03 UTC; short: 23 Nov 14:03; unchanged if it is not a time."""
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{time.day} {time:%b %H:%M}" if short else f"{time.day} {time:%B %Y, %H:%M} UTC"
+
+
+def span_words(start: str, end: str, *, short: bool = False) -> str:
+    """23 November 2026, 14:03:05 to 15:03:05 UTC; short: 23 Nov 14:03 to 15:03; unchanged if they are not times."""
+    try:
+        first, last = datetime.datetime.fromisoformat(start), datetime.datetime.fromisoformat(end)
+    except ValueError:
+        return f"{start} to {end}"
+    same = first.date() == last.date()
+    if short:
+        return f"{time_words(start, short=True)} to {f'{last:%H:%M}' if same else time_words(end, short=True)}"
+    day = "" if same else f"{last.day} {last:%B %Y}, "
+    return f"{first.day} {first:%B %Y, %H:%M:%S} to {day}{last:%H:%M:%S} UTC"
 
 
 def signed(number: float) -> str:
