@@ -33,6 +33,7 @@ GROUPS = {
     "paths": "Cluster paths",
     "examples": "Examples",
     "names": "Names of clusters and paths",
+    "monitoring": "Monitoring",
     "explain": "One image",
     "compare": "Two sets",
     "contract": "Addresses of existing dashboards",

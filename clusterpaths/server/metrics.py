@@ -41,12 +41,7 @@ _OPENED = 256  # records of sets
 router = APIRouter()
 
 
-@router.get(
-    "/metrics",
-    tags=["monitoring"],
-    response_class=Response,
-    responses={200: {"description": "Prometheus' text format", "content": {"text/plain": {}}}},
-)
+@router.get("/metrics", include_in_schema=False)  # docs/explorer.md lists them: their format is Prometheus'
 def metrics(request: Request, _: None_) -> Response:
     """Metrics for Prometheus: the newest window of every series, and the requests to this server."""
     found: Metrics = request.app.state.metrics

@@ -1,7 +1,7 @@
 """What tests of the server share: a results folder with all kinds of sets, served, and a real browser.
 
-Sets: SampleFaces/set_01 (five layers, k=5, measured) and set_02 (another seed) of 200 drawn faces; Foreign/set_01, another
-program's, of three documents; Foreign/set_02, broken.
+Sets: SampleFaces/set_01 (five layers, k=5, measured, with a series of windows) and set_02 (another seed) of 200 drawn faces;
+Foreign/set_01, another program's, of three documents; Foreign/set_02, broken.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.evaluation.evaluate import evaluate_set
 from clusterpaths.sets.published import open_set
 from tests.evaluating import publish
+from tests.server.watched import record_windows
 from tests.serving import serving
 
 MODEL = "SampleFaces"
@@ -36,6 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = RunConfig(sample=True, sample_size=EXAMPLES, cache_root=cache)
         set_dir, job = publish(config)
         evaluate_set(open_set(set_dir), job)
+        record_windows(open_set(set_dir))
         publish(config.model_copy(update={"seed": 1}))
     write_foreign(cache / "Foreign")
     return cache

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from tests import patient
 from tests.server.conftest import Site
+from tests.server.watched import SERIES
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "explorer.md").read_text(encoding="utf-8")
 
@@ -19,7 +20,13 @@ def test_every_page_of_the_table_is_there(site: Site) -> None:
     with patient.client(base_url=site.url, follow_redirects=True) as client:
         found = client.get(f"/api/v1/models/{site.model}/sets/{site.set}/paths?limit=1").json()
         path = "-".join(map(str, found["paths"][0]["path"]))
-        known = {"MODEL/SET": f"{site.model}/{site.set}", "LAYER/NUMBER": f"{site.layers[0]}/0", "3-2-1-0-4": path}
+        known = {
+            "SERIES/NUMBER": f"{SERIES}/1",
+            "SERIES": SERIES,
+            "MODEL/SET": f"{site.model}/{site.set}",
+            "LAYER/NUMBER": f"{site.layers[0]}/0",
+            "3-2-1-0-4": path,
+        }
         for address in addresses:
             place = address.replace("…/", "/explore/MODEL/SET/")
             place = place.replace("second=MODEL/SET", f"second={site.model}/{site.other}")

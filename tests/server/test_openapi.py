@@ -11,6 +11,7 @@ import pytest
 
 from tests import patient
 from tests.server.conftest import Site
+from tests.server.watched import DRIFTED, SERIES
 
 schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
@@ -20,6 +21,7 @@ from schemathesis.specs.openapi import checks as openapi  # noqa: E402
 EXAMPLES = 5  # an operation and kind of data
 REAL = {"model": "SampleFaces", "set": "set_01", "layer": "conv1", "cluster": 0, "id": 0, "path": "0-0-0-0-0"}
 REAL |= {"example_id": "example_0000", "key": "conv1/0"}
+REAL |= {"series": SERIES, "number": DRIFTED, "picture": "picture_00.jpg"}
 CHECKS = [
     openapi.status_code_conformance,
     openapi.content_type_conformance,
@@ -48,6 +50,9 @@ def test_the_schema_lists_every_endpoint_with_a_summary_and_its_errors(site: Sit
         "choices",
         "explain",
         "names",
+        "monitoring",
+        "monitoring/{series}/windows",
+        "monitoring/{series}/windows/{number}",
     ):
         assert f"/api/v1/models/{{model}}/sets/{{set}}/{name}" in paths
     assert not any(path.startswith(("/explore", "/login", "/static", "/compare")) or path == "/" for path in paths)
