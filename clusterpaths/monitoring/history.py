@@ -7,10 +7,12 @@ stays valid; which windows there are is read from the directory's listing.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clusterpaths.common.lru import LRUCache
@@ -22,7 +24,7 @@ from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 from clusterpaths.storage.base import Stamp
 
-CACHED = 20_000  # summaries of windows, some 3 kB each
+CACHED = 4000  # summaries of windows, some 4 kB each
 RECORDS = 64  # complete records
 _LISTED = 5.0  # seconds that a listing is valid; a local one is made again as soon as its directory changes
 _Read = WindowSummary | UnreadableWindow
@@ -76,10 +78,17 @@ class History:
         self._adding = threading.Lock()
 
     def names(self, published: PublishedSet) -> list[str]:
-        """The series of a set."""
-        if published.folder.request_per_file:
-            return self._names.get(published.folder, lambda: series_names(published))
-        return series_names(published)
+        """The series of a set.
+
+        Raises:
+            CacheError: their directory cannot be listed.
+        """
+
+        def read() -> list[str]:
+            with _listing(f"The series of {published.name}"):
+                return series_names(published)
+
+        return self._names.get(published.folder, read) if published.folder.request_per_file else read()
 
     def series(self, published: PublishedSet) -> tuple[SeriesSummary, ...]:
         """All series of a set, by name."""
@@ -207,8 +216,9 @@ class History:
 
     def _list(self, series: Series) -> list[int]:
         folder = series.folder
-        version = None if folder.request_per_file else folder.stamp("")
-        return self._numbers.get(folder, series.numbers, version=version)
+        with _listing(f"The windows of the series {series.name!r}"):
+            version = None if folder.request_per_file else folder.stamp("")
+            return self._numbers.get(folder, series.numbers, version=version)
 
     def _summary(self, series: Series, number: int) -> _Read:
         def read() -> _Read:
@@ -221,3 +231,14 @@ class History:
                 return UnreadableWindow(number=number, problem=f"Window {number} cannot be read now; try again later.")
 
         return self._summaries.get((series.folder, number), read, version=series.stamp(number))
+
+
+@contextlib.contextmanager
+def _listing(what: str) -> Iterator[None]:
+    """Raises: CacheError: a directory cannot be listed."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"{what} cannot be listed: {error}. Make their directory readable for this program."
+        ) from error

@@ -5,6 +5,8 @@ Belongs here: the record and its parts. `judge.py` makes it, `series.py` stores 
 
 from __future__ import annotations
 
+import datetime
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -110,3 +112,26 @@ class WindowRecord(Record):
     def drifted(self) -> bool:
         """The verdict."""
         return self.verdict.drifted
+
+    def require_consistent(self, number: int) -> None:
+        """Check that the record is the window of this number, its times are times, and its numbers are finite.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if self.number != number:
+            raise ValueError(f"its number is {self.number}, expected {number}")
+        for time in (self.start, self.end):
+            if datetime.datetime.fromisoformat(time).tzinfo is None:
+                raise ValueError(f"the time {time!r} has no time zone")
+        if not _is_finite(self):
+            raise ValueError("one of its numbers is not finite")
+
+
+def _is_finite(value: object) -> bool:
+    """Whether all numbers of a record are."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Record):
+        return all(_is_finite(one) for _, one in value)
+    return all(map(_is_finite, value)) if isinstance(value, tuple) else True

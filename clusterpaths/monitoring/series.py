@@ -26,6 +26,9 @@ from clusterpaths.storage.base import Stamp
 MONITOR, DOCUMENT, ANNOUNCED = "monitor", "window.json", "announced.json"
 _PREFIX = "window_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PICTURE = re.compile(
+    r"\w{1,80}\.jpg", re.ASCII
+)  # a record may have been changed: no path leaves the window's directory
 _WINDOW = re.compile(rf"{_PREFIX}(\d{{6,9}})")
 
 
@@ -94,10 +97,12 @@ class Series:
             ) from error
         try:
             found = WindowRecord.model_validate_json(content)
-        except pydantic.ValidationError as error:
+            found.require_consistent(number)
+        except ValueError as error:  # pydantic's are, too
+            what = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else error
             raise CacheError(
-                f"{self.folder}/{name} is not the record of a window: {error.errors()[0]['msg']}. Restore it from a backup, or "
-                "watch on under another --series."
+                f"{self.folder}/{name} is not the record of a window: {what}. Restore it from a backup, or watch on under "
+                "another --series."
             ) from error
         if found.reference.fingerprint != self._set.record.fingerprint:
             raise CacheError(
@@ -126,7 +131,8 @@ class Series:
         Raises:
             NotFoundError: there is none with this name.
         """
-        if name not in {one.picture for growth in self.read(number).growth for one in growth.exemplars_window} - {""}:
+        shown = (one for growth in self.read(number).growth for one in growth.exemplars_window)
+        if not _PICTURE.fullmatch(name) or name not in {one.picture for one in shown}:
             raise NotFoundError(f"Window {number} of the series {self.name!r} has no picture {name[:80]!r}.")
         try:
             return self.folder.read(f"{_directory(number)}/{name}")

@@ -118,16 +118,16 @@ class _Monitoring(Collector):
         found: list[_OfSeries] = []
         omitted, until = 0, time.monotonic() + READING
         for published in self._sets():
-            for name in self._history.names(published):
-                if len(found) == MOST_SERIES:
-                    omitted += 1
-                    continue
-                labels = published.folder.parent.name, published.folder.name, name
-                try:
+            try:
+                for name in self._history.names(published):
+                    if len(found) == MOST_SERIES:
+                        omitted += 1
+                        continue
+                    labels = published.folder.parent.name, published.folder.name, name
                     summary = self._history.one_series(published, name)
                     found.append(_OfSeries(labels, summary, self._history.totals(published, name, until)))
-                except (ClusterPathsError, OSError) as error:  # deleted meanwhile
-                    LOGGER.warning("metrics leave out the series %s of %s: %s", name, published.name, error)
+            except (ClusterPathsError, OSError) as error:  # such as a series that was deleted meanwhile
+                LOGGER.warning("metrics lack series of %s: %s", published.name, error)
         return found, omitted
 
     def _sets(self) -> Iterator[PublishedSet]:

@@ -6,7 +6,7 @@ import html
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from clusterpaths.errors import NotFoundError
 from clusterpaths.monitoring.history import History
 from clusterpaths.monitoring.record import WindowRecord
+from clusterpaths.monitoring.series import Series
 from clusterpaths.monitoring.words import headline
 from clusterpaths.sets.published import PublishedSet, open_set
 from tests.generated_set import generate
@@ -163,11 +165,24 @@ def test_a_new_window_appears_and_an_answer_from_before_it_is_not_valid_any_more
     assert 'rel="next"' in changing.get(f"/explore/CelebA/set_01/monitoring/{SERIES}/5").text
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"version": 2}', "", "\x00\xff"])
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no finite p-value": lambda record: record["verdict"].update(p_value=float("nan")),
+    "an infinite score": lambda record: record["ood"].update(window=[1, 2, 3, 4, float("inf")]),
+    "no time": lambda record: record.update(end="yesterday"),
+    "a time without zone": lambda record: record.update(start="2026-01-01T00:00:00"),
+    "another number": lambda record: record.update(number=3),
+    "an unknown key": lambda record: record.update(colour="red"),
+}
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"version": 2}', "", "\x00\xff", *DAMAGES])
 def test_a_corrupted_window_is_one_paragraph_on_every_page_and_the_others_are_shown(
     changing: httpx.Client, published: PublishedSet, damage: str
 ) -> None:
-    record_of(published.path, LAST).write_text(damage)
+    record = json.loads(record_of(published.path, LAST).read_text())
+    if damage in DAMAGES:
+        DAMAGES[damage](record)
+    record_of(published.path, LAST).write_text(json.dumps(record) if damage in DAMAGES else damage)
     where = f"CelebA/set_01/monitor/{SERIES}/window_000005/window.json is not the record of a window"
     series, window = f"/explore/CelebA/set_01/monitoring/{SERIES}", f"/explore/CelebA/set_01/monitoring/{SERIES}/{LAST}"
     for address in ("/explore/CelebA/set_01/monitoring", series, window):
@@ -183,6 +198,7 @@ def test_a_corrupted_window_is_one_paragraph_on_every_page_and_the_others_are_sh
     assert [one["number"] for one in page["unreadable"]] == [LAST]
     assert where in page["unreadable"][0]["problem"]
     assert changing.get(f"/api/v1/models/CelebA/sets/set_01/monitoring/{SERIES}/windows/{LAST}").status_code == 503
+    assert changing.get("/metrics").status_code == 200
 
 
 def test_a_window_of_another_set_is_not_shown_as_one_of_this_set(
@@ -203,12 +219,46 @@ def test_a_record_that_names_what_the_set_does_not_have_is_shown_without_links(
     record["growth"][0] |= {"key": "fc9/77", "exemplars_reference": [10**9]}
     record["growth"][1] |= {"key": "fc1/4000"}
     record["layers"][0]["layer"] = "conv9"
+    record["layers"][1]["window"] = record["layers"][1]["reference"] = [1] * 99
     record_of(published.path, DRIFTED).write_text(json.dumps(record))
     page = changing.get(f"/explore/CelebA/set_01/monitoring/{SERIES}/{DRIFTED}")
     assert page.status_code == 200
     assert "fc9/77" in page.text
     assert "/clusters/fc9/77" not in page.text
     assert "No example of the reference is in this cluster." in page.text
+
+
+def test_a_changed_record_leads_to_no_file_outside_the_window(changing: httpx.Client, published: PublishedSet) -> None:
+    record = json.loads(record_of(published.path, DRIFTED).read_text())
+    record["growth"][0]["exemplars_window"][0]["picture"] = "window.json"
+    record_of(published.path, DRIFTED).write_text(json.dumps(record))
+    answer = changing.get(
+        f"/api/v1/models/CelebA/sets/set_01/monitoring/{SERIES}/windows/{DRIFTED}/pictures/window.json"
+    )
+    assert answer.status_code == 404
+    record["growth"][0]["exemplars_window"][0]["picture"] = "../window_000001/picture_00.jpg"
+    record_of(published.path, DRIFTED).write_text(json.dumps(record))
+    with pytest.raises(NotFoundError, match="has no picture"):
+        Series(published, SERIES).picture(DRIFTED, "../window_000001/picture_00.jpg")
+
+
+def test_series_that_cannot_be_listed_leave_the_overview_as_it_is(
+    changing: httpx.Client, published: PublishedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = type(published.folder)
+    listed = folder.subdirectories
+
+    def refused(self: Any) -> list[str]:
+        if self.name == "monitor":
+            raise PermissionError(13, "Permission denied", str(self))
+        return listed(self)
+
+    monkeypatch.setattr(folder, "subdirectories", refused)
+    assert changing.get("/explore/CelebA/set_01").status_code == 200
+    assert changing.get("/metrics").status_code == 200
+    answer = changing.get("/explore/CelebA/set_01/monitoring")
+    assert answer.status_code == 503
+    assert str(published.path) not in answer.text
 
 
 def test_a_deleted_picture_is_a_404(changing: httpx.Client, published: PublishedSet) -> None:

@@ -160,9 +160,10 @@ def _card(index: SetIndex, summary: SeriesSummary, page: WindowPage) -> SeriesCa
     return SeriesCard(summary, monitoring_url(index.summary, summary.series), strip)
 
 
-def _classes(windows: Sequence[WindowSummary]) -> tuple[PredictionShare, ...]:
-    """The classes that the chart of predictions shows."""
-    return next((one.predictions for one in reversed(windows) if one.predictions), ())
+def _classes(windows: Sequence[WindowSummary]) -> list[PredictionShare]:
+    """The classes that the chart of predictions shows, those of the reference first."""
+    found = {share.name: share for window in windows for share in window.predictions}
+    return sorted(found.values(), key=lambda share: (not share.name, -share.reference))
 
 
 def _of_window(index: SetIndex, record: WindowRecord) -> dict[str, Any]:
@@ -185,11 +186,11 @@ def _layers(index: SetIndex, record: WindowRecord) -> Iterator[LayerShares]:
     for counts in record.layers:
         if counts.layer not in index.layers:  # of a changed record
             continue
-        test = tests.get(counts.layer)
-        shares = _shares(counts)
+        test, at = tests.get(counts.layer), index.layer_index(counts.layer)
+        shares = _shares(counts)[: index.k[at]]
         yield LayerShares(
             layer=counts.layer,
-            at=index.layer_index(counts.layer),
+            at=at,
             test=test,
             differs=test is not None and test.adjusted_p_value <= record.verdict.alpha,
             first=counts.layer == record.verdict.first_layer,

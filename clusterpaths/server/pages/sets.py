@@ -11,13 +11,18 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from clusterpaths.errors import ClusterPathsError
 from clusterpaths.evaluation.record import METRICS, read_evaluation
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.examples import example_detail
+from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import parse_path, path_detail, path_examples, path_page
+from clusterpaths.monitoring.history import History
+from clusterpaths.monitoring.summary import SeriesSummary
 from clusterpaths.report.evaluation import evaluation_rows
 from clusterpaths.server.api.monitoring import published_set
 from clusterpaths.server.dependencies import HistoryOf, LibraryOf
+from clusterpaths.server.middleware.log import LOGGER
 from clusterpaths.server.pages.plots import lift_plot, spread_plot
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
@@ -37,8 +42,7 @@ PageNumber = Annotated[int, Query(ge=1, le=DISTANT)]
 def overview(request: Request, library: LibraryOf, history: HistoryOf, model: str, name: str) -> HTMLResponse:
     """Overview of a set: routes, metrics, most frequent paths, and the newest windows that were compared with it."""
     index = library.set(model, name)
-    published = published_set(index)
-    series = history.series(published) if published else ()
+    series = _series(history, index)
 
     def values() -> dict[str, Any]:
         evaluation = read_evaluation(index.source)
@@ -154,6 +158,16 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
         }
 
     return render_once(request, index, "example.html", values)
+
+
+def _series(history: History, index: SetIndex) -> tuple[SeriesSummary, ...]:
+    """The series of a set; none where they cannot be listed now, which their own page reports."""
+    published = published_set(index)
+    try:
+        return history.series(published) if published else ()
+    except ClusterPathsError as error:
+        LOGGER.warning("the overview of %s has no series: %s", index.name, error)
+        return ()
 
 
 def _written(file: Path) -> int:
