@@ -35,7 +35,7 @@ EXTRAS = (
     "fastapi",
     "starlette",
 )
-EXTRAS += ("uvicorn", "plotly", "itsdangerous", "obstore", "sqlalchemy", "watchfiles")
+EXTRAS += ("uvicorn", "plotly", "itsdangerous", "prometheus_client", "obstore", "sqlalchemy", "watchfiles")
 CALL = f"""
 import sys
 from importlib.machinery import PathFinder

@@ -167,7 +167,7 @@ def test_each_mistake_is_one_paragraph(options: list[str], words: str, tmp_path:
     assert_one_paragraph(done.stderr, words)
 
 
-@pytest.mark.parametrize("module", ["uvicorn", "python_multipart", "itsdangerous", "plotly"])
+@pytest.mark.parametrize("module", ["uvicorn", "python_multipart", "itsdangerous", "plotly", "prometheus_client"])
 def test_a_missing_extra_is_told_with_the_command(module: str) -> None:
     code = f"""
 import importlib.util, sys

@@ -121,7 +121,7 @@ def kind_of(window: Read) -> str:
 
 
 def _label(window: Read) -> str:
-    return f"{window.number}" if isinstance(window, UnreadableWindow) else time_words(window.start, short=True)
+    return "–" if isinstance(window, UnreadableWindow) else time_words(window.start, short=True)
 
 
 def _scale(low: float, high: float) -> Callable[[float], float]:
