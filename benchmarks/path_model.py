@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.celeba import open_celeba
-from clusterpaths.export.path_model import PATH, export_path_model, load_whole
+from clusterpaths.export.note import PATH
+from clusterpaths.export.path_model import export_path_model, load_whole
 from clusterpaths.models.check import check_model
 from clusterpaths.pipeline import run
 from clusterpaths.preprocessing.prepare import fit, normalise

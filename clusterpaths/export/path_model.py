@@ -15,52 +15,35 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 from pydantic import Field
 
 from clusterpaths.errors import ModelError
+from clusterpaths.export.note import (
+    DISTANCES,
+    OOD_SCORE,
+    PATH,
+    PATH_MODEL_KEY,
+    QUANTILES,
+    PathModelNote,
+    Reference,
+    path_text,
+)
 from clusterpaths.export.path_graph import GraphBuilder, LayerCentroids, add_nearest, add_score
-from clusterpaths.export.path_predictions import PathPredictions, path_predictions
-from clusterpaths.models.check import PREPROCESSING_KEY, check_model, instrument_model, tap_again
+from clusterpaths.export.path_predictions import path_predictions
+from clusterpaths.models.check import check_model, instrument_model, tap_again
 from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.external import external_tensors
+from clusterpaths.models.feed import PREPROCESSING_KEY
 from clusterpaths.models.load import load_proto
 from clusterpaths.models.session import add_tap
 from clusterpaths.naming.resolve import names_of
-from clusterpaths.records import Distance, ModelIdentity, ModelRecord, Record, SetRecord
+from clusterpaths.records import ModelRecord, Record, SetRecord
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage.atomic import atomic_write
 
-PATH_MODEL_KEY = "clusterpaths.path_model"
-PATH, DISTANCES, OOD_SCORE = "path", "distances", "ood_score"
 LARGEST_FILE = (1 << 31) - 1  # protobuf's limit
-
-
-class PathModelNote(Record):
-    """Metadata of the file, under clusterpaths.path_model in its metadata."""
-
-    version: int = 1
-    set: str = Field(description="NAME/set_NN")
-    fingerprint: str = Field(description="of the set")
-    model: ModelIdentity
-    dataset: str
-    num_examples: int
-    layers: tuple[str, ...] = Field(description="the columns of path and distances")
-    k_per_layer: dict[str, int]
-    distance: Distance
-    rounded: tuple[str, ...] = Field(description="layers whose activations are rounded to float16, as the cache's were")
-    outputs: dict[str, str] = Field(
-        description="logits (where there are), path, distances, ood_score -> name in the graph"
-    )
-    output_kind: str = Field(default="", description="what the output logits holds, such as logits or probabilities")
-    predictions: PathPredictions | None = Field(
-        default=None, description="the decision that each path predicts; None: the model predicts no class"
-    )
-    names: dict[str, str] = Field(
-        default_factory=dict,
-        description="of clusters (conv3/2) and of paths (0-1-4) with one of their own, when exported",
-    )
-    created: str = Field(description="when the set was made; ISO time, UTC")
 
 
 class ExportRecord(Record):
@@ -110,6 +93,8 @@ def export_path_model(published: PublishedSet, model_path: Path, output: Path) -
         predictions=path_predictions(published.clusters, published.predictions, published.unseen_rule),
         names=names_of(published.index).as_text(),
         created=record.created,
+        meaning=model.outputs,
+        reference=_reference(published),
     )
     centroids = published.read_centroids()
     taps = {tap.layer: tap for tap in model.taps}
@@ -184,6 +169,15 @@ def _require_small(size: int, model: ModelRecord) -> None:
             f"{model.path} with all weights and centroids takes {size:,} bytes; one ONNX file can hold {LARGEST_FILE:,}. "
             "A path model is one file; use a smaller model, or fewer layers or clusters."
         )
+
+
+def _reference(published: PublishedSet) -> Reference:
+    scores = np.quantile(published.held_out_ood, np.linspace(0, 1, QUANTILES))
+    occupied = zip(published.paths.paths.tolist(), published.paths.counts.tolist(), strict=True)
+    return Reference(
+        ood_scores=tuple(float(f"{score:.6g}") for score in scores.tolist()),
+        paths={path_text(tuple(path)): count for path, count in occupied},
+    )
 
 
 def _replace_outputs(proto: onnx.ModelProto, names: Mapping[str, str], layers: int) -> None:

@@ -6,11 +6,12 @@ Belongs here: the table, and how it is read. The rules are `metrics/alignment.py
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from pydantic import Field
 
-from clusterpaths.metrics.alignment import SUFFIX_EXAMPLES, UnseenRule, decision_alignment
+from clusterpaths.metrics.alignment import SUFFIX_EXAMPLES, UnseenRule
 from clusterpaths.metrics.checks import Ints
 from clusterpaths.metrics.paths import count_paths, largest_class, majority_classes
 from clusterpaths.records import Record
@@ -33,16 +34,28 @@ class PathPredictions(Record):
     )
     entries: tuple[PathClass, ...] = Field(description="with back-off, without those that repeat a shorter one")
 
+    @cached_property
+    def _classes(self) -> dict[tuple[int, ...], int]:
+        return {one.path: one.prediction for one in self.entries}
+
+    @cached_property
+    def _table(self) -> tuple[Ints, Ints, Ints]:
+        """(e, L) paths, (e,) their predictions and (e,) examples."""
+        columns = zip(*((one.path, one.prediction, one.examples) for one in self.entries), strict=True)
+        paths, predictions, examples = (np.array(column) for column in columns)
+        return paths, predictions, examples
+
     def predict(self, path: Sequence[int]) -> int:
         """The class index of one complete path."""
         wanted = tuple(path)
-        if self.rule == "hamming":
-            table = np.array([one.path for one in self.entries])
-            classes = np.repeat([one.prediction for one in self.entries], [one.examples for one in self.entries])
-            voters = np.repeat(table, [one.examples for one in self.entries], axis=0)
-            return int(decision_alignment(voters, classes, np.array([wanted]), np.array([-1])).predicted[0])
-        of = {one.path: one.prediction for one in self.entries}
-        return next(of[end] for end in _ends(wanted) if end in of)
+        if self.rule == "back-off":
+            return next(self._classes[end] for end in _ends(wanted) if end in self._classes)
+        if wanted in self._classes:
+            return self._classes[wanted]
+        paths, predictions, examples = self._table
+        hamming = (paths != wanted).sum(axis=1)  # (e,)
+        closest = hamming == hamming.min()
+        return int(np.bincount(predictions[closest], weights=examples[closest]).argmax())
 
 
 def path_predictions(clusters: Ints, predictions: Ints, rule: UnseenRule) -> PathPredictions | None:

@@ -19,6 +19,7 @@ from clusterpaths.models.batch import settle_batch
 from clusterpaths.models.class_names import find_class_names
 from clusterpaths.models.dequantise import quantisation
 from clusterpaths.models.external import find_external_files, hash_files
+from clusterpaths.models.feed import PREPROCESSING_KEY
 from clusterpaths.models.find import require_model
 from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.graph import DataPath
@@ -33,7 +34,6 @@ from clusterpaths.models.shapes import inferred_shapes
 from clusterpaths.models.sidecar import find_sidecar, read_sidecar
 from clusterpaths.records import DEQUANTISED, ModelRecord, OutputKind, Preprocessing, Reduce, Tap
 
-PREPROCESSING_KEY = "clusterpaths.preprocessing"
 LAYERS_KEY = "clusterpaths.layers"  # JSON, layer -> tensor: what a run takes where no layers are named
 TORCH_KEY = "clusterpaths.torch"  # the digest of the PyTorch model that the file was exported from
 

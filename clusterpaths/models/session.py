@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from clusterpaths.errors import ModelError
 from clusterpaths.models.dequantise import add_dequantisation
 from clusterpaths.models.external import reference_files
+from clusterpaths.models.feed import as_input
 from clusterpaths.models.load import load_proto
 from clusterpaths.models.outputs import as_rows
 from clusterpaths.models.products import (
@@ -129,7 +130,8 @@ class TapSession:
         return self.run(np.full((self.model.batch or 1, 3, height, width), 0.5, np.float32))
 
     def _run(self, images: NDArray[np.float32]) -> Outputs:
-        values = run_session(self._session, self._names, {self.model.input: as_input(self.model, images)}, self.model)
+        given = as_input(images, self.model.layout, self.model.input_type)
+        values = run_session(self._session, self._names, {self.model.input: given}, self.model)
         layers = dict(zip(self._layers, values[: len(self._taps)], strict=False))
         for layer, value in layers.items():
             if value.ndim < 2 or len(value) != len(images):
@@ -183,15 +185,6 @@ def run_session(
             "If the model expects another image size, name it with --size HEIGHTxWIDTH."
         ) from error
     return values
-
-
-def as_input(model: ModelRecord, images: NDArray[np.float32]) -> NDArray[Any]:
-    """(n, 3, height, width) in the model's own layout and type."""
-    if model.layout == "NHWC":
-        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    if model.input_type == "uint8":
-        return np.clip(np.rint(images), 0, 255).astype(np.uint8)
-    return images.astype(model.input_type, copy=False)
 
 
 def add_tap(model: onnx.ModelProto, tap: Tap, dtype: str) -> str:

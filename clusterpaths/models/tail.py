@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from clusterpaths.models.feed import as_input
 from clusterpaths.models.graph import read_by
 from clusterpaths.models.load import load_proto
 from clusterpaths.models.outputs import as_rows
-from clusterpaths.models.session import Outputs, add_tap, as_input, open_session, run_session
+from clusterpaths.models.session import Outputs, add_tap, open_session, run_session
 from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
 _ELEM_TYPES = {
@@ -159,7 +160,7 @@ class TailSession:
         count, wanted = len(values), self._model.batch or len(values)
         given: dict[str, NDArray[Any]] = {self._tap.tensor: _padded(values, wanted).astype(self._tap.dtype, copy=False)}
         if self.needs_images:
-            given[self._model.input] = as_input(self._model, _padded(images, wanted))
+            given[self._model.input] = as_input(_padded(images, wanted), self._model.layout, self._model.input_type)
         names = [_result(at) for at in range(1 + len(self._layers))]
         scores, *following = run_session(self._session, names, given, self._model)
         return [one[:count] for one in (as_rows(self._model.outputs, scores, wanted), *following)]

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from clusterpaths.common.extras import require_extra
 from clusterpaths.errors import ConfigError, ModelError
-from clusterpaths.models.check import LAYERS_KEY, PREPROCESSING_KEY, TORCH_KEY
+from clusterpaths.models.check import LAYERS_KEY, TORCH_KEY
 from clusterpaths.models.class_names import CLASSES_KEY
+from clusterpaths.models.feed import PREPROCESSING_KEY
 from clusterpaths.models.names import SCOPES_KEY
 from clusterpaths.pytorch import layers as find
 from clusterpaths.pytorch import outputs, transforms

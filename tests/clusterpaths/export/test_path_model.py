@@ -19,8 +19,9 @@ from clusterpaths.clustering.kmeans import nearest
 from clusterpaths.config import RunConfig
 from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.errors import CacheError, ModelError
+from clusterpaths.export.note import PATH_MODEL_KEY
 from clusterpaths.export.path_graph import FEW, GraphBuilder, LayerCentroids, add_nearest
-from clusterpaths.export.path_model import PATH_MODEL_KEY, export_path_model
+from clusterpaths.export.path_model import export_path_model
 from clusterpaths.metrics.ood import scale_distances
 from clusterpaths.models.check import check_model
 from clusterpaths.models.class_names import CLASSES_KEY

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper
 
 from clusterpaths.common.roots import HOME_VARIABLE
 from clusterpaths.errors import ModelError
-from clusterpaths.models.check import PREPROCESSING_KEY, check_model, instrument_model
+from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.class_names import CLASSES_KEY
+from clusterpaths.models.feed import PREPROCESSING_KEY
 from clusterpaths.models.find import default_model
 from clusterpaths.models.inspect import inspect_model
 from clusterpaths.models.session import TapSession

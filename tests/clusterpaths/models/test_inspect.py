@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from clusterpaths.commands.inspect import main
 from clusterpaths.errors import ModelError
-from clusterpaths.models.check import PREPROCESSING_KEY
 from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.external import hash_files
+from clusterpaths.models.feed import PREPROCESSING_KEY
 from clusterpaths.models.inspect import Inspection, inspect_model
 from clusterpaths.models.shapes import layer_shapes
 from clusterpaths.records import Preprocessing

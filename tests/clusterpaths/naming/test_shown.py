@@ -14,7 +14,8 @@ from clusterpaths.config import RunConfig
 from clusterpaths.explanation.explain import explain_image
 from clusterpaths.explore.ask import ask_csv
 from clusterpaths.explore.records import Question
-from clusterpaths.export.path_model import PATH_MODEL_KEY, export_path_model
+from clusterpaths.export.note import PATH_MODEL_KEY
+from clusterpaths.export.path_model import export_path_model
 from clusterpaths.naming.annotations import ANNOTATIONS, edit
 from clusterpaths.naming.resolve import all_path_names, names_of
 from clusterpaths.pipeline import run
