@@ -87,8 +87,8 @@ def test_imports_point_from_flows_to_tasks_to_the_library() -> None:
     [
         ("prefect", ("tasks", "flows", "deployments")),
         ("prefect_dask", ("tasks",)),
-        ("fastapi", ("clusterpaths.server",)),
-        ("starlette", ("clusterpaths.server",)),
+        ("fastapi", ("clusterpaths.server", "deployments.path_service")),
+        ("starlette", ("clusterpaths.server", "deployments.path_service")),
         ("obstore", ("clusterpaths.storage",)),
     ],
 )
