@@ -6,10 +6,11 @@ Belongs here: options, the socket, and the start. The model is checked before th
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import cyclopts
 import uvicorn
@@ -58,10 +59,17 @@ def serve(
     where = f"logged in {log.directory}" if log else "not logged (--log-dir)"
     sys.stdout.write(f"Serving {loaded.note.set} at {address(config.host, listening)}; predictions are {where}.\n")
     sys.stdout.flush()
+    signal.signal(signal.SIGTERM, _stop)  # the server hands the signal on once it has stopped
     try:
         server.run(sockets=[listening])
+    except KeyboardInterrupt:
+        sys.stdout.write("Stopped.\n")
     finally:
         listening.close()
+
+
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def make_server(service: PathService) -> uvicorn.Server:

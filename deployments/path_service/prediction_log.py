@@ -114,6 +114,7 @@ class PredictionLog:
         """Complete what is open."""
         with self._lock:
             self._seal()
+        self._later.clear()
         self._convert()
 
     def _open(self) -> Journal:

@@ -1,0 +1,404 @@
+"""The path service answers what the set says of its own images, in batches and one at a time, and refuses what is no image."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from clusterpaths.config import RunConfig
+from clusterpaths.datasets.drawn_faces.draw import write_faces
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.export.note import PATH_MODEL_KEY
+from clusterpaths.preprocessing.prepare import preset_preprocessing
+from tests.path_service import Exported, Running, export, launch, read_log, running
+from tests.runs import PROJECT, SAMPLE_MODEL
+from tests.wrapped_model import SIZE, wrap
+
+NAMES = ["Bald", "Black", "Blond", "Brown", "Gray"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """203 drawn faces with their hair colours."""
+    return write_faces(tmp_path_factory.mktemp("photos"), 203, seed=5) / "img_align_celeba"
+
+
+@pytest.fixture(scope="module")
+def exported(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A set of the sample's model, and its path model."""
+    folder = tmp_path_factory.mktemp("exported")
+    config = RunConfig(
+        model=SAMPLE_MODEL, data_root=photos.parent, cache_root=folder, name="Faces", subset=200, evaluate=False
+    )
+    return export(config, photos, folder / "paths.onnx")
+
+
+@pytest.fixture(scope="module")
+def service(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """With a log."""
+    folder = tmp_path_factory.mktemp("service")
+    with running(
+        folder / "out", exported.file, "--log-dir", folder / "log", "--log-seconds", "0.1", "--max-upload-mb", "1"
+    ) as one:
+        yield one
+
+
+def answers(service: Running, exported: Exported, clients: int = 16) -> list[dict[str, Any]]:
+    """One per example, of one request each, many at a time."""
+    with ThreadPoolExecutor(clients) as pool:
+        responses = list(pool.map(service.post, exported.images))
+    assert {response.status_code for response in responses} == {200}
+    return [response.json()["images"][0] for response in responses]
+
+
+def assert_equals_the_set(found: list[dict[str, Any]], exported: Exported) -> None:
+    published = exported.published
+    index = SetIndex(published)
+    assert [one["path"] for one in found] == published.clusters.tolist()
+    assert [one["prediction"]["index"] for one in found] == published.predictions.tolist()
+    assert [one["prediction"]["name"] for one in found] == [NAMES[i] for i in published.predictions.tolist()]
+    np.testing.assert_allclose([one["distances"] for one in found], published.distances, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose([one["ood_score"] for one in found], published.scores.ood, rtol=1e-2, atol=1e-2)
+    of_example = published.paths.counts[published.paths.of_example]
+    assert [one["path_count"] for one in found] == of_example.tolist()
+    percentiles = [index.ood_percentile(one["ood_score"]) for one in found]
+    np.testing.assert_allclose([one["ood_percentile"] for one in found], percentiles, atol=100 / len(found) + 0.1)
+    for one in found:
+        top = max(range(5), key=one["probabilities"].__getitem__)
+        assert one["prediction"]["index"] == top
+        assert one["confidence"] == one["probabilities"][top]
+        assert sum(one["probabilities"]) == pytest.approx(1)
+
+
+def test_many_clients_at_once_get_what_the_set_says_of_its_images(service: Running, exported: Exported) -> None:
+    assert_equals_the_set(answers(service, exported), exported)
+    singles = next(s for s in samples(service, "clusterpaths_batch_images_bucket") if s.labels["le"] == "1.0")
+    assert singles.value < samples(service, "clusterpaths_batch_images_count")[0].value  # some came in batches
+
+
+def test_the_decision_that_the_path_predicts_is_the_reports(service: Running, exported: Exported) -> None:
+    note = json.loads(
+        next(one.value for one in onnx.load(str(exported.file)).metadata_props if one.key == PATH_MODEL_KEY)
+    )
+    assert note["predictions"] is not None
+    found = answers(service, exported)
+    index = SetIndex(exported.published)
+    best = index.path_predictions.best[exported.published.paths.of_example]
+    assert [one["path_prediction"]["index"] for one in found] == best.tolist()
+    assert [one["contrary"] for one in found] == (best != exported.published.predictions).tolist()
+
+
+def test_noise_is_more_unusual_than_faces(service: Running, exported: Exported) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (218, 178, 3), dtype=np.uint8)
+    one = service.post(encode(Image.fromarray(noise), "PNG")).json()["images"][0]
+    faces = [found["ood_percentile"] for found in answers(service, exported)]
+    assert one["ood_percentile"] > np.median(faces)
+    assert (one["ood_percentile"] >= 95) == (one["verdict"] != "usual")
+    assert (one["path_count"] > 0) == (one["path"] in exported.published.clusters.tolist())
+
+
+def test_a_form_with_several_images_gives_each_in_order(service: Running, exported: Exported) -> None:
+    some = exported.images[:5]
+    files = [("image", (path.name, path.read_bytes(), "image/jpeg")) for path in some]
+    answer = httpx.post(f"{service.url}/predict", files=files, headers={"X-Request-ID": "order-66"}).json()
+    assert (answer["set"], answer["logged"]) == ("Faces/set_01", True)
+    assert [one["file"] for one in answer["images"]] == [path.name for path in some]
+    assert [one["id"] for one in answer["images"]] == [f"order-66-{i}" for i in range(5)]
+    assert [one["image"] for one in answer["images"]] == [hashlib.sha256(p.read_bytes()).hexdigest() for p in some]
+    assert [one["path"] for one in answer["images"]] == exported.published.clusters[:5].tolist()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_formats_and_modes_are_decoded_as_the_library_decodes_them(
+    kind: str, mode: str, service: Running, exported: Exported, tmp_path: Path
+) -> None:
+    """The library's pixels through the service as a PNG without loss, and the file itself: the same answer."""
+    from clusterpaths.datasets.decode import open_rgb
+
+    with Image.open(exported.images[3]) as face:
+        content = encode(face.convert(mode), kind)
+    (tmp_path / "file").write_bytes(content)
+    plain = encode(open_rgb(tmp_path / "file"), "PNG")
+    one, other = (service.post(each).json()["images"][0] for each in (content, plain))
+    assert {key: one[key] for key in ("path", "distances", "probabilities")} == {
+        key: other[key] for key in ("path", "distances", "probabilities")
+    }
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    into = io.BytesIO()
+    image.save(into, kind, **options)
+    return into.getvalue()
+
+
+def test_an_image_lying_on_its_side_is_turned_by_its_exif_as_explain_does(service: Running, exported: Exported) -> None:
+    with Image.open(exported.images[0]) as face:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        turned = encode(face.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif.tobytes())
+        upright = encode(face, "PNG")
+    assert [service.post(each).json()["images"][0]["path"] for each in (turned, upright)] == [
+        exported.published.clusters[0].tolist()
+    ] * 2
+
+
+BAD: dict[str, tuple[bytes, int, str]] = {
+    "empty": (b"", 422, "The file is empty"),
+    "text": (b"hello", 415, "are not an image of a supported format"),
+    "PDF": (b"%PDF-1.7\n%\xe2\xe3", 415, "Expected JPEG, PNG, WebP, BMP or GIF"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "are not an image"),
+    "truncated": (encode(Image.new("RGB", (300, 300), (9, 200, 40)), "PNG")[:200], 422, "corrupted or truncated"),
+    "too many pixels": (encode(Image.new("1", (5100, 5000)), "PNG"), 413, "Expected at most 25 million"),
+    "a bomb": (encode(Image.new("1", (20_000, 20_000)), "PNG"), 413, "pixels"),
+    "too many bytes": (b"\xff\xd8\xff" + bytes(1_200_000), 413, "at most 1.1 MB"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_image_is_refused_with_one_paragraph(name: str, service: Running) -> None:
+    content, status, text = BAD[name]
+    response = service.post(content)
+    assert (response.status_code, list(response.json())) == (status, ["detail"])
+    assert text in response.json()["detail"]
+    assert "\n" not in response.json()["detail"]
+
+
+def chunked(content: bytes) -> Iterator[bytes]:
+    for at in range(0, len(content), 65_536):
+        yield content[at : at + 65_536]
+
+
+def test_a_body_that_does_not_say_its_length_is_limited_too(service: Running, exported: Exported) -> None:
+    response = httpx.post(f"{service.url}/predict", content=chunked(bytes(1_200_000)))
+    assert (response.status_code, "at most" in response.json()["detail"]) == (413, True)
+    image = exported.images[0].read_bytes()
+    assert httpx.post(f"{service.url}/predict", content=chunked(image)).status_code == 200
+
+
+FORMS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "another field": ({"files": {"photo": b"x"}}, 422, "'photo' is no image"),
+    "a text": ({"files": {"image": (None, "text")}}, 422, "'image' is no image"),
+    "no boundary": ({"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 422, "boundary"),
+    "garbage": (
+        {"content": b"garbage", "headers": {"Content-Type": "multipart/form-data; boundary=a"}},
+        422,
+        "the form",
+    ),
+    "too many": ({"files": [("image", (f"{i}.jpg", b"x")) for i in range(33)]}, 413, "more than 32 images"),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_without_images_is_refused(name: str, service: Running) -> None:
+    given, status, text = FORMS[name]
+    response = httpx.post(f"{service.url}/predict", **given)
+    assert (response.status_code, text in response.json()["detail"]) == (status, True), response.text
+
+
+def test_of_several_images_a_bad_one_is_named_and_none_is_logged(service: Running, exported: Exported) -> None:
+    files = [
+        ("image", ("a.jpg", exported.images[0].read_bytes())),
+        ("image", ("b.jpg", b"hello")),
+    ]
+    response = httpx.post(f"{service.url}/predict", files=files, headers={"X-Request-ID": "one-is-bad"})
+    assert response.status_code == 415
+    assert response.json()["detail"].startswith("Image 2 of 2 (b.jpg): ")
+    service.post(exported.images[0], X_Request_ID="after-it")
+    log = service.output.parent / "log"
+    wait(lambda: "after-it-0" in (read_log(log)["id"].to_pylist() if list(log.glob("*.parquet")) else []))
+    assert not [one for one in read_log(log)["id"].to_pylist() if one.startswith("one-is-bad")]
+
+
+def wait(ready: Any) -> None:
+    import time
+
+    deadline = time.monotonic() + 30
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_request_id_is_checked(service: Running, exported: Exported) -> None:
+    for bad in ("a b", "x" * 101, "a,b"):
+        response = service.post(exported.images[0], X_Request_ID=bad)
+        assert (response.status_code, "X-Request-ID" in response.json()["detail"]) == (422, True)
+
+
+def test_it_says_what_it_serves(service: Running, exported: Exported) -> None:
+    found, record = service.get("/").json(), exported.published.record
+    assert (found["set"], found["fingerprint"]) == ("Faces/set_01", record.fingerprint)
+    assert (found["sha256"], found["layers"]) == (record.model.sha256, list(record.layers))
+    assert found["classes"] == NAMES
+    assert found["preprocessing"]["size"] == [64, 64]
+    assert service.get("/health").json() == {"status": "ready", "log": "writing", "queue": 0}
+    assert service.get("/health/live").json() == {"status": "live"}
+    assert service.get("/docs").status_code == 200
+    document = service.get("/openapi.json").json()
+    assert set(document["paths"]) == {"/", "/predict", "/health", "/health/live", "/health/ready", "/metrics"}
+    assert set(document["paths"]["/predict"]["post"]["requestBody"]["content"]) == {"image/*", "multipart/form-data"}
+
+
+def samples(service: Running, name: str) -> list[Any]:
+    families = text_string_to_metric_families(service.get("/metrics").text)
+    return [sample for family in families for sample in family.samples if sample.name == name]
+
+
+def value(service: Running, name: str, **labels: str) -> float:
+    return sum(s.value for s in samples(service, name) if labels.items() <= s.labels.items())
+
+
+def test_metrics_count_what_was_answered(service: Running, exported: Exported) -> None:
+    names = ("images_total", "log_rows_total", "ood_percentile_count", "unseen_paths_total")
+    before = {name: value(service, f"clusterpaths_{name}") for name in names}
+    refused = value(service, "clusterpaths_requests_total", status="415")
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    unseen = service.post(encode(Image.fromarray(noise), "PNG")).json()["images"][0]["path_count"] == 0
+    service.post(exported.images[0])
+    service.post(b"hello")
+    after = {name: value(service, f"clusterpaths_{name}") for name in names}
+    grown = {name: after[name] - before[name] for name in names}
+    assert grown == {"images_total": 2, "log_rows_total": 2, "ood_percentile_count": 2, "unseen_paths_total": unseen}
+    assert value(service, "clusterpaths_requests_total", status="415") == refused + 1
+    assert value(service, "clusterpaths_log_ok") == 1
+    stages = {s.labels["stage"] for s in samples(service, "clusterpaths_stage_seconds_count") if s.value}
+    assert stages == {"read", "decode", "queue", "model", "log", "total"}
+    assert samples(service, "clusterpaths_path_model")[0].labels["set"] == "Faces/set_01"
+
+
+def test_predictions_are_in_the_sets_order_of_classes(photos: Path, tmp_path: Path) -> None:
+    """Of a model whose outputs are in another order: answers, probabilities, and the log."""
+    model = wrap(tmp_path / "order.onnx", preset_preprocessing("imagenet", SIZE), (3, 0, 4, 1, 2))
+    config = RunConfig(
+        model=model, data_root=photos.parent, cache_root=tmp_path, name="Faces", layers=("fc1", "fc2"), subset=200,
+        evaluate=False,
+    )  # fmt: skip
+    exported = export(config, photos, tmp_path / "paths.onnx")
+    assert exported.published.record.meaning.order == (3, 0, 4, 1, 2)
+    with running(tmp_path / "out", exported.file, "--log-dir", tmp_path / "log") as service:
+        found = answers(service, exported)
+        assert service.get("/").json()["classes"] == NAMES
+        assert_equals_the_set(found, exported)
+        assert service.stop() == 0
+    rows = read_log(tmp_path / "log")
+    of = dict(zip(rows["id"].to_pylist(), rows["prediction"].to_pylist(), strict=True))
+    assert [of[one["id"]] for one in found] == exported.published.predictions.tolist()
+    labels = exported.published.labels
+    assert np.mean([one["prediction"]["index"] for one in found] == labels) > 0.95
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_path_model_with_a_fixed_batch_answers_the_same(batch: int, exported: Exported, tmp_path: Path) -> None:
+    """Batches of one size only; the last one is filled up."""
+    proto = onnx.load(str(exported.file))
+    for entry in (*proto.graph.input, *proto.graph.output):
+        entry.type.tensor_type.shape.dim[0].dim_value = batch
+    fixed = tmp_path / "fixed.onnx"
+    onnx.save(proto, str(fixed))
+    with running(tmp_path / "out", fixed) as service:
+        found = answers(service, exported)
+    assert_equals_the_set(found, exported)
+
+
+def test_without_a_log_the_answer_says_so(exported: Exported, tmp_path: Path) -> None:
+    with running(tmp_path / "out", exported.file) as service:
+        assert service.post(exported.images[0]).json()["logged"] is False
+        assert service.get("/health").json()["log"] == "none"
+
+
+def test_more_than_it_takes_is_answered_with_503_and_when_to_come_back(exported: Exported, tmp_path: Path) -> None:
+    words = ("--max-pending", "2", "--max-wait-ms", "300", "--max-batch", "64")
+    with running(tmp_path / "out", exported.file, *words) as service:
+        with ThreadPoolExecutor(8) as pool:
+            responses = list(pool.map(service.post, exported.images[:8]))
+        statuses = [response.status_code for response in responses]
+        assert set(statuses) == {200, 503}
+        busy = responses[statuses.index(503)]
+        assert busy.headers["Retry-After"] == "1"
+        assert "--max-pending 2" in busy.json()["detail"]
+        assert service.post(exported.images[0]).status_code == 200
+
+
+def test_memory_stays_bounded_under_large_images(exported: Exported, tmp_path: Path) -> None:
+    """Thirty images of 24 megapixels at once: 72 MB each decoded, and no more of them in memory than are decoded at a time."""
+    import psutil
+
+    large = encode(Image.effect_noise((6000, 4000), 2).convert("RGB").quantize(2), "PNG")
+    with running(tmp_path / "out", exported.file, "--decode-threads", "1") as service:
+        service.post(large)
+        before = psutil.Process(service.process.pid).memory_info().rss
+        with ThreadPoolExecutor(30) as pool:
+            assert {r.status_code for r in pool.map(service.post, [large] * 30)} == {200}
+            peak = int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{service.process.pid}/status").read_text())[1]) << 10  # type: ignore[index]
+    print(f"{before >> 20} MB, at most {peak >> 20} MB")
+    assert peak < 1 << 30
+
+
+REFUSED: dict[str, tuple[list[str], dict[str, str], str]] = {
+    "no model": ([], {}, "MODEL is missing"),
+    "no file": (["/no/such.onnx"], {}, "There is no path model /no/such.onnx"),
+    "the classifier": ([str(SAMPLE_MODEL)], {}, "is not a path model"),
+    "no ONNX": ([str(PROJECT / "README.md")], {}, "cannot load"),
+    "an unknown option": ([str(SAMPLE_MODEL), "--max-bach", "3"], {}, "--max-bach"),
+    "a value out of range": ([str(SAMPLE_MODEL), "--max-batch", "0"], {}, "--max-batch should be greater than"),
+    "an unknown variable": ([str(SAMPLE_MODEL)], {"CLUSTERPATHS_SERVICE_MAX_BACH": "3"}, "is no option of the path"),
+    "a wrong variable": ([str(SAMPLE_MODEL)], {"CLUSTERPATHS_SERVICE_LOG_ROWS": "0"}, "--log-rows should be greater"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_mistake_at_the_start_is_one_paragraph(name: str, tmp_path: Path) -> None:
+    words, environment, text = REFUSED[name]
+    found = launch(tmp_path / "out", *words, **environment)
+    found.client.close()
+    assert (found.process.wait(60), text in found.said()) == (2, True), found.said()
+    assert found.said().count("error:") == 1
+    assert "Traceback" not in found.said()
+
+
+def test_a_path_model_of_an_earlier_version_is_refused(exported: Exported, tmp_path: Path) -> None:
+    proto = onnx.load(str(exported.file))
+    for entry in proto.metadata_props:
+        if entry.key == PATH_MODEL_KEY:
+            note = json.loads(entry.value)
+            entry.value = json.dumps({key: note[key] for key in note if key not in ("meaning", "reference")})
+    onnx.save(proto, str(tmp_path / "old.onnx"))
+    found = launch(tmp_path / "out", tmp_path / "old.onnx")
+    found.client.close()
+    assert found.process.wait(60) == 2
+    assert "Export it again" in found.said()
+
+
+def test_options_are_read_from_the_environment(exported: Exported, tmp_path: Path) -> None:
+    environment = {"CLUSTERPATHS_SERVICE_MODEL": str(exported.file), "CLUSTERPATHS_SERVICE_MAX_IMAGES": "3"}
+    with running(tmp_path / "out", **environment) as service:
+        assert service.get("/").json()["max_images"] == 3
+
+
+def test_nothing_heavy_is_imported() -> None:
+    """onnxruntime and numpy are the numeric stack."""
+    code = (
+        "import sys, deployments.path_service.__main__; "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    loaded = set(shown.stdout.split())
+    assert {"onnxruntime", "numpy", "fastapi", "pyarrow"} <= loaded
+    assert (
+        loaded & {"torch", "sklearn", "scipy", "prefect", "zarr", "onnx", "pandas", "jinja2", "tasks", "flows"} == set()
+    )
