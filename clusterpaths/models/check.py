@@ -159,8 +159,8 @@ def tap_again(record: ModelRecord, tensors: Mapping[str, str], size: tuple[int, 
     known = {tap.tensor: tap.operator for tap in record.taps}
     taps, ways = [], []
     for layer, identity in tensors.items():
-        tensor, _, way = identity.rpartition("|")
-        if way not in get_args(Reduce):
+        tensor, bar, way = identity.rpartition("|")
+        if not bar or way not in get_args(Reduce):  # a tensor may have a reduction's name, as torch calls a ReduceMean
             tensor, way = identity, "none"
         plain = tensor.removesuffix(f"|{DEQUANTISED}")  # a set from before has bytes as they are
         operator = known.get(plain, "")

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from clusterpaths.common.roots import HOME_VARIABLE
 from clusterpaths.errors import ModelError
-from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.models.check import check_model, instrument_model, tap_again
 from clusterpaths.models.class_names import CLASSES_KEY
 from clusterpaths.models.feed import PREPROCESSING_KEY
 from clusterpaths.models.find import default_model
@@ -253,3 +253,18 @@ def test_a_model_that_onnx_runtime_refuses_is_told_as_such(tmp_path: Path) -> No
 def test_shapes_are_those_the_model_really_gives(cnn: Path) -> None:
     for tap in instrument_model(check_model(cnn, ("conv2",)), (16, 16)).taps:
         assert int(np.prod(tap.shape)) == 6 * 8 * 8
+
+
+@pytest.mark.parametrize("way", ["none", "mean"])
+def test_a_tensor_with_a_reductions_name_is_tapped_again(way: str, cnn: Path, tmp_path: Path) -> None:
+    """torch's exporter calls the output of a ReduceMean "mean"."""
+    proto = onnx.load(str(cnn))
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            for at, name in enumerate(names):
+                names[at] = "mean" if name == "relu" else name
+    onnx.save(proto, str(tmp_path / "named.onnx"))
+    first = instrument_model(check_model(tmp_path / "named.onnx", ("conv1",)), (16, 16), way)
+    again = tap_again(first, {tap.layer: tap.identity for tap in first.taps}, (16, 16))
+    assert again.taps == first.taps
+    assert again.taps[0].identity == ("mean" if way == "none" else "mean|mean")
