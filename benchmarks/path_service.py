@@ -97,7 +97,7 @@ def main(
         (work / "posted").mkdir()
         (work / "set").mkdir()
         posted = prepare_images(Path(shared), work / "posted", 40 if quick else POSTED)
-        cases = [case for case in prepare(Path(shared), work, 40 if quick else 1000) if only in case.name]
+        cases = prepare(Path(shared), work, 40 if quick else 1000, only)
         result = describe_machine() | {
             "rounds": rounds,
             "seconds": seconds,
@@ -112,25 +112,27 @@ def main(
         (RESULTS / "path_service.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
-def prepare(shared: Path, work: Path, subset: int) -> list[Case]:
-    """CelebA's CNN with all layers and with the last three, and ResNet-18."""
-    found = []
-    cnn = shared / "models" / "CelebA_CNN.onnx"
+def prepare(shared: Path, work: Path, subset: int, only: str) -> list[Case]:
+    """CelebA's CNN with all layers and with the last three, and ResNet-18; those whose names contain `only`."""
+    found, cnn, resnet = [], shared / "models" / "CelebA_CNN.onnx", "ResNet-18, 6 layers"
+    common: dict[str, Any] = {
+        "cache_root": work / "cache", "preprocessing": "imagenet", "evaluate": False, "check_preprocessing": False
+    }  # fmt: skip
     bare = work / "cnn.onnx"  # with its weights, as the path model has them
     bare.write_bytes(load_whole(check_model(cnn)).SerializeToString())
-    for name, layers in LAYERS.items():
-        config = RunConfig(
-            model=cnn, data_root=shared, cache_root=work / "cache", name="CelebA", layers=layers, subset=subset,
-            preprocessing="imagenet", evaluate=False, check_preprocessing=False,
-        )  # fmt: skip
-        found.append(Case(f"CelebA CNN, {name}", bare, path_model(config, cnn, work / f"{len(found)}.onnx")))
-    resnet = export(resnet18(), work / "resnet18.onnx")
-    photos = prepare_images(shared, work / "set", min(subset, 200))
-    config = RunConfig(
-        model=resnet, data_root=photos, cache_root=work / "cache", name="ResNet", preprocessing="imagenet", evaluate=False,
-        check_preprocessing=False,
-    )  # fmt: skip
-    return [*found, Case("ResNet-18, 6 layers", resnet, path_model(config, resnet, work / "resnet_paths.onnx"))]
+    for layers in LAYERS:
+        name = f"CelebA CNN, {layers}"
+        if only in name:
+            config = RunConfig(
+                model=cnn, data_root=shared, name="CelebA", layers=LAYERS[layers], subset=subset, **common
+            )
+            found.append(Case(name, bare, path_model(config, cnn, work / f"{len(found)}.onnx")))
+    if only in resnet:
+        network = export(resnet18(), work / "resnet18.onnx")
+        photos = prepare_images(shared, work / "set", min(subset, 200))
+        config = RunConfig(model=network, data_root=photos, name="ResNet", **common)
+        found.append(Case(resnet, network, path_model(config, network, work / "resnet_paths.onnx")))
+    return found
 
 
 def path_model(config: RunConfig, classifier: Path, output: Path) -> Path:

@@ -73,7 +73,7 @@ class Running:
         return self.client.get(f"{self.url}{address}")
 
 
-def launch(output: Path, *words: str | Path, **environment: str) -> Running:
+def launch(output: Path, *words: str | Path, cwd: Path = PROJECT, **environment: str) -> Running:
     """Start the service on a free port; it may still be starting."""
     command = [sys.executable, "-m", "deployments.path_service", *map(str, words), "--port", "0"]
     with output.open("wb") as file:
@@ -81,7 +81,7 @@ def launch(output: Path, *words: str | Path, **environment: str) -> Running:
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            cwd=PROJECT,
+            cwd=cwd,
             env=os.environ | environment,
             start_new_session=True,
         )
@@ -89,9 +89,9 @@ def launch(output: Path, *words: str | Path, **environment: str) -> Running:
 
 
 @contextmanager
-def running(output: Path, *words: str | Path, **environment: str) -> Iterator[Running]:
+def running(output: Path, *words: str | Path, cwd: Path = PROJECT, **environment: str) -> Iterator[Running]:
     """A service that answers; it is killed at the end if it still runs."""
-    found = launch(output, *words, **environment)
+    found = launch(output, *words, cwd=cwd, **environment)
     try:
         deadline = time.monotonic() + 60
         while not (line := re.search(r"^Serving \S+ at (http://[\d.:]+);", found.said(), re.M)):

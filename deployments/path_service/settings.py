@@ -46,7 +46,7 @@ class ServiceConfig(Record):
     max_wait_ms: float = Field(
         2, ge=0, description="milliseconds that an image waits for others while the model is idle"
     )
-    threads: int = Field(0, ge=0, description="threads of the model [0: all cores]")
+    threads: int = Field(0, ge=0, description="threads of the model [0: half of the cores: the others decode]")
     decode_threads: int = Field(
         0, ge=0, description="images that are decoded at a time [0: as many as cores, at most 4]"
     )
@@ -72,7 +72,7 @@ class ServiceConfig(Record):
 
     @property
     def model_threads(self) -> int:
-        return self.threads or cores()
+        return self.threads or max(1, cores() // 2)
 
     @property
     def decoders(self) -> int:

@@ -28,15 +28,20 @@ def test_a_misspelt_key_would_be_found() -> None:
         PyCompose.from_json(json.dumps(wrong))
 
 
-def test_commands_and_copies_name_files_that_are_there_and_not_left_out_of_the_build() -> None:
-    dockerfile = (PROJECT / "deployments" / "Dockerfile").read_text()
+@pytest.mark.parametrize("file", ["deployments/Dockerfile", "deployments/path_service/Dockerfile"])
+def test_copies_name_files_that_are_there_and_not_left_out_of_the_build(file: str) -> None:
+    dockerfile = (PROJECT / file).read_text()
     copied = [name for line in dockerfile.splitlines() if line.startswith("COPY ") for name in line.split()[1:-1]]
     allowed = {
         line.removeprefix("!").split("/")[0]
         for line in (PROJECT / ".dockerignore").read_text().splitlines()
         if line.startswith("!")
     }
-    assert [name for name in copied if not (PROJECT / name).exists() or Path(name).name not in allowed] == []
+    assert [name for name in copied if not (PROJECT / name).exists() or Path(name).parts[0] not in allowed] == []
+
+
+def test_commands_and_builds_name_files_that_are_there() -> None:
     for service in COMPOSE["services"].values():
         for word in shlex.split(service.get("command", "")):
             assert not word.endswith(".py") or (PROJECT / word).is_file(), word
+        assert "build" not in service or (PROJECT / service["build"]["dockerfile"]).is_file()
