@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pyarrow as pa
@@ -26,8 +26,11 @@ import pyarrow.parquet as pq
 from clusterpaths.config import RunConfig
 from clusterpaths.export.path_model import export_path_model
 from clusterpaths.sets.published import PublishedSet, open_set
+from deployments.path_service.settings import ServiceConfig
 from tests.evaluating import publish
 from tests.runs import PROJECT
+
+OPTIONS = re.compile(r"(<!-- options: [^>]*-->\n)(.*?)(<!-- /options -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -181,3 +184,25 @@ def logged_ids(directory: Path) -> list[str]:
 def note_of(file: Path) -> Any:
     """The log's metadata in a parquet file."""
     return json.loads(pq.read_schema(file).metadata[b"clusterpaths.log"])
+
+
+def options_table() -> str:
+    """The options in docs/path_service.md, as the code describes them."""
+    lines = ["| option | default | |", "|---|---|---|"]
+    for name, one in ServiceConfig.model_fields.items():
+        default = (
+            ""
+            if one.default is None
+            else f"`{one.default:g}`"
+            if isinstance(one.default, float)
+            else f"`{one.default}`"
+        )
+        choices = " or ".join(f"`{value}`" for value in get_args(one.annotation) if isinstance(value, str))
+        text = f"{choices}: {one.description}" if choices else str(one.description)
+        lines.append(f"| `--{name.replace('_', '-')}` | {default} | {text.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    page = PROJECT / "docs" / "path_service.md"
+    page.write_text(OPTIONS.sub(lambda found: found[1] + options_table() + found[3], page.read_text()))

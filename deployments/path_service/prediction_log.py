@@ -86,14 +86,14 @@ class PredictionLog:
         arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
         batch = pa.record_batch(arrays, schema=self._schema)
         with self._lock:
+            if self._journal is None and not self._begin():
+                return False
+            assert self._journal is not None
             try:
-                if self._journal is None:
-                    self._journal, self._began = self._open(), time.monotonic()
                 self._journal.append(batch)
             except OSError as error:
                 self._fail(error)
                 return False
-            self.failure = ""
             if self._journal.rows >= self._rows:
                 self._seal()
         return True
@@ -108,6 +108,8 @@ class PredictionLog:
         with self._lock:
             if self._journal is not None and time.monotonic() - self._began >= self._seconds:
                 self._seal()
+            if self.failure and not self.failing:  # a service that is not ready gets no request that would try
+                self._begin()
         return self._convert() + self._delete_old()
 
     def close(self) -> None:
@@ -116,6 +118,16 @@ class PredictionLog:
             self._seal()
         self._later.clear()
         self._convert()
+
+    def _begin(self) -> bool:
+        """Open a journal; whether that worked."""
+        try:
+            self._journal, self._began = self._open(), time.monotonic()
+        except OSError as error:
+            self._fail(error)
+            return False
+        self.failure = ""
+        return True
 
     def _open(self) -> Journal:
         for _ in range(_NAMES - 1):

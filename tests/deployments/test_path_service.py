@@ -24,8 +24,9 @@ from clusterpaths.config import RunConfig
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.export.note import PATH_MODEL_KEY
+from clusterpaths.monitoring.log_format import COLUMNS
 from clusterpaths.preprocessing.prepare import preset_preprocessing
-from tests.path_service import Exported, Running, export, launch, read_log, running
+from tests.path_service import OPTIONS, Exported, Running, export, launch, options_table, read_log, running
 from tests.runs import PROJECT, SAMPLE_MODEL
 from tests.wrapped_model import SIZE, wrap
 
@@ -402,3 +403,16 @@ def test_nothing_heavy_is_imported() -> None:
     assert (
         loaded & {"torch", "sklearn", "scipy", "prefect", "zarr", "onnx", "pandas", "jinja2", "tasks", "flows"} == set()
     )
+
+
+def test_the_documentation_shows_the_options_and_the_answers_fields(service: Running, exported: Exported) -> None:
+    page = (PROJECT / "docs" / "path_service.md").read_text()
+    found = OPTIONS.search(page)
+    assert found is not None
+    assert found[2] == options_table(), "run python -m tests.path_service"
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    answer = service.post(exported.images[0]).json()
+    assert list(json.loads(shown)) == list(answer)
+    assert list(json.loads(shown)["images"][0]) == list(answer["images"][0])
+    columns = re.findall(r"^\| `(\w+)` \| (?:timestamp|string|list|float|int)", page, re.M)
+    assert columns == COLUMNS.names
