@@ -28,7 +28,7 @@ class BareModel(PathModel):
     """The classifier with the path model's metadata: its class scores only."""
 
     def _run(self, images: Any) -> list[model.Routed]:
-        (scores,) = model.run_session(self._session, [self.meaning.name or ""], {self._input: images})
+        (scores,) = self._session.run([self.meaning.name], {self._input: images})
         decisions = decide(self.meaning, as_rows(self.meaning, scores, len(images)))
         assert decisions.probabilities is not None
         return [

@@ -121,7 +121,7 @@ def create_app(service: PathService) -> FastAPI:
             layers=note.layers,
             k=tuple(note.k_per_layer[layer] for layer in note.layers),
             distance=note.distance,
-            classes=tuple(service.model.class_name(index) for index in range(service.model.meaning.classes)),
+            classes=tuple(service.model.class_name(index) for index in range(service.model.classes)),
             preprocessing=service.model.preprocessing,
             max_images=service.config.max_images,
             max_upload=service.config.max_upload,

@@ -83,7 +83,7 @@ class PathModel:
         own = self.note.outputs
         self._names = [own[name] for name in ("path", "distances", "ood_score", "logits") if name in own]
         self.path_prediction = lru_cache(65_536)(self._path_prediction)
-        self.run([np.zeros((*self.preprocessing.size, 3), np.uint8)])  # allocates, and shows that it runs
+        self.classes = self._try()
 
     def read(self, content: bytes, max_pixels: int) -> Pixels:
         """An encoded image, upright, at the model's size; thread-safe.
@@ -94,11 +94,7 @@ class PathModel:
         return fit(open_picture(content, max_pixels), self.preprocessing)
 
     def run(self, pixels: Sequence[Pixels]) -> list[Routed]:
-        """Run any number of images; a fixed batch is filled up with the last one.
-
-        Raises:
-            ModelError: ONNX Runtime cannot run it.
-        """
+        """Run any number of images; a fixed batch is filled up with the last one."""
         images = normalise(np.stack(pixels), self.preprocessing)
         images = as_input(images, "NHWC" if self._nhwc else "NCHW", self._type)
         step = self.batch or len(images)
@@ -109,7 +105,7 @@ class PathModel:
         n = len(images)
         if self.batch is not None and n < self.batch:
             images = np.concatenate([images, np.repeat(images[-1:], self.batch - n, axis=0)])
-        paths, distances, scores, *rest = run_session(self._session, self._names, {self._input: images})
+        paths, distances, scores, *rest = self._session.run(self._names, {self._input: images})
         finite = np.isfinite(distances[:n]).all(axis=1) & np.isfinite(scores[:n])
         predictions, probabilities = np.full(n, -1), np.empty((n, 0))
         if rest:
@@ -123,6 +119,14 @@ class PathModel:
             Routed(tuple(path), tuple(far), score, prediction, tuple(shares), usable)
             for path, far, score, prediction, shares, usable in zip(*(c[:n].tolist() for c in columns), strict=True)
         ]
+
+    def _try(self) -> int:
+        """Run a blank image, which allocates; the number of classes or labels."""
+        try:
+            (blank,) = self.run([np.zeros((*self.preprocessing.size, 3), np.uint8)])
+        except Exception as error:
+            raise ModelError(f"{self.path} cannot be run: {_one_line(error)}. {_EXPORT_AGAIN}") from error
+        return len(blank.probabilities)
 
     def path_count(self, path: tuple[int, ...]) -> int:
         """Examples of the set that took it; 0: never seen."""
@@ -158,21 +162,6 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
         ) from error
 
 
-def run_session(
-    session: onnxruntime.InferenceSession, names: list[str], given: dict[str, NDArray[Any]]
-) -> list[NDArray[Any]]:
-    """Run it once.
-
-    Raises:
-        ModelError: ONNX Runtime cannot.
-    """
-    try:
-        values: list[NDArray[Any]] = session.run(names, given)
-    except Exception as error:
-        raise ModelError(f"The model cannot be run: {' '.join(str(error).split())}") from error
-    return values
-
-
 def in_order_of_set(names: Sequence[str], meaning: ModelOutputs) -> tuple[str, ...]:
     """Names in the order of the model's outputs, by the set's class index."""
     if not meaning.order or len(names) != len(meaning.order):
@@ -195,3 +184,7 @@ def _read_note(path: Path, metadata: dict[str, str]) -> PathModelNote:
             f"{path} has a note that cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}. It was exported by "
             f"another version of the program. {_EXPORT_AGAIN}"
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

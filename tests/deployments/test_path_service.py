@@ -316,6 +316,42 @@ def test_a_path_model_with_a_fixed_batch_answers_the_same(batch: int, exported: 
     assert_equals_the_set(found, exported)
 
 
+def test_an_output_that_is_not_finite_is_refused_for_that_image_alone(exported: Exported, tmp_path: Path) -> None:
+    """Of a path model whose OOD score is the root of the real one: NaN where that is negative."""
+    proto = onnx.load(str(exported.file))
+    node = next(node for node in proto.graph.node if "ood_score" in node.output)
+    node.output[0] = "real_score"
+    proto.graph.node.append(onnx.helper.make_node("Sqrt", ["real_score"], ["ood_score"]))
+    onnx.save(proto, str(tmp_path / "root.onnx"))
+    words = ("--log-dir", tmp_path / "log", "--max-wait-ms", "50")
+    with running(tmp_path / "out", tmp_path / "root.onnx", *words) as service, ThreadPoolExecutor(16) as pool:
+        responses = list(pool.map(service.post, exported.images))
+        service.stop()
+    negative = exported.published.scores.ood < 0
+    assert 0 < negative.sum() < len(negative)
+    assert [response.status_code for response in responses] == np.where(negative, 422, 200).tolist()
+    assert "not finite" in responses[int(negative.argmax())].json()["detail"]
+    assert read_log(tmp_path / "log").num_rows == (~negative).sum()
+
+
+def test_a_model_without_classes_has_no_prediction(photos: Path, tmp_path: Path) -> None:
+    config = RunConfig(
+        model=SAMPLE_MODEL, data_root=photos.parent, cache_root=tmp_path, name="Faces", layers=("fc2",), subset=60,
+        logits="none", evaluate=False,
+    )  # fmt: skip
+    exported = export(config, photos, tmp_path / "paths.onnx")
+    with running(tmp_path / "out", exported.file, "--log-dir", tmp_path / "log") as service:
+        one = service.post(exported.images[0]).json()["images"][0]
+        assert service.get("/").json()["classes"] == []
+        service.stop()
+    assert one["path"] == exported.published.clusters[0].tolist()
+    assert (one["prediction"], one["confidence"], one["probabilities"]) == (None, None, [])
+    assert (one["path_prediction"], one["contrary"]) == (None, False)
+    (row,) = read_log(tmp_path / "log").to_pylist()
+    assert row["prediction"] == -1
+    assert np.isnan(row["confidence"])
+
+
 def test_without_a_log_the_answer_says_so(exported: Exported, tmp_path: Path) -> None:
     with running(tmp_path / "out", exported.file) as service:
         assert service.post(exported.images[0]).json()["logged"] is False

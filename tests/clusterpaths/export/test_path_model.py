@@ -97,6 +97,17 @@ def test_says_what_it_is_made_of(configure: Configure, tmp_path: Path) -> None:
     own = most.paths[np.argmax(most.counts)]
     on_it = done.published.predictions[(rows == own).all(axis=1)]
     assert record.note.predictions.predict(own.tolist()) == np.bincount(on_it).argmax()
+    assert record.note.meaning == done.published.record.outputs
+    assert record.note.reference is not None
+    assert record.note.reference.paths == {
+        "-".join(map(str, path)): count for path, count in zip(most.paths.tolist(), most.counts.tolist(), strict=True)
+    }
+    scores = done.published.held_out_ood
+    percentiles = [record.note.reference.ood_percentile(score) for score in (-99, *scores, 99)]
+    np.testing.assert_allclose(
+        percentiles[1:-1], 100 * np.arange(len(scores)) / len(scores), atol=100 / len(scores) + 0.1
+    )
+    assert (percentiles[0], percentiles[-1]) == (0, 100)
     assert json.loads(metadata[CLASSES_KEY]) == list(done.published.record.class_names)
     checked = check_model(tmp_path / "paths.onnx")
     assert checked.preprocessing == done.published.record.preprocessing
