@@ -31,6 +31,7 @@ from clusterpaths.running.pieces import Pieces
 from clusterpaths.running.report import Outcome, Report
 from clusterpaths.running.runner import InProcess, Runner
 from clusterpaths.running.timer import StageTimer
+from clusterpaths.sets.accepted import find_accepted
 from clusterpaths.sets.find import find_earlier, next_set
 from clusterpaths.sets.published import PublishedSet
 
@@ -155,15 +156,15 @@ def cluster_prepared(
 
 
 def compare_with_earlier(published: PublishedSet, runner: Runner, report: Report, alert_below: float) -> None:
-    """Compare a new set with the one before, or with an earlier model's.
+    """Compare a new set with the one before, a new model's with the accepted set or, without one, an earlier model's.
 
     A published set stays published: if no earlier set is comparable, that is logged, and the run continues.
     """
-    earlier = find_earlier(published)
-    if earlier is None:
-        log.info("There is no earlier set on the same images to compare %s with", published.path)
-        return
     try:
+        earlier = find_accepted(published) or find_earlier(published)
+        if earlier is None:
+            log.info("There is no earlier set on the same images to compare %s with", published.path)
+            return
         comparison = runner.run(stages.compare_sets, earlier, published)
     except InputError as error:
         log.warning("Not compared: %s", error)

@@ -28,6 +28,8 @@ COMMANDS = {
     "monitor": "compare new images, or a service's prediction log, with a set: have they drifted?",
     "names": "list a set's names; export, import, or carry over what people and models called its clusters",
     "name": "name clusters with a vision-language model; nothing is sent without --endpoint",
+    "gate": "decide by a policy whether a new model may take the place of the accepted one; exit code 0 or 1",
+    "accepted": "list the accepted sets and their history; roll back, or choose one by hand",
     "serve": "serve the explorer and the HTTP API",
     "completion": "print the script that completes commands and options in bash, zsh or fish",
 }

@@ -149,15 +149,20 @@ def find_predecessor(own: PublishedSet) -> PublishedSet | None:
                 and time <= born
             ):
                 found.append((time, other.folder.address, other))
-    for _, _, other in sorted(found, key=lambda entry: entry[:2], reverse=True):
-        try:
-            other.folder.local_tree()
-            common = len(join_examples(other, own)[0])
-        except (CacheError, DatasetError, OSError):
-            continue  # corrupted, or of other images
-        if common >= LEAST_COMMON * len(own.ids):
-            return other
-    return None
+    newest = sorted(found, key=lambda entry: entry[:2], reverse=True)
+    return next((other for _, _, other in newest if is_comparable(other, own)), None)
+
+
+def is_comparable(other: PublishedSet, own: PublishedSet) -> bool:
+    """Whether another set has a layer in common, and at least half of a set's examples with the same images."""
+    if not set(other.layers) & set(own.layers):
+        return False
+    try:
+        other.folder.local_tree()
+        common = len(join_examples(other, own)[0])
+    except (CacheError, DatasetError, OSError):
+        return False  # corrupted, or of other images
+    return common >= LEAST_COMMON * len(own.ids)
 
 
 def _newest_first(cache: Storage, names: list[str]) -> Iterator[PublishedSet]:

@@ -157,7 +157,7 @@ def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
     if config.class_names:
         given["class_names"] = str(config.class_names.expanduser().absolute())
     if config.sample:
-        return given
+        return given | {"sample": True}  # the default of `clusterpaths sample`, so it is not among what was given
     labels = (
         {"labels": job.dataset.labels} if job.dataset.labels else {}
     )  # given, it may be relative to a directory of then
