@@ -18,6 +18,7 @@ from tasks.events import deliver, server_url
 
 ARRIVED = "onnx-model.arrived"
 REJECTED = "onnx-model.rejected"
+FILE = "file"  # the stage of a payload
 _BATCH = 20
 
 
@@ -25,7 +26,8 @@ def announce(outcomes: Sequence[Outcome], known: AnnouncedModels, *, again: bool
     """Send an event for each outcome that was not announced yet, or, with `again`, for all; returns those sent.
 
     An arrival becomes `onnx-model.arrived` with path, name and sha256; a rejected file `onnx-model.rejected` with the
-    reason as well. Both are about the resource `onnx-model.NAME`.
+    reason as well, and the stage "file": a gate rejects models by the same event, with the stage "gate" (`tasks/gate.py`). All
+    are about the resource `onnx-model.NAME`.
 
     Raises:
         ConfigError: no server is configured.
@@ -54,5 +56,5 @@ def event_of(outcome: Outcome, id_: uuid.UUID) -> Event:
         id=id_,
         event=ARRIVED if isinstance(outcome, Arrival) else REJECTED,
         resource={"prefect.resource.id": f"onnx-model.{outcome.name}", "prefect.resource.name": outcome.name},
-        payload=outcome.model_dump(exclude={"kind"}),
+        payload=outcome.model_dump(exclude={"kind"}) | ({} if isinstance(outcome, Arrival) else {"stage": FILE}),
     )

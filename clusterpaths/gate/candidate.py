@@ -15,11 +15,16 @@ from clusterpaths.errors import ConfigError, ModelError
 from clusterpaths.models.check import check_model
 from clusterpaths.preprocessing.prepare import PRESETS, resolve_preprocessing
 from clusterpaths.records import ModelRecord, Preprocessing
+from clusterpaths.running.inputs import model_path
 from clusterpaths.sets.find import set_config
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.watching.arrivals import model_name
 
 _PREPROCESSING = ("preprocessing", "channels", "mean", "std", "size", "resize", "crop_from")
+_STAYS = (
+    "model_sha256", "cache_root", "cache_format", "cache_dtype", "providers", "batch_size", "shard_size", "workers", "engine",
+    "dask_address", "wait", "time_limit", "compare", "alert_below", "causal", "evaluation_images", "refresh",
+)  # fmt: skip
 _OF_A_RUN = ("model_sha256", "refresh", "plan", "compare", "engine", "dask_address", "workers", "layers", "k")
 
 
@@ -40,7 +45,8 @@ def candidate_config(
     Raises:
         CacheError: the reference does not record its configuration.
         ConfigError: its settings do not fit the candidate.
-        ModelError: the candidate is no model that can be run, or lacks a layer of the reference.
+        ModelError: the candidate is no model that can be run, lacks a layer of the reference, or states no preprocessing where
+            options cannot express the reference's.
     """
     record, before = reference.record, set_config(reference, data_root)
     kept: dict[str, Any] = {key: value for key, value in before.items() if key not in (*_PREPROCESSING, *_OF_A_RUN)}
@@ -67,6 +73,19 @@ def candidate_config(
         raise ConfigError(f"The settings of {reference.name} cannot be used for {model}: {said}.") from error
 
 
+def as_candidate(reference: PublishedSet, config: RunConfig) -> RunConfig:
+    """A run's configuration with what decides the result replaced by the reference's: of a flow that runs a gate.
+
+    What says where and how it runs stays: the results' name and directory, the format of the cache, the engine, the wait.
+
+    Raises:
+        CacheError, ConfigError, ModelError: as `candidate_config`.
+    """
+    wanted = candidate_config(reference, model_path(config), config.data_root, config.name)
+    stays = {name: getattr(config, name) for name in _STAYS if name in config.model_fields_set}
+    return wanted.model_copy(update=stays)
+
+
 def _require_layers(reference: PublishedSet, model: Path) -> None:
     """Raises: ModelError: the candidate lacks a layer that the reference clusters."""
     try:
@@ -82,7 +101,7 @@ def _preprocessing(wanted: Preprocessing, candidate: ModelRecord) -> dict[str, A
     """Options that give a candidate the reference's preprocessing; none where it states its own.
 
     Raises:
-        ConfigError: options cannot express it.
+        ModelError: options cannot express it.
     """
     if candidate.preprocessing is not None:
         return {}
@@ -93,7 +112,7 @@ def _preprocessing(wanted: Preprocessing, candidate: ModelRecord) -> dict[str, A
     given |= {"crop_from": wanted.shorter} if wanted.shorter else {}
     resolved, _ = resolve_preprocessing(candidate, **given)
     if resolved.model_copy(update={"name": ""}) != wanted.model_copy(update={"name": ""}):
-        raise ConfigError(
+        raise ModelError(
             f"{candidate.path} does not state its preprocessing, and that of the reference cannot be given as options. Expected "
             "the preprocessing in the model's metadata, or in a file beside it, as docs/models.md describes."
         )

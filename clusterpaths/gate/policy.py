@@ -34,7 +34,7 @@ drop = 0.10                  # no class loses more: of its recall, or without la
 min_examples = 20            # smaller classes are left out
 
 [paths]
-information = 0.25           # shared information of each layer's clusters, at least: needs no matching and no equal k
+information = 0.10           # shared information of each layer's clusters, at least: needs no matching and no equal k
 
 [ood]
 drop = 0.05                  # AUROC of the OOD score, for each kind of images: at most so much below the reference
@@ -153,6 +153,18 @@ class Policy(Record):
         if self.latency and self.latency.ms is None and self.latency.ratio is None:
             raise ValueError("[latency] has no limit: give ms or ratio")
         return self
+
+
+class GateSettings(Record):
+    """A gate that a flow runs for each new model."""
+
+    reference: str = Field(description="NAME, for its accepted set, or NAME/set_NN, as `clusterpaths gate --reference`")
+    policy: Path | None = Field(default=None, description="TOML file with the rules [the default policy]")
+
+    @property
+    def source(self) -> str:
+        """Where the policy is from, for people."""
+        return str(self.policy) if self.policy else DEFAULT
 
 
 RULES = ("decisions", "accuracy", "classes", "paths", "ood", "latency")
