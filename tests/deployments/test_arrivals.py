@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import onnx
 import pytest
 
@@ -85,6 +88,7 @@ def test_arrived_models_get_a_run_each_one_at_a_time_a_cache_of_their_own_and_a_
 
     config = runs[0]["parameters"]["config"]
     assert config["name"] == first
+    assert runs[0]["parameters"]["registered"] == ""  # of no registry
     assert Path(config["model"]) == site.home / "ONNX_models" / "Hair.onnx"
     assert {run["parameters"]["config"]["name"] for run in runs} == {first, second}
     earlier, later = sorted(runs, key=lambda run: str(run["start_time"]))
@@ -118,3 +122,22 @@ def test_a_run_for_a_model_that_was_replaced_meanwhile_says_so(site: Site) -> No
     assert failed["state"]["type"] == "FAILED"
     assert "has changed" in failed["state"]["message"]
     assert not (site.caches / "Late").exists()
+
+
+def test_a_model_of_a_registry_brings_its_version_to_the_run(site: Site) -> None:
+    before = {run["id"] for run in arrivals(site)}
+    path = site.home / "ONNX_models" / SAMPLE_MODEL.name
+    payload = {"path": str(path), "name": "Registered", "sha256": "1" * 64, "registered": "models:/Hair colour/12"}
+    event = {
+        "id": str(uuid.uuid4()), "occurred": datetime.datetime.now(datetime.UTC).isoformat(), "event": "onnx-model.arrived",
+        "resource": {"prefect.resource.id": "onnx-model.Registered"}, "payload": payload,
+    }  # fmt: skip
+    site.patch("/work_pools/clusterpaths", is_paused=True)
+    try:
+        httpx.post(f"{site.url}/events", json=[event], timeout=20).raise_for_status()
+        [run] = wait_until(lambda: [run for run in arrivals(site) if run["id"] not in before])
+        assert run["parameters"]["registered"] == "models:/Hair colour/12"
+        assert run["parameters"]["gate"] is None
+        site.delete(f"/flow_runs/{run['id']}")
+    finally:
+        site.patch("/work_pools/clusterpaths", is_paused=False)

@@ -6,6 +6,7 @@ import pytest
 
 from clusterpaths.errors import ConfigError
 from clusterpaths.gate.policy import DEFAULT_POLICY, parse_policy, read_policy
+from tests.runs import PROJECT
 
 EVERYTHING = """
 judge = "bound"
@@ -84,3 +85,7 @@ def test_a_bad_policy_is_one_clear_paragraph(text: str, expected: str, tmp_path:
 def test_a_missing_policy_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml cannot be read \(No such file"):
         read_policy(tmp_path / "none.toml")
+
+
+def test_the_documentation_shows_the_default_policy() -> None:
+    assert f"```toml\n{DEFAULT_POLICY}```" in (PROJECT / "docs" / "gate.md").read_text()
