@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.comparison.joint_classes import JointClasses, join_classes
 from clusterpaths.comparison.record import Comparison
-from clusterpaths.evaluation.record import Evaluation, Measure, read_evaluation
+from clusterpaths.evaluation.record import VERSION, Evaluation, Measure, read_evaluation
 from clusterpaths.gate.policy import ClassesRule, ShortcutRule
 from clusterpaths.gate.record import Measured
 from clusterpaths.metrics.intervals import ratio_interval, wilson
@@ -38,7 +38,6 @@ class Evidence:
     reference: PublishedSet
     candidate: PublishedSet
 
-    # dataclass fields are frozen; a cached property writes past that
     @cached_property
     def comparison(self) -> Comparison:
         """What changed.
@@ -200,7 +199,9 @@ class Evidence:
         """Kind of images -> AUROC of the OOD score; of the reference (0) or the candidate (1)."""
         evaluation, published = self.evaluations[side], (self.reference, self.candidate)[side]
         if evaluation is None or evaluation.fingerprint != published.record.fingerprint:
-            return f"{published.name} has no metrics.json: it was not evaluated"
+            return f"{published.name} has no metrics.json: it was not evaluated. Run its model again, with the same settings"
+        if evaluation.version != VERSION:
+            return f"{published.name} was evaluated by another version of this program. Run its model again"
         found = {
             kind.name: _of_measure(score.auroc, kind.name)
             for kind in evaluation.strangers

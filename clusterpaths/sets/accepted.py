@@ -89,6 +89,7 @@ def find_reference(cache_root: Storage, given: str) -> tuple[str, PublishedSet]:
     Raises:
         CacheError: there is no such set, or it is no longer what was accepted.
     """
+    cache_root.require()
     accepted, name = read_accepted(cache_root), given.rstrip("/")
     if name in accepted.lines:
         return name, accepted_set(cache_root, name)

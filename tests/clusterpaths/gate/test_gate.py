@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from clusterpaths.commands.accepted import main as accepted_main
 from clusterpaths.commands.gate import main
 from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.gate.candidate import candidate_config
+from clusterpaths.gate.policy import parse_policy
 from clusterpaths.gate.record import GateRecord, decision_names
-from clusterpaths.sets.accepted import accepted_set, find_accepted, read_accepted
+from clusterpaths.gate.run import decide_and_accept
+from clusterpaths.sets.accepted import Moved, accept, accepted_set, find_accepted, read_accepted
 from clusterpaths.sets.find import find_named
 from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.storage import open_storage
@@ -210,3 +213,82 @@ def test_a_reference_that_cannot_be_repeated_says_why(results: Path, models: Pat
         candidate_config(unrecorded, models / "better.onnx")
     with pytest.raises(ModelError):
         candidate_config(reference, results / "nothing.onnx")
+
+
+def test_a_crash_between_the_decision_and_the_pointer_is_made_good_by_the_next_try(
+    results: Path, better: PublishedSet, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, loose = open_storage(results), parse_policy("decisions = {kept = 0.1}", "it")
+
+    def killed(*_: object) -> Moved:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clusterpaths.gate.run.accept", killed)
+        with pytest.raises(KeyboardInterrupt):
+            decide_and_accept(root, "Hair", better, loose)
+    assert decision_names(better) == ["gate.json"]
+    assert read_accepted(root).lines == {}
+    for _ in range(2):
+        decided = decide_and_accept(root, "Hair", better, loose)
+        assert decided.moved == Moved(True)
+        assert accepted_set(root, "Hair") == better
+    assert decision_names(better) == ["gate.json"]
+
+
+def test_where_another_candidate_was_accepted_meanwhile_it_is_decided_again_against_that_one(
+    results: Path, better: PublishedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clusterpaths.gate import run
+
+    root, loose = open_storage(results), parse_policy("decisions = {kept = 0.1}", "it")
+    other = results / "Other" / "set_01"
+    shutil.copytree(better.path.parent, other.parent)
+    record = open_set(other).record.model_copy(update={"fingerprint": "0" * 64})
+    (other / "set.json").write_text(record.model_dump_json())
+    real, against = run.decide, []
+
+    def meanwhile(reference: PublishedSet, *given: Any) -> Any:
+        if not against:
+            accept(root, "Hair", reference, open_set(other))
+        against.append(reference.name)
+        return real(reference, *given)
+
+    monkeypatch.setattr(run, "decide", meanwhile)
+    decided = decide_and_accept(root, "Hair", better, loose)
+    assert against == ["Hair/set_01", "Other/set_01"]
+    assert decided.record.reference.set == "Other/set_01"
+    assert accepted_set(root, "Hair") == better
+    assert decision_names(better) == ["gate.json", "gate_02.json"]
+
+
+def test_sets_in_a_bucket_are_decided_there(
+    results: Path, better: PublishedSet, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    obstore = pytest.importorskip("obstore", reason="needs the extra [s3]")
+    pytest.importorskip("moto", reason="needs moto's server")
+    from clusterpaths.storage import objects
+    from tests.storage import BUCKET, running_storage
+
+    policy.write_text("decisions = {kept = 0.5}\nood = {drop = 0.5}")
+    with running_storage(tmp_path / "bucket", tmp_path / "mirror"):
+        for path in results.rglob("*"):
+            if path.is_file() and path.suffix != ".npy":
+                obstore.put(objects.store_of(BUCKET), f"r/{path.relative_to(results)}", path.read_bytes())
+        words = [
+            "--reference",
+            "Hair",
+            "--candidate",
+            "Better",
+            "--cache-root",
+            f"s3://{BUCKET}/r",
+            "--policy",
+            str(policy),
+        ]
+        with pytest.raises(SystemExit, match="0"):
+            main(words)
+        assert "Better/set_01 is the accepted set now" in capsys.readouterr().out
+        there = open_storage(f"s3://{BUCKET}/r")
+        assert accepted_set(there, "Hair").name == "Better/set_01"
+        content, _ = (there / "Better" / "set_01").read_version("gate.json")
+        assert GateRecord.model_validate_json(content or b"").accepted
