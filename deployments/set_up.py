@@ -1,9 +1,9 @@
 """Set up a server: work pool, deployments, automations. Safe to run again: existing ones are updated.
 
     python deployments/set_up.py                                    pool, deployments, crashed-run automation
-    python deployments/set_up.py --webhook https://example.org/in   also a POST to that URL when a run fails, when a window
-                                                                    drifted, or when a comparison finds path agreement
-                                                                    below its threshold
+    python deployments/set_up.py --webhook https://example.org/in   also a POST to that URL when a run fails, a window drifted,
+                                                                    a model is rejected, or a comparison finds path
+                                                                    agreement below its threshold
 
 PREFECT_API_URL names the server.
 """
@@ -48,6 +48,8 @@ DIVERGED = """{"event": {{ event.event | tojson }}, "path_agreement": {{ event.p
 DRIFTED = """{"event": {{ event.event | tojson }}, "reference": {{ event.payload.reference | tojson }},
 "series": {{ event.payload.series | tojson }}, "window": {{ event.payload.window }},
 "first_layer": {{ event.payload.first_layer | tojson }}, "headline": {{ event.payload.headline | tojson }}}"""
+REJECTED = """{"event": {{ event.event | tojson }}, "stage": {{ event.payload.stage | tojson }},
+"model": {{ event.payload.path | tojson }}, "reason": {{ event.payload.reason | tojson }}}"""
 
 
 def main(
@@ -138,7 +140,7 @@ def _unready_monitor(config: MonitorConfig) -> str:
 
 
 def alarms(url: str) -> list[AutomationCore]:
-    """Automations that post to a webhook: for failed or crashed runs, for diverged paths, for windows that drifted."""
+    """Automations that post to a webhook: for failed runs, diverged paths, windows that drifted, and rejected models."""
     block = Webhook(method="POST", url=url, allow_private_urls=True)
     block_id = block.save(WEBHOOK_BLOCK, overwrite=True)
     states = ["prefect.flow-run.Failed", "prefect.flow-run.Crashed"]
@@ -146,6 +148,7 @@ def alarms(url: str) -> list[AutomationCore]:
         _alarm("clusterpaths-run-failed", block_id, FAILED, states, "prefect.flow-run.*"),
         _alarm("clusterpaths-paths-diverged", block_id, DIVERGED, ["cluster-paths.diverged"], "cluster-paths.*"),
         _alarm("clusterpaths-drifted", block_id, DRIFTED, ["cluster-paths.drifted"], "cluster-paths.*"),
+        _alarm("clusterpaths-model-rejected", block_id, REJECTED, ["onnx-model.rejected"], "onnx-model.*"),
     ]
 
 

@@ -16,8 +16,11 @@ import onnx
 import pytest
 
 from clusterpaths.models.external import hash_files
+from clusterpaths.sets.accepted import accepted_set
 from clusterpaths.sets.find import list_sets
 from clusterpaths.sets.published import open_set
+from clusterpaths.storage import open_storage
+from tests.clusterpaths.gate.conftest import write_variant
 from tests.deployments.conftest import end_group
 from tests.deployments.site import Site, wait_until
 from tests.runs import PROJECT, SAMPLE_MODEL
@@ -98,6 +101,9 @@ def test_arrived_models_get_a_run_each_one_at_a_time_a_cache_of_their_own_and_a_
         assert open_set(site.caches / name / "set_01").record.num_examples == 40
     assert list((site.caches / first / "set_01").glob("comparison_with_*.json")) != []
     assert ("comparison", "markdown") in site.artifacts(runs[0]["id"])
+    (alarm,) = site.alarms(lambda one: one.get("event") == "onnx-model.rejected")
+    assert (alarm["stage"], Path(alarm["model"]).name) == ("file", "notes.onnx")
+    assert "notes.onnx" in alarm["reason"]
     time.sleep(3)
     assert len(arrivals(site)) == 2  # the text file, and models that were announced, start none
 
@@ -141,3 +147,19 @@ def test_a_model_of_a_registry_brings_its_version_to_the_run(site: Site) -> None
         site.delete(f"/flow_runs/{run['id']}")
     finally:
         site.patch("/work_pools/clusterpaths", is_paused=False)
+
+
+def test_a_gate_in_the_deployments_parameters_decides_and_moves_the_accepted_set(site: Site) -> None:
+    site.publish(name="Gated", data_root=site.home / "data", k=3)
+    (site.home / "policy.toml").write_text("decisions = {kept = 0.9}")
+    gate = {"reference": "Gated", "policy": str(site.home / "policy.toml")}
+    for name, change in (("Confused", {"exchange": (1, 3)}), ("Further", {"noise": 0.01})):
+        model = write_variant(site.home / "candidates" / f"{name}.onnx", **change)
+        config = {"model": str(model), "name": name, "compare": True, "evaluate": False, "check_preprocessing": False}
+        ended = site.end_of(site.start("celeba/on-new-model", config=config, gate=gate))
+        assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
+        assert ("gate", "markdown") in site.artifacts(ended["id"])
+        assert open_set(site.caches / name / "set_01").record.k_per_layer["fc2"] == 3
+    (alarm,) = site.alarms(lambda one: one.get("stage") == "gate")
+    assert alarm["reason"].startswith("decisions.kept is 0.")
+    assert accepted_set(open_storage(site.caches), "Gated").name == "Further/set_01"

@@ -40,12 +40,8 @@ def test_setting_up_again_asks_nothing_and_renews_what_is_there(site: Site) -> N
     ]
     assert {name: site.deployment(name)["id"] for name in DEPLOYMENTS} == ids
     assert sorted(one["name"] for one in site.post("/automations/filter")) == automations
-    assert {
-        "clusterpaths-crashed-runs",
-        "clusterpaths-run-failed",
-        "clusterpaths-paths-diverged",
-        "clusterpaths-drifted",
-    } <= {*automations}
+    alarms = {"run-failed", "paths-diverged", "drifted", "model-rejected", "crashed-runs"}
+    assert {f"clusterpaths-{name}" for name in alarms} <= {*automations}
 
 
 def test_deployments_have_their_parameters_and_prefect_yaml_names_no_folder_of_one_machine(site: Site) -> None:

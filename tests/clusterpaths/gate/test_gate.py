@@ -12,11 +12,13 @@ import pytest
 
 from clusterpaths.commands.accepted import main as accepted_main
 from clusterpaths.commands.gate import main
+from clusterpaths.commands.sample import SampleRun
 from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.gate.candidate import candidate_config
 from clusterpaths.gate.policy import parse_policy
 from clusterpaths.gate.record import GateRecord, decision_names
 from clusterpaths.gate.run import decide_and_accept
+from clusterpaths.pipeline import run
 from clusterpaths.sets.accepted import Moved, accept, accepted_set, find_accepted, read_accepted
 from clusterpaths.sets.find import find_named
 from clusterpaths.sets.published import PublishedSet, open_set
@@ -292,3 +294,14 @@ def test_sets_in_a_bucket_are_decided_there(
         assert accepted_set(there, "Hair").name == "Better/set_01"
         content, _ = (there / "Better" / "set_01").read_version("gate.json")
         assert GateRecord.model_validate_json(content or b"").accepted
+
+
+def test_a_set_of_the_sample_is_repeated_on_drawn_faces(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLUSTERPATHS_HOME", str(tmp_path))
+    options = {"model": SAMPLE_MODEL, "sample_size": 40, "evaluate": False, "check_preprocessing": False, "k": 2}
+    published = run(SampleRun(**options)).published  # as `clusterpaths sample` runs
+    assert published
+    config = candidate_config(published, models / "better.onnx")
+    assert (config.sample, config.sample_size, config.data_root) == (True, 40, None)
