@@ -155,7 +155,7 @@ def test_a_gate_in_the_deployments_parameters_decides_and_moves_the_accepted_set
     gate = {"reference": "Gated", "policy": str(site.home / "policy.toml")}
     for name, change in (("Confused", {"exchange": (1, 3)}), ("Further", {"noise": 0.01})):
         model = write_variant(site.home / "candidates" / f"{name}.onnx", **change)
-        config = {"model": str(model), "name": name, "compare": True, "evaluate": False, "check_preprocessing": False}
+        config = {"model": str(model), "name": name, "evaluate": False, "check_preprocessing": False}
         ended = site.end_of(site.start("celeba/on-new-model", config=config, gate=gate))
         assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
         assert ("gate", "markdown") in site.artifacts(ended["id"])
