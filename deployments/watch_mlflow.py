@@ -30,7 +30,8 @@ from clusterpaths.errors import ClusterPathsError, ConfigError, ModelError
 from clusterpaths.gate.registry import ANNOUNCED, Registry, Version
 from clusterpaths.records import Record
 from clusterpaths.watching.arrivals import Arrival, Outcome, Rejected, examine_apart, reject
-from tasks.announcing import deliver, event_of, server_url
+from tasks.announcing import event_of
+from tasks.events import deliver, server_url
 
 _LONGEST_DELAY = 60.0
 

@@ -1,18 +1,19 @@
 """The gate's decision as a Prefect task, and what a run shows and announces of it.
 
-Two kinds of `onnx-model.rejected` exist; their payload tells them apart: `stage` is "file" for a file that is no usable model,
-which the watcher announces, and "gate" for a model that a policy rejected.
+Two kinds of `onnx-model.rejected` exist: with the `stage` "file" in the payload, of a file that is no usable model, which the
+watcher announces; with "gate", of a model that a policy rejected.
 """
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.events import emit_event
+from prefect.events import Event
 
 from clusterpaths.config import TIME_LIMIT
 from clusterpaths.gate.markdown import markdown
@@ -20,10 +21,13 @@ from clusterpaths.gate.policy import GateSettings
 from clusterpaths.gate.run import Decided, decide_and_accept
 from clusterpaths.watching.arrivals import model_name
 from tasks.announcing import REJECTED
+from tasks.events import deliver, server_url
 from tasks.time_limit import in_own_thread
 
 ACCEPTED = "onnx-model.accepted"
 GATE = "gate"  # the stage of a payload
+_IDS = uuid.UUID("0f0a1c0e-5f0b-4a53-8d3f-2b7d4f0c9e21")  # namespace of the ids of these events
+_AGAIN: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 3, "retry_delay_seconds": [2, 10, 30]}
 
 # a decision is stored beside the set, and an accepted set is found again: a repeated run decides the same
 decide = task(name="gate", task_run_name="gate", cache_policy=NO_CACHE, timeout_seconds=TIME_LIMIT)(
@@ -36,9 +40,9 @@ def show_decision(decided: Decided) -> None:
     create_markdown_artifact(markdown(decided.record), key="gate", description=decided.record.headline)
 
 
-@task(name="announce decision", task_run_name="announce decision", cache_policy=NO_CACHE)
+@task(name="announce decision", task_run_name="announce decision", **_AGAIN)
 def announce_decision(path: Path, decided: Decided) -> None:
-    """Emit `onnx-model.accepted` or `onnx-model.rejected`, about the resource that the model's arrival was about."""
+    """Send `onnx-model.accepted` or `onnx-model.rejected`, about the resource that the model's arrival was about."""
     record, moved = decided.record, decided.moved
     for reason in record.reasons:
         get_run_logger().warning(reason)
@@ -60,9 +64,9 @@ def announce_decision(path: Path, decided: Decided) -> None:
     )
 
 
-@task(name="announce refusal", task_run_name="announce refusal", cache_policy=NO_CACHE)
+@task(name="announce refusal", task_run_name="announce refusal", **_AGAIN)
 def announce_refusal(path: Path, sha256: str, gate: GateSettings, reason: str) -> None:
-    """Emit `onnx-model.rejected` for a model that could not be run or compared: it has no set."""
+    """Send `onnx-model.rejected` for a model that could not be run or compared: it has no set."""
     _emit(
         REJECTED,
         path,
@@ -76,9 +80,19 @@ def announce_refusal(path: Path, sha256: str, gate: GateSettings, reason: str) -
 
 
 def _emit(event: str, path: Path, sha256: str, more: dict[str, Any]) -> None:
-    name = model_name(path)
-    emit_event(
-        event=event,
-        resource={"prefect.resource.id": f"onnx-model.{name}", "prefect.resource.name": name},
-        payload={"stage": GATE, "path": str(path), "name": name, "sha256": sha256, **more},
+    """Send an event; that of the same decision on the same model has always the same id, so a repeated run sends none."""
+    name, url = model_name(path), server_url()
+    if url is None:
+        return
+    what = f"{event} {sha256} {more['reference']} {more['set']} {more['document']} {more['reason']}"
+    deliver(
+        [
+            Event(
+                id=uuid.uuid5(_IDS, what),
+                event=event,
+                resource={"prefect.resource.id": f"onnx-model.{name}", "prefect.resource.name": name},
+                payload={"stage": GATE, "path": str(path), "name": name, "sha256": sha256, **more},
+            )
+        ],
+        url,
     )

@@ -19,8 +19,8 @@ from clusterpaths.errors import InputError
 from clusterpaths.export.path_model import check_set_model, export_path_model
 from clusterpaths.gate.policy import LatencyRule
 from clusterpaths.gate.record import Measured
+from clusterpaths.models.feed import as_input
 from clusterpaths.models.products import one_thread_options
-from clusterpaths.models.session import as_input
 from clusterpaths.sets.places import model_of
 from clusterpaths.sets.published import PublishedSet
 
@@ -59,7 +59,7 @@ def _prepared(published: PublishedSet, target: Path, batch: int) -> tuple[Callab
     session = onnxruntime.InferenceSession(exported.path, one_thread_options(), providers=["CPUExecutionProvider"])
     n = exported.batch or batch
     pixels = np.random.default_rng(0).random((n, 3, *published.record.preprocessing.size), np.float32)
-    given = {exported.input: as_input(record, pixels)}
+    given = {exported.input: as_input(pixels, record.layout, record.input_type)}
     return (lambda: session.run(None, given)), n
 
 

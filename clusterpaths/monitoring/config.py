@@ -18,7 +18,10 @@ class MonitorConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reference: str = Field(description="the set to compare with: NAME/set_NN, or NAME for its newest set")
+    reference: str = Field(
+        description="the set to compare with: NAME/set_NN, or NAME for the accepted set of that name (its newest before any was "
+        "accepted)"
+    )
     data_root: Annotated[CacheRoot | None, IMAGES] = Field(
         None, description="the new images: a directory, s3://BUCKET/PREFIX, or what --dataset needs"
     )

@@ -28,8 +28,9 @@ from clusterpaths.monitoring.series import Series
 from clusterpaths.monitoring.sources import Progress, Source, no_progress, open_new
 from clusterpaths.monitoring.verdict import level_of_window
 from clusterpaths.monitoring.windows import Size, Window, cut, mark_duplicates
-from clusterpaths.sets.find import find_named
+from clusterpaths.sets import accepted
 from clusterpaths.sets.published import PublishedSet
+from clusterpaths.storage import open_storage
 
 log = logging.getLogger("clusterpaths.running.monitor")
 Clock = Callable[[], int]
@@ -44,9 +45,9 @@ def find_reference(config: MonitorConfig) -> PublishedSet:
     """The set that is compared with.
 
     Raises:
-        CacheError: there is no such set, it has no examples, or another program made it.
+        CacheError: there is no such set, it has no examples, another program made it, or it was accepted and is gone.
     """
-    published = find_named(config.cache_root or roots.cache_root(), config.reference)
+    _, published = accepted.find_reference(open_storage(config.cache_root or roots.cache_root()), config.reference)
     if not published.num_examples:
         raise CacheError(f"{published.path} has no examples to compare with. Expected a set with some; name another.")
     return published

@@ -1,7 +1,7 @@
 """The prediction log: what a service wrote of each image that it answered with a path model, read as observations.
 
-Belongs here: the columns, and reading parquet files and CSV files. A log is a file, or a directory with files at any depth;
-files whose name begins with a dot are not complete.
+Belongs here: reading parquet files and CSV files; what a service writes is `log_format.py`'s. A log is a file, or a directory with
+files at any depth; files whose name begins with a dot are not complete.
 
 Columns: `time` (parquet: timestamp with a time zone; CSV: ISO time), `id` (rows with the same one are duplicates), `path`
 (parquet: list of integers; CSV: 0-1-4), `ood_score`; optional `distances` (of parquet) and `prediction` (-1: none). A parquet
@@ -22,26 +22,14 @@ import pyarrow.parquet as pq
 import pydantic
 import xxhash
 from numpy.typing import NDArray
-from pydantic import Field
 
 from clusterpaths.errors import DatasetError
+from clusterpaths.monitoring.log_format import LOG_KEY, LogNote
 from clusterpaths.monitoring.observations import Observations, Status, empty_observations, join_observations
-from clusterpaths.records import Record
 from clusterpaths.sets.published import PublishedSet
 
-LOG_KEY = "clusterpaths.log"
 REQUIRED = ("time", "id", "path", "ood_score")
 _KINDS = (".parquet", ".csv")
-
-
-class LogNote(Record):
-    """Metadata of a log's parquet file, under `LOG_KEY`."""
-
-    version: int = 1
-    set: str = Field(description="NAME/set_NN")
-    fingerprint: str = Field(description="of the set")
-    model: str = Field(description="SHA-256 of the classifier")
-    layers: tuple[str, ...]
 
 
 def log_files(source: Path) -> list[Path]:

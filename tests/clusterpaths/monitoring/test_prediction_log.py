@@ -15,9 +15,10 @@ import pytest
 
 from clusterpaths.errors import DatasetError
 from clusterpaths.monitoring.config import MonitorConfig
+from clusterpaths.monitoring.log_format import LOG_KEY, LogNote
 from clusterpaths.monitoring.monitor import check_once, watch
 from clusterpaths.monitoring.observations import Status
-from clusterpaths.monitoring.prediction_log import LOG_KEY, LogNote, log_files, read_log
+from clusterpaths.monitoring.prediction_log import log_files, read_log
 from clusterpaths.monitoring.windows import SECOND
 from clusterpaths.sets.published import PublishedSet
 
