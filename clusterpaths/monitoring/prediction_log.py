@@ -1,6 +1,6 @@
 """The prediction log: what a service wrote of each image that it answered with a path model, read as observations.
 
-Belongs here: reading parquet files and CSV files; what a service writes is `log_format.py`'s. A log is a file, or a directory with
+Belongs here: reading parquet and CSV files; what a service writes is `log_format.py`'s. A log is a file, or a directory with
 files at any depth; files whose name begins with a dot are not complete.
 
 Columns: `time` (parquet: timestamp with a time zone; CSV: ISO time), `id` (rows with the same one are duplicates), `path`
