@@ -18,7 +18,7 @@ from clusterpaths.gate.decide import check
 from clusterpaths.gate.latency import measure_latency
 from clusterpaths.gate.measure import Evidence
 from clusterpaths.gate.policy import DEFAULT, Policy
-from clusterpaths.gate.record import GateRecord, Side, side, write_decision
+from clusterpaths.gate.record import GateRecord, decision_names, read_decision, side, write_decision
 from clusterpaths.running import stages
 from clusterpaths.running.report import Report
 from clusterpaths.running.runner import Runner
@@ -148,8 +148,6 @@ def decide_and_accept(
 
 def _stored(candidate: PublishedSet) -> Decided | None:
     """The last decision that accepted this set."""
-    from clusterpaths.gate.record import decision_names, read_decision
-
     for name in reversed(decision_names(candidate)):
         if (record := read_decision(candidate, name)).accepted:
             return Decided(record, candidate, name, Moved(True))
@@ -173,6 +171,3 @@ def _notes(evidence: Evidence) -> tuple[str, ...]:
     if alone:
         notes.append(f"{alone:,} examples of the reference are not in the candidate's set.")
     return tuple(notes)
-
-
-__all__ = ["Decided", "Side", "decide", "decide_and_accept", "publish_candidate"]

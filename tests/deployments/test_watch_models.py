@@ -175,7 +175,8 @@ def test_a_text_file_is_rejected_once_with_the_reason(watcher: Watcher) -> None:
     file = watcher.folder / "notes.onnx"
     file.write_text("not a model at all\n")
     told = watcher.wait_for(file.name, "rejected")
-    assert set(told) == {"path", "name", "sha256", "reason"}
+    assert set(told) == {"path", "name", "sha256", "reason", "stage"}
+    assert told["stage"] == "file"
     assert told["path"] == str(file)
     assert "is not an ONNX model" in told["reason"]
     assert "\n" not in told["reason"]
