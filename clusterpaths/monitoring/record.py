@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import math
+from pathlib import PurePath
 from typing import Literal
 
 from pydantic import Field
@@ -112,6 +113,11 @@ class WindowRecord(Record):
     def drifted(self) -> bool:
         """The verdict."""
         return self.verdict.drifted
+
+    @property
+    def source_name(self) -> str:
+        """The source for who is not on this machine: a directory or file without where it is."""
+        return self.source if "://" in self.source else PurePath(self.source).name
 
     def require_consistent(self, number: int) -> None:
         """Check that the record is the window of this number, its times are times, and its numbers are finite.

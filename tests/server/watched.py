@@ -27,7 +27,7 @@ def record_windows(published: PublishedSet, name: str = SERIES) -> Series:
     series = Series(published, name)
     judge = Judge(
         published,
-        "cameras/",
+        "/srv/images/gate",
         alpha=0.01,
         seed=0,
         series=name,

@@ -77,7 +77,12 @@ def window(
     """The complete record of one window: its tests, its counts, and what grew."""
     index, published = with_series(library.set(model, set), series)
     version = f"{index.summary.version} {history.version(published, series, number)}"
-    return of_version(request, version, str(index.folder), lambda: history.window(published, series, number))
+
+    def answer() -> WindowRecord:
+        found = history.window(published, series, number)
+        return found.model_copy(update={"source": found.source_name})  # no path of this machine
+
+    return of_version(request, version, str(index.folder), answer)
 
 
 @router.get(
