@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,16 +82,20 @@ def scale_distances(clusters: Ints, distances: Floats, k: Sequence[int]) -> Dist
 
 
 def held_out_scores(
-    clusters: Ints, distances: Floats, k: Sequence[int], distance: Distance, fitted: NDArray[np.bool_]
+    clusters: Ints,
+    distances: Floats,
+    k: Sequence[int],
+    distance: Distance,
+    fitted: NDArray[np.bool_],
+    held_out: Assigned | None = None,
 ) -> NDArray[np.float64]:
     """(n,) the OOD score that each example would have if it were held out: what a new example's score is compared with.
 
     An example that a centroid was fitted on is nearer to it than a new one is, the more so the smaller the cluster. So its
     distance is that to the centroid of the other fitted members, and mean and spread are those of the other members. Both
-    follow exactly from the distances where the centroid is the mean of its members (for cosine, of their directions); the
-    cluster stays the same. This is the jackknife of conformal prediction (Vovk et al., Algorithmic Learning in a Random
-    World, 2005; Barber et al., arXiv 1905.02928). Nothing is known of a cluster without its only member: the member
-    counts as the layer's farthest.
+    follow exactly from the distances where the centroid is the mean of its members (for cosine, of their directions). This
+    is the jackknife of conformal prediction (Vovk et al., Algorithmic Learning in a Random World, 2005; Barber et al., arXiv
+    1905.02928). Nothing is known of a cluster without its only member: the member counts as the layer's farthest.
 
     Args:
         clusters: (n, layers), n > 0.
@@ -99,9 +103,10 @@ def held_out_scores(
         k: clusters of each layer.
         distance: 1 - cosine, or Euclidean.
         fitted: (n, layers) whether the layer was fitted on the example.
+        held_out: where each example is, if it is held out; if left out, its cluster stays the same.
     """
     _require_distances(clusters, distances)
-    scores = np.zeros(len(clusters))
+    standardised = np.empty(clusters.shape)
     for i, num_clusters in enumerate(k):
         own, values = clusters[:, i], distances[:, i].astype(np.float64)
         far, alone = _without_itself(own, values, num_clusters, distance, fitted[:, i])
@@ -113,10 +118,45 @@ def held_out_scores(
         spread = np.sqrt(np.maximum((squares - values**2) / others - mean**2, 0))
         pooled = float(np.sqrt(np.square(values - sums / sizes).mean()))
         spread = np.maximum(np.where(sizes > 2, spread, pooled), max(SPREAD_FLOOR * pooled, TINIEST_SPREAD))
-        standardised = (far - mean) / spread
-        standardised[alone] = standardised[~alone].max(initial=0)
-        scores += standardised / len(k)
+        standardised[:, i] = (far - mean) / spread
+        standardised[alone, i] = standardised[~alone, i].max(initial=0)
+    if held_out is not None:
+        moved = held_out.clusters != clusters
+        scale = scale_distances(clusters, distances, k)
+        standardised[moved] = scale.standardise(held_out.clusters, held_out.distances)[moved]
+    scores: NDArray[np.float64] = standardised.mean(axis=1)
     return scores
+
+
+class Assigned(NamedTuple):
+    """Of each example the clusters (n, layers) and the distances (n, layers) to their centroids."""
+
+    clusters: Ints
+    distances: Floats
+
+
+def assign_held_out(
+    distances: Floats, own: Ints, distance: Distance, fitted: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The nearest centroid of each example if it were held out from its own, and the distance to it; (n,) each.
+
+    A centroid is drawn to each example it was fitted on. Where activations are wide, some examples would be in another
+    cluster without that, so clusters of fitted examples are not distributed as those of new ones.
+
+    Args:
+        distances: (n, k) to all centroids of a layer.
+        own: (n,) the cluster it is in; one without any example is no other example's.
+        distance: 1 - cosine, or Euclidean.
+        fitted: (n,) whether the layer was fitted on the example.
+    """
+    n, k = distances.shape
+    rows = np.arange(n)
+    held_out = distances.astype(np.float64)
+    held_out[:, np.bincount(own, minlength=k) == 0] = np.inf
+    far, alone = _without_itself(own, held_out[rows, own], k, distance, fitted)
+    held_out[rows, own] = np.where(alone & (len(np.unique(own)) > 1), np.inf, far)
+    nearest = held_out.argmin(axis=1)
+    return nearest, held_out[rows, nearest]
 
 
 def _without_itself(

@@ -237,18 +237,19 @@ class PublishedSet(Conveniences, SetDirectory):
         return Scores(exact.astype(np.float32), exact.mean(axis=1))
 
     @cached_property
-    def held_out_scores(self) -> NDArray[np.float64]:
-        """(n,) the OOD scores that the examples would have if each were held out; n > 0."""
+    def fitted(self) -> NDArray[np.bool_]:
+        """(n, L) whether the layer's centroids were fitted on the example."""
         fitted = np.ones(self.clusters.shape, np.bool_)
         if self.record.config.get("fit") != "all":
             for i, k in enumerate(self.k):
                 fitted[:, i] = np.isin(self.ids, draw_ids(self.ids, fit_size(k)), assume_unique=True)
-        return held_out_scores(self.clusters, self.distances, self.k, self.record.distance, fitted)
+        return fitted
 
     @cached_property
     def held_out_ood(self) -> NDArray[np.float64]:
-        """(n,) `held_out_scores`, ascending."""
-        return np.sort(self.held_out_scores)
+        """(n,) ascending: the OOD scores that the examples would have if each were held out; n > 0."""
+        scores = held_out_scores(self.clusters, self.distances, self.k, self.record.distance, self.fitted)
+        return np.sort(scores)
 
     @cached_property
     def unseen_rule(self) -> UnseenRule:
