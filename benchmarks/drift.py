@@ -8,6 +8,7 @@ changed, or no image of one predicted class is in it; searched is the smallest a
 
     python benchmarks/drift.py                      writes benchmarks/results/drift.json (about 25 minutes on 2 cores)
     python benchmarks/drift.py --alibi PYTHON       with alibi-detect too, by the Python of an environment that has it
+    python benchmarks/drift.py --parts alarms,power some of alarms, power, series, alibi
     python benchmarks/drift.py --quick              a check that it works: one split, few windows, nothing is written
 
 alibi-detect is under the Business Source License, so it is no dependency; it is asked by `drift_alibi.py`.
@@ -23,17 +24,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import cyclopts
 import numpy as np
 import onnxruntime
-from drift_methods import Seen, detectors
+from drift_methods import METHODS, Detector, Seen, detectors
 from drift_shifts import Shift, shifts, smallest
 from evaluation import cpu_name
 from numpy.typing import NDArray
@@ -52,13 +54,14 @@ from clusterpaths.sets.published import PublishedSet
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "drift.json"
-SPLITS, POWER_SPLITS = 60, 6
+SPLITS, POWER_SPLITS = 40, 5
 REFERENCE = 1000
 SIZES = (50, 100, 200)
 ALPHA = 0.05
-SERIES = (200, ALPHA / 100)  # size and level of a window of a series of 100
-TRIALS = 20  # windows of a split for each amount
-ALIBI_TRIALS = 7
+PARTS = ("alarms", "power", "series", "alibi")
+# Sizes and levels of windows: by hand, and of a series of 100
+SETTINGS = {"power": [(size, ALPHA) for size in SIZES], "series": [(200, ALPHA / 100)]}
+TRIALS = {"power": 12, "series": 4, "alibi": 4}  # windows of a split for each amount
 PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime", "pillow")
 LAST = "relu_4"  # the output with the last hidden layer
 BATCH = 64
@@ -74,11 +77,13 @@ class Split:
     see: Callable[[NDArray[np.uint8]], Seen]
 
 
-def main(alibi: Path | None = None, quick: bool = False) -> None:
-    """Measure, print Markdown tables, and write the numbers.
+def main(parts: tuple[str, ...] = PARTS, alibi: Path | None = None, quick: bool = False) -> None:
+    """Measure, print Markdown tables, and write the numbers; those of other parts stay as they are.
 
     Parameters
     ----------
+    parts
+        what to measure
     alibi
         the Python of an environment with alibi-detect and torch, to compare with its KSDrift and MMDDrift
     quick
@@ -87,42 +92,42 @@ def main(alibi: Path | None = None, quick: bool = False) -> None:
     shared = os.environ.get("CLUSTERPATHS_SHARED")
     if not shared:
         sys.exit("error: CLUSTERPATHS_SHARED is not set. It should name a directory that holds celeba/ and models/.")
-    started = time.perf_counter()
-    source = Source(Path(shared))
-    alarms: dict[str, list[list[float]]] = {}
-    power: dict[str, Any] = {}
+    if unknown := set(parts) - set(PARTS):
+        sys.exit(f"error: --parts names {', '.join(sorted(unknown))}. It should name some of {', '.join(PARTS)}.")
+    source, result = Source(Path(shared)), json.loads(RESULT.read_text()) if RESULT.is_file() and not quick else {}
     with tempfile.TemporaryDirectory(prefix="clusterpaths-benchmark-") as work:
-        splits = []
-        for seed in range(1, 2 if quick else SPLITS + 1):  # 0 was looked at when HIGH_SHARE was chosen
-            split = source.split(Path(work), seed)
-            for name, shares in false_alarms(split, source.pixels).items():
-                alarms.setdefault(name, []).append(shares)
-            if seed <= POWER_SPLITS:
-                splits.append(split)
-            print(f"split {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-        power = measure_power(splits, source.pixels, 2 if quick else TRIALS, SIZES[1:2] if quick else SIZES)
-        others = ask_alibi(alibi, splits, source.pixels, Path(work)) if alibi else None
-    result = {
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {cpu_name()}",
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-        "seconds": round(time.perf_counter() - started, 1),
-        "images": len(source.pixels),
-        "reference": REFERENCE,
-        "alpha": ALPHA,
-        "series": {"window": SERIES[0], "alpha": SERIES[1]},
-        "windows of a split": {str(size): (len(source.pixels) - REFERENCE) // size for size in SIZES},
-        "trials": TRIALS * len(splits),
-        "false alarms": {
-            name: {str(size): spread(column) for size, column in zip(SIZES, zip(*rows, strict=True), strict=True)}
-            for name, rows in alarms.items()
-        },
-        "power": power,
-        "alibi-detect": others,
-    }
+
+        def splits(count: int) -> Iterator[Split]:
+            for seed in range(1, count + 1):  # 0 was looked at when HIGH_SHARE was chosen
+                yield source.split(Path(work), seed)
+
+        for part in parts:
+            started = time.perf_counter()
+            if part == "alarms":
+                found: Any = measure_alarms(splits(1 if quick else SPLITS), source)
+            elif part == "alibi":
+                if not alibi:
+                    continue
+                found = ask_alibi(alibi, list(splits(1 if quick else POWER_SPLITS)), source.pixels, Path(work))
+            else:
+                settings = SETTINGS[part][1:2] if quick else SETTINGS[part]
+                names = METHODS if part == "power" else METHODS[:1]
+                trials = 2 if quick else TRIALS[part]
+                found = measure_power(
+                    list(splits(1 if quick else POWER_SPLITS)), source.pixels, names, settings, trials
+                )
+            result[part] = {
+                "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {cpu_name()}",
+                "python": platform.python_version(),
+                "versions": {name: version(name) for name in PACKAGES},
+                "seconds": round(time.perf_counter() - started, 1),
+                "images": len(source.pixels),
+                "reference": REFERENCE,
+            } | found
+            if not quick:
+                stored = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+                RESULT.write_text(json.dumps(stored | {part: result[part]}, indent=1) + "\n")
     print(tables(result))
-    if not quick:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
 class Source:
@@ -192,61 +197,61 @@ def open_session(model: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def false_alarms(split: Split, pixels: NDArray[np.uint8]) -> dict[str, list[float]]:
-    """Detector -> share of the disjoint windows of each size that it calls drifted."""
-    seen = split.see(pixels[split.held_out])
+def measure_alarms(splits: Iterable[Split], source: Source) -> dict[str, Any]:
+    """For each detector and window size the share of disjoint windows that it calls drifted, over splits."""
+    shares: dict[str, dict[str, list[float]]] = {name: {str(size): [] for size in SIZES} for name in METHODS}
+    count = 0
+    for count, split in enumerate(splits, start=1):
+        seen, found = split.see(source.pixels[split.held_out]), detectors(split.reference, split.layers)
+        for size in SIZES:
+            windows = [seen.take(np.arange(size) + at) for at in starts(len(seen), size)]
+            for name, detect in found.items():
+                shares[name][str(size)].append(
+                    float(np.mean([detect(one, ALPHA, at) for at, one in enumerate(windows)]))
+                )
+        print(f"reference {count} of {SPLITS}", file=sys.stderr, flush=True)
     return {
-        name: [
-            float(np.mean([detect(seen.take(np.arange(size) + at), ALPHA, at) for at in starts(len(seen), size)]))
-            for size in SIZES
-        ]
-        for name, detect in detectors(split.reference, split.layers).items()
+        "alpha": ALPHA,
+        "references": count,
+        "windows of each": {size: len(starts(len(source.pixels) - REFERENCE, int(size))) for size in map(str, SIZES)},
+        "detectors": {name: {size: spread(values) for size, values in each.items()} for name, each in shares.items()},
     }
 
 
-def starts(n: int, size: int) -> Iterable[int]:
+def starts(n: int, size: int) -> range:
     """Of disjoint windows."""
     return range(0, n - size + 1, size)
 
 
 def measure_power(
-    splits: list[Split], pixels: NDArray[np.uint8], trials: int, sizes: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """For each shift, detector and window size the smallest amount found, and the shares of windows that were measured."""
+    splits: list[Split],
+    pixels: NDArray[np.uint8],
+    names: Sequence[str],
+    settings: Sequence[tuple[int, float]],
+    trials: int,
+) -> dict[str, Any]:
+    """For each shift, detector and setting the smallest amount found, and the shares of windows that were measured."""
     by_split = [detectors(split.reference, split.layers) for split in splits]
-    settings = [(name, size, ALPHA) for name in by_split[0] for size in sizes]
-    settings += [("cluster paths", *SERIES)] if len(sizes) > 1 else []
     rows = []
     for shift in shifts([pixels[split.held_out] for split in splits], [split.see for split in splits]):
-        for name, size, alpha in settings:
-
-            def power(
-                amount: float, shift: Shift = shift, setting: tuple[str, int, float] = (name, size, alpha)
-            ) -> float:
-                name, size, alpha = setting
-                return float(
-                    np.mean(
-                        [
-                            by_split[at][name](shift.window(at, amount, size, trial), alpha, trial)
-                            for at in range(len(splits))
-                            for trial in range(trials)
-                        ]
-                    )
-                )
-
-            least, measured = smallest(shift.amounts, power)
-            rows.append(
-                {
-                    "shift": shift.name,
-                    "detector": name,
-                    "window": size,
-                    "alpha": alpha,
-                    "smallest": least,
-                    "found": {f"{amount:g}": round(share, 3) for amount, share in measured.items()},
-                }
-            )
+        for name, (size, alpha) in product(names, settings):
+            least, measured = smallest(shift.amounts, partial(found_share, by_split, shift, name, size, alpha, trials))
+            row = {"shift": shift.name, "detector": name, "window": size, "alpha": alpha, "smallest": least}
+            rows.append(row | {"found": {f"{amount:g}": round(share, 3) for amount, share in measured.items()}})
         print(f"{shift.name}: done", file=sys.stderr, flush=True)
-    return rows
+    return {"windows": trials * len(splits), "rows": rows}
+
+
+def found_share(
+    by_split: list[Mapping[str, Detector]], shift: Shift, name: str, size: int, alpha: float, trials: int, amount: float
+) -> float:
+    """Share of the windows with this amount of a shift that a detector calls drifted."""
+    drifted = [
+        by_split[at][name](shift.window(at, amount, size, trial), alpha, trial)
+        for at in range(len(by_split))
+        for trial in range(trials)
+    ]
+    return float(np.mean(drifted))
 
 
 def ask_alibi(python: Path, splits: list[Split], pixels: NDArray[np.uint8], work: Path) -> dict[str, Any]:
@@ -262,7 +267,7 @@ def ask_alibi(python: Path, splits: list[Split], pixels: NDArray[np.uint8], work
         order[shift.name] = list(shift.amounts)
         for amount in shift.amounts:
             for at in range(len(splits)):
-                windows = [shift.window(at, amount, size, trial).features for trial in range(ALIBI_TRIALS)]
+                windows = [shift.window(at, amount, size, trial).features for trial in range(TRIALS["alibi"])]
                 arrays[f"{shift.name} {amount} {at}"] = np.stack(windows)
     np.savez(folder / "windows.npz", **arrays)
     given = {"shifts": order, "splits": len(splits), "alpha": ALPHA}
@@ -270,7 +275,7 @@ def ask_alibi(python: Path, splits: list[Split], pixels: NDArray[np.uint8], work
     command = [str(python), str(HERE / "drift_alibi.py"), str(folder)]
     subprocess.run(command, check=True, env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
     found: dict[str, Any] = json.loads((folder / "found.json").read_text())
-    return found | {"window": size, "trials": ALIBI_TRIALS * len(splits)}
+    return found | {"windows": TRIALS["alibi"] * len(splits)}
 
 
 def spread(values: tuple[float, ...]) -> dict[str, float]:
@@ -283,32 +288,26 @@ def spread(values: tuple[float, ...]) -> dict[str, float]:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """Two Markdown tables: false alarms, and the smallest shifts that are found."""
-    sizes = list(map(str, SIZES))
-    alibi = result["alibi-detect"] or {"false alarms": {}, "power": []}
-    lines = [
-        f"False alarms at {result['alpha']:.0%} asked for; in brackets 95% intervals over {SPLITS} references.",
-        "",
-        "| detector | " + " | ".join(f"windows of {size}" for size in sizes) + " |",
-        "|---" * (len(sizes) + 1) + "|",
-    ]
-    for name, of_size in (result["false alarms"] | alibi["false alarms"]).items():
-        cells = [rate(of_size[size]) if size in of_size else "" for size in sizes]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    rows = result["power"] + alibi["power"]
-    names = list(dict.fromkeys(row["shift"] for row in rows))
-    lines += [
-        "",
-        f"| smallest shift found in 80% of the windows | {' | '.join(names)} |",
-        "|---" * (len(names) + 1) + "|",
-    ]
-    settings = dict.fromkeys((row["detector"], row["window"], row["alpha"]) for row in rows)
-    for setting in settings:
-        found = {
-            row["shift"]: row["smallest"] for row in rows if (row["detector"], row["window"], row["alpha"]) == setting
-        }
-        cells = [amount(found.get(name)) for name in names]
-        lines.append(f"| {setting[0]}, windows of {setting[1]}, level {setting[2]:.4g} | {' | '.join(cells)} |")
+    """Two Markdown tables of the parts that were measured: false alarms, and the smallest shifts that are found."""
+    lines = []
+    alarms = result.get("alarms", {}).get("detectors", {}) | result.get("alibi", {}).get("detectors", {})
+    if alarms:
+        sizes = list(map(str, SIZES))
+        lines += ["| false alarms | " + " | ".join(f"windows of {size}" for size in sizes) + " |"]
+        lines += ["|---" * (len(sizes) + 1) + "|"]
+        for name, of_size in alarms.items():
+            cells = [rate(of_size[size]) if size in of_size else "" for size in sizes]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    rows = [row for part in ("power", "alibi", "series") for row in result.get(part, {}).get("rows", [])]
+    if rows:
+        names = list(dict.fromkeys(row["shift"] for row in rows))
+        lines += ["", f"| detector | images | level | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
+        for setting in dict.fromkeys((row["detector"], row["window"], row["alpha"]) for row in rows):
+            of = [row for row in rows if (row["detector"], row["window"], row["alpha"]) == setting]
+            found = {row["shift"]: shown(row["smallest"]) for row in of}
+            lines.append(
+                f"| {setting[0]} | {setting[1]} | {setting[2]:g} | {' | '.join(found[name] for name in names)} |"
+            )
     return "\n".join(lines)
 
 
@@ -317,7 +316,7 @@ def rate(one: dict[str, float]) -> str:
     return f"{one['mean']:.1%} ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
 
 
-def amount(value: float | None) -> str:
+def shown(value: float | None) -> str:
     """As a share or as a number; a dash: even the strongest is not found."""
     if value is None:
         return "—"

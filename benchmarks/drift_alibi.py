@@ -43,7 +43,7 @@ def main(folder: Path) -> None:
             row = {"shift": shift, "detector": name, "window": size, "alpha": alpha, "smallest": least}
             power.append(row | {"found": {f"{amount:g}": round(value, 3) for amount, value in measured.items()}})
     versions = {package: version(package) for package in ("alibi-detect", "torch", "numpy")}
-    (folder / "found.json").write_text(json.dumps({"versions": versions, "false alarms": alarms, "power": power}))
+    (folder / "found.json").write_text(json.dumps({"alibi versions": versions, "detectors": alarms, "rows": power}))
 
 
 MAKERS: dict[str, Callable[[Any, float], Any]] = {
@@ -66,7 +66,7 @@ def share(drifted: list[bool]) -> dict[str, float]:
         (p + z * z / (2 * n)) / (1 + z * z / n),
         z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
     )
-    return {"mean": round(p, 4), "low": round(float(middle - half), 4), "high": round(float(middle + half), 4)}
+    return {"mean": round(p, 4), "low": round(max(float(middle - half), 0), 4), "high": round(float(middle + half), 4)}
 
 
 def smallest(amounts: list[float], power: Callable[[float], float]) -> tuple[float | None, dict[float, float]]:

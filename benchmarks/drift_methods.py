@@ -17,6 +17,7 @@ from sklearn.decomposition import PCA
 from clusterpaths.monitoring.two_sample import count_groups, draws_needed, g_test, holm
 from clusterpaths.monitoring.verdict import Routes, detect
 
+METHODS = ("cluster paths", "softmax", "PCA + KS, last layer", "PCA + KS, pixels")
 COMPONENTS = 32  # as Rabanser, Günnemann and Lipton, Failing Loudly, NeurIPS 2019
 Rows = NDArray[np.floating[Any]]
 
@@ -66,17 +67,13 @@ Detector = Callable[[Seen, float, int], bool]  # of (window, alpha, seed)
 
 def detectors(reference: Seen, layers: tuple[str, ...]) -> Mapping[str, Detector]:
     """By name, for one reference."""
-    pca = {
-        "PCA + KS, last layer": _pca_ks(reference.features, lambda seen: seen.features),
-        "PCA + KS, pixels": _pca_ks(reference.pixels, lambda seen: seen.pixels),
-    }
-    return {
-        "cluster paths": lambda window, alpha, seed: (
-            detect(reference.routes, window.routes, layers, (), alpha, seed).drifted
-        ),
-        "softmax": lambda window, alpha, seed: _softmax(reference, window, alpha, seed),
-        **pca,
-    }
+    found: tuple[Detector, ...] = (
+        lambda window, alpha, seed: detect(reference.routes, window.routes, layers, (), alpha, seed).drifted,
+        lambda window, alpha, seed: _softmax(reference, window, alpha, seed),
+        _pca_ks(reference.features, lambda seen: seen.features),
+        _pca_ks(reference.pixels, lambda seen: seen.pixels),
+    )
+    return dict(zip(METHODS, found, strict=True))
 
 
 def _softmax(reference: Seen, window: Seen, alpha: float, seed: int) -> bool:
