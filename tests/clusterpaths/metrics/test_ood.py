@@ -12,6 +12,8 @@ from sklearn.preprocessing import normalize
 
 from clusterpaths.clustering.kmeans import assign
 from clusterpaths.metrics.ood import (
+    Assigned,
+    assign_held_out,
     confidence_scores,
     held_out_scores,
     overall_distance,
@@ -86,6 +88,55 @@ def test_held_out_scores_are_those_of_each_example_left_out(distance: Distance) 
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     twice = [np.repeat(one[:, None], 2, axis=1) for one in (own, distances, fitted)]
     np.testing.assert_allclose(held_out_scores(*twice[:2], [3, 3], distance, twice[2]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_examples_are_assigned_as_if_they_were_held_out(distance: Distance) -> None:
+    """Compared with centroids that scikit-learn fits without the example; those that were not fitted stay where they are."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((90, 40)) + 1
+    rows = normalize(rows) if distance == "cosine" else rows
+    metric = cosine_distances if distance == "cosine" else euclidean_distances
+    fitted = np.arange(90) < 80
+    own = cluster_rows(ArrayRows(rows[fitted].astype(np.float32)), 3, distance, 0).labels.astype(np.int64)
+
+    def centroids(among: NDArray[np.int64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = NearestCentroid().fit(rows[among], own[among]).centroids_
+        return found
+
+    distances = metric(rows, centroids(np.arange(80)))
+    own = np.concatenate([own, distances[80:].argmin(axis=1)])
+    clusters, far = assign_held_out(distances, own, distance, fitted)
+    expected = np.array(
+        [
+            metric(rows[at : at + 1], centroids(np.delete(np.arange(80), at) if at < 80 else np.arange(80)))[0]
+            for at in range(90)
+        ]
+    )
+    np.testing.assert_array_equal(clusters, expected.argmin(axis=1))
+    np.testing.assert_allclose(far, expected.min(axis=1), rtol=1e-6)
+    assert (clusters != own)[:80].any()
+    assert not (clusters != own)[80:].any()
+
+
+def test_held_out_examples_go_to_occupied_clusters_and_leave_one_of_their_own() -> None:
+    own = np.array([0, 0, 0, 1, 3])  # nothing is in cluster 2, which is as near as their own
+    distances = np.array([[1.0, 5, 1, 9], [1, 6, 1, 9], [1, 4, 1, 9], [7, 0, 0, 8], [9, 9, 9, 0]])
+    clusters, far = assign_held_out(distances, own, "euclidean", np.ones(5, np.bool_))
+    assert clusters.tolist() == [0, 0, 0, 0, 0]
+    assert far.tolist() == [1.5, 1.5, 1.5, 7, 9]
+    alone = assign_held_out(np.ones((1, 1)), np.zeros(1, int), "euclidean", np.ones(1, np.bool_))
+    assert [one.tolist() for one in alone] == [[0], [1]]
+
+
+def test_an_example_that_changes_its_cluster_is_scored_in_the_new_one() -> None:
+    clusters, distances = np.array([[0], [0], [1], [1], [1]]), np.array([[1.0], [3], [2], [4], [6]])
+    moved = Assigned(np.array([[1], [0], [1], [1], [1]]), np.array([[8.0], [6], [3], [6], [9]]))
+    fitted = np.ones((5, 1), np.bool_)
+    stayed = held_out_scores(clusters, distances, [2], "euclidean", fitted)
+    found = held_out_scores(clusters, distances, [2], "euclidean", fitted, moved)
+    assert found[0] == pytest.approx((8 - 4) / np.std([2, 4, 6]))
+    np.testing.assert_array_equal(found[1:], stayed[1:])
 
 
 def test_the_only_member_of_a_cluster_counts_as_the_farthest() -> None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clusterpaths.metrics.ood import held_out_scores
-from clusterpaths.monitoring.reference import reference_routes
 from clusterpaths.monitoring.verdict import CLASS_EXAMPLES, Routes, Verdict, detect, level_of_window
-from clusterpaths.sets.published import open_set
-from tests.generated_set import generate
 
 LAYERS = ("conv1", "conv2", "fc1")
 CLASSES = ("cat", "dog")
@@ -174,16 +169,3 @@ def test_what_cannot_be_compared_is_refused() -> None:
     for alpha in (0.0, 1.0, -1.0, 5.0):
         with pytest.raises(ValueError, match="alpha should be above 0 and below 1"):
             verdict(five, five, alpha)
-
-
-def test_a_published_set_as_reference(tmp_path: Path) -> None:
-    """Its examples in their order, each with the OOD score it would have if it were held out."""
-    published = open_set(generate(tmp_path, n=300, layers={"conv1": (2, 3, 3), "fc1": (3,)}, k=4, attributes=1, seed=1))
-    found = reference_routes(published)
-    assert found.clusters is published.clusters
-    assert found.predictions is published.predictions
-    fitted = np.ones(found.clusters.shape, np.bool_)  # k=4 fits on more than 300 examples
-    expected = held_out_scores(found.clusters, published.distances, [4, 4], published.record.distance, fitted)
-    np.testing.assert_array_equal(found.ood_scores, expected)
-    np.testing.assert_array_equal(np.sort(found.ood_scores), published.held_out_ood)
-    assert found.ood_scores.mean() > published.scores.ood.mean()
