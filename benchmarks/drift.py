@@ -54,14 +54,14 @@ from clusterpaths.sets.published import PublishedSet
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "drift.json"
-SPLITS, POWER_SPLITS = 40, 5
+SPLITS, POWER_SPLITS = 30, 5
 REFERENCE = 1000
 SIZES = (50, 100, 200)
 ALPHA = 0.05
 PARTS = ("alarms", "power", "series", "alibi")
 # Sizes and levels of windows: by hand, and of a series of 100
 SETTINGS = {"power": [(size, ALPHA) for size in SIZES], "series": [(200, ALPHA / 100)]}
-TRIALS = {"power": 12, "series": 4, "alibi": 4}  # windows of a split for each amount
+TRIALS = {"power": 8, "series": 3, "alibi": 4}  # windows of a split for each amount
 PACKAGES = ("numpy", "scipy", "scikit-learn", "onnxruntime", "pillow")
 LAST = "relu_4"  # the output with the last hidden layer
 BATCH = 64
