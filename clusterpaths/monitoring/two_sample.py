@@ -22,6 +22,7 @@ Contribution = Callable[[Counts, Counts], NDArray[np.float64]]  # of one categor
 Effect = Callable[[Counts, Counts], NDArray[np.float64]]  # of (reference, window), (..., c) each
 
 EXCEEDANCES = 50  # of the observed statistic: the p-value then has a standard error of 14%, and drawing stops
+EXACT_SIZES = 1_000_000  # of the Kolmogorov-Smirnov test; it takes up to a second
 _FIRST_DRAWS = 400
 _MOST_CELLS = 1 << 22  # draws x categories at a time: 32 MB
 _TOLERANCE = 1e-9  # relative; equal statistics may differ by rounding and must count as equal
@@ -142,7 +143,7 @@ def high_scores_test(
 def ks_test(reference: NDArray[np.floating[Any]], window: NDArray[np.floating[Any]]) -> TestResult:
     """The two-sample Kolmogorov-Smirnov test of scores; statistic and effect are the largest difference of shares below a score.
 
-    Exact up to 10,000 examples per sample, asymptotic beyond (`scipy.stats.ks_2samp`); conservative with ties.
+    Exact while the product of the sizes is at most EXACT_SIZES, else asymptotic (`scipy.stats.ks_2samp`); conservative with ties.
 
     Raises:
         ValueError: an empty sample.
@@ -150,11 +151,12 @@ def ks_test(reference: NDArray[np.floating[Any]], window: NDArray[np.floating[An
     _require_samples(reference, window)
     from scipy.stats import ks_2samp  # takes half a second
 
-    found = ks_2samp(reference, window)
-    distance, size = float(found.statistic), len(reference) * len(window) / (len(reference) + len(window))
+    n, m = len(reference), len(window)
+    found = ks_2samp(reference, window, method="exact" if n * m <= EXACT_SIZES else "asymp")
+    distance, size = float(found.statistic), n * m / (n + m)
     # the mean of Kolmogorov's distribution is sqrt(pi / 2) ln 2 = 0.87 (Marsaglia, Tsang and Wang, J. Stat. Softw. 8, 2003)
     by_chance = min(1.0, float(np.sqrt(np.pi / 2) * np.log(2) / np.sqrt(size)))
-    return TestResult(distance, float(found.pvalue), distance, by_chance, len(reference), len(window))
+    return TestResult(distance, float(found.pvalue), distance, by_chance, n, m)
 
 
 def jensen_shannon_distance(reference: Counts, window: Counts) -> NDArray[np.float64]:
