@@ -246,10 +246,14 @@ class PublishedSet(Conveniences, SetDirectory):
         return fitted
 
     @cached_property
+    def held_out_scores(self) -> NDArray[np.float64]:
+        """(n,) the OOD scores that the examples would have if each were held out; n > 0."""
+        return held_out_scores(self.clusters, self.distances, self.k, self.record.distance, self.fitted)
+
+    @cached_property
     def held_out_ood(self) -> NDArray[np.float64]:
-        """(n,) ascending: the OOD scores that the examples would have if each were held out; n > 0."""
-        scores = held_out_scores(self.clusters, self.distances, self.k, self.record.distance, self.fitted)
-        return np.sort(scores)
+        """(n,) `held_out_scores`, ascending."""
+        return np.sort(self.held_out_scores)
 
     @cached_property
     def unseen_rule(self) -> UnseenRule:
