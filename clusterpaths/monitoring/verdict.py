@@ -26,7 +26,7 @@ from clusterpaths.monitoring.two_sample import (
     ks_test,
     new_categories_test,
 )
-from clusterpaths.records import Record
+from clusterpaths.records import Record, name_of
 
 Kind = Literal[
     "clusters", "paths", "new paths", "predictions", "OOD scores", "high OOD scores", "paths of a class"
@@ -199,8 +199,11 @@ def _plan(
     for index in np.unique(window.predictions[known[1]]).tolist():
         of_class = [routes.predictions == index for routes in (reference, window)]
         if min(mask.sum() for mask in of_class) >= CLASS_EXAMPLES:
-            name = class_names[index] if index < len(class_names) else str(index)
-            yield "paths of a class", name, _counted(paths[:n][of_class[0]], paths[n:][of_class[1]])
+            yield (
+                "paths of a class",
+                name_of(tuple(class_names), index),
+                _counted(paths[:n][of_class[0]], paths[n:][of_class[1]]),
+            )
 
 
 def _counted(reference: Ints, window: Ints) -> Run:

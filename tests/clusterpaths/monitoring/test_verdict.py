@@ -91,7 +91,7 @@ def test_a_class_is_tested_if_both_have_enough_examples_of_it() -> None:
         tested = [test.subject for test in found.tests if test.kind == "paths of a class"]
         assert tested == (["cat", "dog"] if count == CLASS_EXAMPLES else ["cat"])
     unnamed = detect(reference, reference, LAYERS, CLASSES[:1], 0.05, 0)
-    assert unnamed.tests[-1].subject == "1"
+    assert unnamed.tests[-1].subject == "class 1"
 
 
 def test_an_empty_window_is_no_drift() -> None:
