@@ -5,6 +5,7 @@ Belongs here: making, starting, asking and reading back. No expectation.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from typing import Any, get_args
 import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from clusterpaths.config import RunConfig
 from clusterpaths.export.path_model import export_path_model
@@ -184,6 +186,12 @@ def logged_ids(directory: Path) -> list[str]:
 def note_of(file: Path) -> Any:
     """The log's metadata in a parquet file."""
     return json.loads(pq.read_schema(file).metadata[b"clusterpaths.log"])
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    into = io.BytesIO()
+    image.save(into, kind, **options)
+    return into.getvalue()
 
 
 def options_table() -> str:
