@@ -5,6 +5,7 @@ Belongs here: from a request to encoded images. Decoding is the path model's (`m
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import NamedTuple
 
 from fastapi import HTTPException, Request
@@ -60,7 +61,8 @@ async def _encoded(name: str, part: UploadFile | str) -> Encoded:
         raise HTTPException(
             422, f"the form's field {name[:40]!r} is no image; send images as files of the field {FIELD!r}"
         )
-    return Encoded((part.filename or "")[:_LONGEST_NAME], await part.read())
+    name = PurePath((part.filename or "").replace("\\", "/")).name  # some programs send the directory, too
+    return Encoded(name[:_LONGEST_NAME], await part.read())
 
 
 def numbered(error: RefusedImageError, at: int, images: list[Encoded]) -> RefusedImageError:

@@ -75,7 +75,7 @@ def test_a_form_without_images_is_refused(name: str, service: Running) -> None:
 def test_of_several_images_a_bad_one_is_named_and_none_is_logged(service: Running, exported: Exported) -> None:
     files = [
         ("image", ("a.jpg", exported.images[0].read_bytes())),
-        ("image", ("b.jpg", b"hello")),
+        ("image", ("/home/of/somebody/b.jpg", b"hello")),
     ]
     response = httpx.post(f"{service.url}/predict", files=files, headers={"X-Request-ID": "one-is-bad"})
     assert response.status_code == 415
