@@ -9,6 +9,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.errors import ExtractionError, ModelError
 from clusterpaths.gate.candidate import as_candidate
 from clusterpaths.gate.policy import GateSettings, read_policy
+from clusterpaths.gate.registry import Registry, parse_version
 from clusterpaths.running.inputs import model_path
 from clusterpaths.running.report import Outcome
 from clusterpaths.sets.accepted import find_reference
@@ -28,6 +29,8 @@ def cluster_and_decide(config: RunConfig, gate: GateSettings, registered: str = 
     set_up_logging()
     with in_one_paragraph():
         policy = read_policy(gate.policy)
+        if parse_version(registered):
+            Registry()  # that it is configured here: not only found out after an hour of clustering
         root = open_storage(config.cache_root or roots.cache_root())
         _, reference = find_reference(root, gate.reference)
         path = model_path(config)

@@ -15,12 +15,20 @@ from pathlib import Path
 
 from prefect import flow
 
+from clusterpaths.gate.policy import GateSettings
+from flows.gate import cluster_and_decide
 from flows.options import ImagesConfig
 from flows.pipeline import cluster_paths, path_of
 from flows.shell import run_name
 
 
 @flow(name="images", flow_run_name=run_name)
-def images(config: ImagesConfig) -> Path | None:
-    """Cluster paths of any images: the route of each through a model's layers."""
-    return path_of(cluster_paths(config))
+def images(config: ImagesConfig, gate: GateSettings | None = None, registered: str = "") -> Path | None:
+    """Cluster paths of any images: the route of each through a model's layers.
+
+    Args:
+        config: of the run.
+        gate: decide by a policy whether the model may take the place of the accepted one; its settings are then the reference's
+        registered: the version in a model registry that the model's file is of, which gets the decision: models:/NAME/VERSION
+    """
+    return path_of(cluster_and_decide(config, gate, registered) if gate else cluster_paths(config))

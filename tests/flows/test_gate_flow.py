@@ -13,6 +13,7 @@ from clusterpaths.gate.policy import GateSettings
 from clusterpaths.sets.accepted import accepted_set, read_accepted, roll_back
 from clusterpaths.sets.published import open_set
 from clusterpaths.storage import open_storage
+from flows.options import ImagesConfig
 from tests.clusterpaths.conftest import write_cnn
 from tests.clusterpaths.gate.conftest import write_variant
 from tests.flows.test_compare import artifacts
@@ -125,3 +126,21 @@ def test_a_mistake_of_the_gate_itself_rejects_nothing(results: Path, tmp_path: P
         (results / "policy.toml").write_text(POLICY)
     assert "decisions.keep is no key of [decisions]" in state.message
     assert not (results / "fourth-1").exists()
+
+
+def test_the_flow_of_any_images_has_the_gate_too_and_a_registry_has_to_be_configured(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.images import images
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    gate = GateSettings(reference="Hair/set_01", policy=results / "policy.toml")
+    model = write_variant(tmp_path / "fifth.onnx", noise=0.01, seed=11)
+    config = ImagesConfig(dataset="celeba", model=model, name="fifth-1", cache_root=str(results))
+    state = images(config, gate, "models:/Hair/1", return_state=True)
+    assert state.is_failed()
+    assert "MLFLOW_TRACKING_URI" in state.message or "mlflow" in state.message  # without the extra
+    assert not (results / "fifth-1").exists()
+    assert images(config, gate, return_state=True).is_completed()
+    [(event, payload)] = decisions("fifth")
+    assert (event, payload["is_accepted_set"]) == ("onnx-model.accepted", False)  # another one is the accepted set
