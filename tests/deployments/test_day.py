@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -67,7 +68,7 @@ def hourly(site: Site) -> dict[str, Any]:
 def gate(site: Site, name: str, **change: Any) -> dict[str, Any]:
     """A model arrives; its run, when it has ended."""
     model = write_variant(site.home / "candidates" / f"{name}.onnx", **change)
-    config = {"model": str(model), "name": name, "cache_format": "zarr", "causal": False}
+    config = {"model": str(model), "name": name, "cache_format": "zarr", "evaluate": False}
     given = {"reference": "CelebA", "policy": str(site.home / "policy.toml")}
     return site.complete(site.start("celeba/on-new-model", config=config, gate=given))
 
@@ -113,6 +114,14 @@ def test_a_day_in_production(day: Site) -> None:
     hourly(site)
     assert series.numbers() == [1, 2, 3, 4]
     assert len(model_events(site, "cluster-paths.drifted")) == 1
+
+    # A directory that is announced, as docs/monitoring.md says, is watched, too.
+    payload = json.dumps({"path": str(site.home / "incoming")})
+    site.prefect("event", "emit", "new-images.arrived", "--resource-id", "new-images.camera-1", "--payload", payload)
+    (started,) = wait_until(lambda: site.runs_of("monitor/on-new-images"), lambda: site.log)
+    site.complete(started["id"])
+    announced = Series(published, "on-new-images")
+    assert [announced.read(number).num_images for number in announced.numbers()] == [200] * (4 * WINDOW // 200)
 
     # A model that confuses two classes is rejected; one that was trained further is accepted, and is the reference then.
     (site.home / "policy.toml").write_text("decisions = {kept = 0.9}\nclasses = {drop = 0.1}\n")
