@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clusterpaths.gate.decide import check
-from clusterpaths.gate.latency import median_interval
+from clusterpaths.gate.latency import _timed, median_interval
 from clusterpaths.gate.measure import Evidence, independent_change, paired_change
 from clusterpaths.gate.policy import parse_policy
 from clusterpaths.gate.record import Check, Measured
@@ -100,3 +100,10 @@ def test_an_independent_change_joins_both_intervals() -> None:
 def test_a_median_has_an_interval_of_order_statistics() -> None:
     found = median_interval(np.arange(1.0, 11.0)[::-1])  # n = 10: the 2nd and the 9th, of 97.9%
     assert (found.value, found.low, found.high, found.n) == (5.5, 2, 9, 10)
+
+
+def test_of_two_models_each_is_called_first_as_often_as_the_other() -> None:
+    called: list[str] = []
+    times = _timed([(lambda: called.append("a"), 1), (lambda: called.append("b"), 1)], 4)
+    assert "".join(called[-8:]) == "abbaabba"
+    assert times.shape == (2, 4)
