@@ -115,10 +115,10 @@ def _latency(policy: Policy, latency: Callable[[LatencyRule], Latencies]) -> Ite
         return
     taken, ratio = latency(rule)
     if rule.ms is not None:
-        yield _Question("latency.ms", "Path model, per image", "<=", rule.ms, None, taken, " ms")
+        yield _Question("latency.ms", "Path model, per image", "<=", rule.ms, "value", taken, " ms")
     if rule.ratio is not None:
         title = "Path model, time beside the reference's"
-        yield _Question("latency.ratio", title, "<=", rule.ratio, None, ratio, "×")
+        yield _Question("latency.ratio", title, "<=", rule.ratio, "value", ratio, "×")
 
 
 def _verdict(asked: _Question, policy: Policy) -> Check:

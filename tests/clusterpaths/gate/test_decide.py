@@ -107,3 +107,10 @@ def test_of_two_models_each_is_called_first_as_often_as_the_other() -> None:
     times = _timed([(lambda: called.append("a"), 1), (lambda: called.append("b"), 1)], 4)
     assert "".join(called[-8:]) == "abbaabba"
     assert times.shape == (2, 4)
+
+
+def test_latency_is_judged_by_its_median_whatever_the_policy_judges_by() -> None:
+    taken = Measured(value=1.0, low=0.9, high=2.0, n=60)
+    policy = parse_policy('judge = "bound"\nlatency = {ms = 1.5, ratio = 1.5}', "it")
+    found = check(policy, cast(Evidence, Known()), lambda _: (taken, taken))
+    assert [(one.outcome, one.judged) for one in found] == [("passed", "value")] * 2
