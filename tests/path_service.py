@@ -98,7 +98,7 @@ def running(output: Path, *words: str | Path, cwd: Path = PROJECT, **environment
     """A service that answers; it is killed at the end if it still runs."""
     found = launch(output, *words, cwd=cwd, **environment)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (line := re.search(r"^Serving \S+ at (http://[\d.:]+);", found.said(), re.M)):
             assert found.process.poll() is None, found.said()
             assert time.monotonic() < deadline, found.said()
@@ -137,7 +137,7 @@ class Load:
         return self
 
     def wait_for(self, rows: int) -> Load:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len(self.acknowledged) < rows:
             assert time.monotonic() < deadline, self.failures[:3]
             time.sleep(0.01)

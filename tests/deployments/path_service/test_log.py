@@ -55,7 +55,7 @@ def journals(directory: Path) -> list[Path]:
 
 
 def wait(ready: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.02)
