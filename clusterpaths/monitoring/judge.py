@@ -71,7 +71,7 @@ class Judge:
     ) -> None:
         self._set, self._source, self._alpha, self._seed = published, source, alpha, seed
         self._series, self._size, self._read = series, size, read
-        self._reference: Routes = reference_routes(published)
+        self._reference: Routes = reference_routes(published, store=bool(series))
         self._paths = {tuple(path) for path in published.paths.paths.tolist()}
 
     def judge(self, window: Window, number: int) -> Judged:

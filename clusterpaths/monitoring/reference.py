@@ -8,6 +8,7 @@ different too often.
 from __future__ import annotations
 
 import logging
+import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,13 @@ from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
 
+MONITOR = "monitor"  # directory beside the set
+HELD_OUT = f"{MONITOR}/held_out.npz"
 ENOUGH = 1000  # held-out examples, which are compared with alone
 SAME = 0.99  # of examples, whose cluster the cached activations confirm
 
 
-def reference_routes(published: PublishedSet) -> Routes:
+def reference_routes(published: PublishedSet, *, store: bool = False) -> Routes:
     """Of the set's examples, paths and OOD scores as if no centroid had been fitted on them.
 
     Layers are fitted on a sample of the examples (`cache/fit_sample.py`). If at least ENOUGH examples are outside of it, these
@@ -33,16 +36,27 @@ def reference_routes(published: PublishedSet) -> Routes:
 
     Of a smaller set every example is used. Each is assigned as if it were held out, with the activations in the set's
     cache (`assign_held_out`); without them its clusters stay those of the set, which is logged. It is an approximation: its
-    error rates are measured in docs/monitoring.md.
+    error rates are measured in docs/monitoring.md. Where examples are is read from monitor/held_out.npz beside the set, if it is
+    there.
+
+    Args:
+        published: the set.
+        store: write that file, if the activations had to be read: all windows of a series are then compared with the same
+            reference, whatever becomes of the cache, and activations in a bucket are read once.
 
     Raises:
         CacheError: the set's files are missing or corrupted.
+        DiskError: no room or no permission.
     """
     fitted = published.fitted
     outside = np.flatnonzero(~fitted.any(axis=1))
     if len(outside) >= ENOUGH:
         return Routes(published.clusters[outside], published.scores.ood[outside], published.predictions[outside])
-    held_out = _held_out(published)
+    held_out = _stored(published)
+    if held_out is None:
+        held_out = _held_out(published)
+        if store and held_out is not None:
+            _store(published, held_out)
     clusters = published.clusters if held_out is None else held_out.clusters
     scores = held_out_scores(
         published.clusters, published.distances, published.k, published.record.distance, fitted, held_out
@@ -63,7 +77,33 @@ def _held_out(published: PublishedSet) -> Assigned | None:
             error,
         )
         return None
-    return Assigned(np.stack([clusters for clusters, _ in layers], 1), np.stack([far for _, far in layers], 1))
+    clusters, distances = (np.stack(columns, 1) for columns in zip(*layers, strict=True))
+    return Assigned(clusters.astype(np.int16), distances.astype(np.float32))  # as they are stored
+
+
+def _stored(published: PublishedSet) -> Assigned | None:
+    """What an earlier window was compared with; None if there is none, or it is of another set or corrupted."""
+    try:
+        # opened here: numpy leaves a file that is no archive open
+        with published.file(HELD_OUT).open("rb") as file, np.load(file) as arrays:
+            if arrays["fingerprint"].item() != published.record.fingerprint:
+                return None
+            found = Assigned(arrays["clusters"], arrays["distances"])
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        log.warning("%s/%s cannot be read and is computed again: %s", published.name, HELD_OUT, error)
+        return None
+    return found if found.clusters.shape == published.clusters.shape == found.distances.shape else None
+
+
+def _store(published: PublishedSet, held_out: Assigned) -> None:
+    folder, name = published.folder / MONITOR, HELD_OUT.removeprefix(f"{MONITOR}/")
+    folder.make()
+    with folder.write(name) as partial, partial.open("wb") as file:
+        np.savez(
+            file, clusters=held_out.clusters, distances=held_out.distances, fingerprint=published.record.fingerprint
+        )
 
 
 def _held_out_layer(published: PublishedSet, at: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -18,12 +18,13 @@ from clusterpaths.errors import CacheError, ConfigError, NotFoundError
 from clusterpaths.monitoring.judge import Judged
 from clusterpaths.monitoring.observations import ROWS, Observations, read_identities, read_rows, write_rows
 from clusterpaths.monitoring.record import WindowRecord
+from clusterpaths.monitoring.reference import MONITOR
 from clusterpaths.records import Record
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 from clusterpaths.storage.base import Stamp
 
-MONITOR, DOCUMENT, ANNOUNCED = "monitor", "window.json", "announced.json"
+DOCUMENT, ANNOUNCED = "window.json", "announced.json"
 _PREFIX = "window_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PICTURE = re.compile(

@@ -11,7 +11,7 @@ import pytest
 
 from clusterpaths.config import RunConfig
 from clusterpaths.metrics.ood import held_out_scores
-from clusterpaths.monitoring.reference import ENOUGH, reference_routes
+from clusterpaths.monitoring.reference import ENOUGH, HELD_OUT, reference_routes
 from clusterpaths.pipeline import run
 from clusterpaths.sets.published import PublishedSet, open_set
 from tests.generated_set import generate
@@ -55,6 +55,25 @@ def test_without_activations_clusters_stay_as_they_are_which_is_logged(
     np.testing.assert_array_equal(found.clusters, small.clusters)
     expected = held_out_scores(small.clusters, small.distances, small.k, small.record.distance, small.fitted)
     np.testing.assert_array_equal(found.ood_scores, expected)
+
+
+def test_a_series_stores_where_examples_are_and_later_windows_have_the_same_reference(
+    small: PublishedSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(small.cache.path, tmp_path / "Faces")
+    published = open_set(tmp_path / "Faces" / small.path.name)
+    first = reference_routes(published, store=True)
+    for layer in published.layers:
+        shutil.rmtree(tmp_path / "Faces" / layer)
+    again = reference_routes(open_set(published.path))
+    np.testing.assert_array_equal(again.clusters, first.clusters)
+    np.testing.assert_array_equal(again.ood_scores, first.ood_scores)
+    assert not caplog.text
+    file = published.path / HELD_OUT
+    file.write_bytes(file.read_bytes()[:100])
+    assert (reference_routes(open_set(published.path)).clusters == published.clusters).all()
+    assert "cannot be read and is computed again" in caplog.text
+    assert "false alarms are somewhat more frequent" in caplog.text
 
 
 def test_activations_of_something_else_are_not_used(
