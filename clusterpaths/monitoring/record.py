@@ -15,6 +15,7 @@ from pydantic import Field
 from clusterpaths.monitoring.verdict import Verdict
 from clusterpaths.records import Record
 
+MONITOR = "monitor"  # directory beside a set: of its series, and of what they are compared with
 Interval = tuple[float, float]
 
 

@@ -17,12 +17,12 @@ from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.assign import Assigner
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.metrics.ood import Assigned, assign_held_out, held_out_scores
+from clusterpaths.monitoring.record import MONITOR
 from clusterpaths.monitoring.verdict import Routes
 from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
 
-MONITOR = "monitor"  # directory beside the set
 HELD_OUT = f"{MONITOR}/held_out.npz"
 ENOUGH = 1000  # held-out examples, which are compared with alone
 SAME = 0.99  # of examples, whose cluster the cached activations confirm

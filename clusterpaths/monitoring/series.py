@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pydantic
@@ -15,21 +16,20 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from clusterpaths.errors import CacheError, ConfigError, NotFoundError
-from clusterpaths.monitoring.judge import Judged
 from clusterpaths.monitoring.observations import ROWS, Observations, read_identities, read_rows, write_rows
-from clusterpaths.monitoring.record import WindowRecord
-from clusterpaths.monitoring.reference import MONITOR
+from clusterpaths.monitoring.record import MONITOR, WindowRecord
 from clusterpaths.records import Record
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 from clusterpaths.storage.base import Stamp
 
+if TYPE_CHECKING:
+    from clusterpaths.monitoring.judge import Judged  # runs models, which readers of a series do not
+
 DOCUMENT, ANNOUNCED = "window.json", "announced.json"
 _PREFIX = "window_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_PICTURE = re.compile(
-    r"\w{1,80}\.jpg", re.ASCII
-)  # a record may have been changed: no path leaves the window's directory
+_PICTURE = re.compile(r"\w{1,80}\.jpg", re.ASCII)  # in a record that was changed, no path leaves the window's directory
 _WINDOW = re.compile(rf"{_PREFIX}(\d{{6,9}})")
 
 

@@ -128,7 +128,7 @@ def chromium() -> Iterator[Any]:
 def visitor(chromium: Any, site: Site) -> Iterator[Any]:
     """One browser's memory for a module: plotly is fetched and compiled once."""
     context = chromium.new_context(base_url=site.url, reduced_motion="reduce")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     yield context
     context.close()
 

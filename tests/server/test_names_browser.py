@@ -29,7 +29,7 @@ def person(chromium: Any, address: str) -> Iterator[Any]:
 
     def start(javascript: bool = True) -> Any:
         context = chromium.new_context(base_url=address, java_script_enabled=javascript)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         return context.new_page()
 

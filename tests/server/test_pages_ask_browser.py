@@ -221,7 +221,7 @@ def test_an_image_that_is_too_large_is_not_even_sent(open_page: Open, site: Site
 def test_the_form_works_without_a_script(chromium: Any, site: Site, tmp_path: Path) -> None:
     (tmp_path / "mine.jpg").write_bytes(jpeg())
     context = chromium.new_context(base_url=site.url, java_script_enabled=False)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     try:
         page = context.new_page()
         page.goto(f"{site.overview}/image")
@@ -246,7 +246,7 @@ def test_an_unknown_address_leads_on(open_page: Open, site: Site) -> None:
 
 def test_nothing_there_and_a_token(chromium: Any, site: Site, tmp_path: Path) -> None:
     context = chromium.new_context()
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     try:
         page = context.new_page()
         with serving(tmp_path) as url:
