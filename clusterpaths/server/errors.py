@@ -51,6 +51,8 @@ _STATUS: tuple[tuple[type[ClusterPathsError], int], ...] = (  # the first that f
 _GENERAL = {
     404: "not found",
     409: "the set's model or images have been moved or changed since the set was made",
+    413: "the image is too large",
+    415: "not an image of a supported format",
     422: "invalid request",
     503: "the set cannot be read: it is corrupted or being replaced; try again, or publish it again",
 }

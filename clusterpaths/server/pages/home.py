@@ -19,6 +19,7 @@ from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.pages.words import time_words
+from clusterpaths.sets.accepted import read_accepted
 
 STRIP = 10
 CACHED = 256  # strips, each a few hundred bytes
@@ -37,12 +38,13 @@ class Strip:
 
 @dataclass(frozen=True)
 class SetCard:
-    """Summary of one set; `strip` is None except for the newest set of a model."""
+    """Summary of one set; `strip` is None except for the newest set of a model. `accepted`: whether it is an accepted set."""
 
     summary: SetSummary
     clusters: str
     made: str
     strip: Strip | None
+    accepted: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ _strips: LRUCache[Strip] = LRUCache(CACHED)
 def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
     """The list, newest first; or how to make a first set."""
     cards = []
+    accepted, problem = _accepted(library)
     for model in library.models():
         newest = sorted(model.sets, key=lambda s: (s.created, s.set), reverse=True)
         problems = list(model.problems)
@@ -71,7 +74,8 @@ def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
             except ClusterPathsError as error:  # it was complete when it was listed
                 problems.append(f"{summary.set}: {describe(error)[1]}")
                 continue
-            sets.append(SetCard(summary, _clusters(summary), time_words(summary.created), strip))
+            is_accepted = f"{summary.model}/{summary.set}" in accepted
+            sets.append(SetCard(summary, _clusters(summary), time_words(summary.created), strip, is_accepted))
         cards.append(ModelCard(model.name, tuple(sets), tuple(problems)))
     cards.sort(key=lambda card: card.sets[0].summary.created if card.sets else "", reverse=True)
     return render(
@@ -80,7 +84,17 @@ def home_page(request: Request, library: LibraryOf) -> HTMLResponse:
         models=tuple(card for card in cards if card.sets),
         broken=tuple(card for card in cards if not card.sets and card.problems),
         comparable=sum(len(card.sets) for card in cards) > 1,
+        problem=problem,
     )
+
+
+def _accepted(library: Library) -> tuple[set[str], str]:
+    """Names of the accepted sets, and why they are not known."""
+    try:
+        document = read_accepted(library.root)
+    except (ClusterPathsError, OSError) as error:
+        return set(), describe(error)[1] if isinstance(error, ClusterPathsError) else "accepted.json cannot be read."
+    return {entries[-1].set for entries in document.lines.values() if entries}, ""
 
 
 def _strip(library: Library, summary: SetSummary) -> Strip:
