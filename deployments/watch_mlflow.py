@@ -86,8 +86,7 @@ def _examined(registry: Registry, version: Version, folder: Path) -> Outcome:
     try:
         path = registry.download(version, folder)
     except ModelError as error:
-        missing = folder / version.file_name / f"v{version.version}" / f"{version.file_name}.onnx"
-        return reject(missing, str(error))
+        return reject(registry.target(version, folder), str(error))
     found = examine_apart(path, patient=False)
     return found if isinstance(found, (Arrival, Rejected)) else reject(path, found.reason)
 

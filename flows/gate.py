@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clusterpaths.common import roots
 from clusterpaths.config import RunConfig
-from clusterpaths.errors import ExtractionError, ModelError
+from clusterpaths.errors import ModelError
 from clusterpaths.gate.candidate import as_candidate
 from clusterpaths.gate.policy import GateSettings, read_policy
 from clusterpaths.gate.registry import Registry, parse_version
@@ -41,7 +41,7 @@ def cluster_and_decide(config: RunConfig, gate: GateSettings, registered: str = 
         published = outcome.published
         assert published is not None  # it was not only planned
         decided = decide(root, gate.reference, published, policy, gate.source)
-    except (ModelError, ExtractionError) as error:  # of the model; not a disk that is full, or a network that is away
+    except ModelError as error:  # not images that cannot be read, a disk that is full, or a network that is away
         announce_refusal(path, config.model_sha256 or "", gate, str(error))
         report_to_registry(registered, None, str(error))
         raise

@@ -43,8 +43,14 @@ def announce_drift(config: MonitorConfig, windows: tuple[WindowRecord, ...]) -> 
     if config.series is None:
         _send([event_of(one) for one in windows if one.drifted], url)
         return
-    series = Series(find_reference(config), config.series)
-    recorded = [series.read(number) for number in series.numbers() if number > series.announced()]
+    if url is None:
+        log.warning("No Prefect server is configured (PREFECT_API_URL), so no event is sent; a run with one sends them")
+        return
+    # the reference of this run's windows: another set may have been accepted since
+    reference = windows[0].reference.name if windows else config.reference
+    series = Series(find_reference(config.model_copy(update={"reference": reference})), config.series)
+    before = series.announced()
+    recorded = [series.read(number) for number in series.numbers() if number > before]
     drifted = [one for one in recorded if one.drifted]
     for one in drifted:
         log.warning("Window %d (%s to %s): %s", one.number, one.start, one.end, headline(one))
@@ -56,7 +62,7 @@ def announce_drift(config: MonitorConfig, windows: tuple[WindowRecord, ...]) -> 
 def event_of(window: WindowRecord) -> Event:
     """The event of a drifted window; the same window has always the same id."""
     reference = window.reference.name
-    what = f"{window.reference.fingerprint} {window.series} {window.number}"
+    what = f"{window.reference.fingerprint} {window.series} {window.number} {window.created}"
     return Event(
         id=uuid.uuid5(_IDS, what) if window.series else uuid.uuid4(),
         event=DRIFTED,

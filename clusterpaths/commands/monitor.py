@@ -110,7 +110,7 @@ def _print(record: WindowRecord) -> None:
             f"{test.effect_by_chance:.3f}",
         )  # fmt: skip
     sys.stdout.write("\n")
-    Console(file=sys.stdout, highlight=False).print(table)
+    Console(file=sys.stdout, highlight=False, markup=False).print(table)
     sys.stdout.write(
         f"\n* differs at {record.verdict.alpha:g}, corrected for the number of tests. Effects are distances in 0 to 1, beside "
         "their mean without drift.\n"

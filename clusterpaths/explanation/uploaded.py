@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by content; few, as each decoder is exposed to untrusted input
 MAX_PIXELS = 40_000_000
+MOST_SCANS = 200  # of a JPEG: progressive ones have about ten, and each takes as long as the complete image
+_START_OF_SCAN = b"\xff\xda"
 EXACT_PIXELS = 25_000_000  # larger images are halved first: 4 bytes per pixel, and a rotation copies
 WEBP_COPIES = 2.5  # its decoder needs four copies of the pixels, others one or two
 BAND = 512  # rows; even
@@ -62,6 +64,12 @@ def open_picture(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
                 raise RefusedImageError(
                     f"The {image.format} image has {image.width:,} x {image.height:,} pixels. Expected at most "
                     f"{most / 1e6:.3g} million; make it smaller, or raise --max-megapixels.",
+                    413,
+                )
+            if image.format == "JPEG" and (scans := content.count(_START_OF_SCAN)) > MOST_SCANS:
+                raise RefusedImageError(
+                    f"The JPEG image has {scans:,} scans, each of which is decoded over the complete image. Expected at most "
+                    f"{MOST_SCANS}; save it again with another program.",
                     413,
                 )
             if image.width * image.height > EXACT_PIXELS:

@@ -5,6 +5,7 @@ Belongs here: limits, outcomes and their sentences. The values come from `measur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -52,7 +53,7 @@ def _decided(policy: Policy, evidence: Evidence) -> Iterator[_Question]:
         yield _Question(
             "decisions.kept", "Decisions as before", ">=", one.kept, one.judge, evidence.decisions_kept()
         )  # fmt: skip
-    if (one_ := policy.accuracy) and (evidence.labelled.any() or not one_.if_labelled):
+    if (one_ := policy.accuracy) and (evidence.should_have_labels or evidence.labelled.any() or not one_.if_labelled):
         yield _Question(
             "accuracy.drop", "Accuracy, candidate minus reference", ">=", -one_.drop, one_.judge, evidence.accuracy_change()
         )  # fmt: skip
@@ -153,8 +154,12 @@ def _counting(asked: _Question, judge: Judge) -> tuple[Found, list[Measured]]:
 
 def judged(measured: Measured, sign: Sign, judge: Judge) -> float:
     """What is compared with the limit: the value, or the worse end of its interval, if it has one."""
-    end = measured.low if sign == ">=" else measured.high
-    return measured.value if judge == "value" or end is None else end
+    end, other = (measured.low, measured.high) if sign == ">=" else (measured.high, measured.low)
+    if judge == "value" or (end is None and other is None):
+        return measured.value
+    if end is None:  # an interval without end on this side
+        return -math.inf if sign == ">=" else math.inf
+    return end
 
 
 def _sentence(asked: _Question, judge: Judge, worst: Measured, beyond: list[Measured]) -> str:

@@ -15,7 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from clusterpaths.errors import InputError
+from clusterpaths.errors import CacheError, ModelError
 from clusterpaths.export.path_model import check_set_model, export_path_model
 from clusterpaths.gate.policy import LatencyRule
 from clusterpaths.gate.record import Measured
@@ -54,7 +54,7 @@ def _prepared(published: PublishedSet, target: Path, batch: int) -> tuple[Callab
         return f"the model of {published.name} is not where it was ({model or 'not recorded'})"
     try:
         exported = export_path_model(published, model, target)
-    except InputError as error:
+    except (ModelError, CacheError) as error:
         return f"{published.name} has no path model: {error}"
     record = check_set_model(published.record, model)
     session = onnxruntime.InferenceSession(exported.path, one_thread_options(), providers=["CPUExecutionProvider"])

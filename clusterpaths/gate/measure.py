@@ -82,6 +82,12 @@ class Evidence:
         known: NDArray[np.bool_] = (one.labels >= 0) & (one.first >= 0) & (one.second >= 0)
         return known
 
+    @property
+    def should_have_labels(self) -> bool:
+        """Whether examples have labels that the reference's predictions can be compared with: the candidate's should be, too."""
+        at, a = self._rows[0], self.reference
+        return bool(a.record.same_classes and ((a.labels[at] >= 0) & (a.predictions[at] >= 0)).any())
+
     def accuracy_change(self) -> Found:
         """Accuracy of the candidate minus the reference's, on the labelled examples."""
         at, one = self.labelled, self._classes
@@ -95,6 +101,8 @@ class Evidence:
         decided = (one.first >= 0) & (one.second >= 0)
         if not decided.any():
             return "a set has no predictions"
+        if self.should_have_labels and not at.any():
+            return "the candidate's predictions cannot be compared with the labels, as the reference's can"
         of, at = (one.labels, at) if at.any() else (one.first, decided)
         found: dict[str, Measured] = {}
         for number in np.unique(of[at]).tolist():

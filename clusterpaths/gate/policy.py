@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from clusterpaths.errors import ConfigError
 from clusterpaths.records import Record
@@ -44,7 +44,13 @@ ratio = 1.5                  # of the path model, compared with the reference's 
 """
 
 
-class Rule(Record):
+class Limits(Record):
+    """Base of all rules: a limit is a number, not infinity."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Rule(Limits):
     """Base of the rules about measured shares."""
 
     judge: Judge | None = Field(default=None, description="for this rule [that of the policy]")

@@ -6,6 +6,7 @@ deployments/watch_mlflow.py's. MLflow's client is imported where it is used: it 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -107,16 +108,21 @@ class Registry:
             return None
         return Version(name=name, version=number, run_id=found.run_id or "", tags=dict(found.tags))
 
+    def target(self, version: Version, folder: Path) -> Path:
+        """Where a version's file goes: of its own for each name, run and server."""
+        which = hashlib.sha256(f"{self.uri} {version.name} {version.run_id}".encode()).hexdigest()[:8]
+        return folder / f"{version.file_name}-{which}" / f"v{version.version}" / f"{version.file_name}.onnx"
+
     def download(self, version: Version, folder: Path) -> Path:
-        """The version's ONNX file, with its weights beside it: folder/NAME/vN/NAME.onnx; downloaded once.
+        """The version's ONNX file, with its weights beside it: folder/NAME-DIGEST/vN/NAME.onnx; downloaded once.
 
         Raises:
             ModelError: it has no ONNX file, or several.
             RegistryAwayError: the server does not answer.
             DiskError: no room or no permission.
         """
-        place = folder / version.file_name / f"v{version.version}"
-        target = place / f"{version.file_name}.onnx"
+        target = self.target(version, folder)
+        place = target.parent
         if target.is_file():
             return target
         partial = place.with_name(partial_name(place.name))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterpaths import pipeline
-from clusterpaths.errors import ConfigError
+from clusterpaths.errors import ConfigError, DatasetError
 from clusterpaths.gate.candidate import candidate_config
 from clusterpaths.gate.decide import check
 from clusterpaths.gate.latency import measure_latency
@@ -23,6 +23,7 @@ from clusterpaths.running import stages
 from clusterpaths.running.report import Report
 from clusterpaths.running.runner import Runner
 from clusterpaths.sets.accepted import Moved, accept, find_reference
+from clusterpaths.sets.find import LEAST_COMMON
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 
@@ -95,7 +96,17 @@ def decide(
         )
     evidence = Evidence(reference, candidate)
     comparison = evidence.comparison
+    if comparison.num_examples < LEAST_COMMON * len(reference.ids):
+        raise DatasetError(
+            f"{candidate.name} has {comparison.num_examples:,} of the {len(reference.ids):,} images of {reference.name}: too "
+            "few to decide by. Expected at least half of them; run the candidate on the reference's images."
+        )
     checks = check(policy, evidence, lambda rule: measure_latency(reference, candidate, rule))
+    if not checks:
+        raise ConfigError(
+            f"No rule of the policy ({source}) applies to {reference.name} and {candidate.name}: they have no labels, and "
+            "every rule of it is left out without. Expected at least one that decides; add one, such as [decisions]."
+        )
     page = stages.write_comparison(comparison, candidate, data_root)
     record = GateRecord(
         accepted=not any(one.rejects for one in checks),
@@ -135,7 +146,7 @@ def decide_and_accept(
     """
     while True:
         line, before = find_reference(cache_root, reference)
-        if before.record.fingerprint == candidate.record.fingerprint and (stored := _stored(candidate)):
+        if before.record.fingerprint == candidate.record.fingerprint and (stored := _stored(candidate, policy)):
             return stored  # accepted already, by an earlier try
         record, document = decide(before, candidate, policy, source, data_root)
         if not record.accepted:
@@ -146,10 +157,11 @@ def decide_and_accept(
         log.info("%s Decided again.", moved.reason)
 
 
-def _stored(candidate: PublishedSet) -> Decided | None:
-    """The last decision that accepted this set."""
+def _stored(candidate: PublishedSet, policy: Policy) -> Decided | None:
+    """The last decision that accepted this set by the same policy."""
     for name in reversed(decision_names(candidate)):
-        if (record := read_decision(candidate, name)).accepted:
+        record = read_decision(candidate, name)
+        if record.accepted and record.policy == policy:
             return Decided(record, candidate, name, Moved(True))
     return None
 

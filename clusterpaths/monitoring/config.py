@@ -11,6 +11,7 @@ from clusterpaths.config import IMAGES, CacheRoot, available_cores
 from clusterpaths.monitoring.windows import Size, Span, WindowSize, parse_size, parse_span
 
 ALPHA, HORIZON = 0.05, 100
+LEAST_LEVEL = 1e-6  # of one window
 
 
 class MonitorConfig(BaseModel):
@@ -71,6 +72,11 @@ class MonitorConfig(BaseModel):
             raise ValueError("give either --images, a directory of new images, or --logs, a prediction log")
         if self.series is not None and self.window is None:
             raise ValueError("--series needs the size of its windows: --window 200 for images, --window 1h for time")
+        if self.series is not None and self.alpha / self.horizon < LEAST_LEVEL:
+            raise ValueError(
+                f"--alpha {self.alpha:g} over --horizon {self.horizon:,} windows tests each at {self.alpha / self.horizon:.1g}, "
+                f"which takes too many random draws; at least {LEAST_LEVEL:g} is expected: a larger alpha, or a smaller horizon"
+            )
         if self.series is None and self.window is not None:
             raise ValueError("--window is of a series: give it a name with --series, or leave --window out")
         return self

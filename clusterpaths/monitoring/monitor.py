@@ -27,7 +27,7 @@ from clusterpaths.monitoring.record import WindowRecord
 from clusterpaths.monitoring.series import Series
 from clusterpaths.monitoring.sources import Progress, Source, no_progress, open_new
 from clusterpaths.monitoring.verdict import level_of_window
-from clusterpaths.monitoring.windows import Size, Window, cut, mark_duplicates
+from clusterpaths.monitoring.windows import Size, Window, cut, mark_duplicates, mark_late
 from clusterpaths.sets import accepted
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import open_storage
@@ -108,6 +108,13 @@ class _Watching:
                 f"The series {series.name!r} of {published.name} has windows of {last.size}, so windows of {size} would overlap "
                 f"them. Expected --window {last.size}, or another name with --series."
             )
+        if last is not None and last.source != source.address:
+            log.warning(
+                "The series %s had its images from %s until now, and has them from %s",
+                series.name,
+                last.source,
+                source.address,
+            )
         self._number = last.number if last else 0
         self._closed = read_time(last.end) if last and size.span else None
         self._items, self._contents = series.identities()
@@ -137,12 +144,13 @@ class _Watching:
         return (now - self._config.lateness) // span * span if span else None
 
     def _complete(self, now: int) -> Iterator[WindowRecord]:
-        marked = mark_duplicates(self._rows, self._contents)
+        # late ones first: a late copy does not make an image that is in time a duplicate
+        marked = mark_duplicates(mark_late(self._rows, self._closed), self._contents)
         for window in cut(marked, self._size, self._closed, now, self._config.lateness):
             judged = self._judge.judge(window, self._number + 1)
             self._series.append(judged, window.rows)
             self._number, self._closed = self._number + 1, window.end
-            self._contents = np.concatenate([self._contents, window.rows.contents])
+            self._contents = np.concatenate([self._contents, window.rows.routed.contents])
             self._rows = self._rows.take(~np.isin(self._rows.items, window.rows.items))
             yield judged.record
 

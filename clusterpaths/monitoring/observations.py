@@ -21,6 +21,11 @@ from clusterpaths.errors import CacheError
 
 ROWS = "rows.parquet"
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+FIRST, LAST = (
+    (time.replace(tzinfo=datetime.UTC) - _EPOCH) // datetime.timedelta(microseconds=1)
+    for time in (datetime.datetime.min, datetime.datetime.max)
+)
+"""The times that have a text."""
 
 
 class Status(IntEnum):
@@ -93,12 +98,14 @@ def join_observations(parts: Sequence[Observations]) -> Observations:
     joined = Observations(
         *(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Observations))
     )
-    names = joined.names.astype(np.str_) if len(joined) else np.empty(0, np.str_)
-    return joined.take(np.lexsort((names, joined.times)))
+    by_name = np.argsort(
+        joined.names, kind="stable"
+    )  # as objects: an array of fixed width takes that of the longest name
+    return joined.take(by_name[np.argsort(joined.times[by_name], kind="stable")])
 
 
 def write_rows(folder: Path, rows: Observations, layers: Sequence[str]) -> None:
-    """Write rows.parquet: the columns of `Observations`, with a column per layer as in paths.parquet."""
+    """Write rows.parquet: the columns of `Observations`, with the columns cluster.LAYER and distance.LAYER."""
     columns: dict[str, object] = {
         "time": pa.array(rows.times, pa.timestamp("us", tz="UTC")),
         "item": rows.items,
@@ -108,7 +115,7 @@ def write_rows(folder: Path, rows: Observations, layers: Sequence[str]) -> None:
         "ood_score": rows.ood_scores,
         "prediction": rows.predictions,
     }
-    columns |= {layer: np.ascontiguousarray(rows.clusters[:, i]) for i, layer in enumerate(layers)}
+    columns |= {f"cluster.{layer}": np.ascontiguousarray(rows.clusters[:, i]) for i, layer in enumerate(layers)}
     columns |= {f"distance.{layer}": np.ascontiguousarray(rows.distances[:, i]) for i, layer in enumerate(layers)}
     pq.write_table(pa.table(columns), folder / ROWS)
 
@@ -125,7 +132,7 @@ def read_rows(file: Path, layers: Sequence[str]) -> Observations:
         np.stack([table[f"{prefix}{layer}"].to_numpy() for layer in layers], axis=1)
         if n
         else np.empty((0, len(layers)))
-        for prefix in ("", "distance.")
+        for prefix in ("cluster.", "distance.")
     )
     return Observations(
         table["time"].cast(pa.int64()).to_numpy(),
@@ -141,13 +148,13 @@ def read_rows(file: Path, layers: Sequence[str]) -> Observations:
 
 
 def read_identities(file: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Items and contents of a window's rows only.
+    """Items of all rows of a window, and contents of those that were tested.
 
     Raises:
         CacheError: as `read_rows`.
     """
-    table = _read(file, ["item", "content"])
-    return table["item"].to_numpy(), table["content"].to_numpy()
+    table = _read(file, ["item", "content", "status"])
+    return table["item"].to_numpy(), table["content"].to_numpy()[table["status"].to_numpy() == Status.ROUTED]
 
 
 def _read(file: Path, columns: list[str] | None) -> pa.Table:

@@ -10,7 +10,7 @@ file names its set in its metadata, under clusterpaths.log; a CSV file in a colu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 
 from clusterpaths.errors import DatasetError
 from clusterpaths.monitoring.log_format import LOG_KEY, LogNote
-from clusterpaths.monitoring.observations import Observations, Status, empty_observations, join_observations
+from clusterpaths.monitoring.observations import (
+    FIRST,
+    LAST,
+    Observations,
+    Status,
+    empty_observations,
+    join_observations,
+)
 from clusterpaths.sets.published import PublishedSet
 
 REQUIRED = ("time", "id", "path", "ood_score")
@@ -53,18 +60,27 @@ def log_files(source: Path) -> list[Path]:
     )
 
 
-def read_log(files: Sequence[Path], published: PublishedSet) -> Observations:
-    """The rows of a log's files, which must be of this set; of rows with one id, the first.
+Keep = Callable[[Observations], NDArray[np.bool_]]
+
+
+def read_log(files: Sequence[Path], published: PublishedSet, keep: Keep | None = None) -> Observations:
+    """The rows of a log's files, which must be of this set.
+
+    Args:
+        files: parquet or CSV.
+        published: the set.
+        keep: which rows of a file are wanted, (n,) bool; all if left out. Only these are held, one file at a time.
 
     Raises:
         DatasetError: a file cannot be read, is of another set, lacks a column, or holds values out of range.
     """
-    return join_observations([empty_observations(len(published.layers)), *_each(files, published)])
+    return join_observations([empty_observations(len(published.layers)), *_each(files, published, keep)])
 
 
-def _each(files: Sequence[Path], published: PublishedSet) -> Iterator[Observations]:
+def _each(files: Sequence[Path], published: PublishedSet, keep: Keep | None) -> Iterator[Observations]:
     for file in files:
-        yield _LogFile(file, published).observations()
+        rows = _LogFile(file, published).observations()
+        yield rows if keep is None else rows.take(keep(rows))
 
 
 class _LogFile:
@@ -97,7 +113,9 @@ class _LogFile:
             if self._file.suffix == ".csv":
                 # text: a path such as 1-2-3 would be read as a date
                 types = dict.fromkeys(("time", "id", "path", "fingerprint", "distances"), pa.string())
-                return pacsv.read_csv(self._file, convert_options=pacsv.ConvertOptions(column_types=types))
+                return pacsv.read_csv(
+                    self._file, convert_options=pacsv.ConvertOptions(column_types=types, null_values=[""])
+                )
             with pq.ParquetFile(self._file) as opened:
                 table = opened.read()
         except (OSError, pa.ArrowInvalid) as error:
@@ -112,6 +130,8 @@ class _LogFile:
             )
         if empty := [name for name in REQUIRED if self._table[name].null_count]:
             raise self._wrong(f"has rows without {', '.join(empty)}. Expected a value in each row")
+        if pc.any(pc.equal(self._table["id"].cast(pa.string()), "")).as_py():
+            raise self._wrong("has rows with an empty id. Expected one that is unique per row")
         record = self._set.record
         for fingerprint, name in self._named():
             if fingerprint != record.fingerprint:
@@ -147,7 +167,12 @@ class _LogFile:
                 column = pc.cast(column, pa.timestamp("us", tz="UTC"))
             elif not pa.types.is_timestamp(column.type) or column.type.tz is None:
                 raise self._wrong(f"has times of {column.type}. Expected timestamps with a time zone")
-            found: NDArray[np.int64] = column.cast(pa.timestamp("us", tz="UTC"), safe=False).cast(pa.int64()).to_numpy()
+            finer = column.type.unit == "ns"  # is cut off; a coarser one must not overflow
+            found: NDArray[np.int64] = (
+                column.cast(pa.timestamp("us", tz="UTC"), safe=not finer).cast(pa.int64()).to_numpy()
+            )
+            if len(found) and not (found.min() >= FIRST and found.max() <= LAST):
+                raise pa.ArrowInvalid("they are not of the years 1 to 9999")
         except pa.ArrowInvalid as error:
             raise self._wrong(
                 f"has times that cannot be read: {error}. Expected ISO times with a time zone, such as 2026-01-31T09:30:00Z"
@@ -162,6 +187,8 @@ class _LogFile:
             flat = pc.list_flatten(values).cast(pa.int64()).to_numpy()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise self._wrong(f"has paths that cannot be read: {error}. Expected one cluster per layer") from error
+        if pc.list_flatten(values).null_count:
+            raise self._wrong("has paths with missing clusters. Expected one cluster per layer")
         if set(lengths) - {len(layers)}:
             raise self._wrong(
                 f"has paths of {', '.join(map(str, lengths))} layers. Expected {len(layers)}: {', '.join(layers)}"
@@ -180,7 +207,7 @@ class _LogFile:
         if column is None or not pa.types.is_list(column.type):  # of a CSV file: for people
             return np.full(shape, np.nan, np.float32)
         flat: NDArray[np.floating[Any]] = pc.list_flatten(column).to_numpy()
-        if flat.size != shape[0] * shape[1]:
+        if set(pc.unique(pc.list_value_length(column)).to_pylist()) - {shape[1]}:
             raise self._wrong(f"has {flat.size:,} distances in {shape[0]:,} rows. Expected {shape[1]} in each")
         return flat.reshape(shape).astype(np.float32)
 
@@ -195,7 +222,7 @@ class _LogFile:
         if "prediction" not in self._table.column_names:
             return np.full(len(self._table), -1, np.int32)
         try:
-            found: NDArray[np.int64] = self._table["prediction"].fill_null(-1).cast(pa.int64()).to_numpy()
+            found: NDArray[np.int64] = self._table["prediction"].cast(pa.int64()).fill_null(-1).to_numpy()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise self._wrong(f"has predictions that are no class indices: {error}") from error
         classes = len(self._set.record.class_names) or np.iinfo(np.int32).max

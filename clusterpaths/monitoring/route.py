@@ -5,7 +5,8 @@ Belongs here: images in, observations out. An image that cannot be read is obser
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import ModelRecord
 from clusterpaths.sets.published import PublishedSet
 
+log = logging.getLogger("clusterpaths.running.monitor")
 BATCH = 32
 
 Done = Callable[[int], None]
@@ -141,14 +143,14 @@ class _Observer:
         self._keys, self._times = item_keys(table), _times(table) // 1000
 
     def __call__(self, start: int) -> Observations:
-        rows = np.arange(start, min(start + BATCH, len(self._table)))
-        read = list(self._read(rows))
-        readable = np.array([pixels is not None for _, pixels in read], np.bool_)
+        read = list(self._read(range(start, min(start + BATCH, len(self._table)))))
+        rows = np.array([row for row, _, _ in read], np.int64)
+        readable = np.array([pixels is not None for _, _, pixels in read], np.bool_)
         n, n_layers = len(rows), len(self._published.layers)
         found = Observations(
             times=self._times[rows],
             items=self._keys[rows],
-            contents=np.array([content for content, _ in read], np.uint64),
+            contents=np.array([content for _, content, _ in read], np.uint64),
             names=np.array([self._table.files[row] for row in rows], np.object_),
             status=np.where(readable, Status.ROUTED, Status.UNUSABLE).astype(np.int8),
             clusters=np.full((n, n_layers), -1, np.int16),
@@ -157,7 +159,7 @@ class _Observer:
             predictions=np.full(n, -1, np.int32),
         )
         if readable.any():
-            route = self._router.route(np.stack([pixels for _, pixels in read if pixels is not None]))
+            route = self._router.route(np.stack([pixels for _, _, pixels in read if pixels is not None]))
             at = np.flatnonzero(readable)
             found.status[at[~route.usable]] = Status.UNUSABLE
             at = at[route.usable]
@@ -168,16 +170,21 @@ class _Observer:
             )
         return found
 
-    def _read(self, rows: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.uint8] | None]]:
-        """Digest of each file, 0 where it cannot be read, and its pixels."""
+    def _read(self, rows: Iterable[int]) -> Iterator[tuple[int, int, NDArray[np.uint8] | None]]:
+        """Rows with the digest of their file, and its pixels: None of a file that is no image.
+
+        A file that cannot be read, as its disk or its permissions do not allow it, or that was removed, is left for the next run.
+        """
         for row in rows:
             file = self._table.files[row]
             try:
                 content = self._dataset.digest(file)
-            except OSError:
-                yield 0, None
+            except OSError as error:
+                log.warning(
+                    "The new image %s cannot be read now (%s); it is left for the next run", file, error.strerror
+                )
                 continue
             try:
-                yield content, fit(self._dataset.read_image(file), self._published.record.preprocessing)
+                yield row, content, fit(self._dataset.read_image(file), self._published.record.preprocessing)
             except OSError:
-                yield content, None
+                yield row, content, None

@@ -141,7 +141,7 @@ class Series:
             raise NotFoundError(f"{name} of window {number} of the series {self.name!r} has been deleted.") from error
 
     def identities(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """Items and contents of all rows of all windows."""
+        """Items of all rows of all windows, and contents of those that were tested."""
         none = np.empty(0, np.uint64)
         parts = [read_identities(self.folder.local(f"{_directory(number)}/{ROWS}")) for number in self.numbers()]
         items, contents = (np.concatenate(columns) for columns in zip((none, none), *parts, strict=True))

@@ -96,10 +96,12 @@ class LogSource:
 
     def new(self, seen: NDArray[np.uint64], before: int | None) -> Iterator[Piece]:
         """As `Source.new`."""
-        rows = read_log(log_files(_local(self.address)), self._set)
-        _warn_of_the_future(rows.times, self.address)
-        new = ~np.isin(rows.items, seen)
-        yield rows.take(new if before is None else new & (rows.times < before)), None
+
+        def keep(rows: Observations) -> NDArray[np.bool_]:
+            _warn_of_the_future(rows.times, self.address)
+            return ~np.isin(rows.items, seen) & (True if before is None else rows.times < before)
+
+        yield read_log(log_files(_local(self.address)), self._set, keep), None
 
     def read(self, name: str) -> Image.Image:
         """A log has no images."""
@@ -112,7 +114,8 @@ class ImageSource:
     def __init__(self, config: MonitorConfig, published: PublishedSet, progress: Progress) -> None:
         self.address, self._set, self._workers = str(config.data_root), published, config.workers
         self._progress = progress
-        self._dataset, self._table = _open(config)
+        self._config = config
+        self._dataset, self._table = _open(config)  # a mistake is reported before anything is run
         timed = config.size is not None and config.size.span
         if timed and self._table is not None and self._table.mtimes is None:
             raise ConfigError(
@@ -123,7 +126,8 @@ class ImageSource:
         self._router: Router = open_router(published, self._model)
 
     def new(self, seen: NDArray[np.uint64], before: int | None) -> Iterator[Piece]:
-        """As `Source.new`; of images whose files changed since, also those."""
+        """As `Source.new`; of images whose files changed since, also those. The directory is listed now."""
+        self._dataset, self._table = _open(self._config)
         table = self._table
         if table is None or self._dataset is None:
             return

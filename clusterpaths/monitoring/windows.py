@@ -95,6 +95,14 @@ def mark_duplicates(rows: Observations, contents: NDArray[np.uint64]) -> Observa
     return rows.with_status(status)
 
 
+def mark_late(rows: Observations, closed: int | None) -> Observations:
+    """The rows, those of a time before `closed`, the end of the last window, marked as late."""
+    late = (
+        (rows.times < closed) & (rows.status == Status.ROUTED) if closed is not None else np.zeros(len(rows), np.bool_)
+    )
+    return rows.with_status(np.where(late, Status.LATE, rows.status).astype(np.int8))
+
+
 def cut(rows: Observations, size: Size, closed: int | None, now: int, grace: int) -> Iterator[Window]:
     """The complete windows of rows that no window has yet, in order of time.
 
@@ -130,9 +138,7 @@ def _timed(rows: Observations, span: int, closed: int | None, until: int) -> Ite
         if not len(rows):
             return
         closed = int(rows.times[0]) // span * span
-    late = rows.times < closed
-    status = np.where(late & (rows.status == Status.ROUTED), Status.LATE, rows.status).astype(np.int8)
-    rows = rows.with_status(status)
+    rows, late = mark_late(rows, closed), rows.times < closed
     waiting = rows.take(late)
     ahead = rows.take(~late)
     begin, last = closed, (until // span) * span  # all windows up to `last` are complete

@@ -18,7 +18,7 @@ class Admission:
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self.most, self.most_bytes = most, most_bytes
-        self.requests = self.bytes = 0
+        self.requests = self.bytes = self.images = 0
 
     @contextlib.contextmanager
     def admit(self, size: int) -> Iterator[None]:
@@ -41,3 +41,23 @@ class Admission:
         finally:
             self.requests -= 1
             self.bytes -= size
+
+    @contextlib.contextmanager
+    def hold(self, images: int) -> Iterator[None]:
+        """Hold this many images, which take more memory than their bytes; more than the bound are held alone.
+
+        Raises:
+            HTTPException: 503, others are held.
+        """
+        if self.images and self.images + images > self.most:
+            raise HTTPException(
+                503,
+                f"{self.images} images are being answered, and {images} more would exceed what the service takes (--max-pending "
+                f"{self.most}); send the request again in a moment",
+                {"Retry-After": RETRY_AFTER},
+            )
+        self.images += images
+        try:
+            yield
+        finally:
+            self.images -= images

@@ -16,6 +16,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clusterpaths.records import Distance, Preprocessing, Record
@@ -26,6 +27,7 @@ from deployments.path_service.images import FIELD, read_images
 from deployments.path_service.service import PathService
 
 PREDICT = "/predict"
+GONE = 499  # as other servers count clients that left before their answer
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,100}\Z")
 _BODY: dict[str, Any] = {
     "required": True,
@@ -103,9 +105,13 @@ def create_app(service: PathService) -> FastAPI:
         if not _ID.match(request_id):
             raise HTTPException(422, "X-Request-ID should be 1 to 100 letters, digits, dots, colons, - or _")
         with service.admission.admit(_size(request, service.config.max_upload)):
-            images = await read_images(request, service.config.max_images)
+            try:
+                images = await read_images(request, service.config.max_images)
+            except ClientDisconnect:
+                return Response(status_code=GONE)
             service.metrics.stage["read"](time.monotonic() - started)
-            answer = await service.answer(images, request_id)
+            with service.admission.hold(len(images)):
+                answer = await service.answer(images, request_id)
         service.metrics.stage["total"](time.monotonic() - started)
         return JSONResponse(answer)
 

@@ -65,7 +65,10 @@ class Journal:
         Raises:
             OSError: they are not written. The journal takes no more; `close` it.
         """
-        end = os.fstat(self._file).st_size
+        found = os.fstat(self._file)
+        end = found.st_size
+        if not found.st_nlink:
+            raise FileNotFoundError(errno.ENOENT, "the journal was removed", str(self.path))
         try:
             self._write(batch.serialize())
         except OSError:

@@ -79,7 +79,7 @@ class PathModel:
         given = self._session.get_inputs()[0]
         self._input, self._type = given.name, _TYPES[given.type]
         self.batch = given.shape[0] if isinstance(given.shape[0], int) else None  # None: any
-        self._nhwc = given.shape[1] != 3
+        self._nhwc = given.shape[1] != 3 and given.shape[3] == 3  # axes without a number are taken as (n, 3, h, w)
         own = self.note.outputs
         self._names = [own[name] for name in ("path", "distances", "ood_score", "logits") if name in own]
         self.path_prediction = lru_cache(65_536)(self._path_prediction)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from deployments.path_service.model import PathModel, Pixels, Routed
 from deployments.path_service.prediction_log import PredictionLog, Row
 from deployments.path_service.settings import ServiceConfig
 
+LOGGER = logging.getLogger("clusterpaths.server")
 _TEND = 1.0  # seconds between looks at the log's files
 _LOG_ROWS = 4096  # per write
 
@@ -65,7 +67,7 @@ class PathService:
         await asyncio.gather(self._tending, return_exceptions=True)
         await self._model.close()
         await self._log.close()
-        self._decoders.shutdown()
+        self._decoders.shutdown(wait=False, cancel_futures=True)  # an image may take long to decode
         if self.log is not None:
             await asyncio.to_thread(self.log.close)
 
@@ -164,7 +166,10 @@ class PathService:
 
     async def _tend(self) -> None:
         while self.log is not None:
-            self.metrics.log_stuck.set(await asyncio.to_thread(self.log.tend))
+            try:
+                self.metrics.log_stuck.set(await asyncio.to_thread(self.log.tend))
+            except OSError:
+                LOGGER.exception("The prediction log could not be tended; it is tried again.")
             self.metrics.log_ok.set(not self.log.failure)
             await asyncio.sleep(_TEND)
 

@@ -20,6 +20,7 @@ class Known:
     """Evidence without sets."""
 
     labelled = np.ones(3, np.bool_)
+    should_have_labels = True
 
     def __init__(self, **values: Any) -> None:
         for name, value in values.items():
@@ -71,6 +72,10 @@ def test_what_cannot_be_measured_rejects_unless_the_policy_lets_it_pass(choice: 
 def test_accuracy_is_left_out_without_labels_only_if_the_policy_says_so() -> None:
     evidence = Known(accuracy_change="no label")
     evidence.labelled = np.zeros(3, np.bool_)
+    if_labelled = parse_policy("accuracy = {drop = 0.1, if_labelled = true}", "it")
+    [lost] = check(if_labelled, cast(Evidence, evidence), lambda _: ("", ""))
+    assert (lost.outcome, lost.rejects) == ("not measurable", True)  # there are labels, which do not fit the candidate
+    evidence.should_have_labels = False
     for policy, checks in (("accuracy = {drop = 0.1}", 1), ("accuracy = {drop = 0.1, if_labelled = true}", 0)):
         found = check(parse_policy(policy, "it"), cast(Evidence, evidence), lambda _: ("", ""))
         assert len(found) == checks

@@ -67,6 +67,10 @@ def test_a_series_prints_a_line_for_each_new_window(
             "--window should be a number of images such as 200, or a time such as 15m, 1h or 1d; got '1 week'",
         ),
         (("--reference", "Faces", "--images", "a", "--alpha", "2"), "--alpha should be less than 1, got"),
+        (
+            ("--reference", "Faces", "--images", "a", "--series", "s", "--window", "20", "--horizon", "1000000000"),
+            "takes too many random draws; at least 1e-06 is expected",
+        ),
         (("--reference", "Faces", "--images", "a", "--grace", "soon"), "--grace should be a number with s, m, h or d"),
     ],
 )

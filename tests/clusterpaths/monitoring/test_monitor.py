@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clusterpaths.datasets.folder import Folder
 from clusterpaths.errors import CacheError, ConfigError, DatasetError
 from clusterpaths.explanation.explain import load_model, read_upright, trace_one
 from clusterpaths.monitoring import sources
@@ -164,6 +166,54 @@ def test_duplicates_and_files_that_are_no_images_are_counted_once_and_not_tested
 
 def time_after(folder: Path) -> float:
     return max(path.stat().st_mtime for path in folder.iterdir()) + 1
+
+
+def test_a_late_copy_does_not_make_the_image_that_came_in_time_a_duplicate(
+    config: Configured, incoming: Incoming
+) -> None:
+    folder = incoming(range(5), start=10 * HOUR)
+    options = config(data_root=str(folder), series="s", window="1h")
+    seen(options, 11 * HOUR)
+    shutil.copyfile(
+        incoming([7], start=11 * HOUR + 60) / sorted(path.name for path in folder.iterdir())[-1], folder / "late.jpg"
+    )
+    os.utime(folder / "late.jpg", (10 * HOUR + 5,) * 2)
+    (record,) = seen(options, 12 * HOUR)
+    assert (record.num_images, record.late, record.duplicates) == (1, 1, 0)
+
+
+def test_a_file_that_cannot_be_read_now_is_left_for_the_next_run(
+    config: Configured, incoming: Incoming, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = incoming(range(21))
+    options, away = config(data_root=str(folder), series="s", window=20), sorted(folder.iterdir())[3].name
+    digest = Folder.digest
+
+    def failing(self: Folder, file: str) -> int:
+        if file == away:
+            raise OSError(errno.EIO, "Input/output error", file)
+        return digest(self, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "digest", failing)
+        (first,) = seen(options, 100)
+    assert (first.num_images, first.unusable) == (20, 0)
+    assert f"{away} cannot be read now (Input/output error)" in caplog.text
+    incoming(range(21, 40), start=50)
+    (second,) = seen(options, 100)
+    assert (second.num_images, second.unusable, second.duplicates) == (20, 0, 0)
+
+
+def test_images_that_come_while_a_run_waits_are_in_their_window(config: Configured, incoming: Incoming) -> None:
+    folder = incoming(range(3), start=10 * HOUR)
+    options = config(data_root=str(folder), series="s", window="1h")
+
+    def clock() -> int:
+        incoming(range(3, 6), start=10 * HOUR + 60)  # after the run began
+        return 11 * HOUR * SECOND
+
+    (record,) = watch(options, clock=clock)
+    assert (record.num_images, record.late) == (6, 0)
 
 
 def test_a_directory_without_images_is_no_error(config: Configured, tmp_path: Path) -> None:
