@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from clusterpaths.gate.decide import check
+from clusterpaths.gate.decide import check, judged
 from clusterpaths.gate.latency import _timed, median_interval
 from clusterpaths.gate.measure import Evidence, independent_change, paired_change
 from clusterpaths.gate.policy import parse_policy
@@ -119,3 +120,10 @@ def test_latency_is_judged_by_its_median_whatever_the_policy_judges_by() -> None
     policy = parse_policy('judge = "bound"\nlatency = {ms = 1.5, ratio = 1.5}', "it")
     found = check(policy, cast(Evidence, Known()), lambda _: (taken, taken))
     assert [(one.outcome, one.judged) for one in found] == [("passed", "value")] * 2
+
+
+def test_an_interval_without_end_does_not_meet_a_bound() -> None:
+    lift = Measured(value=2.0, low=1.5, high=None, n=10)
+    assert judged(lift, "<=", "bound") == math.inf
+    assert judged(lift, "<=", "value") == 2
+    assert judged(Measured(value=2.0, low=None, high=None, n=10), "<=", "bound") == 2  # it has no interval at all

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import junitparser
+import numpy as np
 import pytest
 
 from clusterpaths.commands.accepted import main as accepted_main
 from clusterpaths.commands.gate import main
 from clusterpaths.commands.sample import SampleRun
-from clusterpaths.errors import CacheError, ModelError
+from clusterpaths.errors import CacheError, ConfigError, ModelError
 from clusterpaths.gate.candidate import candidate_config
+from clusterpaths.gate.measure import Evidence
 from clusterpaths.gate.policy import parse_policy
 from clusterpaths.gate.record import GateRecord, decision_names
 from clusterpaths.gate.run import decide_and_accept
@@ -305,3 +307,23 @@ def test_a_set_of_the_sample_is_repeated_on_drawn_faces(
     assert published
     config = candidate_config(published, models / "better.onnx")
     assert (config.sample, config.sample_size, config.data_root) == (True, 40, None)
+
+
+def test_a_policy_of_which_no_rule_applies_accepts_nothing(
+    results: Path, better: PublishedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = np.zeros(1, np.bool_)
+    monkeypatch.setattr(Evidence, "labelled", property(lambda _: nothing))
+    monkeypatch.setattr(Evidence, "should_have_labels", property(lambda _: False))
+    policy = parse_policy("accuracy = {drop = 0.1, if_labelled = true}", "it")
+    with pytest.raises(ConfigError, match="No rule of the policy"):
+        decide_and_accept(open_storage(results), "Hair", better, policy)
+    assert read_accepted(open_storage(results)).lines == {}
+
+
+def test_a_stricter_policy_does_not_repeat_an_old_acceptance(results: Path, better: PublishedSet) -> None:
+    root, policy = open_storage(results), parse_policy("decisions = {kept = 0.5}", "it")
+    assert decide_and_accept(root, "Hair", better, policy).record.accepted
+    assert decide_and_accept(root, "Hair", better, policy).record.accepted  # the same question has the same answer
+    with pytest.raises(ConfigError, match="is the reference itself"):
+        decide_and_accept(root, "Hair", better, parse_policy("decisions = {kept = 1}", "it"))

@@ -337,3 +337,14 @@ def test_rows_of_many_threads_and_rotations_are_all_there(note: PathModelNote, t
     log.close()
     assert sorted(logged_ids(tmp_path)) == sorted(f"r-{i + more}" for i in range(100) for more in (0, 1000))
     assert read_log(tmp_path).num_rows == 200
+
+
+def test_rows_are_not_acknowledged_into_a_journal_that_was_removed(tmp_path: Path) -> None:
+    schema = pa.schema({"number": pa.int64()})
+    journal = Journal(tmp_path, "predictions-1", schema, fsync=True)
+    batch = pa.record_batch({"number": [1]}, schema=schema)
+    journal.append(batch)
+    journal.path.unlink()
+    with pytest.raises(FileNotFoundError, match="the journal was removed"):
+        journal.append(batch)
+    journal.close()

@@ -13,11 +13,21 @@ from typing import Any
 import httpx
 import onnx
 import pytest
+from fastapi import HTTPException
 from PIL import Image
 
 from clusterpaths.export.note import PATH_MODEL_KEY
+from deployments.path_service.admission import Admission
 from tests.path_service import Exported, Running, encode, launch, read_log, running
 from tests.runs import PROJECT, SAMPLE_MODEL
+
+
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is there many times: each is decoded over the complete image."""
+    content = encode(Image.new("RGB", (64, 64), (9, 200, 40)), "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + last * count + content[-2:]
+
 
 BAD: dict[str, tuple[bytes, int, str]] = {
     "empty": (b"", 422, "The file is empty"),
@@ -27,6 +37,7 @@ BAD: dict[str, tuple[bytes, int, str]] = {
     "truncated": (encode(Image.new("RGB", (300, 300), (9, 200, 40)), "PNG")[:200], 422, "corrupted or truncated"),
     "too many pixels": (encode(Image.new("1", (5100, 5000)), "PNG"), 413, "Expected at most 25 million"),
     "a bomb": (encode(Image.new("1", (20_000, 20_000)), "PNG"), 413, "pixels"),
+    "a JPEG of many scans": (many_scans(300), 413, "has 310 scans"),
     "too many bytes": (b"\xff\xd8\xff" + bytes(1_200_000), 413, "at most 1.1 MB"),
 }
 
@@ -111,6 +122,17 @@ def test_more_than_it_takes_is_answered_with_503_and_when_to_come_back(exported:
         assert busy.headers["Retry-After"] == "1"
         assert "--max-pending 2" in busy.json()["detail"]
         assert service.post(exported.images[0]).status_code == 200
+
+
+def test_images_are_bounded_too_not_only_requests_and_bytes() -> None:
+    admission = Admission(4, 1000)
+    alone = admission.hold(9)  # whatever it is
+    with alone, pytest.raises(HTTPException) as refused, admission.hold(1):
+        pass
+    assert (refused.value.status_code, "9 images are being answered" in refused.value.detail) == (503, True)
+    with admission.hold(3), admission.hold(1):
+        assert admission.images == 4
+    assert admission.images == 0
 
 
 def test_memory_stays_bounded_under_large_images(exported: Exported, tmp_path: Path) -> None:
