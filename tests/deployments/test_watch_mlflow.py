@@ -19,7 +19,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.gate.policy import GateSettings
 from clusterpaths.gate.record import GateRecord
-from clusterpaths.gate.registry import Registry, RegistryAwayError, parse_version
+from clusterpaths.gate.registry import Registry, RegistryAwayError, Version, parse_version
 from clusterpaths.models.check import check_model
 from tests.clusterpaths.gate.conftest import write_variant
 from tests.deployments.conftest import end_group, free_port, model_events, server_environment
@@ -104,10 +104,15 @@ class Watcher:
     """The watcher of one registered model, in a process of its own."""
 
     def __init__(self, name: str, home: Path, prefect: str, mlflow: str) -> None:
-        self.name, self.home, self.folder = name, home, home / "models" / name.replace(" ", "_")
+        self.name, self.home, self.mlflow = name, home, mlflow
         self._environment = server_environment(prefect, home) | QUIET | {"MLFLOW_TRACKING_URI": mlflow}
         self.log = home / "watcher.log"
         home.mkdir(parents=True, exist_ok=True)
+
+    def file(self, version: Any) -> Path:
+        """Where it downloads a version to."""
+        found = Version(name=self.name, version=int(version.version), run_id=version.run_id, tags={})
+        return Registry(self.mlflow).target(found, self.home / "models")
 
     @contextlib.contextmanager
     def running(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -129,7 +134,7 @@ class Watcher:
 
 
 def events(prefect: str, watcher: Watcher, version: Any) -> list[tuple[str, dict[str, Any]]]:
-    return model_events(prefect, watcher.folder / f"v{version.version}")
+    return model_events(prefect, watcher.file(version).parent)
 
 
 def test_a_new_version_is_announced_once_also_by_watchers_that_are_killed(
@@ -145,7 +150,7 @@ def test_a_new_version_is_announced_once_also_by_watchers_that_are_killed(
         wait_until(lambda: events(live_server, watcher, version), watcher.log.read_text)
         os.killpg(process.pid, signal.SIGKILL)
     [(kind, payload)] = events(live_server, watcher, version)
-    file = watcher.folder / f"v{version.version}" / "Killed_often.onnx"
+    file = watcher.file(version)
     assert kind == "arrived"
     assert payload == {
         "path": str(file), "name": "Killed_often", "sha256": check_model(file).sha256,
