@@ -32,7 +32,7 @@ def cluster_and_decide(config: RunConfig, gate: GateSettings, registered: str = 
         if parse_version(registered):
             Registry()  # that it is configured here: not only found out after an hour of clustering
         root = open_storage(config.cache_root or roots.cache_root())
-        _, reference = find_reference(root, gate.reference)
+        line, reference = find_reference(root, gate.reference)
         path = model_path(config)
     try:
         with in_one_paragraph():
@@ -40,7 +40,7 @@ def cluster_and_decide(config: RunConfig, gate: GateSettings, registered: str = 
         outcome = cluster_paths(candidate)
         published = outcome.published
         assert published is not None  # it was not only planned
-        decided = decide(root, gate.reference, published, policy, gate.source)
+        decided = decide(root, gate.reference, published, policy, gate.source, compared=(line, reference))
     except ModelError as error:  # not images that cannot be read, a disk that is full, or a network that is away
         announce_refusal(path, config.model_sha256 or "", gate, str(error))
         report_to_registry(registered, None, str(error))

@@ -18,6 +18,7 @@ from clusterpaths.config import CacheRoot
 from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.records import Record
 from clusterpaths.sets.accepted import Accepted, choose, line_of, read_accepted, roll_back
+from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage, open_storage
 
 
@@ -55,7 +56,7 @@ def accepted(
         sys.stdout.write(f"The accepted set of {line} is {roll_back(root, line).name} again.\n")
     elif config.set is not None:
         published = find_set(config.set, root.address)
-        line = name or line_of(read_accepted(root), published)
+        line = _chosen_line(read_accepted(root), published, name)
         choose(root, line, published)
         sys.stdout.write(f"The accepted set of {line} is {published.name}.\n")
     else:
@@ -78,6 +79,21 @@ def listing(root: Storage, found: Accepted) -> str:
             for entry in entries
         ]
     return "\n".join(lines)
+
+
+def _chosen_line(found: Accepted, published: PublishedSet, name: str | None) -> str:
+    """The line that a set is chosen for; a new one is begun only under the set's own name.
+
+    Raises:
+        NotFoundError: there is no such line.
+    """
+    own = published.name.partition("/")[0]
+    if name is not None and name not in (*found.lines, own):
+        known = ", ".join(dict.fromkeys((*found.lines, own)))
+        raise NotFoundError(
+            f"No set of {name} was accepted. Expected {known}: a name with accepted sets, or that of {published.name}."
+        )
+    return name or line_of(found, published)
 
 
 def _line(root: Storage, found: Accepted, name: str | None) -> str:

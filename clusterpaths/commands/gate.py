@@ -70,14 +70,16 @@ def gate(*, config: Annotated[GateConfig, cyclopts.Parameter(name="*")]) -> None
     from clusterpaths.gate.run import decide, decide_and_accept  # imports the pipeline
     from clusterpaths.sets.accepted import find_reference
 
-    _, reference = find_reference(root, config.reference)
+    line, reference = find_reference(root, config.reference)
     candidate = _candidate(config, reference, root)
     source = str(config.policy) if config.policy else DEFAULT
     if config.decide_only:
         record, document = decide(reference, candidate, policy, source, config.data_root)
         decided = None
     else:
-        decided = decide_and_accept(root, config.reference, candidate, policy, source, config.data_root)
+        decided = decide_and_accept(
+            root, config.reference, candidate, policy, source, config.data_root, compared=(line, reference)
+        )
         record, document = decided.record, decided.document
     _write(config, record)
     if config.as_json:

@@ -55,6 +55,8 @@ def candidate_config(
     elif data_root is not None:
         kept["data_root"] = str(data_root.expanduser().absolute())
     found = check_model(model, default_size=record.preprocessing.size)
+    if found.outputs.class_names:  # its own, perhaps in another order
+        kept.pop("class_names", None)
     settings: dict[str, Any] = {
         "model": model.expanduser().absolute(),
         "name": name or f"{model_name(model)}-{found.sha256[:8]}",

@@ -185,6 +185,8 @@ class Evidence:
             return layers if isinstance(layers, str) else str(values)
         at_a, at_b = self._rows
         classes, found = _as_classes(values)[at_b], {}
+        if not (classes >= 0).any():
+            return f"{rule.attribute} is not known for any image that both sets have"
         for layer in layers:
             if layer not in self.reference.layers:
                 return f"the reference lacks {layer}"
@@ -223,7 +225,9 @@ class Evidence:
         before, after = self.ood(0), self.ood(1)
         if isinstance(before, str) or isinstance(after, str):
             return before if isinstance(before, str) else str(after)
-        both = {kind: independent_change(before[kind], after[kind]) for kind in before if kind in after}
+        if missing := [kind for kind in before if kind not in after]:
+            return f"it was not measured on {', '.join(missing)} for the candidate, as it was for the reference"
+        both = {kind: independent_change(before[kind], after[kind]) for kind in before}
         return both or "no kind of images was measured on both sides"
 
 

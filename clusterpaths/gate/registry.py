@@ -7,6 +7,7 @@ deployments/watch_mlflow.py's. MLflow's client is imported where it is used: it 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from clusterpaths.records import Record
 from clusterpaths.report.markdown import published_set
 from clusterpaths.storage.atomic import disk_errors, partial_name
 
+log = logging.getLogger(__name__)
 TAG = "clusterpaths."  # tags of a version: clusterpaths.announced, clusterpaths.gate …
 ANNOUNCED = f"{TAG}announced"
 DOCUMENTS = "clusterpaths"  # directory among the artifacts of a run
@@ -163,9 +165,9 @@ class Registry:
         if decided is None:
             self.tag(version, gate="rejected", set="", reasons=reason)
             return
-        if version.run_id:
-            self._log(version.run_id, decided)
         record = decided.record
+        if self._takes_documents(version):
+            self._log(version.run_id, decided)
         self.tag(
             version,
             set=record.candidate.set,
@@ -174,6 +176,14 @@ class Registry:
             reasons="\n".join(record.reasons),
             gate="accepted" if record.accepted else "rejected",
         )  # fmt: skip - gate last: whoever waits for it finds the rest
+
+    def _takes_documents(self, version: Version) -> bool:
+        """Whether the version's run is there: a deleted one takes no artifacts."""
+        run = self._ask(self._client.get_run, version.run_id, none=True) if version.run_id else None
+        active = run is not None and run.info.lifecycle_stage == "active"
+        if version.run_id and not active:
+            log.warning("The run of %s was deleted: the gate's documents are not logged to it.", version.address)
+        return active
 
     def _log(self, run: str, decided: Decided) -> None:
         published, record = decided.published, decided.record
@@ -202,7 +212,9 @@ class Registry:
             if none and error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise self._away(error) from error
-        except OSError as error:  # of requests, too
+        except OSError as error:  # of requests, too, whose have no number
+            if error.errno is not None and not isinstance(error, (ConnectionError, TimeoutError)):
+                raise  # of this machine's disk
             raise self._away(error) from error
 
     def _away(self, error: Exception) -> RegistryAwayError:
@@ -230,7 +242,9 @@ def parse_version(address: str) -> tuple[str, int] | None:
 def _download(address: str, folder: Path, uri: str) -> None:
     from mlflow import artifacts
 
-    artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
+    return str(
+        artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
+    )
 
 
 def _onnx_file(folder: Path, version: Version) -> Path:

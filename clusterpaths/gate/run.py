@@ -131,6 +131,7 @@ def decide_and_accept(
     policy: Policy,
     source: str = DEFAULT,
     data_root: Path | None = None,
+    compared: tuple[str, PublishedSet] | None = None,
 ) -> Decided:
     """`decide`, and where it accepts, make the candidate the accepted set that others are compared with from then on.
 
@@ -140,12 +141,15 @@ def decide_and_accept(
         cache_root: the results directory.
         reference: NAME, for its accepted set, or NAME/set_NN.
         candidate, policy, source, data_root: as in `decide`.
+        compared: what `find_reference` found before the candidate was made by that set's settings [found now].
 
     Raises:
         ClusterPathsError: as `decide` and `find_reference`.
     """
+    found = compared
     while True:
-        line, before = find_reference(cache_root, reference)
+        line, before = found or find_reference(cache_root, reference)
+        found = None
         if before.record.fingerprint == candidate.record.fingerprint and (stored := _stored(candidate, policy)):
             return stored  # accepted already, by an earlier try
         record, document = decide(before, candidate, policy, source, data_root)

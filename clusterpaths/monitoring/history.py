@@ -204,7 +204,11 @@ class History:
             for number in numbers[bisect.bisect_right(numbers, found.last) :]:
                 if time.monotonic() > until:
                     break
-                found.add(number, self._summary(series, number), series.stamp(number))
+                try:
+                    read = self._cached(series, number)
+                except (OSError, StorageError):
+                    break  # it may pass: the next call tries this window again
+                found.add(number, read, series.stamp(number))
             return dataclasses.replace(found, complete=not numbers or found.last == numbers[-1])
 
     def _open(self, published: PublishedSet, name: str) -> Series:
@@ -221,14 +225,20 @@ class History:
             return self._numbers.get(folder, series.numbers, version=version)
 
     def _summary(self, series: Series, number: int) -> _Read:
+        try:
+            return self._cached(series, number)
+        except (OSError, StorageError) as error:
+            log.warning("window %d of the series %s cannot be read: %s", number, series.name, error)
+            return UnreadableWindow(number=number, problem=f"Window {number} cannot be read now; try again later.")
+
+    def _cached(self, series: Series, number: int) -> _Read:
+        """Raises: OSError, StorageError: not cached, as it may pass."""
+
         def read() -> _Read:
             try:
                 return summarise(series.read(number))
             except (CacheError, NotFoundError) as error:
                 return UnreadableWindow(number=number, problem=series.without_directory(str(error)))
-            except (OSError, StorageError) as error:
-                log.warning("window %d of the series %s cannot be read: %s", number, series.name, error)
-                return UnreadableWindow(number=number, problem=f"Window {number} cannot be read now; try again later.")
 
         return self._summaries.get((series.folder, number), read, version=series.stamp(number))
 

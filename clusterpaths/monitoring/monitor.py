@@ -24,7 +24,7 @@ from clusterpaths.monitoring.observations import (
     read_time,
 )
 from clusterpaths.monitoring.record import WindowRecord
-from clusterpaths.monitoring.series import Series
+from clusterpaths.monitoring.series import Series, series_names
 from clusterpaths.monitoring.sources import Progress, Source, no_progress, open_new
 from clusterpaths.monitoring.verdict import level_of_window
 from clusterpaths.monitoring.windows import Size, Window, cut, mark_duplicates, mark_late
@@ -86,6 +86,22 @@ def watch(config: MonitorConfig, progress: Progress = no_progress, clock: Clock 
         yield from _Watching(config, config.size, published, series, source, clock).windows()
 
 
+def _elsewhere(config: MonitorConfig, published: PublishedSet) -> list[Series]:
+    """The series of this name beside the other sets that the reference, as NAME, stood for before.
+
+    A new set, or an accepted model, continues what was watched with the one before it: it does not judge the past again.
+    """
+    if config.series is None or "/" in config.reference:
+        return []
+    others = accepted.sets_of(open_storage(config.cache_root or roots.cache_root()), config.reference)
+    own = published.record.fingerprint
+    return [
+        Series(other, config.series)
+        for other in others
+        if other.record.fingerprint != own and config.series in series_names(other)
+    ]
+
+
 def observe(config: MonitorConfig) -> tuple[WindowRecord, ...]:
     """The new windows of a series, recorded; without a series, all images as one window.
 
@@ -118,6 +134,13 @@ class _Watching:
         self._number = last.number if last else 0
         self._closed = read_time(last.end) if last and size.span else None
         self._items, self._contents = series.identities()
+        for other in _elsewhere(config, published):
+            before = other.last()
+            if before is not None and before.size == str(size) and size.span:
+                self._closed = max(self._closed or 0, read_time(before.end))
+            items, contents = other.identities()
+            self._items = np.concatenate([self._items, items])
+            self._contents = np.concatenate([self._contents, contents])
         self._rows = empty_observations(len(published.layers))  # of no window yet
         self._judge = Judge(
             published, source.address, alpha=level_of_window(config.alpha, config.horizon), seed=config.seed,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -42,7 +42,7 @@ class Accepted(Record):
     """accepted.json."""
 
     version: int = 1
-    lines: dict[str, tuple[Entry, ...]] = Field(
+    lines: dict[str, Annotated[tuple[Entry, ...], Field(min_length=1)]] = Field(
         default={}, description="by the NAME that a line began with, oldest first"
     )
 
@@ -56,7 +56,7 @@ class Accepted(Record):
         stack: list[Entry] = []
         for entry in self.lines.get(line, ()):
             if entry.action == "rolled back":
-                stack.pop()
+                del stack[-1:]
             else:
                 stack.append(entry)
         return stack[-2] if len(stack) > 1 else None
@@ -95,6 +95,21 @@ def find_reference(cache_root: Storage, given: str) -> tuple[str, PublishedSet]:
         return name, accepted_set(cache_root, name)
     published = find_named(cache_root, given)
     return line_of(accepted, published), published
+
+
+def sets_of(cache_root: Storage, name: str) -> list[PublishedSet]:
+    """All sets that NAME stands for or stood for: its own ones, and those of its line; deleted ones are left out.
+
+    Raises:
+        CacheError: the document is corrupted.
+    """
+    entries = read_accepted(cache_root).lines.get(name.rstrip("/"), ())
+    own = [f"{name.rstrip('/')}/{one}" for one in list_sets(cache_root / name.rstrip("/"))]
+    found = []
+    for one in dict.fromkeys([*(entry.set for entry in entries), *own]):
+        with contextlib.suppress(CacheError):
+            found.append(find_named(cache_root, one))
+    return found
 
 
 def line_of(accepted: Accepted, published: PublishedSet) -> str:

@@ -36,7 +36,7 @@ async def read_images(request: Request, most: int) -> list[Encoded]:
     Raises:
         HTTPException: 413, more than `most`; 422, no form, another field, or no image in it.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return [Encoded("", await request.body())]
     try:
         form = await _Parser(request.headers, request.stream(), max_files=most + 1, max_fields=1).parse()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import struct
 import zlib
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from clusterpaths.storage.atomic import sync
 
 SUFFIX = ".journal"
+_TOGETHER = 1000  # batches in memory at a time; each may have one row
 _FRAME = struct.Struct("<II")
 
 
@@ -131,18 +133,24 @@ def _write_parquet(path: Path, target: Path) -> int:
     if first is None:
         return 0
     schema = pa.ipc.read_schema(pa.py_buffer(first))
-    table = pa.Table.from_batches((pa.ipc.read_record_batch(pa.py_buffer(each), schema) for each in messages), schema)
-    if not table.num_rows:
-        return 0
+    rows = 0
     try:
-        pq.write_table(table, partial, compression="zstd")
+        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            while some := list(itertools.islice(messages, _TOGETHER)):
+                batches = [pa.ipc.read_record_batch(pa.py_buffer(each), schema) for each in some]
+                table = pa.Table.from_batches(batches, schema).combine_chunks()
+                writer.write_table(table)
+                rows += table.num_rows
+        if not rows:
+            partial.unlink()
+            return 0
         sync(partial)
         partial.rename(target)
         sync(target.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return int(table.num_rows)
+    return rows
 
 
 def _messages(content: bytes) -> Iterator[memoryview]:

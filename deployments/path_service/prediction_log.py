@@ -141,9 +141,16 @@ class PredictionLog:
         return f"{_PREFIX}{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
 
     def _seal(self) -> None:
-        if self._journal is not None:
-            self._journal.close()
-        self._journal = None
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            try:
+                journal.close()
+            except (
+                OSError
+            ) as error:  # of NFS, which may report a full disk here; the descriptor is released all the same
+                LOGGER.error(
+                    "The journal %s reported an error when it was closed: %s.", journal.path, error.strerror or error
+                )
 
     def _fail(self, error: OSError) -> None:
         if not self.failure:

@@ -18,9 +18,11 @@ pytest.importorskip("mlflow", reason="needs the extra [mlflow]")
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ConfigError
 from clusterpaths.gate.policy import GateSettings
-from clusterpaths.gate.record import GateRecord
+from clusterpaths.gate.record import GateRecord, decision_names
 from clusterpaths.gate.registry import Registry, RegistryAwayError, Version, parse_version
+from clusterpaths.gate.run import Decided
 from clusterpaths.models.check import check_model
+from clusterpaths.sets.published import open_set
 from tests.clusterpaths.gate.conftest import write_variant
 from tests.deployments.conftest import end_group, free_port, model_events, server_environment
 from tests.deployments.site import wait_until
@@ -171,8 +173,10 @@ def test_a_version_that_is_no_model_is_rejected_as_a_file(live_server: str, mlfl
     (tmp_path / "notes.onnx").write_text("no model")
     (tmp_path / "readme.md").write_text("no file")
     watcher = Watcher("Broken", tmp_path / "home", live_server, mlflow_url)
-    for file, reason in (("notes.onnx", "notes.onnx|Broken.onnx"), ("readme.md", "should have one ONNX file")):
-        version = register(mlflow_url, watcher.name, tmp_path / file)
+    for file, reason in (
+        ("notes.onnx", "notes.onnx|Broken.onnx"), ("readme.md", "should have one ONNX file"), (None, "artifacts; it has none"),
+    ):  # fmt: skip
+        version = register(mlflow_url, watcher.name, *([tmp_path / file] if file else []))
         with watcher.running("--once") as process:
             assert process.wait(120) == 0, watcher.log.read_text()
         [(kind, payload)] = events(live_server, watcher, version)
@@ -236,3 +240,12 @@ def test_the_decision_of_the_gate_is_tagged_and_its_documents_are_logged_to_the_
         kept = client(mlflow_url).get_run(version.run_id).data.metrics["clusterpaths.decisions.kept"]
         assert record.checks[0].measured is not None
         assert kept == record.checks[0].measured.value
+    # its run is deleted: the version is tagged all the same
+    client(mlflow_url).delete_model_version_tag(NAME, version.version, "clusterpaths.gate")
+    client(mlflow_url).delete_run(version.run_id)
+    registry = Registry(mlflow_url)
+    published = open_set(tmp_path / "results" / record.candidate.set)
+    found_version = registry.version(NAME, int(version.version))
+    assert found_version is not None
+    registry.report(found_version, Decided(record, published, decision_names(published)[-1]))
+    assert tags(mlflow_url, version)["clusterpaths.gate"] == "accepted"

@@ -301,6 +301,27 @@ def test_totals_are_those_of_all_windows_also_when_they_are_read_in_several_step
     assert history.totals(published, SERIES).windows == 5  # begun anew, not ten
 
 
+def test_a_window_that_cannot_be_read_for_a_moment_is_counted_afterwards(
+    published: PublishedSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, folder = History(), type(published.folder)
+    read = folder.read
+
+    def failing(self: Any, name: str) -> bytes:
+        if name.startswith("window_000003"):
+            raise PermissionError(13, "Permission denied")
+        return bytes(read(self, name))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "read", failing)
+        assert "try again later" in str(history.windows(published, SERIES, 100).by_number)
+        found = history.totals(published, SERIES)
+        assert (found.complete, found.windows) == (False, 2)
+    assert "try again later" not in str(history.windows(published, SERIES, 100).by_number)
+    found = history.totals(published, SERIES)
+    assert (found.complete, found.windows, found.unreadable) == (True, 5, 0)
+
+
 # Pages ----------------------------------------------------------------------------------------------------------------
 
 
@@ -360,10 +381,19 @@ def test_what_was_left_out_is_said(reader: httpx.Client) -> None:
         assert words in page
 
 
-@pytest.mark.parametrize("address", ["/doors", f"/{SERIES}/6", f"/{SERIES}/0"])
-def test_pages_that_are_not_there(reader: httpx.Client, address: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("/doors", 404),
+        (f"/{SERIES}/6", 404),
+        (f"/{SERIES}/0", 422),
+        (f"/{SERIES}/{'9' * 5000}", 422),
+        (f"/{SERIES}/x", 422),
+    ],
+)
+def test_pages_that_are_not_there(reader: httpx.Client, address: str, status: int) -> None:
     answer = reader.get(f"{PAGES}{address}")
-    assert answer.status_code == 404
+    assert answer.status_code == status
     assert answer.headers["content-type"].startswith("text/html")
 
 

@@ -25,7 +25,7 @@ from clusterpaths.monitoring.verdict import DriftTest
 from clusterpaths.monitoring.words import growth_text, headline, name_of_test, p_text, sentences
 from clusterpaths.naming.record import check_key
 from clusterpaths.server.addresses import monitoring_url, picture_url, window_url
-from clusterpaths.server.api.monitoring import published_set, with_series
+from clusterpaths.server.api.monitoring import Number, published_set, with_series
 from clusterpaths.server.dependencies import HistoryOf, LibraryOf
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.set_view import set_view
@@ -126,9 +126,9 @@ def series(
     return render_once(request, index, "series.html", values, *version)
 
 
-@router.get("/explore/{model}/{name}/monitoring/{series}/{number:int}")
+@router.get("/explore/{model}/{name}/monitoring/{series}/{number}")
 def window(
-    request: Request, library: LibraryOf, history: HistoryOf, model: str, name: str, series: str, number: int
+    request: Request, library: LibraryOf, history: HistoryOf, model: str, name: str, series: str, number: Number
 ) -> HTMLResponse:
     """One window: what its tests found, and what changed."""
     index, published = with_series(library.set(model, name), series)

@@ -210,6 +210,21 @@ def test_a_candidate_without_metadata_takes_the_preprocessing_of_the_reference(r
     assert (config.seed, config.distance, config.k) == (0, "cosine", "conv1=4,conv2=4,conv3=4,fc1=4,fc2=5")
 
 
+def test_a_candidate_keeps_its_own_class_names(results: Path, tmp_path: Path) -> None:
+    """The reference's may be in another order."""
+    import onnx
+
+    reference, names = open_set(results / "Hair" / "set_01"), tmp_path / "names.txt"
+    names.write_text("\n".join(reference.record.class_names))
+    given = reference.record.model_copy(update={"config": reference.record.config | {"class_names": str(names)}})
+    reference = PublishedSet(reference.folder, given)
+    assert candidate_config(reference, SAMPLE_MODEL).class_names is None
+    model = onnx.load(SAMPLE_MODEL)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "silent.onnx")
+    assert candidate_config(reference, tmp_path / "silent.onnx").class_names == names
+
+
 def test_a_reference_that_cannot_be_repeated_says_why(results: Path, models: Path) -> None:
     reference = open_set(results / "Hair" / "set_01")
     unrecorded = PublishedSet(reference.folder, reference.record.model_copy(update={"config": {}}))

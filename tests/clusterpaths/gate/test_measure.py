@@ -96,6 +96,24 @@ def test_what_is_not_there_is_said(evidence: Evidence, limits: dict[str, object]
     )
 
 
+def test_an_attribute_that_no_common_image_has_is_said(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {name: np.zeros_like(one) for name, one in evidence.candidate.read_attributes().items()}
+    name = next(iter(values))
+    values[name][10:12] = 1, -1
+    monkeypatch.setitem(evidence.__dict__, "_rows", (np.arange(10), np.arange(10)))
+    monkeypatch.setitem(evidence.__dict__, "_attributes", (values, values))
+    assert evidence.purity_rises(rule(attribute=name)) == f"{name} is not known for any image that both sets have"
+
+
+def test_ood_that_was_not_measured_for_the_candidate_is_said(
+    evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Measured(value=0.9, low=0.8, high=0.95, n=100)
+    found = ({"noise": one, "crops": one}, {"noise": one})
+    monkeypatch.setattr(Evidence, "ood", lambda self, side: found[side])
+    assert evidence.ood_changes() == "it was not measured on crops for the candidate, as it was for the reference"
+
+
 def test_sets_with_another_k_have_information_and_no_path_agreement(evidence: Evidence, tmp_path: Path) -> None:
     coarse = open_set(generate(tmp_path, n=400, model="Coarse", seed=3, k=3, attributes=3))
     other = Evidence(evidence.reference, coarse)

@@ -344,3 +344,29 @@ def test_two_runs_of_a_series_do_not_record_a_window_twice(
         list(watch(options))
     assert [one.number for one in first] == [2, 3]
     assert Series(published, "s").numbers() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("window", ["5", "1h"])
+def test_a_new_set_of_the_name_continues_the_series(
+    window: str, config: Configured, incoming: Incoming, published: PublishedSet
+) -> None:
+    folder = incoming(range(10), 100)
+    settings: dict[str, Any] = {"data_root": str(folder), "series": "s", "window": window}
+    whole, pinned = config(**settings, reference="Faces"), config(**settings, reference="Faces/set_02")
+    now = 3 * HOUR
+    before = seen(whole, now)
+    assert sum(one.num_images for one in before) == 10
+    newer = shutil.copytree(published.path, published.path.parent / "set_02")
+    shutil.rmtree(newer / "monitor")
+    document = (newer / "set.json").read_text()
+    (newer / "set.json").write_text(
+        document.replace(published.record.fingerprint, "f" * 64).replace("set_01", "set_02")
+    )
+    incoming(range(20, 25), now + 100)  # five more
+    found = seen(whole, now + 2 * HOUR)
+    assert {one.reference.name for one in found} == {"Faces/set_02"}
+    assert sum(one.num_images for one in found) == 5
+    assert found[0].number == 1
+    assert seen(whole, now + 2 * HOUR) == []
+    shutil.rmtree(newer / "monitor")
+    assert sum(one.num_images for one in seen(pinned, now + 2 * HOUR)) == 15  # named itself, it begins anew

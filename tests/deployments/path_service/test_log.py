@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -252,7 +253,7 @@ def test_a_directory_that_cannot_be_written_is_one_paragraph(exported: Exported,
 
 def write_journal(directory: Path, note: PathModelNote, numbers: range) -> Path:
     """As a killed service leaves it: a batch per row."""
-    log = PredictionLog(directory, note, 1000, 1000)
+    log = PredictionLog(directory, note, 10_000, 1000)
     for number in numbers:
         assert log.append([row(number)])
     (path,) = journals(directory)
@@ -291,6 +292,32 @@ def test_a_flipped_byte_ends_the_journal_there(note: PathModelNote, tmp_path: Pa
     path.write_bytes(content)
     assert convert_journal(path) == 2
     assert logged_ids(tmp_path) == ["r-0", "r-1"]
+
+
+def test_a_journal_of_many_requests_is_converted_some_at_a_time(note: PathModelNote, tmp_path: Path) -> None:
+    """One row each: all of them in memory at once took three times the service's memory."""
+    path = write_journal(tmp_path, note, range(2500))
+    assert convert_journal(path) == 2500
+    (file,) = log_files(tmp_path)
+    assert pq.read_metadata(file).num_row_groups == 3
+    assert logged_ids(tmp_path) == [f"r-{i}" for i in range(2500)]
+
+
+def test_an_error_of_closing_does_not_end_the_log(
+    note: PathModelNote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, close = PredictionLog(tmp_path, note, 1, 1000), Journal.close
+
+    def failing(self: Journal) -> None:
+        close(self)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "close", failing)
+        assert log.append([row(1)])
+    assert log.append([row(2)])
+    log.close()
+    assert sorted(logged_ids(tmp_path)) == ["r-1", "r-2"]
 
 
 def test_a_journal_whose_file_was_completed_already_is_removed(note: PathModelNote, tmp_path: Path) -> None:
