@@ -242,9 +242,7 @@ def parse_version(address: str) -> tuple[str, int] | None:
 def _download(address: str, folder: Path, uri: str) -> None:
     from mlflow import artifacts
 
-    return str(
-        artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
-    )
+    artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri, registry_uri=uri)
 
 
 def _onnx_file(folder: Path, version: Version) -> Path:
