@@ -28,6 +28,7 @@ from clusterpaths.sets.cached_examples import TopScores, read_stored_attributes,
 from clusterpaths.sets.columns import Classes, Columns, read_columns
 from clusterpaths.sets.conveniences import Conveniences
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
+from clusterpaths.sets.maps import MAPS, Maps
 from clusterpaths.storage import StorageLike
 
 
@@ -303,6 +304,12 @@ class PublishedSet(Conveniences, SetDirectory):
         if own.is_file():
             return read_own_attributes(own, self.num_examples)
         return read_stored_attributes(self.cache, self.ids)
+
+    @property
+    def maps(self) -> Maps | None:
+        """Where the examples lie in each layer; None in sets from before there were maps."""
+        path = self.file(MAPS)
+        return Maps(path, self.layers, self.num_examples) if path.is_file() else None
 
     def read_top_scores(self, top: int) -> TopScores | None:
         """The most probable classes of each example; None where the cache has no scores, or those of another model.

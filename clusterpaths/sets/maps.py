@@ -1,0 +1,118 @@
+"""maps.parquet: where each example of a set lies in each layer, as coordinates along principal components.
+
+Belongs here: writing it and reading it. One row per example, in the order of paths.parquet. `clustering/` computes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clusterpaths.errors import CacheError
+from clusterpaths.records import Record
+
+MAPS = "maps.parquet"
+_RECORD = b"clusterpaths.maps"  # key of the schema's metadata
+
+
+class MapRecord(Record):
+    """How one layer's map was made."""
+
+    method: str = "pca"
+    explained: tuple[float, ...] = ()  # share of the sample's variance, per component
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """Where n examples lie in one layer.
+
+    Attributes:
+        record: how it was made.
+        points: (n, 2) float32, what a map shows.
+        components: (n, d) float32, coordinates along the d first principal components of the layer's activations (scaled to unit
+            length for cosine); distances between them approximate those between activations. For PCA the first two are `points`.
+    """
+
+    record: MapRecord
+    points: NDArray[np.float32]
+    components: NDArray[np.float32]
+
+
+class Maps:
+    """The maps of a set's layers, of an existing file; each is read at first use and not cached: they are large."""
+
+    def __init__(self, path: Path, layers: Sequence[str], examples: int) -> None:
+        self._path, self.layers, self._examples = path, tuple(layers), examples
+
+    @cached_property
+    def records(self) -> dict[str, MapRecord]:
+        """Layer -> how its map was made.
+
+        Raises:
+            CacheError: the file cannot be read.
+        """
+        try:
+            described = json.loads((pq.read_schema(self._path).metadata or {})[_RECORD])
+            return {layer: MapRecord.model_validate(described[layer]) for layer in self.layers}
+        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def points(self, layer: str) -> NDArray[np.float32]:
+        """(n, 2) of one layer.
+
+        Raises:
+            CacheError: the file cannot be read, or has another number of rows.
+        """
+        table = self._read([f"{layer}.x", f"{layer}.y"])
+        return np.column_stack([column.to_numpy() for column in table.columns]).astype(np.float32, copy=False)
+
+    def components(self, layer: str) -> NDArray[np.float32]:
+        """(n, d) of one layer.
+
+        Raises:
+            CacheError: as `points`.
+        """
+        column = self._read([f"{layer}.components"]).column(0).combine_chunks()
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(self._examples, -1)
+        return found
+
+    def layer(self, layer: str) -> LayerMap:
+        """All of one layer; see `points`."""
+        return LayerMap(self.records[layer], self.points(layer), self.components(layer))
+
+    def _read(self, columns: list[str]) -> pa.Table:
+        try:
+            table = pq.read_table(self._path, columns=columns)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._unreadable(error) from error
+        if len(table) != self._examples or table.num_columns != len(columns):
+            raise CacheError(
+                f"{self._path} has {len(table):,} rows and {table.num_columns} of the columns {', '.join(columns)}; the set has "
+                f"{self._examples:,} examples. Publish the set again."
+            )
+        return table
+
+    def _unreadable(self, error: Exception) -> CacheError:
+        return CacheError(f"{self._path} cannot be read: {error}. Expected the maps of a set; publish the set again.")
+
+
+def write_maps(path: Path, maps: Mapping[str, LayerMap]) -> None:
+    """Write all layers of a set; components are stored as float16, as distances between them are approximate anyway."""
+    columns: dict[str, pa.Array] = {}
+    for layer, one in maps.items():
+        columns[f"{layer}.x"] = pa.array(np.ascontiguousarray(one.points[:, 0], np.float32))
+        columns[f"{layer}.y"] = pa.array(np.ascontiguousarray(one.points[:, 1], np.float32))
+        flat = pa.array(np.ascontiguousarray(one.components, np.float16).reshape(-1))
+        columns[f"{layer}.components"] = pa.FixedSizeListArray.from_arrays(flat, one.components.shape[1])
+    described = json.dumps({layer: one.record.model_dump(mode="json") for layer, one in maps.items()})
+    table = pa.table(columns).replace_schema_metadata({_RECORD: described.encode()})
+    pq.write_table(table, path, compression="zstd")
