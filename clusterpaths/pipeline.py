@@ -123,11 +123,18 @@ def cluster_prepared(
     if complete:
         fits = identify_fits(settings, model, sample)
         identity, published = runner.run(stages.find_set, settings, fits, pieces.extraction())
-    if published is None:
+    if published is None or not published.has_maps:
         fits, fitted, extraction = pieces.cluster(settings, model)
-        identity, published = identify(fits, extraction), None
+        found, identity = published, identify(fits, extraction)
+        published = (
+            found if found and found.record.fingerprint == identity.fingerprint() else None
+        )  # or it was repaired
         if not complete:
             identity, published = runner.run(stages.find_set, settings, fits, extraction)
+        if published and not published.has_maps:
+            with timer("maps") as did:
+                did.images = extraction.num_examples
+                runner.run(stages.add_maps, published, extraction, fitted)
     new = published is None
     if published is None:
         with timer("trace") as did:

@@ -1,4 +1,4 @@
-"""Assigning examples to the fitted centroids, a shard at a time: labels and distances, recorded like activations.
+"""Assigning examples to the fitted centroids, a shard at a time: labels, distances and coordinates, recorded like activations.
 
 Belongs here: from products (`models/products.py`) to labels, and their files: clusterings/LAYER-FIT/SHARD.npz. Such a file counts
 only for the centroids and for the bytes of the shard that it was made of, so a shard that is extracted again is
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.manifest import PIXELS, ShardRecord
 from clusterpaths.clustering.kmeans import comparable, decide, distances_to_all, first_alike
+from clusterpaths.clustering.principal import Axes
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import CacheError
 from clusterpaths.models.products import Products, ProductSession, join_products
@@ -36,12 +37,18 @@ class FitRecord(Record):
     distinct: int
     passes: int
     num_fitted: int
+    axes: str  # digest
     found: bool = False
 
     @property
     def file(self) -> str:
         """With the centroids (k, width) float32."""
         return f"{self.directory}/centroids.npy"
+
+    @property
+    def axes_file(self) -> str:
+        """With the axes of the layer's map."""
+        return f"{self.directory}/axes.npz"
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,13 @@ class Labels:
         labels: (n,) int16, the nearest centroid.
         distances: (n,) float32, to it: 1 - cosine, or Euclidean.
         zeros: (n,) bool, rows of length 0.
+        coordinates: (n, d) float32 along the axes of the layer's map; d is 0 without axes.
     """
 
     labels: NDArray[np.int16]
     distances: NDArray[np.float32]
     zeros: NDArray[np.bool_]
+    coordinates: NDArray[np.float32]
 
 
 class Assigner:
@@ -65,24 +74,31 @@ class Assigner:
     Args:
         centroids: (k, width) float32.
         distance: between them and rows.
+        axes: of the layer's map; None: rows get no coordinates.
 
     Attributes:
         centroids: those.
         compared: as rows are compared with them: float64 where float32 would decide wrongly (`kmeans.comparable`).
+        axes: those.
     """
 
-    def __init__(self, centroids: NDArray[np.float32], distance: Distance) -> None:
-        self.centroids, self._distance = centroids, distance
+    def __init__(self, centroids: NDArray[np.float32], distance: Distance, axes: Axes | None = None) -> None:
+        self.centroids, self._distance, self.axes = centroids, distance, axes
         self.compared = comparable(centroids, distance)
         self._lengths = np.einsum("ij,ij->i", self.compared, self.compared)
         self._first = first_alike(centroids)
         self._sessions: dict[CacheDtype, ProductSession] = {}
 
+    @property
+    def directions(self) -> NDArray[np.float16] | None:
+        """(d, width) of the axes."""
+        return self.axes.directions if self.axes else None
+
     def products(self, rows: NDArray[Any]) -> Products:
         """Of (n, width) float16 or float32 rows, as `TapSession` computes them in the model's graph."""
         dtype: CacheDtype = "float16" if rows.dtype == np.float16 else "float32"
         if dtype not in self._sessions:
-            self._sessions[dtype] = ProductSession(self.compared.shape[1], dtype, self.compared)
+            self._sessions[dtype] = ProductSession(self.compared.shape[1], dtype, self.compared, self.directions)
         return self._sessions[dtype].run(rows)
 
     def distances(self, one: Products) -> NDArray[np.float32]:
@@ -91,28 +107,39 @@ class Assigner:
             raise ValueError("should be products with centroids, got squared lengths only")
         return distances_to_all(one.with_centroids, one.squares, self._lengths, self._distance)
 
+    def coordinates(self, one: Products) -> NDArray[np.float32]:
+        """(n, d) along the axes of the layer's map, of n rows; d is 0 without axes."""
+        if self.axes is None:
+            return np.empty((len(one.squares), 0), np.float32)
+        if one.with_axes is None:
+            raise ValueError("should be products with axes, got none")
+        return self.axes.coordinates(one.with_axes, one.squares, self._distance)
+
     def assign(self, pieces: Sequence[Products]) -> Labels:
         """Of consecutive rows; equal centroids count as the first of them."""
         dtype = self.compared.dtype
-        none = Products(np.empty(0, dtype), np.empty((0, len(self.compared)), dtype))
+        along = None if self.axes is None else np.empty((0, len(self.axes.directions)), dtype)
+        none = Products(np.empty(0, dtype), np.empty((0, len(self.compared)), dtype), along)
         every = join_products([none, *pieces])
         squares, products = every.squares, every.with_centroids
         if products is None:
             raise ValueError("should be products with centroids, got squared lengths only")
         found = decide(products, squares, self._lengths, self._distance)
-        return Labels(self._first[found.labels], found.distances(self._distance), squares == 0)
+        distances = found.distances(self._distance)
+        return Labels(self._first[found.labels], distances, squares == 0, self.coordinates(every))
 
 
 _assigners: LRUCache[Assigner] = LRUCache(64)  # of this process
 
 
 def assigner_of(directory: Storage, fit: FitRecord) -> Assigner:
-    """The assigner to a fit's centroids.
+    """The assigner to a fit's centroids, with its axes.
 
     Raises:
-        CacheError: its file is missing or is not the one of the record.
+        CacheError: one of its files is missing or is not the one of the record.
     """
-    return _assigners.get((directory.address, fit.directory, fit.digest), lambda: _read_assigner(directory, fit))
+    key = (directory.address, fit.directory, fit.digest, fit.axes)
+    return _assigners.get(key, lambda: _read_assigner(directory, fit))
 
 
 def _read_assigner(directory: Storage, fit: FitRecord) -> Assigner:
@@ -122,7 +149,13 @@ def _read_assigner(directory: Storage, fit: FitRecord) -> Assigner:
             f"The centroids in {directory / fit.file} are missing or are not those of this run. Run the flow again; "
             "it computes them again."
         )
-    return Assigner(centroids, fit.distance)
+    axes = read_axes(directory, fit.axes_file)
+    if axes is None or axes.digest != fit.axes:
+        raise CacheError(
+            f"The axes in {directory / fit.axes_file} are missing or are not those of this run. Run the flow again; "
+            "it computes them again."
+        )
+    return Assigner(centroids, fit.distance, axes)
 
 
 def read_centroids(directory: Storage, file: str) -> NDArray[np.float32] | None:
@@ -132,6 +165,21 @@ def read_centroids(directory: Storage, file: str) -> NDArray[np.float32] | None:
     except (FileNotFoundError, EOFError, ValueError):
         return None
     return centroids
+
+
+def read_axes(directory: Storage, file: str) -> Axes | None:
+    """Axes that were written with `write_axes`; None where there are none that can be read."""
+    try:
+        with directory.local(file).open("rb") as opened, np.load(opened) as arrays:
+            return Axes(arrays["directions"], arrays["origin"], arrays["explained"])
+    except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
+        return None
+
+
+def write_axes(directory: Storage, file: str, axes: Axes) -> None:
+    """Write them atomically."""
+    with directory.write(file) as partial, partial.open("wb") as opened:
+        np.savez(opened, directions=axes.directions, origin=axes.origin, explained=axes.explained)
 
 
 def digest_of(centroids: NDArray[np.float32]) -> str:
@@ -145,7 +193,7 @@ def release_assigners() -> None:
 
 
 def labels_file(shard: int) -> str:
-    """The file in a fit's directory with the labels and distances of one shard."""
+    """The file in a fit's directory with the labels, distances and coordinates of one shard."""
     return f"{shard:05d}.npz"
 
 
@@ -157,6 +205,7 @@ def write_labels(directory: Storage, fit: FitRecord, record: ShardRecord, labels
             labels=labels.labels,
             distances=labels.distances,
             zeros=labels.zeros,
+            coordinates=labels.coordinates,
             made_of=np.array(_made_of(fit, record)),
         )
 
@@ -174,10 +223,10 @@ def read_labels(files: Path, fit: FitRecord, record: ShardRecord) -> Labels | No
         with (files / labels_file(record.index)).open("rb") as file, np.load(file) as arrays:
             if arrays["made_of"].item() != _made_of(fit, record):
                 return None
-            return Labels(arrays["labels"], arrays["distances"], arrays["zeros"])
+            return Labels(arrays["labels"], arrays["distances"], arrays["zeros"], arrays["coordinates"])
     except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
         return None  # written atomically, so an invalid one is corrupted: the shard is assigned again
 
 
 def _made_of(fit: FitRecord, record: ShardRecord) -> str:
-    return f"{fit.digest} {record.rows} {record.checksums.get(PIXELS) or record.checksums[fit.layer]}"
+    return f"{fit.digest} {fit.axes} {record.rows} {record.checksums.get(PIXELS) or record.checksums[fit.layer]}"

@@ -1,4 +1,4 @@
-"""Stage fit: the centroids of one layer, from the activations of a sample to a file in clusterings/.
+"""Stage fit: the centroids and principal axes of one layer, from the activations of a sample to a file in clusterings/.
 
 Belongs here: reading and files, each in a directory that is named by the fingerprint of its settings, so that an interrupted or
 repeated run reuses it. The numerics are `kmeans.py`.
@@ -14,7 +14,7 @@ from clusterpaths.cache.extracted import ExtractionRecord
 from clusterpaths.cache.manifest import CLUSTERINGS
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering import kmeans
-from clusterpaths.clustering.assign import FitRecord, digest_of, read_centroids
+from clusterpaths.clustering.assign import FitRecord, digest_of, read_axes, read_centroids, write_axes
 from clusterpaths.clustering.identity import FitIdentity
 from clusterpaths.errors import CorruptedShardError
 from clusterpaths.storage import Storage
@@ -53,9 +53,11 @@ def fit_layer(
         distinct=fit.distinct,
         passes=fit.passes,
         num_fitted=len(rows),
+        axes=fit.axes.digest,
     )
     with directory.write(record.file) as partial, partial.open("wb") as file:
         np.save(file, fit.centroids)
+    write_axes(directory, record.axes_file, fit.axes)
     directory.write_bytes(f"{own}/{_RECORD}", record.model_dump_json().encode())
     return record
 
@@ -64,9 +66,12 @@ def _read_fit(directory: Storage, own: str) -> FitRecord | None:
     try:
         record = FitRecord.model_validate_json(directory.read(f"{own}/{_RECORD}"))
     except (FileNotFoundError, ValueError):  # pydantic's error is a ValueError
-        return None  # written last and atomically: without it there is no fit
+        return None  # written last and atomically: without it there is no fit; one of before there were axes is none
     centroids = read_centroids(directory, record.file)
     if centroids is None or digest_of(centroids) != record.digest:
+        return None
+    axes = read_axes(directory, record.axes_file)
+    if axes is None or axes.digest != record.axes:
         return None
     return record.model_copy(update={"found": True})
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterpaths.clustering.principal import Axes
 from clusterpaths.clustering.reading import Rows, Where
 from clusterpaths.clustering.seeding import ALIKE, alike, constant_part, first_centroids, places_of, scaled
 from clusterpaths.common.threads import one_thread
@@ -32,11 +33,13 @@ class Fit:
         centroids: (k, width) float32; of unit length for cosine.
         distinct: number of distinct rows that were found, at most k.
         passes: number of passes over all rows after the first centroids.
+        axes: principal axes of (a sample of) the rows.
     """
 
     centroids: NDArray[np.float32]
     distinct: int
     passes: int
+    axes: Axes
 
 
 def fit(rows: Rows, k: int, distance: Distance, seed: int) -> Fit:
@@ -54,7 +57,8 @@ def fit(rows: Rows, k: int, distance: Distance, seed: int) -> Fit:
     What is above 1 comes from the sample: 800 rows per cluster, not from a worse optimum on it.
     """
     with one_thread():
-        centroids, distinct = first_centroids(rows, k, distance, np.random.default_rng(seed))
+        first = first_centroids(rows, k, distance, np.random.default_rng(seed))
+        centroids = first.centroids
         labels, distances = np.empty(len(rows), np.int16), np.empty(len(rows), np.float32)
         for passes in range(1, MAX_PASSES + 1):
             scaled(centroids, distance)
@@ -65,7 +69,7 @@ def fit(rows: Rows, k: int, distance: Distance, seed: int) -> Fit:
                 break
             for where, block in rows.blocks(far):
                 centroids[empty[places_of(far, where)]] = scaled(block, distance)
-    return Fit(scaled(centroids, distance), distinct, passes)
+    return Fit(scaled(centroids, distance), first.distinct, passes, first.axes)
 
 
 def _means(

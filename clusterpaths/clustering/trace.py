@@ -1,8 +1,8 @@
-"""Stage trace: the labels of all shards and layers become the cluster path of every example."""
+"""Stage trace: the labels of all shards and layers become the cluster path of every example, and its coordinates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ from clusterpaths.cache.examples import read_examples, write_table
 from clusterpaths.cache.extracted import ExtractionRecord, locate
 from clusterpaths.cache.manifest import CLUSTERINGS, ShardRecord, require_manifest
 from clusterpaths.cache.registry import require_registry
-from clusterpaths.clustering.assign import FitRecord, Labels, read_labels
+from clusterpaths.clustering.assign import FitRecord, Labels, assigner_of, read_labels
 from clusterpaths.clustering.identity import SetIdentity
+from clusterpaths.clustering.principal import Axes
 from clusterpaths.errors import CacheError
 from clusterpaths.records import ClusterSummary, Distance, Record
 from clusterpaths.storage import Storage
@@ -68,21 +69,82 @@ def _of_examples(
 ) -> Labels:
     """Labels and distances of the examples in these rows of these shards."""
     labels, distances = np.empty(len(rows), np.int16), np.empty(len(rows), np.float32)
-    zeros = np.empty(len(rows), bool)
-    files = directory.local_tree(fit.directory)
-    order = np.argsort(shards, kind="stable")
-    edges = np.searchsorted(shards[order], np.arange(len(recorded) + 1))
-    for index, record in enumerate(recorded):
-        own = order[edges[index] : edges[index + 1]]
-        if len(own) == 0:
-            continue
-        found = read_labels(files, fit, record)
-        if found is None:
-            raise CacheError(f"Shard {record.index} of {directory} is not assigned in {fit.layer}. Run the flow again.")
+    zeros, coordinates = np.empty(len(rows), bool), np.empty((len(rows), 0), np.float32)  # these are `Located`'s
+    for own, found in _by_shard(directory, fit, recorded, shards):
         labels[own], distances[own], zeros[own] = (
             values[rows[own]] for values in (found.labels, found.distances, found.zeros)
         )
-    return Labels(labels, distances, zeros)
+    return Labels(labels, distances, zeros, coordinates)
+
+
+def _by_shard(
+    directory: Storage, fit: FitRecord, recorded: Sequence[ShardRecord], shards: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], Labels]]:
+    """Positions of the examples of each shard, of those that have some, and all labels of the shard.
+
+    Raises:
+        CacheError: a shard is not assigned, or was extracted again since.
+    """
+    files = directory.local_tree(fit.directory)
+    order = np.argsort(shards, kind="stable")
+    edges = np.searchsorted(shards[order], np.arange(len(recorded) + 1))
+    for index in np.flatnonzero(np.diff(edges)).tolist():
+        found = read_labels(files, fit, recorded[index])
+        if found is None:
+            raise CacheError(
+                f"Shard {recorded[index].index} of {directory} is not assigned in {fit.layer}. Run the flow again."
+            )
+        yield order[edges[index] : edges[index + 1]], found
+
+
+class Located:
+    """The coordinates of all examples in each layer, by blocks of examples in order of id; little of them is in memory.
+
+    Args:
+        extraction: the examples.
+        fits: of the layers, which all shards are assigned to.
+
+    Attributes:
+        axes: layer -> the axes that coordinates are along.
+
+    Raises:
+        CacheError: the cache does not have all of these examples, or the axes of a fit are missing.
+    """
+
+    def __init__(self, extraction: ExtractionRecord, fits: Sequence[FitRecord]) -> None:
+        self._directory, self._fits = extraction.storage, tuple(fits)
+        self._recorded = [shard for shard in require_manifest(self._directory).shards if shard.rows is not None]
+        self._shards, self._rows = locate(self._recorded, extraction.example_ids())
+        if len(self._shards) and self._shards.min() < 0:
+            raise CacheError(f"The cache {self._directory} does not have all of the examples. Run again.")
+        assigners = {fit.layer: assigner_of(self._directory, fit) for fit in fits}
+        self.axes: dict[str, Axes] = {layer: one.axes for layer, one in assigners.items() if one.axes}
+
+    def largest(self) -> dict[str, float]:
+        """Layer -> the largest magnitude of a coordinate.
+
+        Raises:
+            CacheError: a shard is not assigned, or was extracted again since.
+        """
+        found = {}
+        for fit in self._fits:
+            every = _by_shard(self._directory, fit, self._recorded, self._shards)
+            found[fit.layer] = max((float(np.abs(one.coordinates).max(initial=0)) for _, one in every), default=0.0)
+        return found
+
+    def blocks(self, size: int) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Layer -> (m, d) of the next examples, m at most `size`.
+
+        Raises:
+            CacheError: as `largest`.
+        """
+        for start in range(0, len(self._rows), size):
+            shards, rows = self._shards[start : start + size], self._rows[start : start + size]
+            found = {layer: np.empty((len(rows), len(one.directions)), np.float32) for layer, one in self.axes.items()}
+            for fit in self._fits:
+                for own, labels in _by_shard(self._directory, fit, self._recorded, shards):
+                    found[fit.layer][own] = labels.coordinates[rows[own]]
+            yield found
 
 
 def _summary(labels: Labels, k: int, fit: FitRecord, distance: Distance) -> ClusterSummary:

@@ -27,9 +27,10 @@ def borrow_session(job: ExtractionJob, fits: tuple[FitRecord, ...] = (), *, keep
     if fitting:
         session = fitting[1]
     else:
-        session = TapSession(
-            model, job.dtypes, {fit.layer: assigner_of(job.storage, fit).compared for fit in fits}, keep
-        )
+        assigners = {fit.layer: assigner_of(job.storage, fit) for fit in fits}
+        centroids = {layer: one.compared for layer, one in assigners.items()}
+        axes = {layer: one.directions for layer, one in assigners.items() if one.directions is not None}
+        session = TapSession(model, job.dtypes, centroids, keep, axes=axes)
     yield session
     with _lock:
         _idle.append((key, session))

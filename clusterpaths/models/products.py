@@ -1,4 +1,4 @@
-"""What assignment needs of activations, computed inside the graph: products with centroids, and squared lengths.
+"""What assignment needs of activations, computed inside the graph: products with centroids and axes, and squared lengths.
 
 Belongs here: the nodes, behind a tap or in a graph of their own for activations from a cache. Either way ONNX Runtime runs
 the same operators, whose results for a row do not depend on the rows beside it or on its place among them
@@ -34,26 +34,44 @@ class Products:
 
     Attributes:
         squares: (n,) squared lengths; inf or NaN where a row holds such a value.
-        with_centroids: (n, k) products with each centroid; None where there are no centroids. Both are in the dtype of the
+        with_centroids: (n, k) products with each centroid; None where there are no centroids. All are in the dtype of the
             centroids, float32 without.
+        with_axes: (n, d) products with each axis of the layer's map; None where there are no axes.
     """
 
     squares: Values
     with_centroids: Values | None
+    with_axes: Values | None = None
 
     def first(self, n: int) -> Products:
         """Of the first n rows."""
-        return Products(self.squares[:n], None if self.with_centroids is None else self.with_centroids[:n])
+        return Products(
+            self.squares[:n],
+            None if self.with_centroids is None else self.with_centroids[:n],
+            None if self.with_axes is None else self.with_axes[:n],
+        )
 
 
 def add_products(
-    model: onnx.ModelProto, layer: str, tensor: str, dtype: str, width: int, centroids: Values | None
+    model: onnx.ModelProto,
+    layer: str,
+    tensor: str,
+    dtype: str,
+    width: int,
+    centroids: Values | None,
+    axes: NDArray[Any] | None = None,
 ) -> list[str]:
     """Append nodes behind a layer's tensor (n, …) of `width` values per row in this dtype.
 
     Returns the names of their outputs: squared lengths (n,) and, where centroids (k, width) are given, products (n, k), both
-    computed in the dtype of the centroids, float32 or float64.
+    computed in the dtype of the centroids, float32 or float64; where axes (d, width) are given, too, products (n, d) in that
+    dtype. Those are a product of their own: columns beside them could change the last bits of the others.
+
+    Raises:
+        ValueError: axes without centroids.
     """
+    if axes is not None and centroids is None:
+        raise ValueError("should be axes with centroids, got axes only")
     graph, prefix = model.graph, f"clusterpaths.{layer}"
 
     def node(operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
@@ -81,6 +99,9 @@ def add_products(
         outputs = [reduce("ReduceSumSquare", rows)]
     if centroids is not None:
         outputs.append(node("MatMul", [rows, constant("centroids", np.ascontiguousarray(centroids.T))], "products"))
+    if axes is not None:
+        columns = np.ascontiguousarray(axes.T, wanted)
+        outputs.append(node("MatMul", [rows, constant("directions", columns)], "coordinates"))
     return outputs
 
 
@@ -91,14 +112,17 @@ class ProductSession:
         width: values per row.
         dtype: of the activations.
         centroids: (k, width) float32 or float64; None: squared lengths only.
+        axes: (d, width) with centroids only; None: no products with axes.
     """
 
-    def __init__(self, width: int, dtype: CacheDtype, centroids: Values | None) -> None:
+    def __init__(
+        self, width: int, dtype: CacheDtype, centroids: Values | None, axes: NDArray[Any] | None = None
+    ) -> None:
         self._rows = max(_PIECE // (4 * width), 1)
         kind = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
         graph = helper.make_graph([], "assign", [helper.make_tensor_value_info("x", kind, ["n", width])], [])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
-        self._names = add_products(model, "x", "x", dtype, width, centroids)
+        self._names = add_products(model, "x", "x", dtype, width, centroids, axes)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), one_thread_options(), providers=["CPUExecutionProvider"]
@@ -110,8 +134,13 @@ class ProductSession:
         return join_products([self._run(rows[start : start + self._rows]) for start in starts])
 
     def _run(self, rows: NDArray[Any]) -> Products:
-        squares, *products = self._session.run(self._names, {"x": rows})
-        return Products(squares, *(products or [None]))
+        return products_of(self._session.run(self._names, {"x": rows}))
+
+
+def products_of(outputs: Sequence[Any]) -> Products:
+    """The outputs that `add_products` named."""
+    squares, centroids, axes, *_ = [*outputs, None, None]
+    return Products(squares, centroids, axes)
 
 
 def one_thread_options() -> onnxruntime.SessionOptions:
@@ -127,5 +156,13 @@ def join_products(pieces: Sequence[Products]) -> Products:
     """Of consecutive rows."""
     if len(pieces) == 1:
         return pieces[0]
-    products = [piece.with_centroids for piece in pieces if piece.with_centroids is not None]
-    return Products(np.concatenate([piece.squares for piece in pieces]), np.concatenate(products) if products else None)
+    return Products(
+        np.concatenate([piece.squares for piece in pieces]),
+        _joined([piece.with_centroids for piece in pieces]),
+        _joined([piece.with_axes for piece in pieces]),
+    )
+
+
+def _joined(pieces: Sequence[Values | None]) -> Values | None:
+    found = [piece for piece in pieces if piece is not None]
+    return np.concatenate(found) if found else None

@@ -29,6 +29,7 @@ from clusterpaths.models.products import (
     add_products,
     join_products,
     one_thread_options,
+    products_of,
 )
 from clusterpaths.models.reduce import add_reduction
 from clusterpaths.records import CacheDtype, ModelRecord, Tap
@@ -63,6 +64,7 @@ class TapSession:
             with the centroids, are computed too (`products.py`); None: neither.
         keep: whether activations are among the outputs. Where they are not, they never leave the runtime.
         threads: of one run. One, with one session per worker, scales better on few cores than many in one session.
+        axes: layer -> (d, width): these layers' products with them are computed, too, where they have centroids.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class TapSession:
         centroids: Mapping[str, Values] | None = None,
         keep: bool = True,
         threads: int = 1,
+        axes: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         self.model = model
         self._layers = [tap.layer for tap in model.taps]
@@ -83,11 +86,11 @@ class TapSession:
         if centroids is not None:
             for tap in model.taps:
                 layer, width = tap.layer, math.prod(tap.shape)
-                own = centroids.get(layer)
+                own, along = centroids.get(layer), (axes or {}).get(layer)
                 if set(model.providers) == {CPU}:
-                    self._products[layer] = add_products(proto, layer, taps[layer], dtypes[layer], width, own)
+                    self._products[layer] = add_products(proto, layer, taps[layer], dtypes[layer], width, own, along)
                 else:  # another device adds up in another order
-                    self._after[layer] = ProductSession(width, dtypes[layer], own)
+                    self._after[layer] = ProductSession(width, dtypes[layer], own, along)
         self._keep = keep
         self._taps = list(taps.values()) if keep or self._after else []
         products = [name for names in self._products.values() for name in names]
@@ -148,8 +151,7 @@ class TapSession:
             return {layer: one.run(layers[layer].reshape(len(layers[layer]), -1)) for layer, one in self._after.items()}
         given, found = iter(values), {}
         for layer, names in self._products.items():
-            own = [next(given) for _ in names]
-            found[layer] = Products(own[0], own[1] if len(own) > 1 else None)
+            found[layer] = products_of([next(given) for _ in names])
         return found
 
 

@@ -314,6 +314,19 @@ def publish_set(
     return published
 
 
+def add_maps(published: PublishedSet, extraction: ExtractionRecord, fits: tuple[FitRecord, ...]) -> None:
+    """Add the maps to a set that was published without; safe to repeat.
+
+    Raises:
+        CacheError, DiskError: as `sets.publish.add_maps`.
+    """
+    publish.add_maps(published, extraction, fits)
+    log.info(
+        "Added the maps of %s, which was published before there were maps; its other documents are unchanged",
+        published.folder,
+    )
+
+
 def evaluate_set(config: RunConfig, published: PublishedSet, job: ExtractionJob) -> Evaluation:
     """Evaluate the paths: metrics.json in the set's directory.
 

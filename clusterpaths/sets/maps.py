@@ -5,6 +5,7 @@ Belongs here: writing it and reading it. One row per example, in the order of pa
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 from clusterpaths.errors import CacheError
 from clusterpaths.records import Record
 
-MAPS = "maps.parquet"
+MAPS, AXES = "maps.parquet", "axes.npz"
 _RECORD = b"clusterpaths.maps"  # key of the schema's metadata
+_HALF = (1e-3, 6e4)  # largest magnitudes that float16 holds to a thousandth of it, with all that are smaller
 
 
 class MapRecord(Record):
@@ -28,6 +30,7 @@ class MapRecord(Record):
 
     method: str = "pca"
     explained: tuple[float, ...] = ()  # share of the sample's variance, per component
+    origin: tuple[float, ...] = ()  # products of the sample's mean with the axes, which are in axes.npz
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,49 @@ class Maps:
 
 
 def write_maps(path: Path, maps: Mapping[str, LayerMap]) -> None:
-    """Write all layers of a set; components are stored as float16, as distances between them are approximate anyway."""
-    columns: dict[str, pa.Array] = {}
-    for layer, one in maps.items():
-        columns[f"{layer}.x"] = pa.array(np.ascontiguousarray(one.points[:, 0], np.float32))
-        columns[f"{layer}.y"] = pa.array(np.ascontiguousarray(one.points[:, 1], np.float32))
-        flat = pa.array(np.ascontiguousarray(one.components, np.float16).reshape(-1))
-        columns[f"{layer}.components"] = pa.FixedSizeListArray.from_arrays(flat, one.components.shape[1])
-    described = json.dumps({layer: one.record.model_dump(mode="json") for layer, one in maps.items()})
-    table = pa.table(columns).replace_schema_metadata({_RECORD: described.encode()})
-    pq.write_table(table, path, compression="zstd")
+    """Write all layers of a set, whose maps are in memory."""
+    largest = {layer: float(np.abs(one.components).max(initial=0)) for layer, one in maps.items()}
+    records = {layer: one.record for layer, one in maps.items()}
+    with MapsWriter(path, records, largest) as writer:
+        writer.write({layer: (one.points, one.components) for layer, one in maps.items()})
+
+
+class MapsWriter(contextlib.AbstractContextManager["MapsWriter"]):
+    """Writes the maps of a set by blocks of examples.
+
+    Components are float16, as distances between them are approximate anyway; or float32 in layers where they are too large or
+    too small for that.
+
+    Args:
+        path: of the file.
+        records: layer -> how its map was made.
+        largest: layer -> the largest magnitude of a component.
+    """
+
+    def __init__(self, path: Path, records: Mapping[str, MapRecord], largest: Mapping[str, float]) -> None:
+        self._path = path
+        self._described = json.dumps({layer: one.model_dump(mode="json") for layer, one in records.items()}).encode()
+        low, high = _HALF
+        self._dtypes = {
+            layer: np.float16 if value == 0 or low <= value <= high else np.float32 for layer, value in largest.items()
+        }
+        self._file: pq.ParquetWriter | None = None
+
+    def write(self, block: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
+        """Layer -> points (m, 2) and components (m, d) of the next examples."""
+        columns: dict[str, pa.Array] = {}
+        for layer, (points, components) in block.items():
+            columns[f"{layer}.x"] = pa.array(np.ascontiguousarray(points[:, 0], np.float32))
+            columns[f"{layer}.y"] = pa.array(np.ascontiguousarray(points[:, 1], np.float32))
+            flat = pa.array(np.ascontiguousarray(components, self._dtypes[layer]).reshape(-1))
+            columns[f"{layer}.components"] = pa.FixedSizeListArray.from_arrays(flat, components.shape[1])
+        table = pa.table(columns).replace_schema_metadata({_RECORD: self._described})
+        if self._file is None:
+            self._file = pq.ParquetWriter(
+                self._path, table.schema, compression="zstd", use_dictionary=False, write_page_checksum=True
+            )
+        self._file.write_table(table)
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()

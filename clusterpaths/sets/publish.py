@@ -6,6 +6,7 @@ treat every directory whose name begins with set_ as a complete set, so partial 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import shutil
@@ -37,6 +38,7 @@ from clusterpaths.records import ModelIdentity, ModelOutputs, SetRecord, StageTi
 from clusterpaths.sets.attributes import write_attributes
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
 from clusterpaths.sets.find import list_sets, next_set
+from clusterpaths.sets.place import write_maps_of
 from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.storage import Storage
 
@@ -138,6 +140,7 @@ def publish_set(
             shutil.copyfile(traced.file, partial / PATHS)
         else:
             pq.write_table(decided, partial / PATHS, compression="zstd")
+        write_maps_of(lambda name: contextlib.nullcontext(partial / name), extraction, fits)
         if record.attributes:
             write_attributes(partial, registry, paths["id"].to_numpy())
         if choice:
@@ -148,6 +151,19 @@ def publish_set(
     published = PublishedSet(directory / record.set, record)
     describe_newest(published)
     return published
+
+
+def add_maps(published: PublishedSet, extraction: ExtractionRecord, fits: tuple[FitRecord, ...]) -> None:
+    """Add the maps to a set that was published without, and remove intermediate files; other documents stay as they are.
+
+    Safe to repeat: maps.parquet comes last.
+
+    Raises:
+        CacheError: a shard is not assigned, or was extracted again since.
+        DiskError: no room or no permission.
+    """
+    write_maps_of(published.folder.write, extraction, fits)
+    published.cache.remove_tree(CLUSTERINGS)
 
 
 def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:

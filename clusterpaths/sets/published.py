@@ -28,7 +28,7 @@ from clusterpaths.sets.cached_examples import TopScores, read_stored_attributes,
 from clusterpaths.sets.columns import Classes, Columns, read_columns
 from clusterpaths.sets.conveniences import Conveniences
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
-from clusterpaths.sets.maps import MAPS, Maps
+from clusterpaths.sets.maps import AXES, MAPS, Maps
 from clusterpaths.storage import StorageLike
 
 
@@ -310,6 +310,14 @@ class PublishedSet(Conveniences, SetDirectory):
         """Where the examples lie in each layer; None in sets from before there were maps."""
         path = self.file(MAPS)
         return Maps(path, self.layers, self.num_examples) if path.is_file() else None
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether it has maps that can be read, with their axes."""
+        try:
+            return self.maps is not None and bool(self.maps.records) and self.file(AXES).is_file()
+        except CacheError:
+            return False
 
     def read_top_scores(self, top: int) -> TopScores | None:
         """The most probable classes of each example; None where the cache has no scores, or those of another model.

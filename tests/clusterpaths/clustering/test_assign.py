@@ -157,10 +157,15 @@ class Filed:
 def filed(tmp_path: Path) -> Filed:
     fit = FitRecord(
         layer="conv1", directory="clusterings/conv1-0", digest="d", distance="cosine", distinct=3, passes=1,
-        num_fitted=9,
+        num_fitted=9, axes="a",
     )  # fmt: skip
     record = ShardRecord(index=7, ids="0-2", start=0, rows=3, checksums={"conv1": "1", "fc1": "2"})
-    labels = Labels(np.array([2, 0, 1], np.int16), np.array([0, 0.5, 1], np.float32), np.array([True, False, False]))
+    labels = Labels(
+        np.array([2, 0, 1], np.int16),
+        np.array([0, 0.5, 1], np.float32),
+        np.array([True, False, False]),
+        np.array([[0, 0.25], [-3, 4], [1e-9, 7e30]], np.float32),
+    )
     write_labels(open_storage(tmp_path), fit, record, labels)
     return Filed(tmp_path, fit, record, labels)
 
@@ -176,6 +181,7 @@ def test_labels_come_back_as_they_were_written(filed: Filed) -> None:
 
 def test_labels_of_other_centroids_or_other_bytes_are_not_taken(filed: Filed) -> None:
     assert filed.read(digest="e") is None
+    assert filed.read(axes="b") is None
     for change in (
         {"rows": 2},
         {"checksums": {"conv1": "3", "fc1": "2"}},
@@ -198,7 +204,7 @@ def test_labels_of_a_cache_of_images_are_of_its_pixels(filed: Filed) -> None:
     assert replace(filed, record=record.model_copy(update={"checksums": {"pixels": "q"}})).read() is None
 
 
-@pytest.mark.parametrize("harm", ["gone", "empty", "short", "text", "flipped", "another"])
+@pytest.mark.parametrize("harm", ["gone", "empty", "short", "text", "flipped", "coordinates", "another"])
 def test_a_corrupted_file_of_labels_is_as_if_it_were_not_there(filed: Filed, harm: str) -> None:
     path = filed.folder / filed.fit.directory / labels_file(7)
     content = bytearray(path.read_bytes())
@@ -208,8 +214,10 @@ def test_a_corrupted_file_of_labels_is_as_if_it_were_not_there(filed: Filed, har
         with path.open("wb") as file:
             np.savez(file, labels=filed.labels.labels)
     else:
-        content[content.index(b"NUMPY") + 1 + 128] ^= 1
-        path.write_bytes({"empty": b"", "short": content[:100], "text": b"no archive", "flipped": bytes(content)}[harm])
+        array = b"coordinates.npy" if harm == "coordinates" else b"labels.npy"
+        content[content.index(b"NUMPY", content.index(array)) + 1 + 128] ^= 1
+        contents = {"empty": b"", "short": content[:100], "text": b"no archive"}
+        path.write_bytes(contents.get(harm, bytes(content)))
     assert filed.read() is None
     assert filed.assigned() == set()
 

@@ -378,7 +378,7 @@ def test_components_keep_distances_between_rows_of_few_dimensions(distance: Dist
     rows = (rng.standard_normal((100, 20)) @ rng.standard_normal((20, 3000)) + 3).astype(np.float32)
     every, block_rows = np.arange(100), ArrayRows(rows, 16)
     sketches = sketch(block_rows, every, distance, np.random.default_rng(1))
-    found = _components(block_rows, every, distance, sketches, 64)
+    found = _components(block_rows, every, distance, sketches, 64).coordinates
     assert found.shape[1] <= 64
     x = unit(rows) if distance == "cosine" else rows.astype(float)
     gaps = [np.square(y[:, None] - y[None]).sum(axis=2)[np.triu_indices(100, 1)] for y in (x, found)]

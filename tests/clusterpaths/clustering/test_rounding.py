@@ -153,7 +153,7 @@ def test_equal_rows_have_equal_sketches_and_components(distance: Distance) -> No
     sketches = sketch(rows, EVERY, distance, np.random.default_rng(0))
     assert len(np.unique(sketches, axis=0)) == 3
     assert len(np.unique(sketch(rows, EVERY, distance, np.random.default_rng(0), gaussian=True), axis=0)) == 3
-    assert len(np.unique(seeding._components(rows, EVERY, distance, sketches, 64), axis=0)) == 3
+    assert len(np.unique(seeding._components(rows, EVERY, distance, sketches, 64).coordinates, axis=0)) == 3
 
 
 @pytest.mark.parametrize("shift", np.linspace(0, 1e-4, 7))

@@ -1,0 +1,114 @@
+"""The maps of a set: made of the coordinates of a run, and the place of other examples on them.
+
+Belongs here: maps.parquet and axes.npz of a run's fits, and the same transform for activations that come later. The documents'
+shape is `maps.py`, the arithmetic `clustering/principal.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.cache.extracted import ExtractionRecord
+from clusterpaths.clustering.assign import Assigner, FitRecord
+from clusterpaths.clustering.principal import Axes
+from clusterpaths.clustering.trace import Located
+from clusterpaths.errors import CacheError
+from clusterpaths.sets.maps import AXES, MAPS, MapRecord, MapsWriter
+from clusterpaths.sets.published import PublishedSet
+
+BLOCK_ROWS = 1 << 15  # of a row group: 10 MB for five layers
+
+
+def write_maps_of(
+    opened: Callable[[str], AbstractContextManager[Path]], extraction: ExtractionRecord, fits: Sequence[FitRecord]
+) -> None:
+    """Write axes.npz, then maps.parquet, of these fits.
+
+    Args:
+        opened: gives the path to write a document of this name to, inside its context.
+        extraction: the examples, in all of whose shards the layers are assigned.
+        fits: of the layers.
+
+    Raises:
+        CacheError: a shard is not assigned, or was extracted again since.
+    """
+    located = Located(extraction, fits)
+    with opened(AXES) as path:
+        _write_axes(path, located)
+    with opened(MAPS) as path:
+        _write_maps(path, located)
+
+
+def _write_axes(path: Path, located: Located) -> None:
+    arrays: dict[str, Any] = {layer: axes.directions for layer, axes in located.axes.items()}
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _write_maps(path: Path, located: Located) -> None:
+    records = {
+        layer: MapRecord(explained=tuple(axes.explained.tolist()), origin=tuple(axes.origin.tolist()))
+        for layer, axes in located.axes.items()
+    }
+    with MapsWriter(path, records, located.largest()) as writer:
+        for block in located.blocks(BLOCK_ROWS):
+            writer.write({layer: (values[:, :2], values) for layer, values in block.items()})
+
+
+class Placer:
+    """Places activations on the maps of a set, as those of its own examples were.
+
+    Args:
+        published: a set with maps.
+
+    Raises:
+        CacheError: the set has no maps, or its documents cannot be read.
+    """
+
+    def __init__(self, published: PublishedSet) -> None:
+        axes, centroids = read_axes(published), published.read_centroids()
+        distance = published.record.distance
+        self._assigners = {layer: Assigner(centroids[layer], distance, one) for layer, one in axes.items()}
+
+    def place(self, rows: NDArray[Any], layer: str) -> NDArray[np.float32]:
+        """Components (n, d) of activations (n, width) of a layer, in the dtype of the cache: float16 or float32."""
+        one = self._assigners[layer]
+        return one.coordinates(one.products(np.ascontiguousarray(rows)))
+
+
+def read_axes(published: PublishedSet) -> dict[str, Axes]:
+    """Layer -> the axes of its map.
+
+    Raises:
+        CacheError: the set has no maps, or its documents cannot be read.
+    """
+    maps = published.maps
+    if maps is None:
+        raise CacheError(
+            f"{published.path} was published before there were maps. Run again with the same options to add them."
+        )
+    path = published.file(AXES)
+    try:
+        with np.load(path) as file:
+            directions = {layer: np.asarray(file[layer], np.float16) for layer in published.layers}
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise CacheError(f"{path} cannot be read: {error}. Expected the axes of a set's maps; {_AGAIN}") from error
+    found = {}
+    for layer, rows in directions.items():
+        record = maps.records[layer]
+        if rows.ndim != 2 or len(rows) != len(record.origin):
+            raise CacheError(
+                f"{path} has axes of shape {rows.shape} in layer {layer}; {MAPS} has {len(record.origin)}. They do not match; "
+                f"{_AGAIN}"
+            )
+        found[layer] = Axes(rows, np.array(record.origin), np.array(record.explained))
+    return found
+
+
+_AGAIN = "remove both and run again with the same options to add them."
