@@ -59,7 +59,7 @@ class Labels:
         labels: (n,) int16, the nearest centroid.
         distances: (n,) float32, to it: 1 - cosine, or Euclidean.
         zeros: (n,) bool, rows of length 0.
-        coordinates: (n, d) float32 along the axes of the layer's map; d is 0 without axes.
+        coordinates: (n, d + 1) float32, components and residuals (`principal.Axes.coordinates`); (n, 0) without axes.
     """
 
     labels: NDArray[np.int16]
@@ -91,7 +91,7 @@ class Assigner:
 
     @property
     def directions(self) -> NDArray[np.float16] | None:
-        """(d, width) of the axes."""
+        """(d + 1, width) of the axes."""
         return self.axes.directions if self.axes else None
 
     def products(self, rows: NDArray[Any]) -> Products:
@@ -108,7 +108,7 @@ class Assigner:
         return distances_to_all(one.with_centroids, one.squares, self._lengths, self._distance)
 
     def coordinates(self, one: Products) -> NDArray[np.float32]:
-        """(n, d) along the axes of the layer's map, of n rows; d is 0 without axes."""
+        """(n, d + 1) components and residuals of n rows; (n, 0) without axes."""
         if self.axes is None:
             return np.empty((len(one.squares), 0), np.float32)
         if one.with_axes is None:
@@ -171,7 +171,7 @@ def read_axes(directory: Storage, file: str) -> Axes | None:
     """Axes that were written with `write_axes`; None where there are none that can be read."""
     try:
         with directory.local(file).open("rb") as opened, np.load(opened) as arrays:
-            return Axes(arrays["directions"], arrays["origin"], arrays["explained"])
+            return Axes(arrays["directions"], arrays["length"].item(), arrays["explained"])
     except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
         return None
 
@@ -179,7 +179,7 @@ def read_axes(directory: Storage, file: str) -> Axes | None:
 def write_axes(directory: Storage, file: str, axes: Axes) -> None:
     """Write them atomically."""
     with directory.write(file) as partial, partial.open("wb") as opened:
-        np.savez(opened, directions=axes.directions, origin=axes.origin, explained=axes.explained)
+        np.savez(opened, directions=axes.directions, length=np.array(axes.length), explained=axes.explained)
 
 
 def digest_of(centroids: NDArray[np.float32]) -> str:

@@ -121,7 +121,7 @@ class Located:
         self.axes: dict[str, Axes] = {layer: one.axes for layer, one in assigners.items() if one.axes}
 
     def largest(self) -> dict[str, float]:
-        """Layer -> the largest magnitude of a coordinate.
+        """Layer -> the largest magnitude of a component.
 
         Raises:
             CacheError: a shard is not assigned, or was extracted again since.
@@ -129,11 +129,13 @@ class Located:
         found = {}
         for fit in self._fits:
             every = _by_shard(self._directory, fit, self._recorded, self._shards)
-            found[fit.layer] = max((float(np.abs(one.coordinates).max(initial=0)) for _, one in every), default=0.0)
+            found[fit.layer] = max(
+                (float(np.abs(one.coordinates[:, :-1]).max(initial=0)) for _, one in every), default=0.0
+            )
         return found
 
     def blocks(self, size: int) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """Layer -> (m, d) of the next examples, m at most `size`.
+        """Layer -> (m, d + 1) components and residuals of the next examples, m at most `size`.
 
         Raises:
             CacheError: as `largest`.

@@ -30,7 +30,7 @@ class MapRecord(Record):
 
     method: str = "pca"
     explained: tuple[float, ...] = ()  # share of the sample's variance, per component
-    origin: tuple[float, ...] = ()  # products of the sample's mean with the axes, which are in axes.npz
+    length: float = 0.0  # of the sample's mean, whose direction is the last of axes.npz
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,30 @@ class LayerMap:
         points: (n, 2) float32, what a map shows.
         components: (n, d) float32, coordinates along the d first principal components of the layer's activations (scaled to unit
             length for cosine); distances between them approximate those between activations. For PCA the first two are `points`.
+        residuals: (n,) float32, how far the activations are from all that lies along these components; None where not known.
+            `squared_distances` uses both.
     """
 
     record: MapRecord
     points: NDArray[np.float32]
     components: NDArray[np.float32]
+    residuals: NDArray[np.float32] | None = None
+
+
+def squared_distances(
+    component: NDArray[np.float32],
+    residual: float,
+    components: NDArray[np.float32],
+    residuals: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """(n,) squared distances of activations, approximately, from one example (d,) to n others (n, d); not to itself.
+
+    What two examples have beyond the components is taken to be at right angles. By that, 0.46 to 0.93 of the ten nearest
+    neighbours are found, by the components alone 0.19 to 0.92 (CelebA_CNN's layers, 2,000 images: benchmarks/maps.py).
+    """
+    gaps = components - component
+    found: NDArray[np.float32] = np.einsum("ij,ij->i", gaps, gaps) + np.square(residuals) + np.float32(residual) ** 2
+    return found
 
 
 class Maps:
@@ -88,9 +107,18 @@ class Maps:
         found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(self._examples, -1)
         return found
 
+    def residuals(self, layer: str) -> NDArray[np.float32]:
+        """(n,) of one layer.
+
+        Raises:
+            CacheError: as `points`.
+        """
+        found: NDArray[np.float32] = self._read([f"{layer}.residual"]).column(0).to_numpy()
+        return found
+
     def layer(self, layer: str) -> LayerMap:
         """All of one layer; see `points`."""
-        return LayerMap(self.records[layer], self.points(layer), self.components(layer))
+        return LayerMap(self.records[layer], self.points(layer), self.components(layer), self.residuals(layer))
 
     def _read(self, columns: list[str]) -> pa.Table:
         try:
@@ -113,7 +141,7 @@ def write_maps(path: Path, maps: Mapping[str, LayerMap]) -> None:
     largest = {layer: float(np.abs(one.components).max(initial=0)) for layer, one in maps.items()}
     records = {layer: one.record for layer, one in maps.items()}
     with MapsWriter(path, records, largest) as writer:
-        writer.write({layer: (one.points, one.components) for layer, one in maps.items()})
+        writer.write(maps)
 
 
 class MapsWriter(contextlib.AbstractContextManager["MapsWriter"]):
@@ -137,14 +165,16 @@ class MapsWriter(contextlib.AbstractContextManager["MapsWriter"]):
         }
         self._file: pq.ParquetWriter | None = None
 
-    def write(self, block: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]) -> None:
-        """Layer -> points (m, 2) and components (m, d) of the next examples."""
+    def write(self, block: Mapping[str, LayerMap]) -> None:
+        """The next examples in each layer."""
         columns: dict[str, pa.Array] = {}
-        for layer, (points, components) in block.items():
-            columns[f"{layer}.x"] = pa.array(np.ascontiguousarray(points[:, 0], np.float32))
-            columns[f"{layer}.y"] = pa.array(np.ascontiguousarray(points[:, 1], np.float32))
-            flat = pa.array(np.ascontiguousarray(components, self._dtypes[layer]).reshape(-1))
-            columns[f"{layer}.components"] = pa.FixedSizeListArray.from_arrays(flat, components.shape[1])
+        for layer, one in block.items():
+            columns[f"{layer}.x"] = pa.array(np.ascontiguousarray(one.points[:, 0], np.float32))
+            columns[f"{layer}.y"] = pa.array(np.ascontiguousarray(one.points[:, 1], np.float32))
+            flat = pa.array(np.ascontiguousarray(one.components, self._dtypes[layer]).reshape(-1))
+            columns[f"{layer}.components"] = pa.FixedSizeListArray.from_arrays(flat, one.components.shape[1])
+            residuals = np.zeros(len(one.points)) if one.residuals is None else one.residuals
+            columns[f"{layer}.residual"] = pa.array(np.ascontiguousarray(residuals, np.float32))
         table = pa.table(columns).replace_schema_metadata({_RECORD: self._described})
         if self._file is None:
             self._file = pq.ParquetWriter(

@@ -19,7 +19,7 @@ from clusterpaths.clustering.assign import Assigner, FitRecord
 from clusterpaths.clustering.principal import Axes
 from clusterpaths.clustering.trace import Located
 from clusterpaths.errors import CacheError
-from clusterpaths.sets.maps import AXES, MAPS, MapRecord, MapsWriter
+from clusterpaths.sets.maps import AXES, MAPS, LayerMap, MapRecord, Maps, MapsWriter
 from clusterpaths.sets.published import PublishedSet
 
 BLOCK_ROWS = 1 << 15  # of a row group: 10 MB for five layers
@@ -53,12 +53,17 @@ def _write_axes(path: Path, located: Located) -> None:
 
 def _write_maps(path: Path, located: Located) -> None:
     records = {
-        layer: MapRecord(explained=tuple(axes.explained.tolist()), origin=tuple(axes.origin.tolist()))
+        layer: MapRecord(explained=tuple(axes.explained.tolist()), length=axes.length)
         for layer, axes in located.axes.items()
     }
     with MapsWriter(path, records, located.largest()) as writer:
         for block in located.blocks(BLOCK_ROWS):
-            writer.write({layer: (values[:, :2], values) for layer, values in block.items()})
+            writer.write({layer: _as_map(records[layer], values) for layer, values in block.items()})
+
+
+def _as_map(record: MapRecord, coordinates: NDArray[np.float32]) -> LayerMap:
+    """Of coordinates (n, d + 1), as assignment has them."""
+    return LayerMap(record, coordinates[:, :2], coordinates[:, :-1], coordinates[:, -1])
 
 
 class Placer:
@@ -72,18 +77,19 @@ class Placer:
     """
 
     def __init__(self, published: PublishedSet) -> None:
-        axes, centroids = read_axes(published), published.read_centroids()
-        distance = published.record.distance
+        maps, axes = read_axes(published)
+        centroids, distance = published.read_centroids(), published.record.distance
+        self._records = maps.records
         self._assigners = {layer: Assigner(centroids[layer], distance, one) for layer, one in axes.items()}
 
-    def place(self, rows: NDArray[Any], layer: str) -> NDArray[np.float32]:
-        """Components (n, d) of activations (n, width) of a layer, in the dtype of the cache: float16 or float32."""
+    def place(self, rows: NDArray[Any], layer: str) -> LayerMap:
+        """Points, components and residuals of activations (n, width) of a layer, float16 or float32 as in the cache."""
         one = self._assigners[layer]
-        return one.coordinates(one.products(np.ascontiguousarray(rows)))
+        return _as_map(self._records[layer], one.coordinates(one.products(np.ascontiguousarray(rows))))
 
 
-def read_axes(published: PublishedSet) -> dict[str, Axes]:
-    """Layer -> the axes of its map.
+def read_axes(published: PublishedSet) -> tuple[Maps, dict[str, Axes]]:
+    """The maps of a set, and layer -> the axes of its map.
 
     Raises:
         CacheError: the set has no maps, or its documents cannot be read.
@@ -102,13 +108,13 @@ def read_axes(published: PublishedSet) -> dict[str, Axes]:
     found = {}
     for layer, rows in directions.items():
         record = maps.records[layer]
-        if rows.ndim != 2 or len(rows) != len(record.origin):
+        if rows.ndim != 2 or len(rows) != len(record.explained) + 1:
             raise CacheError(
-                f"{path} has axes of shape {rows.shape} in layer {layer}; {MAPS} has {len(record.origin)}. They do not match; "
-                f"{_AGAIN}"
+                f"{path} has directions of shape {rows.shape} in layer {layer}; {MAPS} has {len(record.explained)} axes, which "
+                f"are one less. They do not match; {_AGAIN}"
             )
-        found[layer] = Axes(rows, np.array(record.origin), np.array(record.explained))
-    return found
+        found[layer] = Axes(rows, record.length, np.array(record.explained))
+    return maps, found
 
 
 _AGAIN = "remove both and run again with the same options to add them."
