@@ -92,6 +92,7 @@ def addresses(model: str) -> list[Address]:
         Address(
             "v1 search, strange", f"{ours}/examples?split=test&right=wrong&order=strange&limit=50&offset={{small}}"
         ),
+        Address("v1 search, region", f"{ours}/examples?within=conv3:-1,-1;1,-1;1,1;-1,1&ood=0.5..&order=unsure&limit=50"),
         Address("page: home", "/"),
         Address("page: overview", page),
         Address("page: cluster", f"{page}/clusters/conv2/{{cluster}}"),

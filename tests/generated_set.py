@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from clusterpaths.datasets.drawn_faces.draw import ATTRIBUTES, HAIR
 from clusterpaths.metrics.paths import count_paths, weighted_purity
 from clusterpaths.records import ClusterSummary, ModelIdentity, Preprocessing, SetRecord, fingerprint
+from clusterpaths.sets.maps import MAPS, LayerMap, MapRecord, write_maps
 
 CELEBA = 202_599
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -124,6 +125,18 @@ def generate(
     }
     (folder.parent / "metadata.json").write_text(json.dumps(metadata, indent=2))
     return folder
+
+
+def write_random_maps(folder: Path, layers: Mapping[str, tuple[int, ...]] = SHAPES, d: int = 16, seed: int = 0) -> None:
+    """maps.parquet of a generated set: d components per layer, near together where the clusters are the same."""
+    draw = np.random.default_rng(seed)
+    table = pq.read_table(folder / "paths.parquet", columns=list(layers))
+    maps = {}
+    for layer in layers:
+        centres = draw.normal(0, 2, (1 + max(table[layer].to_pylist()), d))
+        components = (centres[table[layer].to_numpy()] + draw.normal(0, 1, (len(table), d))).astype(np.float32)
+        maps[layer] = LayerMap(MapRecord(explained=(0.3, 0.1)), np.ascontiguousarray(components[:, :2]), components)
+    write_maps(folder / MAPS, maps)
 
 
 def _paths(

@@ -76,7 +76,7 @@ class _Scores:
     """Columns of class scores: the confidence, and the probabilities of all classes or, of many, of the most probable ones."""
 
     def __init__(self, index: SetIndex) -> None:
-        self._found, self._predictions = index.all_top_scores(), index.predictions
+        self._found, self._confidence = index.all_top_scores(), index.confidence
         record = index.source.record
         self._name = record.output_name if record else index.class_name
         number = 0 if self._found is None else int(self._found[0].max(initial=-1)) + 1
@@ -89,8 +89,8 @@ class _Scores:
         if self._found is None:
             return [[""] * len(at)]
         classes, shares = self._found[0][at], self._found[1][at]  # (m, top) each
-        own: NDArray[np.bool_] = (classes == self._predictions[at][:, None]) & (classes >= 0)
-        columns = [_shares(own, shares)]
+        sure = None if self._confidence is None else self._confidence[at]
+        columns = [[""] * len(at) if sure is None else [f"{one:.6g}" if one == one else "" for one in sure.tolist()]]
         if self._all:
             return columns + [_shares(classes == i, shares) for i in self._all]
         return [*columns, [self._listed(*pair) for pair in zip(classes.tolist(), shares.tolist(), strict=True)]]

@@ -11,6 +11,7 @@ from clusterpaths.errors import NotFoundError
 from clusterpaths.explore import as_csv
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import parse_cluster
+from clusterpaths.explore.ranges import Range, parse_layer_range, parse_range, parse_region, within
 from clusterpaths.explore.records import Choices, ExamplePage, Order, Question
 
 NONE = "none"  # in place of a class: those without
@@ -50,6 +51,18 @@ def ask_csv(index: SetIndex, question: Question, path_names: Sequence[str] = ())
         NotFoundError: before the first chunk is taken; as `ask`.
     """
     return as_csv.lines(index, select(index, question), path_names)
+
+
+def prepare(index: SetIndex, question: Question) -> None:
+    """Read from disk what the selection and `choices` need, so that neither waits for it.
+
+    Raises:
+        NotFoundError: a layer that the set does not have, or the set has no maps.
+        CacheError: a file of the set or its cache cannot be read.
+    """
+    index.confidence  # noqa: B018 - cached from now on
+    for layer, _ in map(parse_region, question.within):
+        index.map_points(index.layer_index(layer))
 
 
 def select(index: SetIndex, question: Question) -> Rows:
@@ -94,9 +107,42 @@ def _masks(index: SetIndex, question: Question) -> Iterator[Mask]:
         yield index.clusters[:, layer] == cluster
     for layer, cluster in _clusters(index, question):
         yield index.clusters[:, layer] == cluster
+    yield from _measured(index, question)
     if question.id:
         known = [value for value in question.id if abs(value) < 1 << 62]  # others are not ids of examples
         yield np.isin(index.ids, np.array(known, np.int64))
+
+
+def _measured(index: SetIndex, question: Question) -> Iterator[Mask]:
+    """The mask of each filter with numbers; examples whose value is not known are left out."""
+    if question.ood:
+        if index.ood is None:
+            raise NotFoundError(f"{index.name} has no distances to centroids, so no OOD scores to filter by.")
+        yield _between(index.ood, parse_range(question.ood))
+    if question.confidence:
+        yield _between(_confidence(index), parse_range(question.confidence))
+    for layer, ends in map(parse_layer_range, dict.fromkeys(question.distance)):
+        at = index.layer_index(layer)
+        if index.distances is None:
+            raise NotFoundError(f"{index.name} has no distances to centroids to filter by.")
+        yield _between(index.distances[:, at], ends)
+    for layer, corners in map(parse_region, dict.fromkeys(question.within)):
+        yield within(index.map_points(index.layer_index(layer)), corners)
+
+
+def _between(values: NDArray[np.floating], ends: Range) -> Mask:
+    found: Mask = (values >= ends[0]) & (values <= ends[1])
+    return found
+
+
+def _confidence(index: SetIndex) -> NDArray[np.float32]:
+    found = index.confidence
+    if found is None:
+        raise NotFoundError(
+            f"The confidence of the predictions of {index.name} is not known: the probabilities are not stored, or the "
+            "model predicts no single class."
+        )
+    return found
 
 
 def _ordered(index: SetIndex, question: Question) -> Rows | None:
@@ -109,6 +155,9 @@ def _ordered(index: SetIndex, question: Question) -> Rows | None:
         return index.order("rare", lambda: np.argsort(counts[of_example], kind="stable"))
     if order == "common":
         return index.order("common", lambda: np.argsort(-counts[of_example], kind="stable"))
+    if order == "unsure":  # not known: last
+        confidence = _confidence(index)
+        return index.order("unsure", lambda: np.argsort(confidence, kind="stable"))
     ood, overall = index.ood, index.overall
     if ood is None or overall is None:
         raise NotFoundError(
@@ -217,4 +266,6 @@ def _choices(index: SetIndex) -> Choices:
         splits=index.split_names,
         layers=dict(zip(index.layers, index.k, strict=True)),
         can_be_right=bool((index.right >= 0).any()),
+        confidence=index.confidence is not None,
+        maps=index.maps is not None,
     )

@@ -21,6 +21,7 @@ from clusterpaths.metrics.ood import DistanceScale
 from clusterpaths.metrics.paths import Majorities, PathCounts, majority_classes
 from clusterpaths.sets.cached_examples import TopScores
 from clusterpaths.sets.external import ExternalSet
+from clusterpaths.sets.maps import Maps
 from clusterpaths.sets.published import PublishedSet
 
 Rows = NDArray[np.int64]
@@ -71,7 +72,7 @@ class SetIndex:
     def nbytes(self) -> int:
         """Memory of the arrays, including those computed later, and of cached answers."""
         n, n_layers = self.clusters.shape
-        arrays = n * (100 + 30 * n_layers + len(self.attribute_names) + 8 * TOP_SCORES) + self.paths.paths.nbytes * 4
+        arrays = n * (104 + 38 * n_layers + len(self.attribute_names) + 8 * TOP_SCORES) + self.paths.paths.nbytes * 4
         keys = 0 if self.keys is None else self.keys.nbytes
         return int(arrays + keys + _ANSWERS * _ANSWER)
 
@@ -263,6 +264,46 @@ class SetIndex:
         if not source.record.meaning.is_multi_label and not (self.predictions >= 0).any():
             return None
         return self.once("scores", lambda: source.read_top_scores(TOP_SCORES))
+
+    @property
+    def confidence(self) -> NDArray[np.float32] | None:
+        """(n,) probability of the predicted class, NaN where not known; None without class scores or predictions.
+
+        Raises:
+            CacheError: the cache's class scores are there and cannot be read.
+        """
+        return self.once("confidence", self._confidence)
+
+    def _confidence(self) -> NDArray[np.float32] | None:
+        found = self.all_top_scores()
+        if found is None or not (self.predictions >= 0).any():
+            return None
+        classes, shares = found
+        own = (classes == self.predictions[:, None]) & (classes >= 0)
+        return np.where(own.any(axis=1), np.where(own, shares, 0).sum(axis=1), np.nan).astype(np.float32)
+
+    def map_points(self, layer: int) -> NDArray[np.float32]:
+        """(n, 2) a layer's map; read at first use.
+
+        Raises:
+            NotFoundError: the set has no maps.
+            CacheError: they cannot be read.
+        """
+        return self.once(("map", layer), lambda: self.require_maps().points(self.layers[layer]))
+
+    @cached_property
+    def maps(self) -> Maps | None:
+        """Where the examples lie in each layer; None in sets from before there were maps, and of other programs."""
+        return self.source.maps if isinstance(self.source, PublishedSet) else None
+
+    def require_maps(self) -> Maps:
+        """Raises: NotFoundError."""
+        if self.maps is None:
+            raise NotFoundError(
+                f"{self.name} has no maps of its layers: it was published before there were maps, or by another program. "
+                "Run the flow again to add them."
+            )
+        return self.maps
 
     @cached_property
     def _path_columns(self) -> NDArray[np.int16]:

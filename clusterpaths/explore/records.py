@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from clusterpaths.explore.ranges import parse_layer_range, parse_range, parse_region
 from clusterpaths.records import Distance, Record
 
 Source = Literal["predictions", "labels"]
-Order = Literal["id", "rare", "common", "near", "far", "strange"]
+Order = Literal["id", "rare", "common", "near", "far", "strange", "unsure"]
 Exemplars = Literal["nearest", "farthest", "random"]
 Interval = tuple[float, float]
 
@@ -231,6 +232,8 @@ class Choices(Record):
     splits: tuple[str, ...]
     layers: dict[str, int] = Field(description="layer -> k")
     can_be_right: bool
+    confidence: bool = Field(description="whether probabilities are stored, so that confidence can be asked for")
+    maps: bool = Field(description="whether there are maps of the layers, so that within can be asked for")
 
 
 class Question(Record):
@@ -243,8 +246,41 @@ class Question(Record):
     split: tuple[str, ...] = Field(default=(), description="one of these parts of the data set")
     path: str = Field(default="", description="cluster ids from the first layer on, 3-2 or 3-2-1-0-4; * for any")
     cluster: tuple[str, ...] = Field(default=(), description="all of these: LAYER:CLUSTER, such as conv1:3")
+    ood: str = Field(default="", description="OOD score in this range: LOW..HIGH; either end may be left out")
+    confidence: str = Field(
+        default="", description="probability of the predicted class in this range, 0 to 1: LOW..HIGH"
+    )
+    distance: tuple[str, ...] = Field(
+        default=(), description="distance to the own centroid in all of these ranges: LAYER:LOW..HIGH"
+    )
+    within: tuple[str, ...] = Field(
+        default=(),
+        description="inside all of these regions of layers' maps, polygons of 3 to 64 corners: LAYER:x,y;x,y;x,y",
+    )
     id: tuple[int, ...] = Field(default=(), description="one of these ids")
     order: Order = Field(
         default="id",
-        description="id, rare or common (paths), near or far (from the centroids), strange (OOD score, highest first)",
+        description="id, rare or common (paths), near or far (from the centroids), strange (OOD score, highest first), "
+        "unsure (confidence, lowest first)",
     )
+
+    @field_validator("ood", "confidence")
+    @classmethod
+    def _is_range(cls, value: str) -> str:
+        if value:
+            parse_range(value)
+        return value
+
+    @field_validator("distance")
+    @classmethod
+    def _are_ranges(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            parse_layer_range(value)
+        return values
+
+    @field_validator("within")
+    @classmethod
+    def _are_regions(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            parse_region(value)
+        return values

@@ -77,7 +77,7 @@ def query_of(pairs: Iterable[tuple[str, str]]) -> str:
 
 @lru_cache(4096)  # a page with a thousand ids has them in dozens of addresses
 def _field(name: str, value: str) -> str:
-    return f"{name}={quote(value, safe=':-*')}"
+    return f"{name}={quote(value, safe=':-*,')}"
 
 
 def pairs_of(fields: dict[str, Any]) -> list[tuple[str, str]]:

@@ -120,6 +120,54 @@ def test_totals_agree_with_the_api_for_every_kind_of_filter(client: httpx.Client
         assert heading[1].startswith(f"{total:,} example" if total else "No example"), query
 
 
+def test_both_ends_of_a_range_in_the_form_become_one_filter(client: httpx.Client, site: Site) -> None:
+    layer = site.layers[0]
+    fields = f"ood.low=0.5&ood.high=&confidence.low=&confidence.high=0.9&distance.layer={layer}&distance.low=&distance.high=0.3"
+    answer = client.get(ask(site, f"?{fields}"))
+    assert answer.status_code == 303
+    query = f"?ood=0.5..&confidence=..0.9&distance={layer}:..0.3"
+    assert answer.headers["location"] == ask(site, query)
+    page = client.get(ask(site, query))
+    total = client.get(api(site, f"examples{query}&limit=1")).json()["total"]
+    assert page.status_code == 200
+    assert f"{total:,} example" in page.text or not total
+    assert "0.5 or more" in text_of(page.text)
+    assert f"{layer}: 0.3 or less" in text_of(page.text)
+    assert f'value="{layer}:..0.3" checked' in page.text, "the form keeps it"
+    narrower = client.get(ask(site, f"{query}&distance.layer={layer}&distance.low=0.1"))
+    assert narrower.headers["location"] == ask(site, f"{query}&distance={layer}:0.1..")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("ood=2..1", "larger than the upper end"),
+        ("confidence=high", "Expected a range LOW..HIGH"),
+        ("distance=0..1", "Expected LAYER:LOW..HIGH"),
+        ("within=conv1:0,0;1,1", "3 to 64 of them; here are 2"),
+        ("ood=nan..1", "none that is finite"),
+    ],
+)
+def test_a_range_that_is_none_is_refused_in_a_sentence(
+    client: httpx.Client, site: Site, query: str, words: str
+) -> None:
+    page = client.get(ask(site, f"?{query}"))
+    assert page.status_code == 422
+    assert words in text_of(page.text)
+    answer = client.get(api(site, f"examples?{query}"))
+    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
+
+
+def test_a_region_of_64_corners_fits_an_address(client: httpx.Client, site: Site) -> None:
+    corner = "-12.345678901234567,-12.345678901234567"
+    answer = client.get(api(site, f"examples?within=conv1:{';'.join([corner] * 64)}"))
+    assert answer.status_code in (200, 404), answer.text  # 404: the set has no maps
+    assert (
+        "Expected at most 4,000 characters" in client.get(api(site, f"examples?within={'1' * 4001}")).json()["detail"]
+    )
+
+
 def test_each_filter_can_be_taken_out_alone(client: httpx.Client, site: Site) -> None:
     page = client.get(ask(site, "?split=train&path=1&order=rare")).text
     assert ask(site, "?path=1&amp;order=rare") in page

@@ -23,7 +23,7 @@ from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
 from clusterpaths.explanation.record import Explanation
-from clusterpaths.explore.ask import ask, ask_csv, choices
+from clusterpaths.explore.ask import ask, ask_csv, choices, prepare
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.clusters import cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
@@ -59,6 +59,7 @@ MANY = tuple(name for name, field in Question.model_fields.items() if field.defa
 MOST_FILTERS = 50  # in a query, besides ids
 MOST_IDS = 1000
 LONGEST = 2000  # characters of one value
+LONGEST_OF = {"within": 4000}  # 64 corners with all digits
 
 
 def refusal(pairs: Sequence[tuple[str, str]]) -> str:
@@ -71,8 +72,8 @@ def refusal(pairs: Sequence[tuple[str, str]]) -> str:
         return f"There are {filters:,} filters. Expected at most {MOST_FILTERS}, ids aside; ask for fewer at once."
     if ids > MOST_IDS:
         return f"There are {ids:,} ids. Expected at most {MOST_IDS:,}; ask for them in several pieces."
-    long = next((name for name, value in pairs if len(value) > LONGEST), None)
-    return f"{long[:80]} is too long. Expected at most {LONGEST:,} characters." if long else ""
+    long = next((name for name, value in pairs if len(value) > LONGEST_OF.get(name, LONGEST)), "")
+    return f"{long[:80]} is too long. Expected at most {LONGEST_OF.get(long, LONGEST):,} characters." if long else ""
 
 
 async def sane(request: Request) -> None:
@@ -272,7 +273,14 @@ def one_path(
 @router.get(f"{OF_SET}/examples", tags=["examples"], response_model=ExamplePage)
 def examples(request: Request, model: Model, set: Set, asked: Annotated[Asked, Query()]) -> Response:  # noqa: A002
     """Search: examples that match all given filters, page by page."""
-    return of_set(request, model, set, lambda index: ask(index, asked.question, limit=asked.limit, offset=asked.offset))
+    question = asked.question
+    return of_set(
+        request,
+        model,
+        set,
+        lambda index: ask(index, question, limit=asked.limit, offset=asked.offset),
+        before=lambda index: prepare(index, question),
+    )
 
 
 @router.get(
@@ -372,7 +380,7 @@ def metrics(library: LibraryOf, model: Model, set: Set, _: None_) -> Response:  
 @router.get(f"{OF_SET}/choices", tags=["examples"], response_model=Choices)
 def all_choices(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
     """Available filter values: names of classes, attributes, splits and layers."""
-    return of_set(request, model, set, choices)
+    return of_set(request, model, set, choices, before=lambda index: prepare(index, Question()))
 
 
 @router.post(f"{OF_SET}/explain", tags=["explain"], response_model=Explanation)

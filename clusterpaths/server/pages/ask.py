@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
-from clusterpaths.explore.ask import NONE, choices, select
+from clusterpaths.explore.ask import NONE, choices, prepare, select
 from clusterpaths.explore.index import SetIndex, class_shares
 from clusterpaths.explore.records import Choices, ExamplePage, Question
 from clusterpaths.server.addresses import query_of
@@ -39,10 +39,12 @@ ORDERS = {
     "near": "nearest to their centroids first",
     "far": "farthest from their centroids first",
     "strange": "highest OOD score first",
+    "unsure": "lowest confidence first",
 }
 BY_DISTANCE = ("near", "far", "strange")
-_ONE = ("right", "path", "order")
-_FORM = ("step", "page")  # form fields: a cluster per layer, the page
+_ONE = ("right", "path", "ood", "confidence", "order")
+_ENDS = ("ood", "confidence", "distance")  # ranges: two fields of the form each
+_FORM = ("step", "page", "distance.layer", *(f"{name}.{end}" for name in _ENDS for end in ("low", "high")))
 
 router = APIRouter()
 Pairs = list[tuple[str, str]]
@@ -131,11 +133,24 @@ def _tidy(given: Pairs, layers: Sequence[str]) -> Pairs:
         pairs += [
             ("cluster", f"{layers[i]}:{step}") for i, step in enumerate(steps[: len(layers)]) if i > lead and step
         ]
-    order = {name: place for place, name in enumerate((*MANY[:4], "right", "path", "cluster", "id", "order", "page"))}
+    pairs = _with_ranges(pairs)
+    order = {name: place for place, name in enumerate((*Question.model_fields, "page"))}
     tidy = sorted(dict.fromkeys(pairs), key=lambda pair: order[pair[0]])
     if wrong := refusal(tidy):
         raise _BadAddressError(wrong)
     return tidy
+
+
+def _with_ranges(pairs: Pairs) -> Pairs:
+    """The fields of the form for both ends of a range as one."""
+    form = {name: value for name, value in pairs if name in _FORM}
+    pairs = [(name, value) for name, value in pairs if name not in _FORM or name == "page"]
+    for name in _ENDS:
+        low, high = form.get(f"{name}.low", ""), form.get(f"{name}.high", "")
+        if low or high:
+            layer = f"{form.get('distance.layer', '')}:" if name == "distance" else ""
+            pairs = [*(pair for pair in pairs if pair[0] != name or name in MANY), (name, f"{layer}{low}..{high}")]
+    return pairs
 
 
 def _question(pairs: Pairs) -> tuple[Question, int]:
@@ -155,8 +170,10 @@ def _question(pairs: Pairs) -> tuple[Question, int]:
         first = error.errors()[0]
         expected = {"right": "right or wrong", "order": ", ".join(ORDERS), "id": "integers, such as 16"}
         name = str(first["loc"][0])
-        what = expected.get(name, first["msg"])
-        raise _BadAddressError(f"{name} is {str(first['input'])[:80]!r}. Expected {what}.") from error
+        what = f"Expected {expected[name]}" if name in expected else first["msg"].removeprefix("Value error, ")
+        given = first["input"]
+        value = str(given[0] if isinstance(given, list) and len(given) == 1 else given)
+        raise _BadAddressError(f"{name} is {value[:80]!r}. {what}.") from error
 
 
 def _page(
@@ -170,6 +187,7 @@ def _page(
     status: int = 200,
 ) -> HTMLResponse:
     listed = listed_models(request)  # reads the disk
+    prepare(index, question or Question())
     with ONE_AT_A_TIME:
         offered = choices(index)
         asked = [(name, value) for name, value in pairs if name != "page"]
@@ -193,6 +211,7 @@ def _page(
             suggestions=_suggestions(index, asked) if answer and not answer.total and len(filters) > 1 else (),
             everything=_address(index, []),
             csv=set_view(index).csv_url() + query_of(asked),
+            shown=_shown,
             problem=problem,
             listed=listed,
         )
@@ -211,16 +230,21 @@ class _Form:
 
     def __init__(self, index: SetIndex, offered: Choices, asked: Pairs) -> None:
         self.values = {name: tuple(value for n, value in asked if n == name) for name in (*MANY, *_ONE)}
-        self.orders = {
-            name: words for name, words in ORDERS.items() if index.overall is not None or name not in BY_DISTANCE
-        }
+        absent = [*(BY_DISTANCE if index.overall is None else ()), *(() if offered.confidence else ("unsure",))]
+        self.orders = {name: words for name, words in ORDERS.items() if name not in absent}
         self.few_predictions, self.few_labels = len(offered.predictions) <= FEW, len(offered.labels) <= FEW
+        self.distances, self.first_layer = index.distances is not None, index.layers[0]
         self.unlabelled = bool(offered.labels) and bool((index.labels < 0).any())
         self.steps = self._steps(index)
 
     def one(self, name: str) -> str:
         """The value of a field that has one at most; empty: none."""
         return next(iter(self.values[name]), "")
+
+    def ends(self, name: str) -> tuple[str, str]:
+        """Both ends of a range; empty: open, or the field is not given or no range."""
+        low, _, high = self.one(name).partition("..")
+        return low, high
 
     def _steps(self, index: SetIndex) -> tuple[str, ...]:
         """The cluster asked for in each layer, by path or by cluster; empty: any."""
@@ -314,7 +338,14 @@ def _word(name: str, value: str) -> str:
     """The name of a filter, before its value."""
     if name == "attribute":
         return "without" if value.startswith("-") else "with"
-    return "prediction is" if name == "right" else name
+    words = {"right": "prediction is", "ood": "OOD score", "distance": "distance in", "within": "region of the map of"}
+    return words.get(name, name)
+
+
+def shown_range(text: str) -> str:
+    """LOW..HIGH in words."""
+    low, _, high = text.partition("..")
+    return f"{low} to {high}" if low and high else f"{low} or more" if low else f"{high} or less"
 
 
 def _shown(name: str, value: str) -> str:
@@ -324,6 +355,11 @@ def _shown(name: str, value: str) -> str:
         return "missing"
     if name == "right":
         return {"right": "correct", "wrong": "incorrect"}.get(value, value)
+    if name in ("ood", "confidence"):
+        return shown_range(value)
+    if name in ("distance", "within"):
+        layer, _, rest = value.rpartition(":")
+        return f"{layer}: {shown_range(rest)}" if name == "distance" else f"{layer}, {rest.count(';') + 1} corners"
     return value.rpartition(":")[0] + " " + value.rpartition(":")[2] if name == "cluster" else value
 
 

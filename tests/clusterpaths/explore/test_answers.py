@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.ask import ask, ask_csv, choices
@@ -315,12 +317,45 @@ def test_questions(index: SetIndex, fields: dict[str, object], expected: list[in
         ({"cluster": ("c:1",)}, "no layer 'c'. It has a, b"),
         ({"cluster": ("b:9",)}, "It has 0 to 3"),
         ({"cluster": ("b:-1",)}, "no cluster of layer b"),
+        ({"distance": ("c:0..1",)}, "no layer 'c'. It has a, b"),
+        ({"within": ("a:0,0;1,0;0,1",)}, "no maps of its layers"),
     ],
 )
 def test_a_name_that_is_not_there_is_told(index: SetIndex, fields: dict[str, object], message: str) -> None:
     for answer in (ask, ask_csv):
         with pytest.raises(NotFoundError, match=message):
             answer(index, Question.model_validate(fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ood": "1"}, "Expected a range LOW..HIGH"),
+        ({"ood": ".."}, "Expected a range LOW..HIGH"),
+        ({"ood": "2..1"}, "the lower end 2 is larger than the upper end 1"),
+        ({"confidence": "nan..1"}, "'nan' is none that is finite"),
+        ({"confidence": "0..inf"}, "'inf' is none"),
+        ({"ood": "1e999.."}, "'1e999' is none"),
+        ({"distance": ("0..1",)}, "Expected LAYER:LOW..HIGH"),
+        ({"distance": ("a:0..1", "a:x..1")}, "'x' is none"),
+        ({"within": ("0,0;1,0;0,1",)}, "Expected LAYER:x,y"),
+        ({"within": ("a:0,0;1,0",)}, "3 to 64 of them; here are 2"),
+        ({"within": ("a:",)}, "here are 0"),
+        ({"within": ("a:" + ";".join(["0,0"] * 65),)}, "here are 65"),
+        ({"within": ("a:0,0;1,0;1",)}, "two numbers each; '1' is not"),
+        ({"within": ("a:0,0;1,0;1,nan",)}, "'nan' is none that is finite"),
+    ],
+)
+def test_a_range_that_is_none_is_no_question(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        Question.model_validate(fields)
+
+
+def test_examples_whose_value_is_not_known_are_in_no_range(index: SetIndex) -> None:
+    """17 has no prediction."""
+    assert ids_of(ask(index, Question(confidence="0..1")).examples) == [10, 11, 12, 13, 14, 15, 16]
+    assert ids_of(ask(index, Question(order="unsure")).examples)[-1] == 17
+    assert choices(index).confidence
 
 
 def test_the_distance_shown_is_the_one_asked_for(index: SetIndex) -> None:

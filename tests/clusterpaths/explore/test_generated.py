@@ -29,14 +29,16 @@ from clusterpaths.explore.routes import routes
 from clusterpaths.metrics.ood import overall_distance, scale_distances
 from clusterpaths.sets.published import PublishedSet, open_set
 from tests.clusterpaths.explore.small import ids_of
-from tests.generated_set import CELEBA, CLASSES, generate
+from tests.generated_set import CELEBA, CLASSES, generate, write_random_maps
 
 LAYERS = {"conv1": (2, 3, 3), "conv2": (4,), "fc1": (3,)}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return generate(tmp_path_factory.mktemp("some"), n=2_000, layers=LAYERS, k=6, attributes=7, seed=1)
+    folder = generate(tmp_path_factory.mktemp("some"), n=2_000, layers=LAYERS, k=6, attributes=7, seed=1)
+    write_random_maps(folder, LAYERS)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     standardised = scale.standardise(files.clusters, files.distances)
     overall = overall_distance(files.distances)
     counts = Counter(tuple(row[layer] for layer in LAYERS) for row in found)
+    maps = {layer: files.maps.points(layer) for layer in LAYERS} if files.maps else {}
     for i, (row, more) in enumerate(zip(found, attributes, strict=True)):
+        powers = np.exp(np.array(more["logits"], np.float64))
+        row["confidence"] = powers[row["prediction"]] / powers.sum()
+        row |= {f"map.{layer}": points[i].tolist() for layer, points in maps.items()}
         row |= {name: value for name, value in more.items() if name.startswith("attr_")}
         row["path"] = tuple(row[layer] for layer in LAYERS)
         row |= {"count": counts[row["path"]], "ood": standardised[i].mean(), "overall": overall[i]}
@@ -74,6 +80,24 @@ def test_a_generated_set_is_what_publish_writes(folder: Path) -> None:
         assert all(np.array_equal(np.float32(centroids[layer]), file[layer]) for layer in LAYERS)
 
 
+SQUARE, STAR = "conv2:-1,-1;1,-1;1,1;-1,1", "fc1:0,2;1.2,-1.6;-1.9,0.6;1.9,0.6;-1.2,-1.6"
+
+
+def in_square(row: dict[str, Any]) -> bool:
+    return all(abs(value) < 1 for value in row["map.conv2"])
+
+
+def in_star(row: dict[str, Any]) -> bool:
+    """Five corners joined crosswise: the middle is crossed twice, so it is outside by the even-odd rule."""
+    corners = [tuple(map(float, corner.split(","))) for corner in STAR.removeprefix("fc1:").split(";")]
+    x, y = row["map.fc1"]
+    crossed = 0
+    for (x1, y1), (x2, y2) in itertools.pairwise([*corners, corners[0]]):
+        if (y1 > y) != (y2 > y):
+            crossed += x < x1 + (y - y1) * (x2 - x1) / (y2 - y1)
+    return crossed % 2 == 1
+
+
 QUESTIONS: list[tuple[dict[str, Any], Any, Any]] = [
     ({"prediction": ("Black", "Blond")}, lambda r: r["prediction"] in (1, 2), None),
     ({"label": ("none", "Gray")}, lambda r: r["label"] in (-1, 4), None),
@@ -88,6 +112,15 @@ QUESTIONS: list[tuple[dict[str, Any], Any, Any]] = [
     ({"order": "near"}, lambda r: True, lambda r: (r["overall"], r["id"])),
     ({"order": "far", "right": "wrong"}, lambda r: -1 < r["label"] != r["prediction"], lambda r: (-r["overall"], -r["id"])),
     ({"order": "strange"}, lambda r: True, lambda r: (-r["ood"], r["id"])),
+    ({"ood": "0.5.."}, lambda r: r["ood"] >= 0.5, None),
+    ({"ood": "-.2..2e-1", "order": "strange"}, lambda r: -0.2 <= r["ood"] <= 0.2, lambda r: (-r["ood"], r["id"])),
+    ({"confidence": "..0.7"}, lambda r: r["confidence"] <= 0.7, None),
+    ({"confidence": "0.4..0.6", "order": "unsure"}, lambda r: 0.4 <= r["confidence"] <= 0.6, lambda r: r["confidence"]),
+    ({"distance": ("conv1:0.1..0.15", "fc1:..0.2")},
+     lambda r: 0.1 <= r["distance.conv1"] <= 0.15 and r["distance.fc1"] <= 0.2, None),
+    ({"within": (SQUARE,)}, in_square, None),
+    ({"within": (STAR,)}, in_star, None),
+    ({"within": (SQUARE, STAR), "order": "rare"}, lambda r: in_square(r) and in_star(r), lambda r: (r["count"], r["id"])),
     ({"order": "near", "cluster": ("fc1:1",)}, lambda r: r["fc1"] == 1, lambda r: (r["distance.fc1"], r["id"])),
 ]  # fmt: skip
 
@@ -105,6 +138,7 @@ def test_questions_select_what_a_loop_would(
     lines = list(csv.DictReader(io.StringIO("".join(ask_csv(index, question)))))
     assert [int(line["id"]) for line in lines] == expected
     for line, example in zip(lines, page.examples, strict=True):
+        assert float(line["confidence"]) == pytest.approx(rows[example.id]["confidence"], rel=1e-4)
         assert (line["label"], line["prediction"]) == (example.label or "", example.prediction or "")
         assert tuple(int(line[layer]) for layer in LAYERS) == example.path
         assert int(line["path_count"]) == example.path_count
@@ -253,7 +287,7 @@ for layer in index.layers:
         cluster_detail.cluster_detail(index, layer, cluster)
 for summary in paths.path_page(index, limit=200).paths:
     paths.path_detail(index, summary.path)
-for order in ("id", "rare", "common", "near", "far", "strange"):
+for order in ("id", "rare", "common", "near", "far", "strange", "unsure"):
     ask.ask(index, Question(order=order, attribute=("Smiling",)), limit=1000)
 for piece in ask.ask_csv(index, Question()): pass
 for example in range(0, 200_000, 1_000):
