@@ -34,7 +34,7 @@ from clusterpaths.datasets.drawn_faces.draw import write_faces
 
 sys.path.insert(0, str(PROJECT))  # the generator of large sets is the tests'
 
-from tests.generated_set import generate
+from tests.generated_set import generate, write_random_maps
 
 EXAMPLES = 202_599
 CLIENTS = 20
@@ -92,7 +92,10 @@ def addresses(model: str) -> list[Address]:
         Address(
             "v1 search, strange", f"{ours}/examples?split=test&right=wrong&order=strange&limit=50&offset={{small}}"
         ),
-        Address("v1 search, region", f"{ours}/examples?within=conv3:-1,-1;1,-1;1,1;-1,1&ood=0.5..&order=unsure&limit=50"),
+        Address(
+            "v1 search, region", f"{ours}/examples?within=conv3:-1,-1;1,-1;1,1;-1,1&ood=0.5..&order=unsure&limit=50"
+        ),
+        Address("v1 summary", f"{ours}/summary?right=wrong&cluster=conv3:{{cluster}}"),
         Address("page: home", "/"),
         Address("page: overview", page),
         Address("page: cluster", f"{page}/clusters/conv2/{{cluster}}"),
@@ -339,7 +342,7 @@ def main(
     result = {**describe_machine(), "examples": examples, "clients": CLIENTS, "seconds": seconds}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        generate(work / "activation_cache", n=examples, data_root=pictures(work / "data", examples))
+        write_random_maps(generate(work / "activation_cache", n=examples, data_root=pictures(work / "data", examples)))
         result |= measure(work / "activation_cache", work, seconds)
     out.mkdir(parents=True, exist_ok=True)
     (out / "load.json").write_text(json.dumps(result, indent=1) + "\n")

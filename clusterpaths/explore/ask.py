@@ -78,6 +78,16 @@ def select(index: SetIndex, question: Question) -> Rows:
     return order if mask is None else order.compress(mask.take(order))  # a third of the time of order[mask[order]]
 
 
+def asked_layers(index: SetIndex, question: Question) -> frozenset[int]:
+    """Layers in which the question selects clusters.
+
+    Raises:
+        NotFoundError: as `select`.
+    """
+    prefix = _prefix(index, question.path) if question.path else []
+    return frozenset(layer for layer, _ in [*prefix, *_clusters(index, question)])
+
+
 def _mask(index: SetIndex, question: Question) -> Mask | None:
     """(n,) selected examples; None: all."""
     found: Mask | None = None

@@ -9,7 +9,7 @@ the tables of all clusters and paths of a set: of a hundred tables, about five s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,17 +19,18 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Lift
 from clusterpaths.metrics.intervals import ratio_interval
 
-Kind = Literal["prediction", "label", "attribute", "split"]
+Kind = Literal["prediction", "label", "attribute", "split", "cluster"]
 _Counts = tuple[int, int, int, int]  # has it, known; outside: has it, known
 _Row = tuple[Kind, str, _Counts]
 MOST_CLASSES = 50  # of more, those that are most frequent in the group
 CONFIDENCE = 0.95
 
 
-def lifts(index: SetIndex, rows: NDArray[np.integer]) -> tuple[Lift, ...]:
+def lifts(index: SetIndex, rows: NDArray[np.integer], given: Container[str] = ()) -> tuple[Lift, ...]:
     """Lifts of the group of these rows: clear ones first, largest first, then the others, largest first.
 
-    Empty for an empty group and for the complete set: there is nothing to compare with.
+    Empty for an empty group and for the complete set: there is nothing to compare with. `given`: kinds, and attribute:NAME,
+    that the group was selected by, so that their lifts say nothing; they are left out.
     """
     if not 0 < len(rows) < len(index):
         return ()
@@ -39,9 +40,29 @@ def lifts(index: SetIndex, rows: NDArray[np.integer]) -> tuple[Lift, ...]:
         *_attributes(index, rows),
         *_classes(index, "split", index.splits, rows, index.split_names.__getitem__),
     ]
+    return _table([row for row in table if row[0] not in given and f"{row[0]}:{row[1]}" not in given])
+
+
+def cluster_lifts(index: SetIndex, rows: NDArray[np.integer], given: Container[int] = ()) -> tuple[Lift, ...]:
+    """As `lifts` of the clusters of all layers, named LAYER:CLUSTER; `given`: layers that the group was selected by."""
+    if not 0 < len(rows) < len(index):
+        return ()
+    table: list[_Row] = []
+    for layer, name in enumerate(index.layers):
+        if layer in given:
+            continue
+        inside = np.bincount(index.clusters[rows, layer], minlength=index.k[layer])
+        table += [
+            ("cluster", f"{name}:{cluster}", (count, len(rows), size - count, len(index) - len(rows)))
+            for cluster, (count, size) in enumerate(zip(inside.tolist(), index.sizes[layer].tolist(), strict=True))
+            if size
+        ]
+    return _table(table)
+
+
+def _table(table: Sequence[_Row]) -> tuple[Lift, ...]:
     confidence = 1 - (1 - CONFIDENCE) / max(len(table), 1)
-    found = [_lift(kind, name, counts, confidence) for kind, name, counts in table]
-    return tuple(sorted(found, key=_order))
+    return tuple(sorted((_lift(*row, confidence) for row in table), key=_order))
 
 
 def _classes(

@@ -65,8 +65,8 @@ class Lift(Record):
     Poisson Series, Biometrika 31, 1940) and the other is 0 or open.
     """
 
-    kind: Literal["prediction", "label", "attribute", "split"]
-    name: str
+    kind: Literal["prediction", "label", "attribute", "split", "cluster"]
+    name: str = Field(description="of a cluster: LAYER:CLUSTER")
     count: int = Field(description="in the group")
     known: int = Field(description="in the group, where it is known")
     share: float
@@ -187,6 +187,53 @@ class PathDetail(Record):
     lifts: tuple[Lift, ...]
     clusters: tuple[ClusterInfo, ...] = Field(description="one per layer")
     similar: tuple[PathSummary, ...] = Field(description="paths that differ in one layer, most frequent first")
+
+
+class Median(Record):
+    """The median of a group's values."""
+
+    value: float
+    interval: Interval = Field(description="95%, between order statistics")
+    count: int = Field(description="values in the group")
+
+
+class ClassPair(Record):
+    """Examples with one label and one prediction."""
+
+    label: str
+    prediction: str
+    count: int
+    right: bool | None = Field(description="None: labels are other classes than predictions")
+
+
+class PathShare(Record):
+    """One path within a selection."""
+
+    path: tuple[int, ...]
+    count: int = Field(description="in the selection")
+    share: float = Field(description="of the selection")
+    path_count: int = Field(description="in the set")
+
+
+class SelectionSummary(Record):
+    """What the examples of a selection have in common, and how they differ from the rest of the set.
+
+    What was selected by is left out of the lifts, as it says nothing: the classes of a selection by class, and so on.
+    """
+
+    total: int
+    share: float = Field(description="of the set")
+    predictions: tuple[ClassShare, ...] = Field(description="most frequent first")
+    labels: tuple[ClassShare, ...]
+    right: ClassShare | None = Field(description="index 1, name right: correct predictions")
+    pairs: tuple[ClassPair, ...] = Field(
+        description="labels and predictions: incorrect ones first, most frequent first; at most 200"
+    )
+    lifts: tuple[Lift, ...] = Field(description="of classes, attributes and splits; as of a cluster")
+    clusters: tuple[Lift, ...] = Field(description="of the clusters of all layers, in the same order")
+    ood: Median | None = Field(description="OOD scores; None without distances, and for an empty selection")
+    ood_outside: Median | None = Field(description="of the rest of the set")
+    paths: tuple[PathShare, ...] = Field(description="the most frequent ones")
 
 
 class ExampleLayer(Record):

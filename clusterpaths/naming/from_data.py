@@ -99,7 +99,7 @@ def _can_be_named(index: SetIndex) -> bool:
 
 
 def _kind(row: Lift) -> Kind:
-    assert row.kind != "split"
+    assert row.kind != "split" and row.kind != "cluster"  # noqa: PT018
     return row.kind
 
 

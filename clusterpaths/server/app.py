@@ -27,6 +27,7 @@ from clusterpaths.server import errors, metrics, static_files
 from clusterpaths.server.answers import answer_cache
 from clusterpaths.server.api import monitoring as monitoring_api
 from clusterpaths.server.api import names as names_api
+from clusterpaths.server.api import selections as selections_api
 from clusterpaths.server.api import v1 as api
 from clusterpaths.server.contract import dashboards as contract
 from clusterpaths.server.middleware import security
@@ -81,6 +82,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.state.metrics = metrics.Metrics(app.state.library, app.state.history)
     app.state.explaining = asyncio.Semaphore(1)
     app.include_router(contract.router)
+    app.include_router(selections_api.router)
     app.include_router(api.router)
     app.include_router(names_api.router)
     app.include_router(monitoring_api.router)

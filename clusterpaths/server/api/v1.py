@@ -7,29 +7,25 @@ text of a request becomes a path.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Annotated
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, File, Path, Query, Request, UploadFile
 from pydantic import AfterValidator, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
 from clusterpaths.explanation.record import Explanation
-from clusterpaths.explore.ask import ask, ask_csv, choices, prepare
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.clusters import cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.paths import parse_path, path_detail, path_page
 from clusterpaths.explore.records import (
-    Choices,
     ClusterDetail,
     ClusterInfo,
     ExampleDetail,
@@ -44,7 +40,6 @@ from clusterpaths.explore.records import (
     Transition,
 )
 from clusterpaths.explore.routes import routes
-from clusterpaths.naming.resolve import all_path_names, names_of
 from clusterpaths.records import Record
 from clusterpaths.server.answers import encode, has, json_answer, not_modified, of_set, of_version, tag_of
 from clusterpaths.server.dependencies import ImagesOf, LibraryOf
@@ -52,8 +47,7 @@ from clusterpaths.server.errors import names_file
 from clusterpaths.server.uploads import explain_upload
 
 SIZES = (0, 48, 64, 96, 128, 160, 192, 224, 256, 320, 480, 640, 1024)  # few, for cache hits
-_LARGEST_INT = 2**63 - 1
-_PIECE_OF_CSV = 1 << 16
+LARGEST_INT = 2**63 - 1
 
 MANY = tuple(name for name, field in Question.model_fields.items() if field.default == ())  # may be repeated
 MOST_FILTERS = 50  # in a query, besides ids
@@ -95,38 +89,16 @@ def _known_size(value: int) -> int:
 Model = Annotated[str, Path(description="directory in the results directory", max_length=255)]
 Set = Annotated[str, Path(description="set_01 and so on", max_length=255)]
 Layer = Annotated[str, Path(description="one of the set's layers", max_length=255)]
-Cluster = Annotated[int, Path(description="a cluster of that layer, from 0 on", ge=0, le=_LARGEST_INT)]
-Id = Annotated[int, Path(description="an example's id", ge=0, le=_LARGEST_INT)]
+Cluster = Annotated[int, Path(description="a cluster of that layer, from 0 on", ge=0, le=LARGEST_INT)]
+Id = Annotated[int, Path(description="an example's id", ge=0, le=LARGEST_INT)]
 Limit = Annotated[int, Field(ge=1, le=1000, description="maximum number of results")]
-Offset = Annotated[int, Field(ge=0, le=_LARGEST_INT, description="number of results to skip")]
+Offset = Annotated[int, Field(ge=0, le=LARGEST_INT, description="number of results to skip")]
 Few = Annotated[int, Field(ge=0, le=100)]
 Size = Annotated[int, AfterValidator(_known_size), Field(json_schema_extra={"enum": list(SIZES)})]
 
 
 class Nothing(Record):
     """No parameters; unknown ones are rejected."""
-
-
-class Asked(Question):
-    """A selection, and a page of it."""
-
-    id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field(
-        (), max_length=MOST_IDS, description="one of these ids"
-    )
-    limit: Limit = 50
-    offset: Offset = 0
-
-    @property
-    def question(self) -> Question:
-        return Question.model_validate(self.model_dump(exclude={"limit", "offset"}))
-
-
-class AskedAll(Question):
-    """A complete selection."""
-
-    id: tuple[Annotated[int, Field(ge=0, le=_LARGEST_INT)], ...] = Field(
-        (), max_length=MOST_IDS, description="one of these ids"
-    )
 
 
 class Exemplary(Record):
@@ -270,57 +242,6 @@ def one_path(
     )
 
 
-@router.get(f"{OF_SET}/examples", tags=["examples"], response_model=ExamplePage)
-def examples(request: Request, model: Model, set: Set, asked: Annotated[Asked, Query()]) -> Response:  # noqa: A002
-    """Search: examples that match all given filters, page by page."""
-    question = asked.question
-    return of_set(
-        request,
-        model,
-        set,
-        lambda index: ask(index, question, limit=asked.limit, offset=asked.offset),
-        before=lambda index: prepare(index, question),
-    )
-
-
-@router.get(
-    f"{OF_SET}/examples.csv",
-    tags=["examples"],
-    response_class=StreamingResponse,
-    responses={200: {"description": "the selection, one row per example", "content": {"text/csv": {}}}},
-)
-def examples_csv(
-    library: LibraryOf,
-    model: Model,
-    set: Set,  # noqa: A002
-    asked: Annotated[AskedAll, Query()],
-) -> Response:
-    """The same search, all of it as CSV."""
-    index = library.set(model, set)
-    question = Question.model_validate(asked.model_dump())
-    lines = iter(ask_csv(index, question, all_path_names(names_of(index), index)))
-    first = next(lines, "")  # errors are raised here, before the response starts
-    name = quote(f"{index.summary.model}_{index.summary.set}.csv", safe="")
-    return StreamingResponse(
-        _pieces(chain([first], lines)),
-        media_type="text/csv; charset=utf-8",
-        headers={"Content-Disposition": f"attachment; filename*=UTF-8''{name}", "Cache-Control": "private, no-cache"},
-    )
-
-
-def _pieces(lines: Iterable[str]) -> Iterator[bytes]:
-    """Lines in chunks of 64 kB: each chunk is a thread switch."""
-    waiting: list[str] = []
-    size = 0
-    for line in lines:
-        waiting.append(line)
-        size += len(line)
-        if size >= _PIECE_OF_CSV:
-            yield "".join(waiting).encode()
-            waiting, size = [], 0
-    yield "".join(waiting).encode()
-
-
 @router.get(f"{OF_SET}/examples/{{id}}", tags=["examples"], response_model=ExampleDetail)
 def one_example(
     request: Request,
@@ -375,12 +296,6 @@ def metrics(library: LibraryOf, model: Model, set: Set, _: None_) -> Response:  
     if found is None:
         raise NotFoundError(f"{model}/{set} was not evaluated: it has no metrics.json of this version.")
     return json_answer(encode(found))
-
-
-@router.get(f"{OF_SET}/choices", tags=["examples"], response_model=Choices)
-def all_choices(request: Request, model: Model, set: Set, _: None_) -> Response:  # noqa: A002
-    """Available filter values: names of classes, attributes, splits and layers."""
-    return of_set(request, model, set, choices, before=lambda index: prepare(index, Question()))
 
 
 @router.post(f"{OF_SET}/explain", tags=["explain"], response_model=Explanation)
