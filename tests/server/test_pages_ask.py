@@ -168,6 +168,51 @@ def test_a_region_of_64_corners_fits_an_address(client: httpx.Client, site: Site
     )
 
 
+def test_a_selection_says_what_is_unusual_in_it(client: httpx.Client, site: Site) -> None:
+    found = client.get(api(site, "summary?path=1")).json()
+    page = client.get(ask(site, "?path=1")).text
+    clear = [lift for lift in (*found["lifts"], *found["clusters"]) if lift["clear"]]
+    assert clear
+    card = page[page.index("What is unusual here") :]
+    card = card[: card.index("Median OOD score")]
+    assert card.count("only these") == min(len(clear), 6)
+    for link in re.findall(r'href="([^"]*/ask[^"]*)"', card):
+        narrower = client.get(link.replace("&amp;", "&"))
+        assert narrower.status_code == 200, "addresses of links are canonical"
+        assert "path=1" in link
+    assert f"All {len(found['lifts'])} as a table" in page
+    assert f"All {len(found['clusters'])} as a table" in page
+    assert "What is unusual here" not in client.get(ask(site)).text, "of all examples nothing is"
+
+
+def test_the_numbers_of_the_confusion_matrix_are_links_to_so_many_examples(client: httpx.Client, site: Site) -> None:
+    page = client.get(ask(site, "?split=train&right=wrong")).text
+    table = page[page.index('class="confusion"') :]
+    cells = re.findall(r'<a href="([^"]+)"[^>]*>([\d,]+)</a>', table[: table.index("</table>")])
+    total = client.get(api(site, "examples?split=train&right=wrong&limit=1")).json()["total"]
+    assert sum(int(count.replace(",", "")) for _, count in cells) == total > 0
+    for link, count in cells:
+        assert "split=train" in link
+        assert "right=wrong" in link
+        inside = client.get(link.replace("&amp;", "&"))
+        assert inside.status_code == 200
+        assert f"<h1>{count} example" in inside.text
+
+
+def test_of_many_classes_the_most_confused_pairs_are_listed() -> None:
+    """More classes than a table can show."""
+    from clusterpaths.explore.records import ClassPair, SelectionSummary
+    from clusterpaths.server.pages.selection import confused, matrix
+
+    pairs = [ClassPair(label=f"c{i}", prediction=f"c{i + 1}", count=30 - i, right=False) for i in range(30)]
+    pairs.append(ClassPair(label="c0", prediction="c0", count=99, right=True))
+    found = SelectionSummary.model_construct(pairs=tuple(pairs))
+    assert matrix([], found, [f"c{i}" for i in range(31)], lambda _: "") is None
+    listed = confused([("split", "test")], found, lambda given: str(list(given)))
+    assert [pair.count for pair, _ in listed] == list(range(30, 10, -1))
+    assert listed[0][1] == "[('prediction', 'c1'), ('label', 'c0'), ('split', 'test')]"
+
+
 def test_each_filter_can_be_taken_out_alone(client: httpx.Client, site: Site) -> None:
     page = client.get(ask(site, "?split=train&path=1&order=rare")).text
     assert ask(site, "?path=1&amp;order=rare") in page

@@ -57,7 +57,7 @@ class SpreadPlot:
 def lift_plot(lifts: Sequence[Lift]) -> LiftPlot | None:
     """The clear lifts, at most SHOWN, those whose intervals are farthest from 1; None if there are none."""
     clear = [one for one in lifts if one.clear]
-    farthest = sorted(range(len(clear)), key=lambda i: -_apart(clear[i]))[:SHOWN]
+    farthest = sorted(range(len(clear)), key=lambda i: -apart(clear[i]))[:SHOWN]
     shown = [clear[i] for i in sorted(farthest)]
     if not shown:
         return None
@@ -93,7 +93,7 @@ def lift_plot(lifts: Sequence[Lift]) -> LiftPlot | None:
     return LiftPlot(marks, ticks, len(shown) == len(clear))
 
 
-def _apart(lift: Lift) -> float:
+def apart(lift: Lift) -> float:
     """How far from 1 the nearer end of a clear interval is, on the axis."""
     low, high = lift.interval
     return math.log(low) if low > 1 or high is None else -math.log(high)
