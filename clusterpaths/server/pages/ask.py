@@ -22,6 +22,7 @@ from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.api.v1 import MANY
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
+from clusterpaths.server.pages.lists import ASKED, list_query
 from clusterpaths.server.pages.plots import lift_plot
 from clusterpaths.server.pages.rendering import listed_models, render
 from clusterpaths.server.pages.selection import Part, confused, frequent_paths, matrix, most_frequent, most_unusual
@@ -38,7 +39,6 @@ from clusterpaths.server.questions import (
     without,
 )
 
-PAGE_SIZE = 36
 FEW = 12  # up to here classes are checkboxes; beyond, a text field
 TRIED = 12  # filters that are removed one by one for suggestions
 BY_DISTANCE = ("near", "far", "strange")
@@ -113,6 +113,7 @@ def _page(
             suggestions=_suggestions(index, asked, filters) if answer and not answer.total and len(filters) > 1 else (),
             everything=_address(index, []),
             csv=set_view(index).csv_url() + query_of(asked),
+            list_query=list_query("ask", asked),
             shown=value_in_words,
             problem=problem,
             listed=listed,
@@ -144,9 +145,9 @@ def _common(index: SetIndex, question: Question, asked: Pairs, offered: Choices)
 def _answer(index: SetIndex, question: Question, page: int) -> ExamplePage:
     """One page of the selection."""
     rows = select(index, question)
-    start = (page - 1) * PAGE_SIZE
-    shown = index.examples(rows[start : start + PAGE_SIZE])
-    return ExamplePage(total=len(rows), limit=PAGE_SIZE, offset=start, examples=shown)
+    start = (page - 1) * ASKED
+    shown = index.examples(rows[start : start + ASKED])
+    return ExamplePage(total=len(rows), limit=ASKED, offset=start, examples=shown)
 
 
 class _Form:
@@ -182,7 +183,7 @@ class _Form:
 
 
 def _pager(index: SetIndex, asked: Pairs, page: int, answer: ExamplePage) -> Pager:
-    pages = max(1, -(-answer.total // PAGE_SIZE))
+    pages = max(1, -(-answer.total // ASKED))
 
     def at(number: int) -> str:
         return _address(index, [*asked, ("page", str(number))] if number > 1 else asked)

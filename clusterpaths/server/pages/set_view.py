@@ -99,8 +99,9 @@ class SetView:
         query = {k: v for k, v in (("order", order), ("page", page)) if v not in ("common", 1)}
         return f"{self.url}/paths" + (f"?{urlencode(query)}" if query else "")
 
-    def example_url(self, example: int) -> str:
-        return f"{self.url}/examples/{example}"
+    def example_url(self, example: int, query: str = "") -> str:
+        """`query`: of the list that it is shown in; see `pages/lists.py`."""
+        return f"{self.url}/examples/{example}{query}"
 
     def ask_url(self, **fields: Any) -> str:
         """The ask page with these filters; see `explore.records.Question`."""

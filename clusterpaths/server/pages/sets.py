@@ -23,6 +23,7 @@ from clusterpaths.report.evaluation import evaluation_rows
 from clusterpaths.server.api.monitoring import published_set
 from clusterpaths.server.dependencies import HistoryOf, LibraryOf
 from clusterpaths.server.middleware.log import LOGGER
+from clusterpaths.server.pages.lists import ON_PATH, list_query, listed
 from clusterpaths.server.pages.plots import lift_plot, spread_plot
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
@@ -30,7 +31,6 @@ from clusterpaths.server.pages.set_view import set_view
 
 TOP_PATHS = 10  # on the overview
 PATHS = 25  # per page of the list
-EXAMPLES = 48  # per page of a path
 DISTANT = 10**6  # maximum page number
 
 router = APIRouter(default_response_class=HTMLResponse)
@@ -82,6 +82,12 @@ def cluster(request: Request, library: LibraryOf, model: str, name: str, layer: 
             "before": view.cluster_url(at, cluster - 1) if cluster else "",
             "after": view.cluster_url(at, cluster + 1) if cluster + 1 < k else "",
             "plot": lift_plot(detail.lifts),
+            "list_queries": {
+                order: list_query(
+                    "cluster", [("cluster", f"{layer}:{cluster}"), *([("order", order)] if order else [])]
+                )
+                for order in ("near", "far", "")
+            },
         }
 
     return render_once(request, index, "cluster.html", values)
@@ -120,7 +126,7 @@ def path(request: Request, library: LibraryOf, model: str, name: str, path: str,
     index = library.set(model, name)
     steps = parse_path(index, path)
     view, text = set_view(index), "-".join(map(str, steps))
-    last = max(1, -(-int(index.paths.counts[index.path_rank(steps)]) // EXAMPLES))
+    last = max(1, -(-int(index.paths.counts[index.path_rank(steps)]) // ON_PATH))
     if page > last:
         return RedirectResponse(view.path_url(steps) + (f"?page={last}" if last > 1 else ""), 303)
 
@@ -131,10 +137,11 @@ def path(request: Request, library: LibraryOf, model: str, name: str, path: str,
             "path": steps,
             "text": text,
             "name": view.path_name(steps),
-            "found": path_examples(index, steps, limit=EXAMPLES, offset=(page - 1) * EXAMPLES),
+            "found": path_examples(index, steps, limit=ON_PATH, offset=(page - 1) * ON_PATH),
             "page": page,
             "last": last,
             "plot": lift_plot(detail.lifts),
+            "list_query": list_query("path", [("path", text), *([("order", "near")] if view.has_distances else [])]),
         }
 
     return render_once(request, index, "path.html", values)
@@ -145,11 +152,14 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
     """One example."""
     index = library.set(model, name)
     index.all_top_scores()  # read before rendering, which holds a lock
+    given = request.query_params.multi_items()
 
     def values() -> dict[str, Any]:
         detail = example_detail(index, example)
         row = index.row_of(example)
+        place = listed(index, given, row)
         return {
+            "place": place,
             "detail": detail,
             "plot": spread_plot(detail.layers),
             "shared": {one.example.id: one.layers_shared for one in detail.neighbours},

@@ -13,8 +13,13 @@ from clusterpaths.report.numbers import percent
 from clusterpaths.server.addresses import image_url, set_url
 
 
-def thumbs_of(summary: SetSummary, examples: Iterable[ExampleRow]) -> Iterator[tuple[ExampleRow, str, str, str, str]]:
-    """(example, address, address of the image, alternative text, hint) of each; without images the second is empty."""
+def thumbs_of(
+    summary: SetSummary, examples: Iterable[ExampleRow], query: str = ""
+) -> Iterator[tuple[ExampleRow, str, str, str, str]]:
+    """(example, address, address of the image, alternative text, hint) of each; without images the second is empty.
+
+    `query`: of the list that they are, which the address of each keeps (`pages/lists.py`).
+    """
     page = f"{set_url(summary)}/examples/"
     before, after = image_url(summary, 0).split("/0/") if summary.dataset else ("", "")
     for one in examples:
@@ -23,7 +28,7 @@ def thumbs_of(summary: SetSummary, examples: Iterable[ExampleRow]) -> Iterator[t
         hint += f" · path {path_text(one.path)}"
         if one.distance is not None:
             hint += f" · distance {one.distance:.3g}"
-        yield one, f"{page}{one.id}", f"{before}/{one.id}/{after}" if summary.dataset else "", words, hint
+        yield one, f"{page}{one.id}{query}", f"{before}/{one.id}/{after}" if summary.dataset else "", words, hint
 
 
 def any_wrong(lists: Iterable[Iterable[ExampleRow]]) -> bool:

@@ -1,6 +1,6 @@
 // @ts-check
 // What every page adds to its HTML, which works without: the list of sets closes, a missing image says so,
-// Ask's form fits a phone and is as its address says.
+// Ask's form fits a phone and is as its address says, and the keys ← and → lead to the neighbours of an example or window.
 
 for (const menu of /** @type {NodeListOf<HTMLDetailsElement>} */ (document.querySelectorAll("details.switch"))) {
   document.addEventListener("click", (event) => {
@@ -30,4 +30,14 @@ if (window.matchMedia("(max-width: 999.98px)").matches) document.querySelector("
 // Browsers bring a page back with what was ticked since, which contradicts the answer beside it.
 addEventListener("pageshow", (event) => {
   if (event.persisted) /** @type {HTMLFormElement | null} */ (document.querySelector("#filters"))?.reset();
+});
+
+// The keys, unless something scrolls or takes text.
+for (const hint of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".walk .keys"))) hint.hidden = false;
+
+document.addEventListener("keydown", (event) => {
+  const which = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+  if (!which || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (event.target instanceof Element && event.target.closest("input, textarea, select, [role=group]")) return;
+  /** @type {HTMLAnchorElement | null} */ (document.querySelector(`.walk a[rel=${which}]`))?.click();
 });

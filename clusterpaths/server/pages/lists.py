@@ -1,0 +1,115 @@
+"""The list that an example's page was opened from: its place in it, its neighbours, and the way back.
+
+Belongs here: lists in the address of an example, ?in=LIST and the fields of a `Question`. Each list is one row of LISTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clusterpaths.errors import ConfigError
+from clusterpaths.explore.ask import prepare, select
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.paths import parse_path
+from clusterpaths.server.addresses import query_of
+from clusterpaths.server.pages.set_view import set_view
+from clusterpaths.server.questions import ORDERS, Pairs, filters_of, question_of, tidy
+
+ASKED = 36  # examples per page of the ask page
+ON_PATH = 48  # of a path
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An example's place in a list; addresses are empty if there is none."""
+
+    number: int  # from 1 on; 0: it is not in the list
+    total: int
+    words: str
+    back: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class _List:
+    per_page: int
+    words: Callable[[Pairs], str]
+    address: Callable[[SetIndex, Pairs, int], str]  # of a page of it, from 1 on
+
+
+def list_query(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """The query of an example's address that keeps its place in a list, ? included."""
+    return query_of([("in", name), *pairs])
+
+
+def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
+    """The place of the example in this row in the list of the query; None if the query has none.
+
+    Raises:
+        ConfigError: an invalid query.
+        NotFoundError: a name that the set does not have.
+    """
+    if not given:
+        return None
+    names = [value for name, value in given if name == "in"]
+    found = LISTS.get(names[0]) if len(names) == 1 else None
+    if found is None:
+        raise ConfigError(
+            f"The address of an example has {'no list' if not names else f'the list {names[0][:80]!r}'}. Expected one "
+            f"parameter in, with one of {', '.join(LISTS)}, beside the filters of the list."
+        )
+    pairs = [pair for pair in tidy([pair for pair in given if pair[0] != "in"], index.layers) if pair[0] != "page"]
+    question, _ = question_of(pairs)
+    prepare(index, question)
+    rows = select(index, question)
+    places = np.flatnonzero(rows == row)
+    at = int(places[0]) if len(places) else -1
+    query, view = list_query(names[0], pairs), set_view(index)
+
+    def neighbour(place: int) -> str:
+        return view.example_url(int(index.ids[rows[place]]), query) if at >= 0 and 0 <= place < len(rows) else ""
+
+    return Listed(
+        number=at + 1,
+        total=len(rows),
+        words=found.words(pairs),
+        back=found.address(index, pairs, max(at, 0) // found.per_page + 1),
+        before=neighbour(at - 1),
+        after=neighbour(at + 1),
+    )
+
+
+def _selection_words(pairs: Pairs) -> str:
+    """The filters and the order."""
+    words = ", ".join(f"{one.name} {one.value}" for one in filters_of(pairs)) or "all examples"
+    order = _one(pairs, "order")
+    return f"{words}; {ORDERS[order]}" if order else words
+
+
+def _asked(index: SetIndex, pairs: Pairs, page: int) -> str:
+    return f"{set_view(index).url}/ask{query_of([*pairs, *([('page', str(page))] if page > 1 else [])])}"
+
+
+def _of_path(index: SetIndex, pairs: Pairs, page: int) -> str:
+    path = set_view(index).path_url(parse_path(index, _one(pairs, "path")))
+    return f"{path}?page={page}#examples" if page > 1 else f"{path}#examples"
+
+
+def _of_cluster(index: SetIndex, pairs: Pairs, _page: int) -> str:
+    layer, _, cluster = _one(pairs, "cluster").rpartition(":")
+    return f"{set_view(index).cluster_url(layer, int(cluster))}#exemplars" if cluster else set_view(index).url
+
+
+def _one(pairs: Pairs, name: str) -> str:
+    return next((value for key, value in pairs if key == name), "")
+
+
+LISTS = {
+    "ask": _List(ASKED, _selection_words, _asked),
+    "path": _List(ON_PATH, _selection_words, _of_path),
+    "cluster": _List(ASKED, _selection_words, _of_cluster),
+}
