@@ -1,6 +1,7 @@
 """Explain the prediction for one image by the examples of a set.
 
-Belongs here: running the model, the cluster path, and the statistics of that path in the set, as a record. Sentences and
+Belongs here: running the model, the cluster path, and the search for what changes the decision. `look_up.py` compares the
+path with the set. Sentences and
 the page are `report/explanation.py`. The image is rotated by its EXIF orientation, which extraction does not do.
 """
 
@@ -20,32 +21,21 @@ from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.errors import CacheError, DatasetError, ModelError
 from clusterpaths.evaluation.means import read_means
 from clusterpaths.explanation.counterfactual import Change, Counterfactuals
+from clusterpaths.explanation.look_up import EXEMPLARS, look_up, notes_of, published_of
 from clusterpaths.explanation.record import (
-    ClassScore,
     Counterfactual,
     DecisionChange,
-    ExampleNote,
     Explanation,
-    LayerExplanation,
-    MajorityClass,
-    PathNote,
-    SuffixNote,
 )
-from clusterpaths.explore.index import SetIndex, class_shares
-from clusterpaths.explore.paths import summarise
-from clusterpaths.explore.records import ClassShare, ExampleRow
+from clusterpaths.explore.index import SetIndex
 from clusterpaths.export.path_model import check_set_model
-from clusterpaths.metrics.alignment import back_off
-from clusterpaths.metrics.paths import FEW_EXAMPLES
 from clusterpaths.models.live import Session, live_model, open_session
-from clusterpaths.models.outputs import Decisions, decide, labels_over_threshold, not_finite
+from clusterpaths.models.outputs import Decisions, decide, not_finite
 from clusterpaths.models.session import Outputs
 from clusterpaths.naming.resolve import names_of
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheDtype, ModelRecord, SetRecord
 from clusterpaths.sets.published import PublishedSet
-
-EXEMPLARS = 8
 
 
 def explain_image(image: Path, published: PublishedSet, model_path: Path, *, exemplars: int = EXEMPLARS) -> Explanation:
@@ -91,7 +81,7 @@ class SetWithModel:
     @cached_property
     def _search(self) -> Counterfactuals | None:
         """None where the set has no means of its clusters: it was evaluated without interventions."""
-        means = read_means(_published(self.index))
+        means = read_means(published_of(self.index))
         if not means:
             return None
         return Counterfactuals(self.record, self.session.model, means, self.centroids, self.dtypes)
@@ -114,7 +104,7 @@ class SetWithModel:
             prediction=name(change.prediction),
             at_target=name(change.at_target),
             path=change.path,
-            exemplars=_notes(self.index.examples(members[:exemplars])),
+            exemplars=notes_of(self.index.examples(members[:exemplars])),
         )
 
     def _decide(self, outputs: Outputs) -> Decisions | None:
@@ -173,7 +163,7 @@ def _require_live(record: SetRecord) -> ModelRecord:
 
 
 def _with_model(index: SetIndex, find: Callable[[SetRecord], ModelRecord]) -> SetWithModel:
-    published = _published(index)
+    published = published_of(index)
     if not len(index):
         raise CacheError(f"{published.path} has no examples. Expected a set with at least one; take another.")
     model = find(published.record)
@@ -214,137 +204,3 @@ def trace_one(
         path.append(int(first_alike(centroids[layer])[found.labels[0]]))
         distances.append(found.distances(record.distance)[0])
     return np.array([path], np.int64), np.array([distances], np.float32)
-
-
-def look_up(
-    index: SetIndex,
-    path: NDArray[np.int64],
-    distances: NDArray[np.float32],
-    decisions: Decisions | None,
-    *,
-    image: str,
-    exemplars: int = EXEMPLARS,
-) -> Explanation:
-    """The explanation of one image by its path (1, layers), distances (1, layers) and what the model decides on it; n > 0.
-
-    Raises:
-        CacheError: another program made the set, so there are no distances.
-    """
-    published = _published(index)
-    scale = published.distance_scale
-    make = _Builder(index, path[0], exemplars)
-    score = float(scale.score(path, distances)[0])
-    standardised = scale.standardise(path, distances)[0]
-    classes, over, predicted = make.read(decisions)
-    own_note = None if make.own is None else make.note(make.own)
-    everywhere: NDArray[np.int64] = np.arange(len(index.paths.counts))
-    return Explanation(
-        image=image,
-        set=published.name,
-        model=published.record.model,
-        num_examples=len(index),
-        prediction=next((one for one in classes if one.index == predicted), None),
-        labels=over,
-        classes=classes,
-        path=tuple(path[0].tolist()),
-        path_name=make.names.path(path[0].tolist()).text,
-        layers=tuple(make.layer(i, float(distances[0, i]), float(standardised[i])) for i in range(len(index.layers))),
-        count=own_note.count if own_note else 0,
-        share=(own_note.count if own_note else 0) / len(index),
-        rank=index.competition_rank(own_note.count) if own_note else None,
-        occupied=len(index.paths.counts),
-        own=own_note,
-        similar=None if own_note else make.most_similar(everywhere),
-        suffix=None if own_note or published.unseen_rule != "back-off" else make.suffix(),
-        ood_score=score,
-        ood_percentile=index.ood_percentile(score) or 0.0,
-        other=make.most_similar(make.with_other_prediction(predicted if predicted >= 0 else None)),
-    )
-
-
-class _Builder:
-    """Compares a set with one path, (layers,)."""
-
-    def __init__(self, index: SetIndex, path: NDArray[np.int64], exemplars: int) -> None:
-        self.index, self.path, self.exemplars, self.names = index, path, exemplars, names_of(index)
-        self.hamming = len(path) - index.layers_shared(path)  # (p,)
-        same = np.flatnonzero(self.hamming == 0)
-        self.own = int(same[0]) if len(same) else None  # its position among the occupied paths
-
-    def read(self, decisions: Decisions | None) -> tuple[tuple[ClassScore, ...], tuple[str, ...], int]:
-        """Classes or labels, most probable first; of a multi-label model those over 0.5; the predicted class or -1."""
-        if decisions is None or decisions.probabilities is None:
-            return (), (), -1
-        shares, outputs = decisions.probabilities[0], decisions.outputs
-        name = outputs.label_name if outputs.is_multi_label else self.index.class_name
-        order = np.argsort(-shares, kind="stable").tolist()
-        classes = tuple(ClassScore(index=i, name=name(i), probability=float(shares[i])) for i in order)
-        over = tuple(outputs.label_name(i) for i in labels_over_threshold(outputs, shares).tolist())
-        return classes, over, int(decisions.predictions[0])
-
-    def layer(self, i: int, distance: float, standardised: float) -> LayerExplanation:
-        cluster = int(self.path[i])
-        members = self.index.members(i, cluster)
-        return LayerExplanation(
-            layer=self.index.layers[i],
-            cluster=cluster,
-            name=self.names.cluster(i, cluster).text,
-            distance=distance,
-            standardised=standardised,
-            cluster_count=len(members),
-            exemplars=_notes(self.index.examples(members[: self.exemplars])),
-        )
-
-    def note(self, at: int) -> PathNote:
-        summary = summarise(self.index, np.array([at]), self.exemplars)[0]
-        return PathNote(
-            path=summary.path,
-            hamming=int(self.hamming[at]),
-            count=summary.count,
-            majority_predictions=_majority(summary.prediction),
-            majority_labels=_majority(summary.label),
-            exemplars=_notes(summary.exemplars),
-        )
-
-    def suffix(self) -> SuffixNote | None:
-        """The longest end of the path that often has a prediction, as `metrics.alignment.back_off` finds it."""
-        predictions = self.index.predictions
-        length = int(back_off(self.index.clusters, predictions, self.path[None])[1][0])
-        if not length:
-            return None
-        members = (self.index.clusters[:, -length:] == self.path[-length:]).all(axis=1)
-        most = _majority(class_shares(predictions[members], self.index.class_name)[0])
-        assert most is not None
-        return SuffixNote(path=tuple(self.path[-length:].tolist()), majority_predictions=most)
-
-    def with_other_prediction(self, decision: int | None) -> NDArray[np.int64]:
-        """Positions of the paths with another majority prediction; by labels if the model has no class scores.
-
-        Only those on which at least `FEW_EXAMPLES` examples have a known class: the majority of one or two says nothing.
-        """
-        majorities = self.index.path_labels if decision is None else self.index.path_predictions
-        majority = np.where(majorities.known >= FEW_EXAMPLES, majorities.best, -1)  # (p,)
-        if decision is None:
-            decision = -1 if self.own is None else int(majority[self.own])
-        return np.flatnonzero((majority >= 0) & (majority != decision)) if decision >= 0 else np.empty(0, np.int64)
-
-    def most_similar(self, among: NDArray[np.int64]) -> PathNote | None:
-        """The one of these paths that differs in the fewest layers; of several the most frequent."""
-        if not len(among):
-            return None
-        return self.note(int(among[np.argmin(self.hamming[among])]))  # paths are sorted by count: the first wins
-
-
-def _published(index: SetIndex) -> PublishedSet:
-    """Raises: CacheError: another program made the set."""
-    if not isinstance(index.source, PublishedSet):
-        raise CacheError(f"{index.name} was made by another program; expected a set that ClusterPaths published.")
-    return index.source
-
-
-def _notes(examples: tuple[ExampleRow, ...]) -> tuple[ExampleNote, ...]:
-    return tuple(ExampleNote(id=one.id, file=one.file, label=one.label, prediction=one.prediction) for one in examples)
-
-
-def _majority(found: ClassShare | None) -> MajorityClass | None:
-    return MajorityClass(index=found.index, name=found.name, share=found.share, of=found.known) if found else None

@@ -213,6 +213,34 @@ def test_of_many_classes_the_most_confused_pairs_are_listed() -> None:
     assert listed[0][1] == "[('prediction', 'c1'), ('label', 'c0'), ('split', 'test')]"
 
 
+def test_an_example_and_a_dropped_image_have_the_same_sections(client: httpx.Client, site: Site) -> None:
+    """Layers with exemplars, the nearest other decision, how unusual, and neighbours are on both pages."""
+    example = client.get(f"{site.overview}/examples/5").text
+    image = Image.open(io.BytesIO(client.get(api(site, "examples/5/image?size=0")).content))
+    sent = io.BytesIO()
+    image.save(sent, "PNG")
+    dropped = client.post(f"{site.overview}/image", files={"image": ("one.png", sent.getvalue(), "image/png")}).text
+    for page in (example, dropped):
+        for section in ("odd-title", "common-title", "verdict-title", "path-title", "paths-title", "neighbours-title"):
+            assert f'id="{section}"' in page
+        assert page.count('class="thumbs eight"') == len(site.layers)
+        assert "Nearest other decision" in page
+    explained = client.get(api(site, "examples/5/explanation")).json()
+    other = "-".join(map(str, explained["other"]["path"]))
+    assert f"/paths/{other}" in example
+    assert f"Nearest other decision: {other}" in text_of(example)
+
+
+def test_an_example_without_known_attributes_says_so_and_not_that_the_data_set_has_none(tmp_path: Path) -> None:
+    from tests.clusterpaths.explore.small import write_small
+
+    write_small(tmp_path)
+    with serving(tmp_path) as address, httpx.Client(base_url=address, timeout=30) as client:
+        page = text_of(client.get("/explore/Small/set_01/examples/15").text)
+    assert "It is not known which of the data set’s 1 attributes this example has" in page
+    assert "The data set has no attributes" not in page
+
+
 def test_each_filter_can_be_taken_out_alone(client: httpx.Client, site: Site) -> None:
     page = client.get(ask(site, "?split=train&path=1&order=rare")).text
     assert ask(site, "?path=1&amp;order=rare") in page

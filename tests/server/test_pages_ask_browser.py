@@ -172,7 +172,7 @@ def test_a_dropped_image_is_explained_in_place(open_page: Open, site: Site, star
     drop(page, "mine.jpg", jpeg())
     page.locator("main h1", has_text="mine.jpg · Predicted: ").wait_for()
     assert page.url.endswith(f"{site.overview}/image")
-    assert page.locator("main .one .stop").count() == len(site.layers)
+    assert page.locator("#path .hop").count() == len(site.layers)
     assert page.evaluate("document.querySelector('img.dropped').naturalWidth") == 64
     assert page.evaluate("document.activeElement.tagName") == "H1", "the answer is read out"
     assert page.locator("#layers .card").count() == len(site.layers)

@@ -20,6 +20,7 @@ from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
+from clusterpaths.explanation.look_up import explain_example
 from clusterpaths.explanation.record import Explanation
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.clusters import cluster_infos, exemplars
@@ -256,6 +257,18 @@ def one_example(
         model,
         set,
         lambda index: example_detail(index, id, neighbours=wanted.neighbours),
+        before=lambda index: index.all_top_scores(),
+    )
+
+
+@router.get(f"{OF_SET}/examples/{{id}}/explanation", tags=["explain"], response_model=Explanation)
+def example_explanation(request: Request, model: Model, set: Set, id: Id, _: None_) -> Response:  # noqa: A002
+    """An example as `explain` explains an image, by what is stored: the model is not run, so there is no counterfactual."""
+    return of_set(
+        request,
+        model,
+        set,
+        lambda index: explain_example(index, index.row_of(id)),
         before=lambda index: index.all_top_scores(),
     )
 

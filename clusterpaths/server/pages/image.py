@@ -23,6 +23,7 @@ from clusterpaths.server.dependencies import LibraryOf, SettingsOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.pages.set_view import set_view
+from clusterpaths.server.pages.specimen import of_explained
 from clusterpaths.server.settings import ServeConfig
 from clusterpaths.server.uploads import explain_upload
 
@@ -99,16 +100,13 @@ def _explained(explained: Explained, index: SetIndex) -> dict[str, Any]:
         "e": explanation,
         "picture": _as_address(explained.small),
         "headline": words.headline(explanation),
-        "common": words.common(explanation),
-        "ood": words.ood_sentence(explanation),
-        "other": words.other(explanation),
+        "s": of_explained(index, explanation),
         "counterfactual": words.counterfactual(explanation),
         "change": words.change,
         "how_changed": words.HOW_CHANGED,
         "both_routes": words.both_routes(explanation),
         "unchanged": words.unchanged(explanation),
         "sankey": words.two_routes(explanation, index, lambda *at: min(view.cluster_colour(*at), GREY)),
-        "decided": words.decided,
         "title_of": example_title,
         "classes_shown": LISTED,
     }

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.evaluation.record import METRICS, read_evaluation
+from clusterpaths.explanation.look_up import explain_example
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import SetIndex
@@ -24,10 +25,11 @@ from clusterpaths.server.api.monitoring import published_set
 from clusterpaths.server.dependencies import HistoryOf, LibraryOf
 from clusterpaths.server.middleware.log import LOGGER
 from clusterpaths.server.pages.lists import ON_PATH, list_query, listed
-from clusterpaths.server.pages.plots import lift_plot, spread_plot
+from clusterpaths.server.pages.plots import lift_plot
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
 from clusterpaths.server.pages.set_view import set_view
+from clusterpaths.server.pages.specimen import of_example
 
 TOP_PATHS = 10  # on the overview
 PATHS = 25  # per page of the list
@@ -161,8 +163,9 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
         return {
             "place": place,
             "detail": detail,
-            "plot": spread_plot(detail.layers),
-            "shared": {one.example.id: one.layers_shared for one in detail.neighbours},
+            "s": of_example(index, detail, explain_example(index, row) if index.distances is not None else None),
+            "attributes": len(index.attribute_names),
+            "able": index.record is not None and index.distances is not None,
             "before": int(index.ids[row - 1]) if row else None,
             "after": int(index.ids[row + 1]) if row + 1 < len(index.ids) else None,
         }

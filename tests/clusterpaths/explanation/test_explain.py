@@ -14,7 +14,8 @@ from PIL import Image
 
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import DatasetError, ModelError
-from clusterpaths.explanation.explain import Explanation, explain_image, look_up, read_upright
+from clusterpaths.explanation.explain import Explanation, explain_image, read_upright
+from clusterpaths.explanation.look_up import look_up
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.metrics import alignment
 from clusterpaths.models.outputs import decide

@@ -11,7 +11,7 @@ import pytest
 
 from clusterpaths.comparison.compare import compare_sets
 from clusterpaths.config import RunConfig
-from clusterpaths.explanation.explain import look_up
+from clusterpaths.explanation.look_up import look_up
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.extraction.begin import begin_extraction
 from clusterpaths.extraction.plan import plan_run
