@@ -41,15 +41,15 @@ def lines(index: SetIndex, rows: Rows, path_names: Sequence[str] = ()) -> Iterat
     scores, attributes = _Scores(index), {ATTRIBUTE + name: values for name, values in index.attributes.items()}
     names = ["id", "file", "split", "label", "prediction", "right", *index.layers, "path_count"]
     names += [*(["path_name"] if path_names else []), "ood_score"]
-    words = [_text(name) for name in path_names]
-    writer.writerow(map(_text, [*names, *scores.names, *attributes]))
-    splits = [*map(_text, index.split_names), ""]  # the last one by its index -1: not known; so with the classes
-    labels = [*(_text(index.label_name(i)) for i in range(int(index.labels.max(initial=-1)) + 1)), ""]
-    predictions = [*(_text(index.class_name(i)) for i in range(int(index.predictions.max(initial=-1)) + 1)), ""]
+    words = [as_text(name) for name in path_names]
+    writer.writerow(map(as_text, [*names, *scores.names, *attributes]))
+    splits = [*map(as_text, index.split_names), ""]  # the last one by its index -1: not known; so with the classes
+    labels = [*(as_text(index.label_name(i)) for i in range(int(index.labels.max(initial=-1)) + 1)), ""]
+    predictions = [*(as_text(index.class_name(i)) for i in range(int(index.predictions.max(initial=-1)) + 1)), ""]
     flags = ["", "1", "0"]  # of 0, 1 and -1
     for start in range(0, max(len(rows), 1), _PIECE):
         at = np.asarray(rows[start : start + _PIECE], np.int64)
-        files = [""] * len(at) if index.files is None else [_text(f or "") for f in index.files.take(at).to_pylist()]
+        files = [""] * len(at) if index.files is None else [as_text(f or "") for f in index.files.take(at).to_pylist()]
         writer.writerows(
             zip(
                 index.ids[at].tolist(),
@@ -97,7 +97,7 @@ class _Scores:
 
     def _listed(self, classes: list[int], shares: list[float]) -> str:
         pairs = zip(classes, shares, strict=True)
-        return _text("; ".join(f"{self._name(i)}={share:.4g}" for i, share in pairs if i >= 0))
+        return as_text("; ".join(f"{self._name(i)}={share:.4g}" for i, share in pairs if i >= 0))
 
 
 def _shares(chosen: NDArray[np.bool_], shares: NDArray[np.float32]) -> Column:
@@ -108,5 +108,6 @@ def _shares(chosen: NDArray[np.bool_], shares: NDArray[np.float32]) -> Column:
     return [f"{value:.6g}" if known else "" for known, value in pairs]
 
 
-def _text(value: str) -> str:
+def as_text(value: str) -> str:
+    """As it goes into a cell: with an apostrophe where a spreadsheet would read a formula."""
     return f"'{value}" if value.startswith(_FORMULA) else value

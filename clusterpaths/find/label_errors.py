@@ -1,0 +1,168 @@
+"""Likely label errors: labels that neither the others on the path nor the model support.
+
+Belongs here: which labels are suspects, and their order. Probabilities from paths are `label_shares.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.errors import NotFoundError
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.find.label_shares import Floats, LabelShares
+from clusterpaths.find.record import LabelError, LabelErrors
+from clusterpaths.metrics.checks import Ints
+from clusterpaths.sets.cached_examples import TopScores
+
+Model = Callable[[slice], Floats]  # rows -> their probabilities (m, C); a row of NaN: not known
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """m likely errors among n labelled examples, most confident first; each (m,)."""
+
+    rows: NDArray[np.int64]  # positions among the n
+    suggested: NDArray[np.int64]
+    confidence: Floats  # 1 - probability of the label
+    path_share: Floats
+    model_share: Floats  # NaN: not known
+    path_others: NDArray[np.int64]
+
+
+def likely_errors(paths: Ints, labels: Ints, classes: int, model: Model | None = None) -> Suspects:
+    """Labels that are likely wrong, by confident learning on the mean of two probabilities.
+
+    The probability of class c is the mean of its share among the other examples on the path (`LabelShares`) and of the
+    model's own probability: a linear opinion pool (Genest and Zidek, Combining Probability Distributions, Statistical Science
+    1, 1986). An example is a suspect if the most probable of those classes that reach their threshold is not its label; a
+    class's threshold is the mean probability of that class among the examples with its label. That is confident learning
+    (Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 70, 2021). Suspects are
+    ordered by the probability of their label, lowest first (there: self-confidence).
+
+    Args:
+        paths: (n, L) cluster ids >= 0.
+        labels: (n,) classes >= 0, all known.
+        classes: C, more than the largest label.
+        model: the model's probabilities; None: paths alone.
+    """
+    n = len(labels)
+    if not n:
+        none, no = np.empty(0, np.int64), np.empty(0)
+        return Suspects(none, none, no, no, no, none)
+    shares = LabelShares(paths, labels, classes)
+    of_path, of_model = np.empty(n), np.full(n, np.nan)
+    for rows, probabilities in shares.blocks():
+        at, given = np.arange(len(probabilities)), shares.labels[rows]
+        of_path[rows] = probabilities[at, given]
+        if model:
+            of_model[rows] = model(rows)[at, given]
+    own = np.where(np.isnan(of_model), of_path, (of_path + of_model) / 2)
+    counts = np.bincount(shares.labels, minlength=classes)
+    sums = np.bincount(shares.labels, weights=own, minlength=classes)
+    thresholds = np.where(
+        counts > 0, sums / np.maximum(counts, 1), np.inf
+    )  # a class that no label has is not suggested
+    suggested = np.empty(n, np.int64)
+    for rows, pooled in _pooled(shares, model):
+        confident = np.where(pooled >= thresholds, pooled, -1)
+        best = confident.argmax(axis=1)
+        suggested[rows] = np.where(confident[np.arange(len(best)), best] >= 0, best, shares.labels[rows])
+    found = np.flatnonzero(suggested != shares.labels)
+    found = found[np.argsort(own[found], kind="stable")]
+    return Suspects(found, suggested[found], 1 - own[found], of_path[found], of_model[found], shares.support[found])
+
+
+def _pooled(shares: LabelShares, model: Model | None) -> Iterator[tuple[slice, Floats]]:
+    for rows, probabilities in shares.blocks():
+        if model:
+            others = model(rows)
+            probabilities = np.where(np.isnan(others), probabilities, (probabilities + others) / 2)
+        yield rows, probabilities
+
+
+def find_label_errors(index: SetIndex) -> Suspects:
+    """The suspects of a set, computed once; their rows are those of the index.
+
+    Raises:
+        NotFoundError: the set has no labels.
+    """
+    return index.once("label errors", lambda: _of_set(index))
+
+
+def label_errors_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> LabelErrors:
+    """A piece of the list. Raises: NotFoundError: the set has no labels."""
+    found = find_label_errors(index)
+    shown = slice(offset, offset + limit)
+    shares = found.model_share[shown].tolist()
+    entries = zip(
+        index.examples(found.rows[shown]), found.suggested[shown].tolist(), found.confidence[shown].tolist(),
+        found.path_share[shown].tolist(), shares, found.path_others[shown].tolist(), strict=True,
+    )  # fmt: skip
+    return LabelErrors(
+        total=len(found.rows),
+        limit=limit,
+        offset=offset,
+        labelled=int((index.labels >= 0).sum()),
+        note=_note(_scores(index) is not None),
+        entries=tuple(
+            LabelError(
+                example=example,
+                suggested=index.label_name(suggested),
+                confidence=confidence,
+                path_share=of_path,
+                model_share=None if np.isnan(of_model) else of_model,
+                path_others=others,
+            )
+            for example, suggested, confidence, of_path, of_model, others in entries
+        ),
+    )
+
+
+def _note(with_model: bool) -> str:
+    return (
+        "Labels that are improbable by the labels of the other examples on the same path"
+        + (", averaged with the model's own probability" if with_model else "; the model's probabilities are not known")
+        + ". Candidates and order: confident learning (Northcutt et al., JAIR 2021)."
+    )
+
+
+def _of_set(index: SetIndex) -> Suspects:
+    rows = np.flatnonzero(index.labels >= 0)
+    if not len(rows):
+        raise NotFoundError(
+            f"{index.name} has no labels, so there are no label errors to find. Run again with a data set that has labels."
+        )
+    labels, scores = index.labels[rows], _scores(index)
+    classes = max(int(labels.max()) + 1, 0 if scores is None else _width(index, scores))
+    model = None if scores is None else lambda block: _dense(scores, rows[block], classes)
+    found = likely_errors(index.clusters[rows], labels, classes, model)
+    return Suspects(**(vars(found) | {"rows": rows[found.rows]}))
+
+
+def _scores(index: SetIndex) -> TopScores | None:
+    """The model's probabilities, where its classes are the labels'."""
+    record = index.source.record
+    if record is None or record.meaning.is_multi_label or not index.same_classes:
+        return None
+    return index.all_top_scores()
+
+
+def _width(index: SetIndex, scores: TopScores) -> int:
+    record = index.source.record
+    return max(int(scores[0].max(initial=-1)) + 1, len(record.class_names) if record else 0)
+
+
+def _dense(scores: TopScores, rows: NDArray[np.int64], classes: int) -> Floats:
+    """(m, C) probabilities from those of the most probable classes; the others share what is left equally."""
+    top, shares = scores[0][rows], scores[1][rows].astype(np.float64)  # (m, top) each
+    known = top >= 0
+    left = np.clip(1 - np.where(known, shares, 0).sum(axis=1), 0, 1)
+    found = np.repeat((left / np.maximum(classes - known.sum(axis=1), 1))[:, None], classes, axis=1)
+    at = np.repeat(np.arange(len(rows))[:, None], top.shape[1], axis=1)
+    found[at[known], top[known]] = shares[known]
+    found[~known.any(axis=1)] = np.nan
+    return found

@@ -1,0 +1,192 @@
+"""Near duplicates: pictures that are in the set more than once, also re-encoded or slightly changed.
+
+Belongs here: from distances between activations to groups. Coordinates are `sets/maps.py`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.errors import NotFoundError
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.find.record import DuplicateGroup, NearDuplicates
+from clusterpaths.sets.maps import Maps
+from clusterpaths.sets.published import PublishedSet
+
+NEAR = 0.3  # of the median distance to the nearest neighbour: nearer ones are near duplicates
+EARLY = 2  # layers: later ones tell apart what looks alike
+SHOWN = 12  # examples of a group in its record; a CSV has all
+_NEIGHBOURS = 8  # of each example that are looked at
+_SAMPLE = 2_000  # examples whose nearest neighbours give a layer's median
+Rows = NDArray[np.int64]
+Points = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Examples that are the same picture, or nearly."""
+
+    rows: Rows  # ascending
+    distance: float  # of the pairs that join it, the largest; 0: identical
+    exact: bool
+
+
+def find_near_duplicates(index: SetIndex) -> tuple[Group, ...]:
+    """The groups of a set, computed once: across splits first, then identical ones, then the nearest.
+
+    Files of identical content are one group. For the others, two examples are near if the distance between their activations is
+    below `NEAR` of the median distance to the nearest neighbour, in each of the first two layers: candidates are the 8 nearest in
+    the first one (scipy's k-d tree, of Maneewongvatana and Mount, 1999), which the second one confirms. Groups are
+    connected components of near pairs.
+
+    Raises:
+        NotFoundError: the set has neither contents nor maps.
+    """
+    return index.once("near duplicates", lambda: _of_set(index))
+
+
+def near_duplicates_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> NearDuplicates:
+    """A piece of the list. Raises: NotFoundError: as `find_near_duplicates`."""
+    groups = find_near_duplicates(index)
+    return NearDuplicates(
+        total=len(groups),
+        limit=limit,
+        offset=offset,
+        examples=sum(len(group.rows) for group in groups),
+        across_splits=sum(len(splits_of(index, group)) > 1 for group in groups),
+        note=_note(*_sources(index)),
+        entries=tuple(_record(index, group) for group in groups[offset : offset + limit]),
+    )
+
+
+def splits_of(index: SetIndex, group: Group) -> tuple[str, ...]:
+    """The known parts of the data set that a group is in."""
+    found = np.unique(index.splits[group.rows])
+    return tuple(index.split_names[i] for i in found.tolist() if i >= 0)
+
+
+def labels_differ(index: SetIndex, group: Group) -> bool:
+    """Whether two of a group have different labels."""
+    labels = index.labels[group.rows]
+    return len(np.unique(labels[labels >= 0])) > 1
+
+
+def same_content(contents: NDArray[np.uint64]) -> Rows:
+    """(n,) for each example the first one with the same content; 0 is no content."""
+    _, first, inverse = np.unique(contents, return_index=True, return_inverse=True)
+    return np.where(contents == 0, np.arange(len(contents)), first[inverse])
+
+
+def near_pairs(layers: list[Points], near: float = NEAR) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Pairs (p, 2) of near points, the lower one first, and their distances (p,), the largest over the layers.
+
+    Args:
+        layers: (n, d) points of each layer, the first layer first.
+        near: the limit, in units of a layer's median distance to the nearest neighbour.
+    """
+    from scipy.spatial import cKDTree  # imported here: most answers need no tree
+
+    none = np.empty((0, 2), np.int64), np.empty(0)
+    n = len(layers[0])
+    if n < 3:
+        return none
+    sample = np.sort(np.random.default_rng(0).permutation(n)[:_SAMPLE])
+    scales = []
+    for points in layers:
+        tree = cKDTree(points)
+        nearest = tree.query(points[sample], k=2, workers=-1)[0][:, 1]
+        scales.append(float(np.median(nearest)))
+    if not scales[0] > 0:  # more than half have a twin, or the layer is constant: no distance tells them apart
+        return none
+    first = cKDTree(layers[0])
+    distances, others = first.query(layers[0], k=min(_NEIGHBOURS, n), distance_upper_bound=near * scales[0], workers=-1)
+    at, column = np.nonzero(np.isfinite(distances))
+    pairs = np.sort(np.column_stack([at, others[at, column]]), axis=1)
+    pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+    worst = np.zeros(len(pairs))
+    for points, scale in zip(layers, scales, strict=True):
+        if scale > 0 and len(pairs):
+            apart = points[pairs[:, 0]].astype(np.float64) - points[pairs[:, 1]]
+            worst = np.maximum(worst, np.sqrt((apart**2).sum(axis=1)) / scale)
+    return pairs[worst < near], worst[worst < near]
+
+
+def _of_set(index: SetIndex) -> tuple[Group, ...]:
+    contents, maps = _sources(index)
+    n = len(index)
+    first = np.arange(n) if contents is None else same_content(contents)
+    kept = np.flatnonzero(first == np.arange(n))  # one of each content
+    pairs, distances = np.empty((0, 2), np.int64), np.empty(0)
+    if maps is not None:
+        pairs, distances = near_pairs([maps.components(layer)[kept] for layer in maps.layers[:EARLY]])
+        pairs = kept[pairs]
+    copies = np.flatnonzero(first != np.arange(n))
+    links = np.concatenate([pairs, np.column_stack([first[copies], copies])])
+    groups = _components(n, links, np.concatenate([distances, np.zeros(len(copies))]), first)
+    return tuple(sorted(groups, key=lambda group: _order(index, group)))
+
+
+def _components(n: int, links: NDArray[np.int64], distances: NDArray[np.float64], first: Rows) -> list[Group]:
+    """Connected components of the links (l, 2)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not len(links):
+        return []
+    graph = coo_array((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(n, n))
+    component = connected_components(graph, directed=False)[1]
+    largest = np.zeros(component.max() + 1)
+    np.maximum.at(largest, component[links[:, 0]], distances)
+    members = np.unique(links)
+    members = members[np.argsort(component[members], kind="stable")]
+    starts = np.flatnonzero(np.diff(component[members])) + 1
+    return [
+        Group(rows, float(largest[component[rows[0]]]), len(np.unique(first[rows])) == 1)
+        for rows in np.split(members, starts)
+    ]
+
+
+def _order(index: SetIndex, group: Group) -> tuple[bool, bool, float, int]:
+    return len(splits_of(index, group)) < 2, not group.exact, group.distance, int(group.rows[0])
+
+
+def _record(index: SetIndex, group: Group) -> DuplicateGroup:
+    splits = splits_of(index, group)
+    return DuplicateGroup(
+        exact=group.exact,
+        distance=group.distance,
+        count=len(group.rows),
+        splits=splits,
+        across_splits=len(splits) > 1,
+        labels_differ=labels_differ(index, group),
+        examples=index.examples(group.rows[:SHOWN]),
+    )
+
+
+def _sources(index: SetIndex) -> tuple[NDArray[np.uint64] | None, Maps | None]:
+    """Contents and maps, one of which is there.
+
+    Raises:
+        NotFoundError: neither is.
+    """
+    source = index.source
+    contents, maps = (source.contents, source.maps) if isinstance(source, PublishedSet) else (None, None)
+    if contents is None and maps is None:
+        raise NotFoundError(
+            f"{index.name} has neither maps nor the contents of its files, so near duplicates cannot be found. It was published "
+            "before there were maps; run again to add them."
+        )
+    return contents, maps
+
+
+def _note(contents: NDArray[np.uint64] | None, maps: Maps | None) -> str:
+    exact = "Contents of files were not recorded, so nothing is called identical. " if contents is None else ""
+    if maps is None:
+        return "Identical files only: this set was published before there were maps. Run again to find near duplicates, too."
+    return (
+        f"{exact}Near: closer than {NEAR:g} of the median distance to the nearest neighbour, in both of the first two layers. "
+        "Across splits first, then identical files, then the nearest."
+    )

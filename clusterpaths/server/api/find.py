@@ -1,0 +1,92 @@
+"""/api/v1/…/find: likely label errors, near duplicates and under-covered regions.
+
+Belongs here: addresses and answers. `clusterpaths/find` makes the lists; they are computed at first use, which takes seconds for
+a large set.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from clusterpaths.find.export import csv_lines, fiftyone_document
+from clusterpaths.find.find import find, prepare
+from clusterpaths.find.record import Found, Kind
+from clusterpaths.records import Record
+from clusterpaths.server.answers import of_set
+from clusterpaths.server.api.v1 import OF_SET, Limit, Model, None_, Offset, Set, sane
+from clusterpaths.server.dependencies import LibraryOf
+
+router = APIRouter(prefix="/api/v1", dependencies=[Depends(sane)])
+Kinds = Annotated[Kind, Path(description="what to look for")]
+_HEADERS = {"Cache-Control": "private, no-cache"}
+
+
+class Piece(Record):
+    """A piece of a list."""
+
+    limit: Limit = 50
+    offset: Offset = 0
+
+
+@router.get(
+    f"{OF_SET}/find/{{kind}}.csv",
+    tags=["find"],
+    response_class=StreamingResponse,
+    responses={200: {"description": "the complete list, one row per example", "content": {"text/csv": {}}}},
+)
+def found_csv(library: LibraryOf, model: Model, set: Set, kind: Kinds, _: None_) -> Response:  # noqa: A002
+    """A complete list as CSV."""
+    index = library.set(model, set)
+    return StreamingResponse(
+        csv_lines(index, kind),  # errors are raised here, before the response starts
+        media_type="text/csv; charset=utf-8",
+        headers=_HEADERS | _attachment(f"{index.summary.model}_{index.summary.set}_{kind}.csv"),
+    )
+
+
+@router.get(
+    f"{OF_SET}/find/{{kind}}/fiftyone",
+    tags=["find"],
+    response_class=Response,
+    responses={
+        200: {
+            "description": "what FiftyOne's Dataset.from_json reads",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+        }
+    },
+)
+def found_fiftyone(library: LibraryOf, model: Model, set: Set, kind: Kinds, _: None_) -> Response:  # noqa: A002
+    """A complete list as a document for FiftyOne; file names are relative to the images."""
+    index = library.set(model, set)
+    return Response(
+        json.dumps(fiftyone_document(index, kind)),
+        media_type="application/json",
+        headers=_HEADERS | _attachment(f"{index.summary.model}_{index.summary.set}_{kind}_fiftyone.json"),
+    )
+
+
+@router.get(f"{OF_SET}/find/{{kind}}", tags=["find"], response_model=Found)
+def found(
+    request: Request,
+    model: Model,
+    set: Set,  # noqa: A002
+    kind: Kinds,
+    piece: Annotated[Piece, Query()],
+) -> Response:
+    """Likely label errors, near duplicates or under-covered regions, page by page."""
+    return of_set(
+        request,
+        model,
+        set,
+        lambda index: find(index, kind, limit=piece.limit, offset=piece.offset),
+        before=lambda index: prepare(index, kind),
+    )
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
