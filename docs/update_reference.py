@@ -20,7 +20,7 @@ from flows.cli import COMMANDS, FLOWS, MODULES
 REFERENCE = Path(__file__).resolve().parent / "reference"
 ORDER = (
     "run", "sample", "activations", "celeba", "images", "recluster", "compare", "inspect", "explain", "names", "name",
-    "export", "serve", "find", "monitor", "gate", "accepted", "train", "announce",
+    "export", "serve", "mcp", "find", "monitor", "gate", "accepted", "train", "announce",
     "completion",
 )  # fmt: skip
 LIKE_RUN = ("sample", "celeba", "images")  # take the options of `run`, but for a few

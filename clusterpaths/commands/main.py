@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": "inputs, outputs and clustered layers of a model",
     "export": "write a set's path model: one ONNX file that outputs class scores, cluster path and OOD score",
     "explain": "explain the prediction for one image, as text and as a page",
+    "mcp": "serve sets to an assistant, read-only: the Model Context Protocol over stdio",
     "find": "find likely label errors, near duplicates, or regions of which a set has too few examples",
     "monitor": "compare new images, or a service's prediction log, with a set: have they drifted?",
     "names": "list a set's names; export, import, or carry over what people and models called its clusters",

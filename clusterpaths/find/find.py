@@ -32,7 +32,8 @@ def find(index: SetIndex, kind: str, *, limit: int = 50, offset: int = 0) -> Fou
     Raises:
         NotFoundError: no such kind; or the set has not what it needs.
     """
-    return _PAGES[_known(kind)](index, limit=max(limit, 0), offset=max(offset, 0))
+    make, limit, offset = _PAGES[_known(kind)], max(limit, 0), max(offset, 0)
+    return index.answer(("find", kind, limit, offset), lambda: make(index, limit=limit, offset=offset))
 
 
 def prepare(index: SetIndex, kind: str) -> None:

@@ -32,7 +32,7 @@ def headline(found: Found) -> str:
 def lift_text(lift: Lift) -> str:
     """What is over-represented, and how much."""
     name = lift.name.replace("_", " ") if lift.kind == "attribute" else f"{lift.kind} {lift.name}"
-    return f"{name} only here" if lift.lift is None else f"{name} {lift.lift:.1f} times"
+    return f"{name} (only here)" if lift.lift is None else f"{name} (×{lift.lift:.1f})"
 
 
 def _line(entry: LabelError | DuplicateGroup | Region) -> str:

@@ -1,0 +1,1 @@
+"""Tools for an assistant: the Model Context Protocol. No web framework here."""
