@@ -5,7 +5,7 @@ Belongs here: which labels are suspects, and their order. Probabilities from pat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,12 +36,13 @@ class Suspects:
 def likely_errors(paths: Ints, labels: Ints, classes: int, model: Model | None = None) -> Suspects:
     """Labels that are likely wrong, by confident learning on the mean of two probabilities.
 
-    The probability of class c is the mean of its share among the other examples on the path (`LabelShares`) and of the
-    model's own probability: a linear opinion pool (Genest and Zidek, Combining Probability Distributions, Statistical Science
-    1, 1986). An example is a suspect if the most probable of those classes that reach their threshold is not its label; a
-    class's threshold is the mean probability of that class among the examples with its label. That is confident learning
-    (Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 70, 2021). Suspects are
-    ordered by the probability of their label, lowest first (there: self-confidence).
+    Two probabilities speak of each label: its share among the other examples on the path (`LabelShares`), and the model's own.
+    An example is a suspect if, by one of the two, the most probable of those classes that reach their threshold is not its
+    label; a class's threshold is the mean probability of that class among the examples with its label. That is confident
+    learning (Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 70, 2021); by paths,
+    too, as a model that has learned its labels by heart finds all of them probable. Suspects are ordered by the probability of
+    their label, lowest first (there: self-confidence), as the mean of the two: a linear opinion pool (Genest and Zidek,
+    Combining Probability Distributions, Statistical Science 1, 1986).
 
     Args:
         paths: (n, L) cluster ids >= 0.
@@ -60,28 +61,40 @@ def likely_errors(paths: Ints, labels: Ints, classes: int, model: Model | None =
         of_path[rows] = probabilities[at, given]
         if model:
             of_model[rows] = model(rows)[at, given]
-    own = np.where(np.isnan(of_model), of_path, (of_path + of_model) / 2)
-    counts = np.bincount(shares.labels, minlength=classes)
-    sums = np.bincount(shares.labels, weights=own, minlength=classes)
-    thresholds = np.where(
-        counts > 0, sums / np.maximum(counts, 1), np.inf
-    )  # a class that no label has is not suggested
-    suggested = np.empty(n, np.int64)
-    for rows, pooled in _pooled(shares, model):
-        confident = np.where(pooled >= thresholds, pooled, -1)
-        best = confident.argmax(axis=1)
-        suggested[rows] = np.where(confident[np.arange(len(best)), best] >= 0, best, shares.labels[rows])
-    found = np.flatnonzero(suggested != shares.labels)
+    own = _pool(of_path, of_model)
+    limits_of_path = _thresholds(shares.labels, of_path, classes)
+    limits_of_model = _thresholds(shares.labels, np.nan_to_num(of_model), classes)
+    suggested, suspect = np.empty(n, np.int64), np.zeros(n, np.bool_)
+    for rows, pooled in shares.blocks():
+        given = shares.labels[rows]
+        suspect[rows] = _is_another(pooled, limits_of_path, given)
+        if model:
+            probabilities = model(rows)
+            suspect[rows] |= _is_another(np.nan_to_num(probabilities), limits_of_model, given)
+            pooled = _pool(pooled, probabilities)
+        np.put_along_axis(pooled, given[:, None], -1, axis=1)
+        suggested[rows] = pooled.argmax(axis=1)
+    found = np.flatnonzero(suspect)
     found = found[np.argsort(own[found], kind="stable")]
     return Suspects(found, suggested[found], 1 - own[found], of_path[found], of_model[found], shares.support[found])
 
 
-def _pooled(shares: LabelShares, model: Model | None) -> Iterator[tuple[slice, Floats]]:
-    for rows, probabilities in shares.blocks():
-        if model:
-            others = model(rows)
-            probabilities = np.where(np.isnan(others), probabilities, (probabilities + others) / 2)
-        yield rows, probabilities
+def _pool(of_path: Floats, of_model: Floats) -> Floats:
+    return np.where(np.isnan(of_model), of_path, (of_path + of_model) / 2)
+
+
+def _thresholds(labels: NDArray[np.int64], own: Floats, classes: int) -> Floats:
+    """(C,) mean probability of each class among the examples with its label; a class without one is never reached."""
+    counts = np.bincount(labels, minlength=classes)
+    return np.where(counts > 0, np.bincount(labels, weights=own, minlength=classes) / np.maximum(counts, 1), np.inf)
+
+
+def _is_another(probabilities: Floats, thresholds: Floats, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(m,) whether the most probable of the classes that reach their threshold is not the label."""
+    reached = np.where(probabilities >= thresholds, probabilities, -1)
+    best = reached.argmax(axis=1)
+    found: NDArray[np.bool_] = (best != labels) & (reached[np.arange(len(best)), best] >= 0)
+    return found
 
 
 def find_label_errors(index: SetIndex) -> Suspects:

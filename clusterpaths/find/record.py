@@ -17,7 +17,7 @@ class LabelError(Record):
     """An example whose label is likely wrong."""
 
     example: ExampleRow
-    suggested: str = Field(description="the most probable class of those that are probable enough")
+    suggested: str = Field(description="the most probable other class, by path and model")
     confidence: float = Field(description="1 minus the probability of the label: path and model, averaged")
     path_share: float = Field(
         description="probability of the label by the other examples on its path; rare paths back off to suffixes"
