@@ -63,14 +63,14 @@ def likely_errors(paths: Ints, labels: Ints, classes: int, model: Model | None =
             of_model[rows] = model(rows)[at, given]
     own = _pool(of_path, of_model)
     limits_of_path = _thresholds(shares.labels, of_path, classes)
-    limits_of_model = _thresholds(shares.labels, np.nan_to_num(of_model), classes)
+    limits_of_model = _thresholds(shares.labels, of_model, classes)
     suggested, suspect = np.empty(n, np.int64), np.zeros(n, np.bool_)
     for rows, pooled in shares.blocks():
         given = shares.labels[rows]
         suspect[rows] = _is_another(pooled, limits_of_path, given)
         if model:
             probabilities = model(rows)
-            suspect[rows] |= _is_another(np.nan_to_num(probabilities), limits_of_model, given)
+            suspect[rows] |= _is_another(probabilities, limits_of_model, given)
             pooled = _pool(pooled, probabilities)
         np.put_along_axis(pooled, given[:, None], -1, axis=1)
         suggested[rows] = pooled.argmax(axis=1)
@@ -84,9 +84,11 @@ def _pool(of_path: Floats, of_model: Floats) -> Floats:
 
 
 def _thresholds(labels: NDArray[np.int64], own: Floats, classes: int) -> Floats:
-    """(C,) mean probability of each class among the examples with its label; a class without one is never reached."""
-    counts = np.bincount(labels, minlength=classes)
-    return np.where(counts > 0, np.bincount(labels, weights=own, minlength=classes) / np.maximum(counts, 1), np.inf)
+    """(C,) mean probability of each class among the examples with its label, where known; a class without one is not reached."""
+    known = ~np.isnan(own)
+    counts = np.bincount(labels[known], minlength=classes)
+    sums = np.bincount(labels[known], weights=own[known], minlength=classes)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
 
 
 def _is_another(probabilities: Floats, thresholds: Floats, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
