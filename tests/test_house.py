@@ -90,6 +90,7 @@ def test_imports_point_from_flows_to_tasks_to_the_library() -> None:
         ("fastapi", ("clusterpaths.server", "deployments.path_service")),
         ("starlette", ("clusterpaths.server", "deployments.path_service")),
         ("obstore", ("clusterpaths.storage",)),
+        ("mcp", ("clusterpaths.assistant",)),
     ],
 )
 def test_a_package_is_imported_only_where_it_belongs(package: str, allowed: tuple[str, ...]) -> None:
