@@ -97,12 +97,16 @@ def addresses(model: str) -> list[Address]:
             "v1 search, region", f"{ours}/examples?within=conv3:-1,-1;1,-1;1,1;-1,1&ood=0.5..&order=unsure&limit=50"
         ),
         Address("v1 summary", f"{ours}/summary?right=wrong&cluster=conv3:{{cluster}}"),
+        Address("v1 map", f"{ours}/map"),
+        Address("v1 map, points", f"{ours}/map/points?layer=conv3"),
+        Address("v1 map, column", f"{ours}/map/columns?name=ood"),
         Address("page: home", "/"),
         Address("page: overview", page),
         Address("page: cluster", f"{page}/clusters/conv2/{{cluster}}"),
         Address("page: paths", f"{page}/paths"),
         Address("page: path", f"{page}/paths/{{path}}"),
         Address("page: example", f"{page}/examples/{{id}}"),
+        Address("page: map", f"{page}/map?prediction=Gray"),
         Address("page: ask", f"{page}/ask?attribute=Blond_Hair&order=rare&page={{few}}"),
     ]
 

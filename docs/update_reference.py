@@ -33,6 +33,7 @@ GROUPS = {
     "paths": "Cluster paths",
     "examples": "Examples",
     "find": "Data work",
+    "map": "The map",
     "names": "Names of clusters and paths",
     "monitoring": "Monitoring",
     "explain": "One image",

@@ -26,6 +26,7 @@ from clusterpaths.naming.resolve import names_of
 from clusterpaths.server import errors, metrics, static_files
 from clusterpaths.server.answers import answer_cache
 from clusterpaths.server.api import find as find_api
+from clusterpaths.server.api import maps as maps_api
 from clusterpaths.server.api import monitoring as monitoring_api
 from clusterpaths.server.api import names as names_api
 from clusterpaths.server.api import selections as selections_api
@@ -36,6 +37,7 @@ from clusterpaths.server.middleware.body_limit import FORM_BYTES, BodyLimit
 from clusterpaths.server.middleware.head import HeadAsGet
 from clusterpaths.server.middleware.log import RequestLog
 from clusterpaths.server.pages import ask, compare, find, home, image, login, monitoring, names, sets
+from clusterpaths.server.pages import map as map_page
 from clusterpaths.server.pages.errors import error_page
 from clusterpaths.server.pages.rendering import compile_templates
 from clusterpaths.server.settings import ServeConfig
@@ -86,10 +88,11 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.include_router(selections_api.router)
     app.include_router(api.router)
     app.include_router(find_api.router)
+    app.include_router(maps_api.router)
     app.include_router(names_api.router)
     app.include_router(monitoring_api.router)
     app.include_router(metrics.router)
-    for pages in (login, home, ask, compare, find, image, names, monitoring, sets):
+    for pages in (login, home, ask, compare, find, image, map_page, names, monitoring, sets):
         app.include_router(pages.router, include_in_schema=False)
     app.include_router(static_files.router)
     app.mount("/static", static_files.VersionedFiles())

@@ -1,0 +1,101 @@
+"""…/map: where each example of a set lies in each layer, as a picture to select from.
+
+Belongs here: checking the address, and what the scripts need to start. The browser draws (static/map*.js); its data are
+those of `api/maps.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pydantic
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from clusterpaths.errors import NotFoundError
+from clusterpaths.explore.ask import prepare, select
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.records import Question
+from clusterpaths.server.addresses import api_url
+from clusterpaths.server.api.v1 import MANY, refusal
+from clusterpaths.server.dependencies import LibraryOf
+from clusterpaths.server.errors import describe
+from clusterpaths.server.pages.rendering import render
+from clusterpaths.server.pages.set_view import COLOURS, SetView, set_view
+
+VIEW = ("layer", "colour")  # parameters of the page, beside those of a Question
+
+router = APIRouter()
+
+
+class _BadAddressError(Exception):
+    """An invalid query."""
+
+
+@router.get("/explore/{model}/{set_name}/map", response_class=HTMLResponse)
+def map_page(request: Request, library: LibraryOf, model: str, set_name: str) -> HTMLResponse:
+    """The page; the selection in its address is checked here and applied by the browser."""
+    index = library.set(model, set_name)
+    pairs = request.query_params.multi_items()
+    problem, status = "", 200
+    try:
+        _check(index, pairs)
+    except _BadAddressError as error:
+        problem, status = str(error), 422
+    except NotFoundError as error:
+        problem, status = describe(error)[1], 404
+    view = set_view(index)
+    return render(
+        request,
+        "map.html",
+        status=status,
+        index=index,
+        summary=index.summary,
+        here=f"{view.url}/map",
+        has_maps=index.maps is not None,
+        problem=problem,
+        start=_start(view),
+    )
+
+
+def _check(index: SetIndex, pairs: list[tuple[str, str]]) -> None:
+    """Raises: _BadAddressError, NotFoundError: the address asks for something that the set does not have."""
+    known = (*Question.model_fields, *VIEW)
+    if unknown := [name for name, _ in pairs if name not in known]:
+        raise _BadAddressError(f"Unknown parameter {unknown[0][:80]!r}. Expected one of {', '.join(known)}; remove it.")
+    if wrong := refusal(pairs):
+        raise _BadAddressError(wrong)
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in MANY:
+            fields.setdefault(name, []).append(value)
+        elif name not in VIEW:
+            fields[name] = value
+        elif name == "layer":
+            index.layer_index(value)
+    try:
+        question = Question.model_validate(fields)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        text = first["msg"].removeprefix("Value error, ")
+        raise _BadAddressError(f"{first['loc'][0]} is {str(first['input'])[:80]!r}. {text}.") from error
+    if index.maps is not None:
+        prepare(index, question)
+        select(index, question)
+
+
+def _start(view: SetView) -> dict[str, Any]:
+    """What the scripts start with."""
+    return {
+        "api": api_url(view.summary),
+        "page": view.url,
+        "version": view.summary.version,
+        "layers": view.layers,
+        "images": view.has_images,
+        "colours": COLOURS,
+        "clusters": view.colours,  # of each layer's clusters: their majority classes' colours
+        "names": [
+            [view.cluster_name(layer, cluster) for cluster in range(view.summary.k_per_layer[name])]
+            for layer, name in enumerate(view.layers)
+        ],
+    }

@@ -1,0 +1,304 @@
+// @ts-check
+// The map page: what is drawn when, and the address.
+
+import { colouring, colourings, tokens } from "./map_colour.js";
+import { Data } from "./map_data.js";
+import { draw, radiusFor } from "./map_draw.js";
+import { Flow } from "./map_flow.js";
+import { Histogram, short } from "./map_histogram.js";
+import { chips, common, element, legend, paths, percent, picture, some, thousands } from "./map_panel.js";
+import { region, Selection } from "./map_selection.js";
+import { fitted, MapView } from "./map_view.js";
+
+const start = JSON.parse(document.getElementById("map-start")?.textContent ?? "{}");
+const part = (/** @type {string} */ name) => /** @type {any} */ (document.getElementById(`map-${name}`));
+const page = /** @type {HTMLElement} */ (document.getElementById("map"));
+const data = new Data(start.api, start.version);
+const view = new MapView(part("canvas"), part("over"));
+const asked = new URLSearchParams(location.search);
+let layer = start.layers.includes(asked.get("layer")) ? asked.get("layer") : start.layers.at(-1);
+/** @type {Selection} */
+let selection;
+/** @type {import("./map_colour.js").Colouring} */
+let colours;
+/** @type {{update: () => void}[]} followers of the selection */
+const followers = [];
+/** @type {{update: () => void, element: HTMLElement}[]} */
+let legends = [];
+
+/** @param {unknown} error */
+function failed(error) {
+  if (error instanceof DOMException && error.name === "AbortError") return;
+  part("problem").textContent = error instanceof Error ? error.message : String(error);
+  part("problem").hidden = false;
+}
+
+async function begin() {
+  const points = data.points(layer); // asked for at once, beside what the set has
+  points.catch(() => {});
+  await data.open();
+  selection = new Selection(data);
+  fillChoices();
+  await Promise.all([points, recolour(false)]);
+  paintLarge();
+  page.dataset.state = "drawn";
+  performance.mark("map-first-picture");
+  const { info } = data;
+  await Promise.all([
+    ...["id", "path", "right", "prediction", "label", "ood"].filter((name) => data.has(name)).map((name) => data.column(name)),
+    ...info.layers.map((one) => data.column(`cluster:${one.name}`)),
+  ]);
+  await selection.restore(asked);
+  selection.addEventListener("change", follow);
+  await listLegends();
+  followers.push(new Flow(part("flow"), data, selection, start, failed));
+  follow();
+  await Promise.all(info.layers.map((one) => data.points(one.name)));
+  layers();
+  await ranges();
+  page.dataset.state = "ready";
+}
+
+function fillChoices() {
+  part("layer").value = layer;
+  const choices = colourings(data);
+  const groups = [...new Set(choices.map((one) => one.group))].map((name) =>
+    element("optgroup", { label: name }, ...choices.filter((one) => one.group === name).map((one) => element("option", { value: one.value }, one.text))));
+  part("colour").replaceChildren(...groups);
+  const wanted = asked.get("colour") ?? "";
+  part("colour").value = choices.some((one) => one.value === wanted) ? wanted : choices[0].value;
+}
+
+/** Colours of the points and their legend; `drawn`: what is there is drawn again. */
+async function recolour(drawn = true) {
+  colours = await colouring(data, part("colour").value, layer, start);
+  if (!drawn) return;
+  await listLegends();
+  paintLarge();
+  paintSmall();
+}
+
+function what(/** @type {string} */ name) {
+  const on = selection.any ? selection.on : null;
+  return { points: data.now(`points of ${name}`), on, codes: colours.codes, palette: colours.palette, pale: tokens().none };
+}
+
+function paintLarge() {
+  view.regions = selection.values("within").map(region).filter((one) => one.layer === layer).map((one) => one.corners);
+  view.labels = colours.numbers ? middles() : [];
+  view.show(what(layer));
+  const about = data.info.layers.find((one) => one.name === layer);
+  const share = about?.explained.length ? ` The two axes explain ${percent(about.explained.reduce((a, b) => a + b, 0))} of the variance.` : "";
+  part("caption").textContent = `${layer}, ${about?.k} clusters; ${(about?.method ?? "").toUpperCase()} coordinates.${share}`;
+  part("canvas").setAttribute("aria-label", `Map of ${layer}: ${thousands(selection.count)} of ${thousands(data.n)} examples selected`);
+}
+
+/** The clusters' numbers, each at the mean of its points. */
+function middles() {
+  const [points, clusters] = [data.now(`points of ${layer}`), data.now(`cluster:${layer}`)];
+  const k = data.info.layers.find((one) => one.name === layer)?.k ?? 0;
+  if (!clusters || k > 60) return [];
+  const sums = new Float64Array(3 * k);
+  for (let i = 0; i < clusters.length; i++) {
+    sums[3 * clusters[i]] += points[2 * i];
+    sums[3 * clusters[i] + 1] += points[2 * i + 1];
+    sums[3 * clusters[i] + 2]++;
+  }
+  return Array.from({ length: k }, (_, c) => ({ text: String(c), x: sums[3 * c] / sums[3 * c + 2], y: sums[3 * c + 1] / sums[3 * c + 2] })).filter((one) => Number.isFinite(one.x));
+}
+
+/** One small map per layer, which is shown large when it is chosen. */
+function layers() {
+  part("layers").replaceChildren(
+    ...data.info.layers.map(({ name }) => {
+      const canvas = element("canvas", { "aria-hidden": "true" });
+      const button = element("button", { type: "button", "data-layer": name }, canvas, element("span", {}, name));
+      button.addEventListener("click", () => changeLayer(name).catch(failed));
+      return element("li", {}, button);
+    }),
+  );
+  paintSmall();
+  new ResizeObserver(paintSmall).observe(part("layers"));
+}
+
+function paintSmall() {
+  for (const button of part("layers").querySelectorAll("button")) {
+    const canvas = button.querySelector("canvas");
+    const ratio = Math.min(window.devicePixelRatio || 1, 2);
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((length) => Math.max(1, Math.round(length * ratio)));
+    if (canvas.width !== width) canvas.width = width;
+    if (canvas.height !== height) canvas.height = height;
+    const one = what(button.dataset.layer);
+    draw(canvas, { ...one, view: fitted(one.points, width, height), radius: Math.min(1.8 * ratio, radiusFor(width * height, selection.count, ratio)), small: Math.min(1.2 * ratio, radiusFor(width * height, data.n, ratio)) });
+    button.setAttribute("aria-pressed", String(button.dataset.layer === layer));
+  }
+}
+
+/** @param {string} name */
+async function changeLayer(name) {
+  layer = name;
+  part("layer").value = name;
+  view.moved = false;
+  await data.points(name);
+  await recolour();
+  address();
+}
+
+async function listLegends() {
+  const facets = [colours];
+  for (const name of ["prediction", "label", "right", "split"])
+    if (part("colour").value !== name && data.has(name) && (name !== "split" || data.info.splits.length > 1)) facets.push(await colouring(data, name, layer, start));
+  legends = facets.map((one) => legend(one, selection, failed));
+  part("side").replaceChildren(...legends.map((one) => one.element));
+}
+
+async function ranges() {
+  const wanted = [
+    ...(data.has("ood") ? [{ title: "OOD score", name: "ood" }] : []),
+    ...(data.has("confidence") ? [{ title: "Confidence", name: "confidence" }] : []),
+    ...data.info.layers.filter((one) => data.has(`distance:${one.name}`)).map((one) => ({ title: `Distance in ${one.name}`, name: "distance", layer: one.name })),
+  ];
+  part("ranges").closest("section").hidden = !wanted.length;
+  for (const one of wanted) {
+    const column = await data.column(one.layer === undefined ? one.name : `${one.name}:${one.layer}`);
+    const found = new Histogram({ ...one, column, selection, failed });
+    part("ranges").append(found.element);
+    followers.push(found);
+  }
+}
+
+/** Everything that shows the selection, after it has changed. */
+function follow() {
+  part("problem").hidden = true;
+  part("count").textContent = thousands(selection.count);
+  part("of").textContent = selection.any ? `of ${thousands(data.n)} examples (${percent(selection.count / data.n)})` : `example${data.n === 1 ? "" : "s"}: nothing is filtered out`;
+  part("clear").hidden = !selection.any;
+  chips(part("chips"), selection, failed);
+  paintLarge();
+  paintSmall();
+  for (const one of [...legends, ...followers]) one.update();
+  paths(part("paths"), data, selection, start);
+  address();
+  later();
+}
+
+let writing = 0;
+
+/** The address, and the links with the same selection. */
+function address() {
+  const query = selection.query();
+  const text = query.toString();
+  part("ask").href = `${start.page}/ask${text && "?"}${text}`;
+  part("ask").textContent = selection.count === 1 ? "See this example" : `See these ${thousands(selection.count)} examples`;
+  part("csv").href = `${start.api}/examples.csv${text && "?"}${text}`;
+  if (layer !== start.layers.at(-1)) query.set("layer", layer);
+  if (part("colour").selectedIndex > 0) query.set("colour", part("colour").value);
+  const here = query.toString();
+  window.clearTimeout(writing);
+  writing = window.setTimeout(() => history.replaceState(null, "", `${location.pathname}${here && "?"}${here}`), 150); // takes ms
+}
+
+/** @type {AbortController | undefined} */
+let asking;
+let waiting = 0;
+
+/** What takes a request: pictures, and the server's summary, once the selection is left alone. */
+function later() {
+  window.clearTimeout(waiting);
+  asking?.abort();
+  waiting = window.setTimeout(() => {
+    some(part("some"), data, selection, start);
+    part("some").closest("section").hidden = !selection.count;
+    const box = part("common");
+    if (!selection.any || !selection.count) {
+      box.replaceChildren(element("p", { class: "hint" }, selection.any ? "No example passes all filters." : "Select examples to see how they differ from the others: with the lasso, or by a class, a cluster or a range."));
+      return;
+    }
+    asking = new AbortController();
+    data.get("summary", selection.query(), asking.signal)
+      .then(async (answer) => common(box, await answer.json(), selection.values("right").length > 0))
+      .catch((error) => error.name === "AbortError" || box.replaceChildren(element("p", { class: "hint" }, error.message)));
+  }, 250);
+}
+
+/**
+ * The card of an example.
+ * @param {number} row -1: none
+ */
+function tip(row) {
+  const box = part("tip");
+  const id = data.now("id")?.[row];
+  view.canvas.classList.toggle("near", row >= 0);
+  box.setAttribute("aria-live", view.keyed ? "polite" : "off");
+  if (row < 0 || id === undefined) {
+    box.hidden = true;
+    box.dataset.row = "";
+    return;
+  }
+  const points = data.now(`points of ${layer}`);
+  const [x, y] = view.at(points[2 * row], points[2 * row + 1]);
+  if (box.dataset.row !== String(row)) {
+    box.dataset.row = String(row);
+    const { info } = data;
+    const value = (/** @type {string} */ name) => data.now(name)?.[row];
+    const facts = [
+      ["prediction", info.predictions[value("prediction")]], ["label", info.labels[value("label")]],
+      ["OOD score", value("ood") === undefined ? undefined : short(value("ood"))],
+      ["confidence", Number.isFinite(value("confidence")) ? percent(value("confidence")) : undefined],
+    ].filter(([, text]) => text !== undefined);
+    const verdict = { 0: "✗ incorrect", 1: "✓ correct" }[/** @type {0 | 1} */ (value("right"))];
+    const chip = info.layers.map((one, at) => [at, value(`cluster:${one.name}`)]).filter(([, c]) => c !== undefined)
+      .map(([at, c]) => element("span", { class: `chip f${start.clusters[at]?.[c] ?? 8}` }, String(c)));
+    const image = start.images ? [element("img", { src: picture(start, id), alt: "", width: "96", height: "96" })] : [];
+    image[0]?.addEventListener("error", () => image[0].remove());
+    box.replaceChildren(...image, element("div", {}, element("a", { href: `${start.page}/examples/${id}` }, `Example ${id}`), ...(verdict ? [" ", element("small", {}, verdict)] : []),
+      ...facts.map(([word, text]) => element("p", {}, element("small", {}, `${word} `), String(text))), element("p", { class: "line" }, ...chip)));
+  }
+  box.hidden = false;
+  const right = x > view.width / 2;
+  box.style.left = right ? "" : `${Math.round(x + 14)}px`;
+  box.style.right = right ? `${Math.round(view.width - x + 14)}px` : "";
+  box.style.top = `${Math.round(Math.min(Math.max(y - 40, 8), Math.max(8, view.height - box.offsetHeight - 8)))}px`;
+}
+
+/** @param {string} mode */
+function setMode(mode) {
+  view.mode = mode;
+  part("canvas").dataset.mode = mode;
+  part("move").setAttribute("aria-pressed", String(mode === "move"));
+  part("lasso").setAttribute("aria-pressed", String(mode === "lasso"));
+}
+
+view.addEventListener("hover", (event) => tip(/** @type {CustomEvent} */ (event).detail.row));
+view.addEventListener("mode", (event) => setMode(/** @type {CustomEvent} */ (event).detail.mode));
+view.addEventListener("lasso", (event) => {
+  const digits = Math.min(Math.max(Math.ceil(Math.log10(view.view.scale)) + 1, 0), 15); // a tenth of a pixel
+  const rounded = (/** @type {number[]} */ corner) => corner.map((one) => String(Number(one.toFixed(digits)))).join();
+  const text = /** @type {CustomEvent} */ (event).detail.corners.map(rounded).join(";");
+  const others = selection.values("within").filter((one) => region(one).layer !== layer);
+  selection.set("within", [...others, `${layer}:${text}`]).catch(failed);
+});
+view.addEventListener("open", (event) => {
+  const { row, event: cause } = /** @type {CustomEvent} */ (event).detail;
+  const id = data.now("id")?.[row];
+  if (row < 0 || id === undefined) return;
+  const href = `${start.page}/examples/${id}`;
+  if (cause.pointerType === "touch") tip(row);
+  else if (cause.ctrlKey || cause.metaKey) window.open(href, "_blank", "noopener");
+  else location.assign(href);
+});
+part("layer").addEventListener("change", () => changeLayer(part("layer").value).catch(failed));
+part("colour").addEventListener("change", () => recolour().then(address).catch(failed));
+part("move").addEventListener("click", () => setMode("move"));
+part("lasso").addEventListener("click", () => setMode("lasso"));
+part("in").addEventListener("click", () => view.zoom(1.4));
+part("out").addEventListener("click", () => view.zoom(1 / 1.4));
+part("fit").addEventListener("click", () => view.fit());
+part("visible").addEventListener("click", () => view.select(view.visible()));
+part("clear").addEventListener("click", () => selection.clear());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => recolour().catch(failed));
+
+begin().catch((error) => {
+  page.dataset.state = "failed";
+  failed(error);
+});

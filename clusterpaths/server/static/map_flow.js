@@ -1,0 +1,145 @@
+// @ts-check
+// The routes of the selection as a small Sankey: all clusters as blocks, filled by the share that is selected, and the
+// selection's bands between neighbouring layers.
+
+import { shape } from "./map_view.js";
+
+const [HEIGHT, GAP, BLOCK, COLUMN, TOP] = [220, 4, 22, 190, 22];
+const BANDS = 120; // largest ones
+
+export class Flow {
+  /**
+   * @param {HTMLElement} box
+   * @param {import("./map_data.js").Data} data
+   * @param {import("./map_selection.js").Selection} selection
+   * @param {any} start
+   * @param {(error: Error) => void} failed
+   */
+  constructor(box, data, selection, start, failed) {
+    this.selection = selection;
+    this.start = start;
+    this.layers = data.info.layers;
+    this.columns = this.layers.map((one) => data.now(`cluster:${one.name}`));
+    this.width = Math.max(BLOCK, COLUMN * (this.layers.length - 1) + BLOCK);
+    this.svg = /** @type {SVGSVGElement} */ (shape("svg", { viewBox: `-30 0 ${this.width + 60} ${HEIGHT + TOP + 6}`, class: "map-routes", role: "group", "aria-label": "Clusters of each layer" }));
+    this.bands = shape("g", { class: "bands", "aria-hidden": "true" });
+    this.svg.append(this.bands);
+    const sums = this.layers.map((one, at) => all(this.columns[at], one.k));
+    this.blocks = this.layers.map((layer, at) => {
+      const name = shape("text", { x: at * COLUMN + BLOCK / 2, y: 13, class: "name" });
+      name.textContent = layer.name.length > 20 ? `${layer.name.slice(0, 19)}…` : layer.name;
+      this.svg.append(name);
+      const free = HEIGHT - GAP * (layer.k - 1);
+      let y = TOP;
+      return Array.from({ length: layer.k }, (_, c) => {
+        const height = Math.max((free * sums[at][c]) / Math.max(data.n, 1), 0);
+        const block = this.block(at, c, y, height, sums[at][c], failed);
+        y += height + GAP;
+        return block;
+      });
+    });
+    box.replaceChildren(this.svg);
+    this.update();
+  }
+
+  /**
+   * @param {number} at layer
+   * @param {number} cluster
+   * @param {number} y
+   * @param {number} height
+   * @param {number} total
+   * @param {(error: Error) => void} failed
+   */
+  block(at, cluster, y, height, total, failed) {
+    const layer = this.layers[at].name;
+    const colour = this.start.clusters[at]?.[cluster] ?? 8;
+    const group = shape("g", { tabindex: total ? 0 : -1, role: "button", class: "block", "data-cluster": `${layer}:${cluster}` });
+    const x = at * COLUMN;
+    const fill = shape("rect", { x, width: BLOCK, class: `f${colour} part` });
+    const title = shape("title", {});
+    const number = shape("text", { x: x - 6, y: y + height / 2 + 4, class: "number" });
+    number.textContent = height > 9 ? String(cluster) : "";
+    group.append(shape("rect", { x, y, width: BLOCK, height, class: `f${colour} whole` }), fill, shape("rect", { x, y, width: BLOCK, height, class: "edge" }), number, title);
+    const choose = () => this.selection.toggle("cluster", `${layer}:${cluster}`, layer).catch(failed);
+    group.addEventListener("click", choose);
+    group.addEventListener("keydown", (event) => {
+      if (!["Enter", " "].includes(/** @type {KeyboardEvent} */ (event).key)) return;
+      event.preventDefault();
+      choose();
+    });
+    if (total) this.svg.append(group);
+    return { group, fill, title, y, height, total, colour, x, name: this.start.names[at][cluster] };
+  }
+
+  update() {
+    const { on } = this.selection;
+    const counts = this.layers.map((one, at) => selected(this.columns[at], one.k, on));
+    this.blocks.forEach((blocks, at) =>
+      blocks.forEach((block, c) => {
+        const share = block.total ? counts[at][c] / block.total : 0;
+        const height = block.height * share;
+        block.fill.setAttribute("y", String(block.y + block.height - height));
+        block.fill.setAttribute("height", String(height));
+        const layer = this.layers[at].name;
+        const text = `${layer} cluster ${c}${block.name ? ` (${block.name})` : ""}: ${counts[at][c].toLocaleString("en")} of ${block.total.toLocaleString("en")} examples selected`;
+        block.title.textContent = text;
+        block.group.setAttribute("aria-label", text);
+        block.group.setAttribute("aria-pressed", String(this.selection.values("cluster", layer).includes(`${layer}:${c}`)));
+      }),
+    );
+    this.draw(on);
+  }
+
+  /** @param {Uint8Array} on */
+  draw(on) {
+    /** @type {{at: number, from: number, to: number, count: number}[]} */
+    const found = [];
+    for (let at = 0; at + 1 < this.layers.length; at++) {
+      const [left, right, k] = [this.columns[at], this.columns[at + 1], this.layers[at + 1].k];
+      const pairs = new Int32Array(this.layers[at].k * k);
+      for (let i = 0; i < on.length; i++) if (on[i]) pairs[left[i] * k + right[i]]++;
+      pairs.forEach((count, code) => count && found.push({ at, from: Math.floor(code / k), to: code % k, count }));
+    }
+    const least = found.length > BANDS ? found.map((one) => one.count).sort((a, b) => b - a)[BANDS] : 0;
+    const used = this.blocks.map((blocks) => blocks.map(() => [0, 0])); // of each block: to the left, to the right
+    const paths = [];
+    for (const { at, from, to, count } of found) {
+      const [a, b] = [this.blocks[at][from], this.blocks[at + 1][to]];
+      const [high, low] = [(a.height * count) / a.total, (b.height * count) / b.total];
+      const y = a.y + used[at][from][1];
+      const z = b.y + used[at + 1][to][0];
+      used[at][from][1] += high;
+      used[at + 1][to][0] += low;
+      if (count < least) continue;
+      const [x, end] = [a.x + BLOCK, b.x];
+      const middle = (x + end) / 2;
+      const d = `M${x} ${f(y)}C${middle} ${f(y)} ${middle} ${f(z)} ${end} ${f(z)}V${f(z + low)}C${middle} ${f(z + low)} ${middle} ${f(y + high)} ${x} ${f(y + high)}z`;
+      paths.push(shape("path", { d, class: `f${a.colour}` }));
+    }
+    this.bands.replaceChildren(...paths);
+  }
+}
+
+/** @param {number} value */
+const f = (value) => value.toFixed(1);
+
+/**
+ * @param {ArrayLike<number>} column
+ * @param {number} k
+ */
+function all(column, k) {
+  const found = new Int32Array(k);
+  for (let i = 0; i < column.length; i++) found[column[i]]++;
+  return found;
+}
+
+/**
+ * @param {ArrayLike<number>} column
+ * @param {number} k
+ * @param {Uint8Array} on
+ */
+function selected(column, k, on) {
+  const found = new Int32Array(k);
+  for (let i = 0; i < on.length; i++) if (on[i]) found[column[i]]++;
+  return found;
+}

@@ -1,0 +1,182 @@
+// @ts-check
+// One histogram with a brush, and both ends as fields: the same filter by mouse and by keyboard.
+
+import { ends } from "./map_selection.js";
+import { shape } from "./map_view.js";
+
+const BINS = 48;
+const [WIDTH, HEIGHT] = [240, 64];
+
+/** @param {number} value */
+export const short = (value) => String(Number(value.toPrecision(4)));
+
+export class Histogram {
+  /**
+   * @param {object} of
+   * @param {string} of.title
+   * @param {string} of.name of the filter
+   * @param {string} [of.layer]
+   * @param {ArrayLike<number>} of.column
+   * @param {import("./map_selection.js").Selection} of.selection
+   * @param {(error: Error) => void} of.failed
+   */
+  constructor({ title, name, layer, column, selection, failed }) {
+    Object.assign(this, { name, layer, selection });
+    this.name = name;
+    this.layer = layer;
+    this.selection = selection;
+    this.failed = failed;
+    this.key = layer === undefined ? name : `${name}:${layer}`;
+    [this.low, this.high] = bounds(column);
+    this.bins = binned(column, this.low, this.high);
+    this.all = new Int32Array(BINS + 1);
+    for (const bin of this.bins) this.all[bin]++;
+    this.element = document.createElement("div");
+    this.element.className = "map-range";
+    this.element.setAttribute("role", "group");
+    this.element.setAttribute("aria-label", title);
+    const head = document.createElement("p");
+    head.textContent = title;
+    this.reset = document.createElement("button");
+    this.reset.type = "button";
+    this.reset.textContent = "×";
+    this.reset.setAttribute("aria-label", `without the filter ${title}`);
+    this.reset.addEventListener("click", () => this.set(-Infinity, Infinity));
+    head.append(this.reset);
+    this.svg = /** @type {SVGSVGElement} */ (shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }));
+    this.pale = shape("path", { class: "all", d: bars(this.all, Math.max(...this.all.subarray(0, BINS))) });
+    this.solid = shape("path", { class: "some" });
+    this.brush = shape("rect", { class: "brush", y: 0, height: HEIGHT, width: 0 });
+    this.svg.append(this.pale, this.solid, this.brush);
+    const fields = document.createElement("div");
+    fields.className = "map-ends";
+    [this.from, this.to] = ["from", "to"].map((word) => {
+      const field = document.createElement("input");
+      field.inputMode = "decimal";
+      field.setAttribute("aria-label", `${title} ${word}`);
+      field.placeholder = short(word === "from" ? this.low : this.high);
+      field.addEventListener("change", () => this.typed());
+      fields.append(field);
+      return field;
+    });
+    this.element.append(head, this.svg, fields);
+    this.listen();
+    this.update();
+  }
+
+  update() {
+    const some = this.selection.counts(this.bins, BINS + 1, this.key);
+    const most = Math.max(...this.all.subarray(0, BINS));
+    this.solid.setAttribute("d", bars(some, most));
+    const [value] = this.selection.values(this.name, this.layer);
+    const [low, high] = value ? ends(value.slice(value.lastIndexOf(":") + 1)) : [-Infinity, Infinity];
+    const [left, right] = [this.place(Math.max(low, this.low)), this.place(Math.min(high, this.high))];
+    this.brush.setAttribute("x", String(left));
+    this.brush.setAttribute("width", String(value ? Math.max(right - left, 1) : 0));
+    this.reset.hidden = !value;
+    if (document.activeElement !== this.from) this.from.value = Number.isFinite(low) ? String(low) : "";
+    if (document.activeElement !== this.to) this.to.value = Number.isFinite(high) ? String(high) : "";
+  }
+
+  /** @param {number} value */
+  place(value) {
+    return this.high > this.low ? ((value - this.low) / (this.high - this.low)) * WIDTH : value > this.high ? WIDTH : 0;
+  }
+
+  listen() {
+    /** @type {number | null} */
+    let start = null;
+    const value = (/** @type {PointerEvent} */ event) => {
+      const box = this.svg.getBoundingClientRect();
+      const share = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
+      return this.low + share * (this.high - this.low);
+    };
+    this.svg.addEventListener("pointerdown", (event) => {
+      if (event.button) return;
+      this.svg.setPointerCapture(event.pointerId);
+      start = value(event);
+    });
+    this.svg.addEventListener("pointermove", (event) => {
+      if (start === null) return;
+      const now = value(event);
+      if (Math.abs(this.place(now) - this.place(start)) < 2) return;
+      this.soon(Math.min(start, now), Math.max(start, now));
+    });
+    const stop = (/** @type {PointerEvent} */ event) => {
+      if (start !== null && Math.abs(this.place(value(event)) - this.place(start)) < 2) this.soon(-Infinity, Infinity);
+      start = null;
+    };
+    this.svg.addEventListener("pointerup", stop);
+    this.svg.addEventListener("pointercancel", () => (start = null));
+  }
+
+  /**
+   * With the next frame; only the last of several is done.
+   * @param {number} low
+   * @param {number} high
+   */
+  soon(low, high) {
+    this.next = [low, high];
+    this.waiting ||= requestAnimationFrame(() => {
+      this.waiting = 0;
+      const [from, to] = this.next ?? [-Infinity, Infinity];
+      // the outermost values are open ends, so that rounding leaves nobody out
+      this.set(from <= this.low ? -Infinity : from, to >= this.high ? Infinity : to);
+    });
+  }
+
+  typed() {
+    const [low, high] = [this.from, this.to].map((field) => field.value.trim().replace(",", "."));
+    const wrong = [low, high].map((one) => one !== "" && !Number.isFinite(Number(one)));
+    const turned = low !== "" && high !== "" && Number(low) > Number(high);
+    this.from.setAttribute("aria-invalid", String(wrong[0] || turned));
+    this.to.setAttribute("aria-invalid", String(wrong[1] || turned));
+    if (!wrong.includes(true) && !turned) this.set(low === "" ? -Infinity : Number(low), high === "" ? Infinity : Number(high));
+  }
+
+  /**
+   * @param {number} low
+   * @param {number} high
+   */
+  set(low, high) {
+    const text = (/** @type {number} */ end) => (Number.isFinite(end) ? short(end) : "");
+    const value = Number.isFinite(low) || Number.isFinite(high) ? [`${this.layer === undefined ? "" : `${this.layer}:`}${text(low)}..${text(high)}`] : [];
+    this.selection.set(this.name, value, this.layer).catch(this.failed);
+  }
+}
+
+/** @param {ArrayLike<number>} column */
+function bounds(column) {
+  let [low, high] = [Infinity, -Infinity];
+  for (let i = 0; i < column.length; i++) {
+    if (column[i] < low) low = column[i];
+    if (column[i] > high) high = column[i];
+  }
+  return low <= high ? [low, high] : [0, 0];
+}
+
+/**
+ * Bin of each value; BINS: not known.
+ * @param {ArrayLike<number>} column
+ * @param {number} low
+ * @param {number} high
+ */
+function binned(column, low, high) {
+  const step = high > low ? BINS / (high - low) : 0;
+  return Uint8Array.from(column, (value) => (Number.isNaN(value) ? BINS : Math.min(BINS - 1, Math.floor((value - low) * step))));
+}
+
+/**
+ * @param {Int32Array} counts
+ * @param {number} most
+ */
+function bars(counts, most) {
+  const width = WIDTH / BINS;
+  let path = "";
+  for (let i = 0; i < BINS; i++) {
+    if (!counts[i]) continue;
+    const height = Math.max(1, (HEIGHT * counts[i]) / Math.max(most, 1));
+    path += `M${(i * width).toFixed(1)} ${HEIGHT}v${-height.toFixed(1)}h${(width - 0.6).toFixed(1)}v${height.toFixed(1)}z`;
+  }
+  return path;
+}

@@ -1,0 +1,268 @@
+// @ts-check
+// The selection: filters as in the address (a Question), and which examples pass each of them. Every filter has a bit, so that
+// a histogram can count the examples that pass all filters but its own.
+
+const ONE = ["right", "path", "ood", "confidence"];
+const MANY = ["prediction", "label", "attribute", "split", "cluster", "distance", "within", "id"];
+const ORDER = ["prediction", "label", "attribute", "split", "right", "path", "cluster", "ood", "confidence", "distance", "within", "id"];
+
+/** @typedef {{name: string, key: string, bit: number, values: string[]}} Filter */
+
+export class Selection extends EventTarget {
+  /** @param {import("./map_data.js").Data} data */
+  constructor(data) {
+    super();
+    this.data = data;
+    const n = data.n;
+    this.fails = new Uint32Array(n);
+    this.on = new Uint8Array(n).fill(1);
+    this.count = n;
+    /** @type {Map<string, Filter>} */
+    this.filters = new Map();
+    /** @type {Map<string, number>} */
+    this.bits = new Map();
+  }
+
+  /** Whether anything is left out by a filter. */
+  get any() {
+    return this.filters.size > 0;
+  }
+
+  /**
+   * Values of a filter; `key`: of one layer, where a filter has a layer.
+   * @param {string} name
+   * @param {string} [layer]
+   */
+  values(name, layer) {
+    return this.filters.get(layer === undefined ? name : `${name}:${layer}`)?.values ?? [];
+  }
+
+  /** Name and value of each field of the address. */
+  pairs() {
+    return ORDER.flatMap((name) =>
+      [...this.filters.values()].filter((one) => one.name === name).flatMap((one) => one.values.map((value) => [name, value])),
+    );
+  }
+
+  /** The fields as a query; empty without filters. */
+  query() {
+    return new URLSearchParams(this.pairs());
+  }
+
+  /**
+   * As an address says.
+   * @param {URLSearchParams} query
+   */
+  async restore(query) {
+    /** @type {Map<string, [string, string | undefined, string[]]>} */
+    const found = new Map();
+    for (const [name, value] of query) {
+      if (!ONE.includes(name) && !MANY.includes(name)) continue;
+      const layer = ["cluster", "distance"].includes(name) ? value.slice(0, value.lastIndexOf(":")) : undefined;
+      const key = layer === undefined ? name : `${name}:${layer}`;
+      found.set(key, [name, layer, [...(found.get(key)?.[2] ?? []), value]]);
+    }
+    this.quiet = true;
+    try {
+      for (const [name, layer, values] of found.values()) await this.set(name, values, layer);
+    } finally {
+      this.quiet = false;
+    }
+    this.changed();
+  }
+
+  clear() {
+    this.filters.clear();
+    this.fails.fill(0);
+    this.changed();
+  }
+
+  /**
+   * Values of a filter as a whole; none: the filter is taken out.
+   * @param {string} name
+   * @param {string[]} values
+   * @param {string} [layer]
+   */
+  async set(name, values, layer) {
+    const key = layer === undefined ? name : `${name}:${layer}`;
+    this.since ??= performance.now();
+    const test = values.length ? await this.test(name, values, layer) : null;
+    const bit = this.bit(key);
+    const { fails } = this;
+    const keep = ~bit;
+    if (!test) for (let i = 0; i < fails.length; i++) fails[i] &= keep;
+    else for (let i = 0; i < fails.length; i++) fails[i] = test(i) ? fails[i] & keep : fails[i] | bit;
+    if (test) this.filters.set(key, { name, key, bit, values });
+    else this.filters.delete(key);
+    if (!this.quiet) this.changed();
+  }
+
+  /**
+   * Add or take out one value.
+   * @param {string} name
+   * @param {string} value
+   * @param {string} [layer] only one value per layer
+   */
+  toggle(name, value, layer) {
+    const values = this.values(name, layer);
+    const others = layer !== undefined || ONE.includes(name) ? [] : values.filter((one) => one !== value);
+    return this.set(name, values.includes(value) ? others : [...others, value], layer);
+  }
+
+  changed() {
+    const { fails, on } = this;
+    let count = 0;
+    for (let i = 0; i < fails.length; i++) count += on[i] = fails[i] === 0 ? 1 : 0;
+    this.count = count;
+    this.dispatchEvent(new Event("change"));
+    performance.measure("map-filter", { start: this.since ?? performance.now() });
+    this.since = undefined;
+  }
+
+  /** @param {string} key */
+  bit(key) {
+    let found = this.bits.get(key);
+    if (found === undefined) {
+      if (this.bits.size > 31) throw new Error("There are too many filters at once; take one out.");
+      found = (1 << this.bits.size) >>> 0;
+      this.bits.set(key, found);
+    }
+    return found;
+  }
+
+  /**
+   * How many examples have each code, among those that pass all filters but one.
+   * @param {ArrayLike<number>} codes (n,) below `size`; others are not counted
+   * @param {number} size
+   * @param {string} [key] of the filter that does not count
+   */
+  counts(codes, size, key = "") {
+    const mask = ~(this.filters.get(key)?.bit ?? 0);
+    const found = new Int32Array(size);
+    const { fails } = this;
+    for (let i = 0; i < fails.length; i++) if ((fails[i] & mask) === 0) found[codes[i]]++;
+    return found;
+  }
+
+  /**
+   * Whether a row passes a filter. Comparisons are those of the server, at its precision.
+   * @param {string} name
+   * @param {string[]} values
+   * @param {string | undefined} layer
+   * @returns {Promise<(row: number) => boolean>}
+   */
+  async test(name, values, layer) {
+    const { data } = this;
+    const { info } = data;
+    if (name === "prediction" || name === "label") return this.classes(name, values);
+    if (name === "split") {
+      const [column, meant] = [await data.column("split"), values.map((one) => info.splits.indexOf(one))];
+      return (i) => meant.includes(column[i]);
+    }
+    if (name === "right") {
+      const [column, meant] = [await data.column("right"), values[0] === "right" ? 1 : 0];
+      return (i) => column[i] === meant;
+    }
+    if (name === "attribute") {
+      const meant = values.map((one) => (info.attributes.includes(one) ? [one, 1] : [one.slice(1), -1]));
+      const columns = await Promise.all(meant.map(async ([one, sign]) => [await data.column(`attribute:${one}`), sign]));
+      return (i) => columns.every(([column, sign]) => column[i] === sign);
+    }
+    if (name === "cluster" || name === "path") return this.clusters(name, values);
+    if (name === "id") {
+      const [column, meant] = [await data.column("id"), new Set(values)];
+      return (i) => meant.has(String(column[i]));
+    }
+    if (name === "within") return this.regions(values);
+    const column = await data.column(name === "distance" ? `distance:${layer}` : name);
+    const [low, high] = ends(values[0].slice(values[0].lastIndexOf(":") + 1));
+    const [from, to] = column instanceof Float32Array ? [Math.fround(low), Math.fround(high)] : [low, high];
+    if (values.length > 1) {
+      const rest = await this.test(name, values.slice(1), layer);
+      return (i) => column[i] >= from && column[i] <= to && rest(i);
+    }
+    return (i) => column[i] >= from && column[i] <= to;
+  }
+
+  /**
+   * @param {"prediction" | "label"} name
+   * @param {string[]} values
+   */
+  async classes(name, values) {
+    const names = this.data.info[name === "label" ? "labels" : "predictions"];
+    const column = this.data.has(name) ? await this.data.column(name) : new Int8Array(this.data.n).fill(-1);
+    const meant = new Uint8Array(names.length + 1); // the first: not known
+    names.forEach((one, i) => (meant[i + 1] = values.includes(one) ? 1 : 0));
+    if (values.includes("none") && !names.includes("none")) meant[0] = 1;
+    return (/** @type {number} */ i) => meant[column[i] + 1] === 1;
+  }
+
+  /**
+   * @param {string} name
+   * @param {string[]} values
+   */
+  async clusters(name, values) {
+    const layers = this.data.info.layers.map((one) => one.name);
+    const steps =
+      name === "path"
+        ? values[0].split("-").map((cluster, at) => [layers[at], cluster])
+        : values.map((one) => [one.slice(0, one.lastIndexOf(":")), one.slice(one.lastIndexOf(":") + 1)]);
+    const found = await Promise.all(
+      steps.filter(([, cluster]) => cluster !== "*").map(async ([one, cluster]) => ({ column: await this.data.column(`cluster:${one}`), cluster: Number(cluster) })),
+    );
+    if (found.length === 1) {
+      const [{ column, cluster }] = found;
+      return (/** @type {number} */ i) => column[i] === cluster;
+    }
+    return (/** @type {number} */ i) => found.every((one) => one.column[i] === one.cluster);
+  }
+
+  /** @param {string[]} values */
+  async regions(values) {
+    const inside = new Uint8Array(this.data.n).fill(1);
+    for (const value of values) {
+      const { layer, corners } = region(value);
+      const points = await this.data.points(layer);
+      const [left, right] = [Math.min, Math.max].map((end) => end(...corners.map(([x]) => x)));
+      for (let i = 0; i < inside.length; i++) {
+        const x = points[2 * i];
+        if (x < left || x > right || !within(x, points[2 * i + 1], corners)) inside[i] = 0;
+      }
+    }
+    return (/** @type {number} */ i) => inside[i] === 1;
+  }
+}
+
+/**
+ * LOW..HIGH; an end that is left out is infinite.
+ * @param {string} text
+ */
+export function ends(text) {
+  const [low, high] = text.split("..");
+  return [low ? Number(low) : -Infinity, high ? Number(high) : Infinity];
+}
+
+/**
+ * LAYER:x,y;x,y;…
+ * @param {string} text
+ */
+export function region(text) {
+  const at = text.lastIndexOf(":");
+  return { layer: text.slice(0, at), corners: text.slice(at + 1).split(";").map((one) => one.split(",").map(Number)) };
+}
+
+/**
+ * By the even-odd rule, as explore/ranges.py.
+ * @param {number} x
+ * @param {number} y
+ * @param {number[][]} corners
+ */
+export function within(x, y, corners) {
+  let inside = false;
+  for (let i = 0, j = corners.length - 1; i < corners.length; j = i++) {
+    const [x1, y1] = corners[j];
+    const [x2, y2] = corners[i];
+    if (y1 !== y2 && y >= Math.min(y1, y2) && y < Math.max(y1, y2) && x < x1 + (y - y1) * ((x2 - x1) / (y2 - y1))) inside = !inside;
+  }
+  return inside;
+}
