@@ -30,11 +30,12 @@ from clusterpaths.comparison.record import (
 from clusterpaths.config import IMAGES, CacheRoot
 from clusterpaths.errors import CacheError, ConfigError
 from clusterpaths.evaluation.record import read_evaluation
+from clusterpaths.explore.index import class_shares
 from clusterpaths.metrics import agreement
 from clusterpaths.metrics.agreement import adjusted_rand, match_clusters, shared_information
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.metrics.ood import overall_distance
-from clusterpaths.metrics.paths import PathCounts, count_paths
+from clusterpaths.metrics.paths import PathCounts, count_paths, majority_classes
 from clusterpaths.records import Record
 from clusterpaths.sets.join import join_examples
 from clusterpaths.sets.published import PublishedSet
@@ -97,6 +98,25 @@ def _side(published: PublishedSet) -> Side:
     return Side(name=published.name, paths=len(published.paths.counts), alignment=alignment, **known)
 
 
+class _Majorities:
+    """Classes of one set for colours: predictions where there are any, else labels, as the explorer has them."""
+
+    def __init__(self, published: PublishedSet) -> None:
+        predicted = bool((published.predictions >= 0).any())
+        self._set, self._classes = published, published.predictions if predicted else published.labels
+        self._name = published.class_name if predicted else published.label_name
+
+    def classes(self) -> tuple[str, ...]:
+        """Names, most frequent first."""
+        return tuple(one.name for one in class_shares(self._classes, self._name))
+
+    def of_layer(self, layer: str) -> tuple[str | None, ...]:
+        """The most frequent class of each cluster."""
+        at = self._set.layers.index(layer)
+        best = majority_classes(self._set.clusters[:, at], self._classes, self._set.k[at]).best
+        return tuple(None if one < 0 else self._name(one) for one in best.tolist())
+
+
 class _Comparing:
     """The common examples and layers of two sets; n examples, L layers."""
 
@@ -113,6 +133,7 @@ class _Comparing:
         self.matches = [
             match_clusters(self.paths_a[:, i], self.paths_b[:, i], self.k_a[i], self.k_b[i]) for i in range(len(layers))
         ]
+        self.majorities = _Majorities(a), _Majorities(b)
         self.unchanged, self.renamed = agreement.matched_agreement(self.paths_a, self.paths_b, self.matches)
         self.classes = join_classes(
             a.record,
@@ -146,6 +167,7 @@ class _Comparing:
                 count_paths(self.paths_a).of_example, count_paths(self.paths_b).of_example
             ),
             moved=self.examples(agreement.most_moved(changed, self.distances, ids, top)),
+            classes=self.majorities[0].classes(),
             class_names=self.classes.names,
             label_names=self.classes.label_names,
             decisions=self.decisions(top),
@@ -177,6 +199,8 @@ class _Comparing:
             agreement=same / n,
             agreement_interval=wilson(same, n),
             matches=matches,
+            majority_first=self.majorities[0].of_layer(self.layers[i]),
+            majority_second=self.majorities[1].of_layer(self.layers[i]),
         )
 
     def examples(self, rows: NDArray[np.int64]) -> tuple[ExampleChange, ...]:

@@ -59,6 +59,10 @@ class LayerComparison(Record):
     matches: tuple[ClusterMatch, ...] = Field(
         description="clusters of the first by id, then unmatched ones of the second"
     )
+    majority_first: tuple[str | None, ...] = Field(
+        default=(), description="most frequent class of each cluster of the first, by id; None: not known"
+    )
+    majority_second: tuple[str | None, ...] = ()
 
 
 class ExampleChange(Record):
@@ -136,6 +140,10 @@ class Comparison(Record):
     changed_layers: tuple[int, ...] = Field(description="examples with 0, 1, … all layers changed")
     path_adjusted_rand: float = Field(description="of complete paths as one partition; needs no matching")
     moved: tuple[ExampleChange, ...] = Field(description="most layers changed first, then nearest to their centroids")
+    classes: tuple[str, ...] = Field(
+        default=(),
+        description="of the first set's predictions, or labels where it has none: the most frequent first, which colours follow",
+    )
     class_names: tuple[str, ...]
     label_names: tuple[str, ...] = Field(
         default=(), description="names of labels if their classes differ from a side's predictions"

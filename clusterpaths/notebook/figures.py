@@ -1,7 +1,7 @@
 """`PublishedSet.sankey`: all clusters of a set, and the examples between those of neighbouring layers.
 
 Belongs here: the figure in plotly, matplotlib and SVG. Its counts are `explore/routes.py`, its geometry `report/overview.py`.
-Colours are those of the report: of clusters, and of ribbons by the cluster that they leave.
+Colours are those of the report: of the most frequent class, `report/colours.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from clusterpaths.explore.records import ClusterInfo
 from clusterpaths.explore.routes import routes
 from clusterpaths.notebook.optional import first_installed, require_package
 from clusterpaths.report import overview
-from clusterpaths.report.sankey import colour, draw_sankey
+from clusterpaths.report.colours import PALETTE, Colours
+from clusterpaths.report.sankey import draw_sankey
 from clusterpaths.report.view import lay_out
 from clusterpaths.sets.published import PublishedSet
 
@@ -61,6 +62,8 @@ def _words(info: ClusterInfo) -> str:
 def _plotly(published: PublishedSet, graph_objects: Any) -> Any:
     index: SetIndex = published.index
     drawn = routes(index)
+    colours = Colours(drawn)
+    at_layer = {layer: at for at, layer in enumerate(index.layers)}
     blocks = lay_out(drawn, index).segments  # without empty clusters, which plotly misplaces
     infos = {(info.layer, info.cluster): info for info in cluster_infos(index)}
     number = {(index.layers[one.layer], one.cluster): at for at, one in enumerate(blocks)}
@@ -70,7 +73,7 @@ def _plotly(published: PublishedSet, graph_objects: Any) -> Any:
             arrangement="fixed",
             node={
                 "label": [str(one.cluster) for one in blocks],
-                "color": [colour(one.cluster) for one in blocks],
+                "color": [PALETTE[colours.of_cluster(one.layer, one.cluster)] for one in blocks],
                 "customdata": [_words(infos[key]) for key in number],
                 "hovertemplate": "%{customdata}<extra></extra>",
                 "x": [_inside(across[one.layer]) for one in blocks],
@@ -82,7 +85,10 @@ def _plotly(published: PublishedSet, graph_objects: Any) -> Any:
                 "source": [number[one.layer, one.cluster] for one in drawn.transitions],
                 "target": [number[one.next_layer, one.next_cluster] for one in drawn.transitions],
                 "value": [one.count for one in drawn.transitions],
-                "color": [_faint(colour(one.cluster)) for one in drawn.transitions],
+                "color": [
+                    _faint(PALETTE[colours.of_band(at_layer[one.layer], one.cluster, one.next_cluster)])
+                    for one in drawn.transitions
+                ],
                 "hovertemplate": "%{value:,} examples<extra></extra>",
             },
         )
@@ -112,7 +118,8 @@ def _matplotlib(published: PublishedSet) -> Any:
     from matplotlib.path import Path as Curve
 
     index: SetIndex = published.index
-    placed = lay_out(routes(index), index)
+    drawn = routes(index)
+    placed, colours = lay_out(drawn, index), Colours(drawn)
     figure = Figure(figsize=(max(2.2 * len(index.layers), 4), 4.2), layout="constrained")
     axes = figure.add_subplot()
     for ribbon in placed.ribbons:
@@ -130,9 +137,11 @@ def _matplotlib(published: PublishedSet) -> Any:
             (x0, a0),
         ]
         codes = [Curve.MOVETO, *[Curve.CURVE4] * 3, Curve.LINETO, *[Curve.CURVE4] * 3, Curve.CLOSEPOLY]
-        axes.add_patch(PathPatch(Curve(corners, codes), facecolor=colour(ribbon.source), alpha=0.35, linewidth=0))
+        band = PALETTE[colours.of_band(ribbon.layer, ribbon.source, ribbon.target)]
+        axes.add_patch(PathPatch(Curve(corners, codes), facecolor=band, alpha=0.35, linewidth=0))
     for one in placed.segments:
-        axes.add_patch(Rectangle((one.x, one.y), overview.BAR, one.height, facecolor=colour(one.cluster), linewidth=0))
+        block = PALETTE[colours.of_cluster(one.layer, one.cluster)]
+        axes.add_patch(Rectangle((one.x, one.y), overview.BAR, one.height, facecolor=block, linewidth=0))
         if one.height >= 12:
             x, y = one.x + overview.BAR / 2, one.y + one.height / 2
             axes.text(x, y, str(one.cluster), ha="center", va="center", fontsize=8)

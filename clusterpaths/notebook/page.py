@@ -13,9 +13,11 @@ from markupsafe import Markup
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import path_page
+from clusterpaths.explore.routes import routes
+from clusterpaths.report.colours import PALETTE, Colours
 from clusterpaths.report.examples import tile
 from clusterpaths.report.page import write_report
-from clusterpaths.report.sankey import colour, draw_sankey
+from clusterpaths.report.sankey import draw_sankey
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails
 from clusterpaths.sets.images import find_images
@@ -34,6 +36,7 @@ def set_html(published: PublishedSet) -> str:
     """The Sankey, the sizes of the clusters, the most frequent paths with pictures; or why it cannot be shown."""
     try:
         index: SetIndex = published.index
+        colours = Colours(routes(index))
         paths = path_page(index, limit=PATHS, exemplars=EXEMPLARS).paths
         files = (example.file for path in paths for example in path.exemplars)
         pictures = make_thumbnails(files, find_images(published, None))
@@ -47,7 +50,7 @@ def set_html(published: PublishedSet) -> str:
             sizes=[(layer, sizes.tolist()) for layer, sizes in zip(index.layers, index.sizes, strict=True)],
             paths=[(path, [tile(example, pictures, example.distance) for example in path.exemplars]) for path in paths],
             purities=published.purities,
-            colour=colour,
+            colour=lambda layer, cluster: PALETTE[colours.of_cluster(layer, cluster)],
         )
     except ClusterPathsError as error:
         return render("notebook_error.html", set=repr(published), message=str(error))

@@ -18,24 +18,23 @@ from PIL import Image
 from clusterpaths.comparison.record import Comparison, DecisionCount, ExampleChange, LayerComparison, PathCount
 from clusterpaths.metrics.agreement import NO_MATCH
 from clusterpaths.records import name_of
+from clusterpaths.report.colours import CLASSES, NUMBERS, numbered, of_comparison
 from clusterpaths.report.examples import Tile
 from clusterpaths.report.numbers import percent, thousands
 from clusterpaths.report.side_by_side import Difference, better, how_made, measured
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, median_ratio
-from clusterpaths.report.view import COLOURS
 from clusterpaths.sets.directory import SetDirectory
 
 FEW_CLASSES = 12  # up to here the page shows all pairs of classes as a table
-ColourOf = Callable[[int, str, int], int]  # (side 0 or 1, layer, its own cluster there) -> number of the palette
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One cluster of a path; `colour` None: no palette colour; `unchanged`: the same on both sides; `new`: no counterpart."""
+    """One cluster of a path; `unchanged`: the same on both sides; `new`: no counterpart. `marks`: its classes in report.css."""
 
     text: str
-    colour: int | None
+    marks: str
     title: str
     unchanged: bool = True
     new: bool = False
@@ -120,6 +119,8 @@ class Page:
     better: tuple[str, ...]
     missing_pictures: int
     pictures: int
+    classes: tuple[tuple[str, int, None], ...]  # those with a colour of their own, for the key
+    other_classes: int
 
 
 def write_comparison(
@@ -140,10 +141,10 @@ def write_comparison(
     changed = comparison.decisions.counts if comparison.decisions else ()
     shown = [*comparison.moved, *(example for pair in changed for example in pair.examples)]
     thumbnails = make_thumbnails((example.file for example in shown), read_image)
-    html = _render(
+    html = render(
         "comparison.html",
-        comparison,
-        thumbnails,
+        page=comparison_page(comparison, thumbnails),
+        c=comparison,
         thumbnails=list(thumbnails.values()),
         ratio=f"{median_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
@@ -152,9 +153,13 @@ def write_comparison(
     return document, directory.write(f"{stem}.html", html.encode("utf-8", errors="replace"))
 
 
-def comparison_section(comparison: Comparison) -> Markup:
-    """Two sections without images, key figures and layers, for a page that includes report.css."""
-    return Markup(_render("comparison_section.html", comparison, {}))  # escaped by the template
+def comparison_section(comparison: Comparison, classes: Sequence[str] = ()) -> Markup:
+    """Two sections without images, key figures and layers, for a page that includes report.css.
+
+    `classes`: names in the order of the page's colours; by default those of the comparison.
+    """
+    page = comparison_page(comparison, classes=classes)
+    return Markup(render("comparison_section.html", page=page, c=comparison))  # escaped by the template
 
 
 @dataclass(frozen=True)
@@ -166,15 +171,19 @@ class Shown:
     page: str
 
 
-def read_comparisons(directory: SetDirectory) -> list[Shown]:
-    """The comparisons that were written into a set's directory, by name; invalid ones are skipped."""
+def read_comparisons(directory: SetDirectory, classes: Sequence[str] = ()) -> list[Shown]:
+    """The comparisons that were written into a set's directory, by name; invalid ones are skipped.
+
+    `classes`: as in `comparison_section`.
+    """
     found = []
     for name, document in directory.documents("comparison_with_*.json"):
         try:
             comparison = Comparison.model_validate_json(document)
         except ValueError:
             continue  # of another version: its own page remains valid
-        found.append(Shown(headline(comparison), comparison_section(comparison), f"{name.removesuffix('.json')}.html"))
+        section = comparison_section(comparison, classes)
+        found.append(Shown(headline(comparison), section, f"{name.removesuffix('.json')}.html"))
     return found
 
 
@@ -204,21 +213,17 @@ def _short(comparison: Comparison) -> str:
     return own if name == comparison.first.name.rpartition("/")[0] else comparison.second.name
 
 
-def _render(template: str, comparison: Comparison, pictures: Mapping[str, Thumbnail], **more: Any) -> str:
-    page = comparison_page(comparison, pictures)
-    return render(template, page=page, c=comparison, **more)
-
-
 def comparison_page(
-    comparison: Comparison, pictures: Mapping[str, Thumbnail] | None = None, colour_of: ColourOf | None = None
+    comparison: Comparison, pictures: Mapping[str, Thumbnail] | None = None, classes: Sequence[str] = ()
 ) -> Page:
-    """What a page shows of a comparison; `pictures` by file name; without `colour_of` colour encodes numbers."""
-    return _Builder(comparison, pictures or {}, colour_of).page()
+    """What a page shows of a comparison; `pictures` by file name, `classes` as in `comparison_section`."""
+    return _Builder(comparison, pictures or {}, classes or comparison.classes).page()
 
 
 class _Builder:
-    def __init__(self, comparison: Comparison, pictures: Mapping[str, Thumbnail], colour_of: ColourOf | None) -> None:
-        self.comparison, self.pictures, self.colour_of = comparison, pictures, colour_of
+    def __init__(self, comparison: Comparison, pictures: Mapping[str, Thumbnail], classes: Sequence[str]) -> None:
+        self.comparison, self.pictures, self.classes = comparison, pictures, classes
+        self.colour_of = of_comparison(comparison, classes)
         self.names = [layer.layer for layer in comparison.layers]
 
     def page(self) -> Page:
@@ -238,6 +243,8 @@ class _Builder:
             better=better(c),
             missing_pictures=sum(file not in self.pictures for file in files),
             pictures=len(files),
+            classes=tuple((name, place, None) for place, name in enumerate(self.classes[:CLASSES])),
+            other_classes=max(len(self.classes) - CLASSES, 0),
         )
 
     def layer(self, numbers: LayerComparison) -> LayerCard:
@@ -258,8 +265,12 @@ class _Builder:
     def chip(self, side: int, layer: str, own: int, number: int, name: int, title: str, unchanged: bool = True) -> Chip:
         """A cluster of one side (0: first, 1: second) with its `own` number there, shown with `number`."""
         new = name == NO_MATCH
-        colour = (None if new else name % COLOURS) if self.colour_of is None else self.colour_of(side, layer, own)
-        return Chip(str(number), colour, title, unchanged, new)
+        marks = ["unmatched" if new else numbered(name)]  # one number on both sides
+        if self.colour_of is not None:
+            marks.insert(0, f"f{self.colour_of(side, layer, own)}")
+        else:
+            marks = ["new"] if new else [f"f{name % NUMBERS}", *marks]
+        return Chip(str(number), " ".join(marks), title, unchanged, new)
 
     def chips(
         self, side: int, own: Sequence[int], renamed: Sequence[int], other: Sequence[int] | None = None

@@ -25,14 +25,15 @@ from clusterpaths.explanation.record import (
     PathNote,
 )
 from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.routes import routes
 from clusterpaths.metrics.paths import FEW_EXAMPLES
 from clusterpaths.naming.record import MIXED
+from clusterpaths.report.colours import NUMBERS, Colours
 from clusterpaths.report.examples import tile
 from clusterpaths.report.numbers import percent, portion, thousands, verdict
 from clusterpaths.report.sankey import Route, draw_sankey
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, median_ratio
-from clusterpaths.report.view import COLOURS
 from clusterpaths.storage.atomic import atomic_write
 
 PICTURE = 320  # pixels of the image's longer side on the page
@@ -77,6 +78,7 @@ def explanation_page(
 ) -> str:
     """The page as HTML; arguments as those of `write_explanation`."""
     thumbnails = make_thumbnails((example.file for example in _shown(explanation)), read_image)
+    colours = None if index is None else Colours(routes(index))
     return render(
         "explanation.html",
         e=explanation,
@@ -93,7 +95,9 @@ def explanation_page(
         sankey="" if index is None else two_routes(explanation, index),
         tile=lambda example: tile(example, thumbnails),
         decided=decided,
-        colours=COLOURS,
+        key=[] if colours is None else colours.key,
+        other_key=0 if colours is None else colours.others,
+        colour=lambda layer, cluster: cluster % NUMBERS if colours is None else colours.of_cluster(layer, cluster),
         listed=LISTED,
         image=_encode(image),
         thumbnails=list(thumbnails.values()),
@@ -210,15 +214,13 @@ def both_routes(e: Explanation) -> str:
     return f"Solid: the image's path among those of all examples. Dashed: all of the way to cluster {one.target} of {one.layer}."
 
 
-def two_routes(
-    e: Explanation, index: SetIndex, number: Callable[[int, int], int] = lambda _, cluster: cluster
-) -> Markup:
+def two_routes(e: Explanation, index: SetIndex) -> Markup:
     """The image's path among all examples', and that of the nearest change, as an SVG; empty where there is no change."""
     if e.counterfactual is None or e.counterfactual.nearest is None:
         return Markup()
     nearest = e.counterfactual.nearest
     other = Route(nearest.path, f"all of the way to cluster {nearest.target} of {nearest.layer}", dashed=True)
-    return Markup(draw_sankey(index, [other, Route(e.path, "the image's path")], number))  # rendered with escaping
+    return Markup(draw_sankey(index, [other, Route(e.path, "the image's path")]))  # rendered with escaping
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 from clusterpaths.errors import ConfigError
 from clusterpaths.evaluation.record import read_evaluation
 from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.routes import routes
 from clusterpaths.preprocessing.check import CHECK, parse_check
 from clusterpaths.report import view
 from clusterpaths.report.choice import read_choice
@@ -60,7 +61,7 @@ def write_report(
         page=view.build(index, published.record, shown, thumbnails),
         record=published.record,
         name=published.path.resolve().parent.name,
-        comparisons=read_comparisons(published),
+        comparisons=read_comparisons(published, [one.name for one in routes(index).classes]),
         chosen=read_choice(published),
         check=parse_check(published.document(CHECK)),
         evaluation=evaluation,

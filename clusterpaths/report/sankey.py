@@ -6,17 +6,15 @@ its geometry `overview.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.routes import routes
+from clusterpaths.report.colours import PALETTE, Colours
 from clusterpaths.report.overview import BAR, HEIGHT, Overview
 from clusterpaths.report.templates import render
 from clusterpaths.report.view import lay_out
-
-# Okabe and Ito's palette, as --f0 … --f7 of report.css
-PALETTE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#9a9a9a")
 
 
 @dataclass(frozen=True)
@@ -35,29 +33,23 @@ class _Line:
     dashed: bool
 
 
-def colour(cluster: int) -> str:
-    """Of a cluster: as in the report."""
-    return PALETTE[cluster % len(PALETTE)]
-
-
-def draw_sankey(
-    index: SetIndex, drawn: Sequence[Route] = (), number: Callable[[int, int], int] = lambda _, cluster: cluster
-) -> str:
-    """The SVG document.
+def draw_sankey(index: SetIndex, drawn: Sequence[Route] = ()) -> str:
+    """The SVG document, in the colours of classes.
 
     Args:
         index: of the set.
         drawn: paths to draw over it, those in front last.
-        number: of the palette, for a layer's position and a cluster; by default one colour for each cluster of a layer.
     """
-    placed = lay_out(routes(index), index)
+    known = routes(index)
+    placed, colours = lay_out(known, index), Colours(known)
     lines = [_Line(_through(placed, route.path), route.words, route.dashed) for route in drawn]
     return render(
         "sankey.svg",
         overview=placed,
         names=index.layers,
         n=max(len(index), 1),
-        colour=lambda layer, cluster: colour(number(layer, cluster)),
+        colour=lambda layer, cluster: PALETTE[colours.of_cluster(layer, cluster)],
+        band=lambda ribbon: PALETTE[colours.of_band(ribbon.layer, ribbon.source, ribbon.target)],
         lines=lines,
     )
 

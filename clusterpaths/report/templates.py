@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from clusterpaths.report.colours import numbered
 from clusterpaths.report.numbers import percent, portion, seconds, thousands
 
 
@@ -25,5 +26,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"thousands": thousands, "percent": percent, "seconds": seconds, "portion": portion}
+    environment.filters |= {
+        "thousands": thousands,
+        "percent": percent,
+        "seconds": seconds,
+        "portion": portion,
+        "numbered": numbered,
+    }
     return environment

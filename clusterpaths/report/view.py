@@ -21,12 +21,12 @@ from clusterpaths.naming.record import Name
 from clusterpaths.naming.resolve import SetNames, names_of
 from clusterpaths.records import SetRecord
 from clusterpaths.report import overview
+from clusterpaths.report.colours import Colours
 from clusterpaths.report.examples import Tile, tile
 from clusterpaths.report.numbers import thousands
 from clusterpaths.report.thumbnails import Thumbnail
 from clusterpaths.sets.published import PublishedSet
 
-COLOURS = 8  # the palette of report.css; further clusters reuse the colours
 FEW_CLASSES = 6  # up to here every card lists all classes, in the same order
 LISTED = 5  # beyond, the most frequent ones
 
@@ -76,7 +76,6 @@ class ClusterCard:
 
     info: ClusterInfo
     name: Name
-    colour: int
     classes: tuple[ClassRow, ...]
     label_classes: tuple[ClassRow, ...]
     other_classes: int
@@ -100,11 +99,10 @@ class LayerSection:
 
 @dataclass(frozen=True)
 class PathRow:
-    """One of the most frequent paths; chips are (cluster, colour), one per layer."""
+    """One of the most frequent paths."""
 
     summary: PathSummary
     name: str
-    chips: tuple[tuple[int, int], ...]
     majorities: tuple[tuple[str, ClassShare], ...]  # of predictions, of labels: where any is known
     examples: tuple[Tile, ...]
 
@@ -128,6 +126,7 @@ class Page:
     paths: tuple[PathRow, ...]
     purities: tuple[Purity, ...]
     overview: overview.Overview
+    colours: Colours
     classes: tuple[ClassRow, ...]
     label_classes: tuple[ClassRow, ...]
     n: int
@@ -143,14 +142,9 @@ class Page:
     pictures: int
 
     @property
-    def colours(self) -> tuple[tuple[int, ...], ...]:
-        """Of the overview's blocks: colours[layer][cluster]."""
-        return tuple(tuple(card.colour for card in layer.cards) for layer in self.layers)
-
-    @property
     def bands(self) -> tuple[int, ...]:
-        """Colours of the overview's ribbons, by source cluster."""
-        return tuple(ribbon.source % COLOURS for ribbon in self.overview.ribbons)
+        """Colours of the overview's ribbons."""
+        return tuple(self.colours.of_band(one.layer, one.source, one.target) for one in self.overview.ribbons)
 
     @property
     def links(self) -> tuple[tuple[str, ...], ...]:
@@ -227,6 +221,7 @@ def build(index: SetIndex, record: SetRecord, shown: Exemplars, pictures: Mappin
         paths=tuple(_path(path, pictures, names.path(path.path).text) for path in shown.paths),
         purities=tuple(_purities(index, table)),
         overview=lay_out(drawn, index),
+        colours=Colours(drawn),
         classes=classes,
         label_classes=label_classes,
         n=len(index),
@@ -278,7 +273,6 @@ def _card(
     return ClusterCard(
         info=info,
         name=names.cluster(layer, info.cluster),
-        colour=info.cluster % COLOURS,
         classes=classes,
         label_classes=label_classes,
         other_classes=max(len(occurring) - len(classes), 0),
@@ -293,7 +287,6 @@ def _path(path: PathSummary, pictures: Mapping[str, Thumbnail], name: str) -> Pa
     return PathRow(
         summary=path,
         name=name,
-        chips=tuple((c, c % COLOURS) for c in path.path),
         majorities=tuple((source, majority) for source, majority in sources.items() if majority),
         examples=tuple(tile(example, pictures) for example in path.exemplars),
     )

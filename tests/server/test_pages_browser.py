@@ -75,6 +75,30 @@ def test_the_routes_follow_the_theme_and_the_width(open_page: Any, site: Site) -
     page.wait_for_function("() => document.querySelector('.routes .main-svg').clientWidth < 900")
 
 
+def test_colour_by_cluster_is_chosen_once_and_remembered(open_page: Any, site: Site) -> None:
+    page = open_page(site.overview)
+    sankey(page)
+    block = page.locator(".routes .sankey-node .node-rect")
+    fills = "nodes => nodes.map(node => getComputedStyle(node).fill)"
+    assert page.locator(".routes .plotly-box .pattern").count() == 0
+    by_class = block.evaluate_all(fills)
+    page.locator("#by-cluster").check()
+    page.wait_for_selector(".routes .plotly-box .pattern")
+    by_cluster = block.evaluate_all(fills)
+    assert by_cluster != by_class
+    assert len(set(by_cluster)) == site.k, "a colour for each number"
+    assert page.locator(".classes-key").is_hidden()
+    page.goto(f"{site.overview}/clusters/fc1/1")
+    assert page.locator("#by-cluster").is_checked()
+    chips = page.locator("h1 .chip").evaluate("chip => [chip.className, getComputedStyle(chip).backgroundImage]")
+    assert "g1 p1" in chips[0]
+    assert "gradient" in chips[1], "a pattern beside the colour"
+    assert violations(page) == []
+    page.locator("#by-class").check()
+    page.reload()
+    assert page.locator("#by-class").is_checked()
+
+
 def test_without_plotly_the_figure_of_the_server_stays(open_page: Any, site: Site) -> None:
     page = open_page("/")
     page.route("**/plotly.min.js*", lambda route: route.abort())

@@ -20,8 +20,6 @@ from clusterpaths.explore.records import ModelSummary, SetSummary
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
-from clusterpaths.server.pages.sankey import class_colours
-from clusterpaths.server.pages.set_view import set_view
 
 SUGGESTED = 6
 
@@ -63,11 +61,9 @@ def _answer(library: Library, first: str, second: str) -> dict[str, Any]:
 
     one, other = (_set(library, name) for name in (first, second))
     comparison = compare_cached(one, other)
-    colour_of = class_colours(set_view(one), set_view(other))
     return {
         "c": comparison,
-        "page": comparison_page(comparison, colour_of=colour_of),
-        "classes": set_view(one) if colour_of else None,
+        "page": comparison_page(comparison),
         "sides": (one.summary, other.summary),
         "swapped": f"/compare?{_encoded({'first': second, 'second': first})}",
         "shown": _shown(one, other),

@@ -22,13 +22,11 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
-from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.pages.specimen import of_explained
 from clusterpaths.server.settings import ServeConfig
 from clusterpaths.server.uploads import explain_upload
 
 LISTED = 6  # classes
-GREY = 7  # of the palette
 TITLES = {
     409: "This set cannot explain images",
     413: "This image is too large",
@@ -95,7 +93,7 @@ def _explained(explained: Explained, index: SetIndex) -> dict[str, Any]:
     from clusterpaths.report import explanation as words
     from clusterpaths.report.examples import example_title
 
-    explanation, view = explained.explanation, set_view(index)
+    explanation = explained.explanation
     return {
         "e": explanation,
         "picture": _as_address(explained.small),
@@ -106,7 +104,7 @@ def _explained(explained: Explained, index: SetIndex) -> dict[str, Any]:
         "how_changed": words.HOW_CHANGED,
         "both_routes": words.both_routes(explanation),
         "unchanged": words.unchanged(explanation),
-        "sankey": words.two_routes(explanation, index, lambda *at: min(view.cluster_colour(*at), GREY)),
+        "sankey": words.two_routes(explanation, index),
         "title_of": example_title,
         "classes_shown": LISTED,
     }

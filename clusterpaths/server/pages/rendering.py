@@ -20,6 +20,7 @@ from clusterpaths.common.lru import LRUCache
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import ModelSummary
 from clusterpaths.monitoring.words import p_text
+from clusterpaths.report.colours import numbered
 from clusterpaths.report.numbers import percent, portion, thousands, verdict
 from clusterpaths.server.addresses import encoded, image_url, monitoring_url, names_url, set_url, window_url
 from clusterpaths.server.answers import ONE_AT_A_TIME
@@ -130,6 +131,7 @@ def environment() -> jinja2.Environment:
         "thousands": thousands,
         "percent": percent,
         "part": encoded,
+        "numbered": numbered,
         "signed": words.signed,
         "p_text": p_text,
         "verdict": verdict,

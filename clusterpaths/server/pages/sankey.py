@@ -5,7 +5,7 @@ Belongs here: which bands are drawn, and positions of blocks. `report/overview.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,20 +47,11 @@ def routes_figure(view: SetView) -> RoutesFigure:
     for info in routes.clusters:
         sizes[at[info.layer]][info.cluster] = info.count
     flows = [np.zeros((k[i], k[i + 1]), np.int64) for i in range(len(k) - 1)]
-    majorities: dict[tuple[int, int, int], ClassShare | None] = {}
     for one in routes.transitions:
         flows[at[one.layer]][one.cluster, one.next_cluster] = one.count
-        majorities[at[one.layer], one.cluster, one.next_cluster] = one.majority
     placed = overview.lay_out(sizes, flows)
 
-    def band(layer: int, source: int, target: int) -> int:
-        majority = majorities[layer, source, target]
-        return (
-            view.cluster_colour(layer, source)
-            if routes.source is None or majority is None
-            else view.colour(majority.name)
-        )
-
+    band = view.palette.of_band
     infos = {(at[info.layer], info.cluster): info for info in routes.clusters}
     words = _beside(placed.segments, {key: info.majority for key, info in infos.items()}, len(layers) - 1)
     place = {(s.layer, s.cluster): number for number, s in enumerate(placed.segments)}
@@ -154,21 +145,6 @@ def spread(middles: Sequence[float]) -> list[float]:
         places[i] = min(places[i], lowest)
         lowest = places[i] - LINE
     return places
-
-
-def class_colours(first: SetView, second: SetView) -> Callable[[int, str, int], int] | None:
-    """Of (side, layer, cluster): the colour of its majority class, in the first set's colours; None: no class is known.
-
-    A class has the same colour on both sides, even if the two sets' most frequent classes differ.
-    """
-    if first.routes.source is None or second.routes.source is None:
-        return None
-    found = {
-        (side, info.layer, info.cluster): first.colour(info.majority.name if info.majority else None)
-        for side, view in enumerate((first, second))
-        for info in view.routes.clusters
-    }
-    return lambda side, layer, cluster: found[side, layer, cluster]
 
 
 def _words(majority: ClassShare | None) -> str:

@@ -18,11 +18,8 @@ from clusterpaths.explore.records import Routes
 from clusterpaths.explore.routes import routes
 from clusterpaths.naming.record import Name
 from clusterpaths.naming.resolve import SetNames, names_of
+from clusterpaths.report.colours import Colours, numbered
 from clusterpaths.server.addresses import api_url, encoded, pairs_of, query_of, set_url
-
-COLOURS = 7  # of classes; the eighth colour of report.css is for all others
-OTHER = 7
-NO_CLASS = 8  # hatched: no class is known
 
 
 class SetView:
@@ -36,6 +33,7 @@ class SetView:
         self.has_distances = index.distances is not None
         self.url = set_url(index.summary)
         self.routes: Routes = routes(index)
+        self.palette = Colours(self.routes)
         self._steps: dict[tuple[str, int, int, bool], str] = {}
 
     @cached_property
@@ -43,28 +41,22 @@ class SetView:
         """Shares of the classes among all examples: the marks on a group's bars."""
         return {one.name: one.share for one in self.routes.classes}
 
-    @cached_property
+    @property
     def colours(self) -> tuple[tuple[int, ...], ...]:
         """The colour of each cluster's majority class, else one of its number: colours[layer][cluster]."""
-        if self.routes.source is None:
-            return tuple(tuple(c % 8 for c in range(self.summary.k_per_layer[layer])) for layer in self.layers)
-        found: dict[str, list[int]] = {layer: [] for layer in self.layers}
-        for info in self.routes.clusters:  # by layer, then number
-            found[info.layer].append(self.colour(info.majority.name) if info.majority else NO_CLASS)
-        return tuple(tuple(found[layer]) for layer in self.layers)
-
-    @cached_property
-    def _class_colours(self) -> dict[str, int]:
-        return {one.name: min(place, OTHER) for place, one in enumerate(self.routes.classes)}
+        return self.palette.clusters
 
     def colour(self, name: str | None) -> int:
         """Of a class, by name; None: no class is known."""
-        return NO_CLASS if name is None else self._class_colours.get(name, OTHER)
+        return self.palette.of_class(name)
 
     def cluster_colour(self, layer: int, cluster: int) -> int:
-        """The colour of a cluster; NO_CLASS for an invalid one."""
-        row = self.colours[layer] if layer < len(self.colours) else ()
-        return row[cluster] if 0 <= cluster < len(row) else NO_CLASS
+        """The colour of a cluster; that of no class for an invalid one."""
+        return self.palette.of_cluster(layer, cluster)
+
+    def cluster_marks(self, layer: int, cluster: int) -> str:
+        """Classes of a cluster's chip in report.css: the colour of its class, and that and the pattern of its number."""
+        return f"f{self.cluster_colour(layer, cluster)} {numbered(cluster)}"
 
     def steps(self, macro: Callable[..., str], path: Sequence[int], other: Sequence[int] | None = None) -> Markup:
         """Render each step of a path by a macro (view, layer, cluster, differs), once per cluster.

@@ -1,6 +1,37 @@
 // @ts-check
 // What every page adds to its HTML, which works without: the list of sets closes, a missing image says so,
-// Ask's form fits a phone and is as its address says, and the keys ← and → lead to the neighbours of an example or window.
+// Ask's form fits a phone and is as its address says, what colour stands for is remembered, and the keys
+// ← and → lead to the neighbours of an example or window.
+
+/**
+ * What was stored by `remember`; null where nothing was, or where the browser stores nothing.
+ * @param {string} name
+ */
+function remembered(name) {
+  try {
+    return localStorage.getItem(`clusterpaths.${name}`);
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * @param {string} name
+ * @param {string} value
+ */
+function remember(name, value) {
+  try {
+    localStorage.setItem(`clusterpaths.${name}`, value);
+  } catch {
+    // forgotten when the page is left
+  }
+}
+
+const colours = /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("input[name=colours]"));
+for (const choice of colours) {
+  choice.checked = choice.value === (remembered("colours") ?? "class");
+  choice.addEventListener("change", () => remember("colours", choice.value));
+}
 
 for (const menu of /** @type {NodeListOf<HTMLDetailsElement>} */ (document.querySelectorAll("details.switch"))) {
   document.addEventListener("click", (event) => {

@@ -12,6 +12,8 @@ const NODE = 30; // width of a block
 const FOOT = 36; // room for the layers' names
 const SECOND = 18; // and for the percentage below
 const SIDE = 34;
+const NUMBERS = 8; // as report/colours.py: colours and patterns of clusters by number
+const PATTERNS = 5;
 const FITS = 15 / 300; // as the server: a block so high, as a share, holds its number; else it stands beside it
 
 /**
@@ -40,6 +42,9 @@ async function start(box, target, data) {
     waiting = window.setTimeout(() => draw(target, data), 120);
   }).observe(target);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(target, data));
+  for (const choice of document.querySelectorAll("input[name=colours]")) {
+    choice.addEventListener("change", () => draw(target, data));
+  }
 }
 
 /**
@@ -51,6 +56,11 @@ async function draw(target, data) {
   const token = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
   const dark = window.matchMedia("(prefers-color-scheme: dark)").matches;
   const palette = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => token(`--f${i}`)).concat(token("--lab"));
+  const byCluster = Boolean(document.querySelector("#by-cluster:checked")); // else by class
+  /** @param {RouteNode} node */
+  const colourOf = (node) => (byCluster ? node.number % NUMBERS : node.colour);
+  /** @param {RouteLink} link */
+  const bandColour = (link) => palette[byCluster ? colourOf(data.nodes[link.source]) : link.colour];
   const width = Math.max(target.clientWidth, 240);
   const height = target.clientHeight || 430;
   const foot = data.agreements.some((share) => share !== null) ? FOOT + SECOND : FOOT;
@@ -70,7 +80,7 @@ async function draw(target, data) {
       x,
       y,
       label: data.nodes.map(() => ""),
-      color: data.nodes.map((node) => palette[node.colour]),
+      color: data.nodes.map((node) => palette[colourOf(node)]),
       customdata: data.nodes.map((node) => lines([escaped(node.name), escaped(node.named), share(node.count), escaped(node.words)])),
       hovertemplate: "%{customdata}<extra></extra>",
       thickness: NODE,
@@ -81,8 +91,8 @@ async function draw(target, data) {
       source: data.links.map((link) => link.source),
       target: data.links.map((link) => link.target),
       value: data.links.map((link) => link.count),
-      color: data.links.map((link) => translucent(palette[link.colour], dark ? 0.42 : 0.36)),
-      hovercolor: data.links.map((link) => translucent(palette[link.colour], 0.8)),
+      color: data.links.map((link) => translucent(bandColour(link), dark ? 0.42 : 0.36)),
+      hovercolor: data.links.map((link) => translucent(bandColour(link), 0.8)),
       customdata: data.links.map((link) =>
         lines([
           `${escaped(data.nodes[link.source].name)} → ${escaped(data.nodes[link.target].name)}`,
@@ -117,7 +127,7 @@ async function draw(target, data) {
             x: x[i],
             y: 1 - y[i],
             text: String(node.number),
-            font: { ...font, weight: 700, color: node.colour === 5 ? "#fff" : node.colour === 8 ? token("--card") : "#000" },
+            font: { ...font, weight: 700, color: colourOf(node) === 5 ? "#fff" : colourOf(node) === 8 ? token("--card") : "#000" },
           },
         ],
   );
@@ -138,6 +148,27 @@ async function draw(target, data) {
   };
   await plotly.react(target, [sankey], layout, { displayModeBar: false, responsive: false, staticPlot: false });
   makeReachable(target, data);
+  addPatterns(target, data, byCluster);
+}
+
+/**
+ * Blocks by number have a pattern, too: that of report.css, from the page's <defs>.
+ * @param {HTMLElement} target
+ * @param {RoutesData} data
+ * @param {boolean} shown
+ */
+function addPatterns(target, data, shown) {
+  for (const element of target.querySelectorAll(".sankey-node")) {
+    element.querySelector(".pattern")?.remove();
+    const number = data.nodes[/** @type {any} */ (element).__data__?.node?.pointNumber ?? -1]?.number ?? 0;
+    const block = element.querySelector(".node-rect");
+    if (!shown || !block || number % PATTERNS === 0) continue;
+    const pattern = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    pattern.setAttribute("class", "pattern");
+    pattern.setAttribute("fill", `url(#pattern${number % PATTERNS})`);
+    for (const name of ["x", "y", "width", "height"]) pattern.setAttribute(name, block.getAttribute(name) ?? "0");
+    block.after(pattern);
+  }
 }
 
 /**

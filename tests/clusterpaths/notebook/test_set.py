@@ -21,7 +21,7 @@ from clusterpaths.explore.clusters import exemplars
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.notebook import optional
 from clusterpaths.notebook.frame import to_table
-from clusterpaths.report.sankey import colour
+from clusterpaths.report.colours import PALETTE as COLOURS
 from clusterpaths.sets.conveniences import _ANSWERS
 from clusterpaths.sets.published import PublishedSet, open_set
 from tests.clusterpaths.explore.small import write_small
@@ -152,7 +152,7 @@ def test_another_kind_of_figure_or_table_is_refused(small: PublishedSet) -> None
 
 def test_colours_are_those_of_the_report() -> None:
     css = (Path(cp.__file__).parent / "report" / "report.css").read_text()
-    assert {int(at): value for at, value in PALETTE.findall(css)} == {at: colour(at) for at in range(8)}
+    assert {int(at): value for at, value in PALETTE.findall(css)} == dict(enumerate(COLOURS[:8]))
 
 
 def test_an_image_is_explained_from_a_file_or_from_memory(ran: PublishedSet, cnn: Path, pictures: Path) -> None:

@@ -22,7 +22,7 @@ HOSTILE = "<script>alert(1)</script>\"'&.jpg"
 class Page(HTMLParser):
     """Tags, attributes and text of a page; fails on tags that do not nest."""
 
-    VOID = frozenset({"meta", "img"})
+    VOID = frozenset({"meta", "img", "input"})
 
     def __init__(self, path: Path) -> None:
         super().__init__()
