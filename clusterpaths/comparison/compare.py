@@ -29,7 +29,7 @@ from clusterpaths.comparison.record import (
 )
 from clusterpaths.config import IMAGES, CacheRoot
 from clusterpaths.errors import CacheError, ConfigError
-from clusterpaths.evaluation.record import read_evaluation
+from clusterpaths.evaluation.record import Measure, read_evaluation
 from clusterpaths.explore.index import class_shares
 from clusterpaths.metrics import agreement
 from clusterpaths.metrics.agreement import adjusted_rand, match_clusters, shared_information
@@ -93,9 +93,35 @@ def _side(published: PublishedSet) -> Side:
     known = published.record.model_dump(include=set(Side.model_fields) - {"name"})
     for source, purity in published.purities.items():
         known |= {f"purity_{source}": purity.value, f"chance_{source}": purity.chance}
-    evaluation = read_evaluation(published)
-    alignment = evaluation.alignment.daf if evaluation and evaluation.alignment else None
-    return Side(name=published.name, paths=len(published.paths.counts), alignment=alignment, **known)
+    counts = published.paths.counts
+    known |= {"paths": len(counts), "singletons": int((counts == 1).sum()), "accuracy": _accuracy(published)}
+    if evaluation := read_evaluation(published):
+        known |= {
+            f"purity_{source}_interval": (one.low, one.high)
+            for source, one in (
+                ("labels", evaluation.purity_labels),
+                ("predictions", evaluation.purity_predictions),
+            )
+            if one
+        }
+        known |= {
+            "alignment": evaluation.alignment.daf if evaluation.alignment else None,
+            "path_agreement": {one.name: one.paths for one in evaluation.perturbations},
+            "ood": {
+                kind.name: one.auroc for kind in evaluation.strangers for one in kind.scores if one.score == "paths"
+            },
+        }
+    return Side(name=published.name, **known)
+
+
+def _accuracy(published: PublishedSet) -> Measure | None:
+    known = (published.labels >= 0) & (published.predictions >= 0)
+    n = int(known.sum())
+    if not n or not published.record.same_classes:
+        return None
+    right = int((published.labels == published.predictions)[known].sum())
+    low, high = wilson(right, n)
+    return Measure(value=right / n, low=low, high=high, n=n)
 
 
 class _Majorities:

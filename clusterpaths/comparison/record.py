@@ -33,6 +33,18 @@ class Side(Record):
     alignment: Measure | None = Field(
         default=None, description="decision alignment on held-out examples, where measured"
     )
+    singletons: int | None = Field(default=None, description="examples that are the only one on their path")
+    purity_labels_interval: Interval | None = Field(default=None, description="95%, where measured")
+    purity_predictions_interval: Interval | None = None
+    accuracy: Measure | None = Field(
+        default=None, description="share of labelled examples whose prediction is their label"
+    )
+    path_agreement: dict[str, Measure] = Field(
+        default={}, description="of each perturbation: share of images whose path is unchanged"
+    )
+    ood: dict[str, Measure] = Field(
+        default={}, description="of each kind of OOD images: AUROC of the OOD score of the paths"
+    )
 
 
 class ClusterMatch(Record):

@@ -27,6 +27,21 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return (0.0 if successes == 0 else max(middle - half, 0.0)), (1.0 if successes == n else min(middle + half, 1.0))
 
 
+def difference_interval(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float]:
+    """95% interval of `second` minus `first`, each (value, low, high) with a 95% interval of its own.
+
+    From the two intervals: Newcombe, Interval Estimation for the Difference between Independent Proportions, Statistics in
+    Medicine 17 (1998), method 10; for any two intervals Zou and Donner, Statistics in Medicine 27 (2008). It takes both for
+    independent. Of the same images they are correlated, and the interval is then wider than need be.
+    """
+    (value, low, high), (other, other_low, other_high) = first, second
+    difference = other - value
+    return (
+        difference - math.hypot(other - other_low, high - value),
+        difference + math.hypot(other_high - other, value - low),
+    )
+
+
 def ratio_interval(
     inside: int, known: int, outside: int, known_outside: int, confidence: float
 ) -> tuple[float, float | None]:

@@ -21,7 +21,7 @@ from clusterpaths.records import name_of
 from clusterpaths.report.colours import CLASSES, NUMBERS, numbered, of_comparison
 from clusterpaths.report.examples import Tile
 from clusterpaths.report.numbers import percent, thousands
-from clusterpaths.report.side_by_side import Difference, better, how_made, measured
+from clusterpaths.report.side_by_side import Difference, MetricRow, better, how_made, metric_rows, missing
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import Thumbnail, make_thumbnails, median_ratio
 from clusterpaths.sets.directory import SetDirectory
@@ -115,8 +115,9 @@ class Page:
     confusion: Grid | None
     migration: Grid
     made: tuple[Difference, ...]
-    measured: tuple[Difference, ...]
+    metrics: tuple[MetricRow, ...]
     better: tuple[str, ...]
+    missing: tuple[str, ...]
     missing_pictures: int
     pictures: int
     classes: tuple[tuple[str, int, None], ...]  # those with a colour of their own, for the key
@@ -145,6 +146,7 @@ def write_comparison(
         "comparison.html",
         page=comparison_page(comparison, thumbnails),
         c=comparison,
+        alone=True,
         thumbnails=list(thumbnails.values()),
         ratio=f"{median_ratio(thumbnails.values()):.3f}",
         css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
@@ -239,8 +241,9 @@ class _Builder:
             confusion=self.confusion(),
             migration=self.migration(),
             made=how_made(c.first, c.second),
-            measured=measured(c.first, c.second),
+            metrics=metric_rows(c.first, c.second),
             better=better(c),
+            missing=missing(c.first, c.second),
             missing_pictures=sum(file not in self.pictures for file in files),
             pictures=len(files),
             classes=tuple((name, place, None) for place, name in enumerate(self.classes[:CLASSES])),

@@ -22,7 +22,7 @@ from clusterpaths.report import evaluation as evaluation_section
 from clusterpaths.report.comparison import class_name, headline
 from clusterpaths.report.numbers import percent
 from clusterpaths.report.page import EXEMPLARS
-from clusterpaths.report.side_by_side import better, measured
+from clusterpaths.report.side_by_side import better, metric_rows
 from clusterpaths.sets.published import PublishedSet
 from clusterpaths.storage import Storage
 
@@ -224,8 +224,9 @@ def comparison(compared: Comparison, page: Path) -> str:
         f"Rand index of complete paths {c.path_adjusted_rand:.3f}."
     )
     if not c.same_k:
-        kept = " ".join(("The sets have different numbers of clusters, so paths are not compared.", *better(c)))
-    sides = measured(c.first, c.second)
+        kept = "The sets have different numbers of clusters, so paths are not compared."
+    marks = "", " ▲"
+    sides = metric_rows(c.first, c.second)
     lines = [
         f"# {headline(c)}",
         f"{_cell(c.first.model.file)} ({c.first.model.sha256[:12]}), seed {c.first.seed}, before; "
@@ -234,9 +235,14 @@ def comparison(compared: Comparison, page: Path) -> str:
         "",
         f"{kept} Only before: {c.only_first:,}; only after: {c.only_second:,}.",
         "",
+        *better(c),
+        "",
         f"| | {_cell(c.first.name)} | {_cell(c.second.name)} |",
         "|---|---|---|",
-        *(f"| {row.name} | {row.first} | {row.second} |" for row in sides),
+        *(
+            f"| {_cell(row.name)} | {row.first}{marks[row.better == 0]} | {row.second}{marks[row.better == 1]} |"
+            for row in sides
+        ),
         "",
         "| layer | unchanged | 95% interval | adjusted Rand | shared information |",
         "|---|---|---|---|---|",

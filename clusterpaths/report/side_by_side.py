@@ -1,16 +1,23 @@
-"""Two sets of a comparison side by side: how they were made, what was measured of each, and which is better for what.
+"""Two sets of a comparison side by side: how they were made, what was measured of each, and which is better in what.
 
 Belongs here: properties of each set alone, as text. What changed from one to the other is `comparison.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from clusterpaths.comparison.record import Comparison, Side
+from clusterpaths.evaluation.record import Measure
+from clusterpaths.metrics.intervals import difference_interval
+from clusterpaths.report.evaluation import SHORT_NAMES
 from clusterpaths.report.numbers import percent, thousands
 
 NOT_KNOWN = "–"
+DECISION_ALIGNMENT = "Decision alignment"
+Interval3 = tuple[float, float, float]  # value, low, high
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,21 @@ class Difference:
     name: str
     first: str
     second: str
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric on both sides, as text; `words` say what it is, on the first of similar metrics.
+
+    `better`: which of them is, 0 or 1, where the interval of the difference excludes 0; "unclear" where it does not; None where
+    there is nothing to decide.
+    """
+
+    name: str
+    words: str
+    first: str
+    second: str
+    better: Literal[0, 1, "unclear"] | None
 
 
 def how_made(first: Side, second: Side) -> tuple[Difference, ...]:
@@ -39,33 +61,13 @@ def how_made(first: Side, second: Side) -> tuple[Difference, ...]:
     return _differences(properties(first), properties(second))
 
 
-def measured(first: Side, second: Side) -> tuple[Difference, ...]:
-    """Paths, purity beside chance, decision alignment of each, where at least one side has it."""
-
-    def numbers(side: Side) -> dict[str, str]:
-        purities = {
-            "Path purity with labels": (side.purity_labels, side.chance_labels),
-            "Path purity with predictions": (side.purity_predictions, side.chance_predictions),
-        }
-        return {
-            "Occupied paths": NOT_KNOWN if side.paths is None else thousands(side.paths),
-            **{
-                name: NOT_KNOWN
-                if value is None or chance is None
-                else f"{percent(value, 1)}, by chance {percent(chance, 1)}"
-                for name, (value, chance) in purities.items()
-            },
-            "Decision alignment": NOT_KNOWN
-            if side.alignment is None
-            else f"{side.alignment.value:.3f} ({side.alignment.low:.3f} to {side.alignment.high:.3f})",
-        }
-
-    every = _differences(numbers(first), numbers(second))
-    return tuple(row for row in every if (row.first, row.second) != (NOT_KNOWN, NOT_KNOWN))
+def metric_rows(first: Side, second: Side) -> tuple[MetricRow, ...]:
+    """What was measured of each set, where at least one side has it."""
+    return tuple(row for row in _rows(first, second) if (row.first, row.second) != (NOT_KNOWN, NOT_KNOWN))
 
 
 def better(comparison: Comparison) -> tuple[str, ...]:
-    """Which set is better for what, in sentences: fewer paths to read, and decisions that follow from the path."""
+    """Which set is better in what, in sentences."""
     first, second = comparison.first, comparison.second
     said = []
     if first.paths is not None and second.paths is not None and first.paths != second.paths:
@@ -74,16 +76,34 @@ def better(comparison: Comparison) -> tuple[str, ...]:
             f"Easier to read: {few.name}, with {thousands(few.paths or 0)} paths; {many.name} has "
             f"{thousands(many.paths or 0)}."
         )
-    aligned = [(side.name, side.alignment) for side in (first, second) if side.alignment]
-    if len(aligned) == 2:
-        (_, low), (name, high) = sorted(aligned, key=lambda one: one[1].value)
-        values = f"{high.value:.3f} against {low.value:.3f}"
-        if high.low > low.value and low.high < high.value:
-            said.append(f"Closer to the model's decisions: {name}, decision alignment {values}.")
-        else:
+    rows = [row for row in metric_rows(first, second) if row.better is not None]
+    for at, side in enumerate((first, second)):
+        if names := [_inside(row.name) for row in rows if row.better == at]:
+            said.append(f"Better: {side.name} in {_listed(names)}.")
+    unclear = [_inside(row.name) for row in rows if row.better == "unclear"]
+    if unclear and len(unclear) == len(rows):
+        said.append("Within the 95% intervals neither set is better.")
+    return tuple(said)
+
+
+def missing(first: Side, second: Side) -> tuple[str, ...]:
+    """What was not measured of a side, and how to get it."""
+    said = []
+    for side in (first, second):
+        if side.alignment is None and not side.path_agreement and not side.ood:
             said.append(
-                f"Equally close to the model's decisions, within the 95% intervals: decision alignment {values}."
+                f"{side.name} was not evaluated: decision alignment, path agreement, OOD detection and intervals of purity "
+                "are missing. Run it again with the same options and --evaluate."
             )
+        elif not side.ood and not side.path_agreement:
+            said.append(
+                f"{side.name} was evaluated without images: path agreement and OOD detection are missing. Run it again with "
+                "--evaluate where the images are."
+            )
+        if side.purity_labels is None:
+            said.append(f"{side.name} has no labels. Give them with --labels.")
+        if side.purity_predictions is None:
+            said.append(f"{side.name} has no predictions: its model does not output class scores.")
     return tuple(said)
 
 
@@ -93,6 +113,93 @@ def clusters(side: Side) -> str:
     if len(set(ks.values())) == 1:
         return f"k = {next(iter(ks.values()))}"
     return ", ".join(f"{k} ({layer})" for layer, k in ks.items())
+
+
+def _rows(first: Side, second: Side) -> Iterator[MetricRow]:
+    yield _measured(
+        DECISION_ALIGNMENT,
+        "held-out examples whose prediction is the most frequent one of their path",
+        first.alignment,
+        second.alignment,
+    )
+    yield MetricRow("Occupied paths", "fewer are easier to read", _count(first.paths), _count(second.paths), None)
+    yield MetricRow(
+        "Singletons", "examples that are the only one on their path", _singletons(first), _singletons(second), None
+    )
+    for source in ("predictions", "labels"):
+        of = [_purity(side, source) for side in (first, second)]
+        above = [None if one is None else one[1] for one in of]
+        yield MetricRow(
+            f"Path purity with {source}",
+            f"examples with the most frequent {source[:-1]} of their path; compared by how far it is above chance",
+            NOT_KNOWN if of[0] is None else of[0][0],
+            NOT_KNOWN if of[1] is None else of[1][0],
+            _which(*above),
+        )
+    yield _measured("Accuracy", "labelled examples whose prediction is their label", first.accuracy, second.accuracy)
+    for at, name in enumerate(dict.fromkeys([*first.path_agreement, *second.path_agreement])):
+        yield _measured(
+            f"Path agreement: {name}",
+            "" if at else "images whose path is unchanged when they are perturbed",
+            first.path_agreement.get(name),
+            second.path_agreement.get(name),
+        )
+    for at, name in enumerate(dict.fromkeys([*first.ood, *second.ood])):
+        yield _measured(
+            f"OOD detection: {SHORT_NAMES.get(name, name)}",
+            "" if at else "AUROC of the OOD score; by chance 0.5",
+            first.ood.get(name),
+            second.ood.get(name),
+        )
+
+
+def _measured(name: str, words: str, first: Measure | None, second: Measure | None) -> MetricRow:
+    texts = [NOT_KNOWN if one is None else _text(one.value, one.low, one.high) for one in (first, second)]
+    sides = [None if one is None else (one.value, one.low, one.high) for one in (first, second)]
+    return MetricRow(name, words, texts[0], texts[1], _which(*sides))
+
+
+def _which(first: Interval3 | None, second: Interval3 | None) -> Literal[0, 1, "unclear"] | None:
+    """Which is higher; all of these metrics are better if they are."""
+    if first is None or second is None:
+        return None
+    low, high = difference_interval(first, second)
+    return 1 if low > 0 else 0 if high < 0 else "unclear"
+
+
+def _purity(side: Side, source: str) -> tuple[str, Interval3 | None] | None:
+    """As text, and how far it is above chance, with its interval where that was measured."""
+    value, chance = getattr(side, f"purity_{source}"), getattr(side, f"chance_{source}")
+    if value is None or chance is None:
+        return None
+    interval = getattr(side, f"purity_{source}_interval")
+    if interval is None:
+        return f"{value:.3f}, by chance {chance:.3f}", None
+    low, high = interval
+    return f"{_text(value, low, high)}, by chance {chance:.3f}", (value - chance, low - chance, high - chance)
+
+
+def _text(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _count(count: int | None) -> str:
+    return NOT_KNOWN if count is None else thousands(count)
+
+
+def _singletons(side: Side) -> str:
+    if side.singletons is None:
+        return NOT_KNOWN
+    return f"{thousands(side.singletons)} ({percent(side.singletons / max(side.num_examples, 1), 1)})"
+
+
+def _inside(name: str) -> str:
+    """A metric's name inside a sentence."""
+    return name if name.startswith("OOD") else name[:1].lower() + name[1:]
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _differences(first: dict[str, str], second: dict[str, str]) -> tuple[Difference, ...]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from clusterpaths.metrics.intervals import bootstrap_mean, wilson
+from clusterpaths.metrics.intervals import bootstrap_mean, difference_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,10 @@ def test_a_share_of_one_has_an_interval_with_a_width() -> None:
 def test_the_mean_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one value"):
         bootstrap_mean(np.ones(0), 0)
+
+
+def test_the_interval_of_a_difference_is_newcombe_s_example() -> None:
+    """56 of 70 against 48 of 80: 0.0524 to 0.3339, Newcombe 1998, table II (a), method 10."""
+    first, second = (48 / 80, *wilson(48, 80)), (56 / 70, *wilson(56, 70))
+    assert difference_interval(first, second) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert difference_interval(second, first) == pytest.approx((-0.3339, -0.0524), abs=5e-5)

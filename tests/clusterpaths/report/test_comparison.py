@@ -16,7 +16,7 @@ from clusterpaths.evaluation.record import Measure
 from clusterpaths.records import ModelIdentity
 from clusterpaths.report.comparison import comparison_section, headline, write_comparison
 from clusterpaths.report.page import write_report
-from clusterpaths.report.side_by_side import better, measured
+from clusterpaths.report.side_by_side import better, metric_rows, missing
 from clusterpaths.sets.published import open_set
 from tests.clusterpaths.report.test_report import HOSTILE, Page, draw, make_set
 
@@ -105,41 +105,76 @@ def test_sets_of_different_k_are_compared_in_what_can_be_compared(tmp_path: Path
     assert "%" not in headline(comparison)
     page = Page(write_comparison(comparison, second, draw)[1])
     told = words(page)
-    paths = measured(comparison.first, comparison.second)[0]
-    assert (paths.name, paths.first, paths.second) == ("Occupied paths", "4", "4")
+    paths, singletons, *_ = metric_rows(comparison.first, comparison.second)
+    assert (paths.name, paths.first, paths.second, paths.better) == ("Occupied paths", "4", "4", None)
+    assert (singletons.first, singletons.second) == ("0 (0.0%)", "0 (0.0%)")
     for expected in (
         "with different numbers of clusters",
         "Paths are not compared",
         "Adjusted mutual information",
         "Occupied paths",
-        "100.0%, by chance",
+        "1.000, by chance",
     ):
         assert expected in told
     assert "keep their path" not in told
     assert "moved" not in page.ids
 
 
-def test_which_set_is_better_for_what_is_said_where_intervals_are_apart(sets: tuple[Path, Path]) -> None:
+def test_a_metric_is_marked_where_the_interval_of_the_difference_excludes_0(sets: tuple[Path, Path]) -> None:
     comparison = compare_sets(*map(open_set, sets))
 
-    def sides(paths: int, low: float, value: float, high: float) -> dict[str, object]:
-        return {"paths": paths, "alignment": Measure(value=value, low=low, high=high, n=100)}
+    def side(paths: int, low: float, value: float, high: float, n: int = 100) -> dict[str, object]:
+        return {"paths": paths, "alignment": Measure(value=value, low=low, high=high, n=n)}
 
-    def told(first: dict[str, object], second: dict[str, object]) -> tuple[str, ...]:
-        both = {
-            "first": comparison.first.model_copy(update=first),
-            "second": comparison.second.model_copy(update=second),
+    def compared(first: dict[str, object], second: dict[str, object]) -> Comparison:
+        sides = {
+            "first": comparison.first.model_copy(update={"accuracy": None} | first),
+            "second": comparison.second.model_copy(update={"accuracy": None} | second),
         }
-        return better(comparison.model_copy(update=both))
+        return comparison.model_copy(update=sides)
 
-    assert told(sides(40, 0.7, 0.75, 0.8), sides(300, 0.9, 0.92, 0.94)) == (
+    clear = compared(side(40, 0.7, 0.75, 0.8), side(300, 0.9, 0.92, 0.94))
+    assert better(clear) == (
         "Easier to read: Old/set_01, with 40 paths; New/set_01 has 300.",
-        "Closer to the model's decisions: New/set_01, decision alignment 0.920 against 0.750.",
+        "Better: New/set_01 in decision alignment.",
     )
-    assert told(sides(40, 0.8, 0.9, 0.95), sides(40, 0.85, 0.92, 0.94)) == (
-        "Equally close to the model's decisions, within the 95% intervals: decision alignment 0.920 against 0.900.",
-    )
-    assert told({"paths": None}, {"paths": 4}) == ()
+    assert metric_rows(clear.first, clear.second)[0].better == 1
+    # each value is outside the other's interval, but 0.1 < hypot(0.08, 0.08): a difference of 0 is within its interval
+    close = compared(side(40, 0.72, 0.8, 0.88), side(40, 0.82, 0.9, 0.98))
+    assert better(close) == ("Within the 95% intervals neither set is better.",)
+    assert metric_rows(close.first, close.second)[0].better == "unclear"
+    alone = compared({"alignment": None, "paths": None}, side(4, 0.1, 0.2, 0.3))
+    assert better(alone) == ()
+    row = metric_rows(alone.first, alone.second)[0]
+    assert (row.first, row.second, row.better) == ("–", "0.200 (0.100 to 0.300)", None)
+
+
+def test_purity_is_compared_by_how_far_it_is_above_chance(sets: tuple[Path, Path]) -> None:
+    comparison = compare_sets(*map(open_set, sets))
+
+    def side(value: float, chance: float) -> Any:
+        known = {
+            "purity_labels": value,
+            "chance_labels": chance,
+            "purity_labels_interval": (value - 0.02, value + 0.02),
+        }
+        return comparison.first.model_copy(update=known)
+
+    by_name = {row.name: row for row in metric_rows(side(0.9, 0.5), side(0.98, 0.9))}
+    row = by_name["Path purity with labels"]
+    assert row.better == 0, "the second is purer by having more paths of one example"
+    assert row.second == "0.980 (0.960 to 1.000), by chance 0.900"
+
+
+def test_what_was_not_measured_is_said_with_how_to_get_it(sets: tuple[Path, Path]) -> None:
+    comparison = compare_sets(*map(open_set, sets))
+    told = missing(comparison.first, comparison.second)
+    assert [text.split(" was")[0] for text in told] == ["Old/set_01", "New/set_01"]
+    assert all("--evaluate" in text for text in told)
+    page = Page(write_comparison(comparison, open_set(sets[1]), draw)[1])
+    assert "was not evaluated" in words(page)
+    order = [a["id"] for _, a in page.tags if a.get("id") in ("metrics", "layers", "moved")]
+    assert order == ["metrics", "layers", "moved"], "which is better, then matched clusters, then what moved"
 
 
 def test_what_is_of_one_model_has_no_changed_decision(sets: tuple[Path, Path]) -> None:
