@@ -124,6 +124,12 @@ class ModelIdentity(Record):
     sha256: str = Field(description="of the ONNX file and its external weights")
 
 
+def data_set_title(name: str) -> str:
+    """The name of a data set for readers, such as CelebA; empty where it is only the way of reading: a directory, arrays."""
+    known = {"celeba": "CelebA", "faces": "drawn faces", "folder": "", "arrays": "", "activations": "", "collected": ""}
+    return known.get(name, name.rpartition(":")[2])
+
+
 class DatasetSpec(Record):
     """Enough to open a data set again, in another process or on another machine with the same directories."""
 
@@ -312,6 +318,11 @@ class SetRecord(Record):
     stages: tuple[StageTime, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict, description="the options that were given, to repeat the run")
     created: str = Field(description="ISO time, UTC")
+
+    @property
+    def data_set_title(self) -> str:
+        """As `data_set_title`; the sample's faces are in the form of CelebA, and drawn."""
+        return "drawn faces" if self.config.get("sample") else data_set_title(self.dataset)
 
     @property
     def same_classes(self) -> bool:

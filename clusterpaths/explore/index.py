@@ -344,6 +344,7 @@ def summarise_set(source: PublishedSet | ExternalSet, version: str = "") -> SetS
         k_per_layer=dict(zip(source.layers, source.k, strict=True)),
         distance=record.distance if record else None,
         dataset=record.dataset if record else "",
+        data_set_title=record.data_set_title if record else "",
         model_file=record.model.file if record else "",
         created=record.created if record else "",
         version=version,

@@ -29,6 +29,7 @@ class SetSummary(Record):
     k_per_layer: dict[str, int]
     distance: Distance | None = Field(description="None: not recorded")
     dataset: str = Field(description="empty: not recorded, and no images")
+    data_set_title: str = Field(default="", description="name of the data set; empty: none, as of a directory")
     model_file: str
     created: str = Field(description="ISO time, UTC; empty: not recorded")
     version: str = Field(description="changes when the set is replaced; for caches of its answers")

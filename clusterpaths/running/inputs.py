@@ -12,6 +12,7 @@ from clusterpaths.config import SAMPLE_MODEL, RunConfig
 from clusterpaths.datasets.acquire import find_data
 from clusterpaths.errors import DiskError
 from clusterpaths.models.find import default_model, require_model
+from clusterpaths.records import data_set_title
 from clusterpaths.storage.atomic import require_writable
 
 
@@ -65,5 +66,4 @@ def _images(config: RunConfig) -> str:
     images = f"the first {config.subset:,} of " if config.subset else ""
     if config.sample or config.dataset == "faces":
         return f"{images}{config.sample_size:,} drawn faces"
-    name = {"celeba": "CelebA", "folder": "", "arrays": ""}.get(config.dataset, config.dataset)
-    return images + " in ".join(filter(None, [name, str(config.data_root or "")]))
+    return images + " in ".join(filter(None, [data_set_title(config.dataset), str(config.data_root or "")]))

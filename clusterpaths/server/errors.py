@@ -117,11 +117,20 @@ def describe(error: ClusterPathsError) -> tuple[int, str]:
 
 async def error_response(request: Request, status: int, text: str, headers: Any = None) -> Response:
     """An error as a page or as JSON; the page is rendered in a thread, as it reads the disk."""
-    if not is_page(request.url.path):
+    if not _wants_page(request):
         return JSONResponse({"detail": text}, status, headers)
     page: Response = await run_in_threadpool(request.app.state.error_page, request, status, text)
     page.headers.update(headers or {})
     return page
+
+
+def _wants_page(request: Request) -> bool:
+    """Whether the answer is a page: at addresses of pages, and in a browser at those that no endpoint has."""
+    path = request.url.path
+    if is_page(path):
+        return True
+    unknown = "endpoint" not in request.scope and not path.startswith(("/api/", "/static/"))
+    return unknown and "text/html" in request.headers.get("accept", "")
 
 
 def what_is_invalid(errors: Sequence[Any]) -> str:

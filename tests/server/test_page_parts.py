@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
+import clusterpaths
 from clusterpaths.explore.records import ExampleLayer, Lift, Transition
 from clusterpaths.server import answers
 from clusterpaths.server.app import create_app
@@ -139,3 +142,15 @@ def test_every_cluster_keeps_a_band_where_there_are_too_many_to_draw() -> None:
     assert MOST_LINKS < len(drawn) <= MOST_LINKS + 120
     assert {one.cluster for one in drawn} == {one.next_cluster for one in drawn} == set(range(60))
     assert _largest(bands[:5]) == sorted(bands[:5], key=lambda one: -one.count)
+
+
+def test_sentences_of_templates_are_not_joined() -> None:
+    """Jinja takes the end of a line after a tag: "could be read.None has a label." Lines end with +%} where text goes on."""
+    joined = []
+    for file in sorted(Path(clusterpaths.__file__).parent.rglob("*.html")):
+        for line, after in itertools.pairwise(file.read_text(encoding="utf-8").split("\n")):
+            if re.search(r"[.?!](</(span|strong|a|small|code)>)*({% end\w+ %})+$", line) and re.match(
+                r"\w|{% if|{{", after
+            ):
+                joined.append(f"{file.name}: {line[-60:]} | {after[:60]}")
+    assert joined == []

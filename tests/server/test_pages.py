@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from clusterpaths.explore.library import Library
+from clusterpaths.records import data_set_title
 from clusterpaths.server.pages.rendering import environment, escaped
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.pages.words import signed
@@ -353,3 +354,31 @@ def test_plotly_is_compressed_and_kept_by_browsers(client: httpx.Client) -> None
     assert (again.status_code, again.content) == (304, b"")
     plain = client.get("/static/plotly.min.js", headers={"Accept-Encoding": "identity"})
     assert plain.content == first.content
+
+
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize("address", ["/foo", "/docs", "/redoc"])
+def test_an_unknown_address_is_a_page_in_a_browser_and_json_elsewhere(client: httpx.Client, address: str) -> None:
+    page = client.get(address, headers=BROWSER)
+    assert (page.status_code, page.headers["content-type"].split(";")[0]) == (404, "text/html")
+    assert 'href="/api/v1/openapi.json"' in page.text
+    program = client.get(address)
+    assert (program.status_code, program.headers["content-type"]) == (404, "application/json")
+    assert "no such address" in program.json()["detail"]
+
+
+@pytest.mark.parametrize("address", ["/api/v1/foo", "/api/v1/models/None", "/static/foo.js"])
+def test_the_api_answers_json_in_a_browser_too(client: httpx.Client, address: str) -> None:
+    response = client.get(address, headers=BROWSER)
+    assert (response.status_code, response.headers["content-type"]) == (404, "application/json")
+
+
+def test_a_way_of_reading_images_is_no_data_set(client: httpx.Client) -> None:
+    assert [data_set_title(name) for name in ("folder", "arrays", "celeba", "torchvision:CIFAR10")] == [
+        "", "", "CelebA", "CIFAR10"
+    ]  # fmt: skip
+    home = words(client.get("/").text)
+    assert "examples of drawn faces" in home
+    assert "of celeba" not in home

@@ -99,6 +99,13 @@ def test_colour_by_cluster_is_chosen_once_and_remembered(open_page: Any, site: S
     assert page.locator("#by-class").is_checked()
 
 
+def test_images_below_the_fold_are_there_when_the_page_is_printed(open_page: Any, site: Site) -> None:
+    page = open_page(f"{site.overview}/clusters/fc1/0")
+    assert page.evaluate("document.documentElement.scrollHeight > 2 * innerHeight")
+    loaded = "() => [...document.images].filter((image) => image.complete && image.naturalWidth).length"
+    assert page.evaluate(loaded) == page.locator("img").count() > 40
+
+
 def test_without_plotly_the_figure_of_the_server_stays(open_page: Any, site: Site) -> None:
     page = open_page("/")
     page.route("**/plotly.min.js*", lambda route: route.abort())
