@@ -16,12 +16,13 @@ from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Question
+from clusterpaths.report.colours import CLASSES
 from clusterpaths.server.addresses import api_url
 from clusterpaths.server.api.v1 import MANY, refusal
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
-from clusterpaths.server.pages.set_view import COLOURS, SetView, set_view
+from clusterpaths.server.pages.set_view import SetView, set_view
 
 VIEW = ("layer", "colour")  # parameters of the page, beside those of a Question
 
@@ -92,7 +93,7 @@ def _start(view: SetView) -> dict[str, Any]:
         "version": view.summary.version,
         "layers": view.layers,
         "images": view.has_images,
-        "colours": COLOURS,
+        "colours": CLASSES,
         "clusters": view.colours,  # of each layer's clusters: their majority classes' colours
         "names": [
             [view.cluster_name(layer, cluster) for cluster in range(view.summary.k_per_layer[name])]
