@@ -37,7 +37,7 @@ from clusterpaths.storage import open_storage
 
 PROJECT = Path(__file__).resolve().parent.parent
 SAMPLE_MODEL = PROJECT / "ONNX_models" / "SampleFaces_CNN.onnx"
-DOCUMENTS = ("centroids.json", "paths.json", "centroids.npz", "paths.parquet")
+DOCUMENTS = ("centroids.json", "paths.json", "centroids.npz", "paths.parquet", "axes.npz", "maps.parquet")
 SHAPES = {"conv1": (16, 64, 64), "conv2": (32, 32, 32), "conv3": (64, 16, 16), "fc1": (128,), "fc2": (64,)}
 
 

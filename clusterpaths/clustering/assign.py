@@ -90,15 +90,15 @@ class Assigner:
         self._sessions: dict[CacheDtype, ProductSession] = {}
 
     @property
-    def directions(self) -> NDArray[np.float16] | None:
+    def factors(self) -> NDArray[np.float32] | None:
         """(d + 1, width) of the axes."""
-        return self.axes.directions if self.axes else None
+        return self.axes.factors if self.axes else None
 
     def products(self, rows: NDArray[Any]) -> Products:
         """Of (n, width) float16 or float32 rows, as `TapSession` computes them in the model's graph."""
         dtype: CacheDtype = "float16" if rows.dtype == np.float16 else "float32"
         if dtype not in self._sessions:
-            self._sessions[dtype] = ProductSession(self.compared.shape[1], dtype, self.compared, self.directions)
+            self._sessions[dtype] = ProductSession(self.compared.shape[1], dtype, self.compared, self.factors)
         return self._sessions[dtype].run(rows)
 
     def distances(self, one: Products) -> NDArray[np.float32]:
@@ -118,7 +118,7 @@ class Assigner:
     def assign(self, pieces: Sequence[Products]) -> Labels:
         """Of consecutive rows; equal centroids count as the first of them."""
         dtype = self.compared.dtype
-        along = None if self.axes is None else np.empty((0, len(self.axes.directions)), dtype)
+        along = None if self.axes is None else np.empty((0, len(self.axes.directions) + 1), dtype)
         none = Products(np.empty(0, dtype), np.empty((0, len(self.compared)), dtype), along)
         every = join_products([none, *pieces])
         squares, products = every.squares, every.with_centroids
@@ -171,7 +171,7 @@ def read_axes(directory: Storage, file: str) -> Axes | None:
     """Axes that were written with `write_axes`; None where there are none that can be read."""
     try:
         with directory.local(file).open("rb") as opened, np.load(opened) as arrays:
-            return Axes(arrays["directions"], arrays["length"].item(), arrays["explained"])
+            return Axes(arrays["directions"], arrays["mean"], arrays["explained"])
     except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
         return None
 
@@ -179,7 +179,7 @@ def read_axes(directory: Storage, file: str) -> Axes | None:
 def write_axes(directory: Storage, file: str, axes: Axes) -> None:
     """Write them atomically."""
     with directory.write(file) as partial, partial.open("wb") as opened:
-        np.savez(opened, directions=axes.directions, length=np.array(axes.length), explained=axes.explained)
+        np.savez(opened, directions=axes.directions, mean=axes.mean, explained=axes.explained)
 
 
 def digest_of(centroids: NDArray[np.float32]) -> str:

@@ -30,25 +30,29 @@ class Axes:
     """The d first principal axes of a layer's rows through their mean, for cosine of rows at unit length.
 
     Attributes:
-        directions: (d + 1, width) float16: the axes, of unit length, zeros beyond the rank; then the direction of the mean. Their
-            rounding takes part in every use, so it does not matter which dtype they are multiplied in.
-        length: of the mean: the origin is the last direction times this.
+        directions: (d, width) float16, of unit length, zeros beyond the rank. Their rounding takes part in every use: it turns
+            the axes by less than a thousandth, and moves no coordinate.
+        mean: (width,) float32, the origin.
         explained: (d,) float64, the share of the sample's variance along each axis.
     """
 
     directions: NDArray[np.float16]
-    length: float
+    mean: NDArray[np.float32]
     explained: NDArray[np.float64]
+
+    @property
+    def factors(self) -> NDArray[np.float32]:
+        """(d + 1, width): what rows are multiplied with; the last is the mean."""
+        return np.concatenate([self.directions, self.mean[None]], dtype=np.float32)
 
     @cached_property
     def _origin(self) -> NDArray[np.float64]:
-        """(d + 1,) products of the origin with the axes, and with itself."""
-        mean = self.directions[-1].astype(np.float64) * self.length
-        products = [float(row.astype(np.float64) @ mean) for row in self.directions]
-        return np.array([*products[:-1], products[-1] * self.length])
+        """(d + 1,) products of the mean with the factors."""
+        mean = self.mean.astype(np.float64)
+        return np.array([float(row.astype(np.float64) @ mean) for row in self.factors])
 
     def coordinates(self, products: Values, squares: Values, distance: Distance) -> NDArray[np.float32]:
-        """(n, d + 1) of rows with these products (n, d + 1) with the directions, and these squared lengths (n,).
+        """(n, d + 1) of rows with these products (n, d + 1) with the factors, and these squared lengths (n,).
 
         The first d are components: distances from the origin along the axes. The last is the residual: the distance from all
         that lies along them. A row's coordinates depend on that row alone, to the bit. For cosine, rows count at unit length;
@@ -59,7 +63,7 @@ class Axes:
         if distance == "cosine":
             found /= np.sqrt(np.where(lengths == 0, 1, lengths))[:, None]
             lengths = (lengths > 0).astype(np.float64)
-        from_origin = lengths - 2 * self.length * found[:, -1] + self._origin[-1]  # squared
+        from_origin = lengths - 2 * found[:, -1] + self._origin[-1]  # squared
         found[:, :-1] -= self._origin[:-1]
         along = np.square(found[:, :-1]).sum(axis=1)
         found[:, -1] = np.sqrt(np.maximum(from_origin - along, 0))
@@ -69,7 +73,7 @@ class Axes:
     def digest(self) -> str:
         """xxh3_64 of all of it."""
         digest = xxhash.xxh3_64()
-        for values in (self.directions, np.array(self.length), self.explained):
+        for values in (self.directions, self.mean, self.explained):
             digest.update(np.ascontiguousarray(values).data)
         return str(digest.hexdigest())
 
@@ -109,9 +113,7 @@ def find_directions(coordinates: NDArray[np.float32], basis: NDArray[np.float32]
 def axes_along(directions: Directions, mean: NDArray[np.float32], count: int, squares: float) -> Axes:
     """Axes along the directions of a sample of `count` rows with this mean (width,) and this sum of squared lengths."""
     centre = mean.astype(np.float64)
-    length = float(np.sqrt(centre @ centre))
     # what is left of two large sums where a constant part dominates may be less than what was found
-    total = max(squares - count * length**2, float(directions.squares.sum()))
+    total = max(squares - count * float(centre @ centre), float(directions.squares.sum()))
     explained = directions.squares / total if total > 0 else directions.squares
-    unit = centre / length if length > 0 else centre
-    return Axes(np.concatenate([directions.rows, unit[None].astype(np.float16)]), length, explained)
+    return Axes(directions.rows, mean, explained)

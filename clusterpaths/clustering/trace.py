@@ -142,7 +142,9 @@ class Located:
         """
         for start in range(0, len(self._rows), size):
             shards, rows = self._shards[start : start + size], self._rows[start : start + size]
-            found = {layer: np.empty((len(rows), len(one.directions)), np.float32) for layer, one in self.axes.items()}
+            found = {
+                layer: np.empty((len(rows), len(one.directions) + 1), np.float32) for layer, one in self.axes.items()
+            }
             for fit in self._fits:
                 for own, labels in _by_shard(self._directory, fit, self._recorded, shards):
                     found[fit.layer][own] = labels.coordinates[rows[own]]

@@ -29,7 +29,7 @@ def borrow_session(job: ExtractionJob, fits: tuple[FitRecord, ...] = (), *, keep
     else:
         assigners = {fit.layer: assigner_of(job.storage, fit) for fit in fits}
         centroids = {layer: one.compared for layer, one in assigners.items()}
-        axes = {layer: one.directions for layer, one in assigners.items() if one.directions is not None}
+        axes = {layer: one.axes.factors for layer, one in assigners.items() if one.axes}
         session = TapSession(model, job.dtypes, centroids, keep, axes=axes)
     yield session
     with _lock:

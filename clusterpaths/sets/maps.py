@@ -30,7 +30,6 @@ class MapRecord(Record):
 
     method: str = "pca"
     explained: tuple[float, ...] = ()  # share of the sample's variance, per component
-    length: float = 0.0  # of the sample's mean, whose direction is the last of axes.npz
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from clusterpaths.errors import CacheError
 from clusterpaths.sets.maps import AXES, MAPS, LayerMap, MapRecord, Maps, MapsWriter
 from clusterpaths.sets.published import PublishedSet
 
+_DIRECTIONS, _MEAN = "axes/", "mean/"  # before the layer's name
 BLOCK_ROWS = 1 << 15  # of a row group: 10 MB for five layers
 
 
@@ -46,16 +47,15 @@ def write_maps_of(
 
 
 def _write_axes(path: Path, located: Located) -> None:
-    arrays: dict[str, Any] = {layer: axes.directions for layer, axes in located.axes.items()}
+    arrays: dict[str, Any] = {}
+    for layer, axes in located.axes.items():
+        arrays |= {_DIRECTIONS + layer: axes.directions, _MEAN + layer: axes.mean}
     with path.open("wb") as file:
         np.savez(file, **arrays)
 
 
 def _write_maps(path: Path, located: Located) -> None:
-    records = {
-        layer: MapRecord(explained=tuple(axes.explained.tolist()), length=axes.length)
-        for layer, axes in located.axes.items()
-    }
+    records = {layer: MapRecord(explained=tuple(one.explained.tolist())) for layer, one in located.axes.items()}
     with MapsWriter(path, records, located.largest()) as writer:
         for block in located.blocks(BLOCK_ROWS):
             writer.write({layer: _as_map(records[layer], values) for layer, values in block.items()})
@@ -100,20 +100,20 @@ def read_axes(published: PublishedSet) -> tuple[Maps, dict[str, Axes]]:
             f"{published.path} was published before there were maps. Run again with the same options to add them."
         )
     path = published.file(AXES)
+    found = {}
     try:
         with np.load(path) as file:
-            directions = {layer: np.asarray(file[layer], np.float16) for layer in published.layers}
+            for layer, record in maps.records.items():
+                directions, mean = file[_DIRECTIONS + layer], file[_MEAN + layer]
+                found[layer] = Axes(directions, mean, np.array(record.explained))
     except (OSError, KeyError, ValueError, EOFError) as error:
         raise CacheError(f"{path} cannot be read: {error}. Expected the axes of a set's maps; {_AGAIN}") from error
-    found = {}
-    for layer, rows in directions.items():
-        record = maps.records[layer]
-        if rows.ndim != 2 or len(rows) != len(record.explained) + 1:
+    for layer, axes in found.items():
+        if axes.directions.shape != (len(axes.explained), len(axes.mean)):
             raise CacheError(
-                f"{path} has directions of shape {rows.shape} in layer {layer}; {MAPS} has {len(record.explained)} axes, which "
-                f"are one less. They do not match; {_AGAIN}"
+                f"{path} has axes of shape {axes.directions.shape} and a mean of {len(axes.mean):,} values in layer {layer}; "
+                f"{MAPS} has {len(axes.explained)} axes. They do not match; {_AGAIN}"
             )
-        found[layer] = Axes(rows, record.length, np.array(record.explained))
     return maps, found
 
 

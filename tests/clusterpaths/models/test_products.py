@@ -90,6 +90,37 @@ def test_products_and_squares_are_right(width: int, dtype: CacheDtype) -> None:
     assert_same_bits(alone, Products(found.squares, None))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axes_beside_them_change_no_bit_of_the_products_with_centroids(width: int, k: int, dtype: CacheDtype) -> None:
+    rows, centroids = some_rows(width, 33, dtype), some_centroids(width, k)
+    plain = ProductSession(width, dtype, centroids).run(rows)
+    for d in (1, 16, 17):
+        axes = some_centroids(width, d).astype(np.float16)
+        session = ProductSession(width, dtype, centroids, axes)
+        found = session.run(rows)
+        assert_same_bits(found, plain)
+        assert found.with_axes is not None
+        exact = rows.astype(np.float64) @ axes.T.astype(np.float64)
+        scale = np.abs(rows.astype(np.float64)) @ np.abs(axes.T.astype(np.float64))
+        assert (np.abs(found.with_axes - exact) <= 1e-6 * scale + 1e-12).all()
+        order = np.random.default_rng(0).permutation(33)  # nor do they depend on the rows beside them
+        for own in (slice(5, 6), slice(0, 2), slice(20, 33), order):
+            part = session.run(np.ascontiguousarray(rows[own]))
+            assert part.with_axes is not None
+            np.testing.assert_array_equal(part.with_axes.view(np.uint32), found.with_axes[own].view(np.uint32))
+
+
+def test_axes_need_centroids_and_are_as_exact_as_those() -> None:
+    with pytest.raises(ValueError, match="axes with centroids, got axes only"):
+        ProductSession(8, "float32", None, np.ones((2, 8), np.float16))
+    double = ProductSession(8, "float32", np.ones((2, 8)), np.ones((3, 8), np.float16))
+    found = double.run(np.full((4, 8), 1 + 2**-20, np.float32)).with_axes
+    assert found is not None
+    assert (found.dtype, found.tolist()) == (np.float64, [[8 * (1 + 2**-20)] * 3] * 4)
+
+
 FINITE = [0.0, -0.0, 1.0, -1.0, 65504.0, -65504.0]
 NOT_FINITE = [np.inf, -np.inf, np.nan, -np.nan]
 
