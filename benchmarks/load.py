@@ -85,6 +85,7 @@ def addresses(model: str) -> list[Address]:
         Address("v1 path", f"{ours}/paths/{{path}}"),
         Address("v1 example", f"{ours}/examples/{{id}}"),
         Address("v1 explanation", f"{ours}/examples/{{id}}/explanation"),
+        Address("v1 alike", f"{ours}/examples/{{id}}/alike?depth=0.6"),
         Address("v1 thumbnail", f"{ours}/examples/{{id}}/image?size=160"),
         Address(
             "v1 search",

@@ -21,12 +21,13 @@ from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.errors import CacheError, DatasetError, ModelError
 from clusterpaths.evaluation.means import read_means
 from clusterpaths.explanation.counterfactual import Change, Counterfactuals
-from clusterpaths.explanation.look_up import EXEMPLARS, look_up, notes_of, published_of
+from clusterpaths.explanation.look_up import EXEMPLARS, ends_of, look_up, notes_of, published_of, with_alike
 from clusterpaths.explanation.record import (
     Counterfactual,
     DecisionChange,
     Explanation,
 )
+from clusterpaths.explore.alike import Place
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.export.path_model import check_set_model
 from clusterpaths.models.live import Session, live_model, open_session
@@ -35,6 +36,7 @@ from clusterpaths.models.session import Outputs
 from clusterpaths.naming.resolve import names_of
 from clusterpaths.preprocessing.prepare import fit, normalise
 from clusterpaths.records import CacheDtype, ModelRecord, SetRecord
+from clusterpaths.sets.place import Placer
 from clusterpaths.sets.published import PublishedSet
 
 
@@ -76,7 +78,23 @@ class SetWithModel:
         changes: dict[str, object] = {"warnings": self.warnings}
         if decisions is not None and decisions.predictions[0] >= 0 and self._search is not None:
             changes["counterfactual"] = self._counterfactual(images, path[0], exemplars)
-        return found.model_copy(update=changes)
+        return self._with_alike(found.model_copy(update=changes), outputs)
+
+    @cached_property
+    def _placer(self) -> Placer | None:
+        """None where the set has no maps."""
+        return None if self.index.maps is None else Placer(published_of(self.index))
+
+    def _with_alike(self, found: Explanation, outputs: Outputs) -> Explanation:
+        if self._placer is None:
+            return found
+        places = {}
+        for layer in ends_of(self.index):
+            name = self.record.layers[layer]
+            placed = self._placer.place(outputs.layers[name].reshape(1, -1), name)
+            residual = 0.0 if placed.residuals is None else float(placed.residuals[0])
+            places[layer] = Place(placed.components[0], residual)
+        return with_alike(found, self.index, places)
 
     @cached_property
     def _search(self) -> Counterfactuals | None:

@@ -6,6 +6,8 @@ the set, by what is stored. Sentences and the page are `report/explanation.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +21,7 @@ from clusterpaths.explanation.record import (
     PathNote,
     SuffixNote,
 )
+from clusterpaths.explore.alike import Place, alike_in, place_of, read_layers
 from clusterpaths.explore.index import SetIndex, class_shares
 from clusterpaths.explore.paths import summarise
 from clusterpaths.explore.records import ClassShare, ExampleRow
@@ -62,7 +65,37 @@ def explain_example(index: SetIndex, row: int, *, exemplars: int = EXEMPLARS) ->
     multi_label = published_of(index).record.meaning.is_multi_label
     over = tuple(one.name for one in classes if one.probability >= THRESHOLD) if multi_label else ()
     path, distances = index.clusters[row : row + 1].astype(np.int64), published_of(index).distances[row : row + 1]
-    return _explanation(make, path, distances, classes, over, int(index.predictions[row]), index.file(row))
+    found = _explanation(make, path, distances, classes, over, int(index.predictions[row]), index.file(row))
+    if index.maps is None:
+        return found
+    return with_alike(found, index, {layer: place_of(index, layer, row) for layer in ends_of(index)}, without=row)
+
+
+def read_for_examples(index: SetIndex) -> None:
+    """Read from disk what `explain_example` needs, so that it does not wait for it.
+
+    Raises:
+        CacheError: a file of the set or its cache cannot be read.
+    """
+    index.all_top_scores()
+    for depth in (0.0, 1.0) if index.maps is not None else ():
+        read_layers(index, depth)
+
+
+def ends_of(index: SetIndex) -> tuple[int, int]:
+    """The first and the last layer."""
+    return 0, len(index.layers) - 1
+
+
+def with_alike(e: Explanation, index: SetIndex, places: Mapping[int, Place], without: int = -1) -> Explanation:
+    """The explanation with the examples nearest in the first and the last layer; `without`: a row that is none of them.
+
+    Raises:
+        NotFoundError: the set has no maps.
+        CacheError: they cannot be read.
+    """
+    looks, decided = (notes_of(alike_in(index, layer, places[layer], without)) for layer in ends_of(index))
+    return e.model_copy(update={"looks_alike": looks, "decided_alike": decided})
 
 
 def _explanation(

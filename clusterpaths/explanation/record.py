@@ -121,4 +121,8 @@ class Explanation(Record):
     counterfactual: Counterfactual | None = Field(
         default=None, description="None: the set has no means of its clusters, or the model decides on no one class"
     )
+    looks_alike: tuple[ExampleNote, ...] = Field(
+        default=(), description="nearest in the first layer, by its map; empty: the set has no maps"
+    )
+    decided_alike: tuple[ExampleNote, ...] = Field(default=(), description="nearest in the last layer, by its map")
     warnings: tuple[str, ...] = ()

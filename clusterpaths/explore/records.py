@@ -256,6 +256,29 @@ class Neighbour(Record):
     difference: float = Field(description="of the standardised distances to the centroids, Euclidean over layers")
 
 
+class Alike(Record):
+    """An example that is near another one."""
+
+    example: ExampleRow
+    distance: float = Field(description="1: as far as an example's nearest neighbour typically is, in the same layers")
+
+
+class LayerWeight(Record):
+    """A layer's share of a distance."""
+
+    layer: str
+    weight: float
+
+
+class AlikePage(Record):
+    """The examples nearest to one, at one depth of the network."""
+
+    id: int
+    depth: float = Field(description="0: by the first layer (looks alike), 1: by the last one (decided alike)")
+    layers: tuple[LayerWeight, ...] = Field(description="the one or two layers at that depth; weights sum to 1")
+    examples: tuple[Alike, ...] = Field(description="nearest first, then lower id")
+
+
 class ExampleDetail(Record):
     """Details of one example."""
 

@@ -36,7 +36,7 @@ from clusterpaths.server.middleware import security
 from clusterpaths.server.middleware.body_limit import FORM_BYTES, BodyLimit
 from clusterpaths.server.middleware.head import HeadAsGet
 from clusterpaths.server.middleware.log import RequestLog
-from clusterpaths.server.pages import ask, compare, find, home, image, login, monitoring, names, sets
+from clusterpaths.server.pages import alike, ask, compare, find, home, image, login, monitoring, names, sets
 from clusterpaths.server.pages import map as map_page
 from clusterpaths.server.pages.errors import error_page
 from clusterpaths.server.pages.rendering import compile_templates
@@ -92,7 +92,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.include_router(names_api.router)
     app.include_router(monitoring_api.router)
     app.include_router(metrics.router)
-    for pages in (login, home, ask, compare, find, image, map_page, names, monitoring, sets):
+    for pages in (login, home, ask, alike, compare, find, image, map_page, names, monitoring, sets):
         app.include_router(pages.router, include_in_schema=False)
     app.include_router(static_files.router)
     app.mount("/static", static_files.VersionedFiles())

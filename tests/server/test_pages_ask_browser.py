@@ -175,7 +175,7 @@ def test_a_dropped_image_is_explained_in_place(open_page: Open, site: Site, star
     assert page.locator("#path .hop").count() == len(site.layers)
     assert page.evaluate("document.querySelector('img.dropped').naturalWidth") == 64
     assert page.evaluate("document.activeElement.tagName") == "H1", "the answer is read out"
-    assert page.locator("#layers .card").count() == len(site.layers)
+    assert page.locator("#path .thumbs.eight").count() == len(site.layers)
     assert violations(page) == []
     if start != "/image":
         page.go_back()

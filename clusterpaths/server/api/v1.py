@@ -20,13 +20,15 @@ from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
-from clusterpaths.explanation.look_up import explain_example
+from clusterpaths.explanation.look_up import explain_example, read_for_examples
 from clusterpaths.explanation.record import Explanation
+from clusterpaths.explore.alike import alike, read_layers
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.clusters import cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.paths import parse_path, path_detail, path_page
 from clusterpaths.explore.records import (
+    AlikePage,
     ClusterDetail,
     ClusterInfo,
     ExampleDetail,
@@ -131,6 +133,13 @@ class Neighbours(Record):
     """How many neighbours."""
 
     neighbours: Few = 12
+
+
+class AtDepth(Record):
+    """How deep in the network, and how many."""
+
+    depth: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="0: by the first layer, 1: by the last one")
+    limit: Few = 24
 
 
 class Picture(Record):
@@ -261,6 +270,24 @@ def one_example(
     )
 
 
+@router.get(f"{OF_SET}/examples/{{id}}/alike", tags=["examples"], response_model=AlikePage)
+def alike_examples(
+    request: Request,
+    model: Model,
+    set: Set,  # noqa: A002
+    id: Id,  # noqa: A002
+    wanted: Annotated[AtDepth, Query()],
+) -> Response:
+    """The examples nearest to one, by the first layer (looks alike), the last one (decided alike), or between."""
+    return of_set(
+        request,
+        model,
+        set,
+        lambda index: alike(index, id, wanted.depth, count=wanted.limit),
+        before=lambda index: read_layers(index, wanted.depth),
+    )
+
+
 @router.get(f"{OF_SET}/examples/{{id}}/explanation", tags=["explain"], response_model=Explanation)
 def example_explanation(request: Request, model: Model, set: Set, id: Id, _: None_) -> Response:  # noqa: A002
     """An example as `explain` explains an image, by what is stored: the model is not run, so there is no counterfactual."""
@@ -269,7 +296,7 @@ def example_explanation(request: Request, model: Model, set: Set, id: Id, _: Non
         model,
         set,
         lambda index: explain_example(index, index.row_of(id)),
-        before=lambda index: index.all_top_scores(),
+        before=read_for_examples,
     )
 
 

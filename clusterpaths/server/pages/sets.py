@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.evaluation.record import METRICS, read_evaluation
-from clusterpaths.explanation.look_up import explain_example
+from clusterpaths.explanation.look_up import explain_example, read_for_examples
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import SetIndex
@@ -153,7 +153,7 @@ def path(request: Request, library: LibraryOf, model: str, name: str, path: str,
 def example(request: Request, library: LibraryOf, model: str, name: str, example: int) -> HTMLResponse:
     """One example."""
     index = library.set(model, name)
-    index.all_top_scores()  # read before rendering, which holds a lock
+    read_for_examples(index)  # before rendering, which holds a lock
     given = request.query_params.multi_items()
 
     def values() -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Specimen:
     ood_words: str
     neighbours: tuple[Neighbour, ...]
     shared: dict[int, int]  # id of a neighbour -> layers
+    looks_alike: tuple[ExampleRow, ...]  # nearest in the first layer
+    decided_alike: tuple[ExampleRow, ...]  # and in the last one; empty without maps
     num_examples: int
     count: int  # examples on its path
     rank: int | None
@@ -99,6 +101,8 @@ def _specimen(
         ood_words=ood_sentence(e) if e else "",
         neighbours=neighbours,
         shared={one.example.id: one.layers_shared for one in neighbours},
+        looks_alike=_rows(index, e.looks_alike) if e else (),
+        decided_alike=_rows(index, e.decided_alike) if e else (),
         num_examples=len(index),
         count=own.count if own else 0,
         rank=own.rank if own else None,

@@ -1,0 +1,154 @@
+"""The examples nearest to one, from the first layer of the network (looks alike) to the last one (decided alike).
+
+Belongs here: distances between places on the maps of the layers (`sets/maps.py`), in units that are comparable between layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterpaths.common.lru import LRUCache
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.records import Alike, AlikePage, ExampleRow, LayerWeight
+from clusterpaths.sets.maps import squared_distances
+
+BUDGET = 72 << 20  # bytes of cached layers, of all sets; five of 202,599 examples and 16 components fit
+FEW = 12  # beside other things
+_SAMPLE, _OTHERS = 64, 4096  # examples for the unit of distance
+
+
+class Place(NamedTuple):
+    """Where one image lies in one layer."""
+
+    component: NDArray[np.float32]  # (d,)
+    residual: float
+
+
+class _Layer(NamedTuple):
+    """Where n examples lie in one layer."""
+
+    components: NDArray[np.float32]  # (n, d)
+    residuals: NDArray[np.float32]  # (n,)
+    unit: float  # of distances
+
+
+_layers: LRUCache[_Layer] = LRUCache(BUDGET, lambda one: one.components.nbytes + one.residuals.nbytes, minimum=2)
+
+
+def alike(index: SetIndex, example: int, depth: float, *, count: int = 24) -> AlikePage:
+    """The examples nearest to an example of the set; between two layers, by the weighted mean of their distances.
+
+    Args:
+        index: the set; with maps.
+        example: its id.
+        depth: 0 to 1.
+        count: how many.
+
+    Raises:
+        NotFoundError: no such example, or the set has no maps.
+        CacheError: the maps cannot be read.
+    """
+    row = index.row_of(example)
+    weights = weights_at(depth, len(index.layers))
+    places = {layer: place_of(index, layer, row) for layer in weights}
+    return AlikePage(
+        id=example,
+        depth=depth,
+        layers=tuple(LayerWeight(layer=index.layers[layer], weight=weight) for layer, weight in weights.items()),
+        examples=nearest(index, places, weights, count, without=row),
+    )
+
+
+def weights_at(depth: float, num_layers: int) -> dict[int, float]:
+    """Layer -> its weight, of the one or two layers at a depth from 0 to 1."""
+    at = min(max(depth, 0.0), 1.0) * (num_layers - 1)
+    before = math.floor(at)
+    return {before: before + 1 - at, **({before + 1: at - before} if at > before else {})}
+
+
+def nearest(
+    index: SetIndex, places: Mapping[int, Place], weights: Mapping[int, float], count: int, without: int = -1
+) -> tuple[Alike, ...]:
+    """The examples nearest to places, one per layer; `without`: a row that is none of them.
+
+    Raises:
+        NotFoundError: the set has no maps.
+        CacheError: they cannot be read.
+    """
+    apart = sum(weight * _distances(_layer(index, layer), places[layer]) for layer, weight in weights.items())
+    assert isinstance(apart, np.ndarray)
+    if without >= 0:
+        apart[without] = np.inf
+    count = min(count, len(apart) - (without >= 0))
+    if count < 1:
+        return ()
+    last = np.partition(apart, count - 1)[count - 1]
+    rows = np.flatnonzero(apart <= last)  # with ties, which are sorted by id
+    rows = rows[np.argsort(apart[rows], kind="stable")][:count]
+    pairs = zip(index.examples(rows), apart[rows].tolist(), strict=True)
+    return tuple(Alike(example=one, distance=distance) for one, distance in pairs)
+
+
+def alike_in(index: SetIndex, layer: int, place: Place, without: int = -1) -> tuple[ExampleRow, ...]:
+    """The few examples nearest to a place in one layer; arguments and errors as those of `nearest`."""
+    return tuple(one.example for one in nearest(index, {layer: place}, {layer: 1.0}, FEW, without))
+
+
+def read_layers(index: SetIndex, depth: float) -> None:
+    """Read from disk what `alike` needs at this depth, so that it does not wait for it.
+
+    Raises:
+        NotFoundError: the set has no maps.
+        CacheError: they cannot be read.
+    """
+    for layer in weights_at(depth, len(index.layers)):
+        _layer(index, layer)
+
+
+def place_of(index: SetIndex, layer: int, row: int) -> Place:
+    """Where an example of the set lies in a layer.
+
+    Raises:
+        NotFoundError: the set has no maps.
+        CacheError: they cannot be read.
+    """
+    found = _layer(index, layer)
+    return Place(found.components[row], float(found.residuals[row]))
+
+
+def _distances(layer: _Layer, place: Place) -> NDArray[np.float32]:
+    """(n,) from a place to all examples, in units of the layer."""
+    squared = squared_distances(place.component, place.residual, layer.components, layer.residuals)
+    found: NDArray[np.float32] = np.sqrt(squared)
+    found /= layer.unit
+    return found
+
+
+def _layer(index: SetIndex, layer: int) -> _Layer:
+    key = index.folder, index.summary.version, layer
+    return _layers.get(key, lambda: _read(index, layer))
+
+
+def _read(index: SetIndex, layer: int) -> _Layer:
+    maps, name = index.require_maps(), index.layers[layer]
+    components, residuals = np.ascontiguousarray(maps.components(name)), maps.residuals(name)
+    return _Layer(components, residuals, _unit(components, residuals))
+
+
+def _unit(components: NDArray[np.float32], residuals: NDArray[np.float32]) -> float:
+    """The median distance of 64 examples to the nearest of 4,096 others; 1 where that is 0. Both evenly spread over the ids."""
+    n = len(components)
+    some = np.unique(np.linspace(0, n - 1, min(_SAMPLE, n)).astype(np.int64))
+    others = np.unique(np.linspace(0, n - 1, min(_OTHERS, n)).astype(np.int64))
+    found = []
+    for row in some.tolist():
+        rows = others[others != row]
+        if len(rows):
+            squared = squared_distances(components[row], float(residuals[row]), components[rows], residuals[rows])
+            found.append(math.sqrt(float(squared.min())))
+    return float(np.median(found)) or 1.0 if found else 1.0

@@ -1,0 +1,34 @@
+// @ts-check
+// The slider of …/alike shows its examples while it moves; without this script there are a button and links.
+
+const form = /** @type {HTMLFormElement} */ (document.querySelector("form.depth"));
+const slider = /** @type {HTMLInputElement} */ (form.querySelector("input[type=range]"));
+const button = /** @type {HTMLElement} */ (form.querySelector(".buttons"));
+button.hidden = true;
+let running = new AbortController();
+
+/** @param {string} address */
+const show = async (address) => {
+  running.abort();
+  running = new AbortController();
+  const { signal } = running;
+  try {
+    const response = await fetch(address, { signal, headers: { Accept: "text/html" } });
+    if (!response.ok) throw new Error(`${response.status}`);
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    for (const id of ["nearest", "stops"]) {
+      const fresh = page.getElementById(id);
+      if (fresh) document.getElementById(id)?.replaceWith(fresh);
+    }
+    history.replaceState(null, "", address);
+  } catch {
+    if (!signal.aborted) location.assign(address); // the page of the error says what happened
+  }
+};
+
+let waiting = 0;
+slider.addEventListener("input", () => {
+  clearTimeout(waiting);
+  const address = `${location.pathname}?depth=${slider.value}`;
+  waiting = window.setTimeout(() => show(address), 60);
+});

@@ -1,0 +1,100 @@
+"""The examples nearest to one: the same as by distances in numpy, one layer after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clusterpaths.errors import NotFoundError
+from clusterpaths.explanation.look_up import explain_example
+from clusterpaths.explore.alike import Place, alike, nearest, weights_at
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.library import Library
+from clusterpaths.sets.maps import MAPS, LayerMap, MapRecord, write_maps
+from tests.clusterpaths.explore.small import small
+from tests.generated_set import generate, write_random_maps
+
+LAYERS = {"a": (2,), "b": (2,), "c": (3,)}
+N = 700
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> SetIndex:
+    root = tmp_path_factory.mktemp("alike")
+    folder = generate(root, n=N, layers=LAYERS, k=4, attributes=2, seed=2)
+    draw = np.random.default_rng(7)
+    maps = {}
+    for at, layer in enumerate(LAYERS):
+        components = draw.normal(0, 10.0**at, (N, 5)).astype(np.float16).astype(np.float32)
+        maps[layer] = LayerMap(MapRecord(), components[:, :2], components, draw.random(N).astype(np.float32))
+    write_maps(folder / MAPS, maps)
+    return Library(root).default()
+
+
+def standardised(index: SetIndex, layer: str, row: int) -> np.ndarray:
+    """(n,) distances, in units of the median distance to the nearest other; fewer than 4,096, so of all."""
+    maps = index.require_maps()
+    components, residuals = maps.components(layer).astype(np.float64), maps.residuals(layer).astype(np.float64)
+    gaps = ((components[:, None] - components[None]) ** 2).sum(axis=-1) + residuals[:, None] ** 2 + residuals[None] ** 2
+    np.fill_diagonal(gaps, 1e30)  # itself
+    sample = np.linspace(0, N - 1, 64).astype(int)
+    return np.sqrt(gaps[row]) / np.median(np.sqrt(gaps.min(axis=1)[sample]))
+
+
+@pytest.mark.parametrize("depth", [0.0, 0.2, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("example", [0, 123, N - 1])
+def test_between_two_layers_the_distance_is_the_weighted_mean(index: SetIndex, depth: float, example: int) -> None:
+    at = depth * 2
+    low = min(int(at), 1)
+    expected = (low + 1 - at) * standardised(index, "abc"[low], example) + (at - low) * standardised(
+        index, "abc"[low + 1], example
+    )
+    found = alike(index, example, depth, count=30)
+    order = np.argsort(expected, kind="stable")[:30]
+    assert [one.example.id for one in found.examples] == order.tolist()
+    assert [one.distance for one in found.examples] == pytest.approx(expected[order], rel=1e-4)
+    assert sum(one.weight for one in found.layers) == pytest.approx(1)
+    assert len(found.layers) == (1 if at == int(at) else 2)
+
+
+def test_both_ends_of_an_explanation_are_those_of_the_slider(index: SetIndex) -> None:
+    explanation = explain_example(index, 5)
+    for notes, depth in ((explanation.looks_alike, 0.0), (explanation.decided_alike, 1.0)):
+        assert [one.id for one in notes] == [one.example.id for one in alike(index, 5, depth, count=12).examples]
+
+
+def test_a_place_that_is_no_example_s_has_neighbours(index: SetIndex) -> None:
+    components = index.require_maps().components("b")
+    found = nearest(index, {1: Place(components[9], 0.0)}, {1: 1.0}, 3)
+    assert found[0].example.id == 9, "it is not left out"
+
+
+def test_depths_fall_on_layers() -> None:
+    assert weights_at(0, 5) == {0: 1}
+    assert weights_at(1, 5) == {4: 1}
+    assert weights_at(0.5, 5) == {2: 1}
+    assert weights_at(0.3, 1) == {0: 1}
+    assert weights_at(0.375, 5) == {1: 0.5, 2: 0.5}
+
+
+def test_equal_examples_are_sorted_by_id_and_few_are_enough(tmp_path: Path) -> None:
+    index = small(tmp_path)
+    with pytest.raises(NotFoundError, match="no maps of its layers"):
+        alike(index, 12, 0.5)
+    same = LayerMap(MapRecord(), np.zeros((8, 2), np.float32), np.zeros((8, 3), np.float32))
+    write_maps(index.folder.path / MAPS, {"a": same, "b": same})
+    index = Library(tmp_path).default()
+    found = alike(index, 12, 0.5, count=3)
+    assert [(one.example.id, one.distance) for one in found.examples] == [(10, 0), (11, 0), (13, 0)]
+    assert len(alike(index, 12, 0.5, count=100).examples) == 7
+    with pytest.raises(NotFoundError, match="no example 9"):
+        alike(index, 9, 0.5)
+
+
+def test_a_set_that_was_published_before_there_were_maps_is_explained_without(tmp_path: Path) -> None:
+    folder = generate(tmp_path, n=50, layers=LAYERS, k=2, attributes=1)
+    assert explain_example(Library(tmp_path).default(), 3).looks_alike == ()
+    write_random_maps(folder, LAYERS, d=4)
+    assert len(explain_example(Library(tmp_path).default(), 3).looks_alike) == 12
