@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -137,12 +138,22 @@ class Explainer:
             ModelError: the set's model is not recorded, missing, or has changed.
             CacheError: the set cannot be read.
         """
+        return self.explain_picture(index, lambda: open_picture(content, self.max_pixels), name)
+
+    def explain_picture(self, index: SetIndex, read: Callable[[], Image.Image], name: str) -> Explained:
+        """As `explain`, of an RGB image that `read` gives; it is called once the others are explained.
+
+        Raises:
+            ModelError: the set's model is not recorded, missing, or has changed.
+            CacheError: the set cannot be read.
+        """
         with self._lock:
-            picture = open_picture(content, self.max_pixels)
+            picture = read()
             opened = self._open(index)
             explanation = opened.explain(picture, Path(name.replace("\\", "/")).name or "image")
-            picture.thumbnail((SMALL, SMALL))
-            return Explained(explanation, picture)
+            small = picture.copy()
+            small.thumbnail((SMALL, SMALL))
+            return Explained(explanation, small)
 
     def prepare(self, index: SetIndex) -> None:
         """Load a set's model in the background, before the first image: loading takes a second."""

@@ -68,6 +68,15 @@ class Images:
         key = spec, file, size, self.stamp(index, row) if stamp is None else stamp
         return self._jpegs.get(key, lambda: self._read(index, spec, row, size))
 
+    def picture(self, index: SetIndex, row: int) -> Image.Image:
+        """One example's image as the data set has it.
+
+        Raises:
+            NotFoundError: as `jpeg`.
+        """
+        _, spec = _file_of(index, row)
+        return self._decode(index, spec, row)
+
     def stamp(self, index: SetIndex, row: int) -> Stamp:
         """Changes when an example's file is replaced; () if the data set has no file to check.
 
@@ -92,21 +101,25 @@ class Images:
         return base64.b64encode(self.jpeg(index, row, size, stamp))
 
     def _read(self, index: SetIndex, spec: DatasetSpec, row: int, size: int) -> bytes:
+        with self._room:
+            image = self._decode(index, spec, row)
+            try:
+                return encode(image, size)
+            except OSError as error:
+                raise _unreadable(index, index.file(row), error) from error
+
+    def _decode(self, index: SetIndex, spec: DatasetSpec, row: int) -> Image.Image:
         data_set, file = self._open(index, spec), index.file(row)
         try:
             if isinstance(index.source, PublishedSet):
                 file = find_file(index.source, row, data_set)
-            with self._room:
-                return encode(data_set.read_image(file), size)
+            return data_set.read_image(file)
         except FileNotFoundError as error:
             raise _gone(index, file) from error
         except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             if isinstance(error, OSError) and error.errno == errno.ESTALE:
                 raise NotFoundError(f"The image {file} of {index.name} was replaced since the set was made.") from error
-            log.warning("The image %s of %s cannot be read: %s", file, index.name, error)
-            raise NotFoundError(
-                f"The image {file} of {index.name} cannot be read: it is corrupted, or not an image."
-            ) from error
+            raise _unreadable(index, file, error) from error
 
     def _open(self, index: SetIndex, spec: DatasetSpec) -> Dataset:
         try:
@@ -128,6 +141,11 @@ def _file_of(index: SetIndex, row: int) -> tuple[str, DatasetSpec]:
 
 def _gone(index: SetIndex, file: str) -> NotFoundError:
     return NotFoundError(f"The image {file} of {index.name} no longer exists.")
+
+
+def _unreadable(index: SetIndex, file: str, error: Exception) -> NotFoundError:
+    log.warning("The image %s of %s cannot be read: %s", file, index.name, error)
+    return NotFoundError(f"The image {file} of {index.name} cannot be read: it is corrupted, or not an image.")
 
 
 def _place(data_set: Dataset, file: str) -> Path | None:

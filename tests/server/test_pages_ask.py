@@ -231,6 +231,25 @@ def test_an_example_and_a_dropped_image_have_the_same_sections(client: httpx.Cli
     assert f"Nearest other decision: {other}" in text_of(example)
 
 
+def test_the_model_can_be_run_on_an_example(client: httpx.Client, site: Site) -> None:
+    """What the model gives is what is stored; and what would change the prediction is added."""
+    example = client.get(f"{site.overview}/examples/5").text
+    assert 'name="example" value="5"' in example
+    explained = client.post(f"{site.overview}/image", files={"example": (None, "5")})
+    assert explained.status_code == 200
+    stored = client.get(api(site, "examples/5")).json()
+    text = text_of(explained.text)
+    assert f"Predicted: {stored['example']['prediction']}" in text
+    assert "What would change the prediction" in text
+    assert f'href="{site.overview}/examples/5"' in explained.text
+    for layer in stored["layers"]:
+        assert f"/clusters/{layer['layer']}/{layer['cluster']}" in explained.text
+    assert f"{stored['ood_score']:.2f}".replace("-", "−") in text
+    unknown = client.post(f"{site.overview}/image", files={"example": (None, "99999")})
+    assert unknown.status_code == 404
+    assert "has no example 99999" in text_of(unknown.text)
+
+
 def test_an_example_without_known_attributes_says_so_and_not_that_the_data_set_has_none(tmp_path: Path) -> None:
     from tests.clusterpaths.explore.small import write_small
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, UploadFile
+from fastapi import APIRouter, Form, Request, UploadFile
 from fastapi.responses import HTMLResponse
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
@@ -19,12 +19,13 @@ from starlette.exceptions import HTTPException
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.explanation.uploaded import Explained
 from clusterpaths.explore.index import SetIndex
+from clusterpaths.server.api.v1 import LARGEST_INT
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.pages.specimen import of_explained
 from clusterpaths.server.settings import ServeConfig
-from clusterpaths.server.uploads import explain_upload
+from clusterpaths.server.uploads import explain_own, explain_upload
 
 LISTED = 6  # classes
 TITLES = {
@@ -54,19 +55,26 @@ async def explained_page(
     model: str,
     set_name: str,
     image: UploadFile | None = None,
+    example: Annotated[int | None, Form(ge=0, le=LARGEST_INT)] = None,
 ) -> HTMLResponse:
-    """The explanation of the uploaded image, or the form with an error message."""
+    """The explanation of the uploaded image, or of an example of the set, or the form with an error message."""
     index = await run_in_threadpool(library.set, model, set_name)
-    if image is None or not image.filename:
+    if example is None and (image is None or not image.filename):
         problem = "No file came with the request. Expected a picture file in the field image; choose one and send it."
         return await run_in_threadpool(_failed, request, index, settings, 422, problem)
     try:
-        explained = await explain_upload(request, index, image)
+        if example is not None:
+            explained = await explain_own(request, index, example)
+        else:
+            assert image is not None
+            explained = await explain_upload(request, index, image)
     except ClusterPathsError as error:
         return await run_in_threadpool(_failed, request, index, settings, *describe(error))
     except HTTPException as error:
         return await run_in_threadpool(_failed, request, index, settings, error.status_code, str(error.detail))
-    return await run_in_threadpool(lambda: _page(request, index, settings, **_explained(explained, index)))
+    return await run_in_threadpool(
+        lambda: _page(request, index, settings, **_explained(explained, index), example=example)
+    )
 
 
 def _failed(request: Request, index: SetIndex, settings: ServeConfig, status: int, problem: str) -> HTMLResponse:
@@ -75,7 +83,7 @@ def _failed(request: Request, index: SetIndex, settings: ServeConfig, status: in
 
 
 def _page(request: Request, index: SetIndex, settings: ServeConfig, status: int = 200, **values: Any) -> HTMLResponse:
-    defaults: dict[str, Any] = {"e": None, "problem": "", "problem_title": ""}
+    defaults: dict[str, Any] = {"e": None, "example": None, "problem": "", "problem_title": ""}
     return render(
         request,
         "image.html",

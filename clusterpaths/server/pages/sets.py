@@ -165,12 +165,18 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
             "detail": detail,
             "s": of_example(index, detail, explain_example(index, row) if index.distances is not None else None),
             "attributes": len(index.attribute_names),
-            "able": index.record is not None and index.distances is not None,
+            "able": bool(index.file(row)) and _has_model(index),
             "before": int(index.ids[row - 1]) if row else None,
             "after": int(index.ids[row + 1]) if row + 1 < len(index.ids) else None,
         }
 
     return render_once(request, index, "example.html", values)
+
+
+def _has_model(index: SetIndex) -> bool:
+    """Whether the set's model may be a file that this server can run."""
+    record = index.record
+    return record is not None and not record.without_model and not record.collected
 
 
 def _series(history: History, index: SetIndex) -> tuple[SeriesSummary, ...]:
