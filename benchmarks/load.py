@@ -101,6 +101,7 @@ def addresses(model: str) -> list[Address]:
         Address("v1 map", f"{ours}/map"),
         Address("v1 map, points", f"{ours}/map/points?layer=conv3"),
         Address("v1 map, column", f"{ours}/map/columns?name=ood"),
+        Address("v1 find, label errors", f"{ours}/find/label-errors?limit=50&offset={{small}}"),
         Address("page: home", "/"),
         Address("page: overview", page),
         Address("page: cluster", f"{page}/clusters/conv2/{{cluster}}"),
@@ -108,6 +109,7 @@ def addresses(model: str) -> list[Address]:
         Address("page: path", f"{page}/paths/{{path}}"),
         Address("page: example", f"{page}/examples/{{id}}"),
         Address("page: map", f"{page}/map?prediction=Gray"),
+        Address("page: find", f"{page}/find/label-errors?page={{few}}"),
         Address("page: ask", f"{page}/ask?attribute=Blond_Hair&order=rare&page={{few}}"),
     ]
 

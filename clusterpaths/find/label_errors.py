@@ -140,8 +140,12 @@ def label_errors_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> L
 def _note(with_model: bool) -> str:
     return (
         "Labels that are improbable by the labels of the other examples on the same path"
-        + (", averaged with the model's own probability" if with_model else "; the model's probabilities are not known")
-        + ". Candidates and order: confident learning (Northcutt et al., JAIR 2021)."
+        + (
+            ", or by the model; in the order of the mean of both"
+            if with_model
+            else "; the model's probabilities are not known"
+        )
+        + ". Confident learning: Northcutt et al., JAIR 2021."
     )
 
 

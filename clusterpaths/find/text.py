@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from clusterpaths.explore.records import Lift
-from clusterpaths.find.record import DuplicateGroup, Found, LabelError, LabelErrors, NearDuplicates, Region
+from clusterpaths.find.record import (
+    DuplicateGroup,
+    Found,
+    LabelError,
+    LabelErrors,
+    NearDuplicates,
+    Region,
+    UnderCovered,
+)
 
 
 def describe(found: Found) -> str:
@@ -15,18 +23,24 @@ def describe(found: Found) -> str:
     left = found.total - found.offset - len(found.entries)
     if left > 0:
         lines.append(f"      and {left:,} more")
+    if isinstance(found, UnderCovered) and found.error_share is not None:
+        lines.append(f"Of the set's predictions {found.error_share:.1%} are wrong.")
     return "\n".join([*lines, found.note])
 
 
 def headline(found: Found) -> str:
     """How many there are."""
     if isinstance(found, LabelErrors):
-        return f"{found.total:,} likely label errors among {found.labelled:,} labels"
+        return f"{_count(found.total, 'likely label error')} among {found.labelled:,} labels"
     if isinstance(found, NearDuplicates):
         across = f", {found.across_splits:,} of them across splits" if found.across_splits else ""
-        return f"{found.total:,} groups of near duplicates with {found.examples:,} examples{across}"
-    of_set = "" if found.error_share is None else f" ({found.error_share:.1%} of the set's predictions are wrong)"
-    return f"{found.total:,} under-covered regions{of_set}"
+        with_ = f" with {found.examples:,} examples" if found.total else ""
+        return f"{_count(found.total, 'group')} of near duplicates{with_}{across}"
+    return _count(found.total, "under-covered region")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def lift_text(lift: Lift) -> str:

@@ -20,6 +20,7 @@ from schemathesis.specs.openapi import checks as openapi  # noqa: E402
 
 EXAMPLES = 5  # an operation and kind of data
 REAL = {"model": "SampleFaces", "set": "set_01", "layer": "conv1", "cluster": 0, "id": 0, "path": "0-0-0-0-0"}
+REAL |= {"kind": "label-errors"}
 REAL |= {"example_id": "example_0000", "key": "conv1/0"}
 REAL |= {"series": SERIES, "number": DRIFTED, "picture": "picture_00.jpg"}
 CHECKS = [
@@ -53,6 +54,9 @@ def test_the_schema_lists_every_endpoint_with_a_summary_and_its_errors(site: Sit
         "map/points",
         "map/columns",
         "names",
+        "find/{kind}",
+        "find/{kind}.csv",
+        "find/{kind}/fiftyone",
         "monitoring",
         "monitoring/{series}/windows",
         "monitoring/{series}/windows/{number}",
