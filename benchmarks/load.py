@@ -109,7 +109,7 @@ def addresses(model: str) -> list[Address]:
         Address("page: path", f"{page}/paths/{{path}}"),
         Address("page: example", f"{page}/examples/{{id}}"),
         Address("page: map", f"{page}/map?prediction=Gray"),
-        Address("page: find", f"{page}/find/label-errors?page={{few}}"),
+        Address("page: find", f"{page}/find/label-errors"),
         Address("page: ask", f"{page}/ask?attribute=Blond_Hair&order=rare&page={{few}}"),
     ]
 

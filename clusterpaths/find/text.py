@@ -33,14 +33,15 @@ def headline(found: Found) -> str:
     if isinstance(found, LabelErrors):
         return f"{_count(found.total, 'likely label error')} among {found.labelled:,} labels"
     if isinstance(found, NearDuplicates):
+        if not found.total:
+            return "No near duplicates"
         across = f", {found.across_splits:,} of them across splits" if found.across_splits else ""
-        with_ = f" with {found.examples:,} examples" if found.total else ""
-        return f"{_count(found.total, 'group')} of near duplicates{with_}{across}"
+        return f"{_count(found.total, 'group')} of near duplicates with {found.examples:,} examples{across}"
     return _count(found.total, "under-covered region")
 
 
 def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+    return f"{number:,} {word}{'' if number == 1 else 's'}" if number else f"No {word}s"
 
 
 def lift_text(lift: Lift) -> str:
