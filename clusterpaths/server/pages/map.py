@@ -80,7 +80,7 @@ def _check(index: SetIndex, pairs: list[tuple[str, str]]) -> None:
         first = error.errors()[0]
         text = first["msg"].removeprefix("Value error, ")
         raise _BadAddressError(f"{first['loc'][0]} is {str(first['input'])[:80]!r}. {text}.") from error
-    if index.maps is not None:
+    if pairs and index.maps is not None:  # else the first picture would wait for what it does not need
         prepare(index, question)
         select(index, question)
 
@@ -95,8 +95,4 @@ def _start(view: SetView) -> dict[str, Any]:
         "images": view.has_images,
         "colours": CLASSES,
         "clusters": view.colours,  # of each layer's clusters: their majority classes' colours
-        "names": [
-            [view.cluster_name(layer, cluster) for cluster in range(view.summary.k_per_layer[name])]
-            for layer, name in enumerate(view.layers)
-        ],
     }

@@ -12,6 +12,7 @@ import { fitted, MapView } from "./map_view.js";
 
 const start = JSON.parse(document.getElementById("map-start")?.textContent ?? "{}");
 const part = (/** @type {string} */ name) => /** @type {any} */ (document.getElementById(`map-${name}`));
+start.names = [];
 const page = /** @type {HTMLElement} */ (document.getElementById("map"));
 const data = new Data(start.api, start.version);
 const view = new MapView(part("canvas"), part("over"));
@@ -47,7 +48,9 @@ async function begin() {
   await Promise.all([
     ...["id", "path", "right", "prediction", "label", "ood"].filter((name) => data.has(name)).map((name) => data.column(name)),
     ...info.layers.map((one) => data.column(`cluster:${one.name}`)),
+    names(),
   ]);
+  if (colours.key.startsWith("cluster")) await recolour(false); // with their names
   await selection.restore(asked);
   selection.addEventListener("change", follow);
   await listLegends();
@@ -57,6 +60,13 @@ async function begin() {
   layers();
   await ranges();
   page.dataset.state = "ready";
+}
+
+/** The clusters' names, by layer and number. */
+async function names() {
+  const { clusters } = await (await data.get("names", new URLSearchParams())).json();
+  let at = 0;
+  start.names = data.info.layers.map(({ k }) => clusters.slice(at, (at += k)).map((/** @type {{text: string}} */ one) => one.text));
 }
 
 function fillChoices() {

@@ -105,7 +105,7 @@ export async function colouring(data, value, layer, start) {
   const at = info.layers.findIndex((one) => one.name === of);
   const column = await data.column(`cluster:${of}`);
   const entries = Array.from({ length: info.layers[at].k }, (_, c) => ({
-    text: start.names[at][c] || `cluster ${c}`, value: `${of}:${c}`, colour: classes[c % start.colours], mark: String(c),
+    text: start.names[at]?.[c] || `cluster ${c}`, value: `${of}:${c}`, colour: classes[c % start.colours], mark: String(c),
   }));
   const found = categories("cluster", `Clusters of ${of}`, column, entries, "", undefined, of);
   return { ...found, numbers: of === layer };

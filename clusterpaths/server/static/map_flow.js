@@ -68,7 +68,7 @@ export class Flow {
       choose();
     });
     if (total) this.svg.append(group);
-    return { group, fill, title, y, height, total, colour, x, name: this.start.names[at][cluster] };
+    return { group, fill, title, y, height, total, colour, x, name: this.start.names[at]?.[cluster] };
   }
 
   update() {

@@ -5,6 +5,7 @@
 const ONE = ["right", "path", "ood", "confidence"];
 const MANY = ["prediction", "label", "attribute", "split", "cluster", "distance", "within", "id"];
 const ORDER = ["prediction", "label", "attribute", "split", "right", "path", "cluster", "ood", "confidence", "distance", "within", "id"];
+const BANDS = 256; // of a polygon
 
 /** @typedef {{name: string, key: string, bit: number, values: string[]}} Filter */
 
@@ -223,11 +224,8 @@ export class Selection extends EventTarget {
     for (const value of values) {
       const { layer, corners } = region(value);
       const points = await this.data.points(layer);
-      const [left, right] = [Math.min, Math.max].map((end) => end(...corners.map(([x]) => x)));
-      for (let i = 0; i < inside.length; i++) {
-        const x = points[2 * i];
-        if (x < left || x > right || !within(x, points[2 * i + 1], corners)) inside[i] = 0;
-      }
+      const find = finder(corners);
+      for (let i = 0; i < inside.length; i++) if (inside[i] === 1 && !find(points[2 * i], points[2 * i + 1])) inside[i] = 0;
     }
     return (/** @type {number} */ i) => inside[i] === 1;
   }
@@ -252,17 +250,30 @@ export function region(text) {
 }
 
 /**
- * By the even-odd rule, as explore/ranges.py.
- * @param {number} x
- * @param {number} y
+ * Whether a point is within a polygon, by the even-odd rule, with the arithmetic of explore/ranges.py. Only edges that cross the
+ * point's band of heights are looked at.
  * @param {number[][]} corners
  */
-export function within(x, y, corners) {
-  let inside = false;
-  for (let i = 0, j = corners.length - 1; i < corners.length; j = i++) {
-    const [x1, y1] = corners[j];
-    const [x2, y2] = corners[i];
-    if (y1 !== y2 && y >= Math.min(y1, y2) && y < Math.max(y1, y2) && x < x1 + (y - y1) * ((x2 - x1) / (y2 - y1))) inside = !inside;
-  }
-  return inside;
+export function finder(corners) {
+  const heights = corners.map(([, y]) => y);
+  const [low, high] = [Math.min(...heights), Math.max(...heights)];
+  const [left, right] = [Math.min, Math.max].map((end) => end(...corners.map(([x]) => x)));
+  const step = high > low ? BANDS / (high - low) : 0;
+  const band = (/** @type {number} */ y) => Math.min(BANDS - 1, Math.max(0, Math.floor((y - low) * step)));
+  /** @type {number[][]} */
+  const bands = Array.from({ length: BANDS }, () => []); // lower end, upper end, x and y of the start, slope: five per edge
+  corners.forEach(([x2, y2], i) => {
+    const [x1, y1] = corners.at(i - 1) ?? [0, 0];
+    if (y1 === y2) return;
+    const [from, to] = [Math.min(y1, y2), Math.max(y1, y2)];
+    for (let b = band(from); b <= band(to); b++) bands[b].push(from, to, x1, y1, (x2 - x1) / (y2 - y1));
+  });
+  return (/** @type {number} */ x, /** @type {number} */ y) => {
+    if (!(x >= left && x <= right && y >= low && y <= high)) return false;
+    const edges = bands[band(y)];
+    let inside = false;
+    for (let e = 0; e < edges.length; e += 5)
+      if (y >= edges[e] && y < edges[e + 1] && x < edges[e + 2] + (y - edges[e + 3]) * edges[e + 4]) inside = !inside;
+    return inside;
+  };
 }
