@@ -54,6 +54,8 @@ BYTES = "performance.getEntriesByType('resource').reduce((sum, one) => sum + one
 def visit(browser: Any, url: str, seconds: float) -> dict[str, Any]:
     """One visit in a new profile: nothing is cached in the browser."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
+    meter = page.context.new_cdp_session(page)
+    meter.send("Performance.enable", {"timeDomain": "threadTicks"})  # processor time, whatever else runs
     page.goto(url)
     deadline = time.monotonic() + 60
     while page.evaluate(STATE) != "ready":
@@ -63,14 +65,24 @@ def visit(browser: Any, url: str, seconds: float) -> dict[str, Any]:
     found = {
         "first_picture_ms": page.evaluate("performance.getEntriesByName('map-first-picture')[0].startTime"),
         "transferred_bytes": page.evaluate(BYTES),
-        "frames_per_second": page.evaluate(FRAMES, seconds),
     }
+    before = _processor_ms(meter)
+    found["frames_per_second"] = page.evaluate(FRAMES, seconds)
+    found["frame_processor_ms"] = (_processor_ms(meter) - before) / (seconds * found["frames_per_second"])
+    before = _processor_ms(meter)
     found["brush_ms"] = _measured(page, lambda: _brush(page))
+    found["brush_processor_ms"] = (_processor_ms(meter) - before) / len(found["brush_ms"])
     found["class_ms"] = _measured(page, lambda: page.locator("button.map-entry").first.click())
     page.locator("#map-clear").click()
     found["lasso_ms"] = _measured(page, lambda: _lasso(page))
     page.close()
     return found
+
+
+def _processor_ms(meter: Any) -> float:
+    """Of the page's main thread until now."""
+    metrics = {one["name"]: one["value"] for one in meter.send("Performance.getMetrics")["metrics"]}
+    return 1000 * float(metrics["TaskDuration"])
 
 
 def _measured(page: Any, act: Any) -> list[float]:
@@ -121,7 +133,13 @@ def summary(visits: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "first_picture_of_first_visit_ms": round(visits[0]["first_picture_ms"]),
         **{
             name: round(statistics.median(one[name] for one in visits), 1)
-            for name in ("first_picture_ms", "frames_per_second", "transferred_bytes")
+            for name in (
+                "first_picture_ms",
+                "frames_per_second",
+                "frame_processor_ms",
+                "brush_processor_ms",
+                "transferred_bytes",
+            )
         },
         **{
             name: {"median": round(statistics.median(values), 1), "largest": round(max(values), 1), "of": len(values)}

@@ -25,6 +25,8 @@ def test_the_map_page_is_measured(tmp_path: Path) -> None:
         found = result[mode]
         assert found["frames_per_second"] > 0
         assert found["first_picture_ms"] > 0
+        assert found["frame_processor_ms"] > 0
+        assert found["brush_processor_ms"] > 0
         assert found["brush_ms"]["of"] > 3, "a filter per step of the brush"
         assert found["lasso_ms"]["of"] == found["class_ms"]["of"] == 1
         assert found["transferred_bytes"] > 2000 * (5 * 8 + 8), "points of five layers and a number each"

@@ -38,42 +38,61 @@ export function draw(canvas, { points, on, codes, palette, pale, view, radius, s
   sums.fill(0, 0, 4 * size);
   if (on) others.fill(0, 0, size);
   const discs = [disc(radius, across), disc(small, across)];
-  const seen = gather(points, on, codes, palette, view, width, height, margin, across, discs, stride);
+  const seen = gather(projected(canvas, points, view, margin, across), on, codes, palette, discs, stride);
   compose(canvas, pale, on !== null, margin, across, stride);
   return seen;
 }
 
+/** @type {WeakMap<HTMLCanvasElement, {key: unknown[], cells: Int32Array}>} */
+const known = new WeakMap();
+
 /**
+ * The cell of each point, -1 outside of the picture; the same array while only the selection or the colours change.
+ * @param {HTMLCanvasElement} canvas
  * @param {Float32Array} points
+ * @param {View} view
+ * @param {number} margin
+ * @param {number} across
+ */
+function projected(canvas, points, view, margin, across) {
+  const { width, height } = canvas;
+  const { scale } = view;
+  const key = [points, view.x, view.y, scale, width, height, margin];
+  const found = known.get(canvas);
+  if (found && key.every((one, i) => one === found.key[i])) return found.cells;
+  const cells = found?.cells.length === points.length / 2 ? found.cells : new Int32Array(points.length / 2);
+  const left = width / 2 - view.x * scale + margin;
+  const top = height / 2 + view.y * scale + margin;
+  const reach = margin - 1;
+  const right = width + 2 * margin - 1 - reach;
+  const bottom = height + 2 * margin - 1 - reach;
+  for (let i = 0; i < cells.length; i++) {
+    const x = left + points[2 * i] * scale;
+    const y = top - points[2 * i + 1] * scale;
+    cells[i] = x > reach && y > reach && x < right && y < bottom ? (y | 0) * across + (x | 0) : -1;
+  }
+  known.set(canvas, { key, cells });
+  return cells;
+}
+
+/**
+ * @param {Int32Array} places of the points
  * @param {Uint8Array | null} on
  * @param {Uint8Array} codes
  * @param {number[][]} palette
- * @param {View} view
- * @param {number} width
- * @param {number} height
- * @param {number} margin
- * @param {number} across
  * @param {{offsets: Int32Array, weights: Float32Array}[]} discs of the selected points, of the others
  * @param {number} stride
  */
-function gather(points, on, codes, palette, view, width, height, margin, across, [{ offsets, weights }, other], stride) {
+function gather(places, on, codes, palette, [{ offsets, weights }, other], stride) {
   const flat = Float32Array.from(palette.flat());
-  const { scale } = view;
-  const left = width / 2 - view.x * scale + margin;
-  const top = height / 2 + view.y * scale + margin;
-  const right = width + 2 * margin - 1;
-  const bottom = height + 2 * margin - 1;
-  const reach = margin - 1;
   const cells = offsets.length;
   const { offsets: offsets2, weights: weights2 } = other;
   const cells2 = offsets2.length;
   const n = codes.length;
   let seen = 0;
   for (let i = 0; i < n; i += stride) {
-    const x = left + points[2 * i] * scale;
-    const y = top - points[2 * i + 1] * scale;
-    if (!(x > reach && y > reach && x < right - reach && y < bottom - reach)) continue;
-    const at = (y | 0) * across + (x | 0);
+    const at = places[i];
+    if (at < 0) continue;
     if (on !== null && on[i] === 0) {
       for (let c = 0; c < cells2; c++) others[at + offsets2[c]] += weights2[c];
       continue;
