@@ -22,6 +22,7 @@ from clusterpaths.report import view
 from clusterpaths.report.choice import read_choice
 from clusterpaths.report.comparison import read_comparisons
 from clusterpaths.report.evaluation import evaluation_rows
+from clusterpaths.report.map_picture import draw_maps
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, median_ratio
 from clusterpaths.sets.published import PublishedSet
@@ -61,6 +62,7 @@ def write_report(
         page=view.build(index, published.record, shown, thumbnails),
         record=published.record,
         name=published.path.resolve().parent.name,
+        maps=draw_maps(index),
         comparisons=read_comparisons(published, [one.name for one in routes(index).classes]),
         chosen=read_choice(published),
         check=parse_check(published.document(CHECK)),

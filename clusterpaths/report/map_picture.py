@@ -1,0 +1,124 @@
+"""The maps of a set as small pictures: where the examples lie in each layer, for a page without a script.
+
+Belongs here: from coordinates to PNG files. `sets/maps.py` has the coordinates, `colours.py` the colours.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from clusterpaths.explore.clusters import class_source
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.routes import routes
+from clusterpaths.metrics.checks import Ints
+from clusterpaths.report.colours import NO_CLASS, NUMBERS, PALETTE, Colours
+from clusterpaths.sets.maps import MapRecord
+from clusterpaths.sets.published import PublishedSet
+
+TOTAL = 150_000  # characters of all pictures of a page
+SIZES = (240, 180, 120, 80)  # pixels of a side: the largest with which all layers fit
+LEVELS = 6  # of opacity
+MARGIN = 4  # pixels
+EDGE = 0.1  # percent of the points at each end that may lie outside, and are drawn at the edge
+
+
+@dataclass(frozen=True)
+class MapPicture:
+    """One layer; `by_class` and `by_cluster` are data: addresses of PNG files, `explained` the share of the variance, or None."""
+
+    layer: str
+    by_class: str
+    by_cluster: str
+    explained: float | None
+    method: str
+
+
+def draw_maps(index: SetIndex) -> tuple[MapPicture, ...]:
+    """Pictures of all layers in at most `TOTAL` characters; of the last layers if all do not fit, and () without maps.
+
+    Raises:
+        CacheError: the maps cannot be read.
+    """
+    maps = index.source.maps if isinstance(index.source, PublishedSet) else None
+    if maps is None or not len(index):
+        return ()
+    source, colours = class_source(index), Colours(routes(index))
+    names = {number: colours.of_class(source.class_name(number)) for number in np.unique(source.classes).tolist()}
+    numbers = np.array([names.get(number, NO_CLASS) for number in range(max(names, default=-1) + 1)] or [NO_CLASS])
+    of_class = np.where(source.classes >= 0, numbers[np.maximum(source.classes, 0)], NO_CLASS)
+    found: list[MapPicture] = []
+    for size in SIZES:
+        found = []
+        for at, layer in enumerate(index.layers):
+            points = maps.points(layer)
+            of_cluster = index.clusters[:, at].astype(np.int64) % NUMBERS
+            by_class = _address(draw_points(points, of_class if colours.known else of_cluster, size))
+            by_cluster = _address(draw_points(points, of_cluster, size)) if colours.known else ""
+            found.append(MapPicture(layer, by_class, by_cluster, *_words(maps.records[layer])))
+        if _length(found) <= TOTAL:
+            return tuple(found)
+    while _length(found) > TOTAL:
+        found.pop(0)
+    return tuple(found)
+
+
+def draw_points(points: NDArray[np.float32], colours: Ints, size: int) -> Image.Image:
+    """A square picture on a transparent ground: a pixel has the colour of most points there, more opaque where there are more.
+
+    Args:
+        points: (n, 2) coordinates, the second upwards; both axes have one scale.
+        colours: (n,) numbers of the palette.
+        size: pixels of a side.
+    """
+    low, high = np.percentile(points, [EDGE, 100 - EDGE], axis=0)  # (2,)
+    span = max(float((high - low).max()), 1e-12)
+    inner = size - 2 * MARGIN - 1
+    places = (points - (low + high) / 2) / span + 0.5  # 0 to 1 on the longer axis
+    pixels = (places.clip(0, 1) * inner).astype(np.int64) + MARGIN
+    row, column = size - 1 - pixels[:, 1], pixels[:, 0]
+    code = (colours.astype(np.int64) * size + row) * size + column
+    counts = np.bincount(code, minlength=len(PALETTE) * size * size).reshape(len(PALETTE), size, size)
+    counts = _dilated(counts, len(points))
+    density = counts.sum(axis=0)
+    most = np.log1p(max(float(np.percentile(density[density > 0], 99)), 1.0))
+    level = np.ceil(LEVELS * np.log1p(density) / most).clip(1, LEVELS).astype(np.int64)
+    entry = np.where(density > 0, 1 + counts.argmax(axis=0) * LEVELS + level - 1, 0).astype(np.uint8)
+    image = Image.fromarray(entry, "P")
+    image.putpalette(bytes([0, 0, 0]) + b"".join(bytes.fromhex(colour[1:]) * LEVELS for colour in PALETTE))
+    opaque = np.linspace(0.4, 1, LEVELS)
+    image.info["transparency"] = bytes([0, *((255 * opaque).astype(np.uint8).tolist() * len(PALETTE))])
+    return image
+
+
+def _dilated(counts: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Points of one pixel where there are many, else crosses of three or discs of five."""
+    reach = 0 if n > 30_000 else 1 if n > 3_000 else 2
+    found = counts.copy()
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            if (down or right) and down**2 + right**2 <= reach**2:
+                found += np.roll(counts, (down, right), axis=(1, 2))
+    return found
+
+
+def _words(record: MapRecord) -> tuple[float | None, str]:
+    if record.method != "pca":
+        return None, record.method.upper()
+    return (float(sum(record.explained[:2])) if record.explained else None), "PCA"
+
+
+def _address(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True, transparency=image.info["transparency"])
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _length(pictures: Sequence[MapPicture]) -> int:
+    return sum(len(one.by_class) + len(one.by_cluster) for one in pictures)
