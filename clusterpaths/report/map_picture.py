@@ -20,7 +20,6 @@ from clusterpaths.explore.routes import routes
 from clusterpaths.metrics.checks import Ints
 from clusterpaths.report.colours import NO_CLASS, NUMBERS, PALETTE, Colours
 from clusterpaths.sets.maps import MapRecord
-from clusterpaths.sets.published import PublishedSet
 
 TOTAL = 150_000  # characters of all pictures of a page
 SIZES = (240, 180, 120, 80)  # pixels of a side: the largest with which all layers fit
@@ -46,7 +45,7 @@ def draw_maps(index: SetIndex) -> tuple[MapPicture, ...]:
     Raises:
         CacheError: the maps cannot be read.
     """
-    maps = index.source.maps if isinstance(index.source, PublishedSet) else None
+    maps = index.maps
     if maps is None or not len(index):
         return ()
     source, colours = class_source(index), Colours(routes(index))

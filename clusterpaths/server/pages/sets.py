@@ -21,6 +21,7 @@ from clusterpaths.explore.paths import parse_path, path_detail, path_examples, p
 from clusterpaths.monitoring.history import History
 from clusterpaths.monitoring.summary import SeriesSummary
 from clusterpaths.report.evaluation import evaluation_rows
+from clusterpaths.report.map_picture import MapPicture, draw_maps
 from clusterpaths.server.api.monitoring import published_set
 from clusterpaths.server.dependencies import HistoryOf, LibraryOf
 from clusterpaths.server.middleware.log import LOGGER
@@ -30,6 +31,7 @@ from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.pages.specimen import of_example
+from clusterpaths.sets.maps import MAPS
 
 TOP_PATHS = 10  # on the overview
 PATHS = 25  # per page of the list
@@ -60,9 +62,10 @@ def overview(request: Request, library: LibraryOf, history: HistoryOf, model: st
             "evaluation": evaluation,
             "groups": evaluation_rows(evaluation) if evaluation else (),
             "series": series,
+            "maps": _maps(index),
         }
 
-    state = _written(index.folder.path / METRICS), series
+    state = _written(index.folder.path / METRICS), _written(index.folder.path / MAPS), series
     return render_once(request, index, "overview.html", values, *state)
 
 
@@ -186,6 +189,14 @@ def _series(history: History, index: SetIndex) -> tuple[SeriesSummary, ...]:
         return history.series(published) if published else ()
     except ClusterPathsError as error:
         LOGGER.warning("the overview of %s has no series: %s", index.name, error)
+        return ()
+
+
+def _maps(index: SetIndex) -> tuple[MapPicture, ...]:
+    try:
+        return draw_maps(index)
+    except ClusterPathsError as error:  # the rest of the page does not need them
+        LOGGER.warning("the maps of %s cannot be drawn: %s", index.name, error)
         return ()
 
 
