@@ -70,7 +70,7 @@ def _of_examples(
     """Labels and distances of the examples in these rows of these shards."""
     labels, distances = np.empty(len(rows), np.int16), np.empty(len(rows), np.float32)
     zeros, coordinates = np.empty(len(rows), bool), np.empty((len(rows), 0), np.float32)  # these are `Located`'s
-    for own, found in _by_shard(directory, fit, recorded, shards):
+    for own, found in _by_shard(directory, directory.local_tree(fit.directory), fit, recorded, shards):
         labels[own], distances[own], zeros[own] = (
             values[rows[own]] for values in (found.labels, found.distances, found.zeros)
         )
@@ -78,23 +78,22 @@ def _of_examples(
 
 
 def _by_shard(
-    directory: Storage, fit: FitRecord, recorded: Sequence[ShardRecord], shards: NDArray[np.int64]
+    directory: Storage, files: Path, fit: FitRecord, recorded: Sequence[ShardRecord], shards: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], Labels]]:
     """Positions of the examples of each shard, of those that have some, and all labels of the shard.
 
     Raises:
         CacheError: a shard is not assigned, or was extracted again since.
     """
-    files = directory.local_tree(fit.directory)
     order = np.argsort(shards, kind="stable")
-    edges = np.searchsorted(shards[order], np.arange(len(recorded) + 1))
-    for index in np.flatnonzero(np.diff(edges)).tolist():
+    indexes, starts = np.unique(shards[order], return_index=True)
+    for index, own in zip(indexes.tolist(), np.split(order, starts[1:]), strict=False):  # of no examples, no shard
         found = read_labels(files, fit, recorded[index])
         if found is None:
             raise CacheError(
                 f"Shard {recorded[index].index} of {directory} is not assigned in {fit.layer}. Run the flow again."
             )
-        yield order[edges[index] : edges[index + 1]], found
+        yield own, found
 
 
 class Located:
@@ -117,6 +116,7 @@ class Located:
         self._shards, self._rows = locate(self._recorded, extraction.example_ids())
         if len(self._shards) and self._shards.min() < 0:
             raise CacheError(f"The cache {self._directory} does not have all of the examples. Run again.")
+        self._files = {fit.layer: self._directory.local_tree(fit.directory) for fit in fits}
         assigners = {fit.layer: assigner_of(self._directory, fit) for fit in fits}
         self.axes: dict[str, Axes] = {layer: one.axes for layer, one in assigners.items() if one.axes}
 
@@ -128,7 +128,7 @@ class Located:
         """
         found = {}
         for fit in self._fits:
-            every = _by_shard(self._directory, fit, self._recorded, self._shards)
+            every = self._of_shards(fit, self._shards)
             found[fit.layer] = max(
                 (float(np.abs(one.coordinates[:, :-1]).max(initial=0)) for _, one in every), default=0.0
             )
@@ -146,9 +146,12 @@ class Located:
                 layer: np.empty((len(rows), len(one.directions) + 1), np.float32) for layer, one in self.axes.items()
             }
             for fit in self._fits:
-                for own, labels in _by_shard(self._directory, fit, self._recorded, shards):
+                for own, labels in self._of_shards(fit, shards):
                     found[fit.layer][own] = labels.coordinates[rows[own]]
             yield found
+
+    def _of_shards(self, fit: FitRecord, shards: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Labels]]:
+        return _by_shard(self._directory, self._files[fit.layer], fit, self._recorded, shards)
 
 
 def _summary(labels: Labels, k: int, fit: FitRecord, distance: Distance) -> ClusterSummary:

@@ -25,6 +25,7 @@ from clusterpaths.records import DatasetSpec
 from clusterpaths.running.report import Outcome
 from clusterpaths.sets.find import set_config
 from clusterpaths.sets.images import image_reader
+from clusterpaths.sets.maps import AXES, MAPS
 from clusterpaths.sets.places import data_of, find_model
 from tests.clusterpaths.activations.conftest import COUNT, LAYOUTS, Arrays, write_npy, write_numbered_chunks
 from tests.clusterpaths.conftest import run_stages
@@ -291,3 +292,21 @@ def test_options_are_those_of_a_run() -> None:
     """An option that a run does not know would be lost on the way."""
     own = {"examples", "predictions", "labels", "ids", "images", "chunks", "layers"}
     assert set(ActivationsConfig.model_fields) - own <= set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize("layout", ["npy", "memory"])
+def test_a_set_of_activations_has_maps_and_gets_them_where_they_are_missing(
+    layout: str, arrays: Arrays, cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "given").mkdir()
+    write_npy(tmp_path / "given", arrays)
+    source = arrays if layout == "memory" else tmp_path / "given"
+    published = cluster(source).published
+    assert published
+    assert published.maps
+    assert published.maps.points("fc2").shape == (COUNT, 2)
+    before = {name: published.file(name).read_bytes() for name in (MAPS, AXES, "paths.parquet", "set.json")}
+    published.file(MAPS).unlink()
+    again = cluster(source)
+    assert (again.new, again.published) == (False, published)
+    assert {name: published.file(name).read_bytes() for name in before} == before

@@ -12,6 +12,7 @@ import pytest
 
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.errors import CacheError, ConfigError, ModelError
+from clusterpaths.sets.place import Placer
 from clusterpaths.sets.published import PublishedSet
 from tests.clusterpaths.pytorch.conftest import (
     CLASSES,
@@ -52,6 +53,15 @@ def test_the_cache_has_what_the_modules_output(
     for layer in paths.record.layers:
         expected = outputs_of(model.get_submodule(layer), model, images)
         np.testing.assert_allclose(stored(paths, layer), expected, atol=1e-5)
+
+
+def test_what_is_collected_has_maps_that_place_its_own_activations(run: Collect, model: Any, loader: Any) -> None:
+    paths = run(model, loader, cache_dtype="float32")
+    assert paths.maps
+    for layer in paths.record.layers:
+        found, placed = paths.maps.layer(layer), Placer(paths).place(stored(paths, layer), layer)
+        np.testing.assert_array_equal(placed.points, found.points)
+        np.testing.assert_array_equal(placed.residuals, found.residuals)
 
 
 def test_float16_is_rounded_and_not_more(run: Collect, model: Any, loader: Any, images: Any) -> None:
