@@ -3,7 +3,6 @@
 duplicates   1,500 real photographs (needs CLUSTERPATHS_SHARED, with celeba/ and models/), of 150 of which there are four changed
              copies: JPEG at quality 60, 5% brighter, cut by two pixels at two sides, half the size; and a mirrored one, which is
              another picture to a CNN. Recall: copies in the group of their original. Precision: groups of one picture alone.
-             Coordinates: 16 principal components of each layer's activations, scaled to unit length
 scale        seconds and memory of each list at 202,599 examples, of a generated set with random coordinates in 25 blobs
 
     python benchmarks/find.py                   writes benchmarks/results/find.json (five minutes on 2 cores)
@@ -31,12 +30,12 @@ from PIL import Image, ImageEnhance
 
 from clusterpaths.config import RunConfig
 from clusterpaths.explore.library import Library
+from clusterpaths.find.coordinates import coordinates
 from clusterpaths.find.find import find, prepare
 from clusterpaths.find.near_duplicates import EARLY, NEAR, near_pairs
 from clusterpaths.find.record import KINDS
 from clusterpaths.pipeline import run
 from clusterpaths.sets.maps import MAPS, LayerMap, MapRecord, write_maps
-from clusterpaths.sets.published import PublishedSet
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "find.json"
@@ -79,13 +78,16 @@ def duplicates(work: Path) -> dict[str, Any]:
     outcome = run(
         RunConfig(
             model=Path(shared) / "models" / "CelebA_CNN_instrumented.onnx", data_root=images, dataset="folder", name="copies",
-            cache_root=str(work / "cache"), cache_format="npy", evaluate=False, check_preprocessing=False,
+            cache_root=str(work / "cache"), evaluate=False, check_preprocessing=False,
         )
     )  # fmt: skip
     if outcome.published is None:
         raise RuntimeError("no set was published")
     files = outcome.published.files.to_pylist()
-    layers = [components(outcome.published, layer) for layer in outcome.published.layers[:EARLY]]
+    maps = outcome.published.maps
+    if maps is None:
+        raise RuntimeError("the set has no maps")
+    layers = [coordinates(maps, layer) for layer in maps.layers[:EARLY]]
     return {
         "photographs": PHOTOGRAPHS,
         "copied": COPIED,
@@ -103,17 +105,6 @@ def write_copies(originals: list[Path], target: Path) -> None:
             image = opened.convert("RGB")
         for name, change in CHANGES.items():
             change(image).save(target / f"{originals[i].stem}_{name}.jpg", quality=60 if name == "q60" else 95)
-
-
-def components(published: PublishedSet, layer: str) -> NDArray[np.float32]:
-    """(n, 16) principal components of a layer's activations, scaled to unit length."""
-    from sklearn.decomposition import PCA
-
-    folder = published.path.parent / layer
-    rows = np.stack([np.load(folder / f"{i}.npy").reshape(-1) for i in published.ids.tolist()]).astype(np.float32)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    found: NDArray[np.float32] = PCA(COMPONENTS, random_state=0).fit_transform(rows).astype(np.float32)
-    return found
 
 
 def judge(files: list[str], pairs: NDArray[np.int64]) -> dict[str, Any]:
@@ -147,12 +138,13 @@ def scale(work: Path) -> dict[str, Any]:
     index = Library(work / "cache").set("CelebA", "set_01")
     result: dict[str, Any] = {"examples": CELEBA, "before_mb": peak_mb()}
     for kind in KINDS:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         prepare(index, kind)
+        cpu = time.process_time() - cpu
         listed = time.perf_counter()
         page = find(index, kind)
         result[kind] = {
-            "seconds": round(listed - start, 2), "page_ms": round(1000 * (time.perf_counter() - listed), 1),
+            "seconds": round(listed - start, 2), "cpu_seconds": round(cpu, 2), "page_ms": round(1000 * (time.perf_counter() - listed), 1),
             "entries": page.total, "peak_mb": peak_mb(),
         }  # fmt: skip
     return result

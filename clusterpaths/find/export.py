@@ -17,7 +17,7 @@ from clusterpaths.explore.as_csv import as_text
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.find import prepare
 from clusterpaths.find.label_errors import find_label_errors
-from clusterpaths.find.near_duplicates import find_near_duplicates, labels_differ, splits_of
+from clusterpaths.find.near_duplicates import find_near_duplicates, labels_differ
 from clusterpaths.find.under_covered import find_under_covered
 
 _PIECE = 2_000  # rows at a time
@@ -137,7 +137,7 @@ def _label_errors(index: SetIndex) -> Iterator[tuple[int, Values]]:
 
 def _near_duplicates(index: SetIndex) -> Iterator[tuple[int, Values]]:
     for number, group in enumerate(find_near_duplicates(index), 1):
-        across, differ = len(splits_of(index, group)) > 1, labels_differ(index, group)
+        across, differ = len(group.splits) > 1, labels_differ(index, group)
         for row in group.rows.tolist():
             values = (number, group.exact, group.distance, across, differ)
             yield row, dict(zip(_COLUMNS["near-duplicates"], values, strict=True))

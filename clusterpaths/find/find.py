@@ -14,17 +14,6 @@ from clusterpaths.find.near_duplicates import find_near_duplicates, near_duplica
 from clusterpaths.find.record import KINDS, Found
 from clusterpaths.find.under_covered import find_under_covered, under_covered_page
 
-_PAGES: dict[str, Callable[..., Found]] = {
-    "label-errors": label_errors_page,
-    "near-duplicates": near_duplicates_page,
-    "under-covered": under_covered_page,
-}
-_PREPARE: dict[str, Callable[[SetIndex], object]] = {
-    "label-errors": find_label_errors,
-    "near-duplicates": find_near_duplicates,
-    "under-covered": find_under_covered,
-}
-
 
 def find(index: SetIndex, kind: str, *, limit: int = 50, offset: int = 0) -> Found:
     """A piece of the list of this kind.
@@ -32,16 +21,27 @@ def find(index: SetIndex, kind: str, *, limit: int = 50, offset: int = 0) -> Fou
     Raises:
         NotFoundError: no such kind; or the set has not what it needs.
     """
-    make, limit, offset = _PAGES[_known(kind)], max(limit, 0), max(offset, 0)
-    return index.answer(("find", kind, limit, offset), lambda: make(index, limit=limit, offset=offset))
+    return _PAGES[_known(kind)](index, limit=max(limit, 0), offset=max(offset, 0))
 
 
-def prepare(index: SetIndex, kind: str) -> None:
-    """Compute and cache the list: of a large set, that takes seconds. Raises: as `find`."""
-    _PREPARE[_known(kind)](index)
+def prepare(index: SetIndex, kind: str) -> int:
+    """Compute and cache the list: of a large set, that takes seconds. Returns its number of entries. Raises: as `find`."""
+    return _TOTALS[_known(kind)](index)
 
 
 def _known(kind: str) -> str:
     if kind not in KINDS:
         raise NotFoundError(f"There is no kind {kind[:80]!r}. There are {', '.join(KINDS)}.")
     return kind
+
+
+_PAGES: dict[str, Callable[..., Found]] = {
+    "label-errors": label_errors_page,
+    "near-duplicates": near_duplicates_page,
+    "under-covered": under_covered_page,
+}
+_TOTALS: dict[str, Callable[[SetIndex], int]] = {
+    "label-errors": lambda index: len(find_label_errors(index).rows),
+    "near-duplicates": lambda index: len(find_near_duplicates(index)),
+    "under-covered": lambda index: len(find_under_covered(index)),
+}

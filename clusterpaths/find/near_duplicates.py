@@ -5,6 +5,7 @@ Belongs here: from distances between activations to groups. Coordinates are `set
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.index import SetIndex
+from clusterpaths.find.coordinates import coordinates
 from clusterpaths.find.record import DuplicateGroup, NearDuplicates
 from clusterpaths.sets.maps import Maps
 from clusterpaths.sets.published import PublishedSet
@@ -32,6 +34,7 @@ class Group:
     rows: Rows  # ascending
     distance: float  # of the pairs that join it, the largest; 0: identical
     exact: bool
+    splits: tuple[str, ...]  # the known parts of the data set that it is in
 
 
 def find_near_duplicates(index: SetIndex) -> tuple[Group, ...]:
@@ -56,16 +59,10 @@ def near_duplicates_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -
         limit=limit,
         offset=offset,
         examples=sum(len(group.rows) for group in groups),
-        across_splits=sum(len(splits_of(index, group)) > 1 for group in groups),
+        across_splits=sum(len(group.splits) > 1 for group in groups),
         note=_note(*_sources(index)),
         entries=tuple(_record(index, group) for group in groups[offset : offset + limit]),
     )
-
-
-def splits_of(index: SetIndex, group: Group) -> tuple[str, ...]:
-    """The known parts of the data set that a group is in."""
-    found = np.unique(index.splits[group.rows])
-    return tuple(index.split_names[i] for i in found.tolist() if i >= 0)
 
 
 def labels_differ(index: SetIndex, group: Group) -> bool:
@@ -121,46 +118,47 @@ def _of_set(index: SetIndex) -> tuple[Group, ...]:
     kept = np.flatnonzero(first == np.arange(n))  # one of each content
     pairs, distances = np.empty((0, 2), np.int64), np.empty(0)
     if maps is not None:
-        pairs, distances = near_pairs([maps.components(layer)[kept] for layer in maps.layers[:EARLY]])
+        pairs, distances = near_pairs([coordinates(maps, layer)[kept] for layer in maps.layers[:EARLY]])
         pairs = kept[pairs]
     copies = np.flatnonzero(first != np.arange(n))
     links = np.concatenate([pairs, np.column_stack([first[copies], copies])])
-    groups = _components(n, links, np.concatenate([distances, np.zeros(len(copies))]), first)
-    return tuple(sorted(groups, key=lambda group: _order(index, group)))
+    found = _components(n, links, np.concatenate([distances, np.zeros(len(copies))]))
+    groups = [Group(rows, distance, len(np.unique(first[rows])) == 1, _splits(index, rows)) for rows, distance in found]
+    return tuple(sorted(groups, key=_order))
 
 
-def _components(n: int, links: NDArray[np.int64], distances: NDArray[np.float64], first: Rows) -> list[Group]:
-    """Connected components of the links (l, 2)."""
+def _components(n: int, links: NDArray[np.int64], distances: NDArray[np.float64]) -> Iterator[tuple[Rows, float]]:
+    """Connected components of the links (l, 2): their rows, and the largest distance in each."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     if not len(links):
-        return []
+        return
     graph = coo_array((np.ones(len(links), np.int8), (links[:, 0], links[:, 1])), shape=(n, n))
     component = connected_components(graph, directed=False)[1]
     largest = np.zeros(component.max() + 1)
     np.maximum.at(largest, component[links[:, 0]], distances)
     members = np.unique(links)
     members = members[np.argsort(component[members], kind="stable")]
-    starts = np.flatnonzero(np.diff(component[members])) + 1
-    return [
-        Group(rows, float(largest[component[rows[0]]]), len(np.unique(first[rows])) == 1)
-        for rows in np.split(members, starts)
-    ]
+    for rows in np.split(members, np.flatnonzero(np.diff(component[members])) + 1):
+        yield rows, float(largest[component[rows[0]]])
 
 
-def _order(index: SetIndex, group: Group) -> tuple[bool, bool, float, int]:
-    return len(splits_of(index, group)) < 2, not group.exact, group.distance, int(group.rows[0])
+def _splits(index: SetIndex, rows: Rows) -> tuple[str, ...]:
+    return tuple(index.split_names[i] for i in np.unique(index.splits[rows]).tolist() if i >= 0)
+
+
+def _order(group: Group) -> tuple[bool, bool, float, int]:
+    return len(group.splits) < 2, not group.exact, group.distance, int(group.rows[0])
 
 
 def _record(index: SetIndex, group: Group) -> DuplicateGroup:
-    splits = splits_of(index, group)
     return DuplicateGroup(
         exact=group.exact,
         distance=group.distance,
         count=len(group.rows),
-        splits=splits,
-        across_splits=len(splits) > 1,
+        splits=group.splits,
+        across_splits=len(group.splits) > 1,
         labels_differ=labels_differ(index, group),
         examples=index.examples(group.rows[:SHOWN]),
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.lift import lifts
+from clusterpaths.find.coordinates import coordinates
 from clusterpaths.find.record import Region, UnderCovered
 from clusterpaths.metrics.alignment import SUFFIX_EXAMPLES
 from clusterpaths.metrics.checks import Ints
@@ -168,7 +169,7 @@ def _distances(index: SetIndex) -> Floats:
         raise NotFoundError(
             f"{index.name} was published before there were maps, so under-covered regions cannot be found. Run again to add them."
         )
-    found: Floats = index.once("sparsity", lambda: neighbour_distances(maps.components(index.layers[-1])))
+    found: Floats = index.once("sparsity", lambda: neighbour_distances(coordinates(maps, index.layers[-1])))
     return found
 
 

@@ -46,20 +46,20 @@ def find_page(request: Request, library: LibraryOf, model: str, name: str, kind:
     """One kind's list; why there is none, where the set lacks what it needs."""
     index = library.set(model, name)
     view = set_view(index)
-    problem = ""
+    problem, total = "", 0
     try:
-        prepare(index, kind)  # before rendering, which holds a lock
+        total = prepare(index, kind)  # before rendering, which holds a lock
     except NotFoundError as error:
         if kind not in KINDS:
             raise
         problem = str(error)
     url, size = f"{view.url}/find/{kind}", PAGE_SIZE[kind]
-    found: Found | None = None if problem else find(index, kind, limit=size, offset=(page - 1) * size)
-    last = 1 if found is None else max(1, -(-found.total // size))
+    last = max(1, -(-total // size))
     if page > last:
         return RedirectResponse(f"{url}?page={last}" if last > 1 else url, 303)
 
     def values() -> dict[str, Any]:
+        found: Found | None = None if problem else find(index, kind, limit=size, offset=(page - 1) * size)
         return {
             "kind": kind,
             "kinds": [(TITLES[one], f"{view.url}/find/{one}", one == kind) for one in KINDS],
