@@ -144,7 +144,8 @@ def scale(work: Path) -> dict[str, Any]:
         listed = time.perf_counter()
         page = find(index, kind)
         result[kind] = {
-            "seconds": round(listed - start, 2), "cpu_seconds": round(cpu, 2), "page_ms": round(1000 * (time.perf_counter() - listed), 1),
+            "seconds": round(listed - start, 2), "cpu_seconds": round(cpu, 2),
+            "page_ms": round(1000 * (time.perf_counter() - listed), 1),
             "entries": page.total, "peak_mb": peak_mb(),
         }  # fmt: skip
     return result
