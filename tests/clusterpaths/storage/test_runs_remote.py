@@ -137,6 +137,19 @@ def test_a_whole_run_is_as_on_disk_and_is_found_again_by_another_machine(
     }
 
 
+def test_a_set_without_maps_gets_them_from_another_machine(
+    on_disk: Run, server: Storage, asked: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_pipeline(asked("unmapped"))
+    for name in ("maps.parquet", "axes.npz"):
+        server.client().delete_object(Bucket=BUCKET, Key=f"unmapped/CelebA/set_01/{name}")
+    monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "another machine"))
+    again = run_pipeline(asked("unmapped"))
+    assert again.batches == 0
+    assert any("Added the maps of" in line for line in again.log)
+    assert_as_on_disk(on_disk, server, "unmapped")
+
+
 def test_killed_in_the_middle_another_machine_goes_on_from_what_is_stored(
     on_disk: Run, server: Storage, asked: MakeConfig, tmp_path: Path
 ) -> None:
