@@ -52,6 +52,12 @@ def explain_image(image: Path, published: PublishedSet, model_path: Path, *, exe
     return opened.explain(read_upright(image), str(image), exemplars=exemplars)
 
 
+_NO_AXES = (
+    "Which examples are alike is not known: the axes of the set's maps cannot be read. Remove its maps, and run again with the "
+    "same options to add them."
+)
+
+
 @dataclass(frozen=True)
 class SetWithModel:
     """A set with its model in a session."""
@@ -82,12 +88,16 @@ class SetWithModel:
 
     @cached_property
     def _placer(self) -> Placer | None:
-        """None where the set has no maps."""
-        return None if self.index.maps is None else Placer(published_of(self.index))
+        """None where the set has no maps, or their axes cannot be read."""
+        try:
+            return None if self.index.maps is None else Placer(published_of(self.index))
+        except CacheError:
+            return None
 
     def _with_alike(self, found: Explanation, outputs: Outputs) -> Explanation:
         if self._placer is None:
-            return found
+            lacking = () if self.index.maps is None else (_NO_AXES,)
+            return found.model_copy(update={"warnings": (*found.warnings, *lacking)})
         places = {}
         for layer in ends_of(self.index):
             name = self.record.layers[layer]

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from clusterpaths.sets.maps import MAPS
+from clusterpaths.sets.maps import AXES, MAPS
 from tests.server.conftest import Site, misfits, violations
 from tests.serving import serving
 
@@ -80,6 +80,19 @@ def test_a_dropped_image_has_the_neighbours_of_the_example_that_it_is(client: ht
         dropped, stored = ([one["id"] for one in each[name]] for each in (found, own))
         assert dropped[0] == 7, "nearest is the image itself"
         assert len(set(dropped[1:]) & set(stored)) >= 8, "compressed once more, it has nearly the same neighbours"
+
+
+def test_without_the_axes_of_the_maps_an_image_is_explained_with_a_warning(site: Site, tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    shutil.copytree(site.root / site.model, root / site.model)
+    (root / site.model / site.set / AXES).unlink()
+    sent = io.BytesIO()
+    Image.new("RGB", (64, 64), "#a06040").save(sent, "PNG")
+    with serving(root) as address, httpx.Client(base_url=address, timeout=60) as client:
+        api = f"/api/v1/models/{site.model}/sets/{site.set}/explain"
+        found = client.post(api, files={"image": ("one.png", sent.getvalue(), "image/png")}).json()
+    assert found["looks_alike"] == []
+    assert any("the axes of the set's maps cannot be read" in warning for warning in found["warnings"])
 
 
 def test_the_slider_shows_other_examples_while_it_moves(open_page: Any, site: Site) -> None:

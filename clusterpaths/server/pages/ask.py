@@ -158,9 +158,14 @@ class _Form:
         absent = [*(BY_DISTANCE if index.overall is None else ()), *(() if offered.confidence else ("unsure",))]
         self.orders = {name: words for name, words in ORDERS.items() if name not in absent}
         self.few_predictions, self.few_labels = len(offered.predictions) <= FEW, len(offered.labels) <= FEW
-        self.distances, self.first_layer = index.distances is not None, index.layers[0]
+        self.spans = index.once("spans", lambda: _spans(index))
         self.unlabelled = bool(offered.labels) and bool((index.labels < 0).any())
         self.steps = self._steps(index)
+
+    @property
+    def distances(self) -> bool:
+        """Whether the set has distances to centroids."""
+        return "" in self.spans
 
     def one(self, name: str) -> str:
         """The value of a field that has one at most; empty: none."""
@@ -180,6 +185,14 @@ class _Form:
             if layer in index.layers and not steps[index.layers.index(layer)]:
                 steps[index.layers.index(layer)] = cluster
         return tuple(steps)
+
+
+def _spans(index: SetIndex) -> dict[str, tuple[str, str]]:
+    """Smallest and largest distance in each layer, and OOD score as the layer ""; empty without distances."""
+    if index.distances is None or index.ood is None:
+        return {}
+    columns = {"": index.ood, **dict(zip(index.layers, index.distances.T, strict=True))}
+    return {name: (f"{values.min():.3g}", f"{values.max():.3g}") for name, values in columns.items()}
 
 
 def _pager(index: SetIndex, asked: Pairs, page: int, answer: ExamplePage) -> Pager:

@@ -72,9 +72,7 @@ async def explained_page(
         return await run_in_threadpool(_failed, request, index, settings, *describe(error))
     except HTTPException as error:
         return await run_in_threadpool(_failed, request, index, settings, error.status_code, str(error.detail))
-    return await run_in_threadpool(
-        lambda: _page(request, index, settings, **_explained(explained, index), example=example)
-    )
+    return await run_in_threadpool(lambda: _page(request, index, settings, **_explained(explained, index, example)))
 
 
 def _failed(request: Request, index: SetIndex, settings: ServeConfig, status: int, problem: str) -> HTMLResponse:
@@ -96,7 +94,7 @@ def _page(request: Request, index: SetIndex, settings: ServeConfig, status: int 
     )
 
 
-def _explained(explained: Explained, index: SetIndex) -> dict[str, Any]:
+def _explained(explained: Explained, index: SetIndex, example: int | None) -> dict[str, Any]:
     """What the template shows of an explanation."""
     from clusterpaths.report import explanation as words
     from clusterpaths.report.examples import example_title
@@ -104,9 +102,10 @@ def _explained(explained: Explained, index: SetIndex) -> dict[str, Any]:
     explanation = explained.explanation
     return {
         "e": explanation,
+        "example": example,
         "picture": _as_address(explained.small),
         "headline": words.headline(explanation),
-        "s": of_explained(index, explanation),
+        "s": of_explained(index, explanation, example),
         "counterfactual": words.counterfactual(explanation),
         "change": words.change,
         "how_changed": words.HOW_CHANGED,

@@ -62,14 +62,16 @@ def of_example(index: SetIndex, detail: ExampleDetail, explanation: Explanation 
     )
 
 
-def of_explained(index: SetIndex, explanation: Explanation) -> Specimen:
-    """An image that is none of the set's examples."""
+def of_explained(index: SetIndex, explanation: Explanation, example: int | None = None) -> Specimen:
+    """An image that the model was run on; `example`: the one of the set that it is, which is not shown beside itself."""
     path = np.array(explanation.path)
     distances = np.array([one.distance for one in explanation.layers])
     standardised = np.array([one.standardised for one in explanation.layers])
     layers = layers_of(index, path, distances, standardised)
-    neighbours = neighbours_of(index, path, standardised.astype(np.float32), NEIGHBOURS)
-    return _specimen(index, explanation.path, layers, explanation, neighbours, _summary(index, explanation.own))
+    row = -1 if example is None else index.row_of(example)
+    neighbours = neighbours_of(index, path, standardised.astype(np.float32), NEIGHBOURS, without=row)
+    own = _summary(index, explanation.own)
+    return _specimen(index, explanation.path, layers, explanation, neighbours, own, without=example)
 
 
 def _specimen(
@@ -101,8 +103,8 @@ def _specimen(
         ood_words=ood_sentence(e) if e else "",
         neighbours=neighbours,
         shared={one.example.id: one.layers_shared for one in neighbours},
-        looks_alike=_rows(index, e.looks_alike) if e else (),
-        decided_alike=_rows(index, e.decided_alike) if e else (),
+        looks_alike=_rows(index, e.looks_alike, without) if e else (),
+        decided_alike=_rows(index, e.decided_alike, without) if e else (),
         num_examples=len(index),
         count=own.count if own else 0,
         rank=own.rank if own else None,
@@ -115,5 +117,5 @@ def _summary(index: SetIndex, note: PathNote | None) -> PathSummary | None:
     return summarise(index, np.array([index.path_rank(note.path)]), len(note.exemplars))[0]
 
 
-def _rows(index: SetIndex, notes: Iterable[ExampleNote]) -> tuple[ExampleRow, ...]:
-    return index.examples(np.array([index.row_of(one.id) for one in notes], np.int64))
+def _rows(index: SetIndex, notes: Iterable[ExampleNote], without: int | None = None) -> tuple[ExampleRow, ...]:
+    return index.examples(np.array([index.row_of(one.id) for one in notes if one.id != without], np.int64))
