@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from clusterpaths.explore.records import Question
 from tests import patient
 from tests.server.conftest import Site
 from tests.server.watched import SERIES
@@ -14,7 +15,7 @@ TEXT = (Path(__file__).resolve().parents[2] / "docs" / "explorer.md").read_text(
 
 
 def test_every_page_of_the_table_is_there(site: Site) -> None:
-    rows = re.findall(r"^\| (`[^|]*) \|", TEXT.partition("## Pages")[2].partition("## What")[0], re.MULTILINE)
+    rows = re.findall(r"^\| (`[^|]*) \|", TEXT.partition("## Pages")[2].partition("## Selections")[0], re.MULTILINE)
     addresses = [address for row in rows for address in re.findall(r"`([^`]+)`", row)]
     assert len(addresses) >= 8
     with patient.client(base_url=site.url, follow_redirects=True) as client:
@@ -33,6 +34,18 @@ def test_every_page_of_the_table_is_there(site: Site) -> None:
             for name, value in {**known, "/ID": "/0", "?…": ""}.items():
                 place = place.replace(name, value)
             assert client.get(place).status_code == 200, place
+
+
+def test_every_field_of_a_selection_is_there(site: Site) -> None:
+    table = TEXT.partition("## Selections")[2].partition("Every selection")[0]
+    rows = re.findall(r"^\| ([^|]*) \| ([^|]*) \|", table, re.MULTILINE)
+    fields = {name for row, _ in rows for name in re.findall(r"`(\w+)`", row)}
+    assert fields == set(Question.model_fields)
+    examples = [query for _, column in rows for query in re.findall(r"`([^`]+)`", column)]
+    assert len(examples) >= len(rows) - 2
+    for query in examples:
+        for place in (f"{site.overview}/ask", f"/api/v1/models/{site.model}/sets/{site.set}/examples"):
+            assert patient.get(f"{site.url}{place}?{query}").status_code == 200, query
 
 
 def test_the_commands_for_programs_work(site: Site) -> None:
