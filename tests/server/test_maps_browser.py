@@ -215,6 +215,11 @@ def test_an_address_restores_everything_and_is_the_question_of_all_links(
     page.locator("#map-ask").click()
     page.wait_for_url(re.compile("/ask"))
     assert page.locator("h1").inner_text().startswith(f"{found} example")
+    page.get_by_role("link", name="Show on the map").click()
+    page.locator("#map[data-state=ready]").wait_for()
+    assert sorted(asked(page)) == own
+    page.go_back()
+    page.wait_for_url(re.compile("/ask"))
     page.go_back()
     page.locator("#map[data-state=ready]").wait_for()
     assert count(page) == found

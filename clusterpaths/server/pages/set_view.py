@@ -103,6 +103,10 @@ class SetView:
         """The ask page with these filters; see `explore.records.Question`."""
         return f"{self.url}/ask{query_of(pairs_of(fields))}"
 
+    def map_url(self, **fields: Any) -> str:
+        """The map with these filters; `layer`: the one that is shown large."""
+        return f"{self.url}/map{query_of(pairs_of(fields))}"
+
     def csv_url(self, **fields: Any) -> str:
         """The selected examples as a CSV file."""
         return f"{api_url(self.summary)}/examples.csv{query_of(pairs_of(fields))}"
