@@ -54,7 +54,7 @@ export class Histogram {
       const field = document.createElement("input");
       field.inputMode = "decimal";
       field.setAttribute("aria-label", `${title} ${word}`);
-      field.placeholder = short(word === "from" ? this.low : this.high);
+      field.placeholder = String(Number((word === "from" ? this.low : this.high).toPrecision(3)));
       field.addEventListener("change", () => this.typed());
       fields.append(field);
       return field;
