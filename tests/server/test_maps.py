@@ -152,6 +152,7 @@ def test_a_layer_with_a_colon_large_ids_and_no_labels(tmp_path: Path) -> None:
         ("?nothing=1", 422, "Unknown parameter"),
         ("?prediction=Green", 404, "has no prediction"),
         ("?layer=conv9", 404, "has no layer"),
+        ("?colour=size", 422, "There is no colour"),
         ("?ood=3..1", 422, "the lower end 3 is larger"),
         ("?within=conv1:1,2;3,4", 422, "corners"),
         ("?right=right&right=wrong", 422, "right is given 2 times"),

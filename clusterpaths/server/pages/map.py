@@ -25,6 +25,7 @@ from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.pages.set_view import SetView, set_view
 
 VIEW = ("layer", "colour")  # parameters of the page, beside those of a Question
+COLOUR = ("prediction", "label", "right", "cluster", "path", "ood", "confidence", "distance", "split")
 
 router = APIRouter()
 
@@ -74,6 +75,9 @@ def _check(index: SetIndex, pairs: list[tuple[str, str]]) -> None:
             fields[name] = value
         elif name == "layer":
             index.layer_index(value)
+        elif value not in (valid := _colours(index)):
+            listed = ", ".join(valid[:40]) + (" and more" if len(valid) > 40 else "")
+            raise _BadAddressError(f"There is no colour {value[:80]!r}. Expected one of {listed}.")
     try:
         question = Question.model_validate(fields)
     except pydantic.ValidationError as error:
@@ -83,6 +87,13 @@ def _check(index: SetIndex, pairs: list[tuple[str, str]]) -> None:
     if pairs and index.maps is not None:  # else the first picture would wait for what it does not need
         prepare(index, question)
         select(index, question)
+
+
+def _colours(index: SetIndex) -> tuple[str, ...]:
+    """What points can be coloured by; of what the set lacks, the page takes the first that there is."""
+    clusters = (f"cluster:{layer}" for layer in index.layers)
+    attributes = (f"attribute:{name}" for name in index.attribute_names)
+    return (*COLOUR, *clusters, *attributes)
 
 
 def _start(view: SetView) -> dict[str, Any]:
