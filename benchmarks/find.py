@@ -3,10 +3,12 @@
 duplicates   1,500 real photographs (needs CLUSTERPATHS_SHARED, with celeba/ and models/), of 150 of which there are four changed
              copies: JPEG at quality 60, 5% brighter, cut by two pixels at two sides, half the size; and a mirrored one, which is
              another picture to a CNN. Recall: copies in the group of their original. Precision: groups of one picture alone.
+thinned      2,000 drawn faces, from which nine in ten of one hair colour are taken out; for each colour, the rank of the first
+             region in which it is clearly more frequent, and the share of its examples that are in listed regions
 scale        seconds and memory of each list at 202,599 examples, of a generated set with random coordinates in 25 blobs
 
     python benchmarks/find.py                   writes benchmarks/results/find.json (five minutes on 2 cores)
-    python benchmarks/find.py --parts scale     some of duplicates, scale; the others stay as they are
+    python benchmarks/find.py --parts scale     some of duplicates, thinned, scale; the others stay as they are
 """
 
 from __future__ import annotations
@@ -29,19 +31,24 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from clusterpaths.config import RunConfig
+from clusterpaths.datasets.drawn_faces.draw import write_faces
 from clusterpaths.explore.library import Library
 from clusterpaths.find.coordinates import coordinates
 from clusterpaths.find.find import find, prepare
 from clusterpaths.find.near_duplicates import EARLY, NEAR, near_pairs
 from clusterpaths.find.record import KINDS
+from clusterpaths.find.under_covered import find_under_covered
 from clusterpaths.pipeline import run
 from clusterpaths.sets.maps import MAPS, LayerMap, MapRecord, write_maps
+from clusterpaths.sets.published import PublishedSet
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "find.json"
 sys.path.insert(0, str(HERE.parent))
 PHOTOGRAPHS, COPIED = 1_500, 150
-COMPONENTS = 16
+COMPONENTS = 16  # of the generated set
+FACES, THINNED = 2_000, 0.9
+SAMPLE_MODEL = HERE.parent / "ONNX_models" / "SampleFaces_CNN.onnx"
 LIMITS = (0.1, 0.2, NEAR, 0.4, 0.5)
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "q60": lambda image: image,
@@ -52,7 +59,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def main(parts: tuple[str, ...] = ("duplicates", "scale")) -> None:
+def main(parts: tuple[str, ...] = ("duplicates", "thinned", "scale")) -> None:
     """Measure, print, and write the numbers.
 
     Parameters
@@ -63,7 +70,9 @@ def main(parts: tuple[str, ...] = ("duplicates", "scale")) -> None:
     found = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     with tempfile.TemporaryDirectory(prefix="clusterpaths-benchmark-") as work:
         for part in parts:
-            found[part] = {"machine": cpu_name()} | {"duplicates": duplicates, "scale": scale}[part](Path(work))
+            found[part] = {"machine": cpu_name()} | {"duplicates": duplicates, "thinned": thinned, "scale": scale}[
+                part
+            ](Path(work))
     print(json.dumps({part: found[part] for part in parts}, indent=1))
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -117,6 +126,54 @@ def judge(files: list[str], pairs: NDArray[np.int64]) -> dict[str, Any]:
         for name in CHANGES
     }
     return {"pairs": len(pairs), "of one picture": round(len(same) / max(len(pairs), 1), 4), "recall": recall}
+
+
+def thinned(work: Path) -> dict[str, Any]:
+    """Whether a kind of which there are few is listed as under-covered."""
+    write_faces(work / "faces", FACES, seed=21)
+    found = {}
+    outcome = faces_run(work, "all", None)
+    labels = outcome.index.labels
+    names = [outcome.label_name(i) for i in range(int(labels.max()) + 1)]
+    for kind, name in enumerate(names):
+        rows = np.flatnonzero(labels == kind)
+        gone = set(np.random.default_rng(kind).permutation(rows)[: round(THINNED * len(rows))].tolist())
+        files = [file for i, file in enumerate(outcome.files.to_pylist()) if i not in gone]
+        index = faces_run(work, name, files).index
+        regions = find(index, "under-covered", limit=1000).entries
+        own = np.flatnonzero(index.labels == kind)
+        inside = {int(row) for region in find_under_covered(index) for row in region.rows}
+        ranks = [
+            rank
+            for rank, region in enumerate(regions, 1)
+            for one in region.lifts
+            if (one.kind, one.name) == ("label", name)
+        ]
+        found[name] = {
+            "left": len(own), "regions": len(regions), "first": ranks[0] if ranks else None,
+            "share_in_regions": round(sum(int(row) in inside for row in own) / len(own), 3),
+            "share_of_others": round(len(inside - set(own.tolist())) / (len(index) - len(own)), 3),
+        }  # fmt: skip
+    return {"faces": FACES, "taken_out": THINNED, "kinds": found}
+
+
+def faces_run(work: Path, name: str, files: list[str] | None) -> PublishedSet:
+    """A set of these of the drawn faces; None: all."""
+    folder = work / "faces"
+    if files is not None:
+        folder = work / name
+        shutil.copytree(
+            work / "faces", folder, ignore=lambda _, names: [n for n in names if n.endswith(".jpg") and n not in files]
+        )
+    outcome = run(
+        RunConfig(
+            model=SAMPLE_MODEL, data_root=folder, cache_root=str(work / "cache"), name=f"faces-{name}", evaluate=False,
+            check_preprocessing=False,
+        )
+    )  # fmt: skip
+    if outcome.published is None:
+        raise RuntimeError("no set was published")
+    return outcome.published
 
 
 def scale(work: Path) -> dict[str, Any]:

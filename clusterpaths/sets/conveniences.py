@@ -29,6 +29,7 @@ _ANSWERS = {
     "names": "naming.resolve:names_of",
     "frame": "notebook.frame:to_frame",
     "metrics": "evaluation.record:read_evaluation",
+    "find": "find.find:find",
     "exemplars": "notebook.gallery:exemplars",
     "sankey": "notebook.figures:sankey",
     "explain": "notebook.explanation:explain",
@@ -37,9 +38,9 @@ _ANSWERS = {
 }
 
 
-def _answer(what: str, *args: Any) -> Any:
+def _answer(what: str, *args: Any, **options: Any) -> Any:
     module, _, function = _ANSWERS[what].partition(":")
-    return getattr(import_module(f"clusterpaths.{module}"), function)(*args)
+    return getattr(import_module(f"clusterpaths.{module}"), function)(*args, **options)
 
 
 class Conveniences:
@@ -81,6 +82,22 @@ class Conveniences:
     def metrics(self) -> Any:
         """metrics.json, `clusterpaths.evaluation.record.Evaluation`; None where the set was not evaluated."""
         return _answer("metrics", self)
+
+    def find(
+        self, kind: Literal["label-errors", "near-duplicates", "under-covered"], limit: int = 50, offset: int = 0
+    ) -> Any:
+        """A piece of a list of likely label errors, near duplicates or under-covered regions: one of the records of
+        `clusterpaths.find.record`, whose `entries` are the list. The first call takes seconds for a large set.
+
+        Args:
+            kind: what to look for.
+            limit: how many entries, at most.
+            offset: how many to skip.
+
+        Raises:
+            NotFoundError: no such kind; or the set lacks what the list needs, such as labels.
+        """
+        return _answer("find", self.index, kind, limit=limit, offset=offset)
 
     def exemplars(
         self,

@@ -16,6 +16,7 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.export import csv_lines, fiftyone_document
 from clusterpaths.find.find import find
 from clusterpaths.find.record import KINDS
+from clusterpaths.sets.published import open_set
 from tests.clusterpaths.find.mapped import generated_mapped, small_mapped
 
 DIGESTS = [1, 2, 2, 3, 4, 5, 6, 7]
@@ -110,6 +111,13 @@ def test_the_command_prints_the_record_of_the_api(tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit):
         main(["label-errors", "Small/set_01", "--cache-root", str(tmp_path), "--json"])
     assert json.loads(capsys.readouterr().out) == find(index, "label-errors", limit=20).model_dump(mode="json")
+
+
+def test_a_set_in_a_notebook_has_the_same_list(tmp_path: Path) -> None:
+    index = small_mapped(tmp_path, DIGESTS)
+    opened = open_set(tmp_path / "Small" / "set_01")
+    assert opened.find("near-duplicates", limit=1) == find(index, "near-duplicates", limit=1)
+    assert opened.find("label-errors").entries[0].example.id == 11
 
 
 @pytest.mark.parametrize(
