@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 NEEDED = ("fastapi", "uvicorn", "python_multipart", "itsdangerous", "httpx", "plotly", "prometheus_client")
 CONNECTIONS = 1000  # open at once; beyond, the answer is 503
 IDLE = 30  # seconds that an idle connection stays open
+GENERATION = 20_000  # new objects until the garbage collector looks for cycles; a page has thousands, and no cycle
 GOODBYE = 3  # seconds for requests that are being answered when the server is stopped
 BACKLOG = 512  # connections that wait to be accepted
 
@@ -53,6 +54,7 @@ def serve(*, config: Annotated[ServeConfig | None, cyclopts.Parameter(name="*")]
         sys.stdout.write(f"No token is required (--insecure): anybody who reaches this address may {may}.\n")
     sys.stdout.flush()
     gc.freeze()  # imported objects stay: exclude them from garbage collection
+    gc.set_threshold(GENERATION)
     server = make_server(app)
     try:
         server.run(sockets=[listening])

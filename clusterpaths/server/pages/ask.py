@@ -17,7 +17,7 @@ from clusterpaths.explore.ask import choices, prepare, select
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Choices, ExamplePage, Question
 from clusterpaths.explore.summary import summarise_selection
-from clusterpaths.server.addresses import query_of
+from clusterpaths.server.addresses import query_of, set_url
 from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.api.v1 import MANY
 from clusterpaths.server.dependencies import LibraryOf
@@ -225,4 +225,4 @@ def _suggestions(index: SetIndex, asked: Pairs, filters: Sequence[Filter]) -> tu
 
 
 def _address(index: SetIndex, pairs: Iterable[tuple[str, str]]) -> str:
-    return f"{set_view(index).url}/ask{query_of(pairs)}"
+    return f"{set_url(index.summary)}/ask{query_of(pairs)}"
