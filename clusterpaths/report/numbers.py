@@ -38,7 +38,7 @@ def verdict(percentile: float) -> str:
     """
     if percentile >= 99:
         return "very unusual"
-    return "unusual" if percentile >= UNUSUAL else "usual"
+    return "unusual" if percentile >= UNUSUAL else "typical"
 
 
 def seconds(value: float) -> str:

@@ -41,7 +41,7 @@ class ImageAnswer(Record):
         description="mean over the layers, in standard deviations above the mean of the own cluster"
     )
     ood_percentile: float = Field(description="percent of the set's examples, each held out, with a lower OOD score")
-    verdict: str = Field(description="usual, unusual (from 95%), very unusual (from 99%)")
+    verdict: str = Field(description="typical, unusual (from 95%), very unusual (from 99%)")
     path_count: int = Field(description="examples of the set on this path; 0: never seen")
     path_prediction: NamedClass | None = Field(description="the class that the path predicts")
     contrary: bool = Field(description="whether the model predicts another class than its path")

@@ -15,6 +15,7 @@ import clusterpaths
 from clusterpaths.explore.records import ExampleLayer, Lift, Transition
 from clusterpaths.server import answers
 from clusterpaths.server.app import create_app
+from clusterpaths.server.pages.hints import HINTS
 from clusterpaths.server.pages.plots import SHOWN, lift_plot, spread_plot, times
 from clusterpaths.server.pages.sankey import MOST_LINKS, _largest
 from clusterpaths.server.settings import ServeConfig
@@ -108,7 +109,7 @@ def test_a_very_strange_example_is_still_within_the_plot() -> None:
 
 def test_pages_and_answers_share_one_bounded_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path)
-    monkeypatch.setattr(answers, "BUDGET", 40_000)
+    monkeypatch.setattr(answers, "BUDGET", 50_000)
     app = create_app(ServeConfig(cache_root=tmp_path))
     cache = app.state.answers
 
@@ -127,7 +128,7 @@ def test_pages_and_answers_share_one_bounded_cache(tmp_path: Path, monkeypatch: 
     assert len(cache) == 2
     for number in range(9):
         get(f"/explore/Small/set_01?{number}")
-    assert len(page.content) < cache.size <= 40_000
+    assert len(page.content) < cache.size <= 50_000
 
 
 def test_every_cluster_keeps_a_band_where_there_are_too_many_to_draw() -> None:
@@ -142,6 +143,13 @@ def test_every_cluster_keeps_a_band_where_there_are_too_many_to_draw() -> None:
     assert MOST_LINKS < len(drawn) <= MOST_LINKS + 120
     assert {one.cluster for one in drawn} == {one.next_cluster for one in drawn} == set(range(60))
     assert _largest(bands[:5]) == sorted(bands[:5], key=lambda one: -one.count)
+
+
+def test_each_view_has_a_hint_of_one_sentence() -> None:
+    folder = Path(clusterpaths.__file__).parent / "server" / "templates"
+    pages = {file.name for file in folder.glob("*.html") if 'extends "base.html"' in file.read_text(encoding="utf-8")}
+    assert pages - set(HINTS) == {"error.html", "login.html", "rename.html"}
+    assert all(sentence.endswith(".") and len(sentence) < 120 for sentence in HINTS.values())
 
 
 def test_sentences_of_templates_are_not_joined() -> None:

@@ -16,7 +16,10 @@ def sankey(page: Any) -> Any:
     return page.locator(".routes .sankey-node")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [(1440, "light"), (390, "dark"), (390, "light"), (1280, "dark"), (2560, "light"), (2560, "dark")],
+)
 def test_every_page_is_accessible_and_fits(open_page: Any, site: Site, width: int, scheme: str) -> None:
     page = open_page(f"{site.overview}/paths", width, scheme)
     path = page.locator(".paths .count a").first.get_attribute("href")
@@ -26,6 +29,12 @@ def test_every_page_is_accessible_and_fits(open_page: Any, site: Site, width: in
         f"{site.overview}/clusters/fc1/0",
         path,
         f"{site.overview}/examples/3",
+        f"{site.overview}/ask?right=wrong",
+        f"{site.overview}/image",
+        f"{site.overview}/monitoring",
+        "/",
+        "/compare",
+        f"/compare?first={site.model}/{site.set}&second={site.model}/{site.other}",
         f"/explore/{site.foreign}",
         f"/explore/{site.foreign}/examples/4",
     ):
@@ -97,6 +106,31 @@ def test_colour_by_cluster_is_chosen_once_and_remembered(open_page: Any, site: S
     page.locator("#by-class").check()
     page.reload()
     assert page.locator("#by-class").is_checked()
+
+
+def test_a_hint_is_shown_until_it_is_dismissed_and_nothing_moves(open_page: Any, site: Site) -> None:
+    page = open_page(site.overview)
+    page.evaluate("localStorage.clear()")
+    shifts = """() => new Promise((done) => new PerformanceObserver((list, observer) => {
+      observer.disconnect();
+      done(list.getEntries().filter((shift) => shift.sources.some((one) => one.node?.closest?.("main > *"))).length);
+    }).observe({ type: "layout-shift", buffered: true }))"""
+    page.goto(f"{site.overview}/paths")
+    hint = page.locator(".hint-once")
+    assert hint.is_visible()
+    assert hint.get_attribute("role") == "note"
+    assert page.evaluate(f"Promise.race([({shifts})(), new Promise((done) => setTimeout(() => done(0), 500))])") == 0
+    page.emulate_media(media="print")
+    assert not hint.is_visible()
+    page.emulate_media(media="screen")
+    hint.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert not hint.is_visible()
+    assert page.evaluate("document.activeElement.id") == "content", "the keyboard goes on from there"
+    page.goto(f"{site.overview}/paths?page=2")
+    assert not hint.is_visible()
+    page.goto(f"{site.overview}/clusters/fc1/0")
+    assert hint.is_visible(), "each view has its own"
 
 
 def test_images_below_the_fold_are_there_when_the_page_is_printed(open_page: Any, site: Site) -> None:

@@ -25,6 +25,7 @@ from clusterpaths.report.numbers import percent, portion, thousands, verdict
 from clusterpaths.server.addresses import encoded, image_url, monitoring_url, names_url, set_url, window_url
 from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.pages import words
+from clusterpaths.server.pages.hints import HINTS
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.static_files import static_url
 
@@ -57,7 +58,15 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
     """
     index: SetIndex | None = values.get("index")
     view = set_view(index) if index is not None else None
-    shown = {"request": request, "view": view, "at_address": quote(request.url.path), **values}
+    hint = HINTS.get(template)
+    first_visit = (template.removesuffix(".html"), hint) if hint and status == 200 else None
+    shown = {
+        "request": request,
+        "view": view,
+        "at_address": quote(request.url.path),
+        "first_visit": first_visit,
+        **values,
+    }
     if "listed" not in shown:  # not without the token, which also avoids reading the disk
         shown["listed"] = listed_models(request)
     if view is not None:

@@ -173,7 +173,7 @@ def test_a_path_of_a_few_examples_is_no_finding() -> None:
 
 def test_one_verdict_for_one_percentile() -> None:
     assert [verdict(p) for p in (0, 86, 94.9, 95, 98.9, 99, 100)] == [
-        *["usual"] * 3, *["unusual"] * 2, *["very unusual"] * 2
+        *["typical"] * 3, *["unusual"] * 2, *["very unusual"] * 2
     ]  # fmt: skip
     for distances in ((2, 2), (9, 9)):
         e = explained((0, 0), distances=distances)

@@ -80,7 +80,7 @@ def test_noise_is_more_unusual_than_faces(service: Running, exported: Exported) 
     one = service.post(encode(Image.fromarray(noise), "PNG")).json()["images"][0]
     faces = [found["ood_percentile"] for found in answers(service, exported)]
     assert one["ood_percentile"] > np.median(faces)
-    assert (one["ood_percentile"] >= 95) == (one["verdict"] != "usual")
+    assert (one["ood_percentile"] >= 95) == (one["verdict"] != "typical")
     assert (one["path_count"] > 0) == (one["path"] in exported.published.clusters.tolist())
 
 
