@@ -72,8 +72,10 @@ export class Flow {
   }
 
   update() {
-    const { on } = this.selection;
-    const counts = this.layers.map((one, at) => selected(this.columns[at], one.k, on));
+    const { rows } = this.selection;
+    const last = this.layers.length - 1;
+    const pairs = this.layers.slice(0, last).map((_, at) => this.pairs(at, rows));
+    const counts = this.layers.map((one, at) => (at < last ? sums(pairs[at], one.k, this.layers[at + 1].k) : selected(this.columns[at], one.k, rows)));
     this.blocks.forEach((blocks, at) =>
       blocks.forEach((block, c) => {
         const share = block.total ? counts[at][c] / block.total : 0;
@@ -87,19 +89,29 @@ export class Flow {
         block.group.setAttribute("aria-pressed", String(this.selection.values("cluster", layer).includes(`${layer}:${c}`)));
       }),
     );
-    this.draw(on);
+    this.draw(pairs);
   }
 
-  /** @param {Uint8Array} on */
-  draw(on) {
+  /**
+   * How many of these rows go from each cluster of a layer to each of the next.
+   * @param {number} at
+   * @param {Int32Array} rows
+   */
+  pairs(at, rows) {
+    const [left, right, k] = [this.columns[at], this.columns[at + 1], this.layers[at + 1].k];
+    const found = new Int32Array(this.layers[at].k * k);
+    for (let i = 0; i < rows.length; i++) found[left[rows[i]] * k + right[rows[i]]]++;
+    return found;
+  }
+
+  /** @param {Int32Array[]} pairs */
+  draw(pairs) {
     /** @type {{at: number, from: number, to: number, count: number}[]} */
     const found = [];
-    for (let at = 0; at + 1 < this.layers.length; at++) {
-      const [left, right, k] = [this.columns[at], this.columns[at + 1], this.layers[at + 1].k];
-      const pairs = new Int32Array(this.layers[at].k * k);
-      for (let i = 0; i < on.length; i++) if (on[i]) pairs[left[i] * k + right[i]]++;
-      pairs.forEach((count, code) => count && found.push({ at, from: Math.floor(code / k), to: code % k, count }));
-    }
+    pairs.forEach((counts, at) => {
+      const { k } = this.layers[at + 1];
+      counts.forEach((count, code) => count && found.push({ at, from: Math.floor(code / k), to: code % k, count }));
+    });
     const least = found.length > BANDS ? found.map((one) => one.count).sort((a, b) => b - a)[BANDS] : 0;
     const used = this.blocks.map((blocks) => blocks.map(() => [0, 0])); // of each block: to the left, to the right
     const paths = [];
@@ -136,10 +148,18 @@ function all(column, k) {
 /**
  * @param {ArrayLike<number>} column
  * @param {number} k
- * @param {Uint8Array} on
+ * @param {Int32Array} rows
  */
-function selected(column, k, on) {
+function selected(column, k, rows) {
   const found = new Int32Array(k);
-  for (let i = 0; i < on.length; i++) if (on[i]) found[column[i]]++;
+  for (let i = 0; i < rows.length; i++) found[column[rows[i]]]++;
   return found;
 }
+
+/**
+ * Sums of the rows of a matrix.
+ * @param {Int32Array} pairs
+ * @param {number} height
+ * @param {number} width
+ */
+const sums = (pairs, height, width) => Array.from({ length: height }, (_, row) => pairs.subarray(row * width, (row + 1) * width).reduce((a, b) => a + b, 0));

@@ -144,11 +144,7 @@ export function paths(list, data, selection, start) {
   const columns = data.info.layers.map((one) => data.now(`cluster:${one.name}`));
   const counts = new Int32Array(data.info.num_paths);
   const first = new Int32Array(data.info.num_paths).fill(-1);
-  const { on } = selection;
-  for (let i = 0; i < on.length; i++) {
-    if (!on[i]) continue;
-    if (!counts[ranks[i]]++) first[ranks[i]] = i;
-  }
+  for (const row of selection.rows) if (!counts[ranks[row]]++) first[ranks[row]] = row;
   /** @type {number[]} */
   const best = [];
   for (let rank = 0; rank < counts.length; rank++) {
@@ -180,10 +176,7 @@ export function paths(list, data, selection, start) {
 export function some(list, data, selection, start) {
   const ids = data.now("id");
   const wanted = Math.min(SOME, selection.count);
-  const rows = [];
-  let seen = 0;
-  for (let i = 0; i < selection.on.length && rows.length < wanted; i++)
-    if (selection.on[i] && seen++ >= Math.floor((rows.length * selection.count) / wanted)) rows.push(i);
+  const rows = Array.from({ length: wanted }, (_, i) => selection.rows[Math.floor((i * selection.count) / wanted)]);
   const right = data.now("right");
   list.replaceChildren(
     ...rows.map((row) => {

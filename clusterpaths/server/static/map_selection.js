@@ -18,6 +18,7 @@ export class Selection extends EventTarget {
     this.fails = new Uint32Array(n);
     this.on = new Uint8Array(n).fill(1);
     this.count = n;
+    this.room = Int32Array.from({ length: n }, (_, i) => i);
     /** @type {Map<string, Filter>} */
     this.filters = new Map();
     /** @type {Map<string, number>} */
@@ -27,6 +28,11 @@ export class Selection extends EventTarget {
   /** Whether anything is left out by a filter. */
   get any() {
     return this.filters.size > 0;
+  }
+
+  /** Rows that are selected, ascending. */
+  get rows() {
+    return this.room.subarray(0, this.count);
   }
 
   /**
@@ -111,9 +117,12 @@ export class Selection extends EventTarget {
   }
 
   changed() {
-    const { fails, on } = this;
+    const { fails, on, room } = this;
     let count = 0;
-    for (let i = 0; i < fails.length; i++) count += on[i] = fails[i] === 0 ? 1 : 0;
+    for (let i = 0; i < fails.length; i++) {
+      on[i] = fails[i] === 0 ? 1 : 0;
+      if (on[i] === 1) room[count++] = i;
+    }
     this.count = count;
     this.dispatchEvent(new Event("change"));
     performance.measure("map-filter", { start: this.since ?? performance.now() });
