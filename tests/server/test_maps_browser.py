@@ -287,6 +287,7 @@ def test_hover_shows_the_example_and_a_click_opens_it(open_map: Open, index: Set
         .get_attribute("src")
         .startswith(f"/api/v1/models/{site.model}/sets/{site.set}/examples/{index.ids[row]}/image")
     )
+    assert page.locator(".map-here:not([hidden])").count() == 5, "and where it lies in each layer"
     page.mouse.click(*at[row])
     page.wait_for_url(re.compile(rf"/examples/{index.ids[row]}$"))
 

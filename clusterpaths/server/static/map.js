@@ -122,7 +122,7 @@ function layers() {
   part("layers").replaceChildren(
     ...data.info.layers.map(({ name }) => {
       const canvas = element("canvas", { "aria-hidden": "true" });
-      const button = element("button", { type: "button", "data-layer": name }, canvas, element("span", {}, name));
+      const button = element("button", { type: "button", "data-layer": name }, canvas, element("i", { class: "map-here", hidden: "" }), element("span", {}, name));
       button.addEventListener("click", () => changeLayer(name).catch(failed));
       return element("li", {}, button);
     }),
@@ -141,6 +141,22 @@ function paintSmall() {
     const one = what(button.dataset.layer);
     draw(canvas, { ...one, view: fitted(one.points, width, height), radius: Math.min(1.8 * ratio, radiusFor(width * height, selection.count, ratio)), small: Math.min(1.2 * ratio, radiusFor(width * height, data.n, ratio)) });
     button.setAttribute("aria-pressed", String(button.dataset.layer === layer));
+  }
+}
+
+/**
+ * Where an example lies on the small maps.
+ * @param {number} row -1: none
+ */
+function mark(row) {
+  for (const button of part("layers").querySelectorAll("button")) {
+    const [points, here, canvas] = [data.now(`points of ${button.dataset.layer}`), button.querySelector(".map-here"), button.querySelector("canvas")];
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    const { x, y, scale } = fitted(points, width, height);
+    const [left, top] = row < 0 ? [-1, -1] : [width / 2 + (points[2 * row] - x) * scale, height / 2 - (points[2 * row + 1] - y) * scale];
+    here.hidden = !(left >= 0 && top >= 0 && left <= width && top <= height);
+    here.style.left = `${left}px`;
+    here.style.top = `${top}px`;
   }
 }
 
@@ -238,6 +254,7 @@ function later() {
 function tip(row) {
   const box = part("tip");
   const id = data.now("id")?.[row];
+  mark(id === undefined ? -1 : row);
   view.canvas.classList.toggle("near", row >= 0);
   box.setAttribute("aria-live", view.keyed ? "polite" : "off");
   if (row < 0 || id === undefined) {
