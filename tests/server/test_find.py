@@ -100,7 +100,7 @@ def test_the_pages_list_what_the_api_does(client: httpx.Client) -> None:
     page = client.get(f"{PAGE}/label-errors").text
     assert f"{suspects['total']} likely label error" in page
     for entry in suspects["entries"]:
-        assert f'href="/explore/Small/set_01/examples/{entry["example"]["id"]}"' in page
+        assert f'href="/explore/Small/set_01/examples/{entry["example"]["id"]}?in=label-errors"' in page
     page = client.get(f"{PAGE}/near-duplicates").text
     assert "2 groups of near duplicates" in page
     assert "in test and train" in page

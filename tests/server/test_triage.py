@@ -64,6 +64,17 @@ def test_a_path_s_list_leads_back_to_the_path(client: httpx.Client, site: Site) 
     assert f'href="{site.overview}/paths/{text}#examples"' in inside
 
 
+def test_likely_label_errors_are_a_list_too(client: httpx.Client, site: Site) -> None:
+    shown = links(client.get(f"{site.overview}/find/label-errors").text, r"/examples/\d+\?in=label-errors")
+    assert shown
+    first = client.get(shown[0]).text
+    assert "<strong>1 of " in first
+    assert "likely label errors" in first
+    assert neighbour(first, "next") == (shown[1] if len(shown) > 1 else "")
+    assert f'href="{site.overview}/find/label-errors"' in first
+    assert client.get(f"{shown[0]}&right=wrong").status_code == 422
+
+
 def test_a_cluster_s_exemplars_lead_back_to_the_cluster(client: httpx.Client, site: Site) -> None:
     page = client.get(f"{site.overview}/clusters/conv2/1").text
     nearest, farthest = (
@@ -79,7 +90,11 @@ def test_a_cluster_s_exemplars_lead_back_to_the_cluster(client: httpx.Client, si
 @pytest.mark.parametrize(
     ("query", "status", "words"),
     [
-        ("in=nowhere", 422, "the list &#39;nowhere&#39;. Expected one parameter in, with one of ask, path, cluster"),
+        (
+            "in=nowhere",
+            422,
+            "the list &#39;nowhere&#39;. Expected one parameter in, with one of ask, path,",
+        ),
         ("right=wrong", 422, "has no list"),
         ("in=ask&in=path", 422, "Expected one parameter in"),
         ("in=ask&colour=red", 422, "Unknown parameter &#39;colour&#39;"),

@@ -16,11 +16,12 @@ from clusterpaths.find.record import KINDS, Found, Region
 from clusterpaths.find.text import headline, lift_text
 from clusterpaths.server.addresses import api_url
 from clusterpaths.server.dependencies import LibraryOf
+from clusterpaths.server.pages.lists import LABEL_ERRORS, SUSPECTS, list_query
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.pages.sets import PageNumber
 
-PAGE_SIZE = {"label-errors": 48, "near-duplicates": 25, "under-covered": 15}
+PAGE_SIZE = {LABEL_ERRORS: SUSPECTS, "near-duplicates": 25, "under-covered": 15}
 TITLES = {
     "label-errors": "Label errors",
     "near-duplicates": "Near duplicates",
@@ -73,6 +74,7 @@ def find_page(request: Request, library: LibraryOf, model: str, name: str, kind:
             "url": url,
             "lift_text": lift_text,
             "steps_of": steps_of,
+            "list_query": list_query(LABEL_ERRORS, ()),
         }
 
     return render_once(request, index, "find.html", values)

@@ -5,21 +5,28 @@ Belongs here: lists in the address of an example, ?in=LIST and the fields of a `
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from clusterpaths.errors import ConfigError
+from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import parse_path
+from clusterpaths.find.label_errors import find_label_errors
 from clusterpaths.server.addresses import query_of
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.questions import ORDERS, Pairs, filters_of, question_of, tidy
 
 ASKED = 36  # examples per page of the ask page
 ON_PATH = 48  # of a path
+SUSPECTS = 48  # likely label errors
+LABEL_ERRORS = "label-errors"
+
+Rows = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Listed:
 @dataclass(frozen=True)
 class _List:
     per_page: int
+    rows: Callable[[SetIndex, Pairs], Rows]  # in the list's order
     words: Callable[[Pairs], str]
     address: Callable[[SetIndex, Pairs, int], str]  # of a page of it, from 1 on
 
@@ -63,9 +71,7 @@ def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
             f"parameter in, with one of {', '.join(LISTS)}, beside the filters of the list."
         )
     pairs = [pair for pair in tidy([pair for pair in given if pair[0] != "in"], index.layers) if pair[0] != "page"]
-    question, _ = question_of(pairs)
-    prepare(index, question)
-    rows = select(index, question)
+    rows = found.rows(index, pairs)
     places = np.flatnonzero(rows == row)
     at = int(places[0]) if len(places) else -1
     query, view = list_query(names[0], pairs), set_view(index)
@@ -81,6 +87,29 @@ def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
         before=neighbour(at - 1),
         after=neighbour(at + 1),
     )
+
+
+def read_list(index: SetIndex, given: Pairs) -> None:
+    """Read and compute what `listed` needs, which may take seconds; an invalid query is left to it.
+
+    Raises:
+        CacheError: a file of the set cannot be read.
+    """
+    if ("in", LABEL_ERRORS) in given:
+        with contextlib.suppress(NotFoundError):
+            find_label_errors(index)
+
+
+def _selected(index: SetIndex, pairs: Pairs) -> Rows:
+    question, _ = question_of(pairs)
+    prepare(index, question)
+    return select(index, question)
+
+
+def _label_errors(index: SetIndex, pairs: Pairs) -> Rows:
+    if pairs:
+        raise ConfigError(f"The list {LABEL_ERRORS} has no filters. Take {pairs[0][0][:80]!r} out.")
+    return find_label_errors(index).rows
 
 
 def _selection_words(pairs: Pairs) -> str:
@@ -104,12 +133,19 @@ def _of_cluster(index: SetIndex, pairs: Pairs, _page: int) -> str:
     return f"{set_view(index).cluster_url(layer, int(cluster))}#exemplars" if cluster else set_view(index).url
 
 
+def _of_label_errors(index: SetIndex, _pairs: Pairs, page: int) -> str:
+    return f"{set_view(index).url}/find/{LABEL_ERRORS}" + (f"?page={page}" if page > 1 else "")
+
+
 def _one(pairs: Pairs, name: str) -> str:
     return next((value for key, value in pairs if key == name), "")
 
 
 LISTS = {
-    "ask": _List(ASKED, _selection_words, _asked),
-    "path": _List(ON_PATH, _selection_words, _of_path),
-    "cluster": _List(ASKED, _selection_words, _of_cluster),
+    "ask": _List(ASKED, _selected, _selection_words, _asked),
+    "path": _List(ON_PATH, _selected, _selection_words, _of_path),
+    "cluster": _List(ASKED, _selected, _selection_words, _of_cluster),
+    LABEL_ERRORS: _List(
+        SUSPECTS, _label_errors, lambda _: "likely label errors, least probable first", _of_label_errors
+    ),
 }

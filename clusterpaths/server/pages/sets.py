@@ -25,7 +25,7 @@ from clusterpaths.report.map_picture import MapPicture, draw_maps
 from clusterpaths.server.api.monitoring import published_set
 from clusterpaths.server.dependencies import HistoryOf, LibraryOf
 from clusterpaths.server.middleware.log import LOGGER
-from clusterpaths.server.pages.lists import ON_PATH, list_query, listed
+from clusterpaths.server.pages.lists import ON_PATH, list_query, listed, read_list
 from clusterpaths.server.pages.plots import lift_plot
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
@@ -158,6 +158,7 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
     index = library.set(model, name)
     read_for_examples(index)  # before rendering, which holds a lock
     given = request.query_params.multi_items()
+    read_list(index, given)
 
     def values() -> dict[str, Any]:
         detail = example_detail(index, example)
