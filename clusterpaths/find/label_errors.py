@@ -18,6 +18,7 @@ from clusterpaths.find.record import LabelError, LabelErrors
 from clusterpaths.metrics.checks import Ints
 from clusterpaths.sets.cached_examples import TopScores
 
+ODDS = 2.0  # of another class to the label, for a suspect: leave-one-out alone makes the label a little less probable
 Model = Callable[[slice], Floats]  # rows -> their probabilities (m, C); a row of NaN: not known
 
 
@@ -37,7 +38,7 @@ def likely_errors(paths: Ints, labels: Ints, classes: int, model: Model | None =
     """Labels that are likely wrong, by confident learning on the mean of two probabilities.
 
     Two probabilities speak of each label: its share among the other examples on the path (`LabelShares`), and the model's own.
-    An example is a suspect if, by one of the two, the most probable of those classes that reach their threshold is not its
+    An example is a suspect if, by one of the two, another class reaches its threshold and is at least twice as probable as the
     label; a class's threshold is the mean probability of that class among the examples with its label. That is confident
     learning (Northcutt, Jiang and Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 70, 2021); by paths,
     too, as a model that has learned its labels by heart finds all of them probable. Suspects are ordered by the probability of
@@ -92,10 +93,10 @@ def _thresholds(labels: NDArray[np.int64], own: Floats, classes: int) -> Floats:
 
 
 def _is_another(probabilities: Floats, thresholds: Floats, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(m,) whether the most probable of the classes that reach their threshold is not the label."""
-    reached = np.where(probabilities >= thresholds, probabilities, -1)
-    best = reached.argmax(axis=1)
-    found: NDArray[np.bool_] = (best != labels) & (reached[np.arange(len(best)), best] >= 0)
+    """(m,) whether the most probable of the classes that reach their threshold is at least `ODDS` as probable as the label."""
+    at = np.arange(len(labels))
+    reached = np.where(probabilities >= thresholds, probabilities, -1).max(axis=1)
+    found: NDArray[np.bool_] = (reached > 0) & (reached >= ODDS * probabilities[at, labels])
     return found
 
 

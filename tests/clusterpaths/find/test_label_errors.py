@@ -92,6 +92,10 @@ def test_a_model_that_is_sure_of_another_class_finds_an_error_that_the_paths_do_
     assert found.model_share[0] == pytest.approx(0.01)
 
 
+def test_balanced_labels_are_no_errors_although_the_others_are_a_little_more_often_of_the_other_class() -> None:
+    assert len(likely_errors(np.zeros((20, 2), np.int16), np.tile([0, 1], 10), 2).rows) == 0
+
+
 def test_no_labels_no_list() -> None:
     found = likely_errors(np.empty((0, 2), np.int16), np.empty(0, np.int64), 3)
     assert len(found.rows) == 0
