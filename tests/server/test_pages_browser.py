@@ -96,7 +96,7 @@ def test_colour_by_cluster_is_chosen_once_and_remembered(open_page: Any, site: S
     by_cluster = block.evaluate_all(fills)
     assert by_cluster != by_class
     assert len(set(by_cluster)) == site.k, "a colour for each number"
-    assert page.locator(".classes-key").is_hidden()
+    assert page.locator("#routes .classes-key").is_hidden()
     page.goto(f"{site.overview}/clusters/fc1/1")
     assert page.locator("#by-cluster").is_checked()
     chips = page.locator("h1 .chip").evaluate("chip => [chip.className, getComputedStyle(chip).backgroundImage]")
