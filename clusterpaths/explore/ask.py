@@ -79,13 +79,17 @@ def select(index: SetIndex, question: Question) -> Rows:
 
 
 def asked_layers(index: SetIndex, question: Question) -> frozenset[int]:
-    """Layers in which the question selects clusters.
+    """Layers in which the question selects clusters, distances or a region of the map.
 
     Raises:
         NotFoundError: as `select`.
     """
     prefix = _prefix(index, question.path) if question.path else []
-    return frozenset(layer for layer, _ in [*prefix, *_clusters(index, question)])
+    layers = [layer for layer, _ in [*prefix, *_clusters(index, question)]]
+    others = [parse_layer_range(one)[0] for one in question.distance] + [
+        parse_region(one)[0] for one in question.within
+    ]
+    return frozenset([*layers, *(index.layer_index(name) for name in others)])
 
 
 def _mask(index: SetIndex, question: Question) -> Mask | None:

@@ -194,7 +194,9 @@ class Median(Record):
     """The median of a group's values."""
 
     value: float
-    interval: Interval = Field(description="95%, between order statistics")
+    interval: Interval | None = Field(
+        description="95%, between order statistics; None: of fewer than 6 values there is none"
+    )
     count: int = Field(description="values in the group")
 
 

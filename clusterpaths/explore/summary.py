@@ -9,7 +9,7 @@ from clusterpaths.explore.ask import asked_layers, select
 from clusterpaths.explore.index import SetIndex, class_shares, right_share
 from clusterpaths.explore.lift import cluster_lifts, lifts
 from clusterpaths.explore.records import ClassPair, Median, PathShare, Question, SelectionSummary
-from clusterpaths.metrics.intervals import median_interval
+from clusterpaths.metrics.intervals import LEAST_FOR_INTERVAL, median_interval
 
 LISTED_PATHS = 10
 MOST_PAIRS = 200
@@ -41,8 +41,8 @@ def _summarise(index: SetIndex, question: Question) -> SelectionSummary:
         pairs=_pairs(index, rows),
         lifts=lifts(index, rows, _given(question)),
         clusters=cluster_lifts(index, rows, asked_layers(index, question)),
-        ood=inside,
-        ood_outside=outside,
+        ood=None if question.ood else inside,  # selected by it, it differs by that
+        ood_outside=None if question.ood else outside,
         paths=_paths(index, rows),
     )
 
@@ -66,7 +66,7 @@ def _median(values: NDArray[np.float64]) -> Median | None:
     if not len(values):
         return None
     low, value, high = median_interval(values)
-    return Median(value=value, interval=(low, high), count=len(values))
+    return Median(value=value, interval=(low, high) if len(values) >= LEAST_FOR_INTERVAL else None, count=len(values))
 
 
 def _pairs(index: SetIndex, rows: Rows) -> tuple[ClassPair, ...]:

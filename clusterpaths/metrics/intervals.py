@@ -63,6 +63,9 @@ def ratio_interval(
     return ratio * math.exp(-half), ratio * math.exp(half)
 
 
+LEAST_FOR_INTERVAL = 6  # values: of fewer, no interval of their median reaches 95%
+
+
 def median_interval(values: NDArray[np.floating[Any]]) -> tuple[float, float, float]:
     """The median of n > 0 values, and its 95% interval: low, median, high.
 

@@ -241,7 +241,7 @@ class _Builder:
             confusion=self.confusion(),
             migration=self.migration(),
             made=how_made(c.first, c.second),
-            metrics=metric_rows(c.first, c.second),
+            metrics=metric_rows(c),
             better=better(c),
             missing=missing(c.first, c.second),
             missing_pictures=sum(file not in self.pictures for file in files),

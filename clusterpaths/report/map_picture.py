@@ -52,15 +52,21 @@ def draw_maps(index: SetIndex) -> tuple[MapPicture, ...]:
     names = {number: colours.of_class(source.class_name(number)) for number in np.unique(source.classes).tolist()}
     numbers = np.array([names.get(number, NO_CLASS) for number in range(max(names, default=-1) + 1)] or [NO_CLASS])
     of_class = np.where(source.classes >= 0, numbers[np.maximum(source.classes, 0)], NO_CLASS)
+
+    def drawn(at: int, size: int) -> MapPicture:
+        layer = index.layers[at]
+        points, of_cluster = maps.points(layer), index.clusters[:, at].astype(np.int64) % NUMBERS
+        by_class = _address(draw_points(points, of_class if colours.known else of_cluster, size))
+        by_cluster = _address(draw_points(points, of_cluster, size)) if colours.known else ""
+        return MapPicture(layer, by_class, by_cluster, *_words(maps.records[layer]))
+
+    # pictures of one size differ little in length: the first layer's tells whether it is worth drawing the others
+    layers = range(len(index.layers))
     found: list[MapPicture] = []
     for size in SIZES:
-        found = []
-        for at, layer in enumerate(index.layers):
-            points = maps.points(layer)
-            of_cluster = index.clusters[:, at].astype(np.int64) % NUMBERS
-            by_class = _address(draw_points(points, of_class if colours.known else of_cluster, size))
-            by_cluster = _address(draw_points(points, of_cluster, size)) if colours.known else ""
-            found.append(MapPicture(layer, by_class, by_cluster, *_words(maps.records[layer])))
+        if size > SIZES[-1] and _length([drawn(0, size)]) * len(layers) > 2 * TOTAL:
+            continue
+        found = [drawn(at, size) for at in layers]
         if _length(found) <= TOTAL:
             return tuple(found)
     while _length(found) > TOTAL:

@@ -226,7 +226,7 @@ def comparison(compared: Comparison, page: Path) -> str:
     if not c.same_k:
         kept = "The sets have different numbers of clusters, so paths are not compared."
     marks = "", " ▲"
-    sides = metric_rows(c.first, c.second)
+    sides = metric_rows(c)
     lines = [
         f"# {headline(c)}",
         f"{_cell(c.first.model.file)} ({c.first.model.sha256[:12]}), seed {c.first.seed}, before; "

@@ -6,7 +6,7 @@ Belongs here: properties of each set alone, as text. What changed from one to th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from clusterpaths.comparison.record import Comparison, Side
@@ -61,28 +61,33 @@ def how_made(first: Side, second: Side) -> tuple[Difference, ...]:
     return _differences(properties(first), properties(second))
 
 
-def metric_rows(first: Side, second: Side) -> tuple[MetricRow, ...]:
+def metric_rows(comparison: Comparison) -> tuple[MetricRow, ...]:
     """What was measured of each set, where at least one side has it."""
-    return tuple(row for row in _rows(first, second) if (row.first, row.second) != (NOT_KNOWN, NOT_KNOWN))
+    return tuple(row for row in _rows(comparison) if (row.first, row.second) != (NOT_KNOWN, NOT_KNOWN))
 
 
 def better(comparison: Comparison) -> tuple[str, ...]:
     """Which set is better in what, in sentences."""
     first, second = comparison.first, comparison.second
     said = []
-    if first.paths is not None and second.paths is not None and first.paths != second.paths:
+    if comparison.same_k and first.paths is not None and second.paths is not None and first.paths != second.paths:
         few, many = sorted((first, second), key=lambda side: side.paths or 0)
         said.append(
             f"Easier to read: {few.name}, with {thousands(few.paths or 0)} paths; {many.name} has "
             f"{thousands(many.paths or 0)}."
         )
-    rows = [row for row in metric_rows(first, second) if row.better is not None]
+    rows = [row for row in metric_rows(comparison) if row.better is not None]
     for at, side in enumerate((first, second)):
         if names := [_inside(row.name) for row in rows if row.better == at]:
             said.append(f"Better: {side.name} in {_listed(names)}.")
     unclear = [_inside(row.name) for row in rows if row.better == "unclear"]
     if unclear and len(unclear) == len(rows):
         said.append("Within the 95% intervals neither set is better.")
+    if comparison.only_first or comparison.only_second:
+        said.append(
+            f"Each set is measured on its own examples: {thousands(comparison.only_first)} are in {first.name} only, "
+            f"{thousands(comparison.only_second)} in {second.name} only."
+        )
     return tuple(said)
 
 
@@ -115,7 +120,8 @@ def clusters(side: Side) -> str:
     return ", ".join(f"{k} ({layer})" for layer, k in ks.items())
 
 
-def _rows(first: Side, second: Side) -> Iterator[MetricRow]:
+def _rows(comparison: Comparison) -> Iterator[MetricRow]:
+    first, second = comparison.first, comparison.second
     yield _measured(
         DECISION_ALIGNMENT,
         "held-out examples whose prediction is the most frequent one of their path",
@@ -136,14 +142,20 @@ def _rows(first: Side, second: Side) -> Iterator[MetricRow]:
             NOT_KNOWN if of[1] is None else of[1][0],
             _which(*above),
         )
-    yield _measured("Accuracy", "labelled examples whose prediction is their label", first.accuracy, second.accuracy)
+    accuracy = _measured(
+        "Accuracy", "labelled examples whose prediction is their label", first.accuracy, second.accuracy
+    )
+    # of one model it differs by the examples only
+    yield accuracy if first.model.sha256 != second.model.sha256 else replace(accuracy, better=None)
     for at, name in enumerate(dict.fromkeys([*first.path_agreement, *second.path_agreement])):
-        yield _measured(
+        agreement = _measured(
             f"Path agreement: {name}",
             "" if at else "images whose path is unchanged when they are perturbed",
             first.path_agreement.get(name),
             second.path_agreement.get(name),
         )
+        # fewer clusters give a higher one, whatever the model does
+        yield agreement if comparison.same_k else replace(agreement, better=None)
     for at, name in enumerate(dict.fromkeys([*first.ood, *second.ood])):
         yield _measured(
             f"OOD detection: {SHORT_NAMES.get(name, name)}",

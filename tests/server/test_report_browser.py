@@ -70,13 +70,15 @@ def test_what_is_folded_opens_by_key_by_a_link_into_it_and_in_print(page: Any, w
     page.goto(written["report"])
     folded = page.locator("#l0 .card").first
     assert not folded.is_visible()
-    summary = page.locator("#l0 summary")
+    summary = page.locator("details:has(> #l0) > summary")
     summary.focus()
     page.keyboard.press("Enter")
     assert folded.is_visible()
     page.keyboard.press("Enter")
     page.locator('.overview a[href="#l0c1"]').click()
     page.locator("#l0c1").wait_for()
+    page.locator('.contents a[href="#made"]').click()
+    page.locator("#made dl").first.wait_for()  # a link of the contents opens what is folded
     page.reload()
     page.goto(written["report"])
     glossary = page.locator("#words dl")

@@ -74,7 +74,7 @@ def ask_page(request: Request, library: LibraryOf, model: str, set_name: str) ->
     try:
         question, page = question_of(pairs)
     except ConfigError as error:
-        return _page(request, index, [], problem=str(error), status=422)
+        return _page(request, index, pairs, problem=str(error), status=422)
     try:
         return _page(request, index, pairs, question=question, page=page)
     except NotFoundError as error:

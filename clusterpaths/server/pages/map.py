@@ -8,30 +8,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import pydantic
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from clusterpaths.errors import NotFoundError
+from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Question
 from clusterpaths.report.colours import CLASSES
 from clusterpaths.server.addresses import api_url
-from clusterpaths.server.api.v1 import MANY, refusal
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.pages.set_view import SetView, set_view
+from clusterpaths.server.questions import Pairs, question_of, tidy
 
 VIEW = ("layer", "colour")  # parameters of the page, beside those of a Question
 COLOUR = ("prediction", "label", "right", "cluster", "path", "ood", "confidence", "distance", "split")
 
 router = APIRouter()
-
-
-class _BadAddressError(Exception):
-    """An invalid query."""
 
 
 @router.get("/explore/{model}/{set_name}/map", response_class=HTMLResponse)
@@ -42,7 +37,7 @@ def map_page(request: Request, library: LibraryOf, model: str, set_name: str) ->
     problem, status = "", 200
     try:
         _check(index, pairs)
-    except _BadAddressError as error:
+    except ConfigError as error:
         problem, status = str(error), 422
     except NotFoundError as error:
         problem, status = describe(error)[1], 404
@@ -60,30 +55,19 @@ def map_page(request: Request, library: LibraryOf, model: str, set_name: str) ->
     )
 
 
-def _check(index: SetIndex, pairs: list[tuple[str, str]]) -> None:
-    """Raises: _BadAddressError, NotFoundError: the address asks for something that the set does not have."""
+def _check(index: SetIndex, pairs: Pairs) -> None:
+    """Raises: ConfigError, NotFoundError: the address asks for something that the set does not have."""
     known = (*Question.model_fields, *VIEW)
     if unknown := [name for name, _ in pairs if name not in known]:
-        raise _BadAddressError(f"Unknown parameter {unknown[0][:80]!r}. Expected one of {', '.join(known)}; remove it.")
-    if wrong := refusal(pairs):
-        raise _BadAddressError(wrong)
-    fields: dict[str, Any] = {}
+        raise ConfigError(f"Unknown parameter {unknown[0][:80]!r}. Expected one of {', '.join(known)}; remove it.")
     for name, value in pairs:
-        if name in MANY:
-            fields.setdefault(name, []).append(value)
-        elif name not in VIEW:
-            fields[name] = value
-        elif name == "layer":
+        if name == "layer":
             index.layer_index(value)
-        elif value not in (valid := _colours(index)):
+        elif name == "colour" and value not in (valid := _colours(index)):
             listed = ", ".join(valid[:40]) + (" and more" if len(valid) > 40 else "")
-            raise _BadAddressError(f"There is no colour {value[:80]!r}. Expected one of {listed}.")
-    try:
-        question = Question.model_validate(fields)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        text = first["msg"].removeprefix("Value error, ")
-        raise _BadAddressError(f"{first['loc'][0]} is {str(first['input'])[:80]!r}. {text}.") from error
+            raise ConfigError(f"There is no colour {value[:80]!r}. Expected one of {listed}.")
+    asked = [(name, value.strip()) for name, value in pairs if name not in VIEW]
+    question, _ = question_of(tidy(asked, index.layers))
     if pairs and index.maps is not None:  # else the first picture would wait for what it does not need
         prepare(index, question)
         select(index, question)

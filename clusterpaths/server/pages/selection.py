@@ -90,7 +90,11 @@ def most_unusual(asked: Pairs, found: SelectionSummary, address: Address) -> tup
 
 def matrix(asked: Pairs, found: SelectionSummary, classes: Sequence[str], address: Address) -> Matrix | None:
     """Labels by predictions, with `classes` in this order; None without both, or of too many classes for a table."""
-    pairs = {(one.label, one.prediction): one for one in found.pairs}
+    pairs: dict[tuple[str, str], ClassPair] = {}
+    for one in found.pairs:  # two classes may have one name
+        key = (one.label, one.prediction)
+        same = pairs.get(key)
+        pairs[key] = one if same is None else same.model_copy(update={"count": same.count + one.count})
     labels = _ordered({one.label for one in found.pairs}, classes)
     predictions = _ordered({one.prediction for one in found.pairs}, classes)
     if not pairs or max(len(labels), len(predictions)) > MOST_CLASSES:

@@ -31,7 +31,6 @@ from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.pages.specimen import of_example
-from clusterpaths.sets.maps import MAPS
 
 TOP_PATHS = 10  # on the overview
 PATHS = 25  # per page of the list
@@ -47,6 +46,7 @@ def overview(request: Request, library: LibraryOf, history: HistoryOf, model: st
     """Overview of a set: routes, metrics, most frequent paths, and the newest windows that were compared with it."""
     index = library.set(model, name)
     series = _series(history, index)
+    maps = _maps(index)  # before the page is made, which others wait for
 
     def values() -> dict[str, Any]:
         evaluation = read_evaluation(index.source)
@@ -62,10 +62,10 @@ def overview(request: Request, library: LibraryOf, history: HistoryOf, model: st
             "evaluation": evaluation,
             "groups": evaluation_rows(evaluation) if evaluation else (),
             "series": series,
-            "maps": _maps(index),
+            "maps": maps,
         }
 
-    state = _written(index.folder.path / METRICS), _written(index.folder.path / MAPS), series
+    state = _written(index.folder.path / METRICS), series
     return render_once(request, index, "overview.html", values, *state)
 
 
@@ -195,7 +195,7 @@ def _series(history: History, index: SetIndex) -> tuple[SeriesSummary, ...]:
 
 def _maps(index: SetIndex) -> tuple[MapPicture, ...]:
     try:
-        return draw_maps(index)
+        return index.once("map pictures", lambda: draw_maps(index))
     except ClusterPathsError as error:  # the rest of the page does not need them
         LOGGER.warning("the maps of %s cannot be drawn: %s", index.name, error)
         return ()
