@@ -21,7 +21,7 @@ from clusterpaths.datasets.decode import open_rgb
 from clusterpaths.errors import CacheError, DatasetError, ModelError
 from clusterpaths.evaluation.means import read_means
 from clusterpaths.explanation.counterfactual import Change, Counterfactuals
-from clusterpaths.explanation.look_up import EXEMPLARS, ends_of, look_up, notes_of, published_of, with_alike
+from clusterpaths.explanation.look_up import EXEMPLARS, NO_ALIKE, ends_of, look_up, notes_of, published_of, with_alike
 from clusterpaths.explanation.record import (
     Counterfactual,
     DecisionChange,
@@ -50,12 +50,6 @@ def explain_image(image: Path, published: PublishedSet, model_path: Path, *, exe
     """
     opened = load_model(SetIndex(published), model_path)
     return opened.explain(read_upright(image), str(image), exemplars=exemplars)
-
-
-_NO_AXES = (
-    "Which examples are alike is not known: the axes of the set's maps cannot be read. Remove its maps, and run again with the "
-    "same options to add them."
-)
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ class SetWithModel:
 
     def _with_alike(self, found: Explanation, outputs: Outputs) -> Explanation:
         if self._placer is None:
-            lacking = () if self.index.maps is None else (_NO_AXES,)
+            lacking = () if self.index.maps is None else (NO_ALIKE,)
             return found.model_copy(update={"warnings": (*found.warnings, *lacking)})
         places = {}
         for layer in ends_of(self.index):

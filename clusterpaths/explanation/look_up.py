@@ -6,6 +6,8 @@ the set, by what is stored. Sentences and the page are `report/explanation.py`.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,6 +32,12 @@ from clusterpaths.metrics.paths import FEW_EXAMPLES
 from clusterpaths.models.outputs import THRESHOLD, Decisions, labels_over_threshold
 from clusterpaths.naming.resolve import names_of
 from clusterpaths.sets.published import PublishedSet
+
+log = logging.getLogger(__name__)
+NO_ALIKE = (
+    "Which examples are alike is not known: the set's maps cannot be read. Run again with the same options, which writes them "
+    "anew."
+)
 
 EXEMPLARS = 8
 
@@ -68,7 +76,11 @@ def explain_example(index: SetIndex, row: int, *, exemplars: int = EXEMPLARS) ->
     found = _explanation(make, path, distances, classes, over, int(index.predictions[row]), index.file(row))
     if index.maps is None:
         return found
-    return with_alike(found, index, {layer: place_of(index, layer, row) for layer in ends_of(index)}, without=row)
+    try:
+        return with_alike(found, index, {layer: place_of(index, layer, row) for layer in ends_of(index)}, without=row)
+    except CacheError as error:  # all else is known
+        log.warning("which examples of %s are alike is not known: %s", index.name, error)
+        return found.model_copy(update={"warnings": (*found.warnings, NO_ALIKE)})
 
 
 def read_for_examples(index: SetIndex) -> None:
@@ -79,7 +91,8 @@ def read_for_examples(index: SetIndex) -> None:
     """
     index.all_top_scores()
     for depth in (0.0, 1.0) if index.maps is not None else ():
-        read_layers(index, depth)
+        with contextlib.suppress(CacheError):  # `explain_example` says so
+            read_layers(index, depth)
 
 
 def ends_of(index: SetIndex) -> tuple[int, int]:

@@ -6,7 +6,7 @@ Belongs here: distances between places on the maps of the layers (`sets/maps.py`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Alike, AlikePage, ExampleRow, LayerWeight
-from clusterpaths.sets.maps import squared_distances
+from clusterpaths.sets.maps import least_squared_distances, squared_distances
 
 BUDGET = 72 << 20  # bytes of cached layers, of all sets; five of 202,599 examples and 16 components fit
 FEW = 12  # beside other things
+NEAR = 0.3  # of the typical distance to the nearest neighbour: nearer ones are copies, or nearly
 _SAMPLE, _OTHERS = 64, 4096  # examples for the unit of distance
 
 
@@ -35,6 +36,7 @@ class _Layer(NamedTuple):
     components: NDArray[np.float32]  # (n, d)
     residuals: NDArray[np.float32]  # (n,)
     unit: float  # of distances
+    near: float  # squared distance below which an example is a copy, or nearly
 
 
 _layers: LRUCache[_Layer] = LRUCache(BUDGET, lambda one: one.components.nbytes + one.residuals.nbytes, minimum=2)
@@ -123,7 +125,7 @@ def place_of(index: SetIndex, layer: int, row: int) -> Place:
 
 def _distances(layer: _Layer, place: Place) -> NDArray[np.float32]:
     """(n,) from a place to all examples, in units of the layer."""
-    squared = squared_distances(place.component, place.residual, layer.components, layer.residuals)
+    squared = squared_distances(place.component, place.residual, layer.components, layer.residuals, layer.near)
     found: NDArray[np.float32] = np.sqrt(squared)
     found /= layer.unit
     return found
@@ -137,10 +139,13 @@ def _layer(index: SetIndex, layer: int) -> _Layer:
 def _read(index: SetIndex, layer: int) -> _Layer:
     maps, name = index.require_maps(), index.layers[layer]
     components, residuals = np.ascontiguousarray(maps.components(name)), maps.residuals(name)
-    return _Layer(components, residuals, _unit(components, residuals))
+    near = NEAR * _unit(components, residuals, least_squared_distances)
+    return _Layer(components, residuals, _unit(components, residuals, squared_distances), near**2)
 
 
-def _unit(components: NDArray[np.float32], residuals: NDArray[np.float32]) -> float:
+def _unit(
+    components: NDArray[np.float32], residuals: NDArray[np.float32], squared_of: Callable[..., NDArray[np.float32]]
+) -> float:
     """The median distance of 64 examples to the nearest of 4,096 others; 1 where that is 0. Both evenly spread over the ids."""
     n = len(components)
     some = np.unique(np.linspace(0, n - 1, min(_SAMPLE, n)).astype(np.int64))
@@ -149,6 +154,6 @@ def _unit(components: NDArray[np.float32], residuals: NDArray[np.float32]) -> fl
     for row in some.tolist():
         rows = others[others != row]
         if len(rows):
-            squared = squared_distances(components[row], float(residuals[row]), components[rows], residuals[rows])
+            squared = squared_of(components[row], float(residuals[row]), components[rows], residuals[rows])
             found.append(math.sqrt(float(squared.min())))
     return float(np.median(found)) or 1.0 if found else 1.0

@@ -6,6 +6,7 @@ shape is `maps.py`, the arithmetic `clustering/principal.py`.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -102,11 +103,11 @@ def read_axes(published: PublishedSet) -> tuple[Maps, dict[str, Axes]]:
     path = published.file(AXES)
     found = {}
     try:
-        with np.load(path) as file:
+        with path.open("rb") as opened, np.load(opened) as file:
             for layer, record in maps.records.items():
                 directions, mean = file[_DIRECTIONS + layer], file[_MEAN + layer]
                 found[layer] = Axes(directions, mean, np.array(record.explained))
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CacheError(f"{path} cannot be read: {error}. Expected the axes of a set's maps; {_AGAIN}") from error
     for layer, axes in found.items():
         if axes.directions.shape != (len(axes.explained), len(axes.mean)):

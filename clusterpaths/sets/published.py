@@ -6,6 +6,7 @@ are in `explore/`, sets of other programs in `external.py`, writing in `publish.
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -276,9 +277,9 @@ class PublishedSet(Conveniences, SetDirectory):
         """
         path = self.file(CENTROIDS)
         try:
-            with np.load(path) as file:
+            with path.open("rb") as opened, np.load(opened) as file:
                 found = {layer: np.asarray(file[layer], np.float32) for layer in self.layers}
-        except (OSError, KeyError, ValueError, EOFError) as error:
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise CacheError(
                 f"{path} cannot be read: {error}. Expected the set's centroids; publish the set again."
             ) from error
@@ -313,11 +314,17 @@ class PublishedSet(Conveniences, SetDirectory):
 
     @property
     def has_maps(self) -> bool:
-        """Whether it has maps that can be read, with their axes."""
-        try:
-            return self.maps is not None and bool(self.maps.records) and self.file(AXES).is_file()
-        except CacheError:
+        """Whether it has maps, with their axes, that can be read: all of them are."""
+        if self.maps is None:
             return False
+        try:
+            self.maps.check()
+            with self.file(AXES).open("rb") as opened, np.load(opened) as file:  # numpy leaves what is no archive open
+                for name in file.files:
+                    file[name]
+        except (CacheError, OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return False
+        return True
 
     def read_top_scores(self, top: int) -> TopScores | None:
         """The most probable classes of each example; None where the cache has no scores, or those of another model.

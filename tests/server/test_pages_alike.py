@@ -92,7 +92,7 @@ def test_without_the_axes_of_the_maps_an_image_is_explained_with_a_warning(site:
         api = f"/api/v1/models/{site.model}/sets/{site.set}/explain"
         found = client.post(api, files={"image": ("one.png", sent.getvalue(), "image/png")}).json()
     assert found["looks_alike"] == []
-    assert any("the axes of the set's maps cannot be read" in warning for warning in found["warnings"])
+    assert any("the set's maps cannot be read" in warning for warning in found["warnings"])
 
 
 def test_the_slider_shows_other_examples_while_it_moves(open_page: Any, site: Site) -> None:

@@ -16,6 +16,7 @@ from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import parse_path
+from clusterpaths.explore.records import Question
 from clusterpaths.find.label_errors import find_label_errors
 from clusterpaths.server.addresses import query_of
 from clusterpaths.server.pages.set_view import set_view
@@ -98,6 +99,10 @@ def read_list(index: SetIndex, given: Pairs) -> None:
     if ("in", LABEL_ERRORS) in given:
         with contextlib.suppress(NotFoundError):
             find_label_errors(index)
+    for name, value in given:
+        if name == "within":
+            with contextlib.suppress(NotFoundError, ConfigError, ValueError):
+                prepare(index, Question(within=(value,)))
 
 
 def _selected(index: SetIndex, pairs: Pairs) -> Rows:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clusterpaths.errors import NotFoundError
-from clusterpaths.explanation.look_up import explain_example
+from clusterpaths.explanation.look_up import explain_example, read_for_examples
 from clusterpaths.explore.alike import Place, alike, nearest, weights_at
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
@@ -38,9 +38,30 @@ def standardised(index: SetIndex, layer: str, row: int) -> np.ndarray:
     maps = index.require_maps()
     components, residuals = maps.components(layer).astype(np.float64), maps.residuals(layer).astype(np.float64)
     gaps = ((components[:, None] - components[None]) ** 2).sum(axis=-1) + residuals[:, None] ** 2 + residuals[None] ** 2
-    np.fill_diagonal(gaps, 1e30)  # itself
+    least = gaps - 2 * residuals[:, None] * residuals[None]
+    for one in (gaps, least):
+        np.fill_diagonal(one, 1e30)  # itself
     sample = np.linspace(0, N - 1, 64).astype(int)
-    return np.sqrt(gaps[row]) / np.median(np.sqrt(gaps.min(axis=1)[sample]))
+    near = 0.3**2 * np.median(least.min(axis=1)[sample])
+    found = np.where(least < near, least, gaps)
+    return np.sqrt(found[row]) / np.median(np.sqrt(gaps.min(axis=1)[sample]))
+
+
+def test_a_copy_comes_first_and_not_what_lies_nearer_to_the_components(tmp_path: Path) -> None:
+    """Its residual points the same way: by right angles it would be farther away than pictures without one."""
+    folder = generate(tmp_path, n=N, layers=LAYERS, k=4, attributes=2, seed=2)
+    draw = np.random.default_rng(3)
+    maps = {}
+    for layer in LAYERS:
+        components, residuals = draw.normal(0, 1, (N, 5)).astype(np.float32), np.full(N, 5, np.float32)
+        components[600], residuals[:300] = components[5], 0.1
+        components[5] += np.float32(1e-3)
+        residuals[[5, 600]] = 9
+        maps[layer] = LayerMap(MapRecord(), components[:, :2], components, residuals)
+    write_maps(folder / MAPS, maps)
+    found = alike(Library(tmp_path).default(), 5, 0.0, count=3).examples
+    assert found[0].example.id == 600
+    assert found[0].distance < 0.01 < 0.1 < found[1].distance
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.2, 0.5, 0.9, 1.0])
@@ -91,6 +112,18 @@ def test_equal_examples_are_sorted_by_id_and_few_are_enough(tmp_path: Path) -> N
     assert len(alike(index, 12, 0.5, count=100).examples) == 7
     with pytest.raises(NotFoundError, match="no example 9"):
         alike(index, 9, 0.5)
+
+
+def test_with_corrupted_maps_all_else_is_explained(tmp_path: Path) -> None:
+    folder = generate(tmp_path, n=50, layers=LAYERS, k=2, attributes=1)
+    write_random_maps(folder, LAYERS, d=4)
+    (folder / MAPS).write_bytes(b"PAR1")
+    index = Library(tmp_path).default()
+    read_for_examples(index)
+    found = explain_example(index, 3)
+    assert found.looks_alike == ()
+    assert any("the set's maps cannot be read. Run again" in warning for warning in found.warnings)
+    assert len(found.layers) == 3
 
 
 def test_a_set_that_was_published_before_there_were_maps_is_explained_without(tmp_path: Path) -> None:

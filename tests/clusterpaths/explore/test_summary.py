@@ -59,9 +59,10 @@ def test_a_summary_is_what_a_loop_counts(index: SetIndex, fields: dict[str, Any]
     assert [p.count for p in found.paths] == sorted(paths.values(), reverse=True)[:10]
     right = [e.right for e in inside if e.right is not None]
     assert (found.right.count if found.right else None) == (sum(right) if right else None)
-    assert found.ood
-    assert found.ood.value == pytest.approx(np.median([e.ood_score for e in inside]))
-    assert (found.ood_outside is None) == (not outside)
+    assert (found.ood is None) == ("ood" in fields)
+    if found.ood:
+        assert found.ood.value == pytest.approx(np.median([e.ood_score for e in inside]))
+        assert (found.ood_outside is None) == (not outside)
     if found.ood_outside:
         assert found.ood_outside.value == pytest.approx(np.median([e.ood_score for e in outside]))
     for lift in found.clusters:
@@ -79,6 +80,23 @@ def test_what_was_selected_by_is_left_out(index: SetIndex) -> None:
     names = {lift.name for lift in summarise_selection(index, Question(attribute=("Bald", "-Bangs"))).lifts}
     assert names & {"Bald", "Bangs"} == {"Bald"}, "the label Bald, and not the attribute"
     assert "attribute" in {lift.kind for lift in summarise_selection(index, Question(attribute=("Bald",))).lifts}
+
+
+def test_a_median_of_what_was_selected_by_says_nothing_and_one_of_few_has_no_interval(index: SetIndex) -> None:
+    found = summarise_selection(index, Question(ood="0.."))
+    assert (found.ood, found.ood_outside) == (None, None)
+    few = summarise_selection(index, Question(id=tuple(index.ids[:5].tolist()))).ood
+    enough = summarise_selection(index, Question(id=tuple(index.ids[:6].tolist()))).ood
+    assert few is not None
+    assert enough is not None
+    assert (few.interval, enough.interval is not None) == (None, True)
+
+
+def test_a_layer_that_was_selected_by_distance_has_no_lifts(index: SetIndex) -> None:
+    layer = index.layers[-1]
+    found = summarise_selection(index, Question(distance=(f"{layer}:..{float(np.median(index.distances[:, -1]))!r}",)))
+    assert found.total
+    assert {lift.name.rpartition(":")[0] for lift in found.clusters} == set(index.layers[:-1])
 
 
 def test_a_cluster_has_the_lifts_of_its_page(index: SetIndex) -> None:

@@ -105,7 +105,7 @@ def test_sets_of_different_k_are_compared_in_what_can_be_compared(tmp_path: Path
     assert "%" not in headline(comparison)
     page = Page(write_comparison(comparison, second, draw)[1])
     told = words(page)
-    paths, singletons, *_ = metric_rows(comparison.first, comparison.second)
+    paths, singletons, *_ = metric_rows(comparison)
     assert (paths.name, paths.first, paths.second, paths.better) == ("Occupied paths", "4", "4", None)
     assert (singletons.first, singletons.second) == ("0 (0.0%)", "0 (0.0%)")
     for expected in (
@@ -138,15 +138,36 @@ def test_a_metric_is_marked_where_the_interval_of_the_difference_excludes_0(sets
         "Easier to read: Old/set_01, with 40 paths; New/set_01 has 300.",
         "Better: New/set_01 in decision alignment.",
     )
-    assert metric_rows(clear.first, clear.second)[0].better == 1
+    assert metric_rows(clear)[0].better == 1
     # each value is outside the other's interval, but 0.1 < hypot(0.08, 0.08): a difference of 0 is within its interval
     close = compared(side(40, 0.72, 0.8, 0.88), side(40, 0.82, 0.9, 0.98))
     assert better(close) == ("Within the 95% intervals neither set is better.",)
-    assert metric_rows(close.first, close.second)[0].better == "unclear"
+    assert metric_rows(close)[0].better == "unclear"
     alone = compared({"alignment": None, "paths": None}, side(4, 0.1, 0.2, 0.3))
     assert better(alone) == ()
-    row = metric_rows(alone.first, alone.second)[0]
+    row = metric_rows(alone)[0]
     assert (row.first, row.second, row.better) == ("–", "0.200 (0.100 to 0.300)", None)
+
+
+def test_what_differs_by_the_settings_or_the_examples_alone_is_not_called_better(sets: tuple[Path, Path]) -> None:
+    comparison = compare_sets(*map(open_set, sets))
+
+    def side(name: str, value: float) -> Any:
+        measure = Measure(value=value, low=value - 0.01, high=value + 0.01, n=1000)
+        return getattr(comparison, name).model_copy(
+            update={"alignment": None, "path_agreement": {"noise": measure}, "accuracy": measure}
+        )
+
+    def marks(**changed: Any) -> dict[str, Any]:
+        sides = {"first": side("first", 0.5), "second": side("second", 0.9)}
+        rows = metric_rows(comparison.model_copy(update=sides | changed))
+        return {row.name.partition(":")[0]: row.better for row in rows}
+
+    one = side("second", 0.9).model_copy(update={"model": comparison.first.model})
+    assert (marks()["Path agreement"], marks()["Accuracy"]) == (1, 1)
+    fewer = side("second", 0.9).model_copy(update={"k_per_layer": dict.fromkeys(comparison.second.k_per_layer, 1)})
+    assert marks(second=fewer)["Path agreement"] is None, "fewer clusters alone give a higher one"
+    assert marks(second=one)["Accuracy"] is None, "one model: only the examples differ"
 
 
 def test_purity_is_compared_by_how_far_it_is_above_chance(sets: tuple[Path, Path]) -> None:
@@ -160,7 +181,8 @@ def test_purity_is_compared_by_how_far_it_is_above_chance(sets: tuple[Path, Path
         }
         return comparison.first.model_copy(update=known)
 
-    by_name = {row.name: row for row in metric_rows(side(0.9, 0.5), side(0.98, 0.9))}
+    sides = {"first": side(0.9, 0.5), "second": side(0.98, 0.9)}
+    by_name = {row.name: row for row in metric_rows(comparison.model_copy(update=sides))}
     row = by_name["Path purity with labels"]
     assert row.better == 0, "the second is purer by having more paths of one example"
     assert row.second == "0.980 (0.960 to 1.000), by chance 0.900"

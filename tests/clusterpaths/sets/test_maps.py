@@ -65,6 +65,16 @@ def test_unreadable_or_inconsistent_maps_are_reported(tmp_path: Path) -> None:
             read(Maps(path, ["a"], 3))
 
 
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / MAPS
+    write_maps(path, {"a": some_map(2000)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CacheError, match="cannot be read"):
+        Maps(path, ["a"], 2000).check()
+
+
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 def test_a_set_has_the_maps_of_its_activations_and_places_them_again(configure: Configure, distance: str) -> None:
     done = run_stages(configure(distance=distance, cache_format="npy", layers=None))
@@ -110,7 +120,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("cache_format", ["npy", "zarr", "none"])
-@pytest.mark.parametrize("harm", ["none yet", "no axes", "corrupted"])
+@pytest.mark.parametrize("harm", ["none yet", "no axes", "corrupted", "a bit", "half of the axes", "too few rows"])
 def test_a_set_from_before_there_were_maps_gets_them_from_the_next_run_and_nothing_else(
     configure: Configure, caplog: pytest.LogCaptureFixture, cache_format: str, harm: str
 ) -> None:
@@ -120,6 +130,16 @@ def test_a_set_from_before_there_were_maps_gets_them_from_the_next_run_and_nothi
     written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     if harm == "corrupted":
         (folder / MAPS).write_bytes(before[MAPS][:100])
+    elif harm == "a bit":
+        changed = bytearray(before[MAPS])
+        changed[len(changed) // 4] ^= 1
+        (folder / MAPS).write_bytes(changed)
+    elif harm == "half of the axes":
+        (folder / AXES).write_bytes(before[AXES][: len(before[AXES]) // 2])
+        with pytest.raises(CacheError, match=r"axes\.npz cannot be read"):
+            Placer(open_set(folder))
+    elif harm == "too few rows":
+        pq.write_table(pq.read_table(folder / MAPS).slice(1), folder / MAPS)
     else:
         (folder / AXES).unlink()
     if harm == "none yet":
