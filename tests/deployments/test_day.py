@@ -141,12 +141,16 @@ def test_a_day_in_production(day: Site) -> None:
     come_in(site, 5)
     hourly(site)
     of_further = Series(open_set(site.caches / "Further" / "set_01"), "hourly")
-    assert of_further.numbers() == [1, 2, 3, 4, 5]
-    assert of_further.read(5).reference.name == "Further/set_01"
+    assert of_further.numbers() == [1], "the series goes on: what was judged before is not judged again"
+    assert (of_further.read(1).reference.name, of_further.read(1).num_images) == ("Further/set_01", WINDOW)
 
     # And back.
     done = site.command(sys.executable, "-m", "clusterpaths.commands.main", "accepted", "--roll-back")
     assert done.returncode == 0, done.stdout
     assert accepted_set(root, "CelebA").name == "CelebA/set_01"
     hourly(site)
+    assert series.numbers() == [1, 2, 3, 4]
+    come_in(site, 6)
+    hourly(site)
     assert series.numbers() == [1, 2, 3, 4, 5]
+    assert series.read(5).num_images == WINDOW
