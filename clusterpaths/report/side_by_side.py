@@ -70,7 +70,7 @@ def better(comparison: Comparison) -> tuple[str, ...]:
     """Which set is better in what, in sentences."""
     first, second = comparison.first, comparison.second
     said = []
-    if comparison.same_k and first.paths is not None and second.paths is not None and first.paths != second.paths:
+    if first.paths is not None and second.paths is not None and first.paths != second.paths:
         few, many = sorted((first, second), key=lambda side: side.paths or 0)
         said.append(
             f"Easier to read: {few.name}, with {thousands(few.paths or 0)} paths; {many.name} has "
