@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import functools
 import inspect
+import logging
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from mcp.types import CallToolResult, ContentBlock, ImageContent, TextContent, T
 from pydantic import BaseModel, Field, TypeAdapter
 
 from clusterpaths.assistant.tools import LARGEST_PICTURE, Few, Id, Set, Tools
+from clusterpaths.common.disclosure import LOGGER, describe
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import ExampleDetail
@@ -51,6 +53,7 @@ def make_server(library: Library) -> MCPServer[Any]:
             content.append(ImageContent(type="image", data=base64.b64encode(jpeg).decode(), mime_type="image/jpeg"))
         return CallToolResult(content=content, structured_content=detail.model_dump(mode="json"))
 
+    LOGGER.setLevel(logging.INFO)  # what a text left out, also of what was not found
     for function in tools.all():
         server.add_tool(_reported(_answering(function)), annotations=READ_ONLY)
     server.add_tool(_reported(example), description=Tools.example.__doc__, annotations=READ_ONLY)
@@ -78,13 +81,13 @@ def _answering(function: Callable[..., Any]) -> Callable[..., CallToolResult]:
 
 
 def _reported(function: Callable[..., CallToolResult]) -> Callable[..., CallToolResult]:
-    """The same function; expected errors become errors of the tool, with their sentence."""
+    """The same function; expected errors become errors of the tool, with the HTTP API's text: no file of this machine."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> CallToolResult:
         try:
             return function(*args, **kwargs)
         except ClusterPathsError as error:
-            raise ToolError(str(error)) from error
+            raise ToolError(describe(error)[1]) from error
 
     return call

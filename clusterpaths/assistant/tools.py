@@ -7,8 +7,6 @@ of a request becomes part of a path: models and sets are looked up by name.
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -40,16 +38,16 @@ from clusterpaths.explore.records import (
 )
 from clusterpaths.find.find import find
 from clusterpaths.find.record import Found, Kind
-from clusterpaths.sets.images import find_images
 
 LARGEST_PICTURE = 1024  # pixels of the longer side
 LARGEST_UPLOAD = 20_000_000  # bytes of an image that is explained
+MOST_PAIRS = 50  # of classes in a comparison
 _LARGEST_INT = 2**63 - 1
 
 Set = Annotated[str, Field(max_length=511, description="MODEL/set_01, or MODEL for its newest set; see the tool sets")]
-Limit = Annotated[int, Field(ge=1, le=200, description="maximum number of results")]
+Limit = Annotated[int, Field(ge=1, le=50, description="maximum number of results")]
 Offset = Annotated[int, Field(ge=0, le=_LARGEST_INT, description="number of results to skip")]
-Few = Annotated[int, Field(ge=0, le=48, description="examples of each")]
+Few = Annotated[int, Field(ge=0, le=12, description="examples of each")]
 Id = Annotated[int, Field(ge=0, le=_LARGEST_INT, description="an example's id")]
 
 
@@ -160,8 +158,16 @@ class Tools:
         first: Annotated[str, Field(max_length=511, description="the set before: MODEL/set_01")],
         second: Annotated[str, Field(max_length=511, description="the set after")],
     ) -> Comparison:
-        """What changed from one set to another on the same images: matched clusters, paths, predictions."""
-        return compare_cached(self._index(first), self._index(second))
+        """What changed from one set to another on the same images: matched clusters, paths, predictions.
+
+        Of changed decisions, the most frequent pairs of classes."""
+        found = compare_cached(self._index(first), self._index(second))
+        decisions = found.decisions and found.decisions.model_copy(
+            update={
+                "counts": tuple(one.model_copy(update={"examples": ()}) for one in found.decisions.counts[:MOST_PAIRS])
+            }
+        )
+        return found.model_copy(update={"decisions": decisions})
 
     def explain(
         self,
@@ -169,7 +175,8 @@ class Tools:
         image: Annotated[
             str,
             Field(
-                max_length=LARGEST_UPLOAD * 4 // 3 + 4, description="a picture as base64: JPEG, PNG, WebP, BMP or GIF"
+                max_length=LARGEST_UPLOAD * 4 // 3 + 4,
+                description="a picture as base64 or data URL: JPEG, PNG, WebP, BMP or GIF",
             ),
         ] = "",
         example: Annotated[
@@ -182,12 +189,13 @@ class Tools:
         if (not image) == (example is None):
             raise RefusedImageError("Expected either image or example; give one of them.", 422)
         if example is not None:
-            return self.explainer.explain(
-                index, self._content(index, example), index.file(index.row_of(example))
+            row = index.row_of(example)
+            return self.explainer.explain_picture(
+                index, lambda: self.images.picture(index, row), index.file(row)
             ).explanation
         try:
-            content = base64.b64decode(image, validate=True)
-        except binascii.Error as error:
+            content = base64.b64decode(_without_scheme(image), validate=True)
+        except ValueError as error:  # binascii.Error, too
             raise RefusedImageError(f"The image is not base64: {error}. Encode the bytes of the file.", 422) from error
         return self.explainer.explain(index, content, "image").explanation
 
@@ -211,15 +219,8 @@ class Tools:
         model, slash, set_name = name.partition("/")
         return self.library.set(model, set_name) if slash else self.library.newest(model)
 
-    def _content(self, index: SetIndex, example: int) -> bytes:
-        """An example's picture as PNG: the pixels that the data set has. Raises: NotFoundError."""
-        row = index.row_of(example)
-        if index.record is None or not index.file(row):
-            raise NotFoundError(f"{index.name} has no picture of example {example}.")
-        try:
-            picture = find_images(index.source, None)(index.file(row))  # type: ignore[arg-type]  # it has a record
-        except OSError as error:
-            raise NotFoundError(f"The picture of example {example} of {index.name} no longer exists.") from error
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue()
+
+def _without_scheme(image: str) -> str:
+    """The base64 of data:image/png;base64,…, and of lines."""
+    joined = "".join(image.split())
+    return joined.partition(",")[2] if joined.startswith("data:") else joined

@@ -1,14 +1,10 @@
 """Error responses, as JSON and as a page.
 
-Belongs here: the HTTP status of each exception, and which messages may be sent. Messages of the library name files; such
-a message is logged, and the response holds a general one.
+Belongs here: exception handlers, and JSON or page. Statuses and texts of expected errors are `common/disclosure.py`'s.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-import secrets
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -21,41 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clusterpaths.errors import (
-    CacheError,
-    ClusterPathsError,
-    ConfigError,
-    DatasetError,
-    EditConflictError,
-    InputError,
-    ModelError,
-    NotFoundError,
-    RefusedImageError,
-)
+from clusterpaths.common.disclosure import describe, printable, reference
+from clusterpaths.errors import ClusterPathsError
 from clusterpaths.records import Record
 from clusterpaths.server.addresses import is_page
-from clusterpaths.server.middleware.log import LOGGER, printable, shown
+from clusterpaths.server.middleware.log import LOGGER, shown
 
-# An absolute POSIX or Windows path with two or more parts, or one below the home directory
-_FILE = re.compile(r"(?:(?<![\w.<:/])(?:~|\.\.?)?/[^\s/'\"]+/|[A-Za-z]:\\|\\\\)[^\s'\"]")
-_STATUS: tuple[tuple[type[ClusterPathsError], int], ...] = (  # the first that fits
-    (NotFoundError, 404),
-    (RefusedImageError, 422),
-    (ConfigError, 422),
-    (EditConflictError, 409),
-    (ModelError, 409),
-    (DatasetError, 409),
-    (CacheError, 503),
-    (InputError, 503),
-)
-_GENERAL = {
-    404: "not found",
-    409: "the set's model or images have been moved or changed since the set was made",
-    413: "the image is too large",
-    415: "not an image of a supported format",
-    422: "invalid request",
-    503: "the set cannot be read: it is corrupted or being replaced; try again, or publish it again",
-}
 _PLAIN = {  # instead of the framework's own words
     404: "no such address; the pages start at /, the endpoints are listed in /api/v1/openapi.json",
     405: "this address does not support the method",
@@ -71,11 +38,6 @@ class Problem(Record):
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Errors that an endpoint may answer, for its OpenAPI entry."""
     return {status: {"model": Problem, "description": HTTPStatus(status).phrase} for status in statuses}
-
-
-def names_file(text: str) -> bool:
-    """Whether a message contains a path of this machine."""
-    return _FILE.search(text) is not None
 
 
 def install(app: FastAPI, error_page: Callable[[Request, int, str], Response]) -> None:
@@ -100,19 +62,6 @@ def install(app: FastAPI, error_page: Callable[[Request, int, str], Response]) -
     app.add_exception_handler(ClusterPathsError, known)
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, invalid)
-
-
-def describe(error: ClusterPathsError) -> tuple[int, str]:
-    """Status and text of an expected error; details that the text omits are logged."""
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 503)
-    if isinstance(error, RefusedImageError):
-        status = error.status
-    text = str(error)
-    if status == 503 or names_file(text):
-        reference = _reference()
-        LOGGER.log(logging.INFO if status == 404 else logging.WARNING, "[%s] %s", reference, printable(text))
-        return status, f"{_GENERAL[status]} (details in the server's log, reference {reference})"
-    return status, text
 
 
 async def error_response(request: Request, status: int, text: str, headers: Any = None) -> Response:
@@ -151,10 +100,6 @@ def _got(entry: Any) -> str:
     return f", got {printable(repr(value)[:80])}" if isinstance(value, str | int | float) else ""
 
 
-def _reference() -> str:
-    return secrets.token_hex(4)
-
-
 class UnexpectedErrors:
     """ASGI middleware: logs unexpected exceptions with traceback, and answers 500 with a reference into the log."""
 
@@ -175,14 +120,14 @@ class UnexpectedErrors:
         try:
             await self.app(scope, receive, watched)
         except Exception:
-            reference = _reference()
-            LOGGER.exception("[%s] %s %s", reference, printable(scope["method"]), shown(scope))
+            number = reference()
+            LOGGER.exception("[%s] %s %s", number, printable(scope["method"]), shown(scope))
             if started:
                 raise  # the server closes the connection: a partial response must not look complete
-            text = f"internal error, see the server's log at {reference}"
+            text = f"internal error, see the server's log at {number}"
             try:
                 response = await error_response(Request(scope), 500, text)
             except Exception:  # noqa: BLE001  # the error page may fail for the same reason
-                LOGGER.exception("[%s] rendering the error page failed", reference)
+                LOGGER.exception("[%s] rendering the error page failed", number)
                 response = JSONResponse({"detail": text}, 500)
             await response(scope, receive, send)

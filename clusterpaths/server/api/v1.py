@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from clusterpaths.common.disclosure import names_file
 from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
@@ -46,7 +47,6 @@ from clusterpaths.explore.routes import routes
 from clusterpaths.records import Record
 from clusterpaths.server.answers import encode, has, json_answer, not_modified, of_set, of_version, tag_of
 from clusterpaths.server.dependencies import ImagesOf, LibraryOf
-from clusterpaths.server.errors import names_file
 from clusterpaths.server.uploads import explain_upload
 
 SIZES = (0, 48, 64, 96, 128, 160, 192, 224, 256, 320, 480, 640, 1024)  # few, for cache hits

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from clusterpaths.common.disclosure import printable
+
 LOGGER = logging.getLogger("clusterpaths.server")
-_LONGEST = 300
 _NEVER_SENT = 499  # as nginx: the client closed the connection before the response
 
 
@@ -56,9 +57,3 @@ def shown(scope: Scope) -> str:
     """The requested path, escaped and truncated; a query is shown as ?…"""
     raw: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
     return printable(raw.partition(b"?")[0].decode("latin-1")) + ("?…" if scope.get("query_string") else "")
-
-
-def printable(text: str) -> str:
-    """Escapes control characters, quotes and line breaks; at most 300 characters."""
-    cut = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
-    return "".join(c if c.isprintable() and c not in '\\"' else c.encode("unicode_escape").decode() for c in cut)

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from clusterpaths.common.disclosure import describe
 from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import choices, prepare, select
 from clusterpaths.explore.index import SetIndex
@@ -21,7 +22,6 @@ from clusterpaths.server.addresses import query_of, set_url
 from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.api.v1 import MANY
 from clusterpaths.server.dependencies import LibraryOf
-from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.lists import ASKED, list_query
 from clusterpaths.server.pages.plots import lift_plot
 from clusterpaths.server.pages.rendering import listed_models, render

@@ -12,13 +12,13 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from clusterpaths.common.disclosure import describe
 from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.errors import ClusterPathsError, NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import ModelSummary, SetSummary
 from clusterpaths.server.dependencies import LibraryOf
-from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
 
 SUGGESTED = 6

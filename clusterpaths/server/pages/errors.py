@@ -1,6 +1,6 @@
 """The error page.
 
-Belongs here: title and advice for each HTTP status. `server/errors.py` maps exceptions to statuses.
+Belongs here: title and advice for each HTTP status. `common/disclosure.py` maps exceptions to statuses.
 """
 
 from __future__ import annotations

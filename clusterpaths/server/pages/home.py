@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from clusterpaths.common.disclosure import describe
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.explore.library import Library
 from clusterpaths.explore.paths import path_page
 from clusterpaths.explore.records import ExampleRow, SetSummary
 from clusterpaths.server.dependencies import LibraryOf
-from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.pages.words import time_words
 from clusterpaths.sets.accepted import read_accepted

@@ -16,12 +16,12 @@ from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from clusterpaths.common.disclosure import describe
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.explanation.uploaded import Explained
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.server.api.v1 import LARGEST_INT
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
-from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.pages.specimen import of_explained
 from clusterpaths.server.settings import ServeConfig

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from clusterpaths.common.disclosure import describe
 from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
@@ -18,7 +19,6 @@ from clusterpaths.explore.records import Question
 from clusterpaths.report.colours import CLASSES
 from clusterpaths.server.addresses import api_url
 from clusterpaths.server.dependencies import LibraryOf
-from clusterpaths.server.errors import describe
 from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.pages.set_view import SetView, set_view
 from clusterpaths.server.questions import Pairs, question_of, tidy
