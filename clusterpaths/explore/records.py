@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from clusterpaths.explore.ranges import parse_layer_range, parse_range, parse_region
+from clusterpaths.explore.ranges import MOST_REGIONS, parse_layer_range, parse_range, parse_region
 from clusterpaths.records import Distance, Record
 
 Source = Literal["predictions", "labels"]
@@ -328,7 +328,7 @@ class Question(Record):
     )
     within: tuple[str, ...] = Field(
         default=(),
-        description="inside all of these regions of layers' maps, polygons of 3 to 64 corners: LAYER:x,y;x,y;x,y",
+        description="inside all of these regions of layers' maps, at most 8, polygons of 3 to 64 corners: LAYER:x,y;x,y;x,y",
     )
     id: tuple[int, ...] = Field(default=(), description="one of these ids")
     order: Order = Field(
@@ -354,6 +354,8 @@ class Question(Record):
     @field_validator("within")
     @classmethod
     def _are_regions(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(values) > MOST_REGIONS:
+            raise ValueError(f"Expected at most {MOST_REGIONS} regions, here are {len(values)}; take some out")
         for value in values:
             parse_region(value)
         return values

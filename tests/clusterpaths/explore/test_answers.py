@@ -342,6 +342,7 @@ def test_a_name_that_is_not_there_is_told(index: SetIndex, fields: dict[str, obj
         ({"within": ("a:0,0;1,0",)}, "3 to 64 of them; here are 2"),
         ({"within": ("a:",)}, "here are 0"),
         ({"within": ("a:" + ";".join(["0,0"] * 65),)}, "here are 65"),
+        ({"within": ("a:0,0;1,0;0,1",) * 9}, "at most 8 regions, here are 9"),
         ({"within": ("a:0,0;1,0;1",)}, "two numbers each; '1' is not"),
         ({"within": ("a:0,0;1,0;1,nan",)}, "'nan' is none that is finite"),
     ],
