@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from clusterpaths.find.find import find as find_entries
 from clusterpaths.find.record import Kind
 from clusterpaths.find.text import describe
 from clusterpaths.records import Record
+from clusterpaths.storage.atomic import partial_sibling
 
 
 class FindConfig(Record):
@@ -68,7 +70,13 @@ def find(
 
 def _write(file: Path, pieces: Iterable[str]) -> None:
     try:
-        with file.expanduser().open("w", encoding="utf-8", newline="") as target:
+        place = file.expanduser()
+        place.parent.stat()  # which would be made otherwise
+        is_special = place.is_symlink() or (place.exists() and not place.is_file())  # such as /dev/stdout
+        with (
+            nullcontext(place) if is_special else partial_sibling(place) as partial,
+            partial.open("w", encoding="utf-8", newline="") as target,
+        ):
             target.writelines(pieces)
     except OSError as error:
         raise DiskError(

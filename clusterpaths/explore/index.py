@@ -140,6 +140,10 @@ class SetIndex:
         found: T = self._once.get(key, make)
         return found
 
+    def has(self, key: Hashable) -> bool:
+        """Whether `once` has computed this."""
+        return key in self._once
+
     def answer(self, key: Hashable, make: Callable[[], T]) -> T:
         """The answer to a question, computed once; only the last ones are cached."""
         found: T = self._answers.get(key, make)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.sets.maps import Maps
+
+WORKERS = max(
+    1, (os.cpu_count() or 1) - 1
+)  # threads that look for neighbours; a server answers others with the core left
 
 
 def coordinates(maps: Maps, layer: str) -> NDArray[np.float32]:

@@ -56,9 +56,9 @@ def fiftyone_document(index: SetIndex, kind: str) -> dict[str, Any]:
     samples, fields = [], {"filepath": "StringField", "tags": "ListField(fiftyone.core.fields.StringField)"}
     schema = {name: _FIFTYONE + field for name, field in fields.items()}
     schema |= {"ground_truth": _CLASSIFICATION, "prediction": _CLASSIFICATION, "example": f"{_FIFTYONE}IntField"}
+    schema |= {name: _FIFTYONE + _TYPES[type_] for name, type_ in _COLUMNS[kind].items()}
     for rows, values in _pieces(index, kind):
         for example, value in zip(index.examples(rows), values, strict=True):
-            schema |= {name: _FIFTYONE + _TYPES[type(one)] for name, one in value.items() if one is not None}
             samples.append(
                 {
                     "filepath": example.file or f"{example.id}",
@@ -150,11 +150,13 @@ def _under_covered(index: SetIndex) -> Iterator[tuple[int, Values]]:
             yield row, dict(zip(_COLUMNS["under-covered"], values, strict=True))
 
 
-_COLUMNS = {
-    "label-errors": ("suggested", "confidence", "path_share", "model_share", "path_others"),
-    "near-duplicates": ("group", "exact", "distance", "across_splits", "labels_differ"),
-    "under-covered": ("region", "path", "sparse_share"),
-}
+_COLUMNS: dict[str, dict[str, type]] = {  # with the type of what is known
+    "label-errors": {
+        "suggested": str, "confidence": float, "path_share": float, "model_share": float, "path_others": int,
+    },
+    "near-duplicates": {"group": int, "exact": bool, "distance": float, "across_splits": bool, "labels_differ": bool},
+    "under-covered": {"region": int, "path": str, "sparse_share": float},
+}  # fmt: skip
 _LISTS: dict[str, Callable[[SetIndex], Iterator[tuple[int, Values]]]] = {
     "label-errors": _label_errors,
     "near-duplicates": _near_duplicates,

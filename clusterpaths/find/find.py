@@ -29,6 +29,11 @@ def prepare(index: SetIndex, kind: str) -> int:
     return _TOTALS[_known(kind)](index)
 
 
+def is_prepared(index: SetIndex, kind: str) -> bool:
+    """Whether the list is computed. Raises: NotFoundError: no such kind."""
+    return index.has(_known(kind))
+
+
 def _known(kind: str) -> str:
     if kind not in KINDS:
         raise NotFoundError(f"There is no kind {kind[:80]!r}. There are {', '.join(KINDS)}.")

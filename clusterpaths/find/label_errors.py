@@ -106,7 +106,7 @@ def find_label_errors(index: SetIndex) -> Suspects:
     Raises:
         NotFoundError: the set has no labels.
     """
-    return index.once("label errors", lambda: _of_set(index))
+    return index.once("label-errors", lambda: _of_set(index))
 
 
 def label_errors_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> LabelErrors:

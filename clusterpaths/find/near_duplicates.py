@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.index import SetIndex
-from clusterpaths.find.coordinates import coordinates
+from clusterpaths.find.coordinates import WORKERS, coordinates
 from clusterpaths.find.record import DuplicateGroup, NearDuplicates
 from clusterpaths.sets.maps import Maps
 from clusterpaths.sets.published import PublishedSet
@@ -21,7 +21,7 @@ from clusterpaths.sets.published import PublishedSet
 NEAR = 0.3  # of the median distance to the nearest neighbour: nearer ones are near duplicates
 EARLY = 2  # layers: later ones tell apart what looks alike
 SHOWN = 12  # examples of a group in its record; a CSV has all
-_NEIGHBOURS = 8  # of each example that are looked at
+_NEIGHBOURS = 8  # others of each example that are looked at
 _SAMPLE = 2_000  # examples whose nearest neighbours give a layer's median
 Rows = NDArray[np.int64]
 Points = NDArray[np.float32]
@@ -48,7 +48,7 @@ def find_near_duplicates(index: SetIndex) -> tuple[Group, ...]:
     Raises:
         NotFoundError: the set has neither contents nor maps.
     """
-    return index.once("near duplicates", lambda: _of_set(index))
+    return index.once("near-duplicates", lambda: _of_set(index))
 
 
 def near_duplicates_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> NearDuplicates:
@@ -91,15 +91,16 @@ def near_pairs(layers: list[Points], near: float = NEAR) -> tuple[NDArray[np.int
     if n < 3:
         return none
     sample = np.sort(np.random.default_rng(0).permutation(n)[:_SAMPLE])
-    scales = []
-    for points in layers:
-        tree = cKDTree(points)
-        nearest = tree.query(points[sample], k=2, workers=-1)[0][:, 1]
-        scales.append(float(np.median(nearest)))
+    trees = [cKDTree(points) for points in layers]
+    scales = [
+        float(np.median(tree.query(points[sample], k=2, workers=WORKERS)[0][:, 1]))
+        for tree, points in zip(trees, layers, strict=True)
+    ]
     if not scales[0] > 0:  # more than half have a twin, or the layer is constant: no distance tells them apart
         return none
-    first = cKDTree(layers[0])
-    distances, others = first.query(layers[0], k=min(_NEIGHBOURS, n), distance_upper_bound=near * scales[0], workers=-1)
+    distances, others = trees[0].query(
+        layers[0], k=min(_NEIGHBOURS + 1, n), distance_upper_bound=near * scales[0], workers=WORKERS
+    )  # itself, too
     at, column = np.nonzero(np.isfinite(distances))
     pairs = np.sort(np.column_stack([at, others[at, column]]), axis=1)
     pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
@@ -170,8 +171,8 @@ def _sources(index: SetIndex) -> tuple[NDArray[np.uint64] | None, Maps | None]:
     Raises:
         NotFoundError: neither is.
     """
-    source = index.source
-    contents, maps = (source.contents, source.maps) if isinstance(source, PublishedSet) else (None, None)
+    contents = index.source.contents if isinstance(index.source, PublishedSet) else None
+    maps = index.maps
     if contents is None and maps is None:
         raise NotFoundError(
             f"{index.name} has neither maps nor the contents of its files, so near duplicates cannot be found. It was published "
@@ -185,6 +186,7 @@ def _note(contents: NDArray[np.uint64] | None, maps: Maps | None) -> str:
     if maps is None:
         return "Identical files only: this set was published before there were maps. Run again to find near duplicates, too."
     return (
-        f"{exact}Near: closer than {NEAR:g} of the median distance to the nearest neighbour, in both of the first two layers. "
+        f"{exact}Near: closer than {NEAR:g} of the median distance to the nearest neighbour, in both of the first two layers, by "
+        "the distances of the maps. Where more than half of the examples coincide in the first layer, none are called near. "
         "Across splits first, then identical files, then the nearest."
     )

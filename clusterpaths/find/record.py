@@ -75,7 +75,10 @@ class Region(Record):
     sparse: int = Field(description="of them in the sparsest tenth of the set")
     sparse_share: float
     sparse_interval: Interval = Field(description="95%, Wilson")
-    distance: float = Field(description="median distance to the 10th neighbour, in units of the set's median")
+    distance: float = Field(
+        description="median distance to the 10th neighbour, in units of the set's median; in a set of more than 20,000 examples, "
+        "neighbours are those in a random sample of 20,000"
+    )
     errors: int | None = Field(description="wrong predictions; None: not known")
     known: int = Field(description="examples of which it is known whether the prediction is correct")
     error_share: float | None

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.lift import lifts
-from clusterpaths.find.coordinates import coordinates
+from clusterpaths.find.coordinates import WORKERS, coordinates
 from clusterpaths.find.record import Region, UnderCovered
 from clusterpaths.metrics.alignment import SUFFIX_EXAMPLES
 from clusterpaths.metrics.checks import Ints
 from clusterpaths.metrics.intervals import wilson
 from clusterpaths.metrics.paths import count_paths
-from clusterpaths.sets.published import PublishedSet
 
 NEIGHBOURS = 10  # the k of the k-th nearest neighbour
 SPARSEST = 0.1  # share of the set that is called sparse
@@ -55,6 +54,7 @@ def under_covered_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> 
     """A piece of the list. Raises: NotFoundError: the set has no maps."""
     regions, distances = find_under_covered(index), _distances(index)
     known = index.right >= 0
+    among = f", among a random sample of {_REFERENCE:,} examples" if len(index) > _REFERENCE else ""
     return UnderCovered(
         total=len(regions),
         limit=limit,
@@ -62,7 +62,8 @@ def under_covered_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> 
         error_share=float((index.right[known] == 0).mean()) if known.any() else None,
         note=(
             f"Groups of examples that share the last clusters of their path, and of which clearly more than {SPARSEST:.0%} lie "
-            f"in the sparsest {SPARSEST:.0%} of the set: far from their {NEIGHBOURS}th nearest neighbour in the last layer."
+            f"in the sparsest {SPARSEST:.0%} of the set: far from their {NEIGHBOURS}th nearest neighbour in the last layer"
+            f"{among}."
         ),
         entries=tuple(_record(index, region, distances) for region in regions[offset : offset + limit]),
     )
@@ -82,7 +83,7 @@ def neighbour_distances(points: NDArray[np.float32], k: int = NEIGHBOURS, seed: 
     k = min(k, len(reference) - 1)
     if k < 1:
         return np.zeros(n)
-    found = cKDTree(points[reference]).query(points, k=k + 1, workers=-1)[0]  # (n, k + 1)
+    found = cKDTree(points[reference]).query(points, k=k + 1, workers=WORKERS)[0]  # (n, k + 1)
     is_reference = np.zeros(n, np.bool_)
     is_reference[reference] = True
     distances: Floats = np.where(is_reference, found[:, k], found[:, k - 1])  # a reference finds itself first
@@ -164,7 +165,7 @@ def _suffixes(steps: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 def _distances(index: SetIndex) -> Floats:
     """(n,) in the last layer. Raises: NotFoundError: the set has no maps."""
-    maps = index.source.maps if isinstance(index.source, PublishedSet) else None
+    maps = index.maps
     if maps is None:
         raise NotFoundError(
             f"{index.name} was published before there were maps, so under-covered regions cannot be found. Run again to add them."

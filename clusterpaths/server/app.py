@@ -84,6 +84,7 @@ def create_app(settings: ServeConfig) -> FastAPI:
     app.state.history = History()
     app.state.metrics = metrics.Metrics(app.state.library, app.state.history)
     app.state.explaining = asyncio.Semaphore(1)
+    app.state.finding = asyncio.Semaphore(1)
     app.include_router(contract.router)
     app.include_router(selections_api.router)
     app.include_router(api.router)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from clusterpaths.find.find import find
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.find.find import _TOTALS, find
 from clusterpaths.find.record import KINDS
+from clusterpaths.server.app import AT_ONCE
 from clusterpaths.sets.published import open_set
 from tests.clusterpaths.find.mapped import generated_mapped, small_mapped
 from tests.server.conftest import Site, misfits, violations
@@ -52,6 +57,38 @@ def test_the_api_answers_what_the_library_does(client: httpx.Client, root: Path,
 def test_a_client_that_has_a_list_is_not_sent_it_again(client: httpx.Client) -> None:
     tag = client.get(f"{OF_SMALL}/near-duplicates").headers["etag"]
     assert client.get(f"{OF_SMALL}/near-duplicates", headers={"If-None-Match": tag}).status_code == 304
+
+
+@pytest.mark.parametrize(
+    "address", [f"{OF_SMALL}/{{}}", f"{OF_SMALL}/{{}}.csv", f"{OF_SMALL}/{{}}/fiftyone", f"{PAGE}/{{}}"]
+)
+def test_other_addresses_answer_while_a_list_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """As many requests for it as there are threads; each waited in one of them."""
+    small_mapped(tmp_path, [1, 2, 2, 3, 4, 5, 6, 7])
+    kind, began, end = "near-duplicates", threading.Event(), threading.Event()
+    compute = _TOTALS[kind]
+
+    def slow(index: SetIndex) -> int:
+        began.set()
+        assert end.wait(60)
+        return compute(index)
+
+    monkeypatch.setitem(_TOTALS, kind, slow)
+    with (
+        serving(tmp_path) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+        ThreadPoolExecutor(AT_ONCE) as threads,
+    ):
+        try:
+            asked = [threads.submit(client.get, address.format(kind)) for _ in range(AT_ONCE)]
+            assert began.wait(60)
+            time.sleep(0.5)  # until all have come in
+            assert client.get("/api/v1/models", timeout=10).status_code == 200
+        finally:
+            end.set()
+        assert [one.result().status_code for one in asked] == [200] * AT_ONCE
 
 
 def test_csv_and_fiftyone_are_complete_files(client: httpx.Client) -> None:

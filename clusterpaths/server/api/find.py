@@ -11,6 +11,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Path, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from clusterpaths.find.export import csv_lines, fiftyone_document
@@ -20,6 +21,7 @@ from clusterpaths.records import Record
 from clusterpaths.server.answers import of_set
 from clusterpaths.server.api.v1 import OF_SET, Limit, Model, None_, Offset, Set, sane
 from clusterpaths.server.dependencies import LibraryOf
+from clusterpaths.server.slow_lists import compute_in_turn
 
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(sane)])
 Kinds = Annotated[Kind, Path(description="what to look for")]
@@ -39,11 +41,19 @@ class Piece(Record):
     response_class=StreamingResponse,
     responses={200: {"description": "the complete list, one row per example", "content": {"text/csv": {}}}},
 )
-def found_csv(library: LibraryOf, model: Model, set: Set, kind: Kinds, _: None_) -> Response:  # noqa: A002
+async def found_csv(
+    request: Request,
+    library: LibraryOf,
+    model: Model,
+    set: Set,  # noqa: A002
+    kind: Kinds,
+    _: None_,
+) -> Response:
     """A complete list as CSV."""
-    index = library.set(model, set)
+    index = await run_in_threadpool(library.set, model, set)
+    await compute_in_turn(request, index, kind)  # errors are raised here, before the response starts
     return StreamingResponse(
-        csv_lines(index, kind),  # errors are raised here, before the response starts
+        csv_lines(index, kind),
         media_type="text/csv; charset=utf-8",
         headers=_HEADERS | _attachment(f"{index.summary.model}_{index.summary.set}_{kind}.csv"),
     )
@@ -60,31 +70,42 @@ def found_csv(library: LibraryOf, model: Model, set: Set, kind: Kinds, _: None_)
         }
     },
 )
-def found_fiftyone(library: LibraryOf, model: Model, set: Set, kind: Kinds, _: None_) -> Response:  # noqa: A002
+async def found_fiftyone(
+    request: Request,
+    library: LibraryOf,
+    model: Model,
+    set: Set,  # noqa: A002
+    kind: Kinds,
+    _: None_,
+) -> Response:
     """A complete list as a document for FiftyOne; file names are relative to the images."""
-    index = library.set(model, set)
+    index = await run_in_threadpool(library.set, model, set)
+    await compute_in_turn(request, index, kind)
     return Response(
-        json.dumps(fiftyone_document(index, kind)),
+        await run_in_threadpool(lambda: json.dumps(fiftyone_document(index, kind))),
         media_type="application/json",
         headers=_HEADERS | _attachment(f"{index.summary.model}_{index.summary.set}_{kind}_fiftyone.json"),
     )
 
 
 @router.get(f"{OF_SET}/find/{{kind}}", tags=["find"], response_model=Found)
-def found(
+async def found(
     request: Request,
+    library: LibraryOf,
     model: Model,
     set: Set,  # noqa: A002
     kind: Kinds,
     piece: Annotated[Piece, Query()],
 ) -> Response:
     """Likely label errors, near duplicates or under-covered regions, page by page."""
-    return of_set(
+    await compute_in_turn(request, await run_in_threadpool(library.set, model, set), kind)
+    return await run_in_threadpool(
+        of_set,
         request,
         model,
         set,
         lambda index: find(index, kind, limit=piece.limit, offset=piece.offset),
-        before=lambda index: prepare(index, kind),
+        before=lambda index: prepare(index, kind),  # of a set that was replaced meanwhile
     )
 
 

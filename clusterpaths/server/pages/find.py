@@ -5,12 +5,15 @@ Belongs here: the values of the template. `clusterpaths/find` makes the lists.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from clusterpaths.errors import NotFoundError
+from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.find import find, prepare
 from clusterpaths.find.record import KINDS, Found, Region
 from clusterpaths.find.text import headline, lift_text
@@ -20,6 +23,7 @@ from clusterpaths.server.pages.lists import LABEL_ERRORS, SUSPECTS, list_query
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.pages.sets import PageNumber
+from clusterpaths.server.slow_lists import compute_in_turn
 
 PAGE_SIZE = {LABEL_ERRORS: SUSPECTS, "near-duplicates": 25, "under-covered": 15}
 TITLES = {
@@ -43,9 +47,17 @@ def first_kind(library: LibraryOf, model: str, name: str) -> Response:
 
 
 @router.get("/explore/{model}/{name}/find/{kind}")
-def find_page(request: Request, library: LibraryOf, model: str, name: str, kind: str, page: PageNumber = 1) -> Response:
+async def find_page(
+    request: Request, library: LibraryOf, model: str, name: str, kind: str, page: PageNumber = 1
+) -> Response:
     """One kind's list; why there is none, where the set lacks what it needs."""
-    index = library.set(model, name)
+    index = await run_in_threadpool(library.set, model, name)
+    with contextlib.suppress(NotFoundError):  # the page says so
+        await compute_in_turn(request, index, kind)
+    return await run_in_threadpool(_page, request, index, kind, page)
+
+
+def _page(request: Request, index: SetIndex, kind: str, page: int) -> Response:
     view = set_view(index)
     problem, total = "", 0
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clusterpaths.commands.find import main
-from clusterpaths.errors import NotFoundError
+from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.export import csv_lines, fiftyone_document
 from clusterpaths.find.find import find
@@ -64,14 +65,25 @@ def test_a_csv_of_many_examples_is_complete(tmp_path: Path, monkeypatch: pytest.
 def test_a_document_for_fiftyone_declares_every_field_of_its_samples(tmp_path: Path, kind: str) -> None:
     """`Dataset.from_dict` adds samples with expand_schema=False: a field that is not declared is refused."""
     index = small_mapped(tmp_path, DIGESTS) if kind != "under-covered" else generated_mapped(tmp_path)
+    assert len(declared(index, kind)["samples"]) == len(table(index, kind)) > 0
+
+
+def test_a_field_that_no_example_has_a_value_of_is_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the model's probabilities, as of sets with several labels per example."""
+    monkeypatch.setattr("clusterpaths.find.label_errors._scores", lambda index: None)
+    document = declared(generated_mapped(tmp_path), "label-errors")
+    assert {sample["model_share"] for sample in document["samples"]} == {None}
+
+
+def declared(index: SetIndex, kind: str) -> dict[str, Any]:
+    """The document, each field of whose samples its schema declares."""
     document: dict[str, Any] = json.loads(json.dumps(fiftyone_document(index, kind)))
     assert set(document) == {"name", "media_type", "sample_fields", "info", "samples"}
     assert document["media_type"] == "image"
-    assert len(document["samples"]) == len(table(index, kind)) > 0
     for sample in document["samples"]:
         for name, value in sample.items():
-            declared = FIELDS[document["sample_fields"][name]]
-            assert value is None or type(value) is declared, name
+            kind_of_value = FIELDS[document["sample_fields"][name]]
+            assert value is None or type(value) is kind_of_value, name
         assert not Path(sample["filepath"]).is_absolute()
         for name in ("ground_truth", "prediction"):
             assert sample[name] is None or (sample[name]["_cls"], set(sample[name])) == (
@@ -80,6 +92,7 @@ def test_a_document_for_fiftyone_declares_every_field_of_its_samples(tmp_path: P
             )
     first = document["samples"][0]
     assert kind in first["tags"]
+    return document
 
 
 def test_a_set_that_lacks_what_a_list_needs_is_refused_before_the_first_line(tmp_path: Path) -> None:
@@ -104,6 +117,23 @@ def test_the_command_prints_the_list_and_writes_all_of_it(tmp_path: Path, capsys
     assert "and 1 more" in told
     assert len(target.read_text().splitlines()) == 5
     assert len(json.loads(document.read_text())["samples"]) == 4
+
+
+def test_an_error_midway_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_mapped(tmp_path, DIGESTS)
+    target = tmp_path / "found" / "found.csv"
+    target.parent.mkdir()
+    target.write_text("of yesterday")
+
+    def failing(index: SetIndex, kind: str) -> Iterator[str]:
+        yield "id,file\n"
+        raise CacheError("paths.parquet cannot be read.")
+
+    monkeypatch.setattr("clusterpaths.commands.find.csv_lines", failing)
+    with pytest.raises(SystemExit) as ended:
+        main(["near-duplicates", "Small", "--cache-root", str(tmp_path), "--csv", str(target)])
+    assert ended.value.code == 2
+    assert [(path.name, path.read_text()) for path in target.parent.iterdir()] == [("found.csv", "of yesterday")]
 
 
 def test_the_command_prints_the_record_of_the_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,13 @@ def test_a_layer_that_tells_nothing_apart_has_no_pairs(points: np.ndarray) -> No
     assert (len(pairs), len(distances)) == (0, 0)
 
 
+def test_the_eight_nearest_others_of_each_are_looked_at() -> None:
+    points = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    points[:9] = points[0] + np.random.default_rng(1).normal(0, 1e-4, (9, 4))
+    pairs, _ = near_pairs([points])
+    assert (pairs[:, 1] < 9).sum() == 9 * 8 / 2
+
+
 def test_a_group_across_splits_comes_before_identical_files_of_one_split(tmp_path: Path) -> None:
     """11 and 12, both in train, have one content; 10 (train) and 16 (test) are near in both layers."""
     index = small_mapped(tmp_path, digests=[1, 2, 2, 3, 4, 5, 6, 7])

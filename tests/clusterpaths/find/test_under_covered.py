@@ -79,6 +79,13 @@ def test_a_page_has_the_error_share_with_its_interval_and_a_filter_that_selects_
     assert found.error_share == pytest.approx(float((index.right[index.right >= 0] == 0).mean()))
 
 
+def test_the_note_says_where_neighbours_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = generated_mapped(tmp_path)
+    assert "random sample" not in under_covered_page(index).note
+    monkeypatch.setattr("clusterpaths.find.under_covered._REFERENCE", 1_999)
+    assert "among a random sample of 1,999 examples" in under_covered_page(index).note
+
+
 def test_a_set_without_maps_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"published before there were maps.*Run again"):
         under_covered_page(small_mapped(tmp_path, maps=False))
