@@ -111,6 +111,21 @@ def test_the_slider_shows_other_examples_while_it_moves(open_page: Any, site: Si
     assert page.locator("#depth").input_value() == "0.9875"
 
 
+def test_after_the_session_has_ended_the_slider_leads_to_the_login(chromium: Any, site: Site) -> None:
+    with serving(site.root, token="a-token-of-a-test") as url:
+        context = chromium.new_context(base_url=url, reduced_motion="reduce")
+        page = context.new_page()
+        page.goto(f"{site.overview}/examples/7/alike")
+        page.get_by_label("Token").fill("a-token-of-a-test")
+        page.get_by_role("button", name="Open").click()
+        page.wait_for_url("**/alike")
+        context.clear_cookies()
+        page.locator("#depth").focus()
+        page.keyboard.press("End")
+        page.wait_for_url("**/login?next=*depth*")
+        context.close()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_the_page_fits_and_is_accessible(open_page: Any, site: Site, width: int, scheme: str) -> None:
     page = open_page(f"{site.overview}/examples/7/alike?depth=0.6", width=width, scheme=scheme)

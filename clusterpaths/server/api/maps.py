@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from clusterpaths.explore.index import SetIndex
@@ -29,7 +30,11 @@ _ARRAY: dict[int | str, dict[str, Any]] = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-_VERSION = Field("", max_length=200, description="the set's version: then the answer may be cached for an hour")
+_VERSION = Field(
+    "",
+    max_length=200,
+    description="version of /map: the answer may then be cached for an hour; 409 if the set was replaced",
+)
 
 
 class OfLayer(Record):
@@ -77,9 +82,15 @@ def columns(
 
 
 def _array(request: Request, index: SetIndex, version: str, make: Callable[[SetIndex], Column]) -> Response:
-    """An array's bytes; not cached here, as they are views of arrays in memory."""
+    """An array's bytes; not cached here, as they are views of arrays in memory.
+
+    Raises:
+        HTTPException: 409, as rows of another version belong to other examples.
+    """
     known = index.summary.version
-    cache = "private, max-age=3600" if version == known else "private, no-cache"
+    if version not in ("", known):
+        raise HTTPException(409, f"The set was replaced: v is {version[:80]!r}, expected {known!r}; get /map again.")
+    cache = "private, max-age=3600" if version else "private, no-cache"
     tag = tag_of(known, str(index.folder), request.url.path, request.url.query)
     if has(request, tag):
         return not_modified(tag, cache)

@@ -13,6 +13,7 @@ import numpy as np
 
 from clusterpaths.explore.records import ClassShare, Transition
 from clusterpaths.report import overview
+from clusterpaths.report.colours import NUMBERS, PATTERNS
 
 if TYPE_CHECKING:
     from clusterpaths.server.pages.set_view import SetView
@@ -94,7 +95,15 @@ def routes_figure(view: SetView) -> RoutesFigure:
         links=tuple(tuple(view.cluster_url(i, c) for c in range(width)) for i, width in enumerate(k)),
         beside=tuple((s.x + overview.BAR + 7, y + 5, text) for s, (y, text) in words.items()),
         room=max([8.0 * len(text) for s, (_, text) in words.items() if s.layer == len(layers) - 1], default=0.0),
-        data={"layers": list(layers), "agreements": agreements, "total": view.n, "nodes": nodes, "links": links},
+        data={
+            "layers": list(layers),
+            "agreements": agreements,
+            "total": view.n,
+            "numbers": NUMBERS,
+            "patterns": PATTERNS,
+            "nodes": nodes,
+            "links": links,
+        },
         undrawn=1 - sum(one.count for one in drawn) / steps if steps else 0.0,
     )
 

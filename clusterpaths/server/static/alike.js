@@ -14,7 +14,7 @@ const show = async (address) => {
   const { signal } = running;
   try {
     const response = await fetch(address, { signal, headers: { Accept: "text/html" } });
-    if (!response.ok) throw new Error(`${response.status}`);
+    if (!response.ok || response.redirected) throw new Error(`${response.status}`);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     for (const id of ["nearest", "stops"]) {
       const fresh = page.getElementById(id);
@@ -22,7 +22,7 @@ const show = async (address) => {
     }
     history.replaceState(null, "", address);
   } catch {
-    if (!signal.aborted) location.assign(address); // the page of the error says what happened
+    if (!signal.aborted) location.assign(address); // the page of the error, or the login
   }
 };
 

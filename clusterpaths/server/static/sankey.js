@@ -5,15 +5,13 @@
  * @typedef {{name: string, number: number, layer: number, count: number, colour: number, words: string, named: string, href: string,
  *   middle: number, height: number, beside: string, beside_at: number}} RouteNode
  * @typedef {{source: number, target: number, count: number, colour: number, words: string, href: string}} RouteLink
- * @typedef {{layers: string[], agreements: (number | null)[], total: number, nodes: RouteNode[], links: RouteLink[]}} RoutesData
+ * @typedef {{layers: string[], agreements: (number | null)[], total: number, numbers: number, patterns: number, nodes: RouteNode[], links: RouteLink[]}} RoutesData
  */
 
 const NODE = 30; // width of a block
 const FOOT = 36; // room for the layers' names
 const SECOND = 18; // and for the percentage below
 const SIDE = 34;
-const NUMBERS = 8; // as report/colours.py: colours and patterns of clusters by number
-const PATTERNS = 5;
 const FITS = 15 / 300; // as the server: a block so high, as a share, holds its number; else it stands beside it
 
 /**
@@ -58,7 +56,7 @@ async function draw(target, data) {
   const palette = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => token(`--f${i}`)).concat(token("--lab"));
   const byCluster = Boolean(document.querySelector("#by-cluster:checked")); // else by class
   /** @param {RouteNode} node */
-  const colourOf = (node) => (byCluster ? node.number % NUMBERS : node.colour);
+  const colourOf = (node) => (byCluster ? node.number % data.numbers : node.colour);
   /** @param {RouteLink} link */
   const bandColour = (link) => palette[byCluster ? colourOf(data.nodes[link.source]) : link.colour];
   const width = Math.max(target.clientWidth, 240);
@@ -162,10 +160,10 @@ function addPatterns(target, data, shown) {
     element.querySelector(".pattern")?.remove();
     const number = data.nodes[/** @type {any} */ (element).__data__?.node?.pointNumber ?? -1]?.number ?? 0;
     const block = element.querySelector(".node-rect");
-    if (!shown || !block || number % PATTERNS === 0) continue;
+    if (!shown || !block || number % data.patterns === 0) continue;
     const pattern = document.createElementNS("http://www.w3.org/2000/svg", "rect");
     pattern.setAttribute("class", "pattern");
-    pattern.setAttribute("fill", `url(#pattern${number % PATTERNS})`);
+    pattern.setAttribute("fill", `url(#pattern${number % data.patterns})`);
     for (const name of ["x", "y", "width", "height"]) pattern.setAttribute(name, block.getAttribute(name) ?? "0");
     block.after(pattern);
   }
