@@ -16,7 +16,7 @@ from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Question
-from clusterpaths.report.colours import CLASSES
+from clusterpaths.report.colours import CLASSES, NUMBERS, PATTERNS
 from clusterpaths.server.addresses import api_url
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.pages.rendering import render
@@ -89,5 +89,7 @@ def _start(view: SetView) -> dict[str, Any]:
         "layers": view.layers,
         "images": view.has_images,
         "colours": CLASSES,
+        "numbers": NUMBERS,
+        "patterns": PATTERNS,
         "clusters": view.colours,  # of each layer's clusters: their majority classes' colours
     }

@@ -2,11 +2,11 @@
 // The map page: what is drawn when, and the address.
 
 import { colouring, colourings, tokens } from "./map_colour.js";
-import { Data } from "./map_data.js";
+import { Data, REPLACED } from "./map_data.js";
 import { draw, radiusFor } from "./map_draw.js";
 import { Flow } from "./map_flow.js";
 import { Histogram, short } from "./map_histogram.js";
-import { chips, common, element, legend, paths, percent, picture, some, thousands } from "./map_panel.js";
+import { chips, common, element, legend, marks, paths, percent, picture, some, thousands } from "./map_panel.js";
 import { region, Selection } from "./map_selection.js";
 import { fitted, MapView } from "./map_view.js";
 
@@ -17,7 +17,9 @@ const page = /** @type {HTMLElement} */ (document.getElementById("map"));
 const data = new Data(start.api, start.version);
 const view = new MapView(part("canvas"), part("over"));
 const asked = new URLSearchParams(location.search);
+/** What is shown; the select elements may be ahead of it. */
 let layer = start.layers.includes(asked.get("layer")) ? asked.get("layer") : start.layers.at(-1);
+let shown = "";
 /** @type {Selection} */
 let selection;
 /** @type {import("./map_colour.js").Colouring} */
@@ -35,14 +37,14 @@ function failed(error) {
 }
 
 async function begin() {
-  const points = data.points(layer); // asked for at once, beside what the set has
-  points.catch(() => {});
+  data.points(layer).catch(() => {}); // asked for at once, beside what the set has
   await data.open();
   selection = new Selection(data);
   fillChoices();
-  await Promise.all([points, recolour(false)]);
+  await recolour(false);
   paintLarge();
   page.dataset.state = "drawn";
+  part("bar").inert = false;
   performance.mark("map-first-picture");
   const { info } = data;
   await Promise.all([
@@ -50,10 +52,9 @@ async function begin() {
     ...info.layers.map((one) => data.column(`cluster:${one.name}`)),
     names(),
   ]);
-  if (colours.key.startsWith("cluster")) await recolour(false); // with their names
   await selection.restore(asked);
+  await recolour(); // with the clusters' names
   selection.addEventListener("change", follow);
-  await listLegends();
   followers.push(new Flow(part("flow"), data, selection, start, failed));
   follow();
   await Promise.all(info.layers.map((one) => data.points(one.name)));
@@ -79,13 +80,39 @@ function fillChoices() {
   part("colour").value = choices.some((one) => one.value === wanted) ? wanted : choices[0].value;
 }
 
-/** Colours of the points and their legend; `drawn`: what is there is drawn again. */
+let latest = 0;
+
+/**
+ * The chosen layer and colours, at once when all that they need is here; of several calls the last one counts.
+ * @param {boolean} drawn with the legends
+ */
 async function recolour(drawn = true) {
-  colours = await colouring(data, part("colour").value, layer, start);
-  if (!drawn) return;
-  await listLegends();
-  paintLarge();
-  paintSmall();
+  const mine = ++latest;
+  const [name, value] = [part("layer").value, part("colour").value];
+  try {
+    const [found, others] = await Promise.all([colouring(data, value, name, start), drawn ? facets(name, value) : [], data.points(name)]);
+    if (mine !== latest) return;
+    if (name !== layer) view.moved = false;
+    [layer, shown, colours] = [name, value, found];
+    if (!drawn) return;
+    legends = [found, ...others].map((one) => legend(one, selection, failed));
+    part("side").replaceChildren(...legends.map((one) => one.element));
+    paintLarge();
+    paintSmall();
+  } catch (error) {
+    if (mine === latest) [part("layer").value, part("colour").value] = [layer, shown];
+    throw error;
+  }
+}
+
+/**
+ * What is listed below the legend of the colours.
+ * @param {string} name of the layer
+ * @param {string} value of the colours
+ */
+function facets(name, value) {
+  const wanted = ["prediction", "label", "right", "split"].filter((one) => one !== value && data.has(one) && (one !== "split" || data.info.splits.length > 1));
+  return Promise.all(wanted.map((one) => colouring(data, one, name, start)));
 }
 
 function what(/** @type {string} */ name) {
@@ -162,20 +189,9 @@ function mark(row) {
 
 /** @param {string} name */
 async function changeLayer(name) {
-  layer = name;
   part("layer").value = name;
-  view.moved = false;
-  await data.points(name);
   await recolour();
   address();
-}
-
-async function listLegends() {
-  const facets = [colours];
-  for (const name of ["prediction", "label", "right", "split"])
-    if (part("colour").value !== name && data.has(name) && (name !== "split" || data.info.splits.length > 1)) facets.push(await colouring(data, name, layer, start));
-  legends = facets.map((one) => legend(one, selection, failed));
-  part("side").replaceChildren(...legends.map((one) => one.element));
 }
 
 async function ranges() {
@@ -205,6 +221,7 @@ function follow() {
   for (const one of [...legends, ...followers]) one.update();
   paths(part("paths"), data, selection, start);
   address();
+  part("tip").dataset.row = ""; // its link has the selection
   later();
 }
 
@@ -215,10 +232,11 @@ function address() {
   const query = selection.query();
   const text = query.toString();
   part("ask").href = `${start.page}/ask${text && "?"}${text}`;
-  part("ask").textContent = selection.count === 1 ? "See this example" : `See these ${thousands(selection.count)} examples`;
+  const words = ["Open this selection in Ask", "See this example"];
+  part("ask").textContent = words[selection.count] ?? `See these ${thousands(selection.count)} examples`;
   part("csv").href = `${start.api}/examples.csv${text && "?"}${text}`;
   if (layer !== start.layers.at(-1)) query.set("layer", layer);
-  if (part("colour").selectedIndex > 0) query.set("colour", part("colour").value);
+  if (shown !== part("colour").options[0].value) query.set("colour", shown);
   const here = query.toString();
   window.clearTimeout(writing);
   writing = window.setTimeout(() => history.replaceState(null, "", `${location.pathname}${here && "?"}${here}`), 150); // takes ms
@@ -230,20 +248,32 @@ let waiting = 0;
 
 /** What takes a request: pictures, and the server's summary, once the selection is left alone. */
 function later() {
+  const box = part("common");
   window.clearTimeout(waiting);
   asking?.abort();
+  box.setAttribute("aria-busy", "true"); // until it is about this selection
+  const sentence = (/** @type {string} */ text) => {
+    box.replaceChildren(element("p", { class: "hint" }, text));
+    box.removeAttribute("aria-busy");
+  };
   waiting = window.setTimeout(() => {
     some(part("some"), data, selection, start);
     part("some").closest("section").hidden = !selection.count;
-    const box = part("common");
-    if (!selection.any || !selection.count) {
-      box.replaceChildren(element("p", { class: "hint" }, selection.any ? "No example passes all filters." : "Select examples to see how they differ from the others: with the lasso, or by a class, a cluster or a range."));
-      return;
+    if (!selection.count) sentence("No example passes all filters.");
+    else if (!selection.any) sentence("Select examples to see how they differ from the others: with the lasso, or by a class, a cluster or a range.");
+    else {
+      asking = new AbortController();
+      const { signal } = asking;
+      data.get("summary", selection.query(), signal)
+        .then((answer) => answer.json())
+        .then((found) => {
+          if (signal.aborted) return;
+          if (found.total !== selection.count) throw new Error(REPLACED);
+          common(box, found, selection);
+          box.removeAttribute("aria-busy");
+        })
+        .catch((error) => error.name === "AbortError" || sentence(error.message));
     }
-    asking = new AbortController();
-    data.get("summary", selection.query(), asking.signal)
-      .then(async (answer) => common(box, await answer.json(), selection.values("right").length > 0))
-      .catch((error) => error.name === "AbortError" || box.replaceChildren(element("p", { class: "hint" }, error.message)));
   }, 250);
 }
 
@@ -275,10 +305,10 @@ function tip(row) {
     ].filter(([, text]) => text !== undefined);
     const verdict = { 0: "✗ incorrect", 1: "✓ correct" }[/** @type {0 | 1} */ (value("right"))];
     const chip = info.layers.map((one, at) => [at, value(`cluster:${one.name}`)]).filter(([, c]) => c !== undefined)
-      .map(([at, c]) => element("span", { class: `chip f${start.clusters[at]?.[c] ?? 8}` }, String(c)));
+      .map(([at, c]) => element("span", { class: `chip ${marks(start, at, c)}` }, String(c)));
     const image = start.images ? [element("img", { src: picture(start, id), alt: "", width: "96", height: "96" })] : [];
     image[0]?.addEventListener("error", () => image[0].remove());
-    box.replaceChildren(...image, element("div", {}, element("a", { href: `${start.page}/examples/${id}` }, `Example ${id}`), ...(verdict ? [" ", element("small", {}, verdict)] : []),
+    box.replaceChildren(...image, element("div", {}, element("a", { href: `${start.page}/examples/${id}${selection.list}` }, `Example ${id}`), ...(verdict ? [" ", element("small", {}, verdict)] : []),
       ...facts.map(([word, text]) => element("p", {}, element("small", {}, `${word} `), String(text))), element("p", { class: "line" }, ...chip)));
   }
   box.hidden = false;
@@ -309,7 +339,7 @@ view.addEventListener("open", (event) => {
   const { row, event: cause } = /** @type {CustomEvent} */ (event).detail;
   const id = data.now("id")?.[row];
   if (row < 0 || id === undefined) return;
-  const href = `${start.page}/examples/${id}`;
+  const href = `${start.page}/examples/${id}${selection.list}`;
   if (cause.pointerType === "touch") tip(row);
   else if (cause.ctrlKey || cause.metaKey) window.open(href, "_blank", "noopener");
   else location.assign(href);
@@ -323,7 +353,7 @@ part("out").addEventListener("click", () => view.zoom(1 / 1.4));
 part("fit").addEventListener("click", () => view.fit());
 part("visible").addEventListener("click", () => view.select(view.visible()));
 part("clear").addEventListener("click", () => selection.clear());
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => recolour().catch(failed));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.dataset.state === "ready" && recolour().catch(failed));
 
 begin().catch((error) => {
   page.dataset.state = "failed";

@@ -3,7 +3,7 @@
 
 /**
  * @typedef {{text: string, colour: number[], code: number, filter?: [string, string, string | undefined], mark?: string}} Entry
- * @typedef {{codes: Uint8Array, palette: number[][], entries: Entry[], key: string, range?: [string, string], title: string,
+ * @typedef {{codes: Uint32Array, palette: number[][], entries: Entry[], key: string, range?: [string, string], title: string,
  *   numbers?: boolean, frequent?: boolean}} Colouring; frequent: the legend lists the most frequent values first
  */
 
@@ -21,7 +21,7 @@ export function tokens() {
   return { classes: [0, 1, 2, 3, 4, 5, 6, 7].map((i) => token(`--f${i}`)), none: token("--lab"), dark: matchMedia("(prefers-color-scheme: dark)").matches };
 }
 
-/** The part of the scale that is told apart from the page. */
+/** The part of the scale that contrasts with the page. */
 export function scale() {
   const [from, to] = tokens().dark ? [0.16, 1] : [0, 0.93];
   return Array.from({ length: STEPS }, (_, i) => {
@@ -97,15 +97,15 @@ export async function colouring(data, value, layer, start) {
     const column = await data.column(value);
     const text = name.replaceAll("_", " ");
     return categories("attribute", text, Int8Array.from(column, (/** @type {number} */ v) => (v === 0 ? -1 : v === 1 ? 1 : 0)), [
-      { text: `without`, value: `-${name}`, colour: classes[7] },
-      { text: `with`, value: name, colour: classes[5] },
-    ], "");
+      { text: "without", value: `-${name}`, colour: classes[7] },
+      { text: "with", value: name, colour: classes[5] },
+    ], "", undefined, name);
   }
   const of = value === "cluster" ? layer : value.slice("cluster:".length);
   const at = info.layers.findIndex((one) => one.name === of);
   const column = await data.column(`cluster:${of}`);
   const entries = Array.from({ length: info.layers[at].k }, (_, c) => ({
-    text: start.names[at]?.[c] || `cluster ${c}`, value: `${of}:${c}`, colour: classes[c % start.colours], mark: String(c),
+    text: start.names[at]?.[c] || `cluster ${c}`, value: `${of}:${c}`, colour: classes[c % start.numbers], mark: String(c),
   }));
   const found = categories("cluster", `Clusters of ${of}`, column, entries, "", undefined, of);
   return { ...found, numbers: of === layer };
@@ -135,25 +135,25 @@ function ofClasses(info, names, own, classes, none, which) {
  * @param {{text: string, value?: string, colour: number[], mark?: string}[]} listed
  * @param {string} missing value of the filter for those that are not known; empty: there is none
  * @param {number} [filters] how many of the entries are values of the filter
- * @param {string} [layer]
+ * @param {string} [of] the layer or attribute, where each has a filter of its own
  * @returns {Colouring}
  */
-function categories(name, title, column, listed, missing, filters = listed.length, layer = undefined) {
+function categories(name, title, column, listed, missing, filters = listed.length, of = undefined) {
   const { none } = tokens();
-  const codes = new Uint8Array(column.length);
+  const codes = new Uint32Array(column.length); // there may be thousands of classes or clusters
   let unknown = false;
   for (let i = 0; i < codes.length; i++) {
     const value = column[i];
     unknown ||= value < 0;
-    codes[i] = value < 0 ? 0 : 1 + Math.min(value, 254);
+    codes[i] = value < 0 ? 0 : 1 + value;
   }
-  const palette = [none, ...listed.slice(0, 255).map((one) => one.colour)];
+  const palette = [none, ...listed.map((one) => one.colour)];
   /** @type {Entry[]} */
-  const entries = listed.slice(0, 255).map((one, i) => ({
-    text: one.text, colour: one.colour, code: i + 1, mark: one.mark, filter: i < filters ? [name, one.value ?? one.text, layer] : undefined,
+  const entries = listed.map((one, i) => ({
+    text: one.text, colour: one.colour, code: i + 1, mark: one.mark, filter: i < filters ? [name, one.value ?? one.text, of] : undefined,
   }));
-  if (unknown) entries.push({ text: name === "label" ? "no label" : "not known", colour: none, code: 0, filter: missing ? [name, missing, layer] : undefined });
-  return { codes, palette, entries, title, key: layer === undefined ? name : `${name}:${layer}` };
+  if (unknown) entries.push({ text: name === "label" ? "no label" : "not known", colour: none, code: 0, filter: missing ? [name, missing, of] : undefined });
+  return { codes, palette, entries, title, key: of === undefined ? name : `${name}:${of}` };
 }
 
 /**
@@ -168,7 +168,7 @@ function continuous(column, title, none) {
   const low = sorted[Math.floor(0.01 * (sorted.length - 1))] ?? 0;
   const high = sorted[Math.ceil(0.99 * (sorted.length - 1))] ?? 1;
   const step = high > low ? (STEPS - 1) / (high - low) : 0;
-  const codes = new Uint8Array(column.length);
+  const codes = new Uint32Array(column.length);
   for (let i = 0; i < codes.length; i++) {
     const value = column[i];
     codes[i] = Number.isNaN(value) ? 0 : 1 + Math.min(Math.max(Math.round((value - low) * step), 0), STEPS - 1);

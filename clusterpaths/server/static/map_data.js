@@ -13,6 +13,8 @@ const KINDS = {
   int8: Int8Array, int16: Int16Array, int32: Int32Array, int64: BigInt64Array, float32: Float32Array, float64: Float64Array,
 };
 
+export const REPLACED = "The set was replaced. Reload the page.";
+
 export class Data {
   /**
    * @param {string} api address of the set
@@ -31,9 +33,10 @@ export class Data {
 
   /** What the set has. */
   async open() {
-    this.info = await (await this.get("map", new URLSearchParams())).json();
+    const info = await (await this.get("map", new URLSearchParams())).json();
+    if (info.version !== this.version) throw new Error(REPLACED);
+    this.info = /** @type {Info} */ (info);
     this.dtypes = new Map(this.info.columns.map((one) => [one.name, one.dtype]));
-    return this.info;
   }
 
   get n() {
@@ -57,7 +60,7 @@ export class Data {
   }
 
   /**
-   * (n, 2), x and y in turns.
+   * (n, 2), interleaved x and y.
    * @param {string} layer
    * @returns {Promise<Float32Array>}
    */
@@ -100,8 +103,12 @@ export class Data {
    */
   async get(place, query, signal) {
     const text = query.toString();
-    const answer = await fetch(`${this.api}/${place}${text && "?"}${text}`, { signal });
+    const answer = await fetch(`${this.api}/${place}${text && "?"}${text}`, { signal }).catch((error) => {
+      throw error.name === "AbortError" ? error : new Error("The server does not respond. Start it, then reload the page.");
+    });
     if (answer.ok) return answer;
+    if (answer.status === 401) throw new Error("The session has ended. Reload the page to log in.");
+    if (answer.status === 409) throw new Error(REPLACED);
     let detail = `The server answered ${answer.status}.`;
     try {
       detail = (await answer.json()).detail;

@@ -17,7 +17,7 @@ const faint = new Float32Array(STEPS); // of those not selected
  * @param {object} what
  * @param {Float32Array} what.points (n, 2)
  * @param {Uint8Array | null} what.on (n,) 1: selected; null: all
- * @param {Uint8Array} what.codes (n,) place in the palette
+ * @param {Uint32Array} what.codes (n,) place in the palette
  * @param {number[][]} what.palette red, green, blue
  * @param {number[]} what.pale colour of those not selected
  * @param {View} what.view
@@ -78,7 +78,7 @@ function projected(canvas, points, view, margin, across) {
 /**
  * @param {Int32Array} places of the points
  * @param {Uint8Array | null} on
- * @param {Uint8Array} codes
+ * @param {Uint32Array} codes
  * @param {number[][]} palette
  * @param {{offsets: Int32Array, weights: Float32Array}[]} discs of the selected points, of the others
  * @param {number} stride

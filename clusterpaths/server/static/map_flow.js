@@ -2,9 +2,10 @@
 // The routes of the selection as a small Sankey: all clusters as blocks, filled by the share that is selected, and the
 // selection's bands between neighbouring layers.
 
+import { marks } from "./map_panel.js";
 import { shape } from "./map_view.js";
 
-const [HEIGHT, GAP, BLOCK, COLUMN, TOP] = [220, 4, 22, 190, 22];
+const [HEIGHT, BLOCK, COLUMN, TOP] = [220, 22, 190, 22];
 const BANDS = 120; // largest ones
 
 export class Flow {
@@ -29,12 +30,15 @@ export class Flow {
       const name = shape("text", { x: at * COLUMN + BLOCK / 2, y: 13, class: "name" });
       name.textContent = layer.name.length > 20 ? `${layer.name.slice(0, 19)}…` : layer.name;
       this.svg.append(name);
-      const free = HEIGHT - GAP * (layer.k - 1);
+      const gap = Math.min(4, 60 / layer.k);
+      const least = Math.min(1.5, 60 / layer.k); // of a block: small clusters can be seen and chosen, too
+      const used = sums[at].filter((sum) => sum > 0).length;
+      const free = HEIGHT - gap * (layer.k - 1) - least * used;
       let y = TOP;
       return Array.from({ length: layer.k }, (_, c) => {
-        const height = Math.max((free * sums[at][c]) / Math.max(data.n, 1), 0);
+        const height = sums[at][c] && least + (free * sums[at][c]) / data.n;
         const block = this.block(at, c, y, height, sums[at][c], failed);
-        y += height + GAP;
+        y += height + gap;
         return block;
       });
     });
@@ -52,14 +56,14 @@ export class Flow {
    */
   block(at, cluster, y, height, total, failed) {
     const layer = this.layers[at].name;
-    const colour = this.start.clusters[at]?.[cluster] ?? 8;
+    const colour = marks(this.start, at, cluster);
     const group = shape("g", { tabindex: total ? 0 : -1, role: "button", class: "block", "data-cluster": `${layer}:${cluster}` });
     const x = at * COLUMN;
-    const fill = shape("rect", { x, width: BLOCK, class: `f${colour} part` });
+    const fill = shape("rect", { x, width: BLOCK, class: `${colour} part` });
     const title = shape("title", {});
     const number = shape("text", { x: x - 6, y: y + height / 2 + 4, class: "number" });
     number.textContent = height > 9 ? String(cluster) : "";
-    group.append(shape("rect", { x, y, width: BLOCK, height, class: `f${colour} whole` }), fill, shape("rect", { x, y, width: BLOCK, height, class: "edge" }), number, title);
+    group.append(shape("rect", { x, y, width: BLOCK, height, class: `${colour} whole` }), fill, shape("rect", { x, y, width: BLOCK, height, class: "edge" }), number, title);
     const choose = () => this.selection.toggle("cluster", `${layer}:${cluster}`, layer).catch(failed);
     group.addEventListener("click", choose);
     group.addEventListener("keydown", (event) => {
@@ -126,7 +130,7 @@ export class Flow {
       const [x, end] = [a.x + BLOCK, b.x];
       const middle = (x + end) / 2;
       const d = `M${x} ${f(y)}C${middle} ${f(y)} ${middle} ${f(z)} ${end} ${f(z)}V${f(z + low)}C${middle} ${f(z + low)} ${middle} ${f(y + high)} ${x} ${f(y + high)}z`;
-      paths.push(shape("path", { d, class: `f${a.colour}` }));
+      paths.push(shape("path", { d, class: a.colour }));
     }
     this.bands.replaceChildren(...paths);
   }

@@ -21,7 +21,6 @@ export class Histogram {
    * @param {(error: Error) => void} of.failed
    */
   constructor({ title, name, layer, column, selection, failed }) {
-    Object.assign(this, { name, layer, selection });
     this.name = name;
     this.layer = layer;
     this.selection = selection;
@@ -120,7 +119,7 @@ export class Histogram {
     this.waiting ||= requestAnimationFrame(() => {
       this.waiting = 0;
       const [from, to] = this.next ?? [-Infinity, Infinity];
-      // the outermost values are open ends, so that rounding leaves nobody out
+      // the outermost values are open ends, so that rounding excludes no example
       this.set(from <= this.low ? -Infinity : from, to >= this.high ? Infinity : to);
     });
   }
@@ -131,15 +130,16 @@ export class Histogram {
     const turned = low !== "" && high !== "" && Number(low) > Number(high);
     this.from.setAttribute("aria-invalid", String(wrong[0] || turned));
     this.to.setAttribute("aria-invalid", String(wrong[1] || turned));
-    if (!wrong.includes(true) && !turned) this.set(low === "" ? -Infinity : Number(low), high === "" ? Infinity : Number(high));
+    if (!wrong.includes(true) && !turned) this.set(low === "" ? -Infinity : Number(low), high === "" ? Infinity : Number(high), String);
   }
 
   /**
    * @param {number} low
    * @param {number} high
+   * @param {(end: number) => string} written of a brush, about as exact as a pixel
    */
-  set(low, high) {
-    const text = (/** @type {number} */ end) => (Number.isFinite(end) ? short(end) : "");
+  set(low, high, written = short) {
+    const text = (/** @type {number} */ end) => (Number.isFinite(end) ? written(end) : "");
     const value = Number.isFinite(low) || Number.isFinite(high) ? [`${this.layer === undefined ? "" : `${this.layer}:`}${text(low)}..${text(high)}`] : [];
     this.selection.set(this.name, value, this.layer).catch(this.failed);
   }

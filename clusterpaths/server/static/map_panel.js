@@ -22,8 +22,25 @@ export function element(tag, attributes = {}, ...children) {
 
 /** @param {number} count */
 export const thousands = (count) => count.toLocaleString("en");
-/** @param {number} share */
-export const percent = (share) => `${share > 0 && share < 0.0005 ? "<0.1" : (100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
+
+/**
+ * As percent of report/numbers.py, with a digit below 10%: a share that is neither none nor all is not written as such.
+ * @param {number} share
+ */
+export function percent(share) {
+  const digits = share > 0 && share < 0.1 ? 1 : 0;
+  const [value, least] = [100 * share, 10 ** -digits];
+  if (value > 0 && value < least / 2) return `<${least}%`;
+  return value >= 100 - least / 2 && value < 100 ? `>${100 - least}%` : `${value.toFixed(digits)}%`;
+}
+
+/**
+ * Classes of a cluster's colour in report.css: by its majority class, and by its number.
+ * @param {any} start
+ * @param {number} at layer
+ * @param {number} cluster
+ */
+export const marks = (start, at, cluster) => `f${start.clusters[at]?.[cluster] ?? 8} g${cluster % start.numbers} p${cluster % start.patterns}`;
 
 /**
  * A legend whose entries toggle their value.
@@ -58,11 +75,7 @@ export function legend(colouring, selection, failed) {
     const row = entry.filter ? element("button", { type: "button", class: "map-entry" }, ...words) : element("div", { class: "map-entry" }, ...words);
     if (entry.filter) {
       const [name, value, layer] = entry.filter;
-      row.addEventListener("click", () => {
-        const opposite = name === "attribute" ? (value.startsWith("-") ? value.slice(1) : `-${value}`) : "";
-        const before = opposite && selection.values(name).includes(opposite) ? selection.set(name, selection.values(name).filter((one) => one !== opposite)) : Promise.resolve();
-        before.then(() => selection.toggle(name, value, layer)).catch(failed);
-      });
+      row.addEventListener("click", () => selection.toggle(name, value, layer).catch(failed));
     }
     box.append(row);
     return { entry, row, count, bar };
@@ -78,7 +91,7 @@ export function legend(colouring, selection, failed) {
       if (!entry.filter) continue;
       const values = selection.values(entry.filter[0], entry.filter[2]);
       row.setAttribute("aria-pressed", String(values.includes(entry.filter[1])));
-      row.classList.toggle("off", values.length > 0 && !values.includes(entry.filter[1]) && entry.filter[0] !== "attribute");
+      row.classList.toggle("off", values.length > 0 && !values.includes(entry.filter[1]));
     }
   };
   update();
@@ -157,7 +170,7 @@ export function paths(list, data, selection, start) {
     ...best.map((rank) => {
       const steps = columns.map((column) => column[first[rank]]);
       const text = steps.join("-");
-      const line = element("span", { class: "line" }, ...steps.map((cluster, at) => element("span", { class: `chip f${start.clusters[at]?.[cluster] ?? 8}` }, String(cluster))));
+      const line = element("span", { class: "line" }, ...steps.map((cluster, at) => element("span", { class: `chip ${marks(start, at, cluster)}` }, String(cluster))));
       const fill = element("i", { class: "fill" });
       fill.style.width = `${(100 * counts[rank]) / Math.max(selection.count, 1)}%`;
       return element("li", {}, element("a", { href: `${start.page}/paths/${text}`, "aria-label": `path ${text}` }, line),
@@ -184,7 +197,7 @@ export function some(list, data, selection, start) {
         ? element("img", { src: picture(start, ids[row]), alt: `example ${ids[row]}`, width: "160", height: "160" })
         : element("span", { class: "gone" }, element("span", {}, String(ids[row])));
       if (inside instanceof HTMLImageElement) inside.addEventListener("error", () => inside.classList.add("missing"));
-      return element("li", {}, element("a", { class: `thumb${right?.[row] === 0 ? " wrong" : ""}`, href: `${start.page}/examples/${ids[row]}`, title: `example ${ids[row]}` }, inside));
+      return element("li", {}, element("a", { class: `thumb${right?.[row] === 0 ? " wrong" : ""}`, href: `${start.page}/examples/${ids[row]}${selection.list}`, title: `example ${ids[row]}` }, inside));
     }),
   );
 }
@@ -196,16 +209,17 @@ export function some(list, data, selection, start) {
 export const picture = (start, id) => `${start.api}/examples/${id}/image?size=160&v=${encodeURIComponent(start.version)}`;
 
 /**
- * What the server finds about the selection: its record SelectionSummary.
+ * What the server finds about the selection: its record SelectionSummary. Medians and shares of what was selected by say nothing.
  * @param {HTMLElement} box
  * @param {any} found
- * @param {boolean} judged whether examples were selected by being right or wrong
+ * @param {import("./map_selection.js").Selection} selection
  */
-export function common(box, found, judged) {
-  const rows = [...found.lifts, ...(found.clusters ?? [])].filter((one) => one.clear).slice(0, 10);
+export function common(box, found, selection) {
+  const clear = [...found.lifts, ...(found.clusters ?? [])].filter((one) => one.clear);
+  const rows = clear.sort((a, b) => apart(b.interval) - apart(a.interval)).slice(0, 10);
   const parts = [];
-  if (found.right && !judged) parts.push(`${percent(found.right.share)} are predicted correctly.`);
-  if (found.ood && found.ood_outside) parts.push(`Median OOD score ${short(found.ood.value)}, ${short(found.ood_outside.value)} outside.`);
+  if (found.right && !selection.values("right").length) parts.push(`${percent(found.right.share)} are predicted correctly.`);
+  if (found.ood && found.ood_outside && !selection.values("ood").length) parts.push(`Median OOD score ${short(found.ood.value)}, ${short(found.ood_outside.value)} outside.`);
   const table = element("table", { class: "map-lifts" }, element("caption", { class: "hidden" }, "Over- and under-represented in the selection"),
     element("thead", {}, element("tr", {}, ...["", "selected", "others", "ratio"].map((text, i) => element("th", { scope: "col", class: i ? "num" : "" }, text || "which")))),
     element("tbody", {}, ...rows.map((one) => element("tr", {}, element("th", { scope: "row" }, element("small", {}, one.kind), ` ${one.name.replaceAll("_", " ")}`),
@@ -213,3 +227,9 @@ export function common(box, found, judged) {
       element("td", { class: "num" }, one.lift === null ? "only here" : `${one.lift.toFixed(one.lift < 10 ? 2 : 0)}×`)))));
   box.replaceChildren(...(parts.length ? [element("p", {}, parts.join(" "))] : []), rows.length ? table : element("p", { class: "hint" }, "No class, attribute or cluster is clearly more or less frequent than outside."));
 }
+
+/**
+ * How far from 1 the nearer end of a clear lift's interval is, on a logarithmic axis: the order of the page Ask.
+ * @param {[number, number | null]} interval
+ */
+const apart = ([low, high]) => (low > 1 || high === null ? Math.log(low) : -Math.log(high));

@@ -1,13 +1,16 @@
 // @ts-check
 // The selection: filters as in the address (a Question), and which examples pass each of them. Every filter has a bit, so that
-// a histogram can count the examples that pass all filters but its own.
+// a histogram can count the examples that pass all filters but its own; beyond 31 filters, the others share the last bit.
 
 const ONE = ["right", "path", "ood", "confidence"];
 const MANY = ["prediction", "label", "attribute", "split", "cluster", "distance", "within", "id"];
 const ORDER = ["prediction", "label", "attribute", "split", "right", "path", "cluster", "ood", "confidence", "distance", "within", "id"];
 const BANDS = 256; // of a polygon
 
-/** @typedef {{name: string, key: string, bit: number, values: string[]}} Filter */
+const SHARED = (1 << 31) >>> 0;
+
+/** @typedef {(row: number) => boolean} Test */
+/** @typedef {{name: string, key: string, bit: number, values: string[], test: Test}} Filter */
 
 export class Selection extends EventTarget {
   /** @param {import("./map_data.js").Data} data */
@@ -21,11 +24,9 @@ export class Selection extends EventTarget {
     this.room = Int32Array.from({ length: n }, (_, i) => i);
     /** @type {Map<string, Filter>} */
     this.filters = new Map();
-    /** @type {Map<string, number>} */
-    this.bits = new Map();
   }
 
-  /** Whether anything is left out by a filter. */
+  /** Whether there is a filter. */
   get any() {
     return this.filters.size > 0;
   }
@@ -36,12 +37,12 @@ export class Selection extends EventTarget {
   }
 
   /**
-   * Values of a filter; `key`: of one layer, where a filter has a layer.
+   * Values of a filter.
    * @param {string} name
-   * @param {string} [layer]
+   * @param {string} [of] the layer or attribute, where each has a filter of its own
    */
-  values(name, layer) {
-    return this.filters.get(layer === undefined ? name : `${name}:${layer}`)?.values ?? [];
+  values(name, of) {
+    return this.filters.get(of === undefined ? name : `${name}:${of}`)?.values ?? [];
   }
 
   /** Name and value of each field of the address. */
@@ -56,26 +57,44 @@ export class Selection extends EventTarget {
     return new URLSearchParams(this.pairs());
   }
 
+  /** The query of an example's address that keeps its place in the list of the selection. */
+  get list() {
+    return `?${new URLSearchParams([["in", "ask"], ...this.pairs()])}`;
+  }
+
   /**
-   * As an address says.
+   * As an address says, and as the server reads it.
    * @param {URLSearchParams} query
    */
   async restore(query) {
     /** @type {Map<string, [string, string | undefined, string[]]>} */
     const found = new Map();
-    for (const [name, value] of query) {
+    for (const [name, given] of query) {
       if (!ONE.includes(name) && !MANY.includes(name)) continue;
-      const layer = ["cluster", "distance"].includes(name) ? value.slice(0, value.lastIndexOf(":")) : undefined;
-      const key = layer === undefined ? name : `${name}:${layer}`;
-      found.set(key, [name, layer, [...(found.get(key)?.[2] ?? []), value]]);
+      for (const value of name === "id" ? given.split(/[\s,]+/) : [given.trim()]) {
+        if (!value) continue;
+        const of = this.of(name, value);
+        const key = of === undefined ? name : `${name}:${of}`;
+        found.set(key, [name, of, [...(found.get(key)?.[2] ?? []), value]]);
+      }
     }
     this.quiet = true;
     try {
-      for (const [name, layer, values] of found.values()) await this.set(name, values, layer);
+      for (const [name, of, values] of found.values()) await this.set(name, values, of);
     } finally {
       this.quiet = false;
     }
     this.changed();
+  }
+
+  /**
+   * The layer or attribute of a value whose filter is one of several.
+   * @param {string} name
+   * @param {string} value
+   */
+  of(name, value) {
+    if (name === "attribute") return this.data.info.attributes.includes(value) ? value : value.slice(1);
+    return ["cluster", "distance"].includes(name) ? value.slice(0, value.lastIndexOf(":")) : undefined;
   }
 
   clear() {
@@ -85,35 +104,52 @@ export class Selection extends EventTarget {
   }
 
   /**
-   * Values of a filter as a whole; none: the filter is taken out.
+   * All values of a filter; none: the filter is removed.
    * @param {string} name
    * @param {string[]} values
-   * @param {string} [layer]
+   * @param {string} [of]
    */
-  async set(name, values, layer) {
-    const key = layer === undefined ? name : `${name}:${layer}`;
+  async set(name, values, of) {
+    const key = of === undefined ? name : `${name}:${of}`;
     this.since ??= performance.now();
-    const test = values.length ? await this.test(name, values, layer) : null;
-    const bit = this.bit(key);
-    const { fails } = this;
-    const keep = ~bit;
-    if (!test) for (let i = 0; i < fails.length; i++) fails[i] &= keep;
-    else for (let i = 0; i < fails.length; i++) fails[i] = test(i) ? fails[i] & keep : fails[i] | bit;
-    if (test) this.filters.set(key, { name, key, bit, values });
+    const test = values.length ? await this.test(name, values, of) : null;
+    const bit = this.filters.get(key)?.bit ?? this.free();
+    if (test) this.filters.set(key, { name, key, bit, values, test });
     else this.filters.delete(key);
+    const tests = this.tests(bit);
+    const { fails } = this;
+    const passes = tests.length === 1 ? tests[0] : (/** @type {number} */ i) => tests.every((one) => one(i));
+    for (let i = 0; i < fails.length; i++) fails[i] = passes(i) ? fails[i] & ~bit : fails[i] | bit;
     if (!this.quiet) this.changed();
+  }
+
+  /** A bit that no filter has, or the shared one. */
+  free() {
+    let taken = 0;
+    for (const { bit } of this.filters.values()) taken |= bit;
+    for (let i = 0; i < 31; i++) if (!(taken & (1 << i))) return 1 << i;
+    return SHARED;
+  }
+
+  /**
+   * Of the filters of a bit; `key`: without this one.
+   * @param {number} bit
+   * @param {string} [key]
+   */
+  tests(bit, key = "") {
+    return [...this.filters.values()].filter((one) => one.bit === bit && one.key !== key).map((one) => one.test);
   }
 
   /**
    * Add or take out one value.
    * @param {string} name
    * @param {string} value
-   * @param {string} [layer] only one value per layer
+   * @param {string} [of] only one value per layer or attribute
    */
-  toggle(name, value, layer) {
-    const values = this.values(name, layer);
-    const others = layer !== undefined || ONE.includes(name) ? [] : values.filter((one) => one !== value);
-    return this.set(name, values.includes(value) ? others : [...others, value], layer);
+  toggle(name, value, of) {
+    const values = this.values(name, of);
+    const others = of !== undefined || ONE.includes(name) ? [] : values.filter((one) => one !== value);
+    return this.set(name, values.includes(value) ? others : [...others, value], of);
   }
 
   changed() {
@@ -125,19 +161,9 @@ export class Selection extends EventTarget {
     }
     this.count = count;
     this.dispatchEvent(new Event("change"));
+    if (performance.getEntriesByName("map-filter").length > 999) performance.clearMeasures("map-filter"); // brushes make many
     performance.measure("map-filter", { start: this.since ?? performance.now() });
     this.since = undefined;
-  }
-
-  /** @param {string} key */
-  bit(key) {
-    let found = this.bits.get(key);
-    if (found === undefined) {
-      if (this.bits.size > 31) throw new Error("There are too many filters at once; take one out.");
-      found = (1 << this.bits.size) >>> 0;
-      this.bits.set(key, found);
-    }
-    return found;
   }
 
   /**
@@ -147,10 +173,12 @@ export class Selection extends EventTarget {
    * @param {string} [key] of the filter that does not count
    */
   counts(codes, size, key = "") {
-    const mask = ~(this.filters.get(key)?.bit ?? 0);
+    const bit = this.filters.get(key)?.bit ?? 0;
+    const others = bit ? this.tests(bit, key) : [];
     const found = new Int32Array(size);
     const { fails } = this;
-    for (let i = 0; i < fails.length; i++) if ((fails[i] & mask) === 0) found[codes[i]]++;
+    if (others.length) for (let i = 0; i < fails.length; i++) found[codes[i]] += (fails[i] & ~bit) === 0 && others.every((one) => one(i)) ? 1 : 0;
+    else for (let i = 0; i < fails.length; i++) if ((fails[i] & ~bit) === 0) found[codes[i]]++;
     return found;
   }
 
@@ -158,10 +186,10 @@ export class Selection extends EventTarget {
    * Whether a row passes a filter. Comparisons are those of the server, at its precision.
    * @param {string} name
    * @param {string[]} values
-   * @param {string | undefined} layer
-   * @returns {Promise<(row: number) => boolean>}
+   * @param {string | undefined} of
+   * @returns {Promise<Test>}
    */
-  async test(name, values, layer) {
+  async test(name, values, of) {
     const { data } = this;
     const { info } = data;
     if (name === "prediction" || name === "label") return this.classes(name, values);
@@ -180,15 +208,15 @@ export class Selection extends EventTarget {
     }
     if (name === "cluster" || name === "path") return this.clusters(name, values);
     if (name === "id") {
-      const [column, meant] = [await data.column("id"), new Set(values)];
+      const [column, meant] = [await data.column("id"), new Set(values.map((one) => String(BigInt(one.replaceAll("_", "").replace(/\.0+$/, "")))))];
       return (i) => meant.has(String(column[i]));
     }
     if (name === "within") return this.regions(values);
-    const column = await data.column(name === "distance" ? `distance:${layer}` : name);
+    const column = await data.column(name === "distance" ? `distance:${of}` : name);
     const [low, high] = ends(values[0].slice(values[0].lastIndexOf(":") + 1));
     const [from, to] = column instanceof Float32Array ? [Math.fround(low), Math.fround(high)] : [low, high];
     if (values.length > 1) {
-      const rest = await this.test(name, values.slice(1), layer);
+      const rest = await this.test(name, values.slice(1), of);
       return (i) => column[i] >= from && column[i] <= to && rest(i);
     }
     return (i) => column[i] >= from && column[i] <= to;

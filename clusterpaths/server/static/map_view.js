@@ -12,18 +12,18 @@ const CORNERS = 60;
 const extents = new WeakMap();
 
 /**
- * The part of a map with nearly all points, and the scale at which it fits.
+ * Middle and size of a map with all its points.
  * @param {Float32Array} points
  */
 export function extent(points) {
   const known = extents.get(points);
   if (known) return known;
   const axes = [0, 1].map((axis) => {
-    const step = Math.max(1, Math.floor(points.length / 2 / 20000));
-    const some = [];
-    for (let i = axis; i < points.length; i += 2 * step) some.push(points[i]);
-    const sorted = Float32Array.from(some).sort();
-    const [low, high] = [sorted[Math.floor(0.001 * (sorted.length - 1))], sorted[Math.ceil(0.999 * (sorted.length - 1))]];
+    let [low, high] = [Infinity, -Infinity];
+    for (let i = axis; i < points.length; i += 2) {
+      if (points[i] < low) low = points[i];
+      if (points[i] > high) high = points[i];
+    }
     return { middle: (low + high) / 2 || 0, length: high - low || 0 };
   });
   const [width, height] = [axes[0].length || axes[1].length || 1, axes[1].length || axes[0].length || 1];
@@ -127,7 +127,6 @@ export class MapView extends EventTarget {
       window.clearTimeout(this.settling);
       this.settling = window.setTimeout(() => this.paint(), 140);
     }
-    this.dispatchEvent(new Event("painted"));
   }
 
   /** Draw with the next frame, as a part of a movement. */
@@ -250,7 +249,9 @@ export class MapView extends EventTarget {
       const [px, py] = place(event);
       this.pointers.set(event.pointerId, [px, py]);
       this.start = [px, py];
+      this.still = this.pointers.size === 1;
       this.keyed = false;
+      if (event.pointerType === "touch") this.emit("hover", { row: -1 });
       this.drawing = this.pointers.size === 1 && (this.mode === "lasso" || event.shiftKey);
       this.line = this.drawing ? [[px, py]] : [];
     });
@@ -262,6 +263,7 @@ export class MapView extends EventTarget {
         this.hover(px, py);
         return;
       }
+      this.still &&= this.isNear(px, py);
       if (this.pointers.size === 2) this.pinch(event.pointerId, px, py);
       else if (this.drawing) {
         this.line.push([px, py]);
@@ -272,9 +274,8 @@ export class MapView extends EventTarget {
     canvas.addEventListener("pointerup", (event) => {
       const [px, py] = place(event);
       if (!this.pointers.delete(event.pointerId) || !this.start) return;
-      const still = Math.hypot(px - this.start[0], py - this.start[1]) < 4;
-      if (this.drawing && this.line.length > 3) this.select(this.line.map(([x, y]) => this.from(x, y)));
-      else if (still) this.tell("open", { row: this.nearest(px, py), event });
+      if (this.still && this.isNear(px, py)) this.emit("open", { row: this.nearest(px, py), event });
+      else if (this.drawing && this.line.length > 3) this.select(this.line.map(([x, y]) => this.from(x, y)));
       this.line = [];
       this.drawing = false;
       this.outline();
@@ -284,9 +285,21 @@ export class MapView extends EventTarget {
       this.line = [];
       this.outline();
     });
-    canvas.addEventListener("pointerleave", () => this.tell("hover", { row: -1 }));
+    canvas.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch") this.emit("hover", { row: -1 }); // a finger leaves with every tap
+    });
     canvas.addEventListener("blur", () => this.what && this.outline());
     canvas.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  /**
+   * Whether a pointer is about where it was pressed: a click, by a hand that is not quite still.
+   * @param {number} px
+   * @param {number} py
+   */
+  isNear(px, py) {
+    const [x, y] = this.start ?? [0, 0];
+    return Math.hypot(px - x, py - y) < 4;
   }
 
   /**
@@ -311,7 +324,7 @@ export class MapView extends EventTarget {
     this.looking ||= requestAnimationFrame(() => {
       this.looking = 0;
       const [x, y] = this.hovered ?? [0, 0];
-      this.tell("hover", { row: this.nearest(x, y) });
+      this.emit("hover", { row: this.nearest(x, y) });
     });
   }
 
@@ -326,24 +339,24 @@ export class MapView extends EventTarget {
     else if (event.key === "-") this.zoom(1 / 1.3);
     else if (event.key === "0") this.fit();
     else if (event.key === "v" || event.key === "V") this.select(this.visible());
-    else if (event.key === "l" || event.key === "L") this.tell("mode", { mode: "lasso" });
-    else if (event.key === "m" || event.key === "M") this.tell("mode", { mode: "move" });
-    else if (event.key === "Enter") this.tell("open", { row: this.nearest(this.width / 2, this.height / 2, 1e4), event });
+    else if (event.key === "l" || event.key === "L") this.emit("mode", { mode: "lasso" });
+    else if (event.key === "m" || event.key === "M") this.emit("mode", { mode: "move" });
+    else if (event.key === "Enter") this.emit("open", { row: this.nearest(this.width / 2, this.height / 2, 1e4), event });
     else return;
     event.preventDefault();
-    if (event.key !== "Enter") window.setTimeout(() => this.tell("hover", { row: this.nearest(this.width / 2, this.height / 2, 80) }), 30);
+    if (event.key !== "Enter") window.setTimeout(() => this.emit("hover", { row: this.nearest(this.width / 2, this.height / 2, 80) }), 30);
   }
 
   /** @param {number[][]} corners */
   select(corners) {
-    this.tell("lasso", { corners: simplified(corners) });
+    this.emit("lasso", { corners: simplified(corners) });
   }
 
   /**
    * @param {string} name
    * @param {any} detail
    */
-  tell(name, detail) {
+  emit(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 }
@@ -353,17 +366,17 @@ export class MapView extends EventTarget {
  * @param {number[][]} line
  */
 function simplified(line) {
-  let kept = line.length > 600 ? line.filter((_, i) => i % Math.ceil(line.length / 600) === 0) : line.slice();
+  let left = line.length > 600 ? line.filter((_, i) => i % Math.ceil(line.length / 600) === 0) : line.slice();
   const area = (/** @type {number} */ i) => {
-    const [[ax, ay], [bx, by], [cx, cy]] = [kept.at(i - 1), kept[i], kept[(i + 1) % kept.length]].map((p) => p ?? [0, 0]);
+    const [[ax, ay], [bx, by], [cx, cy]] = [left.at(i - 1), left[i], left[(i + 1) % left.length]].map((p) => p ?? [0, 0]);
     return Math.abs((bx - ax) * (cy - ay) - (cx - ax) * (by - ay));
   };
-  while (kept.length > CORNERS) {
+  while (left.length > CORNERS) {
     let least = 0;
-    for (let i = 1; i < kept.length; i++) if (area(i) < area(least)) least = i;
-    kept = kept.toSpliced(least, 1);
+    for (let i = 1; i < left.length; i++) if (area(i) < area(least)) least = i;
+    left = left.toSpliced(least, 1);
   }
-  return kept;
+  return left;
 }
 
 /**
