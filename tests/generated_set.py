@@ -9,7 +9,7 @@ cluster goes on into few clusters of the next layer, so that some paths are freq
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ def generate(
     model: str = "CelebA",
     name: str = "set_01",
     labelled: float = 0.65,
+    classes: Sequence[str] = CLASSES,
     data_root: Path | None = None,
 ) -> Path:
     """Write the results' folder `root` with one set of one model, and return the set's folder.
@@ -57,6 +58,7 @@ def generate(
     Args:
         layers: name -> shape of its activations, which is the width of its centroids.
         labelled: share of the examples that have a label.
+        classes: others than the hair colours are predicted equally often, and always right.
         data_root: where the images 000001.jpg … are said to be; by default nowhere.
     """
     draw = np.random.default_rng(seed)
@@ -66,6 +68,9 @@ def generate(
     clusters, distances = _paths(draw, kinds, len(layers), k)
     predictions = np.where(draw.random(n) < 0.92, kinds, draw.integers(0, len(CLASSES), n)).astype(np.int16)
     labels = np.where(draw.random(n) < labelled, kinds, -1).astype(np.int16)
+    if tuple(classes) != CLASSES:
+        predictions = (draw.permutation(n) % len(classes)).astype(np.int16)
+        labels = np.where(labels < 0, labels, predictions)
     columns: dict[str, Any] = {
         "id": np.arange(n),
         "file": [f"{i + 1:06d}.jpg" for i in range(n)],
@@ -73,7 +78,7 @@ def generate(
         "label": labels,
         "prediction": predictions,
     }
-    _write_examples(draw, folder.parent / "examples.parquet", columns, kinds, attributes)
+    _write_examples(draw, folder.parent / "examples.parquet", columns, kinds, attributes, len(classes))
     for i, layer in enumerate(layers):
         columns |= {layer: clusters[:, i], f"distance.{layer}": distances[:, i]}
     pq.write_table(pa.table(columns), folder / "paths.parquet", compression="zstd")
@@ -96,7 +101,7 @@ def generate(
         seed=seed,
         num_examples=n,
         num_failed=0,
-        class_names=CLASSES,
+        class_names=tuple(classes),
         attributes=ATTRIBUTES[:attributes],
         clusters={
             layer: ClusterSummary(
@@ -119,7 +124,7 @@ def generate(
         "distance": record.distance,
         "k_per_layer": record.k_per_layer,
         "set": name,
-        "class_names": list(CLASSES),
+        "class_names": list(classes),
         "attributes": list(record.attributes),
         "created": record.created,
     }
@@ -160,13 +165,18 @@ def _paths(
 
 
 def _write_examples(
-    draw: np.random.Generator, path: Path, columns: dict[str, Any], kinds: NDArray[np.integer], attributes: int
+    draw: np.random.Generator,
+    path: Path,
+    columns: dict[str, Any],
+    kinds: NDArray[np.integer],
+    attributes: int,
+    classes: int,
 ) -> None:
     """examples.parquet as `cache/examples.py` describes it; what an extraction would note of files is made up."""
     n = len(kinds)
-    logits = draw.normal(0, 1.5, (n, len(CLASSES))).astype(np.float32)
+    logits = draw.normal(0, 1.5, (n, classes)).astype(np.float32)
     logits[np.arange(n), columns["prediction"]] = logits.max(axis=1, initial=0) + draw.gamma(2.0, 2.0, n)
-    offsets = np.arange(0, n * len(CLASSES) + 1, len(CLASSES), dtype=np.int32)
+    offsets = np.arange(0, n * classes + 1, classes, dtype=np.int32)
     table = {
         "id": columns["id"],
         "file": columns["file"],

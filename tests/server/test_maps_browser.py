@@ -262,7 +262,8 @@ def test_the_keyboard_does_what_the_mouse_does(open_map: Open, index: SetIndex, 
     words = page.locator("#map-tip").inner_text()
     page.keyboard.press("0")
     page.keyboard.press("Enter")
-    page.wait_for_url(re.compile(r"/examples/\d+$"))
+    page.wait_for_url(re.compile(r"/examples/\d+\?in=ask&within="))
+    assert page.get_by_role("navigation", name="Neighbours in the list").count()
     assert re.search(r"Example \d+", words)
 
 
@@ -272,7 +273,7 @@ def test_hover_shows_the_example_and_a_click_opens_it(open_map: Open, index: Set
     box = page.locator("#map-canvas").bounding_box()
     assert index.maps is not None
     points = index.maps.points(LAYER).astype(np.float64)
-    low, high = np.sort(points, axis=0)[[0, -1]]  # of 200 examples, the 0.1% beyond are none
+    low, high = np.sort(points, axis=0)[[0, -1]]
     scale = 0.9 * min(box["width"] / (high - low)[0], box["height"] / (high - low)[1])
     at = np.array([x, y]) + (points - (low + high) / 2) * scale * (1, -1)
     apart = np.linalg.norm(at[:, None] - at[None], axis=-1) + np.eye(len(at)) * 1e9
@@ -289,7 +290,7 @@ def test_hover_shows_the_example_and_a_click_opens_it(open_map: Open, index: Set
     )
     assert page.locator(".map-here:not([hidden])").count() == 5, "and where it lies in each layer"
     page.mouse.click(*at[row])
-    page.wait_for_url(re.compile(rf"/examples/{index.ids[row]}$"))
+    page.wait_for_url(re.compile(rf"/examples/{index.ids[row]}\?in=ask$"))
 
 
 def test_move_and_wheel_change_the_picture_only(open_map: Open, site: Site) -> None:
