@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.errors import NotFoundError
+from clusterpaths.explore.alike import NEAR
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.coordinates import WORKERS, coordinates
 from clusterpaths.find.record import DuplicateGroup, NearDuplicates
 from clusterpaths.sets.maps import Maps
 from clusterpaths.sets.published import PublishedSet
 
-NEAR = 0.3  # of the median distance to the nearest neighbour: nearer ones are near duplicates
 EARLY = 2  # layers: later ones tell apart what looks alike
 SHOWN = 12  # examples of a group in its record; a CSV has all
 _NEIGHBOURS = 8  # others of each example that are looked at
