@@ -14,6 +14,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.library import Library
 from clusterpaths.find.export import csv_lines, fiftyone_document
 from clusterpaths.find.find import find, prepare
 from clusterpaths.find.record import Found, Kind
@@ -50,8 +52,7 @@ async def found_csv(
     _: None_,
 ) -> Response:
     """A complete list as CSV."""
-    index = await run_in_threadpool(library.set, model, set)
-    await compute_in_turn(request, index, kind)  # errors are raised here, before the response starts
+    index = await _computed(request, library, model, set, kind)  # errors are raised here, before the response starts
     return StreamingResponse(
         csv_lines(index, kind),
         media_type="text/csv; charset=utf-8",
@@ -79,8 +80,7 @@ async def found_fiftyone(
     _: None_,
 ) -> Response:
     """A complete list as a document for FiftyOne; file names are relative to the images."""
-    index = await run_in_threadpool(library.set, model, set)
-    await compute_in_turn(request, index, kind)
+    index = await _computed(request, library, model, set, kind)
     return Response(
         await run_in_threadpool(lambda: json.dumps(fiftyone_document(index, kind))),
         media_type="application/json",
@@ -98,7 +98,7 @@ async def found(
     piece: Annotated[Piece, Query()],
 ) -> Response:
     """Likely label errors, near duplicates or under-covered regions, page by page."""
-    await compute_in_turn(request, await run_in_threadpool(library.set, model, set), kind)
+    await _computed(request, library, model, set, kind)
     return await run_in_threadpool(
         of_set,
         request,
@@ -107,6 +107,13 @@ async def found(
         lambda index: find(index, kind, limit=piece.limit, offset=piece.offset),
         before=lambda index: prepare(index, kind),  # of a set that was replaced meanwhile
     )
+
+
+async def _computed(request: Request, library: Library, model: str, set_name: str, kind: str) -> SetIndex:
+    """The set, once its list is computed."""
+    index = await run_in_threadpool(library.set, model, set_name)
+    await compute_in_turn(request, index, kind)
+    return index
 
 
 def _attachment(name: str) -> dict[str, str]:
