@@ -73,7 +73,7 @@ def fitted_layout(published: PublishedSet, layer: str) -> layout.Layout:
         )
     sample = _sample(published, umap.sample)
     rows, first = np.unique(maps.components(layer)[sample] + np.float32(0), axis=0, return_index=True)
-    return layout.Layout(rows, maps.points(layer)[sample][first], umap.neighbours)
+    return layout.Layout(rows, maps.points(layer)[sample][first])
 
 
 def _points(published: PublishedSet, layer: str) -> tuple[MapRecord, NDArray[np.float32]]:

@@ -34,19 +34,13 @@ def test_a_fitted_row_is_placed_at_its_own_point() -> None:
     np.testing.assert_array_equal(found.place(found.rows), found.points)
 
 
-def test_a_row_is_placed_by_its_neighbours_with_weights_that_sum_up_as_umaps_do() -> None:
-    found = some_layout()
-    row = np.full(16, 0.1, np.float32)
-    distances = np.linalg.norm(found.rows - row, axis=1)
-    nearest = np.argsort(distances)[:NEIGHBOURS]
-    low, high = 0.0, float(distances.max())
-    for _ in range(100):  # the bandwidth with which all but the nearest have log2(15) in sum
-        middle = (low + high) / 2
-        too_wide = np.exp(-distances[nearest[1:]] / middle).sum() > np.log2(NEIGHBOURS)
-        low, high = (low, middle) if too_wide else (middle, high)
-    weights = np.exp(-distances[nearest] / high)
-    by_hand = (weights[:, None] * found.points[nearest]).sum(axis=0) / weights.sum()
-    np.testing.assert_allclose(found.place(row[None])[0], by_hand, rtol=1e-5)
+def test_a_row_is_placed_between_its_three_nearest_by_their_inverse_distances() -> None:
+    rows = np.array([[0, 0], [4, 0], [0, 2], [9, 9]], np.float32)
+    points = np.array([[10, 0], [20, 0], [0, 30], [500, 500]], np.float32)
+    found = Layout(rows, points).place(np.array([[1, 0]], np.float32))  # 1, 3 and the root of 5 away
+    weights = np.array([1, 1 / 3, 1 / np.sqrt(5)])
+    by_hand = (10 * weights[0] + 20 * weights[1], 30 * weights[2]) / weights.sum()
+    np.testing.assert_allclose(found, [by_hand], rtol=1e-6)
 
 
 def test_a_place_depends_on_the_row_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,21 +76,6 @@ def test_groups_stay_together_and_further_rows_come_to_theirs() -> None:
     for points, own in ((placed, of), (found.place(more[0]), more[1])):
         nearest = np.linalg.norm(points[:, None] - centres, axis=2).argmin(axis=1)
         assert (nearest == own).all()
-
-
-@needs_umap
-def test_a_row_starts_where_umaps_own_transform_starts() -> None:
-    from umap.umap_ import compute_membership_strengths, init_transform, smooth_knn_dist
-
-    found, row = some_layout(), np.full((1, 16), 0.2, np.float32)
-    distances, nearest = found._tree.query(row, k=NEIGHBOURS)
-    bandwidth, none = smooth_knn_dist(distances.astype(np.float32), float(NEIGHBOURS), local_connectivity=0.0)
-    assert none[0] == 0
-    *_, weights, _ = compute_membership_strengths(
-        nearest.astype(np.int32), distances.astype(np.float32), bandwidth, none, bipartite=True
-    )
-    own = init_transform(nearest, weights.reshape(1, -1) / weights.sum(), found.points)
-    np.testing.assert_allclose(found.place(row), own, rtol=1e-3)
 
 
 @pytest.mark.parametrize("rows", ["few", "copies", "a line", "zeros"])
