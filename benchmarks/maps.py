@@ -125,9 +125,13 @@ def umap(sizes: Sequence[int] = (20_000, 202_599), work: Path | None = None) -> 
             write_random_maps(folder)
             for method in ("nothing", "umap"):  # the first: imports and reading the set
                 call = "points.show_points(published, 'umap')" if method == "umap" else "published.ids"
-                program = f"from clusterpaths.sets import points, published as of; published = of.open_set({str(folder)!r}); {call}"
+                opened = (
+                    f"from clusterpaths.sets import points, published; published = published.open_set({str(folder)!r})"
+                )
                 found = watch(
-                    [sys.executable, "-c", program], os.environ | {"PYTHONPATH": str(PROJECT)}, folder / "errors.txt"
+                    [sys.executable, "-c", f"{opened}; {call}"],
+                    os.environ | {"PYTHONPATH": str(PROJECT)},
+                    folder / "errors.txt",
                 )
                 print(json.dumps({"examples": count, "points": method} | found))
 
