@@ -2,9 +2,10 @@
 
     python benchmarks/maps.py cost --other DIRECTORY     DIRECTORY: a checkout of a commit from before there were maps
     python benchmarks/maps.py neighbours
+    python benchmarks/maps.py umap
 
-Belongs here: complete runs of both commits in turns, without evaluation; and the ten nearest neighbours by complete activations
-beside those by components. Results are printed as JSON lines.
+Belongs here: complete runs of both commits in turns, without evaluation; the ten nearest neighbours by complete activations
+beside those by components; and what points by UMAP cost. Results are printed as JSON lines.
 """
 
 from __future__ import annotations
@@ -101,6 +102,38 @@ def neighbours(work: Path | None = None) -> None:
             assert published
             for layer in published.layers:
                 print(json.dumps({"distance": distance, "layer": layer} | recall(published, layer)))
+
+
+@app.command
+def umap(sizes: Sequence[int] = (20_000, 202_599), work: Path | None = None) -> None:
+    """Seconds and peak memory of five layers' points by UMAP, of generated sets.
+
+    Parameters
+    ----------
+    sizes
+        numbers of examples
+    work
+        a directory for the sets; a temporary one if left out
+    """
+    sys.path.insert(0, str(PROJECT))  # the generator of large sets is the tests'
+    from tests.generated_set import generate, write_random_maps
+
+    print(json.dumps(describe_machine()))
+    with tempfile.TemporaryDirectory(dir=work) as directory:
+        for count in sizes:
+            folder = generate(Path(directory) / str(count), n=count)
+            write_random_maps(folder)
+            for method in ("nothing", "umap"):  # the first: imports and reading the set
+                call = "points.show_points(published, 'umap')" if method == "umap" else "published.ids"
+                opened = (
+                    f"from clusterpaths.sets import points, published; published = published.open_set({str(folder)!r})"
+                )
+                found = watch(
+                    [sys.executable, "-c", f"{opened}; {call}"],
+                    os.environ | {"PYTHONPATH": str(PROJECT)},
+                    folder / "errors.txt",
+                )
+                print(json.dumps({"examples": count, "points": method} | found))
 
 
 def recall(published: PublishedSet, layer: str) -> dict[str, Any]:

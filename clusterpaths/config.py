@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from clusterpaths.common import roots
 from clusterpaths.errors import ConfigError
-from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, OutputKind, Preset, Resize
+from clusterpaths.records import CacheDtype, CacheFormat, Channels, Distance, MapMethod, OutputKind, Preset, Resize
 from clusterpaths.storage import Storage, open_storage, parse_address
 
 DEFAULT_K = 5
@@ -161,6 +161,11 @@ class RunConfig(BaseModel):
     )
     cache_dtype: CacheDtype | None = Field(
         None, description="dtype of cached activations [that of the cache; float16 for a new one]"
+    )
+    map: MapMethod | None = Field(
+        None,
+        description="what the layers' maps show: pca, the first two principal components, or umap, which keeps neighbours "
+        "together (extra [umap]); changes no set but its map [what it has; pca for a new set]",
     )
     # how it is made
     providers: str = Field(

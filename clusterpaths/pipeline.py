@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from clusterpaths.clustering.identity import identify, identify_fits
+from clusterpaths.common.extras import require_umap
 from clusterpaths.common.malloc import share_arenas
 from clusterpaths.config import AUTO, RunConfig
 from clusterpaths.errors import InputError
@@ -33,6 +34,7 @@ from clusterpaths.running.runner import InProcess, Runner
 from clusterpaths.running.timer import StageTimer
 from clusterpaths.sets.accepted import find_accepted
 from clusterpaths.sets.find import find_earlier, next_set
+from clusterpaths.sets.points import pending_method
 from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
@@ -112,6 +114,8 @@ def cluster_prepared(
         report: shows the run.
         timer: measures the stages.
     """
+    if config.map == "umap":
+        require_umap()  # now, not after hours
     results, model, check = config.cache_dir, prepared.model, prepared.check
     pieces = Pieces(prepared.plan, prepared.job, runner, report, timer)
     sample = pieces.sample()
@@ -146,6 +150,10 @@ def cluster_prepared(
                 config, pieces.job, extraction, identity, fitted, traced, timer.stages, choice, check,
                 next_set(results),  # here: a retry of the stage publishes no second one
             )  # fmt: skip
+    if method := pending_method(published, config.map):
+        with timer("map") as did:
+            did.images = published.num_examples if method == "umap" else 0
+            runner.run(stages.show_points, published, method)
     if config.evaluate:
         with timer("evaluate"):
             report.evaluation(evaluate(config, pieces, published))

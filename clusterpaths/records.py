@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 Distance = Literal["cosine", "euclidean"]
+MapMethod = Literal["pca", "umap"]
 CacheFormat = Literal["npy", "zarr", "none"]
 StoredFormat = Literal["npy", "zarr", "none", "arrays"]  # arrays: files of another program, read in place
 CacheDtype = Literal["float16", "float32"]

@@ -15,7 +15,7 @@ from clusterpaths.commands.shell import invalid
 from clusterpaths.common import roots
 from clusterpaths.config import IMAGES, CacheRoot, RunConfig
 from clusterpaths.errors import ConfigError
-from clusterpaths.records import DatasetSpec, Distance
+from clusterpaths.records import DatasetSpec, Distance, MapMethod
 
 if TYPE_CHECKING:
     from clusterpaths.sets.published import PublishedSet
@@ -51,6 +51,9 @@ class ReclusterConfig(BaseModel):
     seed: int | None = Field(None, ge=0, description="random seed [the last set's]")
     layers: str | None = Field(None, description="layers to cluster, such as conv3,fc1 [the last set's]")
     subset: int | None = Field(None, ge=1, description="only the first N examples [the last set's]")
+    map: MapMethod | None = Field(
+        None, description="what the layers' maps show: pca or umap (extra [umap]) [the last set's]"
+    )
     workers: int | None = Field(None, ge=1, description="concurrent tasks [the last run's]")
     engine: Literal["threads", "dask"] = Field("threads", description=RunConfig.model_fields["engine"].description)
     dask_address: str | None = Field(None, description=RunConfig.model_fields["dask_address"].description)
@@ -71,15 +74,16 @@ class ReclusterConfig(BaseModel):
             ConfigError: the changed settings do not fit together, or the set's model or images are not where they were.
         """
         from clusterpaths.sets.find import find_named, set_config  # pyarrow, which --help does not need
+        from clusterpaths.sets.points import shown_method
 
-        options = ("k", "distance", "seed", "layers", "subset", "workers", *MOVABLE)
+        options = ("k", "distance", "seed", "layers", "subset", "map", "workers", *MOVABLE)
         changes: dict[str, Any] = {name: value for name in options if (value := getattr(self, name)) is not None}
         changes |= {
             "engine": self.engine,
             "dask_address": self.dask_address,
         }  # the engine of the last run is not reused
         published = find_named(self.cache_root or roots.cache_root(), self.name)
-        before = set_config(published, self.data_root)
+        before = {**set_config(published, self.data_root), "map": shown_method(published)}
         _require_found(published, {name: path for name, path in before.items() if name not in changes})
         try:
             return RunConfig(**{**before, **changes, "compare": True, "refresh": False, "plan": False})

@@ -17,7 +17,7 @@ from typing import Literal
 from prefect import flow, get_run_logger
 
 from clusterpaths.config import CacheRoot
-from clusterpaths.records import Distance
+from clusterpaths.records import Distance, MapMethod
 from flows.options import ReclusterConfig
 from flows.pipeline import cluster_paths, path_of
 from flows.shell import set_up_logging
@@ -31,6 +31,7 @@ def recluster(
     seed: int | None = None,
     layers: str | None = None,
     subset: int | None = None,
+    map: MapMethod | None = None,  # noqa: A002 - the option's name
     workers: int | None = None,
     engine: Literal["threads", "dask"] = "threads",
     dask_address: str | None = None,
@@ -49,6 +50,7 @@ def recluster(
         seed: random seed [the last set's]
         layers: layers to cluster, such as conv3,fc1 [the last set's]
         subset: only the first N examples [the last set's]
+        map: what the layers' maps show: pca or umap (extra [umap]) [the last set's]
         workers: concurrent tasks [the last run's]
         engine: where shards and layers run: threads of this process, or Dask workers (extra [dask])
         dask_address: scheduler of an existing Dask cluster, such as tcp://10.0.0.5:8786 [a cluster on this machine]
@@ -60,7 +62,7 @@ def recluster(
     """
     set_up_logging()  # before anything can fail
     given = ReclusterConfig(
-        name=name, k=k, distance=distance, seed=seed, layers=layers, subset=subset, workers=workers, engine=engine,
+        name=name, k=k, distance=distance, seed=seed, layers=layers, subset=subset, map=map, workers=workers, engine=engine,
         dask_address=dask_address, cache_root=cache_root, data_root=data_root, model=model, labels=labels,
         class_names=class_names,
     )  # fmt: skip

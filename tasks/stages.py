@@ -91,6 +91,7 @@ _TASKS: list[Task[..., Any]] = [
     _on_machine(stages.trace_paths, "trace"),
     _on_machine(stages.publish_set, "publish"),
     _on_machine(stages.add_maps, "maps"),
+    _on_machine(stages.show_points, "map"),
     _task(stages.evaluate_set, "evaluate"),
     find_sets,
     compare_sets,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from clusterpaths.config import DEFAULT_K, CacheRoot, Names, RunConfig, available_cores
 from clusterpaths.datasets.activations import NAME
-from clusterpaths.records import Distance, Record
+from clusterpaths.records import Distance, MapMethod, Record
 
 
 class ActivationsConfig(Record):
@@ -48,6 +48,7 @@ class ActivationsConfig(Record):
         description="examples that centroids are fitted on: a sample of 800 per cluster, at least 4,096; or all",
     )
     seed: int = Field(0, ge=0, description="the same seed gives the same bytes")
+    map: MapMethod | None = Field(None, description=RunConfig.model_fields["map"].description)
     cache_root: CacheRoot | None = Field(
         None, description="where results go, one directory per name [activation_cache]"
     )

@@ -10,6 +10,8 @@ import importlib.util
 from clusterpaths.common.roots import checkout
 from clusterpaths.errors import ConfigError
 
+_PACKAGES = {"umap": "umap-learn"}  # modules whose package has another name
+
 
 def require_extra(what: str, extra: str, *modules: str, otherwise: str = "") -> None:
     """Check that modules can be imported, without importing them.
@@ -25,11 +27,16 @@ def require_extra(what: str, extra: str, *modules: str, otherwise: str = "") -> 
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        packages = ", ".join(name.replace("_", "-") for name in missing)  # what pip calls them
+        packages = ", ".join(_PACKAGES.get(name, name.replace("_", "-")) for name in missing)  # what pip calls them
         raise ConfigError(
             f"{what} needs {packages}, which {'is' if len(missing) == 1 else 'are'} not installed. "
             f"Install the extra with `{pip_line(extra)}`{f'; or {otherwise}' if otherwise else ''}."
         )
+
+
+def require_umap(what: str = "--map umap") -> None:
+    """Raises: ConfigError: umap-learn, which `what` needs, is not installed."""
+    require_extra(what, "umap", "umap", otherwise="take --map pca")
 
 
 def pip_line(extra: str) -> str:

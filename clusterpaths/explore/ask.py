@@ -11,7 +11,7 @@ from clusterpaths.errors import NotFoundError
 from clusterpaths.explore import as_csv
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import parse_cluster
-from clusterpaths.explore.ranges import Range, parse_layer_range, parse_range, parse_region, within
+from clusterpaths.explore.ranges import Range, Region, parse_layer_range, parse_range, parse_region, within
 from clusterpaths.explore.records import Choices, ExamplePage, Order, Question
 
 NONE = "none"  # in place of a class: those without
@@ -57,12 +57,12 @@ def prepare(index: SetIndex, question: Question) -> None:
     """Read from disk what the selection and `choices` need, so that neither waits for it.
 
     Raises:
-        NotFoundError: a layer that the set does not have, or the set has no maps.
+        NotFoundError: a layer that the set does not have, or the set has no maps, or others than a region was drawn on.
         CacheError: a file of the set or its cache cannot be read.
     """
     index.confidence  # noqa: B018 - cached from now on
-    for layer, _ in map(parse_region, question.within):
-        index.map_points(index.layer_index(layer))
+    for region in map(parse_region, question.within):
+        _points_of(index, region)
 
 
 def select(index: SetIndex, question: Question) -> Rows:
@@ -87,7 +87,7 @@ def asked_layers(index: SetIndex, question: Question) -> frozenset[int]:
     prefix = _prefix(index, question.path) if question.path else []
     layers = [layer for layer, _ in [*prefix, *_clusters(index, question)]]
     others = [parse_layer_range(one)[0] for one in question.distance] + [
-        parse_region(one)[0] for one in question.within
+        parse_region(one).layer for one in question.within
     ]
     return frozenset([*layers, *(index.layer_index(name) for name in others)])
 
@@ -140,8 +140,20 @@ def _measured(index: SetIndex, question: Question) -> Iterator[Mask]:
         if index.distances is None:
             raise NotFoundError(f"{index.name} has no distances to centroids to filter by.")
         yield _between(index.distances[:, at], ends)
-    for layer, corners in map(parse_region, dict.fromkeys(question.within)):
-        yield within(index.map_points(index.layer_index(layer)), corners)
+    for region in map(parse_region, dict.fromkeys(question.within)):
+        yield within(_points_of(index, region), region.corners)
+
+
+def _points_of(index: SetIndex, region: Region) -> NDArray[np.float32]:
+    """(n, 2) of the map that the region is of."""
+    points = index.map_points(index.layer_index(region.layer))
+    shown = index.require_maps().records[region.layer].method
+    if region.method != shown:
+        raise NotFoundError(
+            f"The region of {region.layer} was drawn on a map by {region.method.upper()}; the map of {index.name} is by "
+            f"{shown.upper()}, with other coordinates. Draw it again, or run again with --map {region.method}."
+        )
+    return points
 
 
 def _between(values: NDArray[np.floating], ends: Range) -> Mask:

@@ -25,7 +25,7 @@ from clusterpaths.explore.index import SetIndex, summarise_set
 from clusterpaths.explore.records import ModelSummary, SetSummary
 from clusterpaths.sets.directory import PATHS, RECORD
 from clusterpaths.sets.external import CENTROIDS_JSON, METADATA, PATHS_JSON, ExternalSet, is_external, read_external
-from clusterpaths.sets.maps import MAPS
+from clusterpaths.sets.maps import MAPS, POINTS
 from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.storage import Storage, StorageLike, open_storage
 
@@ -207,8 +207,12 @@ class Library:
         """
         try:
             needed = folder.stamp(RECORD), folder.stamp(PATHS)
-            # in object storage, these are only fetched when the set is opened; a later run may add the maps
-            beside = () if self.root.request_per_file else (folder.parent.stamp(EXAMPLES), folder.stamp(MAPS))
+            # in object storage, these are only fetched when the set is opened; a later run may add the maps, or other points
+            beside = (
+                ()
+                if self.root.request_per_file
+                else (folder.parent.stamp(EXAMPLES), folder.stamp(MAPS), folder.stamp(POINTS))
+            )
             if all(needed):
                 return *needed, *beside
             if is_external(folder.path):

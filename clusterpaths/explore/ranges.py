@@ -1,4 +1,5 @@
-"""Filters with numbers as text: LOW..HIGH, LAYER:LOW..HIGH, and LAYER:x,y;x,y;… for a region of a layer's map.
+"""Filters with numbers as text: LOW..HIGH, LAYER:LOW..HIGH, and LAYER:x,y;x,y;… for a region of a layer's map, which is
+LAYER:umap;x,y;x,y;… on a map by UMAP.
 
 Belongs here: from text to numbers, and whether points are within a polygon. `ask.py` applies them to a set.
 """
@@ -7,15 +8,18 @@ from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clusterpaths.records import MapMethod
 
 MOST_CORNERS = 64
 MOST_REGIONS = 8  # of a question: one of 64 long edges takes 0.2 s at 200,000 examples
 _NUMBER = re.compile(r"[+-]?(\d{1,20}\.?\d{0,20}|\.\d{1,20})([eE][+-]?\d{1,3})?", re.ASCII)
 _RANGE = "a range LOW..HIGH of two numbers, one of which may be left out, such as 0.5..2 or 0.5.."
-_REGION = "LAYER:x,y;x,y;x,y with the corners of a region of the layer's map"
+_REGION = "LAYER:x,y;x,y;x,y with the corners of a region of the layer's map (LAYER:umap;x,y;x,y;x,y of one by UMAP)"
 
 Range = tuple[float, float]
 
@@ -47,14 +51,23 @@ def parse_layer_range(text: str) -> tuple[str, Range]:
     return layer, parse_range(ends)
 
 
-def parse_region(text: str) -> tuple[str, NDArray[np.float64]]:
-    """LAYER:x,y;x,y;… as the layer and the corners (m, 2) of a polygon, which is closed.
+class Region(NamedTuple):
+    """Of a layer's map that a method made; corners (m, 2) of a polygon, which is closed."""
+
+    layer: str
+    corners: NDArray[np.float64]
+    method: MapMethod
+
+
+def parse_region(text: str) -> Region:
+    """LAYER:x,y;x,y;… or LAYER:umap;x,y;x,y;…
 
     Raises:
         ValueError: it has no layer, fewer than 3 or more than MOST_CORNERS corners, or one that is not two numbers.
     """
     layer, colon, listed = text.rpartition(":")
-    corners = listed.split(";")
+    method: MapMethod = "umap" if listed.startswith("umap;") else "pca"
+    corners = listed.removeprefix("umap;").split(";")
     if not colon or not layer:
         raise ValueError(f"Expected {_REGION}")
     if not 3 <= len(corners) <= MOST_CORNERS:
@@ -62,7 +75,7 @@ def parse_region(text: str) -> tuple[str, NDArray[np.float64]]:
     pairs = [corner.split(",") for corner in corners]
     if wrong := [corner for corner, pair in zip(corners, pairs, strict=True) if len(pair) != 2 or not all(pair)]:
         raise ValueError(f"Expected {_REGION}, two numbers each; {wrong[0][:40]!r} is not")
-    return layer, np.array([[_number(x, 0), _number(y, 0)] for x, y in pairs])
+    return Region(layer, np.array([[_number(x, 0), _number(y, 0)] for x, y in pairs]), method)
 
 
 def within(points: NDArray[np.floating], corners: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -328,7 +328,8 @@ class Question(Record):
     )
     within: tuple[str, ...] = Field(
         default=(),
-        description="inside all of these regions of layers' maps, at most 8, polygons of 3 to 64 corners: LAYER:x,y;x,y;x,y",
+        description="inside all of these regions of layers' maps, at most 8, polygons of 3 to 64 corners: LAYER:x,y;x,y;x,y; "
+        "on a map by UMAP LAYER:umap;x,y;x,y;x,y",
     )
     id: tuple[int, ...] = Field(default=(), description="one of these ids")
     order: Order = Field(

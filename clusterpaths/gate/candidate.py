@@ -24,6 +24,7 @@ _PREPROCESSING = ("preprocessing", "channels", "mean", "std", "size", "resize", 
 _STAYS = (
     "model_sha256", "cache_root", "cache_format", "cache_dtype", "providers", "batch_size", "shard_size", "workers", "engine",
     "dask_address", "wait", "time_limit", "compare", "alert_below", "causal", "evaluation_images", "refresh",
+    "map",
 )  # fmt: skip
 _OF_A_RUN = ("model_sha256", "refresh", "plan", "compare", "engine", "dask_address", "workers", "layers", "k")
 

@@ -29,7 +29,7 @@ from clusterpaths.sets.published import PublishedSet
 
 OPTIONS = (
     "k", "distance", "fit", "seed", "output_kind", "cache_dtype", "cache_format", "evaluate", "evaluation_images", "compare",
-    "alert_below", "workers", "wait", "refresh", "fingerprint",
+    "alert_below", "workers", "wait", "map", "refresh", "fingerprint",
 )  # fmt: skip
 """Fields of `RunConfig` that `collect` takes."""
 

@@ -24,17 +24,29 @@ from clusterpaths.sets.maps import MapRecord
 TOTAL = 150_000  # characters of all pictures of a page
 SIZES = (240, 180, 120, 80)  # pixels of a side: the largest with which all layers fit
 LEVELS = 6  # of opacity
+ROUNDING = 1e-9
 MARGIN = 4  # pixels
-EDGE = 0.1  # percent of the points at each end that may lie outside, and are drawn at the edge
+EDGE = 0.1  # percent of the points at each end that are drawn at the edge, where all others would be small otherwise:
+FAR = 2  # where with them the axes are more than this many times as long
 
 
 @dataclass(frozen=True)
 class MapPicture:
-    """One layer; `by_class` and `by_cluster` are data: addresses of PNG files, `explained` the share of the variance, or None."""
+    """One layer.
+
+    Attributes:
+        layer: its name.
+        by_class: data: address of a PNG file.
+        by_cluster: the same; empty where no class is known, and `by_class` is coloured by cluster.
+        outside: examples that lie farther out than the edge, where they are drawn.
+        explained: the share of the variance that both axes hold; None: not known, or they are no principal components.
+        method: PCA or UMAP.
+    """
 
     layer: str
     by_class: str
     by_cluster: str
+    outside: int
     explained: float | None
     method: str
 
@@ -58,7 +70,7 @@ def draw_maps(index: SetIndex) -> tuple[MapPicture, ...]:
         points, of_cluster = maps.points(layer), index.clusters[:, at].astype(np.int64) % NUMBERS
         by_class = _address(draw_points(points, of_class if colours.known else of_cluster, size))
         by_cluster = _address(draw_points(points, of_cluster, size)) if colours.known else ""
-        return MapPicture(layer, by_class, by_cluster, *_words(maps.records[layer]))
+        return MapPicture(layer, by_class, by_cluster, _outside(_places(points)), *_words(maps.records[layer]))
 
     # pictures of one size differ little in length: the first layer's tells whether it is worth drawing the others
     layers = range(len(index.layers))
@@ -82,11 +94,8 @@ def draw_points(points: NDArray[np.float32], colours: Ints, size: int) -> Image.
         colours: (n,) numbers of the palette.
         size: pixels of a side.
     """
-    low, high = np.percentile(points, [EDGE, 100 - EDGE], axis=0)  # (2,)
-    span = max(float((high - low).max()), 1e-12)
     inner = size - 2 * MARGIN - 1
-    places = (points - (low + high) / 2) / span + 0.5  # 0 to 1 on the longer axis
-    pixels = (places.clip(0, 1) * inner).astype(np.int64) + MARGIN
+    pixels = (_places(points).clip(0, 1) * inner).astype(np.int64) + MARGIN
     row, column = size - 1 - pixels[:, 1], pixels[:, 0]
     code = (colours.astype(np.int64) * size + row) * size + column
     counts = np.bincount(code, minlength=len(PALETTE) * size * size).reshape(len(PALETTE), size, size)
@@ -100,6 +109,22 @@ def draw_points(points: NDArray[np.float32], colours: Ints, size: int) -> Image.
     opaque = np.linspace(0.4, 1, LEVELS)
     image.info["transparency"] = bytes([0, *((255 * opaque).astype(np.uint8).tolist() * len(PALETTE))])
     return image
+
+
+def _places(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n, 2): 0 to 1 on the longer axis; less or more for few points that are much farther out than all others."""
+    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+    most = np.percentile(points, [EDGE, 100 - EDGE], axis=0)  # (2, 2)
+    if 0 < FAR * np.ptp(most, axis=0).max() < (high - low).max():
+        low, high = most
+    span = max(float((high - low).max()), 1e-12)
+    found: NDArray[np.float64] = (points - (low + high) / 2) / span + 0.5
+    return found
+
+
+def _outside(places: NDArray[np.float64]) -> int:
+    beyond = (places < -ROUNDING) | (places > 1 + ROUNDING)
+    return int(beyond.any(axis=1).sum())
 
 
 def _dilated(counts: NDArray[np.int64], n: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clusterpaths.common.extras import require_umap
 from clusterpaths.config import SAMPLE_MODEL, RunConfig
 from clusterpaths.datasets.acquire import find_data
 from clusterpaths.errors import DiskError
@@ -21,9 +22,12 @@ def require_inputs(config: RunConfig) -> None:
 
     Raises:
         ModelError: as `model_path`.
+        ConfigError: --map umap without its extra.
         ConfigError, DatasetError: as `datasets.acquire.find_data`.
         DiskError: the directory of the results cannot be written, or one on the way to an input may not be read.
     """
+    if config.map == "umap":
+        require_umap()
     try:
         model_path(config)
         find_data(config)

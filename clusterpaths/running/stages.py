@@ -44,13 +44,13 @@ from clusterpaths.models.providers import choose_providers, require_ran
 from clusterpaths.naming.carry_over import carry_over_to_new
 from clusterpaths.preprocessing.check import CachedCheck, PreprocessingCheck, cached_check, write_check
 from clusterpaths.preprocessing.prepare import default_preset, resolve_preprocessing
-from clusterpaths.records import DatasetSpec, ModelRecord, Preprocessing, StageTime, Tap
+from clusterpaths.records import DatasetSpec, MapMethod, ModelRecord, Preprocessing, StageTime, Tap
 from clusterpaths.report import page
 from clusterpaths.report.comparison import headline
 from clusterpaths.report.comparison import write_comparison as write_comparison_files
 from clusterpaths.running.inputs import model_path
 from clusterpaths.running.progress import counter
-from clusterpaths.sets import find, publish
+from clusterpaths.sets import find, points, publish
 from clusterpaths.sets.find import find_named
 from clusterpaths.sets.images import find_images, image_reader
 from clusterpaths.sets.places import data_of
@@ -325,6 +325,16 @@ def add_maps(published: PublishedSet, extraction: ExtractionRecord, fits: tuple[
         "Added the maps of %s, which was published before there were maps; its other documents are unchanged",
         published.folder,
     )
+
+
+def show_points(published: PublishedSet, method: MapMethod) -> None:
+    """Make the points of a set's maps those of a method; safe to repeat.
+
+    Raises:
+        CacheError, ConfigError, DiskError: as `sets.points.show_points`.
+    """
+    points.show_points(published, method)
+    log.info("The maps of %s show points by %s", published.folder, method.upper())
 
 
 def evaluate_set(config: RunConfig, published: PublishedSet, job: ExtractionJob) -> Evaluation:

@@ -153,5 +153,5 @@ def value_in_words(name: str, value: str) -> str:
         return shown_range(value)
     if name in ("distance", "within"):
         layer, _, rest = value.rpartition(":")
-        return f"{layer}: {shown_range(rest)}" if name == "distance" else f"{layer}, {rest.count(';') + 1} corners"
+        return f"{layer}: {shown_range(rest)}" if name == "distance" else f"{layer}, {rest.count(',')} corners"
     return value.rpartition(":")[0] + " " + value.rpartition(":")[2] if name == "cluster" else value

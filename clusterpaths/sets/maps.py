@@ -1,6 +1,7 @@
-"""maps.parquet: where each example of a set lies in each layer, as coordinates along principal components.
+"""maps.parquet: where each example of a set lies in each layer, as coordinates along principal components; and umap.parquet,
+whose points are shown in place of the first two of them.
 
-Belongs here: writing it and reading it. One row per example, in the order of paths.parquet. `clustering/` computes them.
+Belongs here: writing and reading both. One row per example, in the order of paths.parquet. `clustering/` computes them.
 """
 
 from __future__ import annotations
@@ -18,19 +19,30 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clusterpaths.errors import CacheError
-from clusterpaths.records import Record
+from clusterpaths.records import MapMethod, Record
 
-MAPS, AXES = "maps.parquet", "axes.npz"
-_RECORD = b"clusterpaths.maps"  # key of the schema's metadata
+MAPS, AXES, POINTS = "maps.parquet", "axes.npz", "umap.parquet"
+_RECORD, _OF = b"clusterpaths.maps", b"clusterpaths.maps.of"  # keys of the schema's metadata
 _AGAIN = "Run again with the same options: it writes them anew."
 _HALF = (1e-3, 6e4)  # largest magnitudes that float16 holds to a thousandth of it, with all that are smaller
+
+
+class UmapRecord(Record):
+    """How UMAP was fitted."""
+
+    sample: int  # examples that it was fitted on, at most: `fit_sample.draw_ids`
+    neighbours: int
+    min_dist: float
+    seed: int
+    version: str  # of umap-learn
 
 
 class MapRecord(Record):
     """How one layer's map was made."""
 
-    method: str = "pca"
+    method: MapMethod = "pca"
     explained: tuple[float, ...] = ()  # share of the sample's variance, per component
+    umap: UmapRecord | None = None  # for that method
 
 
 @dataclass(frozen=True)
@@ -86,10 +98,18 @@ def least_squared_distances(
 
 
 class Maps:
-    """The maps of a set's layers, of an existing file; each is read at first use and not cached: they are large."""
+    """The maps of a set's layers, of an existing file; each is read at first use and not cached: they are large.
 
-    def __init__(self, path: Path, layers: Sequence[str], examples: int) -> None:
+    Args:
+        path: of maps.parquet.
+        layers: of the set.
+        examples: of the set.
+        points: of umap.parquet, whose points are shown; None: the first two components are.
+    """
+
+    def __init__(self, path: Path, layers: Sequence[str], examples: int, points: Path | None = None) -> None:
         self._path, self.layers, self._examples = path, tuple(layers), examples
+        self._points = points or path
 
     @cached_property
     def records(self) -> dict[str, MapRecord]:
@@ -99,10 +119,10 @@ class Maps:
             CacheError: the file cannot be read.
         """
         try:
-            described = json.loads((pq.read_schema(self._path).metadata or {})[_RECORD])
+            described = json.loads((pq.read_schema(self._points).metadata or {})[_RECORD])
             return {layer: MapRecord.model_validate(described[layer]) for layer in self.layers}
         except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise self._unreadable(error) from error
+            raise self._unreadable(self._points, error) from error
 
     def points(self, layer: str) -> NDArray[np.float32]:
         """(n, 2) of one layer.
@@ -110,7 +130,7 @@ class Maps:
         Raises:
             CacheError: the file cannot be read, or has another number of rows.
         """
-        table = self._read([f"{layer}.x", f"{layer}.y"])
+        table = self._read([f"{layer}.x", f"{layer}.y"], self._points)
         return np.column_stack([column.to_numpy() for column in table.columns]).astype(np.float32, copy=False)
 
     def components(self, layer: str) -> NDArray[np.float32]:
@@ -119,7 +139,7 @@ class Maps:
         Raises:
             CacheError: as `points`.
         """
-        column = self._read([f"{layer}.components"]).column(0).combine_chunks()
+        column = self._read([f"{layer}.components"], self._path).column(0).combine_chunks()
         values = column.flatten().to_numpy(zero_copy_only=False)
         found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(self._examples, -1)
         return found
@@ -130,8 +150,21 @@ class Maps:
         Raises:
             CacheError: as `points`.
         """
-        found: NDArray[np.float32] = self._read([f"{layer}.residual"]).column(0).to_numpy()
+        found: NDArray[np.float32] = self._read([f"{layer}.residual"], self._path).column(0).to_numpy()
         return found
+
+    def rounded(self, layer: str, components: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Components (m, d) with the precision of those in the file; what is too large for it becomes the largest.
+
+        Raises:
+            CacheError: the file cannot be read.
+        """
+        try:
+            dtype = pq.read_schema(self._path).field(f"{layer}.components").type.value_type.to_pandas_dtype()
+        except (OSError, pa.ArrowInvalid, KeyError) as error:
+            raise self._unreadable(self._path, error) from error
+        most = np.finfo(dtype).max
+        return components.clip(-most, most).astype(dtype).astype(np.float32)
 
     def layer(self, layer: str) -> LayerMap:
         """All of one layer; see `points`."""
@@ -146,20 +179,20 @@ class Maps:
         for layer in self.layers:
             self.layer(layer)
 
-    def _read(self, columns: list[str]) -> pa.Table:
+    def _read(self, columns: list[str], path: Path) -> pa.Table:
         try:
-            table = pq.read_table(self._path, columns=columns, page_checksum_verification=True)
+            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
         except (OSError, pa.ArrowInvalid) as error:
-            raise self._unreadable(error) from error
+            raise self._unreadable(path, error) from error
         if len(table) != self._examples or table.num_columns != len(columns):
             raise CacheError(
-                f"{self._path} has {len(table):,} rows and {table.num_columns} of the columns {', '.join(columns)}; the set has "
+                f"{path} has {len(table):,} rows and {table.num_columns} of the columns {', '.join(columns)}; the set has "
                 f"{self._examples:,} examples. {_AGAIN}"
             )
         return table
 
-    def _unreadable(self, error: Exception) -> CacheError:
-        return CacheError(f"{self._path} cannot be read: {error}. Expected the maps of a set. {_AGAIN}")
+    def _unreadable(self, path: Path, error: Exception) -> CacheError:
+        return CacheError(f"{path} cannot be read: {error}. Expected the maps of a set. {_AGAIN}")
 
 
 def write_maps(path: Path, maps: Mapping[str, LayerMap]) -> None:
@@ -211,3 +244,29 @@ class MapsWriter(contextlib.AbstractContextManager["MapsWriter"]):
     def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def write_points(path: Path, maps: Mapping[str, tuple[MapRecord, NDArray[np.float32]]], of: str) -> None:
+    """Write umap.parquet.
+
+    Args:
+        path: of the file.
+        maps: layer -> how its points were made, and they (n, 2) float32.
+        of: digest of the maps.parquet that they were made of.
+    """
+    columns = {
+        f"{layer}.{axis}": pa.array(np.ascontiguousarray(points[:, at]))
+        for layer, (_, points) in maps.items()
+        for at, axis in enumerate("xy")
+    }
+    records = {layer: record.model_dump(mode="json") for layer, (record, _) in maps.items()}
+    table = pa.table(columns).replace_schema_metadata({_RECORD: json.dumps(records).encode(), _OF: of.encode()})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, write_page_checksum=True)
+
+
+def made_of(path: Path) -> str:
+    """Digest of the maps.parquet that a umap.parquet was made of; empty if it cannot be read."""
+    try:
+        return str((pq.read_schema(path).metadata or {}).get(_OF, b"").decode())
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError):
+        return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.extracted import ExtractionRecord
 from clusterpaths.clustering.assign import Assigner, FitRecord
+from clusterpaths.clustering.layout import Layout
 from clusterpaths.clustering.principal import Axes
 from clusterpaths.clustering.trace import Located
 from clusterpaths.errors import CacheError
 from clusterpaths.sets.maps import AXES, MAPS, LayerMap, MapRecord, Maps, MapsWriter
+from clusterpaths.sets.points import fitted_layout
 from clusterpaths.sets.published import PublishedSet
 
 _DIRECTIONS, _MEAN = "axes/", "mean/"  # before the layer's name
@@ -78,15 +81,25 @@ class Placer:
     """
 
     def __init__(self, published: PublishedSet) -> None:
-        maps, axes = read_axes(published)
+        self._maps, axes = read_axes(published)
         centroids, distance = published.read_centroids(), published.record.distance
-        self._records = maps.records
+        self._published, self._layouts = published, dict[str, Layout]()
         self._assigners = {layer: Assigner(centroids[layer], distance, one) for layer, one in axes.items()}
 
     def place(self, rows: NDArray[Any], layer: str) -> LayerMap:
-        """Points, components and residuals of activations (n, width) of a layer, float16 or float32 as in the cache."""
-        one = self._assigners[layer]
-        return _as_map(self._records[layer], one.coordinates(one.products(np.ascontiguousarray(rows))))
+        """Points, components and residuals of activations (n, width) of a layer, float16 or float32 as in the cache.
+
+        Raises:
+            CacheError: the points that UMAP was fitted on cannot be read.
+        """
+        one, record = self._assigners[layer], self._maps.records[layer]
+        found = _as_map(record, one.coordinates(one.products(np.ascontiguousarray(rows))))
+        if record.method != "umap":
+            return found
+        if layer not in self._layouts:
+            self._layouts[layer] = fitted_layout(self._published, layer)
+        points = self._layouts[layer].place(self._maps.rounded(layer, found.components))
+        return replace(found, points=points)
 
 
 def read_axes(published: PublishedSet) -> tuple[Maps, dict[str, Axes]]:
@@ -95,11 +108,7 @@ def read_axes(published: PublishedSet) -> tuple[Maps, dict[str, Axes]]:
     Raises:
         CacheError: the set has no maps, or its documents cannot be read.
     """
-    maps = published.maps
-    if maps is None:
-        raise CacheError(
-            f"{published.path} was published before there were maps. Run again with the same options to add them."
-        )
+    maps = published.require_maps()
     path = published.file(AXES)
     found = {}
     try:

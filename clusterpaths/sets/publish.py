@@ -167,8 +167,8 @@ def add_maps(published: PublishedSet, extraction: ExtractionRecord, fits: tuple[
 
 
 def _to_repeat(config: RunConfig, job: ExtractionJob) -> dict[str, Any]:
-    """The given options, with the resolved directories and model, for later runs."""
-    given = config.model_dump(mode="json", exclude_unset=True)
+    """The given options, with the resolved directories and model, for later runs; but for the map, which later runs change."""
+    given = config.model_dump(mode="json", exclude_unset=True, exclude={"map"})
     given |= {"model": job.model.path, "cache_root": job.storage.parent.address, "name": job.storage.name}
     if config.class_names:
         given["class_names"] = str(config.class_names.expanduser().absolute())

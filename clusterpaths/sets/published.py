@@ -29,7 +29,7 @@ from clusterpaths.sets.cached_examples import TopScores, read_stored_attributes,
 from clusterpaths.sets.columns import Classes, Columns, read_columns
 from clusterpaths.sets.conveniences import Conveniences
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD, SetDirectory
-from clusterpaths.sets.maps import AXES, MAPS, Maps
+from clusterpaths.sets.maps import AXES, MAPS, POINTS, Maps
 from clusterpaths.storage import StorageLike
 
 
@@ -309,16 +309,27 @@ class PublishedSet(Conveniences, SetDirectory):
     @property
     def maps(self) -> Maps | None:
         """Where the examples lie in each layer; None in sets from before there were maps."""
-        path = self.file(MAPS)
-        return Maps(path, self.layers, self.num_examples) if path.is_file() else None
+        path, points = self.file(MAPS), self.file(POINTS)
+        if not path.is_file():
+            return None
+        return Maps(path, self.layers, self.num_examples, points if points.is_file() else None)
+
+    def require_maps(self) -> Maps:
+        """Raises: CacheError: the set has no maps."""
+        if self.maps is None:
+            raise CacheError(
+                f"{self.path} was published before there were maps. Run again with the same options to add them."
+            )
+        return self.maps
 
     @property
     def has_maps(self) -> bool:
-        """Whether it has maps, with their axes, that can be read: all of them are."""
-        if self.maps is None:
+        """Whether it has maps, with their axes, that can be read: all of them are. Points by UMAP are not: `sets/points.py`."""
+        path = self.file(MAPS)
+        if not path.is_file():
             return False
         try:
-            self.maps.check()
+            Maps(path, self.layers, self.num_examples).check()
             with self.file(AXES).open("rb") as opened, np.load(opened) as file:  # numpy leaves what is no archive open
                 for name in file.files:
                     file[name]

@@ -125,7 +125,7 @@ function paintLarge() {
   view.labels = colours.numbers ? middles() : [];
   view.show(what(layer));
   const about = data.info.layers.find((one) => one.name === layer);
-  const share = about?.explained.length ? ` The two axes explain ${percent(about.explained.reduce((a, b) => a + b, 0))} of the variance.` : "";
+  const share = about?.method === "umap" ? " Neighbours lie together; distances between groups, their sizes and densities mean little." : about?.explained.length ? ` The two axes explain ${percent(about.explained.reduce((a, b) => a + b, 0))} of the variance.` : "";
   part("caption").textContent = `${layer}, ${about?.k} clusters; ${(about?.method ?? "").toUpperCase()} coordinates.${share}`;
   part("canvas").setAttribute("aria-label", `Map of ${layer}: ${thousands(selection.count)} of ${thousands(data.n)} examples selected`);
 }
@@ -333,7 +333,8 @@ view.addEventListener("lasso", (event) => {
   const rounded = (/** @type {number[]} */ corner) => corner.map((one) => String(Number(one.toFixed(digits)))).join();
   const text = /** @type {CustomEvent} */ (event).detail.corners.map(rounded).join(";");
   const others = selection.values("within").filter((one) => region(one).layer !== layer);
-  selection.set("within", [...others, `${layer}:${text}`]).catch(failed);
+  const mark = data.info.layers.find((one) => one.name === layer)?.method === "umap" ? "umap;" : ""; // of its coordinates
+  selection.set("within", [...others, `${layer}:${mark}${text}`]).catch(failed);
 });
 view.addEventListener("open", (event) => {
   const { row, event: cause } = /** @type {CustomEvent} */ (event).detail;

@@ -278,12 +278,12 @@ export function ends(text) {
 }
 
 /**
- * LAYER:x,y;x,y;…
+ * LAYER:x,y;x,y;… or LAYER:umap;x,y;x,y;…
  * @param {string} text
  */
 export function region(text) {
   const at = text.lastIndexOf(":");
-  return { layer: text.slice(0, at), corners: text.slice(at + 1).split(";").map((one) => one.split(",").map(Number)) };
+  return { layer: text.slice(0, at), corners: text.slice(at + 1).replace("umap;", "").split(";").map((one) => one.split(",").map(Number)) };
 }
 
 /**

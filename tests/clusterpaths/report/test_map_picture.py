@@ -12,7 +12,7 @@ from PIL import Image
 from clusterpaths.report.colours import PALETTE
 from clusterpaths.report.map_picture import TOTAL, draw_maps, draw_points
 from clusterpaths.report.page import write_report
-from clusterpaths.sets.maps import MAPS, LayerMap, MapRecord, write_maps
+from clusterpaths.sets.maps import MAPS, POINTS, LayerMap, MapRecord, UmapRecord, write_maps, write_points
 from clusterpaths.sets.published import open_set
 from tests.clusterpaths.report.test_report import Page, draw, make_set
 from tests.generated_set import CELEBA, generate
@@ -51,6 +51,48 @@ def test_where_points_overlap_the_colour_is_that_of_most_and_stronger() -> None:
     assert colours_of(image) == {PALETTE[3]}
     alpha = np.asarray(image.convert("RGBA"))[..., 3]
     assert alpha[30:, :30].max() > alpha[:30, 30:].max() > 0
+
+
+def test_points_that_are_somewhat_farther_out_are_in_the_picture_where_they_are() -> None:
+    points = np.random.default_rng(0).uniform(0, 1, (2000, 2)).astype(np.float32)
+    points[0] = 1.8, 0.5
+    at_edge = np.asarray(draw_points(points, np.zeros(2000, np.int64), 60).convert("RGBA"))[:, -8:, 3]
+    assert 0 < np.count_nonzero(at_edge) < 30, "the one example, and no wall of others"
+
+
+def test_points_that_are_much_farther_out_are_drawn_at_the_edge_and_counted(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set_01", {"conv": [0, 1] * 1500}, predictions=[0, 1] * 1500)
+    points = np.random.default_rng(0).uniform(0, 1, (3000, 2)).astype(np.float32)
+    points[:2] = 500
+    write_maps(folder / MAPS, {"conv": LayerMap(MapRecord(explained=(0.4, 0.2)), points, points)})
+    assert [one.outside for one in draw_maps(open_set(folder).index)] == [8]  # 2, and 6 of 0.1% at each end
+    text = " ".join(Page(write_report(open_set(folder), draw)).text.split())
+    assert "8 farther out, drawn at the edge" in text
+
+
+def test_maps_by_umap_say_what_they_do_not_show(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set_01", {"conv": [0, 0, 1, 1], "fc": [0, 1, 0, 1]}, predictions=[0, 0, 0, 1])
+    add_maps(folder)
+    published = open_set(folder)
+    assert published.maps
+    made = UmapRecord(sample=20_000, neighbours=15, min_dist=0.1, seed=0, version="0.5.12")
+    umap = MapRecord(method="umap", explained=(0.4, 0.2), umap=made)
+    both = {
+        "conv": (MapRecord(explained=(0.4, 0.2)), published.maps.points("conv")),
+        "fc": (umap, np.eye(4, 2, dtype=np.float32)),
+    }
+    write_points(folder / POINTS, both, "")
+    page = Page(write_report(open_set(folder), draw))
+    text = " ".join(page.text.split())
+    assert "first two principal components" in text
+    assert (
+        "Without a percentage, UMAP placed the examples: neighbours lie together, but distances between groups" in text
+    )
+    assert text.count("60%") == 1
+    write_points(folder / POINTS, {**both, "conv": (umap, np.eye(4, 2, dtype=np.float32))}, "")
+    text = " ".join(Page(write_report(open_set(folder), draw)).text.split())
+    assert "Here, UMAP placed the examples" in text
+    assert "principal components" not in text
 
 
 def test_points_that_are_all_the_same_are_drawn() -> None:

@@ -16,8 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from clusterpaths.cache.manifest import Manifest, read_manifest
 from clusterpaths.clustering import identity
@@ -26,6 +29,7 @@ from clusterpaths.errors import StorageError
 from clusterpaths.extraction import plan
 from clusterpaths.records import SetRecord
 from clusterpaths.sets.find import list_sets
+from clusterpaths.sets.published import open_set
 from clusterpaths.storage import lease, objects, open_storage
 from tests.clusterpaths.conftest import LAYERS
 from tests.runs import DOCUMENTS, Run, assert_same_documents, kill_when, run_pipeline, start_pipeline
@@ -148,6 +152,23 @@ def test_a_set_without_maps_gets_them_from_another_machine(
     assert again.batches == 0
     assert any("Added the maps of" in line for line in again.log)
     assert_as_on_disk(on_disk, server, "unmapped")
+
+
+@pytest.mark.skipif(find_spec("umap") is None, reason="needs the extra umap")
+def test_points_by_umap_come_and_go_from_another_machine(
+    on_disk: Run, server: Storage, asked: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_pipeline(asked("points"))
+    monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "another machine"))
+    assert run_pipeline(asked("points", map="umap")).batches == 0
+    monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "a third machine"))
+    published = open_set(f"s3://{BUCKET}/points/CelebA/set_01")
+    assert published.require_maps().records["fc1"].method == "umap"
+    assert np.isfinite(published.require_maps().points("fc1")).all()
+    run_pipeline(asked("points", map="pca"))
+    monkeypatch.setenv("CLUSTERPATHS_MIRROR", str(tmp_path / "another machine"))
+    assert published.require_maps().records["fc1"].method == "pca"
+    assert_as_on_disk(on_disk, server, "points")
 
 
 def test_killed_in_the_middle_another_machine_goes_on_from_what_is_stored(
