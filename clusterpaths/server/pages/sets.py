@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.evaluation.record import METRICS, read_evaluation
-from clusterpaths.explanation.look_up import explain_example, read_for_examples
+from clusterpaths.explanation.look_up import explain_example, prepare_example
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import SetIndex
@@ -156,13 +156,15 @@ def path(request: Request, library: LibraryOf, model: str, name: str, path: str,
 def example(request: Request, library: LibraryOf, model: str, name: str, example: int) -> HTMLResponse:
     """One example."""
     index = library.set(model, name)
-    read_for_examples(index)  # before rendering, which holds a lock
+    row = index.row_of(example)
     given = request.query_params.multi_items()
-    read_list(index, given)
+
+    def before() -> None:
+        prepare_example(index, row)
+        read_list(index, given)
 
     def values() -> dict[str, Any]:
         detail = example_detail(index, example)
-        row = index.row_of(example)
         place = listed(index, given, row)
         return {
             "place": place,
@@ -174,7 +176,7 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
             "after": int(index.ids[row + 1]) if row + 1 < len(index.ids) else None,
         }
 
-    return render_once(request, index, "example.html", values)
+    return render_once(request, index, "example.html", values, before=before)
 
 
 def _has_model(index: SetIndex) -> bool:
