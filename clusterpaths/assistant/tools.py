@@ -211,9 +211,12 @@ class Tools:
         ],
         limit: Limit = 20,
         offset: Offset = 0,
+        layer: Annotated[
+            str, Field(description="of under-covered: the layer whose neighbours count; empty: the last one")
+        ] = "",
     ) -> Found:
         """Data work: find examples to relabel, to remove, or to collect more of. The first call takes seconds for a large set."""
-        return find(self._index(set), kind, limit=limit, offset=offset)
+        return find(self._index(set), kind, layer=layer, limit=limit, offset=offset)
 
     def _index(self, name: str) -> SetIndex:
         model, slash, set_name = name.partition("/")

@@ -5,7 +5,6 @@ Prints likely label errors, near duplicates or under-covered regions, or writes 
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.config import CacheRoot
 from clusterpaths.errors import ConfigError, DiskError
 from clusterpaths.explore.index import SetIndex
-from clusterpaths.find.export import csv_lines, fiftyone_document
+from clusterpaths.find.export import csv_lines, fiftyone_lines
 from clusterpaths.find.find import find as find_entries
 from clusterpaths.find.record import Kind
 from clusterpaths.find.text import describe
@@ -35,6 +34,7 @@ class FindConfig(Record):
     as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative=())] = Field(
         False, description="print the record as JSON, as the HTTP API returns it"
     )
+    layer: str = Field("", description="of under-covered: the layer whose neighbours count [the last one]")
     csv: Path | None = Field(None, description="write the complete list to this file, one row per example")
     fiftyone: Path | None = Field(
         None, description="write the complete list to this file, as JSON for FiftyOne's Dataset.from_json"
@@ -55,15 +55,15 @@ def find(
     if config.csv and config.csv == config.fiftyone:
         raise ConfigError(f"--csv and --fiftyone are both {config.csv}. Expected two files.")
     index: SetIndex = find_set(set, config.cache_root).index
-    found = find_entries(index, kind, limit=config.limit)
+    found = find_entries(index, kind, layer=config.layer, limit=config.limit)
     if config.as_json:
         sys.stdout.write(found.model_dump_json(indent=2) + "\n")
     else:
         sys.stdout.write(describe(found) + "\n")
     if config.csv:
-        _write(config.csv, csv_lines(index, kind))
+        _write(config.csv, csv_lines(index, kind, config.layer))
     if config.fiftyone:
-        _write(config.fiftyone, [json.dumps(fiftyone_document(index, kind), indent=1) + "\n"])
+        _write(config.fiftyone, fiftyone_lines(index, kind, config.layer))
     for file in filter(None, (config.csv, config.fiftyone)):
         sys.stderr.write(f"Wrote {file}\n")
 

@@ -7,6 +7,7 @@ the set, by what is stored. Sentences and the page are `report/explanation.py`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Mapping
 
@@ -23,7 +24,7 @@ from clusterpaths.explanation.record import (
     PathNote,
     SuffixNote,
 )
-from clusterpaths.explore.alike import Place, alike_in, place_of, read_layers
+from clusterpaths.explore.alike import Place, alike_in, place_of
 from clusterpaths.explore.index import SetIndex, class_shares
 from clusterpaths.explore.paths import summarise
 from clusterpaths.explore.records import ClassShare, ExampleRow
@@ -77,22 +78,33 @@ def explain_example(index: SetIndex, row: int, *, exemplars: int = EXEMPLARS) ->
     if index.maps is None:
         return found
     try:
-        return with_alike(found, index, {layer: place_of(index, layer, row) for layer in ends_of(index)}, without=row)
+        looks, decided = _alike_at_ends(index, row)
+        return found.model_copy(update={"looks_alike": looks, "decided_alike": decided})
     except CacheError as error:  # all else is known
         log.warning("which examples of %s are alike is not known: %s", index.name, error)
         return found.model_copy(update={"warnings": (*found.warnings, NO_ALIKE)})
 
 
-def read_for_examples(index: SetIndex) -> None:
-    """Read from disk what `explain_example` needs, so that it does not wait for it.
+def prepare_example(index: SetIndex, row: int) -> None:
+    """Read from disk what `explain_example` needs, and find what is alike, so that it does not wait for it.
 
     Raises:
         CacheError: a file of the set or its cache cannot be read.
     """
     index.all_top_scores()
-    for depth in (0.0, 1.0) if index.maps is not None else ():
+    if index.maps is not None:
         with contextlib.suppress(CacheError):  # `explain_example` says so
-            read_layers(index, depth)
+            _alike_at_ends(index, row)
+
+
+def _alike_at_ends(index: SetIndex, row: int) -> tuple[tuple[ExampleNote, ...], ...]:
+    """The examples nearest to one in the first and in the last layer."""
+    return index.answer(
+        ("alike", row),
+        lambda: tuple(
+            notes_of(alike_in(index, layer, place_of(index, layer, row), without=row)) for layer in ends_of(index)
+        ),
+    )
 
 
 def ends_of(index: SetIndex) -> tuple[int, int]:
@@ -100,14 +112,14 @@ def ends_of(index: SetIndex) -> tuple[int, int]:
     return 0, len(index.layers) - 1
 
 
-def with_alike(e: Explanation, index: SetIndex, places: Mapping[int, Place], without: int = -1) -> Explanation:
-    """The explanation with the examples nearest in the first and the last layer; `without`: a row that is none of them.
+def with_alike(e: Explanation, index: SetIndex, places: Mapping[int, Place]) -> Explanation:
+    """The explanation with the examples nearest to these places, in the first and the last layer.
 
     Raises:
         NotFoundError: the set has no maps.
         CacheError: they cannot be read.
     """
-    looks, decided = (notes_of(alike_in(index, layer, places[layer], without)) for layer in ends_of(index))
+    looks, decided = (notes_of(alike_in(index, layer, places[layer])) for layer in ends_of(index))
     return e.model_copy(update={"looks_alike": looks, "decided_alike": decided})
 
 
@@ -137,7 +149,7 @@ def _explanation(
         classes=classes,
         path=tuple(path[0].tolist()),
         path_name=make.names.path(path[0].tolist()).text,
-        layers=tuple(make.layer(i, float(distances[0, i]), float(standardised[i])) for i in range(len(index.layers))),
+        layers=make.layers(distances[0], standardised),
         count=own_note.count if own_note else 0,
         share=(own_note.count if own_note else 0) / len(index),
         rank=index.competition_rank(own_note.count) if own_note else None,
@@ -171,17 +183,24 @@ class _Builder:
         over = tuple(outputs.label_name(i) for i in labels_over_threshold(outputs, shares).tolist())
         return classes, over, int(decisions.predictions[0])
 
-    def layer(self, i: int, distance: float, standardised: float) -> LayerExplanation:
-        cluster = int(self.path[i])
-        members = self.index.members(i, cluster)
-        return LayerExplanation(
-            layer=self.index.layers[i],
-            cluster=cluster,
-            name=self.names.cluster(i, cluster).text,
-            distance=distance,
-            standardised=standardised,
-            cluster_count=len(members),
-            exemplars=notes_of(self.index.examples(members[: self.exemplars])),
+    def layers(
+        self, distances: NDArray[np.floating], standardised: NDArray[np.floating]
+    ) -> tuple[LayerExplanation, ...]:
+        """Each layer, by the distances to the centroids of the path (L,), twice."""
+        index, clusters = self.index, self.path.tolist()
+        members = [index.members(i, cluster) for i, cluster in enumerate(clusters)]
+        shown = iter(notes_of(index.examples(np.concatenate([rows[: self.exemplars] for rows in members]))))  # at once
+        return tuple(
+            LayerExplanation(
+                layer=layer,
+                cluster=cluster,
+                name=self.names.cluster(i, cluster).text,
+                distance=float(distances[i]),
+                standardised=float(standardised[i]),
+                cluster_count=len(rows),
+                exemplars=tuple(itertools.islice(shown, min(len(rows), self.exemplars))),
+            )
+            for i, (layer, cluster, rows) in enumerate(zip(index.layers, clusters, members, strict=True))
         )
 
     def note(self, at: int) -> PathNote:

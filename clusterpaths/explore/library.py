@@ -37,7 +37,7 @@ _SET, _NUMBERED = "set_", re.compile(r"set_(\d{1,9})", re.ASCII)
 
 _CORRUPTED = (CacheError, OSError, pa.ArrowException)
 
-Stamp = tuple[tuple[int, int, int] | None, ...]
+Stamp = tuple[tuple[int, int, int] | bool | None, ...]
 
 
 class _Listing(NamedTuple):
@@ -56,6 +56,7 @@ class Library:
         self._listing = _Listing({}, {}, -float("inf"))
         self._lately: LRUCache[tuple[ModelSummary, ...]] = LRUCache(1, seconds=_FRESH)
         self._indexes: LRUCache[SetIndex] = LRUCache(largest, lambda index: index.nbytes, minimum=1)
+        self._mapped: LRUCache[bool] = LRUCache(1000, seconds=_FRESH_REMOTE)
         self._summaries: dict[Storage, tuple[Stamp, SetSummary | str]] = {}  # or why it cannot be shown
 
     def models(self) -> tuple[ModelSummary, ...]:
@@ -207,9 +208,9 @@ class Library:
         """
         try:
             needed = folder.stamp(RECORD), folder.stamp(PATHS)
-            # in object storage, these are only fetched when the set is opened; a later run may add the maps, or other points
+            # a later run may add the maps, or other points
             beside = (
-                ()
+                (self._has_maps(folder),)  # in object storage, the files are only fetched when the set is opened
                 if self.root.request_per_file
                 else (folder.parent.stamp(EXAMPLES), folder.stamp(MAPS), folder.stamp(POINTS))
             )
@@ -230,6 +231,10 @@ class Library:
         raise NotFoundError(
             f"{name} is incomplete: it lacks {' and '.join(missing)}. Wait for it, or publish it again."
         )
+
+    def _has_maps(self, folder: Storage) -> bool:
+        """Whether a set in object storage has maps, as it was known at the last listing; without a request once they are here."""
+        return self._mapped.get(folder, lambda: (folder.path / MAPS).is_file() or folder.exists(MAPS))
 
     def _summary(self, model: str, sets: dict[str, Storage]) -> ModelSummary:
         found, unlisted = [], self._listing.unreadable.get(model)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ Rows = NDArray[np.int64]
 Values = dict[str, Any]  # of one example: what its list says of it
 
 
-def csv_lines(index: SetIndex, kind: str) -> Iterator[str]:
+def csv_lines(index: SetIndex, kind: str, layer: str = "") -> Iterator[str]:
     """A header and a line per example of the complete list, in its order, in chunks; what is not known is empty.
 
     Columns: id, file, split, label, prediction, right (1 or 0), then those of the kind. label-errors: suggested, confidence,
@@ -37,57 +38,66 @@ def csv_lines(index: SetIndex, kind: str) -> Iterator[str]:
     apostrophe.
 
     Raises:
-        NotFoundError: no such kind; or the set has not what it needs.
+        ConfigError, NotFoundError: as `find`.
     """
-    prepare(index, kind)
-    return _lines(index, kind)
+    prepare(index, kind, layer)
+    return _lines(index, kind, layer)
 
 
-def fiftyone_document(index: SetIndex, kind: str) -> dict[str, Any]:
-    """The complete list in the JSON of FiftyOne's `Dataset.to_dict`, which `fiftyone.Dataset.from_json` reads.
+def fiftyone_lines(index: SetIndex, kind: str, layer: str = "") -> Iterator[str]:
+    """The complete list, in chunks, in the JSON of FiftyOne's `Dataset.to_dict`, which `fiftyone.Dataset.from_json` reads.
 
     Samples are examples: ground_truth and prediction are Classifications, fields are the columns of `csv_lines` without what
     these hold, tags are the kind and the split. File names are relative to the data set's images: `rel_dir` of `from_json`.
 
     Raises:
-        NotFoundError: as `csv_lines`.
+        ConfigError, NotFoundError: as `find`.
     """
-    prepare(index, kind)
-    samples, fields = [], {"filepath": "StringField", "tags": "ListField(fiftyone.core.fields.StringField)"}
+    prepare(index, kind, layer)
+    return _document(index, kind, layer)
+
+
+def _document(index: SetIndex, kind: str, layer: str) -> Iterator[str]:
+    fields = {"filepath": "StringField", "tags": "ListField(fiftyone.core.fields.StringField)"}
     schema = {name: _FIFTYONE + field for name, field in fields.items()}
     schema |= {"ground_truth": _CLASSIFICATION, "prediction": _CLASSIFICATION, "example": f"{_FIFTYONE}IntField"}
     schema |= {name: _FIFTYONE + _TYPES[type_] for name, type_ in _COLUMNS[kind].items()}
-    for rows, values in _pieces(index, kind):
-        for example, value in zip(index.examples(rows), values, strict=True):
-            samples.append(
-                {
-                    "filepath": example.file or f"{example.id}",
-                    "tags": [kind, *([example.split] if example.split else [])],
-                    "ground_truth": _classification(example.label),
-                    "prediction": _classification(example.prediction),
-                    "example": example.id,
-                    **value,
-                }
-            )
     summary = index.summary
-    return {
+    head = {
         "name": f"{summary.model} {summary.set} {kind}",
         "media_type": "image",
         "sample_fields": schema,
-        "info": {"set": index.name, "kind": kind, "dataset": summary.dataset},
-        "samples": samples,
+        "info": {"set": index.name, "kind": kind, "dataset": summary.dataset} | ({"layer": layer} if layer else {}),
+        "samples": [],
     }
+    yield json.dumps(head).removesuffix("]}")
+    between = "\n"
+    for rows, values in _pieces(index, kind, layer):
+        samples = (
+            {
+                "filepath": example.file or f"{example.id}",
+                "tags": [kind, *([example.split] if example.split else [])],
+                "ground_truth": _classification(example.label),
+                "prediction": _classification(example.prediction),
+                "example": example.id,
+                **value,
+            }
+            for example, value in zip(index.examples(rows), values, strict=True)
+        )
+        yield between + ",\n".join(map(json.dumps, samples))
+        between = ",\n"
+    yield "]}\n"
 
 
 def _classification(name: str | None) -> dict[str, str] | None:
     return None if name is None else {"_cls": "Classification", "label": name}
 
 
-def _lines(index: SetIndex, kind: str) -> Iterator[str]:
+def _lines(index: SetIndex, kind: str, layer: str) -> Iterator[str]:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["id", "file", "split", "label", "prediction", "right", *_COLUMNS[kind]])
-    for rows, values in _pieces(index, kind):
+    for rows, values in _pieces(index, kind, layer):
         for one, value in zip(index.examples(rows), values, strict=True):
             own = [
                 one.id,
@@ -111,11 +121,11 @@ def _cell(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else as_text(value) if isinstance(value, str) else value
 
 
-def _pieces(index: SetIndex, kind: str) -> Iterator[tuple[Rows, list[Values]]]:
+def _pieces(index: SetIndex, kind: str, layer: str) -> Iterator[tuple[Rows, list[Values]]]:
     """Rows and what the list says of them, some thousand at a time."""
     rows: list[int] = []
     values: list[Values] = []
-    for row, value in _LISTS[kind](index):
+    for row, value in _LISTS[kind](index, layer):
         rows.append(row)
         values.append(value)
         if len(rows) == _PIECE:
@@ -125,7 +135,7 @@ def _pieces(index: SetIndex, kind: str) -> Iterator[tuple[Rows, list[Values]]]:
         yield np.array(rows, np.int64), values
 
 
-def _label_errors(index: SetIndex) -> Iterator[tuple[int, Values]]:
+def _label_errors(index: SetIndex, _layer: str) -> Iterator[tuple[int, Values]]:
     found = find_label_errors(index)
     columns = (found.suggested, found.confidence, found.path_share, found.model_share, found.path_others)
     for row, suggested, *numbers, of_model, others in zip(
@@ -135,7 +145,7 @@ def _label_errors(index: SetIndex) -> Iterator[tuple[int, Values]]:
         yield row, dict(zip(_COLUMNS["label-errors"], [index.label_name(suggested), *shares], strict=True))
 
 
-def _near_duplicates(index: SetIndex) -> Iterator[tuple[int, Values]]:
+def _near_duplicates(index: SetIndex, _layer: str) -> Iterator[tuple[int, Values]]:
     for number, group in enumerate(find_near_duplicates(index), 1):
         across, differ = len(group.splits) > 1, labels_differ(index, group)
         for row in group.rows.tolist():
@@ -143,8 +153,8 @@ def _near_duplicates(index: SetIndex) -> Iterator[tuple[int, Values]]:
             yield row, dict(zip(_COLUMNS["near-duplicates"], values, strict=True))
 
 
-def _under_covered(index: SetIndex) -> Iterator[tuple[int, Values]]:
-    for number, region in enumerate(find_under_covered(index), 1):
+def _under_covered(index: SetIndex, layer: str) -> Iterator[tuple[int, Values]]:
+    for number, region in enumerate(find_under_covered(index, layer), 1):
         for row in region.rows.tolist():
             values = (number, region.path, region.sparse / len(region.rows))
             yield row, dict(zip(_COLUMNS["under-covered"], values, strict=True))
@@ -157,7 +167,7 @@ _COLUMNS: dict[str, dict[str, type]] = {  # with the type of what is known
     "near-duplicates": {"group": int, "exact": bool, "distance": float, "across_splits": bool, "labels_differ": bool},
     "under-covered": {"region": int, "path": str, "sparse_share": float},
 }  # fmt: skip
-_LISTS: dict[str, Callable[[SetIndex], Iterator[tuple[int, Values]]]] = {
+_LISTS: dict[str, Callable[[SetIndex, str], Iterator[tuple[int, Values]]]] = {
     "label-errors": _label_errors,
     "near-duplicates": _near_duplicates,
     "under-covered": _under_covered,

@@ -7,46 +7,58 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clusterpaths.errors import NotFoundError
+from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.label_errors import find_label_errors, label_errors_page
 from clusterpaths.find.near_duplicates import find_near_duplicates, near_duplicates_page
-from clusterpaths.find.record import KINDS, Found
-from clusterpaths.find.under_covered import find_under_covered, under_covered_page
+from clusterpaths.find.record import KINDS, Found, Kind
+from clusterpaths.find.under_covered import find_under_covered, layer_at, under_covered_page
+
+UNDER_COVERED: Kind = "under-covered"  # the one kind that is by a layer
 
 
-def find(index: SetIndex, kind: str, *, limit: int = 50, offset: int = 0) -> Found:
-    """A piece of the list of this kind.
+def find(index: SetIndex, kind: str, *, layer: str = "", limit: int = 50, offset: int = 0) -> Found:
+    """A piece of the list of this kind; of under-covered regions by a layer [the last one].
 
     Raises:
-        NotFoundError: no such kind; or the set has not what it needs.
+        ConfigError: a layer for a kind that has none.
+        NotFoundError: no such kind or layer; or the set has not what it needs.
     """
-    return _PAGES[_known(kind)](index, limit=max(limit, 0), offset=max(offset, 0))
+    return _PAGES[_known(kind, layer)](index, **_by(layer), limit=max(limit, 0), offset=max(offset, 0))
 
 
-def prepare(index: SetIndex, kind: str) -> int:
+def prepare(index: SetIndex, kind: str, layer: str = "") -> int:
     """Compute and cache the list: of a large set, that takes seconds. Returns its number of entries. Raises: as `find`."""
-    return _TOTALS[_known(kind)](index)
+    return _TOTALS[_known(kind, layer)](index, **_by(layer))
 
 
-def is_prepared(index: SetIndex, kind: str) -> bool:
-    """Whether the list is computed. Raises: NotFoundError: no such kind."""
-    return index.has(_known(kind))
+def is_prepared(index: SetIndex, kind: str, layer: str = "") -> bool:
+    """Whether the list is computed. Raises: as `find`."""
+    known = _known(kind, layer)
+    return index.has((known, layer_at(index, layer)) if known == UNDER_COVERED else known)
 
 
-def _known(kind: str) -> str:
+def _known(kind: str, layer: str) -> str:
     if kind not in KINDS:
         raise NotFoundError(f"There is no kind {kind[:80]!r}. There are {', '.join(KINDS)}.")
+    if layer and kind != UNDER_COVERED:
+        raise ConfigError(
+            f"The list {kind} is not by a layer, here {layer[:80]!r}. Only {UNDER_COVERED} is; take it out."
+        )
     return kind
+
+
+def _by(layer: str) -> dict[str, str]:
+    return {"layer": layer} if layer else {}
 
 
 _PAGES: dict[str, Callable[..., Found]] = {
     "label-errors": label_errors_page,
     "near-duplicates": near_duplicates_page,
-    "under-covered": under_covered_page,
+    UNDER_COVERED: under_covered_page,
 }
-_TOTALS: dict[str, Callable[[SetIndex], int]] = {
+_TOTALS: dict[str, Callable[..., int]] = {
     "label-errors": lambda index: len(find_label_errors(index).rows),
     "near-duplicates": lambda index: len(find_near_duplicates(index)),
-    "under-covered": lambda index: len(find_under_covered(index)),
+    UNDER_COVERED: lambda index, layer="": len(find_under_covered(index, layer)),
 }

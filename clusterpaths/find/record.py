@@ -67,9 +67,9 @@ class NearDuplicates(Record):
 
 
 class Region(Record):
-    """Examples that share the last clusters of their path, in a part of the last layer with few neighbours."""
+    """Examples that share the last clusters of their path, in a part of a layer with few neighbours."""
 
-    path: str = Field(description="the shared clusters, * for any before them: a filter of examples")
+    path: str = Field(description="the shared clusters up to the layer, * for any before them: a filter of examples")
     count: int
     share: float = Field(description="of the set's examples")
     sparse: int = Field(description="of them in the sparsest tenth of the set")
@@ -94,6 +94,7 @@ class UnderCovered(Record):
     total: int
     limit: int
     offset: int
+    layer: str = Field(description="whose neighbours were counted")
     error_share: float | None = Field(description="wrong predictions in the set, for comparison; None: not known")
     note: str = Field(description="how the list was made")
     entries: tuple[Region, ...]

@@ -41,29 +41,41 @@ class SparseRegion:
     interval: tuple[float, float]
 
 
-def find_under_covered(index: SetIndex) -> tuple[SparseRegion, ...]:
-    """The regions of a set, computed once; see `sparse_regions`.
+def find_under_covered(index: SetIndex, layer: str = "") -> tuple[SparseRegion, ...]:
+    """The regions of a set by a layer, the last one by default, computed once; see `sparse_regions`.
+
+    By an earlier layer, regions are those of the path up to that layer.
 
     Raises:
-        NotFoundError: the set has no maps.
+        NotFoundError: the set has no such layer, or no maps.
     """
-    return index.once("under-covered", lambda: sparse_regions(index.clusters, _distances(index)))
+    at = layer_at(index, layer)
+    paths = index.clusters[:, : at + 1]
+    return index.once(("under-covered", at), lambda: sparse_regions(paths, _distances(index, at)))
 
 
-def under_covered_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> UnderCovered:
-    """A piece of the list. Raises: NotFoundError: the set has no maps."""
-    regions, distances = find_under_covered(index), _distances(index)
+def layer_at(index: SetIndex, layer: str) -> int:
+    """The number of a layer; of the last one without a name. Raises: NotFoundError: the set has no such layer."""
+    return index.layer_index(layer) if layer else len(index.layers) - 1
+
+
+def under_covered_page(index: SetIndex, *, layer: str = "", limit: int = 50, offset: int = 0) -> UnderCovered:
+    """A piece of the list. Raises: NotFoundError: as `find_under_covered`."""
+    at = layer_at(index, layer)
+    regions, distances = find_under_covered(index, layer), _distances(index, at)
+    is_last = at == len(index.layers) - 1
     known = index.right >= 0
     among = f", among a random sample of {_REFERENCE:,} examples" if len(index) > _REFERENCE else ""
     return UnderCovered(
         total=len(regions),
         limit=limit,
         offset=offset,
+        layer=index.layers[at],
         error_share=float((index.right[known] == 0).mean()) if known.any() else None,
         note=(
-            f"Groups of examples that share the last clusters of their path, and of which clearly more than {SPARSEST:.0%} lie "
-            f"in the sparsest {SPARSEST:.0%} of the set: far from their {NEIGHBOURS}th nearest neighbour in the last layer"
-            f"{among}."
+            f"Groups of examples that share the last clusters of their path{'' if is_last else f' up to {index.layers[at]}'}, "
+            f"and of which clearly more than {SPARSEST:.0%} lie in the sparsest {SPARSEST:.0%} of the set: far from their "
+            f"{NEIGHBOURS}th nearest neighbour in {'the last layer' if is_last else index.layers[at]}{among}."
         ),
         entries=tuple(_record(index, region, distances) for region in regions[offset : offset + limit]),
     )
@@ -163,14 +175,14 @@ def _suffixes(steps: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     return (steps[start:] for start in range(len(steps)))
 
 
-def _distances(index: SetIndex) -> Floats:
-    """(n,) in the last layer. Raises: NotFoundError: the set has no maps."""
+def _distances(index: SetIndex, layer: int) -> Floats:
+    """(n,) in a layer. Raises: NotFoundError: the set has no maps."""
     maps = index.maps
     if maps is None:
         raise NotFoundError(
             f"{index.name} was published before there were maps, so under-covered regions cannot be found. Run again to add them."
         )
-    found: Floats = index.once("sparsity", lambda: neighbour_distances(coordinates(maps, index.layers[-1])))
+    found: Floats = index.once(("sparsity", layer), lambda: neighbour_distances(coordinates(maps, index.layers[layer])))
     return found
 
 

@@ -38,6 +38,7 @@ from clusterpaths.storage.atomic import atomic_write
 
 PICTURE = 320  # pixels of the image's longer side on the page
 LISTED = 6  # classes
+FILES = 3  # of examples, on a terminal
 HOW_CHANGED = (
     "The model is cut at a layer, the image's values there are moved by the difference of two clusters' means, and the rest of "
     "the model decides again. Each row is the nearest other cluster of a layer that changes the prediction, with the path at the "
@@ -92,6 +93,7 @@ def explanation_page(
         how_changed=HOW_CHANGED,
         both_routes=both_routes(explanation),
         unchanged=unchanged(explanation),
+        most_similar=most_similar(explanation),
         sankey="" if index is None else two_routes(explanation, index),
         tile=lambda example: tile(example, thumbnails),
         decided=decided,
@@ -207,6 +209,12 @@ def unchanged(e: Explanation) -> str:
     return f"No other cluster of {_listed(others)} changes the prediction." if others and changing else ""
 
 
+def most_similar(e: Explanation) -> list[tuple[str, str, tuple[ExampleNote, ...]]]:
+    """The examples nearest in the first and in the last layer: (words, layer, examples); none where the set has no maps."""
+    both = (("Looks alike", e.layers[0], e.looks_alike), ("Decided alike", e.layers[-1], e.decided_alike))
+    return [(words, layer.layer, notes) for words, layer, notes in both if notes]
+
+
 def both_routes(e: Explanation) -> str:
     """What the two lines of `two_routes` are; empty where there is no change."""
     if e.counterfactual is None or (one := e.counterfactual.nearest) is None:
@@ -251,6 +259,8 @@ def print_explanation(e: Explanation, file: Any = None) -> None:
     console.print(f"Otherwise    {escape(other(e))}")
     if changes := counterfactual(e):
         console.print(f"To change it {escape(changes)}")
+    for words, where, notes in most_similar(e):
+        console.print(f"{words:12} {escape(f'{_files(notes)}, by {where}')}")
     table = Table("layer", "cluster", "name", "examples in it", "distance", "in spreads", "nearest exemplars", box=None)
     for layer in e.layers:
         table.add_row(*map(escape, _row(layer)))
@@ -258,7 +268,6 @@ def print_explanation(e: Explanation, file: Any = None) -> None:
 
 
 def _row(layer: LayerExplanation) -> tuple[str, ...]:
-    files = ", ".join(example.file for example in layer.exemplars[:3])
     return (
         layer.layer,
         str(layer.cluster),
@@ -266,8 +275,13 @@ def _row(layer: LayerExplanation) -> tuple[str, ...]:
         thousands(layer.cluster_count),
         f"{layer.distance:.4g}",
         f"{layer.standardised:+.1f}",
-        files or "none",
+        _files(layer.exemplars) or "none",
     )
+
+
+def _files(notes: Sequence[ExampleNote]) -> str:
+    """The first few files."""
+    return ", ".join(one.file or f"example {one.id}" for one in notes[:FILES])
 
 
 def _shown(e: Explanation) -> Iterator[ExampleNote]:
@@ -277,6 +291,8 @@ def _shown(e: Explanation) -> Iterator[ExampleNote]:
         yield from note.exemplars if note else ()
     for one in e.counterfactual.changes if e.counterfactual else ():
         yield from one.exemplars
+    for _, _, notes in most_similar(e):
+        yield from notes
 
 
 def _examples(count: int) -> str:

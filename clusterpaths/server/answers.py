@@ -49,7 +49,8 @@ def of_set(
 ) -> Response:
     """The result of `make` for a set, as JSON: cached while the set is unchanged, 304 to clients that have it.
 
-    `before` reads data that `make` needs: `make` calls are serialised, and must not wait for a disk.
+    `before` reads data that `make` needs, or has numpy compute and cache it: `make` calls are serialised, and must not wait for
+    that.
 
     Raises:
         NotFoundError: no such model or set; and what `make` raises.

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from clusterpaths.common import roots
+from clusterpaths.common.threads import one_thread
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.explanation.uploaded import Explainer
 from clusterpaths.explore.documents import Documents
@@ -52,7 +53,8 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
     """Lifespan of the server. Warms up in the background, concurrently with the first requests."""
     anyio.to_thread.current_default_thread_limiter().total_tokens = AT_ONCE
     threading.Thread(target=_prepare, args=(app.state.library,), daemon=True).start()
-    yield
+    with one_thread():  # of BLAS: requests run side by side already, and its threads wait for each other by spinning
+        yield
 
 
 def _prepare(library: Library) -> None:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
 
 
-async def compute_in_turn(request: Request, index: SetIndex, kind: str) -> None:
+async def compute_in_turn(request: Request, index: SetIndex, kind: str, layer: str = "") -> None:
     """Compute and cache a list, unless it is; one at a time.
 
     Raises:
-        NotFoundError: no such kind; or the set has not what it needs.
+        ConfigError, NotFoundError: as `find`.
     """
-    if is_prepared(index, kind):
+    if is_prepared(index, kind, layer):
         return
     turn: asyncio.Semaphore = request.app.state.finding
     async with turn:  # waiting here does not block a thread
-        await run_in_threadpool(prepare, index, kind)
+        await run_in_threadpool(prepare, index, kind, layer)

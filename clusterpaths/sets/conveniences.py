@@ -84,7 +84,11 @@ class Conveniences:
         return _answer("metrics", self)
 
     def find(
-        self, kind: Literal["label-errors", "near-duplicates", "under-covered"], limit: int = 50, offset: int = 0
+        self,
+        kind: Literal["label-errors", "near-duplicates", "under-covered"],
+        limit: int = 50,
+        offset: int = 0,
+        layer: str = "",
     ) -> Any:
         """A piece of a list of likely label errors, near duplicates or under-covered regions: one of the records of
         `clusterpaths.find.record`, whose `entries` are the list. The first call takes seconds for a large set.
@@ -93,11 +97,13 @@ class Conveniences:
             kind: what to look for.
             limit: how many entries, at most.
             offset: how many to skip.
+            layer: of under-covered, the one whose neighbours count [the last one].
 
         Raises:
-            NotFoundError: no such kind; or the set lacks what the list needs, such as labels.
+            ConfigError: a layer for another kind.
+            NotFoundError: no such kind or layer; or the set lacks what the list needs, such as labels.
         """
-        return _answer("find", self.index, kind, limit=limit, offset=offset)
+        return _answer("find", self.index, kind, layer=layer, limit=limit, offset=offset)
 
     def exemplars(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.find import _TOTALS, find
 from clusterpaths.find.record import KINDS
 from clusterpaths.server.app import AT_ONCE
+from clusterpaths.server.pages.lists import FOUND
 from clusterpaths.sets.published import open_set
 from tests.clusterpaths.find.mapped import generated_mapped, small_mapped
 from tests.server.conftest import Site, misfits, violations
@@ -60,7 +62,14 @@ def test_a_client_that_has_a_list_is_not_sent_it_again(client: httpx.Client) -> 
 
 
 @pytest.mark.parametrize(
-    "address", [f"{OF_SMALL}/{{}}", f"{OF_SMALL}/{{}}.csv", f"{OF_SMALL}/{{}}/fiftyone", f"{PAGE}/{{}}"]
+    "address",
+    [
+        f"{OF_SMALL}/{{}}",
+        f"{OF_SMALL}/{{}}.csv",
+        f"{OF_SMALL}/{{}}/fiftyone",
+        f"{PAGE}/{{}}",
+        "/explore/Small/set_01/examples/10?in={}",
+    ],
 )
 def test_other_addresses_answer_while_a_list_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
@@ -171,3 +180,43 @@ def test_a_list_in_the_schema_is_one_of_three(client: httpx.Client) -> None:
         for one in json.loads(json.dumps(answer))["content"]["application/json"]["schema"]["anyOf"]
     }
     assert kinds == {"LabelErrors", "NearDuplicates", "UnderCovered"}
+
+
+def _links(html: str, kind: str) -> list[str]:
+    found = re.findall(rf'href="([^"]*/examples/\d+\?in={kind}[^"]*)"', html)
+    return [link.replace("&amp;", "&") for link in dict.fromkeys(found)]
+
+
+def test_an_example_of_a_group_keeps_its_place_and_goes_on_to_the_next_group(client: httpx.Client) -> None:
+    page = f"{PAGE}/near-duplicates"
+    shown = _links(client.get(page).text, "near-duplicates")
+    assert [int(re.findall(r"/examples/(\d+)", link)[0]) for link in shown] == [10, 16, 11, 12]
+    second = client.get(shown[1]).text
+    assert "<strong>2 of 4</strong>" in second
+    assert "near duplicates, group by group" in second
+    assert f'href="{shown[2]}" rel="next"' in second
+    assert f'href="{page}"' in second
+    assert client.get(f"{shown[0]}&right=wrong").status_code == 422
+
+
+def test_regions_by_a_layer_keep_it(client: httpx.Client, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_set = "/explore/CelebA/set_01"
+    monkeypatch.setitem(FOUND, "under-covered", 1)
+    index = open_set(root / "CelebA" / "set_01").index
+    last, first = index.layers[-1], index.layers[0]
+    shown = _links(client.get(f"{of_set}/find/under-covered").text, "under-covered")
+    place = client.get(shown[0]).text
+    total = sum(region.count for region in find(index, "under-covered", limit=1000).entries)  # type: ignore[union-attr]
+    assert f"<strong>1 of {total:,}</strong>" in place
+    assert f'href="{of_set}/find/under-covered"' in place
+    by_first = client.get(f"{of_set}/find/under-covered?layer={first}").text
+    assert f'href="{of_set}/find/under-covered?layer={first}" aria-current="page"' in by_first
+    assert f'href="{of_set}/find/under-covered">{last}</a>' in by_first
+    assert client.get(f"{of_set}/find/under-covered?layer=conv9").status_code == 404
+    assert client.get(f"{of_set}/find/label-errors?layer={first}").status_code == 422
+    api = "/api/v1/models/CelebA/sets/set_01/find/under-covered"
+    assert client.get(f"{api}?layer={first}").json()["layer"] == first
+    assert client.get(f"{api}.csv?layer={first}").status_code == 200
+    assert client.get(f"{api}/fiftyone?layer={first}").json()["info"]["layer"] == first
+    example = client.get(f"{of_set}/examples/3?in=under-covered&layer={first}")
+    assert f"under-covered in {first}, region by region" in example.text

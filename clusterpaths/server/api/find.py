@@ -6,22 +6,22 @@ a large set.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
-from clusterpaths.find.export import csv_lines, fiftyone_document
+from clusterpaths.find.export import csv_lines, fiftyone_lines
 from clusterpaths.find.find import find, prepare
 from clusterpaths.find.record import Found, Kind
 from clusterpaths.records import Record
 from clusterpaths.server.answers import of_set
-from clusterpaths.server.api.v1 import OF_SET, Limit, Model, None_, Offset, Set, sane
+from clusterpaths.server.api.v1 import OF_SET, Limit, Model, Offset, Set, sane
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.slow_lists import compute_in_turn
 
@@ -30,7 +30,15 @@ Kinds = Annotated[Kind, Path(description="what to look for")]
 _HEADERS = {"Cache-Control": "private, no-cache"}
 
 
-class Piece(Record):
+class ByLayer(Record):
+    """The complete list."""
+
+    layer: str = Field(
+        "", max_length=255, description="of under-covered: whose neighbours count; by default the last one's"
+    )
+
+
+class Piece(ByLayer):
     """A piece of a list."""
 
     limit: Limit = 50
@@ -49,12 +57,14 @@ async def found_csv(
     model: Model,
     set: Set,  # noqa: A002
     kind: Kinds,
-    _: None_,
+    wanted: Annotated[ByLayer, Query()],
 ) -> Response:
     """A complete list as CSV."""
-    index = await _computed(request, library, model, set, kind)  # errors are raised here, before the response starts
+    index = await _computed(
+        request, library, model, set, kind, wanted.layer
+    )  # errors are raised here, before the response starts
     return StreamingResponse(
-        csv_lines(index, kind),
+        csv_lines(index, kind, wanted.layer),
         media_type="text/csv; charset=utf-8",
         headers=_HEADERS | _attachment(f"{index.summary.model}_{index.summary.set}_{kind}.csv"),
     )
@@ -63,7 +73,7 @@ async def found_csv(
 @router.get(
     f"{OF_SET}/find/{{kind}}/fiftyone",
     tags=["find"],
-    response_class=Response,
+    response_class=StreamingResponse,
     responses={
         200: {
             "description": "what FiftyOne's Dataset.from_json reads",
@@ -77,12 +87,12 @@ async def found_fiftyone(
     model: Model,
     set: Set,  # noqa: A002
     kind: Kinds,
-    _: None_,
+    wanted: Annotated[ByLayer, Query()],
 ) -> Response:
     """A complete list as a document for FiftyOne; file names are relative to the images."""
-    index = await _computed(request, library, model, set, kind)
-    return Response(
-        await run_in_threadpool(lambda: json.dumps(fiftyone_document(index, kind))),
+    index = await _computed(request, library, model, set, kind, wanted.layer)
+    return StreamingResponse(
+        fiftyone_lines(index, kind, wanted.layer),
         media_type="application/json",
         headers=_HEADERS | _attachment(f"{index.summary.model}_{index.summary.set}_{kind}_fiftyone.json"),
     )
@@ -98,21 +108,21 @@ async def found(
     piece: Annotated[Piece, Query()],
 ) -> Response:
     """Likely label errors, near duplicates or under-covered regions, page by page."""
-    await _computed(request, library, model, set, kind)
+    await _computed(request, library, model, set, kind, piece.layer)
     return await run_in_threadpool(
         of_set,
         request,
         model,
         set,
-        lambda index: find(index, kind, limit=piece.limit, offset=piece.offset),
-        before=lambda index: prepare(index, kind),  # of a set that was replaced meanwhile
+        lambda index: find(index, kind, layer=piece.layer, limit=piece.limit, offset=piece.offset),
+        before=lambda index: prepare(index, kind, piece.layer),  # of a set that was replaced meanwhile
     )
 
 
-async def _computed(request: Request, library: Library, model: str, set_name: str, kind: str) -> SetIndex:
+async def _computed(request: Request, library: Library, model: str, set_name: str, kind: str, layer: str) -> SetIndex:
     """The set, once its list is computed."""
     index = await run_in_threadpool(library.set, model, set_name)
-    await compute_in_turn(request, index, kind)
+    await compute_in_turn(request, index, kind, layer)
     return index
 
 

@@ -21,9 +21,9 @@ from clusterpaths.comparison.cached import compare_cached
 from clusterpaths.comparison.record import Comparison
 from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
-from clusterpaths.explanation.look_up import explain_example, read_for_examples
+from clusterpaths.explanation.look_up import explain_example, prepare_example
 from clusterpaths.explanation.record import Explanation
-from clusterpaths.explore.alike import alike, read_layers
+from clusterpaths.explore.alike import alike
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.clusters import cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
@@ -284,7 +284,7 @@ def alike_examples(
         model,
         set,
         lambda index: alike(index, id, wanted.depth, count=wanted.limit),
-        before=lambda index: read_layers(index, wanted.depth),
+        before=lambda index: alike(index, id, wanted.depth, count=wanted.limit),
     )
 
 
@@ -296,7 +296,7 @@ def example_explanation(request: Request, model: Model, set: Set, id: Id, _: Non
         model,
         set,
         lambda index: explain_example(index, index.row_of(id)),
-        before=read_for_examples,
+        before=lambda index: prepare_example(index, index.row_of(id)),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
-from clusterpaths.explore.alike import alike, read_layers
+from clusterpaths.explore.alike import alike
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.set_view import set_view
@@ -40,7 +40,6 @@ def alike_page(
     """The examples nearest to one; without script by links, one per layer, and a form."""
     index = library.set(model, name)
     index.row_of(example)
-    read_layers(index, depth)  # before rendering, which holds a lock
 
     def values() -> dict[str, Any]:
         found = alike(index, example, depth, count=SHOWN)
@@ -57,4 +56,4 @@ def alike_page(
             ],
         }
 
-    return render_once(request, index, "alike.html", values)
+    return render_once(request, index, "alike.html", values, before=lambda: alike(index, example, depth, count=SHOWN))

@@ -15,17 +15,17 @@ from starlette.concurrency import run_in_threadpool
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.find import find, prepare
-from clusterpaths.find.record import KINDS, Found, Region
+from clusterpaths.find.record import KINDS, Found, Region, UnderCovered
 from clusterpaths.find.text import headline, lift_text
-from clusterpaths.server.addresses import api_url
+from clusterpaths.find.under_covered import layer_at
+from clusterpaths.server.addresses import api_url, encoded
 from clusterpaths.server.dependencies import LibraryOf
-from clusterpaths.server.pages.lists import LABEL_ERRORS, SUSPECTS, list_query
+from clusterpaths.server.pages.lists import FOUND, found_url, list_query
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.pages.sets import PageNumber
 from clusterpaths.server.slow_lists import compute_in_turn
 
-PAGE_SIZE = {LABEL_ERRORS: SUSPECTS, "near-duplicates": 25, "under-covered": 15}
 TITLES = {
     "label-errors": "Label errors",
     "near-duplicates": "Near duplicates",
@@ -48,31 +48,32 @@ def first_kind(library: LibraryOf, model: str, name: str) -> Response:
 
 @router.get("/explore/{model}/{name}/find/{kind}")
 async def find_page(
-    request: Request, library: LibraryOf, model: str, name: str, kind: str, page: PageNumber = 1
+    request: Request, library: LibraryOf, model: str, name: str, kind: str, page: PageNumber = 1, layer: str = ""
 ) -> Response:
     """One kind's list; why there is none, where the set lacks what it needs."""
     index = await run_in_threadpool(library.set, model, name)
+    layer_at(index, layer)
     with contextlib.suppress(NotFoundError):  # the page says so
-        await compute_in_turn(request, index, kind)
-    return await run_in_threadpool(_page, request, index, kind, page)
+        await compute_in_turn(request, index, kind, layer)
+    return await run_in_threadpool(_page, request, index, kind, layer, page)
 
 
-def _page(request: Request, index: SetIndex, kind: str, page: int) -> Response:
+def _page(request: Request, index: SetIndex, kind: str, layer: str, page: int) -> Response:
     view = set_view(index)
     problem, total = "", 0
     try:
-        total = prepare(index, kind)  # before rendering, which holds a lock
+        total = prepare(index, kind, layer)  # before rendering, which holds a lock
     except NotFoundError as error:
         if kind not in KINDS:
             raise
         problem = str(error)
-    url, size = f"{view.url}/find/{kind}", PAGE_SIZE[kind]
+    size = FOUND[kind]
     last = max(1, -(-total // size))
     if page > last:
-        return RedirectResponse(f"{url}?page={last}" if last > 1 else url, 303)
+        return RedirectResponse(found_url(index, kind, layer, last), 303)
 
     def values() -> dict[str, Any]:
-        found: Found | None = None if problem else find(index, kind, limit=size, offset=(page - 1) * size)
+        found: Found | None = None if problem else find(index, kind, layer=layer, limit=size, offset=(page - 1) * size)
         return {
             "kind": kind,
             "kinds": [(TITLES[one], f"{view.url}/find/{one}", one == kind) for one in KINDS],
@@ -83,10 +84,19 @@ def _page(request: Request, index: SetIndex, kind: str, page: int) -> Response:
             "export": f"{api_url(view.summary)}/find/{kind}",
             "page": page,
             "last": last,
-            "url": url,
+            "layers": [
+                (one, found_url(index, kind, "" if one == index.layers[-1] else one), one == found.layer)
+                for one in index.layers
+                if isinstance(found, UnderCovered)
+            ],
+            "query": f"?layer={encoded(layer)}" if layer else "",
+            "before": found_url(index, kind, layer, page - 1) if page > 1 else "",
+            "after": found_url(index, kind, layer, page + 1) if page < last else "",
+            "first": found_url(index, kind, layer) if page > 1 else "",
+            "end": found_url(index, kind, layer, last) if page < last else "",
             "lift_text": lift_text,
             "steps_of": steps_of,
-            "list_query": list_query(LABEL_ERRORS, ()),
+            "list_query": list_query(kind, [("layer", layer)] if layer else ()),
         }
 
     return render_once(request, index, "find.html", values)

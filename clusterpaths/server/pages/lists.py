@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from fastapi import Request
 from numpy.typing import NDArray
 
 from clusterpaths.errors import ConfigError, NotFoundError
@@ -17,15 +18,19 @@ from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import parse_path
 from clusterpaths.explore.records import Question
+from clusterpaths.find.find import UNDER_COVERED
 from clusterpaths.find.label_errors import find_label_errors
+from clusterpaths.find.near_duplicates import find_near_duplicates
+from clusterpaths.find.under_covered import find_under_covered
 from clusterpaths.server.addresses import query_of
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.questions import ORDERS, Pairs, filters_of, question_of, tidy
+from clusterpaths.server.slow_lists import compute_in_turn
 
 ASKED = 36  # examples per page of the ask page
 ON_PATH = 48  # of a path
-SUSPECTS = 48  # likely label errors
-LABEL_ERRORS = "label-errors"
+LABEL_ERRORS, NEAR_DUPLICATES = "label-errors", "near-duplicates"
+FOUND = {LABEL_ERRORS: 48, NEAR_DUPLICATES: 25, UNDER_COVERED: 15}  # examples, groups or regions per page
 
 Rows = NDArray[np.integer]
 
@@ -48,6 +53,14 @@ class _List:
     rows: Callable[[SetIndex, Pairs], Rows]  # in the list's order
     words: Callable[[Pairs], str]
     address: Callable[[SetIndex, Pairs, int], str]  # of a page of it, from 1 on
+    groups: Callable[[SetIndex, Pairs], list[Rows]] | None = None  # that `rows` joins; a page has so many of these
+
+    def page_of(self, index: SetIndex, pairs: Pairs, place: int) -> int:
+        """The page with the example at this place, from 1 on."""
+        if self.groups is not None:
+            ends = np.cumsum([len(rows) for rows in self.groups(index, pairs)])
+            place = int(np.searchsorted(ends, place, side="right"))
+        return place // self.per_page + 1
 
 
 def list_query(name: str, pairs: Iterable[tuple[str, str]]) -> str:
@@ -71,7 +84,9 @@ def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
             f"The address of an example has {'no list' if not names else f'the list {names[0][:80]!r}'}. Expected one "
             f"parameter in, with one of {', '.join(LISTS)}, beside the filters of the list."
         )
-    pairs = [pair for pair in tidy([pair for pair in given if pair[0] != "in"], index.layers) if pair[0] != "page"]
+    pairs = [pair for pair in given if pair[0] != "in"]
+    if names[0] not in FOUND:
+        pairs = [pair for pair in tidy(pairs, index.layers) if pair[0] != "page"]
     rows = found.rows(index, pairs)
     places = np.flatnonzero(rows == row)
     at = int(places[0]) if len(places) else -1
@@ -84,21 +99,26 @@ def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
         number=at + 1,
         total=len(rows),
         words=found.words(pairs),
-        back=found.address(index, pairs, max(at, 0) // found.per_page + 1),
+        back=found.address(index, pairs, found.page_of(index, pairs, max(at, 0))),
         before=neighbour(at - 1),
         after=neighbour(at + 1),
     )
 
 
+async def compute_list(request: Request, index: SetIndex, given: Pairs) -> None:
+    """Compute a list of `clusterpaths/find` that `listed` needs, in turn; an invalid query is left to it."""
+    for kind in FOUND:
+        if ("in", kind) in given:
+            with contextlib.suppress(NotFoundError, ConfigError):
+                await compute_in_turn(request, index, kind, _one(given, "layer"))
+
+
 def read_list(index: SetIndex, given: Pairs) -> None:
-    """Read and compute what `listed` needs, which may take seconds; an invalid query is left to it.
+    """Read what `listed` needs; an invalid query is left to it.
 
     Raises:
         CacheError: a file of the set cannot be read.
     """
-    if ("in", LABEL_ERRORS) in given:
-        with contextlib.suppress(NotFoundError):
-            find_label_errors(index)
     for name, value in given:
         if name == "within":
             with contextlib.suppress(NotFoundError, ConfigError, ValueError):
@@ -112,9 +132,28 @@ def _selected(index: SetIndex, pairs: Pairs) -> Rows:
 
 
 def _label_errors(index: SetIndex, pairs: Pairs) -> Rows:
-    if pairs:
-        raise ConfigError(f"The list {LABEL_ERRORS} has no filters. Take {pairs[0][0][:80]!r} out.")
+    _require_no_filters(LABEL_ERRORS, pairs)
     return find_label_errors(index).rows
+
+
+def _duplicates(index: SetIndex, pairs: Pairs) -> list[Rows]:
+    _require_no_filters(NEAR_DUPLICATES, pairs)
+    return [group.rows for group in find_near_duplicates(index)]
+
+
+def _regions(index: SetIndex, pairs: Pairs) -> list[Rows]:
+    _require_no_filters(UNDER_COVERED, [pair for pair in pairs if pair[0] != "layer"])
+    return [region.rows for region in find_under_covered(index, _one(pairs, "layer"))]
+
+
+def _require_no_filters(name: str, pairs: Pairs) -> None:
+    if pairs:
+        raise ConfigError(f"The list {name} has no filters. Take {pairs[0][0][:80]!r} out.")
+
+
+def _joined(groups: Callable[[SetIndex, Pairs], list[Rows]]) -> Callable[[SetIndex, Pairs], Rows]:
+    """All examples of groups that have none in common, group by group."""
+    return lambda index, pairs: np.concatenate([np.empty(0, np.int64), *groups(index, pairs)])
 
 
 def _selection_words(pairs: Pairs) -> str:
@@ -138,8 +177,14 @@ def _of_cluster(index: SetIndex, pairs: Pairs, _page: int) -> str:
     return f"{set_view(index).cluster_url(layer, int(cluster))}#exemplars" if cluster else set_view(index).url
 
 
-def _of_label_errors(index: SetIndex, _pairs: Pairs, page: int) -> str:
-    return f"{set_view(index).url}/find/{LABEL_ERRORS}" + (f"?page={page}" if page > 1 else "")
+def _found(kind: str) -> Callable[[SetIndex, Pairs, int], str]:
+    return lambda index, pairs, page: found_url(index, kind, _one(pairs, "layer"), page)
+
+
+def found_url(index: SetIndex, kind: str, layer: str = "", page: int = 1) -> str:
+    """A page of a list of `clusterpaths/find`."""
+    given = [*([("layer", layer)] if layer else []), *([("page", str(page))] if page > 1 else [])]
+    return f"{set_view(index).url}/find/{kind}{query_of(given)}"
 
 
 def _one(pairs: Pairs, name: str) -> str:
@@ -151,6 +196,23 @@ LISTS = {
     "path": _List(ON_PATH, _selected, _selection_words, _of_path),
     "cluster": _List(ASKED, _selected, _selection_words, _of_cluster),
     LABEL_ERRORS: _List(
-        SUSPECTS, _label_errors, lambda _: "likely label errors, least probable first", _of_label_errors
+        FOUND[LABEL_ERRORS],
+        _label_errors,
+        lambda _: "likely label errors, least probable first",
+        _found(LABEL_ERRORS),
+    ),
+    NEAR_DUPLICATES: _List(
+        FOUND[NEAR_DUPLICATES],
+        _joined(_duplicates),
+        lambda _: "near duplicates, group by group",
+        _found(NEAR_DUPLICATES),
+        _duplicates,
+    ),
+    UNDER_COVERED: _List(
+        FOUND[UNDER_COVERED],
+        _joined(_regions),
+        lambda pairs: f"under-covered{f' in {layer}' if (layer := _one(pairs, 'layer')) else ''}, region by region",
+        _found(UNDER_COVERED),
+        _regions,
     ),
 }

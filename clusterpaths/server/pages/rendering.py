@@ -75,9 +75,17 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
 
 
 def render_once(
-    request: Request, index: SetIndex, template: str, values: Callable[[], dict[str, Any]], *state: Hashable
+    request: Request,
+    index: SetIndex,
+    template: str,
+    values: Callable[[], dict[str, Any]],
+    *state: Hashable,
+    before: Callable[[], object] = lambda: None,
 ) -> HTMLResponse:
-    """As `render` for a page of a set, rendered once per address; `state` are further dependencies."""
+    """As `render` for a page of a set, rendered once per address; `state` are further dependencies.
+
+    `before`: as that of `answers.of_set`.
+    """
     listed = listed_models(request)
     versions = tuple((one.model, one.set, one.version) for model in listed for one in model.sets)
     named = set_view(index).names.version
@@ -85,6 +93,7 @@ def render_once(
     answers: LRUCache[bytes] = request.app.state.answers
 
     def make() -> bytes:
+        before()
         with ONE_AT_A_TIME:
             return bytes(render(request, template, index=index, listed=listed, **values()).body)
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.evaluation.record import METRICS, read_evaluation
-from clusterpaths.explanation.look_up import explain_example, read_for_examples
+from clusterpaths.explanation.look_up import explain_example, prepare_example
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.examples import example_detail
 from clusterpaths.explore.index import SetIndex
@@ -25,7 +26,7 @@ from clusterpaths.report.map_picture import MapPicture, draw_maps
 from clusterpaths.server.api.monitoring import published_set
 from clusterpaths.server.dependencies import HistoryOf, LibraryOf
 from clusterpaths.server.middleware.log import LOGGER
-from clusterpaths.server.pages.lists import ON_PATH, list_query, listed, read_list
+from clusterpaths.server.pages.lists import ON_PATH, compute_list, list_query, listed, read_list
 from clusterpaths.server.pages.plots import lift_plot
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
@@ -153,16 +154,23 @@ def path(request: Request, library: LibraryOf, model: str, name: str, path: str,
 
 
 @router.get("/explore/{model}/{name}/examples/{example:int}")
-def example(request: Request, library: LibraryOf, model: str, name: str, example: int) -> HTMLResponse:
+async def example_page(request: Request, library: LibraryOf, model: str, name: str, example: int) -> HTMLResponse:
     """One example."""
-    index = library.set(model, name)
-    read_for_examples(index)  # before rendering, which holds a lock
+    index = await run_in_threadpool(library.set, model, name)
+    await compute_list(request, index, request.query_params.multi_items())
+    return await run_in_threadpool(_example, request, index, example)
+
+
+def _example(request: Request, index: SetIndex, example: int) -> HTMLResponse:
+    row = index.row_of(example)
     given = request.query_params.multi_items()
-    read_list(index, given)
+
+    def before() -> None:
+        prepare_example(index, row)
+        read_list(index, given)
 
     def values() -> dict[str, Any]:
         detail = example_detail(index, example)
-        row = index.row_of(example)
         place = listed(index, given, row)
         return {
             "place": place,
@@ -174,7 +182,7 @@ def example(request: Request, library: LibraryOf, model: str, name: str, example
             "after": int(index.ids[row + 1]) if row + 1 < len(index.ids) else None,
         }
 
-    return render_once(request, index, "example.html", values)
+    return render_once(request, index, "example.html", values, before=before)
 
 
 def _has_model(index: SetIndex) -> bool:

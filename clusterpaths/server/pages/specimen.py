@@ -5,7 +5,8 @@ Belongs here: the values of templates/specimen.html. `explanation/` explains the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +86,8 @@ def _specimen(
 ) -> Specimen:
     plot = spread_plot(layers)
     marks = plot.marks if plot else (None,) * len(layers)
-    exemplars = [_rows(index, one.exemplars) for one in e.layers] if e else [()] * len(layers)
+    listed = [*(one.exemplars for one in e.layers), e.looks_alike, e.decided_alike] if e else [()] * (len(layers) + 2)
+    *exemplars, looks_alike, decided_alike = _rows(index, listed)
     if own and without is not None:
         others = tuple(one for one in own.exemplars if one.id != without)
         own = own.model_copy(update={"exemplars": others}) if others else own
@@ -103,8 +105,8 @@ def _specimen(
         ood_words=ood_sentence(e) if e else "",
         neighbours=neighbours,
         shared={one.example.id: one.layers_shared for one in neighbours},
-        looks_alike=_rows(index, e.looks_alike, without) if e else (),
-        decided_alike=_rows(index, e.decided_alike, without) if e else (),
+        looks_alike=tuple(one for one in looks_alike if one.id != without),
+        decided_alike=tuple(one for one in decided_alike if one.id != without),
         num_examples=len(index),
         count=own.count if own else 0,
         rank=own.rank if own else None,
@@ -117,5 +119,8 @@ def _summary(index: SetIndex, note: PathNote | None) -> PathSummary | None:
     return summarise(index, np.array([index.path_rank(note.path)]), len(note.exemplars))[0]
 
 
-def _rows(index: SetIndex, notes: Iterable[ExampleNote], without: int | None = None) -> tuple[ExampleRow, ...]:
-    return index.examples(np.array([index.row_of(one.id) for one in notes if one.id != without], np.int64))
+def _rows(index: SetIndex, listed: Sequence[Sequence[ExampleNote]]) -> list[tuple[ExampleRow, ...]]:
+    """The examples of several lists, looked up at once."""
+    ids = np.array([one.id for notes in listed for one in notes], np.int64)
+    found = iter(index.examples(np.searchsorted(index.ids, ids)))  # all of them are the set's
+    return [tuple(itertools.islice(found, len(notes))) for notes in listed]

@@ -16,6 +16,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.errors import DatasetError, ModelError
 from clusterpaths.explanation.explain import Explanation, explain_image, read_upright
 from clusterpaths.explanation.look_up import look_up
+from clusterpaths.explanation.record import ExampleNote
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.metrics import alignment
 from clusterpaths.models.outputs import decide
@@ -199,6 +200,27 @@ def test_the_text_and_the_page_say_it_and_escape_what_comes_from_elsewhere(tmp_p
     assert "&lt;b&gt;[red]" in html
     assert "image not available" in html
     assert html.count("data:image/jpeg") == 1
+
+
+def test_examples_that_look_alike_and_that_are_decided_alike_are_shown(tmp_path: Path) -> None:
+    e = explained((0, 0), logits=(1.0, 0.0))
+    notes = [ExampleNote(id=i, file=f"{i}.png", label=None, prediction=None) for i in range(900, 906)]
+    both = e.model_copy(update={"looks_alike": tuple(notes[:4]), "decided_alike": tuple(notes[4:])})
+
+    def drawn(file: str) -> Image.Image:
+        if not file.endswith("png"):
+            raise FileNotFoundError(file)
+        return Image.new("RGB", (30, 40), (int(file[2]) * 40, 0, 0))
+
+    for shown, there in ((both, True), (e, False)):  # a set without maps has none
+        text = io.StringIO()
+        print_explanation(shown, text)
+        html = write_explanation(shown, Image.new("RGB", (30, 40)), tmp_path / "page.html", drawn).read_text()
+        assert ("Looks alike  900.png, 901.png, 902.png, by a\n" in text.getvalue()) is there
+        assert ("Decided alike 904.png, 905.png, by b\n" in text.getvalue()) is there
+        for words in ("Most similar examples", "Looks alike", "Decided alike", "example 905"):
+            assert (words in html) is there
+        assert html.count("data:image/jpeg") == (7 if there else 1), "the image, and each example once"
 
 
 def test_an_example_of_the_set_is_explained_as_it_was_traced(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from clusterpaths.errors import NotFoundError
-from clusterpaths.explanation.look_up import explain_example, read_for_examples
-from clusterpaths.explore.alike import Place, alike, nearest, weights_at
+from clusterpaths.explanation.look_up import explain_example, prepare_example
+from clusterpaths.explore.alike import Place, _distances, _layer, alike, nearest, place_of, weights_at
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
 from clusterpaths.sets.maps import MAPS, LayerMap, MapRecord, write_maps
@@ -80,6 +80,40 @@ def test_between_two_layers_the_distance_is_the_weighted_mean(index: SetIndex, d
     assert len(found.layers) == (1 if at == int(at) else 2)
 
 
+@pytest.mark.parametrize("case", ["far from the origin", "of very different sizes", "many copies", "too large numbers"])
+def test_the_quick_pass_leaves_none_of_the_nearest_out(tmp_path: Path, case: str) -> None:
+    """Its distances are those of |a|² + |b|² - 2ab, in which float32 loses all digits of small ones far from the origin."""
+    folder = generate(tmp_path, n=N, layers=LAYERS, k=4, attributes=2, seed=2)
+    draw = np.random.default_rng(11)
+    maps = {}
+    for layer in LAYERS:
+        components, residuals = draw.normal(0, 1, (N, 5)).astype(np.float32), draw.random(N).astype(np.float32)
+        if case == "far from the origin":
+            components += np.float32(3000)
+        elif case == "of very different sizes":
+            components *= np.exp(draw.normal(0, 4, (N, 1))).astype(np.float32)
+        elif case == "many copies":
+            components, residuals = components[np.arange(N) % 40], residuals[np.arange(N) % 40]
+        else:
+            components[100:200] *= np.float32(1e25)
+        maps[layer] = LayerMap(MapRecord(), components[:, :2], components, residuals)
+    write_maps(folder / MAPS, maps)
+    index = Library(tmp_path).default()
+    with np.errstate(all="ignore"):
+        for depth in (0.0, 0.3, 1.0):
+            weights = weights_at(depth, len(LAYERS))
+            for row in (0, 41, 150, N - 1):
+                places = [
+                    (weight, _layer(index, layer), place_of(index, layer, row)) for layer, weight in weights.items()
+                ]
+                apart = sum(weight * _distances(layer, place, np.arange(N)) for weight, layer, place in places)
+                apart = np.where(np.isnan(apart), np.inf, apart)
+                expected = [one for one in np.argsort(apart, kind="stable").tolist() if one != row][:30]
+                found = alike(index, row, depth, count=30).examples
+                assert [one.example.id for one in found] == expected
+                assert [one.distance for one in found] == apart[expected].tolist()
+
+
 def test_both_ends_of_an_explanation_are_those_of_the_slider(index: SetIndex) -> None:
     explanation = explain_example(index, 5)
     for notes, depth in ((explanation.looks_alike, 0.0), (explanation.decided_alike, 1.0)):
@@ -119,7 +153,7 @@ def test_with_corrupted_maps_all_else_is_explained(tmp_path: Path) -> None:
     write_random_maps(folder, LAYERS, d=4)
     (folder / MAPS).write_bytes(b"PAR1")
     index = Library(tmp_path).default()
-    read_for_examples(index)
+    prepare_example(index, 3)
     found = explain_example(index, 3)
     assert found.looks_alike == ()
     assert any("the set's maps cannot be read. Run again" in warning for warning in found.warnings)

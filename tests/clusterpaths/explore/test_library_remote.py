@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("obstore", reason="needs the extra [s3]")
 pytest.importorskip("moto", reason="needs moto's server")
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import Question
 from clusterpaths.storage import open_storage
 from tests.clusterpaths.explore.small import write_small
+from tests.generated_set import generate, write_random_maps
 from tests.storage import BUCKET, Storage, running_storage
 
 
@@ -49,3 +51,36 @@ def test_sets_are_those_of_the_store(storage: Storage, tmp_path: Path, monkeypat
     with pytest.raises(NotFoundError, match="no model"):
         library.set("Small", "set_01")
     assert library.models() == ()
+
+
+def test_maps_that_a_run_adds_are_seen_by_a_running_server(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FRESH_REMOTE", 1.0)
+    layers = {"a": (2,), "b": (3,)}
+    folder = generate(tmp_path / "made", n=60, layers=layers, k=3, attributes=1)
+    _upload(storage, tmp_path / "made")
+    library = Library(open_storage(f"s3://{BUCKET}/results"))
+    before = library.set("CelebA", "set_01")
+    assert before.maps is None
+    write_random_maps(folder, layers, d=4)
+    _upload(storage, tmp_path / "made")
+    deadline = time.monotonic() + 30
+    while (after := library.set("CelebA", "set_01")) is before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert after.maps is not None
+    assert after.map_points(0).shape == (60, 2)
+    assert after.summary.version != before.summary.version, "so pages and pictures are made anew"
+
+
+def test_a_page_asks_the_store_for_nothing_until_the_next_listing(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FRESH_REMOTE", 3600.0)
+    generate(tmp_path / "made", n=60, layers={"a": (2,)}, k=3, attributes=1)
+    _upload(storage, tmp_path / "made")
+    library = Library(open_storage(f"s3://{BUCKET}/results"))
+    index = library.set("CelebA", "set_01")
+    storage.proxy.cut()
+    for _ in range(3):
+        assert library.set("CelebA", "set_01") is index

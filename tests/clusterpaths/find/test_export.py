@@ -14,7 +14,7 @@ import pytest
 from clusterpaths.commands.find import main
 from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore.index import SetIndex
-from clusterpaths.find.export import csv_lines, fiftyone_document
+from clusterpaths.find.export import csv_lines, fiftyone_lines
 from clusterpaths.find.find import find
 from clusterpaths.find.record import KINDS
 from clusterpaths.sets.published import open_set
@@ -77,7 +77,7 @@ def test_a_field_that_no_example_has_a_value_of_is_declared(tmp_path: Path, monk
 
 def declared(index: SetIndex, kind: str) -> dict[str, Any]:
     """The document, each field of whose samples its schema declares."""
-    document: dict[str, Any] = json.loads(json.dumps(fiftyone_document(index, kind)))
+    document: dict[str, Any] = json.loads("".join(fiftyone_lines(index, kind)))
     assert set(document) == {"name", "media_type", "sample_fields", "info", "samples"}
     assert document["media_type"] == "image"
     for sample in document["samples"]:
@@ -97,7 +97,7 @@ def declared(index: SetIndex, kind: str) -> dict[str, Any]:
 
 def test_a_set_that_lacks_what_a_list_needs_is_refused_before_the_first_line(tmp_path: Path) -> None:
     index = small_mapped(tmp_path, maps=False)
-    for make in (csv_lines, fiftyone_document):
+    for make in (csv_lines, fiftyone_lines):
         with pytest.raises(NotFoundError, match="before there were maps"):
             make(index, "under-covered")
     with pytest.raises(NotFoundError, match=r"no kind 'x'. There are label-errors, near-duplicates, under-covered"):
@@ -125,7 +125,7 @@ def test_an_error_midway_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
     target.parent.mkdir()
     target.write_text("of yesterday")
 
-    def failing(index: SetIndex, kind: str) -> Iterator[str]:
+    def failing(index: SetIndex, kind: str, *_: object) -> Iterator[str]:
         yield "id,file\n"
         raise CacheError("paths.parquet cannot be read.")
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clusterpaths.errors import NotFoundError
+from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import ask
+from clusterpaths.explore.library import Library
 from clusterpaths.explore.records import Question
+from clusterpaths.find.find import find
 from clusterpaths.find.under_covered import neighbour_distances, sparse_regions, under_covered_page
-from tests.clusterpaths.find.mapped import generated_mapped, small_mapped
+from tests.clusterpaths.find.mapped import add_maps, generated_mapped, small_mapped
 
 
 def test_the_distance_is_that_to_the_kth_other_example() -> None:
@@ -89,3 +91,31 @@ def test_the_note_says_where_neighbours_are_looked_for(tmp_path: Path, monkeypat
 def test_a_set_without_maps_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"published before there were maps.*Run again"):
         under_covered_page(small_mapped(tmp_path, maps=False))
+
+
+def test_by_an_earlier_layer_regions_are_those_of_the_path_up_to_it(tmp_path: Path) -> None:
+    """The rare examples lie far apart in the last layer only."""
+    index = generated_mapped(tmp_path)
+    last, named = under_covered_page(index), under_covered_page(index, layer=index.layers[-1])
+    assert named == last
+    assert last.layer == index.layers[-1]
+    assert under_covered_page(index, layer=index.layers[1]).total == 0
+    maps = index.require_maps()
+    components = {layer: maps.components(layer).copy() for layer in index.layers}
+    sparse = (index.clusters[:, 0] == 2) & (index.clusters[:, 1] == 0)
+    components[index.layers[1]][sparse] *= 6
+    add_maps(index.folder.path, components)
+    index = Library(tmp_path).set("CelebA", "set_01")
+    found = under_covered_page(index, layer=index.layers[1])
+    assert [entry.path for entry in found.entries] == ["2-0"]
+    assert found.entries[0].count == int(sparse.sum()) == ask(index, Question(path="2-0")).total
+    assert f"up to {index.layers[1]}, and" in found.note
+    assert under_covered_page(index).entries[0].path == last.entries[0].path, "the last layer's list is another one"
+
+
+def test_a_layer_that_is_none_and_a_kind_without_layers_are_refused(tmp_path: Path) -> None:
+    index = generated_mapped(tmp_path, n=100)
+    with pytest.raises(NotFoundError, match=r"has no layer 'conv9'. It has conv1, conv2"):
+        find(index, "under-covered", layer="conv9")
+    with pytest.raises(ConfigError, match=r"label-errors is not by a layer, here 'conv1'. Only under-covered is"):
+        find(index, "label-errors", layer="conv1")
