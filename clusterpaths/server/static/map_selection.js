@@ -144,11 +144,11 @@ export class Selection extends EventTarget {
    * Add or take out one value.
    * @param {string} name
    * @param {string} value
-   * @param {string} [of] only one value per layer or attribute
+   * @param {string} [of]
    */
   toggle(name, value, of) {
     const values = this.values(name, of);
-    const others = of !== undefined || ONE.includes(name) ? [] : values.filter((one) => one !== value);
+    const others = name === "attribute" || ONE.includes(name) ? [] : values.filter((one) => one !== value);
     return this.set(name, values.includes(value) ? others : [...others, value], of);
   }
 
@@ -206,7 +206,11 @@ export class Selection extends EventTarget {
       const columns = await Promise.all(meant.map(async ([one, sign]) => [await data.column(`attribute:${one}`), sign]));
       return (i) => columns.every(([column, sign]) => column[i] === sign);
     }
-    if (name === "cluster" || name === "path") return this.clusters(name, values);
+    if (name === "path") return this.path(values[0]);
+    if (name === "cluster") {
+      const [column, meant] = [await data.column(`cluster:${of}`), new Set(values.map((one) => Number(one.slice(one.lastIndexOf(":") + 1))))];
+      return (i) => meant.has(column[i]);
+    }
     if (name === "id") {
       const [column, meant] = [await data.column("id"), new Set(values.map((one) => String(BigInt(one.replaceAll("_", "").replace(/\.0+$/, "")))))];
       return (i) => meant.has(String(column[i]));
@@ -235,23 +239,11 @@ export class Selection extends EventTarget {
     return (/** @type {number} */ i) => meant[column[i] + 1] === 1;
   }
 
-  /**
-   * @param {string} name
-   * @param {string[]} values
-   */
-  async clusters(name, values) {
-    const layers = this.data.info.layers.map((one) => one.name);
-    const steps =
-      name === "path"
-        ? values[0].split("-").map((cluster, at) => [layers[at], cluster])
-        : values.map((one) => [one.slice(0, one.lastIndexOf(":")), one.slice(one.lastIndexOf(":") + 1)]);
-    const found = await Promise.all(
-      steps.filter(([, cluster]) => cluster !== "*").map(async ([one, cluster]) => ({ column: await this.data.column(`cluster:${one}`), cluster: Number(cluster) })),
-    );
-    if (found.length === 1) {
-      const [{ column, cluster }] = found;
-      return (/** @type {number} */ i) => column[i] === cluster;
-    }
+  /** @param {string} text clusters from the first layer on; *: any */
+  async path(text) {
+    const { layers } = this.data.info;
+    const steps = text.split("-").map((cluster, at) => ({ name: layers[at].name, cluster })).filter((one) => one.cluster !== "*");
+    const found = await Promise.all(steps.map(async ({ name, cluster }) => ({ column: await this.data.column(`cluster:${name}`), cluster: Number(cluster) })));
     return (/** @type {number} */ i) => found.every((one) => one.column[i] === one.cluster);
   }
 
