@@ -55,8 +55,13 @@ async function begin() {
   await selection.restore(asked);
   await recolour(); // with the clusters' names
   selection.addEventListener("change", follow);
+  selection.addEventListener("finish", () => {
+    write(true);
+    say();
+  });
   followers.push(new Flow(part("flow"), data, selection, start, failed));
   follow();
+  write(false);
   await Promise.all(info.layers.map((one) => data.points(one.name)));
   layers();
   await ranges();
@@ -71,13 +76,22 @@ async function names() {
 }
 
 function fillChoices() {
-  part("layer").value = layer;
   const choices = colourings(data);
   const groups = [...new Set(choices.map((one) => one.group))].map((name) =>
     element("optgroup", { label: name }, ...choices.filter((one) => one.group === name).map((one) => element("option", { value: one.value }, one.text))));
   part("colour").replaceChildren(...groups);
-  const wanted = asked.get("colour") ?? "";
-  part("colour").value = choices.some((one) => one.value === wanted) ? wanted : choices[0].value;
+  choose(asked);
+}
+
+/**
+ * Layer and colours of an address, which may lack them.
+ * @param {URLSearchParams} query
+ */
+function choose(query) {
+  for (const [name, usual] of [["layer", start.layers.at(-1)], ["colour", part("colour").options[0].value]]) {
+    part(name).value = query.get(name) ?? usual;
+    if (!part(name).value) part(name).value = usual; // the set has no such
+  }
 }
 
 let latest = 0;
@@ -191,7 +205,7 @@ function mark(row) {
 async function changeLayer(name) {
   part("layer").value = name;
   await recolour();
-  address();
+  write(true, true);
 }
 
 async function ranges() {
@@ -209,37 +223,68 @@ async function ranges() {
   }
 }
 
-/** Everything that shows the selection, after it has changed. */
+/** Everything that shows the selection, after it has changed. Links are right at once, also those that are followed at once. */
 function follow() {
   part("problem").hidden = true;
   part("count").textContent = thousands(selection.count);
   part("of").textContent = selection.any ? `of ${thousands(data.n)} examples (${percent(selection.count / data.n)})` : `example${data.n === 1 ? "" : "s"}: nothing is filtered out`;
+  if (!selection.any && document.activeElement === part("clear")) part("canvas").focus({ preventScroll: true }); // as the button goes
   part("clear").hidden = !selection.any;
-  chips(part("chips"), selection, failed);
+  chips(part("chips"), part("canvas"), selection, failed);
   paintLarge();
   paintSmall();
   for (const one of [...legends, ...followers]) one.update();
   paths(part("paths"), data, selection, start);
-  address();
+  links();
   part("tip").dataset.row = ""; // its link has the selection
   later();
 }
 
-let writing = 0;
-
-/** The address, and the links with the same selection. */
-function address() {
-  const query = selection.query();
-  const text = query.toString();
+/** The links with the same selection. */
+function links() {
+  const text = selection.query().toString();
   part("ask").href = `${start.page}/ask${text && "?"}${text}`;
   const words = ["Open this selection in Ask", "See this example"];
   part("ask").textContent = words[selection.count] ?? `See these ${thousands(selection.count)} examples`;
   part("csv").href = `${start.api}/examples.csv${text && "?"}${text}`;
+}
+
+/** What is shown as the query of an address. */
+function address() {
+  const query = selection.query();
   if (layer !== start.layers.at(-1)) query.set("layer", layer);
   if (shown !== part("colour").options[0].value) query.set("colour", shown);
-  const here = query.toString();
-  window.clearTimeout(writing);
-  writing = window.setTimeout(() => history.replaceState(null, "", `${location.pathname}${here && "?"}${here}`), 150); // takes ms
+  return query.toString();
+}
+
+/** The query that was written last, and whether for another layer or colours: several of them in a row are one entry of the history. */
+let written = { text: "", looks: false };
+
+/**
+ * Write what is shown to the address: as an entry of the history, so that Back undoes it, or in place of the last one.
+ * @param {boolean} entry
+ * @param {boolean} [looks] layer or colours have changed, not the selection
+ */
+function write(entry, looks = false) {
+  const text = address();
+  if (entry && text === written.text) return;
+  history[entry && !(looks && written.looks) ? "pushState" : "replaceState"](null, "", `${location.pathname}${text && "?"}${text}`);
+  written = { text, looks };
+}
+
+/** What the address says, after Back or Forward. */
+async function restore() {
+  if (page.dataset.state !== "ready") return location.reload();
+  choose(new URLSearchParams(location.search));
+  await recolour();
+  await selection.restore(new URLSearchParams(location.search)); // by now there may be another address
+  written = { text: address(), looks: false };
+  say();
+}
+
+/** For screen readers: not at every step of a brush. */
+function say() {
+  part("status").textContent = `${part("count").textContent} ${part("of").textContent}`;
 }
 
 /** @type {AbortController | undefined} */
@@ -345,14 +390,15 @@ view.addEventListener("open", (event) => {
   else location.assign(href);
 });
 part("layer").addEventListener("change", () => changeLayer(part("layer").value).catch(failed));
-part("colour").addEventListener("change", () => recolour().then(address).catch(failed));
+part("colour").addEventListener("change", () => recolour().then(() => write(true, true)).catch(failed));
 part("move").addEventListener("click", () => setMode("move"));
 part("lasso").addEventListener("click", () => setMode("lasso"));
 part("in").addEventListener("click", () => view.zoom(1.4));
 part("out").addEventListener("click", () => view.zoom(1 / 1.4));
 part("fit").addEventListener("click", () => view.fit());
 part("visible").addEventListener("click", () => view.select(view.visible()));
-part("clear").addEventListener("click", () => selection.clear());
+part("clear").addEventListener("click", () => selection.clear().catch(failed));
+window.addEventListener("popstate", () => restore().catch(failed));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.dataset.state === "ready" && recolour().catch(failed));
 
 begin().catch((error) => {

@@ -24,6 +24,9 @@ export class Histogram {
     this.name = name;
     this.layer = layer;
     this.selection = selection;
+    this.waiting = 0;
+    /** @type {[number, number] | undefined} */
+    this.next = undefined; // ends of the brush, until they are a filter
     this.failed = failed;
     this.key = layer === undefined ? name : `${name}:${layer}`;
     [this.low, this.high] = bounds(column);
@@ -40,7 +43,10 @@ export class Histogram {
     this.reset.type = "button";
     this.reset.textContent = "×";
     this.reset.setAttribute("aria-label", `without the filter ${title}`);
-    this.reset.addEventListener("click", () => this.set(-Infinity, Infinity));
+    this.reset.addEventListener("click", () => {
+      this.set(-Infinity, Infinity);
+      this.from.focus(); // as the button goes
+    });
     head.append(this.reset);
     this.svg = /** @type {SVGSVGElement} */ (shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }));
     this.pale = shape("path", { class: "all", d: bars(this.all, Math.max(...this.all.subarray(0, BINS))) });
@@ -102,11 +108,13 @@ export class Histogram {
       this.soon(Math.min(start, now), Math.max(start, now));
     });
     const stop = (/** @type {PointerEvent} */ event) => {
-      if (start !== null && Math.abs(this.place(value(event)) - this.place(start)) < 2) this.soon(-Infinity, Infinity);
+      if (start === null) return;
+      if (event.type === "pointerup" && Math.abs(this.place(value(event)) - this.place(start)) < 2) this.next = [-Infinity, Infinity];
       start = null;
+      this.brushed(false);
     };
     this.svg.addEventListener("pointerup", stop);
-    this.svg.addEventListener("pointercancel", () => (start = null));
+    this.svg.addEventListener("pointercancel", stop);
   }
 
   /**
@@ -116,12 +124,22 @@ export class Histogram {
    */
   soon(low, high) {
     this.next = [low, high];
-    this.waiting ||= requestAnimationFrame(() => {
-      this.waiting = 0;
-      const [from, to] = this.next ?? [-Infinity, Infinity];
+    this.waiting ||= requestAnimationFrame(() => this.brushed(true));
+  }
+
+  /**
+   * Where the brush is.
+   * @param {boolean} moving
+   */
+  brushed(moving) {
+    window.cancelAnimationFrame(this.waiting);
+    this.waiting = 0;
+    if (this.next) {
+      const [from, to] = this.next;
       // the outermost values are open ends, so that rounding excludes no example
-      this.set(from <= this.low ? -Infinity : from, to >= this.high ? Infinity : to);
-    });
+      this.set(from <= this.low ? -Infinity : from, to >= this.high ? Infinity : to, short, moving);
+    } else this.selection.finish().catch(this.failed);
+    this.next = undefined;
   }
 
   typed() {
@@ -137,11 +155,12 @@ export class Histogram {
    * @param {number} low
    * @param {number} high
    * @param {(end: number) => string} written of a brush, about as exact as a pixel
+   * @param {boolean} [moving]
    */
-  set(low, high, written = short) {
+  set(low, high, written = short, moving = false) {
     const text = (/** @type {number} */ end) => (Number.isFinite(end) ? written(end) : "");
     const value = Number.isFinite(low) || Number.isFinite(high) ? [`${this.layer === undefined ? "" : `${this.layer}:`}${text(low)}..${text(high)}`] : [];
-    this.selection.set(this.name, value, this.layer).catch(this.failed);
+    this.selection.set(this.name, value, this.layer, moving).catch(this.failed);
   }
 }
 
