@@ -155,6 +155,8 @@ def test_more_filters_than_bits(open_map: Callable[..., Any], many: Many) -> Non
 
 def test_all_blocks_of_60_clusters_are_in_the_picture(open_map: Callable[..., Any], many: Many) -> None:
     page = open_map()
+    page.locator("#map-flow").scroll_into_view_if_needed()
+    page.locator('[data-cluster="late:0"]').wait_for()
     inside = page.evaluate(
         """() => {
           const all = document.querySelector(".map-routes").getBoundingClientRect();
@@ -174,6 +176,8 @@ def test_clusters_have_the_colours_of_the_other_pages(open_map: Callable[..., An
         number = int(entry.locator(".clamp").inner_text().removeprefix("cluster ").split()[0])
         dot = entry.locator(".dot").evaluate("(one) => getComputedStyle(one).backgroundColor")
         assert dot == page.evaluate(colour, f"f{number % 8}"), number
+    page.locator("#map-paths").scroll_into_view_if_needed()
+    page.locator("#map-paths .chip").first.wait_for()
     chips = page.locator("#map-paths .chip").all()
     page.evaluate("document.querySelector('#by-cluster').click()")
     for chip in chips:
@@ -181,6 +185,7 @@ def test_clusters_have_the_colours_of_the_other_pages(open_map: Callable[..., An
         assert f"p{number % 5}" in chip.get_attribute("class").split()
         shown = chip.evaluate("(one) => getComputedStyle(one).backgroundColor")
         assert shown == page.evaluate(colour, f"f{number % 8}"), number
+    assert len(chips) > 6
     for block in page.locator(".map-routes .block").all()[:12]:
         number = int(block.get_attribute("data-cluster").rpartition(":")[2])
         assert block.locator(f"rect.part.g{number % 8}").count() == 1
@@ -279,15 +284,15 @@ def test_a_layer_that_is_chosen_while_others_load_is_shown(chromium: Any, many: 
     page = context.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    paths: list[Any] = []
+    scores: list[Any] = []
     points: list[Any] = []
-    page.route("**/map/columns?name=path*", lambda route: paths.append(route))
+    page.route("**/map/columns?name=ood*", lambda route: scores.append(route))
     page.route("**/map/points?layer=early*", lambda route: points.append(route))
     page.goto("/explore/Many/set_01/map")
     page.locator("#map[data-state=drawn]").wait_for()
     page.locator("#map-layer").select_option("early")
     page.wait_for_timeout(200)
-    paths[0].continue_()
+    scores[0].continue_()
     page.wait_for_timeout(600)  # all but the points of this layer is here
     points[0].continue_()
     page.locator("#map[data-state=ready]").wait_for(timeout=30_000)

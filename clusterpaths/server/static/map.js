@@ -3,12 +3,13 @@
 
 import { colouring, colourings, tokens } from "./map_colour.js";
 import { Data, REPLACED } from "./map_data.js";
-import { draw, radiusFor } from "./map_draw.js";
 import { Flow } from "./map_flow.js";
 import { Histogram, short } from "./map_histogram.js";
+import { SmallMaps } from "./map_layers.js";
 import { chips, common, element, legend, marks, paths, percent, picture, some, thousands } from "./map_panel.js";
 import { region, Selection } from "./map_selection.js";
-import { fitted, MapView } from "./map_view.js";
+import { MapView } from "./map_view.js";
+import { Visible } from "./map_visible.js";
 
 const start = JSON.parse(document.getElementById("map-start")?.textContent ?? "{}");
 const part = (/** @type {string} */ name) => /** @type {any} */ (document.getElementById(`map-${name}`));
@@ -24,8 +25,11 @@ let shown = "";
 let selection;
 /** @type {import("./map_colour.js").Colouring} */
 let colours;
-/** @type {{update: () => void}[]} followers of the selection */
-const followers = [];
+/** @type {SmallMaps | undefined} */
+let small;
+/** @type {Histogram[]} */
+const histograms = [];
+const visible = new Visible(failed);
 /** @type {{update: () => void, element: HTMLElement}[]} */
 let legends = [];
 
@@ -48,8 +52,7 @@ async function begin() {
   performance.mark("map-first-picture");
   const { info } = data;
   await Promise.all([
-    ...["id", "path", "right", "prediction", "label", "ood"].filter((name) => data.has(name)).map((name) => data.column(name)),
-    ...info.layers.map((one) => data.column(`cluster:${one.name}`)),
+    ...["id", "right", "prediction", "label", "ood"].filter((name) => data.has(name)).map((name) => data.column(name)),
     names(),
   ]);
   await selection.restore(asked);
@@ -58,13 +61,21 @@ async function begin() {
   selection.addEventListener("finish", () => {
     write(true);
     say();
+    visible.finish();
   });
-  followers.push(new Flow(part("flow"), data, selection, start, failed));
+  visible.add(part("canvas"), { draw: paintLarge });
+  visible.add(part("side"), { draw: () => legends.forEach((one) => one.update()), text: true });
+  small = new SmallMaps(part("layers"), data, visible, what, (name) => changeLayer(name).catch(failed));
+  ranges();
+  new Flow(part("flow"), data, selection, start, visible); // adds itself to what is visible
+  const columns = ["path", ...info.layers.map((one) => `cluster:${one.name}`)];
+  visible.add(part("paths"), {
+    load: () => Promise.all(columns.map((name) => data.column(name))),
+    draw: () => paths(part("paths"), data, selection, start),
+    text: true,
+  });
   follow();
   write(false);
-  await Promise.all(info.layers.map((one) => data.points(one.name)));
-  layers();
-  await ranges();
   page.dataset.state = "ready";
 }
 
@@ -111,8 +122,8 @@ async function recolour(drawn = true) {
     if (!drawn) return;
     legends = [found, ...others].map((one) => legend(one, selection, failed));
     part("side").replaceChildren(...legends.map((one) => one.element));
-    paintLarge();
-    paintSmall();
+    describe();
+    visible.update();
   } catch (error) {
     if (mine === latest) [part("layer").value, part("colour").value] = [layer, shown];
     throw error;
@@ -131,17 +142,22 @@ function facets(name, value) {
 
 function what(/** @type {string} */ name) {
   const on = selection.any ? selection.on : null;
-  return { points: data.now(`points of ${name}`), on, codes: colours.codes, palette: colours.palette, pale: tokens().none };
+  return { points: data.now(`points of ${name}`), on, count: selection.count, codes: colours.codes, palette: colours.palette, pale: tokens().none };
 }
 
 function paintLarge() {
   view.regions = selection.values("within").map(region).filter((one) => one.layer === layer).map((one) => one.corners);
   view.labels = colours.numbers ? middles() : [];
   view.show(what(layer));
+}
+
+/** What is shown large, in words. */
+function describe() {
   const about = data.info.layers.find((one) => one.name === layer);
   const share = about?.explained.length ? ` The two axes explain ${percent(about.explained.reduce((a, b) => a + b, 0))} of the variance.` : "";
   part("caption").textContent = `${layer}, ${about?.k} clusters; ${(about?.method ?? "").toUpperCase()} coordinates.${share}`;
   part("canvas").setAttribute("aria-label", `Map of ${layer}: ${thousands(selection.count)} of ${thousands(data.n)} examples selected`);
+  small?.press(layer);
 }
 
 /** The clusters' numbers, each at the mean of its points. */
@@ -158,49 +174,6 @@ function middles() {
   return Array.from({ length: k }, (_, c) => ({ text: String(c), x: sums[3 * c] / sums[3 * c + 2], y: sums[3 * c + 1] / sums[3 * c + 2] })).filter((one) => Number.isFinite(one.x));
 }
 
-/** One small map per layer, which is shown large when it is chosen. */
-function layers() {
-  part("layers").replaceChildren(
-    ...data.info.layers.map(({ name }) => {
-      const canvas = element("canvas", { "aria-hidden": "true" });
-      const button = element("button", { type: "button", "data-layer": name }, canvas, element("i", { class: "map-here", hidden: "" }), element("span", {}, name));
-      button.addEventListener("click", () => changeLayer(name).catch(failed));
-      return element("li", {}, button);
-    }),
-  );
-  paintSmall();
-  new ResizeObserver(paintSmall).observe(part("layers"));
-}
-
-function paintSmall() {
-  for (const button of part("layers").querySelectorAll("button")) {
-    const canvas = button.querySelector("canvas");
-    const ratio = Math.min(window.devicePixelRatio || 1, 2);
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((length) => Math.max(1, Math.round(length * ratio)));
-    if (canvas.width !== width) canvas.width = width;
-    if (canvas.height !== height) canvas.height = height;
-    const one = what(button.dataset.layer);
-    draw(canvas, { ...one, view: fitted(one.points, width, height), radius: Math.min(1.8 * ratio, radiusFor(width * height, selection.count, ratio)), small: Math.min(1.2 * ratio, radiusFor(width * height, data.n, ratio)) });
-    button.setAttribute("aria-pressed", String(button.dataset.layer === layer));
-  }
-}
-
-/**
- * Where an example lies on the small maps.
- * @param {number} row -1: none
- */
-function mark(row) {
-  for (const button of part("layers").querySelectorAll("button")) {
-    const [points, here, canvas] = [data.now(`points of ${button.dataset.layer}`), button.querySelector(".map-here"), button.querySelector("canvas")];
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    const { x, y, scale } = fitted(points, width, height);
-    const [left, top] = row < 0 ? [-1, -1] : [width / 2 + (points[2 * row] - x) * scale, height / 2 - (points[2 * row + 1] - y) * scale];
-    here.hidden = !(left >= 0 && top >= 0 && left <= width && top <= height);
-    here.style.left = `${left}px`;
-    here.style.top = `${top}px`;
-  }
-}
-
 /** @param {string} name */
 async function changeLayer(name) {
   part("layer").value = name;
@@ -208,7 +181,7 @@ async function changeLayer(name) {
   write(true, true);
 }
 
-async function ranges() {
+function ranges() {
   const wanted = [
     ...(data.has("ood") ? [{ title: "OOD score", name: "ood" }] : []),
     ...(data.has("confidence") ? [{ title: "Confidence", name: "confidence" }] : []),
@@ -216,10 +189,10 @@ async function ranges() {
   ];
   part("ranges").closest("section").hidden = !wanted.length;
   for (const one of wanted) {
-    const column = await data.column(one.layer === undefined ? one.name : `${one.name}:${one.layer}`);
-    const found = new Histogram({ ...one, column, selection, failed });
+    const found = new Histogram({ ...one, selection, failed });
     part("ranges").append(found.element);
-    followers.push(found);
+    histograms.push(found);
+    visible.add(found.element, { load: async () => found.fill(await data.column(found.key)), draw: () => found.draw() });
   }
 }
 
@@ -231,10 +204,9 @@ function follow() {
   if (!selection.any && document.activeElement === part("clear")) part("canvas").focus({ preventScroll: true }); // as the button goes
   part("clear").hidden = !selection.any;
   chips(part("chips"), part("canvas"), selection, failed);
-  paintLarge();
-  paintSmall();
-  for (const one of [...legends, ...followers]) one.update();
-  paths(part("paths"), data, selection, start);
+  describe();
+  visible.update();
+  for (const one of histograms) one.update();
   links();
   part("tip").dataset.row = ""; // its link has the selection
   later();
@@ -329,7 +301,7 @@ function later() {
 function tip(row) {
   const box = part("tip");
   const id = data.now("id")?.[row];
-  mark(id === undefined ? -1 : row);
+  small?.mark(id === undefined ? -1 : row);
   view.canvas.classList.toggle("near", row >= 0);
   box.setAttribute("aria-live", view.keyed ? "polite" : "off");
   if (row < 0 || id === undefined) {
