@@ -25,6 +25,8 @@ let shown = "";
 let selection;
 /** @type {import("./map_colour.js").Colouring} */
 let colours;
+/** @type {number[]} of points that are not selected; asking the page's style for it takes long */
+let pale = [];
 /** @type {SmallMaps | undefined} */
 let small;
 /** @type {Histogram[]} */
@@ -118,7 +120,7 @@ async function recolour(drawn = true) {
     const [found, others] = await Promise.all([colouring(data, value, name, start), drawn ? facets(name, value) : [], data.points(name)]);
     if (mine !== latest) return;
     if (name !== layer) view.moved = false;
-    [layer, shown, colours] = [name, value, found];
+    [layer, shown, colours, pale] = [name, value, found, tokens().none];
     if (!drawn) return;
     legends = [found, ...others].map((one) => legend(one, selection, failed));
     part("side").replaceChildren(...legends.map((one) => one.element));
@@ -142,7 +144,7 @@ function facets(name, value) {
 
 function what(/** @type {string} */ name) {
   const on = selection.any ? selection.on : null;
-  return { points: data.now(`points of ${name}`), on, count: selection.count, codes: colours.codes, palette: colours.palette, pale: tokens().none };
+  return { points: data.now(`points of ${name}`), on, count: selection.count, codes: colours.codes, palette: colours.palette, pale };
 }
 
 function paintLarge() {

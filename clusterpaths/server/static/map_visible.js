@@ -1,6 +1,5 @@
 // @ts-check
-// What is on the screen, or near it: only that is loaded and drawn, so that a set may have a hundred layers. The rest follows when
-// it is scrolled to.
+// What is near the screen is loaded, and what is on it is drawn when the selection changes, so that a set may have a hundred layers.
 
 const NEAR = "200px";
 
@@ -12,13 +11,13 @@ export class Visible {
     this.failed = failed;
     /** @type {Map<Element, View>} */
     this.views = new Map();
-    this.observer = new IntersectionObserver((entries) => {
-      for (const { target, isIntersecting } of entries) {
-        const view = /** @type {View} */ (this.views.get(target));
-        view.seen = isIntersecting;
-        this.show(view);
-      }
-    }, { rootMargin: NEAR });
+    const watch = (/** @type {(view: View, there: boolean) => void} */ report, /** @type {string} */ rootMargin) =>
+      new IntersectionObserver((entries) => entries.forEach((one) => report(/** @type {View} */ (this.views.get(one.target)), one.isIntersecting)), { rootMargin });
+    this.near = watch((view, there) => there && this.load(view), NEAR);
+    this.on = watch((view, there) => {
+      view.seen = there;
+      this.drawIf((one) => one === view && one.seen && one.stale);
+    }, "0px");
     window.addEventListener("beforeprint", () => this.drawIf((view) => view.stale));
   }
 
@@ -31,16 +30,13 @@ export class Visible {
    */
   add(element, { load = async () => {}, draw, text = false }) {
     this.views.set(element, { load, draw, text, seen: false, asked: false, here: false, stale: true });
-    this.observer.observe(element);
+    this.near.observe(element);
+    this.on.observe(element);
   }
 
   /** @param {View} view */
-  show(view) {
-    if (!view.seen) return;
-    if (view.asked) {
-      this.drawIf((one) => one === view && one.stale);
-      return;
-    }
+  load(view) {
+    if (view.asked) return;
     view.asked = true;
     view.load().then(
       () => {
@@ -48,7 +44,7 @@ export class Visible {
         this.drawIf((one) => one === view);
       },
       (error) => {
-        view.asked = false; // again when it is seen again
+        view.asked = false; // again when it is near again
         this.failed(error);
       },
     );
