@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -14,6 +15,7 @@ from fastapi.responses import HTMLResponse
 
 from clusterpaths.explore.alike import alike, read_layers
 from clusterpaths.server.dependencies import LibraryOf
+from clusterpaths.server.pages.lists import list_of
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.set_view import set_view
 
@@ -41,6 +43,8 @@ def alike_page(
     index = library.set(model, name)
     index.row_of(example)
     read_layers(index, depth)  # before rendering, which holds a lock
+    given = [pair for pair in request.query_params.multi_items() if pair[0] != "depth"]
+    query = list_of(index, urlencode(given), example)
 
     def values() -> dict[str, Any]:
         found = alike(index, example, depth, count=SHOWN)
@@ -50,9 +54,11 @@ def alike_page(
             "found": found,
             "example": index.examples(np.array([index.row_of(example)]))[0],
             "depth": depth,
+            "list_query": query,
+            "list_fields": given if query else (),
             "step": 1 / (STEPS * last),
             "stops": [
-                Stop(layer, set_view(index).alike_url(example, i / last), weights.get(layer, 0.0))
+                Stop(layer, set_view(index).alike_url(example, i / last, query), weights.get(layer, 0.0))
                 for i, layer in enumerate(index.layers)
             ],
         }

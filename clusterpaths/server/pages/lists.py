@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ class Listed:
     back: str
     before: str
     after: str
+    query: str  # of the addresses of its examples, ? included
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,20 @@ class _List:
 def list_query(name: str, pairs: Iterable[tuple[str, str]]) -> str:
     """The query of an example's address that keeps its place in a list, ? included."""
     return query_of([("in", name), *pairs])
+
+
+def list_of(index: SetIndex, query: str, example: int) -> str:
+    """The query of an example's address, handed on by a page that leads back to it; empty without a list.
+
+    Raises:
+        ConfigError: an invalid query.
+        NotFoundError: no such example, or a name that the set does not have.
+        CacheError: a file of the set cannot be read.
+    """
+    pairs = parse_qsl(query.removeprefix("?"), keep_blank_values=True)
+    read_list(index, pairs)
+    place = listed(index, pairs, index.row_of(example))
+    return place.query if place else ""
 
 
 def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
@@ -87,6 +103,7 @@ def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
         back=found.address(index, pairs, max(at, 0) // found.per_page + 1),
         before=neighbour(at - 1),
         after=neighbour(at + 1),
+        query=query,
     )
 
 
