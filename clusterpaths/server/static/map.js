@@ -89,7 +89,7 @@ async function names() {
 }
 
 function fillChoices() {
-  const choices = colourings(data);
+  const choices = colourings(data, start);
   const groups = [...new Set(choices.map((one) => one.group))].map((name) =>
     element("optgroup", { label: name }, ...choices.filter((one) => one.group === name).map((one) => element("option", { value: one.value }, one.text))));
   part("colour").replaceChildren(...groups);
@@ -138,8 +138,8 @@ async function recolour(drawn = true) {
  * @param {string} value of the colours
  */
 function facets(name, value) {
-  const wanted = ["prediction", "label", "right", "split"].filter((one) => one !== value && data.has(one) && (one !== "split" || data.info.splits.length > 1));
-  return Promise.all(wanted.map((one) => colouring(data, one, name, start)));
+  const wanted = colourings(data, start).filter((one) => one.value !== value && ["Class", "Data set"].includes(one.group));
+  return Promise.all(wanted.map((one) => colouring(data, one.value, name, start)));
 }
 
 function what(/** @type {string} */ name) {
