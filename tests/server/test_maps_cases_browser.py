@@ -191,6 +191,38 @@ def test_clusters_have_the_colours_of_the_other_pages(open_map: Callable[..., An
         assert block.locator(f"rect.part.g{number % 8}").count() == 1
 
 
+def test_two_clusters_of_one_colour_have_badges_and_blocks_of_their_own(open_map: Callable[..., Any]) -> None:
+    page = open_map()
+    page.locator("#map-flow").scroll_into_view_if_needed()
+    page.locator('[data-cluster="late:0"]').wait_for()
+    page.evaluate("document.querySelector('#by-cluster').click()")
+    for number in (1, 9, 17):  # one colour
+        block = page.locator(f'[data-cluster="early:{number}"]')
+        assert block.locator("rect.part.g1").count() == 1
+        pattern = block.locator("rect.pattern")
+        assert pattern.get_attribute("fill") == f"url(#pattern{number % 5})"
+        assert pattern.evaluate("(one) => getComputedStyle(one).display") == "inline"
+    found = page.evaluate(
+        """async () => {
+          const { badge, places } = await import("/static/map_badges.js");
+          const pictures = [0, 1, 2, 3, 4].map((pattern) => {
+            const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+            badge(context, { number: 8, colour: [86, 180, 233], pattern }, 40, 40, 2, { card: "#fff", font: "sans-serif" });
+            return canvas.toDataURL();
+          });
+          // cluster 0: a ring and, within it, cluster 1; the mean of the ring is in cluster 1
+          const ring = Array.from({ length: 8 }, (_, i) => [Math.cos((i * Math.PI) / 4), Math.sin((i * Math.PI) / 4)]);
+          const points = Float32Array.from([...ring, [0.99, 0.01], [0.05, 0.05], [0.05, 0.05]].flat());
+          const clusters = Int16Array.from([0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+          return { pictures, places: places(points, clusters, 3, { x: 0, y: 0, width: 2, height: 2 }) };
+        }"""
+    )
+    assert len(set(found["pictures"])) == 5
+    assert [one["number"] for one in found["places"]] == [0, 1], "an empty cluster is nowhere"
+    assert found["places"][0]["x"] == pytest.approx(0.995, abs=1e-3)
+    assert found["places"][1]["x"] == pytest.approx(0.05)
+
+
 def test_a_tap_shows_the_card_until_another_one(open_map: Callable[..., Any], many: Many) -> None:
     page = open_map(has_touch=True, viewport={"width": 390, "height": 800})
     assert many.index.maps is not None

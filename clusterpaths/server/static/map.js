@@ -1,6 +1,7 @@
 // @ts-check
 // The map page: what is drawn when, and the address.
 
+import { places } from "./map_badges.js";
 import { colouring, colourings, tokens } from "./map_colour.js";
 import { Data, REPLACED } from "./map_data.js";
 import { Flow } from "./map_flow.js";
@@ -8,7 +9,7 @@ import { Histogram, short } from "./map_histogram.js";
 import { SmallMaps } from "./map_layers.js";
 import { chips, common, element, legend, marks, paths, percent, picture, some, thousands } from "./map_panel.js";
 import { region, Selection } from "./map_selection.js";
-import { MapView } from "./map_view.js";
+import { extent, MapView } from "./map_view.js";
 import { Visible } from "./map_visible.js";
 
 const start = JSON.parse(document.getElementById("map-start")?.textContent ?? "{}");
@@ -149,7 +150,7 @@ function what(/** @type {string} */ name) {
 
 function paintLarge() {
   view.regions = selection.values("within").map(region).filter((one) => one.layer === layer).map((one) => one.corners);
-  view.labels = colours.numbers ? middles() : [];
+  view.badges = badges();
   view.show(what(layer));
 }
 
@@ -162,18 +163,12 @@ function describe() {
   small?.press(layer);
 }
 
-/** The clusters' numbers, each at the mean of its points. */
-function middles() {
+/** The clusters' numbers, where the points have the clusters' colours; as many as differ in colour or pattern. */
+function badges() {
   const [points, clusters] = [data.now(`points of ${layer}`), data.now(`cluster:${layer}`)];
   const k = data.info.layers.find((one) => one.name === layer)?.k ?? 0;
-  if (!clusters || k > 60) return [];
-  const sums = new Float64Array(3 * k);
-  for (let i = 0; i < clusters.length; i++) {
-    sums[3 * clusters[i]] += points[2 * i];
-    sums[3 * clusters[i] + 1] += points[2 * i + 1];
-    sums[3 * clusters[i] + 2]++;
-  }
-  return Array.from({ length: k }, (_, c) => ({ text: String(c), x: sums[3 * c] / sums[3 * c + 2], y: sums[3 * c + 1] / sums[3 * c + 2] })).filter((one) => Number.isFinite(one.x));
+  if (!colours.numbers || !clusters || k > start.numbers * start.patterns) return [];
+  return places(points, clusters, k, extent(points)).map((one) => ({ ...one, colour: colours.palette[one.number + 1], pattern: one.number % start.patterns }));
 }
 
 /** @param {string} name */

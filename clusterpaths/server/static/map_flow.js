@@ -109,6 +109,8 @@ export class Flow {
       event.preventDefault();
       choose();
     });
+    const pattern = cluster % this.start.patterns;
+    if (pattern) number.before(shape("rect", { x, y, width: BLOCK, height, class: "pattern", fill: `url(#pattern${pattern})` }));
     if (total) this.groups[at].append(group);
     return { group, fill, title, y, height, total, colour, x, name: this.start.names[at]?.[cluster] };
   }
