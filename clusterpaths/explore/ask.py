@@ -119,8 +119,12 @@ def _masks(index: SetIndex, question: Question) -> Iterator[Mask]:
         yield np.isin(index.splits, [_position("split", name, index.split_names, index) for name in question.split])
     for layer, cluster in _prefix(index, question.path) if question.path else ():
         yield index.clusters[:, layer] == cluster
+    by_layer: dict[int, list[int]] = {}
     for layer, cluster in _clusters(index, question):
-        yield index.clusters[:, layer] == cluster
+        by_layer.setdefault(layer, []).append(cluster)
+    for layer, clusters in by_layer.items():
+        column = index.clusters[:, layer]
+        yield column == clusters[0] if len(clusters) == 1 else np.isin(column, clusters)
     yield from _measured(index, question)
     if question.id:
         known = [value for value in question.id if abs(value) < 1 << 62]  # others are not ids of examples

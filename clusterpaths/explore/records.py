@@ -318,7 +318,9 @@ class Question(Record):
     attribute: tuple[str, ...] = Field(default=(), description="all of these: Smiling, or -Smiling for those without")
     split: tuple[str, ...] = Field(default=(), description="one of these parts of the data set")
     path: str = Field(default="", description="cluster ids from the first layer on, 3-2 or 3-2-1-0-4; * for any")
-    cluster: tuple[str, ...] = Field(default=(), description="all of these: LAYER:CLUSTER, such as conv1:3")
+    cluster: tuple[str, ...] = Field(
+        default=(), description="in each layer one of its clusters listed here: LAYER:CLUSTER, such as conv1:3"
+    )
     ood: str = Field(default="", description="OOD score in this range: LOW..HIGH; either end may be left out")
     confidence: str = Field(
         default="", description="probability of the predicted class in this range, 0 to 1: LOW..HIGH"

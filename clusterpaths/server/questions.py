@@ -78,11 +78,14 @@ def tidy(given: Pairs, layers: Sequence[str]) -> Pairs:
             pairs += [(name, one) for one in values if one and (name, one) not in (("order", "id"), ("page", "1"))]
     steps = [value for name, value in given if name == "step"]
     if steps:
-        lead = next((i for i, step in enumerate(steps) if not step), len(steps))
+        clusters = [step.split(",") if step else [] for step in steps]  # 3,5 in one field: 3 or 5
+        lead = next((i for i, step in enumerate(clusters) if len(step) != 1), len(clusters))
         pairs = [(name, value) for name, value in pairs if name not in ("path", "cluster")]
         pairs += [("path", "-".join(steps[:lead]))] if lead else []
         pairs += [
-            ("cluster", f"{layers[i]}:{step}") for i, step in enumerate(steps[: len(layers)]) if i > lead and step
+            ("cluster", f"{layers[i]}:{one}")
+            for i in range(lead, min(len(clusters), len(layers)))
+            for one in clusters[i]
         ]
     pairs = _with_ranges(pairs)
     order = {name: place for place, name in enumerate((*Question.model_fields, "page"))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -174,4 +175,10 @@ def test_the_page_is_linked_and_starts_with_the_colours_of_the_set(site: Site) -
     text = patient.get(f"{site.url}{site.overview}/map").text
     start = json.loads(text.partition('id="map-start">')[2].partition("</script>")[0])
     assert start["layers"] == list(site.layers)
+    offered = [one["value"] for one in start["colourings"]]
+    assert offered == list(dict.fromkeys(offered))
+    assert {"prediction", "ood", "split", f"cluster:{site.layers[0]}"} <= set(offered)
+    for value in (offered[0], offered[-1]):
+        address = f"{site.url}{site.overview}/map?{urlencode({'colour': value})}"
+        assert patient.get(address).status_code == 200, "all that is offered can be asked for"
     assert [len(one) for one in start["clusters"]] == [site.k] * 5

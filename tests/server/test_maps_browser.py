@@ -120,7 +120,9 @@ def test_a_lasso_selects_exactly_the_points_inside_and_every_view_follows(
 
     paths = index.paths.of_example[expected]
     first = np.bincount(paths).max()
+    page.locator("#map-paths").scroll_into_view_if_needed()  # what is not on the screen is not loaded
     assert page.locator("#map-paths .num").first.inner_text().split()[0] == f"{first:,}"
+    page.locator("#map-flow").scroll_into_view_if_needed()
     for at, name in enumerate(site.layers):
         for cluster in range(site.k):
             own = int((index.clusters[expected, at] == cluster).sum())
@@ -139,11 +141,19 @@ def test_a_lasso_selects_exactly_the_points_inside_and_every_view_follows(
 def test_the_selection_is_seen_in_the_pictures_of_all_layers(open_map: Open, index: SetIndex) -> None:
     page = open_map()
     pictures = "() => [...document.querySelectorAll('#map-layers canvas')].map((one) => one.toDataURL())"
+    page.locator("#map-flow").scroll_into_view_if_needed()
+    page.locator(f'[data-cluster="{LAYER}:0"][aria-label]').wait_for()
+    page.locator("#map-layers").scroll_into_view_if_needed()
+    page.wait_for_timeout(500)  # all are drawn
     before = page.evaluate(pictures)
     page.locator(f'[data-cluster="{LAYER}:0"]').click()
     assert count(page) == int(index.sizes[-1][0])
+    page.locator("#map-layers").scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
     assert all(a != b for a, b in zip(before, page.evaluate(pictures), strict=True))
     page.locator(f'[data-cluster="{LAYER}:0"]').click()
+    page.locator("#map-layers").scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
     assert page.evaluate(pictures) == before
 
 

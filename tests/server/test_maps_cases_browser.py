@@ -155,6 +155,8 @@ def test_more_filters_than_bits(open_map: Callable[..., Any], many: Many) -> Non
 
 def test_all_blocks_of_60_clusters_are_in_the_picture(open_map: Callable[..., Any], many: Many) -> None:
     page = open_map()
+    page.locator("#map-flow").scroll_into_view_if_needed()
+    page.locator('[data-cluster="late:0"]').wait_for()
     inside = page.evaluate(
         """() => {
           const all = document.querySelector(".map-routes").getBoundingClientRect();
@@ -174,6 +176,8 @@ def test_clusters_have_the_colours_of_the_other_pages(open_map: Callable[..., An
         number = int(entry.locator(".clamp").inner_text().removeprefix("cluster ").split()[0])
         dot = entry.locator(".dot").evaluate("(one) => getComputedStyle(one).backgroundColor")
         assert dot == page.evaluate(colour, f"f{number % 8}"), number
+    page.locator("#map-paths").scroll_into_view_if_needed()
+    page.locator("#map-paths .chip").first.wait_for()
     chips = page.locator("#map-paths .chip").all()
     page.evaluate("document.querySelector('#by-cluster').click()")
     for chip in chips:
@@ -181,9 +185,42 @@ def test_clusters_have_the_colours_of_the_other_pages(open_map: Callable[..., An
         assert f"p{number % 5}" in chip.get_attribute("class").split()
         shown = chip.evaluate("(one) => getComputedStyle(one).backgroundColor")
         assert shown == page.evaluate(colour, f"f{number % 8}"), number
+    assert len(chips) > 6
     for block in page.locator(".map-routes .block").all()[:12]:
         number = int(block.get_attribute("data-cluster").rpartition(":")[2])
         assert block.locator(f"rect.part.g{number % 8}").count() == 1
+
+
+def test_two_clusters_of_one_colour_have_badges_and_blocks_of_their_own(open_map: Callable[..., Any]) -> None:
+    page = open_map()
+    page.locator("#map-flow").scroll_into_view_if_needed()
+    page.locator('[data-cluster="late:0"]').wait_for()
+    page.evaluate("document.querySelector('#by-cluster').click()")
+    for number in (1, 9, 17):  # one colour
+        block = page.locator(f'[data-cluster="early:{number}"]')
+        assert block.locator("rect.part.g1").count() == 1
+        pattern = block.locator("rect.pattern")
+        assert pattern.get_attribute("fill") == f"url(#pattern{number % 5})"
+        assert pattern.evaluate("(one) => getComputedStyle(one).display") == "inline"
+    found = page.evaluate(
+        """async () => {
+          const { badge, places } = await import("/static/map_badges.js");
+          const pictures = [0, 1, 2, 3, 4].map((pattern) => {
+            const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+            badge(context, { number: 8, colour: [86, 180, 233], pattern }, 40, 40, 2, { card: "#fff", font: "sans-serif" });
+            return canvas.toDataURL();
+          });
+          // cluster 0: a ring and, within it, cluster 1; the mean of the ring is in cluster 1
+          const ring = Array.from({ length: 8 }, (_, i) => [Math.cos((i * Math.PI) / 4), Math.sin((i * Math.PI) / 4)]);
+          const points = Float32Array.from([...ring, [0.99, 0.01], [0.05, 0.05], [0.05, 0.05]].flat());
+          const clusters = Int16Array.from([0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+          return { pictures, places: places(points, clusters, 3, { x: 0, y: 0, width: 2, height: 2 }) };
+        }"""
+    )
+    assert len(set(found["pictures"])) == 5
+    assert [one["number"] for one in found["places"]] == [0, 1], "an empty cluster is nowhere"
+    assert found["places"][0]["x"] == pytest.approx(0.995, abs=1e-3)
+    assert found["places"][1]["x"] == pytest.approx(0.05)
 
 
 def test_a_tap_shows_the_card_until_another_one(open_map: Callable[..., Any], many: Many) -> None:
@@ -279,15 +316,15 @@ def test_a_layer_that_is_chosen_while_others_load_is_shown(chromium: Any, many: 
     page = context.new_page()
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
-    paths: list[Any] = []
+    scores: list[Any] = []
     points: list[Any] = []
-    page.route("**/map/columns?name=path*", lambda route: paths.append(route))
+    page.route("**/map/columns?name=ood*", lambda route: scores.append(route))
     page.route("**/map/points?layer=early*", lambda route: points.append(route))
     page.goto("/explore/Many/set_01/map")
     page.locator("#map[data-state=drawn]").wait_for()
     page.locator("#map-layer").select_option("early")
     page.wait_for_timeout(200)
-    paths[0].continue_()
+    scores[0].continue_()
     page.wait_for_timeout(600)  # all but the points of this layer is here
     points[0].continue_()
     page.locator("#map[data-state=ready]").wait_for(timeout=30_000)

@@ -92,6 +92,11 @@ def test_clusters_chosen_in_the_form_become_a_path_and_the_rest_clusters(client:
     answer = client.get(ask(site, "?step=1&step=&step=2&id=3,%204"))
     assert answer.status_code == 303
     assert answer.headers["location"] == ask(site, f"?path=1&cluster={site.layers[2]}:2&id=3&id=4")
+    listed = [f"cluster={site.layers[1]}:2", f"cluster={site.layers[1]}:0", f"cluster={site.layers[2]}:1"]
+    page = client.get(ask(site, "?path=1&" + "&".join(listed)))
+    assert '<option value="2,0" selected>2 or 0</option>' in page.text
+    again = client.get(ask(site, "?step=1&step=2,0&step=1"))
+    assert again.headers["location"] == ask(site, "?path=1&" + "&".join(listed)), "two of one layer stay two"
     both = client.get(ask(site, "?step=1&step=0&step=&path=2&cluster=x:1"))
     assert both.headers["location"] == ask(site, "?path=1-0"), "the form says it all: older fields are gone"
 
@@ -103,6 +108,7 @@ def test_totals_agree_with_the_api_for_every_kind_of_filter(client: httpx.Client
         f"prediction={quote(choices['predictions'][0])}",
         "path=1",
         f"cluster={layer}:1",
+        f"cluster={layer}:1&cluster={layer}:0&cluster={site.layers[0]}:1",
         "id=1&id=3",
         "order=rare",
     ]
@@ -110,7 +116,7 @@ def test_totals_agree_with_the_api_for_every_kind_of_filter(client: httpx.Client
     queries += ["right=wrong"] if choices["can_be_right"] else []
     queries += [f"attribute={name}" for name in choices["attributes"][:1]]
     queries += [f"attribute=-{name}&label={quote(choices['labels'][0])}" for name in choices["attributes"][1:2]]
-    assert len(queries) == 9
+    assert len(queries) == 10
     for query in queries:
         total = client.get(api(site, f"examples?{query}&limit=1")).json()["total"]
         page = client.get(ask(site, f"?{query}"))

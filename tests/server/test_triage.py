@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import escape
 from typing import Any
 
 import httpx
@@ -73,6 +74,32 @@ def test_likely_label_errors_are_a_list_too(client: httpx.Client, site: Site) ->
     assert neighbour(first, "next") == (shown[1] if len(shown) > 1 else "")
     assert f'href="{site.overview}/find/label-errors"' in first
     assert client.get(f"{shown[0]}&right=wrong").status_code == 422
+
+
+def test_pages_about_an_example_lead_back_to_its_place_in_the_list(client: httpx.Client, site: Site) -> None:
+    query = "?in=ask&right=wrong&order=rare"
+    own = links(client.get(f"{site.overview}/ask?right=wrong&order=rare").text, r"/examples/\d+\?in=ask")[0]
+    page = client.get(own).text
+    [slide] = set(links(page, r"/examples/\d+/alike"))
+    assert slide.endswith(f"/alike{query}")
+    alike = client.get(slide).text
+    assert own in links(alike, r"/examples/\d+\?in=ask")
+    depths = links(alike, r"/examples/\d+/alike")
+    assert len(depths) == len(site.layers)
+    assert all(link.endswith(query.replace("?", "&")) for link in depths[1:])
+    for name, value in (("in", "ask"), ("right", "wrong"), ("order", "rare")):
+        assert f'<input type="hidden" name="{name}" value="{value}">' in alike
+    assert client.get(depths[1]).status_code == 200
+    hidden = f'<input type="hidden" name="list" value="{escape(query)}">'
+    assert hidden in page
+    number = int(re.findall(r"\d+", own.partition("?")[0])[-1])
+    back = client.post(f"{site.overview}/image", data={"example": str(number), "list": query})
+    assert back.status_code == 200
+    assert own in links(back.text, r"/examples/\d+\?in=ask")
+    for wrong, status in (("?in=nowhere", 422), ("?in=ask&colour=red", 422), ("?in=ask&prediction=Unicorn", 404)):
+        assert client.get(f"{site.overview}/examples/{number}/alike{wrong}").status_code == status
+        assert client.post(f"{site.overview}/image", data={"example": str(number), "list": wrong}).status_code == status
+    assert client.get(f"{site.overview}/examples/{number}/alike?depth=0.5").status_code == 200
 
 
 def test_a_cluster_s_exemplars_lead_back_to_the_cluster(client: httpx.Client, site: Site) -> None:

@@ -177,14 +177,14 @@ class _Form:
         return low, high
 
     def _steps(self, index: SetIndex) -> tuple[str, ...]:
-        """The cluster asked for in each layer, by path or by cluster; empty: any."""
+        """The cluster asked for in each layer, by path or by cluster; 3,5: either; empty: any."""
         path = [step if step != "*" else "" for step in self.one("path").split("-")]
-        steps = [*path, *[""] * len(index.layers)][: len(index.layers)]
+        clusters: dict[str, list[str]] = {layer: [] for layer in index.layers}
         for one in self.values["cluster"]:
             layer, _, cluster = one.rpartition(":")
-            if layer in index.layers and not steps[index.layers.index(layer)]:
-                steps[index.layers.index(layer)] = cluster
-        return tuple(steps)
+            clusters.setdefault(layer, []).append(cluster)
+        by_path = dict(zip(index.layers, path, strict=False))
+        return tuple(by_path.get(layer) or ",".join(clusters[layer]) for layer in index.layers)
 
 
 def _spans(index: SetIndex) -> dict[str, tuple[str, str]]:

@@ -22,6 +22,7 @@ from clusterpaths.explanation.uploaded import Explained
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.server.api.v1 import LARGEST_INT
 from clusterpaths.server.dependencies import LibraryOf, SettingsOf
+from clusterpaths.server.pages.lists import list_of
 from clusterpaths.server.pages.rendering import render
 from clusterpaths.server.pages.specimen import of_explained
 from clusterpaths.server.settings import ServeConfig
@@ -56,14 +57,20 @@ async def explained_page(
     set_name: str,
     image: UploadFile | None = None,
     example: Annotated[int | None, Form(ge=0, le=LARGEST_INT)] = None,
+    list_query: Annotated[str, Form(alias="list")] = "",
 ) -> HTMLResponse:
-    """The explanation of the uploaded image, or of an example of the set, or the form with an error message."""
+    """The explanation of the uploaded image, or of an example of the set, or the form with an error message.
+
+    `list_query`: of the list that the example was opened from, to lead back to it.
+    """
     index = await run_in_threadpool(library.set, model, set_name)
     if example is None and (image is None or not image.filename):
         problem = "No file came with the request. Expected a picture file in the field image; choose one and send it."
         return await run_in_threadpool(_failed, request, index, settings, 422, problem)
+    query = ""
     try:
         if example is not None:
+            query = await list_of(request, index, list_query, example)
             explained = await explain_own(request, index, example)
         else:
             assert image is not None
@@ -72,7 +79,10 @@ async def explained_page(
         return await run_in_threadpool(_failed, request, index, settings, *describe(error))
     except HTTPException as error:
         return await run_in_threadpool(_failed, request, index, settings, error.status_code, str(error.detail))
-    return await run_in_threadpool(lambda: _page(request, index, settings, **_explained(explained, index, example)))
+
+    return await run_in_threadpool(
+        lambda: _page(request, index, settings, **_explained(explained, index, example), list_query=query)
+    )
 
 
 def _failed(request: Request, index: SetIndex, settings: ServeConfig, status: int, problem: str) -> HTMLResponse:

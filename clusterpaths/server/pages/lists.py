@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 import numpy as np
 from fastapi import Request
 from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
 
 from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import prepare, select
@@ -45,6 +47,7 @@ class Listed:
     back: str
     before: str
     after: str
+    query: str  # of the addresses of its examples, ? included
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,25 @@ class _List:
 def list_query(name: str, pairs: Iterable[tuple[str, str]]) -> str:
     """The query of an example's address that keeps its place in a list, ? included."""
     return query_of([("in", name), *pairs])
+
+
+async def list_of(request: Request, index: SetIndex, query: str, example: int) -> str:
+    """The query of an example's address, handed on by a page that leads back to it; empty without a list.
+
+    Raises:
+        ConfigError: an invalid query.
+        NotFoundError: no such example, or a name that the set does not have.
+        CacheError: a file of the set cannot be read.
+    """
+    pairs = parse_qsl(query.removeprefix("?"), keep_blank_values=True)
+    await compute_list(request, index, pairs)
+
+    def found() -> str:
+        read_list(index, pairs)
+        place = listed(index, pairs, index.row_of(example))
+        return place.query if place else ""
+
+    return await run_in_threadpool(found)
 
 
 def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
@@ -102,6 +124,7 @@ def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
         back=found.address(index, pairs, found.page_of(index, pairs, max(at, 0))),
         before=neighbour(at - 1),
         after=neighbour(at + 1),
+        query=query,
     )
 
 

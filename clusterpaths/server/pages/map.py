@@ -6,7 +6,7 @@ those of `api/maps.py`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
@@ -24,7 +24,16 @@ from clusterpaths.server.pages.set_view import SetView, set_view
 from clusterpaths.server.questions import Pairs, question_of, tidy
 
 VIEW = ("layer", "colour")  # parameters of the page, beside those of a Question
-COLOUR = ("prediction", "label", "right", "cluster", "path", "ood", "confidence", "distance", "split")
+
+
+class Colouring(NamedTuple):
+    """What points can be coloured by."""
+
+    value: str  # in the address
+    text: str
+    group: str
+    column: str  # of explore/maps.py; where the set lacks it, this is not offered
+
 
 router = APIRouter()
 
@@ -51,7 +60,7 @@ def map_page(request: Request, library: LibraryOf, model: str, set_name: str) ->
         here=f"{view.url}/map",
         has_maps=index.maps is not None,
         problem=problem,
-        start=_start(view),
+        start=_start(index, view),
     )
 
 
@@ -63,7 +72,7 @@ def _check(index: SetIndex, pairs: Pairs) -> None:
     for name, value in pairs:
         if name == "layer":
             index.layer_index(value)
-        elif name == "colour" and value not in (valid := _colours(index)):
+        elif name == "colour" and value not in (valid := [one.value for one in _colourings(index)]):
             listed = ", ".join(valid[:40]) + (" and more" if len(valid) > 40 else "")
             raise ConfigError(f"There is no colour {value[:80]!r}. Expected one of {listed}.")
     asked = [(name, value.strip()) for name, value in pairs if name not in VIEW]
@@ -73,14 +82,27 @@ def _check(index: SetIndex, pairs: Pairs) -> None:
         select(index, question)
 
 
-def _colours(index: SetIndex) -> tuple[str, ...]:
-    """What points can be coloured by; of what the set lacks, the page takes the first that there is."""
-    clusters = (f"cluster:{layer}" for layer in index.layers)
-    attributes = (f"attribute:{name}" for name in index.attribute_names)
-    return (*COLOUR, *clusters, *attributes)
+def _colourings(index: SetIndex) -> list[Colouring]:
+    """In the order of the select element. An address may ask for one that is not offered: the page takes the first."""
+    first = index.layers[0]
+    clusters = [Colouring(f"cluster:{layer}", f"cluster of {layer}", "Cluster", "path") for layer in index.layers]
+    attributes = index.attribute_names
+    return [
+        Colouring("prediction", "prediction", "Class", "prediction"),
+        Colouring("label", "label", "Class", "label"),
+        Colouring("right", "correct or not", "Class", "right"),
+        Colouring("cluster", "cluster of this layer", "Cluster", "path"),
+        *(clusters if len(clusters) > 1 else ()),
+        Colouring("path", "path, most frequent", "Cluster", "path"),
+        Colouring("ood", "OOD score", "Number", "ood"),
+        Colouring("confidence", "confidence", "Number", "confidence"),
+        Colouring("distance", "distance in this layer", "Number", f"distance:{first}"),
+        Colouring("split", "split", "Data set", "split"),
+        *(Colouring(f"attribute:{one}", one.replace("_", " "), "Attribute", f"attribute:{one}") for one in attributes),
+    ]
 
 
-def _start(view: SetView) -> dict[str, Any]:
+def _start(index: SetIndex, view: SetView) -> dict[str, Any]:
     """What the scripts start with."""
     return {
         "api": api_url(view.summary),
@@ -91,5 +113,6 @@ def _start(view: SetView) -> dict[str, Any]:
         "colours": CLASSES,
         "numbers": NUMBERS,
         "patterns": PATTERNS,
+        "colourings": [one._asdict() for one in _colourings(index)],
         "clusters": view.colours,  # of each layer's clusters: their majority classes' colours
     }

@@ -132,5 +132,5 @@ def _ordered(names: set[str], classes: Sequence[str]) -> tuple[str, ...]:
 
 def _narrowed(asked: Pairs, lift: Lift) -> Pairs:
     """The selection with one more filter; several attributes and clusters hold together, other fields are replaced."""
-    kept = [pair for pair in asked if pair[0] != lift.kind or lift.kind in ("attribute", "cluster")]
-    return [*kept, (lift.kind, lift.name)]
+    others = [pair for pair in asked if pair[0] != lift.kind or lift.kind in ("attribute", "cluster")]
+    return [*others, (lift.kind, lift.name)]

@@ -95,9 +95,10 @@ class SetView:
         """`query`: of the list that it is shown in; see `pages/lists.py`."""
         return f"{self.url}/examples/{example}{query}"
 
-    def alike_url(self, example: int, depth: float = 0.0) -> str:
-        """The examples nearest to one, at a depth from 0 to 1; see `explore/alike.py`."""
-        return f"{self.example_url(example)}/alike" + (f"?depth={depth:.4g}" if depth else "")
+    def alike_url(self, example: int, depth: float = 0.0, query: str = "") -> str:
+        """The examples nearest to one, at a depth from 0 to 1; see `explore/alike.py`. `query`: as of `example_url`."""
+        fields = [*([f"depth={depth:.4g}"] if depth else []), *([query.removeprefix("?")] if query else [])]
+        return f"{self.example_url(example)}/alike" + ("?" if fields else "") + "&".join(fields)
 
     def ask_url(self, **fields: Any) -> str:
         """The ask page with these filters; see `explore.records.Question`."""

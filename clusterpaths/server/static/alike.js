@@ -29,6 +29,8 @@ const show = async (address) => {
 let waiting = 0;
 slider.addEventListener("input", () => {
   clearTimeout(waiting);
-  const address = `${location.pathname}?depth=${slider.value}`;
+  const query = new URLSearchParams(location.search); // with the list that the example was opened from
+  query.set("depth", slider.value);
+  const address = `${location.pathname}?${query}`;
   waiting = window.setTimeout(() => show(address), 60);
 });

@@ -1,14 +1,16 @@
 // @ts-check
 // The map page: what is drawn when, and the address.
 
+import { places } from "./map_badges.js";
 import { colouring, colourings, tokens } from "./map_colour.js";
 import { Data, REPLACED } from "./map_data.js";
-import { draw, radiusFor } from "./map_draw.js";
 import { Flow } from "./map_flow.js";
 import { Histogram, short } from "./map_histogram.js";
+import { SmallMaps } from "./map_layers.js";
 import { chips, common, element, legend, marks, paths, percent, picture, some, thousands } from "./map_panel.js";
 import { region, Selection } from "./map_selection.js";
-import { fitted, MapView } from "./map_view.js";
+import { extent, MapView } from "./map_view.js";
+import { Visible } from "./map_visible.js";
 
 const start = JSON.parse(document.getElementById("map-start")?.textContent ?? "{}");
 const part = (/** @type {string} */ name) => /** @type {any} */ (document.getElementById(`map-${name}`));
@@ -24,8 +26,13 @@ let shown = "";
 let selection;
 /** @type {import("./map_colour.js").Colouring} */
 let colours;
-/** @type {{update: () => void}[]} followers of the selection */
-const followers = [];
+/** @type {number[]} of points that are not selected; asking the page's style for it takes long */
+let pale = [];
+/** @type {SmallMaps | undefined} */
+let small;
+/** @type {Histogram[]} */
+const histograms = [];
+const visible = new Visible(failed);
 /** @type {{update: () => void, element: HTMLElement}[]} */
 let legends = [];
 
@@ -48,18 +55,30 @@ async function begin() {
   performance.mark("map-first-picture");
   const { info } = data;
   await Promise.all([
-    ...["id", "path", "right", "prediction", "label", "ood"].filter((name) => data.has(name)).map((name) => data.column(name)),
-    ...info.layers.map((one) => data.column(`cluster:${one.name}`)),
+    ...["id", "right", "prediction", "label", "ood"].filter((name) => data.has(name)).map((name) => data.column(name)),
     names(),
   ]);
   await selection.restore(asked);
   await recolour(); // with the clusters' names
   selection.addEventListener("change", follow);
-  followers.push(new Flow(part("flow"), data, selection, start, failed));
+  selection.addEventListener("finish", () => {
+    write(true);
+    say();
+    visible.finish();
+  });
+  visible.add(part("canvas"), { draw: paintLarge });
+  visible.add(part("side"), { draw: () => legends.forEach((one) => one.update()), text: true });
+  small = new SmallMaps(part("layers"), data, visible, what, (name) => changeLayer(name).catch(failed));
+  ranges();
+  new Flow(part("flow"), data, selection, start, visible); // adds itself to what is visible
+  const columns = ["path", ...info.layers.map((one) => `cluster:${one.name}`)];
+  visible.add(part("paths"), {
+    load: () => Promise.all(columns.map((name) => data.column(name))),
+    draw: () => paths(part("paths"), data, selection, start),
+    text: true,
+  });
   follow();
-  await Promise.all(info.layers.map((one) => data.points(one.name)));
-  layers();
-  await ranges();
+  write(false);
   page.dataset.state = "ready";
 }
 
@@ -71,13 +90,22 @@ async function names() {
 }
 
 function fillChoices() {
-  part("layer").value = layer;
-  const choices = colourings(data);
+  const choices = colourings(data, start);
   const groups = [...new Set(choices.map((one) => one.group))].map((name) =>
     element("optgroup", { label: name }, ...choices.filter((one) => one.group === name).map((one) => element("option", { value: one.value }, one.text))));
   part("colour").replaceChildren(...groups);
-  const wanted = asked.get("colour") ?? "";
-  part("colour").value = choices.some((one) => one.value === wanted) ? wanted : choices[0].value;
+  choose(asked);
+}
+
+/**
+ * Layer and colours of an address, which may lack them.
+ * @param {URLSearchParams} query
+ */
+function choose(query) {
+  for (const [name, usual] of [["layer", start.layers.at(-1)], ["colour", part("colour").options[0].value]]) {
+    part(name).value = query.get(name) ?? usual;
+    if (!part(name).value) part(name).value = usual; // the set has no such
+  }
 }
 
 let latest = 0;
@@ -93,12 +121,12 @@ async function recolour(drawn = true) {
     const [found, others] = await Promise.all([colouring(data, value, name, start), drawn ? facets(name, value) : [], data.points(name)]);
     if (mine !== latest) return;
     if (name !== layer) view.moved = false;
-    [layer, shown, colours] = [name, value, found];
+    [layer, shown, colours, pale] = [name, value, found, tokens().none];
     if (!drawn) return;
     legends = [found, ...others].map((one) => legend(one, selection, failed));
     part("side").replaceChildren(...legends.map((one) => one.element));
-    paintLarge();
-    paintSmall();
+    describe();
+    visible.update();
   } catch (error) {
     if (mine === latest) [part("layer").value, part("colour").value] = [layer, shown];
     throw error;
@@ -111,90 +139,46 @@ async function recolour(drawn = true) {
  * @param {string} value of the colours
  */
 function facets(name, value) {
-  const wanted = ["prediction", "label", "right", "split"].filter((one) => one !== value && data.has(one) && (one !== "split" || data.info.splits.length > 1));
-  return Promise.all(wanted.map((one) => colouring(data, one, name, start)));
+  const wanted = colourings(data, start).filter((one) => one.value !== value && ["Class", "Data set"].includes(one.group));
+  return Promise.all(wanted.map((one) => colouring(data, one.value, name, start)));
 }
 
 function what(/** @type {string} */ name) {
   const on = selection.any ? selection.on : null;
-  return { points: data.now(`points of ${name}`), on, codes: colours.codes, palette: colours.palette, pale: tokens().none };
+  return { points: data.now(`points of ${name}`), on, count: selection.count, codes: colours.codes, palette: colours.palette, pale };
 }
 
 function paintLarge() {
   view.regions = selection.values("within").map(region).filter((one) => one.layer === layer).map((one) => one.corners);
-  view.labels = colours.numbers ? middles() : [];
+  view.badges = badges();
   view.show(what(layer));
+}
+
+/** What is shown large, in words. */
+function describe() {
   const about = data.info.layers.find((one) => one.name === layer);
   const share = about?.method === "umap" ? " Neighbours lie together; distances between groups, their sizes and densities mean little." : about?.explained.length ? ` The two axes explain ${percent(about.explained.reduce((a, b) => a + b, 0))} of the variance.` : "";
   part("caption").textContent = `${layer}, ${about?.k} clusters; ${(about?.method ?? "").toUpperCase()} coordinates.${share}`;
   part("canvas").setAttribute("aria-label", `Map of ${layer}: ${thousands(selection.count)} of ${thousands(data.n)} examples selected`);
+  small?.press(layer);
 }
 
-/** The clusters' numbers, each at the mean of its points. */
-function middles() {
+/** The clusters' numbers, where the points have the clusters' colours; as many as differ in colour or pattern. */
+function badges() {
   const [points, clusters] = [data.now(`points of ${layer}`), data.now(`cluster:${layer}`)];
   const k = data.info.layers.find((one) => one.name === layer)?.k ?? 0;
-  if (!clusters || k > 60) return [];
-  const sums = new Float64Array(3 * k);
-  for (let i = 0; i < clusters.length; i++) {
-    sums[3 * clusters[i]] += points[2 * i];
-    sums[3 * clusters[i] + 1] += points[2 * i + 1];
-    sums[3 * clusters[i] + 2]++;
-  }
-  return Array.from({ length: k }, (_, c) => ({ text: String(c), x: sums[3 * c] / sums[3 * c + 2], y: sums[3 * c + 1] / sums[3 * c + 2] })).filter((one) => Number.isFinite(one.x));
-}
-
-/** One small map per layer, which is shown large when it is chosen. */
-function layers() {
-  part("layers").replaceChildren(
-    ...data.info.layers.map(({ name }) => {
-      const canvas = element("canvas", { "aria-hidden": "true" });
-      const button = element("button", { type: "button", "data-layer": name }, canvas, element("i", { class: "map-here", hidden: "" }), element("span", {}, name));
-      button.addEventListener("click", () => changeLayer(name).catch(failed));
-      return element("li", {}, button);
-    }),
-  );
-  paintSmall();
-  new ResizeObserver(paintSmall).observe(part("layers"));
-}
-
-function paintSmall() {
-  for (const button of part("layers").querySelectorAll("button")) {
-    const canvas = button.querySelector("canvas");
-    const ratio = Math.min(window.devicePixelRatio || 1, 2);
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((length) => Math.max(1, Math.round(length * ratio)));
-    if (canvas.width !== width) canvas.width = width;
-    if (canvas.height !== height) canvas.height = height;
-    const one = what(button.dataset.layer);
-    draw(canvas, { ...one, view: fitted(one.points, width, height), radius: Math.min(1.8 * ratio, radiusFor(width * height, selection.count, ratio)), small: Math.min(1.2 * ratio, radiusFor(width * height, data.n, ratio)) });
-    button.setAttribute("aria-pressed", String(button.dataset.layer === layer));
-  }
-}
-
-/**
- * Where an example lies on the small maps.
- * @param {number} row -1: none
- */
-function mark(row) {
-  for (const button of part("layers").querySelectorAll("button")) {
-    const [points, here, canvas] = [data.now(`points of ${button.dataset.layer}`), button.querySelector(".map-here"), button.querySelector("canvas")];
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    const { x, y, scale } = fitted(points, width, height);
-    const [left, top] = row < 0 ? [-1, -1] : [width / 2 + (points[2 * row] - x) * scale, height / 2 - (points[2 * row + 1] - y) * scale];
-    here.hidden = !(left >= 0 && top >= 0 && left <= width && top <= height);
-    here.style.left = `${left}px`;
-    here.style.top = `${top}px`;
-  }
+  if (!colours.numbers || !clusters || k > start.numbers * start.patterns) return [];
+  return places(points, clusters, k, extent(points)).map((one) => ({ ...one, colour: colours.palette[one.number + 1], pattern: one.number % start.patterns }));
 }
 
 /** @param {string} name */
 async function changeLayer(name) {
   part("layer").value = name;
   await recolour();
-  address();
+  write(true, true);
 }
 
-async function ranges() {
+function ranges() {
   const wanted = [
     ...(data.has("ood") ? [{ title: "OOD score", name: "ood" }] : []),
     ...(data.has("confidence") ? [{ title: "Confidence", name: "confidence" }] : []),
@@ -202,44 +186,74 @@ async function ranges() {
   ];
   part("ranges").closest("section").hidden = !wanted.length;
   for (const one of wanted) {
-    const column = await data.column(one.layer === undefined ? one.name : `${one.name}:${one.layer}`);
-    const found = new Histogram({ ...one, column, selection, failed });
+    const found = new Histogram({ ...one, selection, failed });
     part("ranges").append(found.element);
-    followers.push(found);
+    histograms.push(found);
+    visible.add(found.element, { load: async () => found.fill(await data.column(found.key)), draw: () => found.draw() });
   }
 }
 
-/** Everything that shows the selection, after it has changed. */
+/** Everything that shows the selection, after it has changed. Links are right at once, also those that are followed at once. */
 function follow() {
   part("problem").hidden = true;
   part("count").textContent = thousands(selection.count);
   part("of").textContent = selection.any ? `of ${thousands(data.n)} examples (${percent(selection.count / data.n)})` : `example${data.n === 1 ? "" : "s"}: nothing is filtered out`;
+  if (!selection.any && document.activeElement === part("clear")) part("canvas").focus({ preventScroll: true }); // as the button goes
   part("clear").hidden = !selection.any;
-  chips(part("chips"), selection, failed);
-  paintLarge();
-  paintSmall();
-  for (const one of [...legends, ...followers]) one.update();
-  paths(part("paths"), data, selection, start);
-  address();
+  chips(part("chips"), part("canvas"), selection, failed);
+  describe();
+  visible.update();
+  for (const one of histograms) one.update();
+  links();
   part("tip").dataset.row = ""; // its link has the selection
   later();
 }
 
-let writing = 0;
-
-/** The address, and the links with the same selection. */
-function address() {
-  const query = selection.query();
-  const text = query.toString();
+/** The links with the same selection. */
+function links() {
+  const text = selection.query().toString();
   part("ask").href = `${start.page}/ask${text && "?"}${text}`;
   const words = ["Open this selection in Ask", "See this example"];
   part("ask").textContent = words[selection.count] ?? `See these ${thousands(selection.count)} examples`;
   part("csv").href = `${start.api}/examples.csv${text && "?"}${text}`;
+}
+
+/** What is shown as the query of an address. */
+function address() {
+  const query = selection.query();
   if (layer !== start.layers.at(-1)) query.set("layer", layer);
   if (shown !== part("colour").options[0].value) query.set("colour", shown);
-  const here = query.toString();
-  window.clearTimeout(writing);
-  writing = window.setTimeout(() => history.replaceState(null, "", `${location.pathname}${here && "?"}${here}`), 150); // takes ms
+  return query.toString();
+}
+
+/** The query that was written last, and whether for another layer or colours: several of them in a row are one entry of the history. */
+let written = { text: "", looks: false };
+
+/**
+ * Write what is shown to the address: as an entry of the history, so that Back undoes it, or in place of the last one.
+ * @param {boolean} entry
+ * @param {boolean} [looks] layer or colours have changed, not the selection
+ */
+function write(entry, looks = false) {
+  const text = address();
+  if (entry && text === written.text) return;
+  history[entry && !(looks && written.looks) ? "pushState" : "replaceState"](null, "", `${location.pathname}${text && "?"}${text}`);
+  written = { text, looks };
+}
+
+/** What the address says, after Back or Forward. */
+async function restore() {
+  if (page.dataset.state !== "ready") return location.reload();
+  choose(new URLSearchParams(location.search));
+  await recolour();
+  await selection.restore(new URLSearchParams(location.search)); // by now there may be another address
+  written = { text: address(), looks: false };
+  say();
+}
+
+/** For screen readers: not at every step of a brush. */
+function say() {
+  part("status").textContent = `${part("count").textContent} ${part("of").textContent}`;
 }
 
 /** @type {AbortController | undefined} */
@@ -284,7 +298,7 @@ function later() {
 function tip(row) {
   const box = part("tip");
   const id = data.now("id")?.[row];
-  mark(id === undefined ? -1 : row);
+  small?.mark(id === undefined ? -1 : row);
   view.canvas.classList.toggle("near", row >= 0);
   box.setAttribute("aria-live", view.keyed ? "polite" : "off");
   if (row < 0 || id === undefined) {
@@ -346,14 +360,15 @@ view.addEventListener("open", (event) => {
   else location.assign(href);
 });
 part("layer").addEventListener("change", () => changeLayer(part("layer").value).catch(failed));
-part("colour").addEventListener("change", () => recolour().then(address).catch(failed));
+part("colour").addEventListener("change", () => recolour().then(() => write(true, true)).catch(failed));
 part("move").addEventListener("click", () => setMode("move"));
 part("lasso").addEventListener("click", () => setMode("lasso"));
 part("in").addEventListener("click", () => view.zoom(1.4));
 part("out").addEventListener("click", () => view.zoom(1 / 1.4));
 part("fit").addEventListener("click", () => view.fit());
 part("visible").addEventListener("click", () => view.select(view.visible()));
-part("clear").addEventListener("click", () => selection.clear());
+part("clear").addEventListener("click", () => selection.clear().catch(failed));
+window.addEventListener("popstate", () => restore().catch(failed));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.dataset.state === "ready" && recolour().catch(failed));
 
 begin().catch((error) => {

@@ -33,25 +33,13 @@ export function scale() {
 }
 
 /**
- * The ways to colour a set, by value of the select element.
+ * Of the ways to colour that the server knows, those that this set has.
  * @param {import("./map_data.js").Data} data
+ * @param {any} start the page's constants
  * @returns {{value: string, text: string, group: string}[]}
  */
-export function colourings(data) {
-  const { info } = data;
-  const found = [];
-  if (data.has("prediction")) found.push({ value: "prediction", text: "prediction", group: "Class" });
-  if (data.has("label")) found.push({ value: "label", text: "label", group: "Class" });
-  if (data.has("right")) found.push({ value: "right", text: "correct or not", group: "Class" });
-  found.push({ value: "cluster", text: "cluster of this layer", group: "Cluster" });
-  if (info.layers.length > 1) for (const { name } of info.layers) found.push({ value: `cluster:${name}`, text: `cluster of ${name}`, group: "Cluster" });
-  found.push({ value: "path", text: "path, most frequent", group: "Cluster" });
-  if (data.has("ood")) found.push({ value: "ood", text: "OOD score", group: "Number" });
-  if (data.has("confidence")) found.push({ value: "confidence", text: "confidence", group: "Number" });
-  if (data.has("ood")) found.push({ value: "distance", text: "distance in this layer", group: "Number" });
-  if (data.has("split") && info.splits.length > 1) found.push({ value: "split", text: "split", group: "Data set" });
-  for (const name of info.attributes) found.push({ value: `attribute:${name}`, text: name.replaceAll("_", " "), group: "Attribute" });
-  return found;
+export function colourings(data, start) {
+  return start.colourings.filter((/** @type {{column: string}} */ { column }) => data.has(column) && (column !== "split" || data.info.splits.length > 1));
 }
 
 /**

@@ -114,6 +114,9 @@ function gather(places, on, codes, palette, [{ offsets, weights }, other], strid
   return seen * stride;
 }
 
+/** @type {WeakMap<HTMLCanvasElement, ImageData>} used again: megabytes per picture of a brush would be collected as garbage meanwhile */
+const images = new WeakMap();
+
 /**
  * @param {HTMLCanvasElement} canvas
  * @param {number[]} pale
@@ -125,8 +128,10 @@ function gather(places, on, codes, palette, [{ offsets, weights }, other], strid
 function compose(canvas, pale, both, margin, across, stride) {
   const { width, height } = canvas;
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", { willReadFrequently: true })); // in memory: its pixels are written here, not by a graphics card
-  const image = context.createImageData(width, height);
+  let image = images.get(canvas);
+  if (image?.width !== width || image.height !== height) images.set(canvas, (image = context.createImageData(width, height)));
   const pixels = new Uint32Array(image.data.buffer); // little-endian, as all browsers are
+  pixels.fill(0);
   const place = (/** @type {number} */ row) => (row + margin) * across + margin;
   let [filled, total, filled2, total2] = [0, 0, 0, 0];
   for (let row = 0; row < height; row += 3) {

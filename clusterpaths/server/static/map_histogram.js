@@ -1,5 +1,5 @@
 // @ts-check
-// One histogram with a brush, and both ends as fields: the same filter by mouse and by keyboard.
+// One histogram with a brush, and both ends as fields: the same filter by mouse and by keyboard. The fields need no values.
 
 import { ends } from "./map_selection.js";
 import { shape } from "./map_view.js";
@@ -16,20 +16,22 @@ export class Histogram {
    * @param {string} of.title
    * @param {string} of.name of the filter
    * @param {string} [of.layer]
-   * @param {ArrayLike<number>} of.column
    * @param {import("./map_selection.js").Selection} of.selection
    * @param {(error: Error) => void} of.failed
    */
-  constructor({ title, name, layer, column, selection, failed }) {
+  constructor({ title, name, layer, selection, failed }) {
     this.name = name;
     this.layer = layer;
     this.selection = selection;
+    this.waiting = 0;
+    /** @type {[number, number] | undefined} */
+    this.next = undefined; // ends of the brush, until they are a filter
     this.failed = failed;
     this.key = layer === undefined ? name : `${name}:${layer}`;
-    [this.low, this.high] = bounds(column);
-    this.bins = binned(column, this.low, this.high);
-    this.all = new Int32Array(BINS + 1);
-    for (const bin of this.bins) this.all[bin]++;
+    [this.low, this.high] = [0, 0];
+    /** @type {Uint8Array | undefined} */
+    this.bins = undefined;
+    this.most = 1; // examples in a bin
     this.element = document.createElement("div");
     this.element.className = "map-range";
     this.element.setAttribute("role", "group");
@@ -40,10 +42,13 @@ export class Histogram {
     this.reset.type = "button";
     this.reset.textContent = "×";
     this.reset.setAttribute("aria-label", `without the filter ${title}`);
-    this.reset.addEventListener("click", () => this.set(-Infinity, Infinity));
+    this.reset.addEventListener("click", () => {
+      this.set(-Infinity, Infinity);
+      this.from.focus(); // as the button goes
+    });
     head.append(this.reset);
     this.svg = /** @type {SVGSVGElement} */ (shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }));
-    this.pale = shape("path", { class: "all", d: bars(this.all, Math.max(...this.all.subarray(0, BINS))) });
+    this.pale = shape("path", { class: "all" });
     this.solid = shape("path", { class: "some" });
     this.brush = shape("rect", { class: "brush", y: 0, height: HEIGHT, width: 0 });
     this.svg.append(this.pale, this.solid, this.brush);
@@ -53,7 +58,6 @@ export class Histogram {
       const field = document.createElement("input");
       field.inputMode = "decimal";
       field.setAttribute("aria-label", `${title} ${word}`);
-      field.placeholder = String(Number((word === "from" ? this.low : this.high).toPrecision(3)));
       field.addEventListener("change", () => this.typed());
       fields.append(field);
       return field;
@@ -63,16 +67,39 @@ export class Histogram {
     this.update();
   }
 
-  update() {
-    const some = this.selection.counts(this.bins, BINS + 1, this.key);
-    const most = Math.max(...this.all.subarray(0, BINS));
-    this.solid.setAttribute("d", bars(some, most));
+  /**
+   * The histogram of all examples.
+   * @param {ArrayLike<number>} column
+   */
+  fill(column) {
+    [this.low, this.high] = bounds(column);
+    this.bins = binned(column, this.low, this.high);
+    const all = new Int32Array(BINS + 1);
+    for (const bin of this.bins) all[bin]++;
+    this.most = Math.max(...all.subarray(0, BINS));
+    this.pale.setAttribute("d", bars(all, this.most));
+    [this.from.placeholder, this.to.placeholder] = [this.low, this.high].map((end) => String(Number(end.toPrecision(3))));
+  }
+
+  get ends() {
     const [value] = this.selection.values(this.name, this.layer);
-    const [low, high] = value ? ends(value.slice(value.lastIndexOf(":") + 1)) : [-Infinity, Infinity];
+    return value ? ends(value.slice(value.lastIndexOf(":") + 1)) : undefined;
+  }
+
+  /** The selected examples, once all are there. */
+  draw() {
+    if (!this.bins) return;
+    this.solid.setAttribute("d", bars(this.selection.counts(this.bins, BINS + 1, this.key), this.most));
+    const [low, high] = this.ends ?? [-Infinity, Infinity];
     const [left, right] = [this.place(Math.max(low, this.low)), this.place(Math.min(high, this.high))];
     this.brush.setAttribute("x", String(left));
-    this.brush.setAttribute("width", String(value ? Math.max(right - left, 1) : 0));
-    this.reset.hidden = !value;
+    this.brush.setAttribute("width", String(this.ends ? Math.max(right - left, 1) : 0));
+  }
+
+  /** The fields. */
+  update() {
+    const [low, high] = this.ends ?? [-Infinity, Infinity];
+    this.reset.hidden = !this.ends;
     if (document.activeElement !== this.from) this.from.value = Number.isFinite(low) ? String(low) : "";
     if (document.activeElement !== this.to) this.to.value = Number.isFinite(high) ? String(high) : "";
   }
@@ -91,7 +118,7 @@ export class Histogram {
       return this.low + share * (this.high - this.low);
     };
     this.svg.addEventListener("pointerdown", (event) => {
-      if (event.button) return;
+      if (event.button || !this.bins) return;
       this.svg.setPointerCapture(event.pointerId);
       start = value(event);
     });
@@ -102,11 +129,13 @@ export class Histogram {
       this.soon(Math.min(start, now), Math.max(start, now));
     });
     const stop = (/** @type {PointerEvent} */ event) => {
-      if (start !== null && Math.abs(this.place(value(event)) - this.place(start)) < 2) this.soon(-Infinity, Infinity);
+      if (start === null) return;
+      if (event.type === "pointerup" && Math.abs(this.place(value(event)) - this.place(start)) < 2) this.next = [-Infinity, Infinity];
       start = null;
+      this.brushed(false);
     };
     this.svg.addEventListener("pointerup", stop);
-    this.svg.addEventListener("pointercancel", () => (start = null));
+    this.svg.addEventListener("pointercancel", stop);
   }
 
   /**
@@ -116,12 +145,22 @@ export class Histogram {
    */
   soon(low, high) {
     this.next = [low, high];
-    this.waiting ||= requestAnimationFrame(() => {
-      this.waiting = 0;
-      const [from, to] = this.next ?? [-Infinity, Infinity];
+    this.waiting ||= requestAnimationFrame(() => this.brushed(true));
+  }
+
+  /**
+   * Where the brush is.
+   * @param {boolean} moving
+   */
+  brushed(moving) {
+    window.cancelAnimationFrame(this.waiting);
+    this.waiting = 0;
+    if (this.next) {
+      const [from, to] = this.next;
       // the outermost values are open ends, so that rounding excludes no example
-      this.set(from <= this.low ? -Infinity : from, to >= this.high ? Infinity : to);
-    });
+      this.set(from <= this.low ? -Infinity : from, to >= this.high ? Infinity : to, short, moving);
+    } else this.selection.finish().catch(this.failed);
+    this.next = undefined;
   }
 
   typed() {
@@ -137,11 +176,12 @@ export class Histogram {
    * @param {number} low
    * @param {number} high
    * @param {(end: number) => string} written of a brush, about as exact as a pixel
+   * @param {boolean} [moving]
    */
-  set(low, high, written = short) {
+  set(low, high, written = short, moving = false) {
     const text = (/** @type {number} */ end) => (Number.isFinite(end) ? written(end) : "");
     const value = Number.isFinite(low) || Number.isFinite(high) ? [`${this.layer === undefined ? "" : `${this.layer}:`}${text(low)}..${text(high)}`] : [];
-    this.selection.set(this.name, value, this.layer).catch(this.failed);
+    this.selection.set(this.name, value, this.layer, moving).catch(this.failed);
   }
 }
 

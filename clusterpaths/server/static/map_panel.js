@@ -99,13 +99,15 @@ export function legend(colouring, selection, failed) {
 }
 
 /**
- * The active filters, each with a button that takes it out.
+ * The active filters, each with a button that takes it out. The keyboard's focus goes on to the next button, or to `beside`.
  * @param {HTMLElement} list
+ * @param {HTMLElement} beside
  * @param {import("./map_selection.js").Selection} selection
  * @param {(error: Error) => void} failed
  */
-export function chips(list, selection, failed) {
-  const items = [...selection.filters.values()].flatMap((filter) =>
+export function chips(list, beside, selection, failed) {
+  const focused = [...list.querySelectorAll("button")].findIndex((one) => one === document.activeElement);
+  const items = selection.listed.flatMap((filter) =>
     (filter.name === "id" && filter.values.length > 3 ? [filter.values.join(" ")] : filter.values).map((value) => {
       const [word, text] = described(filter.name, value, filter.values.length);
       const button = element("button", { type: "button", "aria-label": `without the filter ${word} ${text}`, title: "remove this filter" }, "×");
@@ -119,6 +121,7 @@ export function chips(list, selection, failed) {
   );
   list.replaceChildren(...items);
   list.hidden = !items.length;
+  if (focused >= 0) (items[Math.min(focused, items.length - 1)]?.querySelector("button") ?? beside).focus({ preventScroll: true });
 }
 
 /**

@@ -24,6 +24,18 @@ export class Selection extends EventTarget {
     this.room = Int32Array.from({ length: n }, (_, i) => i);
     /** @type {Map<string, Filter>} */
     this.filters = new Map();
+    this.last = Promise.resolve();
+  }
+
+  /**
+   * One change after the other, in the order in which they are asked for, although some wait for a column.
+   * @param {() => unknown} step
+   * @returns {Promise<void>}
+   */
+  inTurn(step) {
+    const done = this.last.then(async () => void (await step()));
+    this.last = done.catch(() => {}); // one that fails does not stop the next
+    return done;
   }
 
   /** Whether there is a filter. */
@@ -45,11 +57,14 @@ export class Selection extends EventTarget {
     return this.filters.get(of === undefined ? name : `${name}:${of}`)?.values ?? [];
   }
 
+  /** The filters in the order of addresses. */
+  get listed() {
+    return ORDER.flatMap((name) => [...this.filters.values()].filter((one) => one.name === name));
+  }
+
   /** Name and value of each field of the address. */
   pairs() {
-    return ORDER.flatMap((name) =>
-      [...this.filters.values()].filter((one) => one.name === name).flatMap((one) => one.values.map((value) => [name, value])),
-    );
+    return this.listed.flatMap(({ name, values }) => values.map((value) => [name, value]));
   }
 
   /** The fields as a query; empty without filters. */
@@ -63,10 +78,10 @@ export class Selection extends EventTarget {
   }
 
   /**
-   * As an address says, and as the server reads it.
+   * As an address says, and as the server reads it, in place of all filters.
    * @param {URLSearchParams} query
    */
-  async restore(query) {
+  restore(query) {
     /** @type {Map<string, [string, string | undefined, string[]]>} */
     const found = new Map();
     for (const [name, given] of query) {
@@ -78,13 +93,13 @@ export class Selection extends EventTarget {
         found.set(key, [name, of, [...(found.get(key)?.[2] ?? []), value]]);
       }
     }
-    this.quiet = true;
-    try {
-      for (const [name, of, values] of found.values()) await this.set(name, values, of);
-    } finally {
-      this.quiet = false;
-    }
-    this.changed();
+    return this.inTurn(async () => {
+      const tests = await Promise.all([...found.values()].map(([name, of, values]) => this.test(name, values, of)));
+      this.filters.clear();
+      this.fails.fill(0);
+      [...found].forEach(([key, [name, , values]], i) => this.put({ name, key, values, test: tests[i], bit: this.free() }));
+      this.changed();
+    });
   }
 
   /**
@@ -98,29 +113,47 @@ export class Selection extends EventTarget {
   }
 
   clear() {
-    this.filters.clear();
-    this.fails.fill(0);
-    this.changed();
+    return this.restore(new URLSearchParams()).then(() => this.finish());
   }
 
   /**
-   * All values of a filter; none: the filter is removed.
+   * All values of a filter; none: the filter is removed. `finish` follows by itself, but for a step of a movement.
+   * @param {string} name
+   * @param {string[]} values
+   * @param {string} [of]
+   * @param {boolean} [moving]
+   */
+  set(name, values, of, moving = false) {
+    this.since ??= performance.now();
+    return this.inTurn(() => this.change(name, values, of)).then(() => (moving ? undefined : this.finish()));
+  }
+
+  /**
    * @param {string} name
    * @param {string[]} values
    * @param {string} [of]
    */
-  async set(name, values, of) {
+  async change(name, values, of) {
     const key = of === undefined ? name : `${name}:${of}`;
-    this.since ??= performance.now();
-    const test = values.length ? await this.test(name, values, of) : null;
-    const bit = this.filters.get(key)?.bit ?? this.free();
-    if (test) this.filters.set(key, { name, key, bit, values, test });
+    const test = values.length ? await this.test(name, values, of) : undefined;
+    this.put({ name, key, values, test, bit: this.filters.get(key)?.bit ?? this.free() });
+    this.changed();
+  }
+
+  /** @param {Omit<Filter, "test"> & {test?: Test}} filter without a test: it is removed */
+  put({ test, ...filter }) {
+    const { key, bit } = filter;
+    if (test) this.filters.set(key, { ...filter, test });
     else this.filters.delete(key);
     const tests = this.tests(bit);
     const { fails } = this;
     const passes = tests.length === 1 ? tests[0] : (/** @type {number} */ i) => tests.every((one) => one(i));
     for (let i = 0; i < fails.length; i++) fails[i] = passes(i) ? fails[i] & ~bit : fails[i] | bit;
-    if (!this.quiet) this.changed();
+  }
+
+  /** The selection is one to come back to: the visitor is done with this change. */
+  finish() {
+    return this.inTurn(() => this.dispatchEvent(new Event("finish")));
   }
 
   /** A bit that no filter has, or the shared one. */
@@ -144,12 +177,15 @@ export class Selection extends EventTarget {
    * Add or take out one value.
    * @param {string} name
    * @param {string} value
-   * @param {string} [of] only one value per layer or attribute
+   * @param {string} [of]
    */
   toggle(name, value, of) {
-    const values = this.values(name, of);
-    const others = of !== undefined || ONE.includes(name) ? [] : values.filter((one) => one !== value);
-    return this.set(name, values.includes(value) ? others : [...others, value], of);
+    this.since ??= performance.now();
+    return this.inTurn(() => {
+      const values = this.values(name, of);
+      const others = name === "attribute" || ONE.includes(name) ? [] : values.filter((one) => one !== value);
+      return this.change(name, values.includes(value) ? others : [...others, value], of);
+    }).then(() => this.finish());
   }
 
   changed() {
@@ -206,7 +242,11 @@ export class Selection extends EventTarget {
       const columns = await Promise.all(meant.map(async ([one, sign]) => [await data.column(`attribute:${one}`), sign]));
       return (i) => columns.every(([column, sign]) => column[i] === sign);
     }
-    if (name === "cluster" || name === "path") return this.clusters(name, values);
+    if (name === "path") return this.path(values[0]);
+    if (name === "cluster") {
+      const [column, meant] = [await data.column(`cluster:${of}`), new Set(values.map((one) => Number(one.slice(one.lastIndexOf(":") + 1))))];
+      return (i) => meant.has(column[i]);
+    }
     if (name === "id") {
       const [column, meant] = [await data.column("id"), new Set(values.map((one) => String(BigInt(one.replaceAll("_", "").replace(/\.0+$/, "")))))];
       return (i) => meant.has(String(column[i]));
@@ -235,23 +275,11 @@ export class Selection extends EventTarget {
     return (/** @type {number} */ i) => meant[column[i] + 1] === 1;
   }
 
-  /**
-   * @param {string} name
-   * @param {string[]} values
-   */
-  async clusters(name, values) {
-    const layers = this.data.info.layers.map((one) => one.name);
-    const steps =
-      name === "path"
-        ? values[0].split("-").map((cluster, at) => [layers[at], cluster])
-        : values.map((one) => [one.slice(0, one.lastIndexOf(":")), one.slice(one.lastIndexOf(":") + 1)]);
-    const found = await Promise.all(
-      steps.filter(([, cluster]) => cluster !== "*").map(async ([one, cluster]) => ({ column: await this.data.column(`cluster:${one}`), cluster: Number(cluster) })),
-    );
-    if (found.length === 1) {
-      const [{ column, cluster }] = found;
-      return (/** @type {number} */ i) => column[i] === cluster;
-    }
+  /** @param {string} text clusters from the first layer on; *: any */
+  async path(text) {
+    const { layers } = this.data.info;
+    const steps = text.split("-").map((cluster, at) => ({ name: layers[at].name, cluster })).filter((one) => one.cluster !== "*");
+    const found = await Promise.all(steps.map(async ({ name, cluster }) => ({ column: await this.data.column(`cluster:${name}`), cluster: Number(cluster) })));
     return (/** @type {number} */ i) => found.every((one) => one.column[i] === one.cluster);
   }
 

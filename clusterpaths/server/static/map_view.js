@@ -1,6 +1,7 @@
 // @ts-check
 // The large map: pan, zoom, lasso, hover and keys. It draws what it is given and reports what was done to it.
 
+import { badge } from "./map_badges.js";
 import { draw, radiusFor } from "./map_draw.js";
 
 const MOST_PIXELS = 2.6e6; // of the picture; beyond, it is drawn coarser
@@ -56,8 +57,8 @@ export class MapView extends EventTarget {
     this.view = { x: 0, y: 0, scale: 1 };
     /** @type {number[][][]} */
     this.regions = []; // polygons that are selected by
-    /** @type {{text: string, x: number, y: number}[]} */
-    this.labels = [];
+    /** @type {import("./map_badges.js").Badge[]} */
+    this.badges = [];
     this.mode = "move";
     this.cost = 0;
     this.seen = 0;
@@ -144,18 +145,12 @@ export class MapView extends EventTarget {
    */
   write(ratio) {
     const context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
+    if (!this.badges.length) return;
     const style = getComputedStyle(this.canvas);
-    context.font = `700 ${14 * ratio}px ${style.fontFamily}`;
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    context.lineWidth = 4 * ratio;
-    context.lineJoin = "round";
-    context.strokeStyle = style.getPropertyValue("--card");
-    context.fillStyle = style.getPropertyValue("--text");
-    for (const { text, x, y } of this.labels) {
-      const [px, py] = this.at(x, y);
-      context.strokeText(text, px * ratio, py * ratio);
-      context.fillText(text, px * ratio, py * ratio);
+    const look = { card: style.getPropertyValue("--card"), font: style.fontFamily };
+    for (const one of this.badges) {
+      const [px, py] = this.at(one.x, one.y);
+      badge(context, one, px * ratio, py * ratio, ratio, look);
     }
   }
 

@@ -107,6 +107,8 @@ QUESTIONS: list[tuple[dict[str, Any], Any, Any]] = [
     ({"path": "*-2"}, lambda r: r["conv2"] == 2, None),
     ({"path": "1-2"}, lambda r: r["path"][:2] == (1, 2), None),
     ({"cluster": ("conv1:0", "fc1:3")}, lambda r: r["conv1"] == 0 and r["fc1"] == 3, None),
+    ({"cluster": ("conv1:0", "fc1:3", "conv1:2")}, lambda r: r["conv1"] in (0, 2) and r["fc1"] == 3, None),
+    ({"cluster": ("fc1:3", "fc1:1"), "order": "near"}, lambda r: r["fc1"] in (1, 3), lambda r: (r["overall"], r["id"])),
     ({"order": "rare", "split": ("test",)}, lambda r: r["split"] == "test", lambda r: (r["count"], r["id"])),
     ({"order": "common", "path": "0"}, lambda r: r["conv1"] == 0, lambda r: (-r["count"], r["id"])),
     ({"order": "near"}, lambda r: True, lambda r: (r["overall"], r["id"])),

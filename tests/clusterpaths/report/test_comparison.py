@@ -83,7 +83,7 @@ def test_both_paths_of_a_moved_example_are_in_the_first_set_s_names(sets: tuple[
     page = Page(write_comparison(compare_sets(*map(open_set, sets)), open_set(sets[1]), draw)[1])
     stops = page.having("span", **{"class": "stop"})
     assert len(stops) == 2 * 2  # one example, before and after, two layers
-    assert [("kept" in (s["class"] or "")) for s in stops] == [False, True, False, True]
+    assert [("unchanged" in (s["class"] or "")) for s in stops] == [False, True, False, True]
     dashed = page.having("span", **{"class": "unmatched"})
     assert any("without a counterpart" in (chip["title"] or "") for chip in dashed)
     assert page.having("span", title="fc, cluster 0 of the second set, shown as 1")
