@@ -121,7 +121,11 @@ def test_the_sample_runs_in_an_empty_directory(
     published = empty / "activation_cache" / "SampleFaces" / "set_01"
     assert (published / "report.html").is_file()
     assert sample.stderr.startswith("Cluster paths of 60 drawn faces through ")
-    assert re.search(r"^set +SampleFaces/set_01\nimages +60$", sample.stderr, re.MULTILINE)
+    assert re.search(
+        r"^set +SampleFaces/set_01\nimages +60; 60 have a label, .* of them predicted correctly$",
+        sample.stderr,
+        re.MULTILINE,
+    )
     assert re.search(rf"^report +{re.escape(str(published / 'report.html'))}$", sample.stderr, re.MULTILINE)
     assert sample.stderr.endswith("clusterpaths serve\n")
     assert {path.name for path in empty.iterdir()} == {"activation_cache", "data"}

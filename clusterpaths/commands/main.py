@@ -42,6 +42,12 @@ OPTIONS = {  # of commands that read a configuration
     "activations": "clusterpaths.commands.activations:ActivationsRun",
 }
 FLOWS = ("celeba", "images", "recluster", "compare", "train", "announce")  # commands that need the checkout
+INSTEAD = {  # of a flow's command, without a checkout
+    "images": "Use `clusterpaths run MODEL IMAGES`",
+    "celeba": "Use `clusterpaths run MODEL IMAGES --dataset celeba`",
+    "recluster": "Use `clusterpaths run MODEL IMAGES --k K` again: what is cached is not extracted again",
+    "compare": "Open /compare in `clusterpaths serve`, or give `clusterpaths run` the option --compare",
+}
 HELP = "Which route each image takes through the layers of a model."
 
 
@@ -54,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     if words and words[0] in FLOWS:
         fail(
             f"`clusterpaths {words[0]}` is a Prefect flow: flows are in a checkout of the project, not in the installed "
-            "library. Use `clusterpaths run MODEL IMAGES`, which needs no Prefect, or `clusterpaths run --dataset celeba`; "
-            'or clone the project and install it there with `pip install -e ".[prefect]"`.',
+            f"library. {INSTEAD.get(words[0], INSTEAD['images'])}, which needs no Prefect; or clone the project and install it "
+            'there with `pip install -e ".[prefect]"`.',
             USER_ERROR,
         )
     run_command(library(), words)

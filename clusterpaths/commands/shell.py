@@ -133,7 +133,9 @@ def invalid(error: ValidationError) -> str:
     for option, found in itertools.groupby(error.errors(), _option):
         entries = list(found)
         if all(entry["type"] == "literal_error" for entry in entries):  # of a union, one for each of its members
-            choices = " or ".join(entry["ctx"]["expected"] for entry in entries)
+            choices = " or ".join(
+                ", ".join(entry["ctx"]["expected"] for entry in entries).replace(" or ", ", ").rsplit(", ", 1)
+            )
             messages.append(f"{option}should be {choices}{_got(entries[0])}")
         else:
             messages += dict.fromkeys(f"{option}{_said(entry)}" for entry in entries)
@@ -147,6 +149,8 @@ def _option(entry: Any) -> str:
 def _said(entry: Any) -> str:
     if entry["type"] == "missing":
         return "is missing"
+    if entry["type"] == "int_parsing":
+        return f"should be an integer{_got(entry)}"
     return f"{entry['msg'].removeprefix('Value error, ').removeprefix('Input ')}{_got(entry)}"
 
 

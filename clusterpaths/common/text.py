@@ -22,3 +22,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     folded = {candidate.casefold(): candidate for candidate in known}
     near = difflib.get_close_matches(name.casefold(), folded, n=3)
     return f" Nearest: {', '.join(folded[match] for match in near)}." if near else ""
+
+
+def times(lift: float | None) -> str:
+    """A lift in words: ×3.1, ×1/29, ×0; None: absent outside."""
+    if not lift:
+        return "only here" if lift is None else "×0"
+    value = lift if lift >= 1 else 1 / lift
+    shown = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0")
+    return f"×{shown}" if lift >= 1 or shown == "1" else f"×1/{shown}"

@@ -29,7 +29,8 @@ from clusterpaths.comparison.record import (
 )
 from clusterpaths.config import IMAGES, CacheRoot
 from clusterpaths.errors import CacheError, ConfigError
-from clusterpaths.evaluation.record import Measure, read_evaluation
+from clusterpaths.evaluation.accuracy import accuracy
+from clusterpaths.evaluation.record import read_evaluation
 from clusterpaths.explore.index import class_shares
 from clusterpaths.metrics import agreement
 from clusterpaths.metrics.agreement import adjusted_rand, match_clusters, shared_information
@@ -94,7 +95,7 @@ def _side(published: PublishedSet) -> Side:
     for source, purity in published.purities.items():
         known |= {f"purity_{source}": purity.value, f"chance_{source}": purity.chance}
     counts = published.paths.counts
-    known |= {"paths": len(counts), "singletons": int((counts == 1).sum()), "accuracy": _accuracy(published)}
+    known |= {"paths": len(counts), "singletons": int((counts == 1).sum()), "accuracy": accuracy(published)}
     if evaluation := read_evaluation(published):
         known |= {
             f"purity_{source}_interval": (one.low, one.high)
@@ -112,16 +113,6 @@ def _side(published: PublishedSet) -> Side:
             },
         }
     return Side(name=published.name, **known)
-
-
-def _accuracy(published: PublishedSet) -> Measure | None:
-    known = (published.labels >= 0) & (published.predictions >= 0)
-    n = int(known.sum())
-    if not n or not published.record.same_classes:
-        return None
-    right = int((published.labels == published.predictions)[known].sum())
-    low, high = wilson(right, n)
-    return Measure(value=right / n, low=low, high=high, n=n)
 
 
 class _Majorities:

@@ -26,6 +26,9 @@ LABELS = "labels.csv"
 _NOT_DECODED = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow recognises these formats but cannot decode them
 
 
+CELEBA = "list_attr_celeba"
+
+
 @dataclass(frozen=True)
 class Folder:
     """A directory as found on disk; see `Dataset` for the members."""
@@ -80,6 +83,10 @@ def open_folder(spec: DatasetSpec) -> Folder:
     _refuse_twins(root, files)
     notes = [f"In {root} {_counted(ignored)} left out: hidden, or no image."] if ignored else []
     splits, classes, note = _from_folders(files)
+    if labels is None and any((root / f"{CELEBA}{suffix}").is_file() for suffix in (".txt", ".csv")):
+        notes.append(
+            f"{root} has {CELEBA}, which is not read as a folder: --dataset celeba takes its labels and attributes."
+        )
     if note and (labels is None or any(splits)):
         notes.append(note)
     class_names = tuple(sorted(set(classes) - {""}))

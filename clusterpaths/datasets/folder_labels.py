@@ -121,9 +121,10 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             raise DatasetError(f"{path} has the columns {', '.join(names)}; expected each name once.")
         return names, rows[1:]
     if "file" in names or "label" in names or not any(PurePosixPath(cell).suffix for cell in names):
-        missing = " and ".join(name for name in ("file", "label") if name not in names)
+        absent = [name for name in ("file", "label") if name not in names]
+        missing = f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'}"
         raise DatasetError(
-            f"{path} has the columns {', '.join(names)}: {missing} is missing. Expected file and label, in any order; "
+            f"{path} has the columns {', '.join(names)}: {missing} missing. Expected file and label, in any order; "
             "split and columns of yes and no may follow. Name the columns so in its first line."
         )
     if len(names) != 2:

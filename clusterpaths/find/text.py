@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clusterpaths.common.text import times
 from clusterpaths.explore.records import Lift
 from clusterpaths.find.record import (
     DuplicateGroup,
@@ -35,8 +36,8 @@ def headline(found: Found) -> str:
     if isinstance(found, NearDuplicates):
         if not found.total:
             return "No near duplicates"
-        across = f", {found.across_splits:,} of them across splits" if found.across_splits else ""
-        return f"{_count(found.total, 'group')} of near duplicates with {found.examples:,} examples{across}"
+        across = f"; {_count(found.across_splits, 'group')} across splits" if found.across_splits else ""
+        return f"{_count(found.total, 'group')} of near duplicates ({found.examples:,} examples){across}"
     return _count(found.total, "under-covered region")
 
 
@@ -47,7 +48,7 @@ def _count(number: int, word: str) -> str:
 def lift_text(lift: Lift) -> str:
     """What is over-represented, and how much."""
     name = lift.name.replace("_", " ") if lift.kind == "attribute" else f"{lift.kind} {lift.name}"
-    return f"{name} (only here)" if lift.lift is None else f"{name} (×{lift.lift:.1f})"
+    return f"{name} ({times(lift.lift)})"
 
 
 def _line(entry: LabelError | DuplicateGroup | Region) -> str:

@@ -54,7 +54,8 @@ def read_names(file: Path) -> tuple[str, ...]:
         raise ConfigError(f"{GIVEN} {file} has no names that can be parsed: {error}. {_EXPECTED}") from error
     names = tuple(str(name).strip() for name in found)
     if not names or not all(names):
-        what = f"no name for class {names.index('')}" if names else "no names"
+        at = names.index("") if names else 0
+        what = f"no name for class {at}: name {at + 1} of {len(names)} is empty" if names else "no names"
         raise ConfigError(f"{GIVEN} {file} has {what}. {_EXPECTED}")
     return names
 

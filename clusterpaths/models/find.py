@@ -31,7 +31,8 @@ def require_model(path: Path) -> Path:
         return path
     directory = ", which is a directory" if path.is_dir() else ""
     raise ModelError(
-        f"There is no model at {path}{directory}. Expected an ONNX image classifier there. Put it there, or name yours with "
+        f"There is no model at {path}{directory}. Expected an ONNX image classifier there"
+        f"{'; on a command line the model comes first, then the images' if directory else ''}. Put it there, or name yours with "
         "--model PATH, an option of `clusterpaths run`, `clusterpaths celeba` and `clusterpaths images`; or train one on your "
         "own CelebA with `python flows/train.py --dataset celeba` in a checkout; or start with `clusterpaths sample`, which "
         "needs no model and no download."

@@ -25,6 +25,7 @@ from clusterpaths.report.evaluation import evaluation_rows
 from clusterpaths.report.map_picture import draw_maps
 from clusterpaths.report.templates import render
 from clusterpaths.report.thumbnails import make_thumbnails, median_ratio
+from clusterpaths.sets.class_names import about_classes
 from clusterpaths.sets.published import PublishedSet
 
 EXEMPLARS = 8  # images per cluster
@@ -61,6 +62,7 @@ def write_report(
         "report.html",
         page=view.build(index, published.record, shown, thumbnails),
         record=published.record,
+        about_classes=about_classes(published.record),
         name=published.path.resolve().parent.name,
         maps=draw_maps(index),
         comparisons=read_comparisons(published, [one.name for one in routes(index).classes]),

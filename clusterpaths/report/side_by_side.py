@@ -98,7 +98,7 @@ def missing(first: Side, second: Side) -> tuple[str, ...]:
         if side.alignment is None and not side.path_agreement and not side.ood:
             said.append(
                 f"{side.name} was not evaluated: decision alignment, path agreement, OOD detection and intervals of purity "
-                "are missing. Run it again with the same options and --evaluate."
+                "are missing. Run it again with the same options and --evaluate, on enough examples: 30 have to be held out."
             )
         elif not side.ood and not side.path_agreement:
             said.append(

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from clusterpaths.common import roots
+from clusterpaths.evaluation.accuracy import accuracy
 from clusterpaths.evaluation.record import Measure, read_evaluation
 from clusterpaths.extraction.plan import ExtractionPlan
 from clusterpaths.report.numbers import percent
@@ -41,13 +42,24 @@ def result_rows(published: PublishedSet, report: Path | None, *, new: bool, seco
     each = ", ".join(f"{layer} {k}" for layer, k in record.k_per_layer.items())
     return {
         "set": f"{published.cache.name}/{record.set}{before}",
-        "examples" if record.without_model else "images": f"{record.num_examples:,}{left_out}",
+        "examples" if record.without_model else "images": f"{record.num_examples:,}{left_out}{_correct(published)}",
         "clusters": f"{each} ({record.distance}, seed {record.seed})",
         "cluster paths": f"{len(published.paths.counts):,}",
         **_quality(published),
         "time": in_words(seconds),
         "report": str(report or ""),
     }
+
+
+def _correct(published: PublishedSet) -> str:
+    """How many have a label, and whether the model predicts it: a wrong preprocessing or class order shows here first."""
+    labelled = int((published.labels >= 0).sum())
+    if not labelled or not (published.predictions >= 0).any():
+        return ""
+    if not published.same_classes:
+        return f"; {labelled:,} have a label, of other classes than the model's"
+    found = accuracy(published)
+    return f"; {found.n:,} have a label, {_interval(found)} of them predicted correctly" if found else ""
 
 
 def _quality(published: PublishedSet) -> dict[str, str]:

@@ -51,6 +51,7 @@ from clusterpaths.report.comparison import write_comparison as write_comparison_
 from clusterpaths.running.inputs import model_path
 from clusterpaths.running.progress import counter
 from clusterpaths.sets import find, points, publish
+from clusterpaths.sets.class_names import about_labels, is_misnamed
 from clusterpaths.sets.find import find_named
 from clusterpaths.sets.images import find_images, image_reader
 from clusterpaths.sets.places import data_of
@@ -310,6 +311,8 @@ def publish_set(
     published = publish.publish_set(config, job, extraction, identity, fits, traced, stages, choice, check, name)
     if not check and published.record.about_class_names:
         log.info(published.record.about_class_names)
+    if about := about_labels(published.record):
+        log.log(logging.WARNING if is_misnamed(published.record) else logging.INFO, about)
     log.info("Published %s", published.folder)
     return published
 

@@ -20,7 +20,6 @@ from clusterpaths.records import StageTime
 from clusterpaths.report.numbers import seconds as in_words
 from clusterpaths.running.progress import Tracker, What, tracking
 
-LOG_WIDTH = 120  # of a line where there is no terminal to ask
 MOST_WARNINGS = 10  # shown at once, and again at the end
 _NAME, _TIME = 20, 12  # width of the columns
 
@@ -56,9 +55,9 @@ class View:
         return self.console.is_terminal
 
     @property
-    def width(self) -> int:
-        """Characters of a line."""
-        return self.console.width if self._terminal else LOG_WIDTH
+    def width(self) -> int | None:
+        """Characters of a line of a terminal; None in a log, where nothing is cut."""
+        return self.console.width if self._terminal else None
 
     def line(self, text: str) -> None:
         """Print a line at once, in full."""
@@ -154,8 +153,8 @@ class _Stage:
     def end(self, did: StageTime) -> None:
         self.did = did
 
-    def text(self, width: int) -> str:
-        """Name, time, and what it did or has found, cut to the width."""
+    def text(self, width: int | None) -> str:
+        """Name, time, and what it did or has found, cut to the width if there is one."""
         found, did = self.message, self.did
         if did and did.images:
             found = did.detail or f"{did.images:,} images"
@@ -165,7 +164,7 @@ class _Stage:
             found = did.detail
         took = in_words(did.seconds if did else time.perf_counter() - self._started)
         line = f"{self.name:<{_NAME}}{took:>{_TIME}}  {' '.join(found.split())}".rstrip()
-        return line if len(line) <= width else line[: width - 1] + "…"
+        return line if width is None or len(line) <= width else line[: width - 1] + "…"
 
 
 class _Current:

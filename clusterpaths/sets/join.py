@@ -25,13 +25,12 @@ def join_examples(a: PublishedSet, b: PublishedSet) -> tuple[NDArray[np.int64], 
     """
     by_content = a.contents is not None and b.contents is not None
     at_a, at_b = _same_content(a.contents, b.contents) if by_content else _same_ids(a, b)
-    # a data set that a PyTorch loader read has another name here; its files are the same by their content
-    same = a.record.dataset == b.record.dataset or (by_content and a.record.collected != b.record.collected)
-    if not same or not len(at_a):
+    # the same files may be read as CelebA, as a folder or by a PyTorch loader; ids mean nothing across data sets
+    if not len(at_a) or not (by_content or a.record.dataset == b.record.dataset):
         raise DatasetError(
             f"{a.name} ({a.record.dataset}, {len(a.ids):,} examples) and {b.name} ({b.record.dataset}, "
             f"{len(b.ids):,} examples) are not of the same images: they have no example in common. "
-            "Expected two sets of one data set; compare others, or run both models on the same images."
+            "Expected two sets of the same image files; compare others, or run both models on the same images."
         )
     if not by_content:
         _require_same_files(a, b, at_a, at_b)

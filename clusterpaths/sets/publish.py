@@ -28,24 +28,18 @@ from clusterpaths.clustering.choice import Choice
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.trace import TraceRecord
 from clusterpaths.config import RunConfig
-from clusterpaths.datasets.cells import is_number
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.paths import count_paths, purity
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.preprocessing.check import CHECK, PreprocessingCheck
-from clusterpaths.preprocessing.class_order import ClassOrder
 from clusterpaths.records import ModelIdentity, ModelOutputs, SetRecord, StageTime
 from clusterpaths.sets.attributes import write_attributes
+from clusterpaths.sets.class_names import name_classes
 from clusterpaths.sets.directory import CENTROIDS, PATHS, RECORD
 from clusterpaths.sets.find import list_sets, next_set
 from clusterpaths.sets.place import write_maps_of
 from clusterpaths.sets.published import PublishedSet, open_set
 from clusterpaths.storage import Storage
-
-ASSUMED = (
-    "The model has no class names: predictions are named by the data set's classes in its own order, which was not checked with "
-    "labelled examples."
-)
 
 
 def publish_set(
@@ -96,7 +90,7 @@ def publish_set(
     decided = _with_predictions(paths, directory, outputs)
     by_labels = purity(path_of, paths["label"].to_numpy())
     by_predictions = purity(path_of, decided["prediction"].to_numpy())
-    own_names, label_names, source = _class_names(outputs, class_names(registry), check.class_order if check else None)
+    own_names, label_names, source = name_classes(outputs, class_names(registry), check.class_order if check else None)
     outputs = outputs.model_copy(update={"class_names_source": source})
     record = SetRecord(
         set=name,
@@ -187,37 +181,6 @@ def _with_predictions(paths: pa.Table, directory: Storage, outputs: ModelOutputs
     found = read_predictions(directory, paths["id"].to_numpy(), outputs)
     at = paths.column_names.index("prediction")
     return paths.set_column(at, "prediction", pa.array(found))
-
-
-def _class_names(
-    outputs: ModelOutputs, given: tuple[str, ...], ordered: ClassOrder | None
-) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """Names of predictions, of labels if their classes differ (else () for labels), and where the predictions' came from.
-
-    Classes are the same if their numbers and, if both have names, their names agree. Case and punctuation are ignored. A data
-    set without names numbers its classes: these numbers are no names of the model's. Other numbers as names (directories 10, 20
-    and 30) need not be the model's classes in this order, so they are names of labels only. If the model has no names, they are
-    the data set's: in the order that labelled examples show, or, said so, in the data set's own.
-    """
-    own, source = outputs.class_names, outputs.class_names_source
-    if not given:
-        return own, (), source
-    if not outputs.predicts:
-        return given, (), source  # no predictions
-    numbers = given == tuple(map(str, range(len(given))))
-    same = numbers or list(map(_bare, own)) == list(map(_bare, given)) or (not own and not any(map(is_number, given)))
-    if not same or len(given) != outputs.classes:
-        return own, given, source
-    if own:
-        return (own if numbers else given), (), source
-    if ordered is None:
-        return given, (), ASSUMED
-    return ((), given, ordered.sentence) if ordered.verdict == "unclear" else (given, (), ordered.sentence)
-
-
-def _bare(name: str) -> str:
-    """Letters and digits only; unchanged for a name without any."""
-    return "".join(filter(str.isalnum, name.casefold())) or name
 
 
 def describe_newest(published: PublishedSet) -> None:

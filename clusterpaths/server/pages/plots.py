@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clusterpaths.common.text import times
 from clusterpaths.explore.records import ExampleLayer, Lift
 
 SHOWN = 14  # lifts; all are in the table
@@ -97,15 +98,6 @@ def apart(lift: Lift) -> float:
     """How far from 1 the nearer end of a clear interval is, on the axis."""
     low, high = lift.interval
     return math.log(low) if low > 1 or high is None else -math.log(high)
-
-
-def times(lift: float | None) -> str:
-    """A lift in words: ×3.1, ×1/29, ×0; None: absent outside."""
-    if not lift:
-        return "only here" if lift is None else "×0"
-    value = lift if lift >= 1 else 1 / lift
-    shown = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0")
-    return f"×{shown}" if lift >= 1 or shown == "1" else f"×1/{shown}"
 
 
 def spread_plot(layers: Sequence[ExampleLayer]) -> SpreadPlot | None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from clusterpaths.common.text import times
 from clusterpaths.explore.records import ClassPair, Lift, SelectionSummary
-from clusterpaths.server.pages.plots import apart, times
+from clusterpaths.server.pages.plots import apart
 from clusterpaths.server.questions import Pairs
 
 LISTED = 5  # lines of a card

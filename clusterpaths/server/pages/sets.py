@@ -32,6 +32,7 @@ from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.pages.specimen import of_example
+from clusterpaths.sets.class_names import about_classes
 
 TOP_PATHS = 10  # on the overview
 PATHS = 25  # per page of the list
@@ -54,7 +55,7 @@ def overview(request: Request, library: LibraryOf, history: HistoryOf, model: st
         paths = path_page(index, limit=TOP_PATHS)
         return {
             "figure": routes_figure(set_view(index)),
-            "about_class_names": index.source.record.about_class_names if index.source.record else "",
+            "about_classes": about_classes(index.source.record) if index.source.record else (),
             "paths": paths,
             "singles": int((index.paths.counts == 1).sum()),
             "covered": sum(path.count for path in paths.paths) / max(index.summary.num_examples, 1),

@@ -100,10 +100,10 @@ def test_help_has_examples_first_then_panels_without_prefect(
         (("run", "a.onnx", "photos", "--k"), "--k needs a value: clusters per layer"),
         (
             ("run", "a.onnx", "photos", "--distance", "cos"),
-            "--distance should be 'cosine' or 'euclidean' or 'auto', got 'cos'",
+            "--distance should be 'cosine', 'euclidean' or 'auto', got 'cos'",
         ),
-        (("run", "a.onnx", "photos", "--size", "big"), "--size should be a valid integer"),
-        (("run", ".", "photos"), "There is no model at ., which is a directory."),
+        (("run", "a.onnx", "photos", "--size", "big"), "--size should be an integer, got 'big'"),
+        (("run", ".", "photos"), "; on a command line the model comes first, then the images."),
         (("run", str(SAMPLE_MODEL)), "--images is missing: --dataset folder needs a directory of images"),
         (("inspect", "a.onnx", "b.onnx"), "b.onnx is no option. Try --help."),
         (("serve", "here"), "here is no option. Try --help."),

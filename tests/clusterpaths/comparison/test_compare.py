@@ -251,6 +251,22 @@ def test_other_images_under_the_same_names_are_refused(first: Path, second: Path
         compare_sets(open_set(first), open_set(second))
 
 
+def with_contents(folder: Path, digests: list[int]) -> Path:
+    """Record what each file held."""
+    table = pq.read_table(folder / "paths.parquet")
+    pq.write_table(table.append_column("digest", pa.array(digests, pa.uint64())), folder / "paths.parquet")
+    return folder
+
+
+def test_the_same_files_are_compared_whatever_kind_of_data_set_they_were_read_as(tmp_path: Path, first: Path) -> None:
+    as_folder = with_contents(write(tmp_path, "Photos/set_01", FIRST, dataset="folder"), list(range(8)))
+    with_contents(first, list(range(7, -1, -1)))
+    assert compare_sets(open_set(first), open_set(as_folder)).num_examples == 8
+    others = with_contents(write(tmp_path, "Cars/set_01", FIRST, dataset="folder"), list(range(100, 108)))
+    with pytest.raises(DatasetError, match=r"they have no example in common"):
+        compare_sets(open_set(first), open_set(others))
+
+
 def test_other_data_sets_are_refused(tmp_path: Path, first: Path) -> None:
     other = write(tmp_path, "Cars/set_01", FIRST, dataset="cars")
     with pytest.raises(DatasetError, match=r"not of the same images: they have no example in common"):

@@ -291,7 +291,7 @@ def test_csv_may_be_named_from_the_image_folder(tmp_path: Path) -> None:
         ("file,label\n3.png,a\n", "line 2, names '3.png', which is not in the directory. Nearest: bob/3.png. Correct"),
         ("anna/1.png,a\nanna/1.png,a\n", "line 2, names 'anna/1.png' again; expected it once (line 1)"),
         ("file,class\nanna/1.png,a\n", "has the columns file, class: label is missing. Expected file and label"),
-        ("image,class\nanna/1.png,a\n", "has the columns image, class: file and label is missing"),
+        ("image,class\nanna/1.png,a\n", "has the columns image, class: file and label are missing"),
         ("anna/1.png,a,1\n", "has 3 columns and no line of names"),
         ("file,label,label\n", "has the columns file, label, label; expected each name once"),
         ("file,label\nanna/1.png\n", "line 2, has 1 values; expected 2, one per column"),
@@ -351,3 +351,12 @@ def test_letter_case_of_letters_beyond_ascii_is_folded(tmp_path: Path, first: st
     if len(list(tmp_path.iterdir())) < 2:
         pytest.skip("this file system does not tell letter case apart")
     assert "names that differ only in letter case" in refused(tmp_path)
+
+
+def test_a_directory_of_celeba_is_pointed_to_the_data_set_that_reads_its_labels(tmp_path: Path) -> None:
+    images(tmp_path, "img_align_celeba/000001.jpg")
+    (tmp_path / "list_attr_celeba.txt").write_text("1\nSmiling\n000001.jpg 1\n")
+    assert any(
+        "--dataset celeba takes its labels" in note
+        for note in open_folder(DatasetSpec(name="folder", root=str(tmp_path))).notes
+    )

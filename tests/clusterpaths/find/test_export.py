@@ -112,7 +112,7 @@ def test_the_command_prints_the_list_and_writes_all_of_it(tmp_path: Path, capsys
         main(["near-duplicates", "Small", *options])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    assert told.splitlines()[0] == "2 groups of near duplicates with 4 examples, 1 of them across splits"
+    assert told.splitlines()[0] == "2 groups of near duplicates (4 examples); 1 group across splits"
     assert "10.jpg, 16.jpg (across test and train)" in told
     assert "and 1 more" in told
     assert len(target.read_text().splitlines()) == 5

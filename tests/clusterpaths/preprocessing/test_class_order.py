@@ -48,14 +48,14 @@ def test_two_rare_classes_that_change_places_are_found_if_there_are_enough_examp
 def test_the_data_sets_order_is_confirmed(seed: int) -> None:
     order = found((0, 1, 2, 3, 4), seed=seed)
     assert (order.verdict, order.order) == ("data set", ())
-    assert "which confirms it" in order.sentence
+    assert "confirms the order" in order.sentence
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_predictions_that_have_nothing_to_do_with_labels_give_no_order(seed: int) -> None:
     order = found(OTHER, correct=0.0, seed=seed)
     assert (order.verdict, order.order) == ("data set", ())
-    assert "does not confirm it: the names of predictions are assumed" in order.sentence
+    assert "does not confirm the order: the names are assumed" in order.sentence
 
 
 def test_an_order_that_leaves_a_class_open_is_unclear() -> None:

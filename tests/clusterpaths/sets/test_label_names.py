@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from clusterpaths.report.examples import example_title
 from clusterpaths.report.explanation import common
 from clusterpaths.report.page import write_report
 from clusterpaths.sets import publish
+from clusterpaths.sets.class_names import about_classes, is_misnamed, name_classes
 from clusterpaths.sets.publish import publish_set
 from clusterpaths.sets.published import PublishedSet, open_set
 from tests.clusterpaths.conftest import SIZE, cluster, extract_planned, write_cnn, write_image
@@ -77,6 +79,27 @@ def test_three_folders_through_a_model_of_five_outputs(names: tuple[str, ...], t
 
 
 @pytest.mark.parametrize(
+    ("names", "outputs", "labels", "expected", "misnamed"),
+    [
+        (HAIR, 5, (), "", False),
+        (HAIR, 5, (*HAIR[:4], "Grey"), r"^1 of the data set's 5 classes is not among the model's: Grey\.", True),
+        (HAIR, 5, PLACES, r"^3 of the data set's 3 classes are not among the model's: harbour, meadow, station\. ", False),
+        (HAIR, 5, HAIR[::-1], r"in another order, so no prediction counts as correct or incorrect\.$", False),
+        ((), 2, PLACES, r"^The data set has 3 classes \(harbour, meadow, station\) and the model 2, so no prediction ", False),
+    ],
+)  # fmt: skip
+def test_labels_of_other_classes_are_mentioned(
+    names: tuple[str, ...], outputs: int, labels: tuple[str, ...], expected: str, misnamed: bool, tmp_path: Path
+) -> None:
+    meaning = ModelOutputs(name="logits", kind="logits", classes=outputs, class_names=names)
+    record = open_set(make_set(tmp_path / "set_01", {"fc": [0, 1]})).record
+    record = record.model_copy(update={"outputs": meaning, "class_names": names, "label_names": labels})
+    assert bool(about_classes(record)) == bool(expected)
+    assert re.search(expected, " ".join(about_classes(record)))
+    assert is_misnamed(record) == misnamed
+
+
+@pytest.mark.parametrize(
     ("model", "outputs", "given", "expected"),
     [
         ((), 3, PLACES, (PLACES, ())),
@@ -101,7 +124,7 @@ def test_names_of_predictions_and_of_labels(
     model: tuple[str, ...], outputs: int, given: tuple[str, ...], expected: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> None:
     meaning = ModelOutputs(name="y", kind="logits", classes=outputs, class_names=model) if outputs else ModelOutputs()
-    assert publish._class_names(meaning, given, None)[:2] == expected
+    assert name_classes(meaning, given, None)[:2] == expected
 
 
 def test_a_set_of_the_same_classes_says_nothing_of_label_names(tmp_path: Path) -> None:
