@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -51,9 +52,11 @@ class Server:
         self._asking.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._ended.set()
         self._asking.join(60)
+        if kind is not None:
+            self.process.signal(signal.SIGKILL, group=True)
 
     def _meanwhile(self) -> None:
         """A few requests a second while runs are going on."""

@@ -23,7 +23,8 @@ from tests.runs import DOCUMENTS, SAMPLE_MODEL
 POOL = 64  # drawn images, of which BEGIN are there at first
 BEGIN = 40
 LAYERS = "fc1,fc2"
-OF_A_RUN = ("created", "stages", "config", "set", "data_root", "choice")  # in set.json: when and where, not what
+# In set.json: when and where, not what.
+OF_A_RUN = ("created", "stages", "config", "set", "data_root", "dataset_fingerprint")
 
 
 @dataclass
