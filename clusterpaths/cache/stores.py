@@ -11,7 +11,6 @@ import errno
 import io
 import itertools
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -33,7 +32,7 @@ from clusterpaths.cache.zarr_layout import (
 )
 from clusterpaths.records import StoredFormat
 from clusterpaths.storage import Storage
-from clusterpaths.storage.atomic import disk_errors
+from clusterpaths.storage.atomic import disk_errors, errno_of
 
 _NPY_HEADER = 128
 _BLOCK = 4096  # of common file systems: the disk space of a small file
@@ -197,8 +196,8 @@ class ZarrStore(_Store):
             try:
                 self.directory.with_retries(lambda: array.__setitem__(slice(row, row + len(ids)), values))
             except RuntimeError as error:  # the Rust codecs raise it for an OSError
-                if number := re.search(r"\(os error (\d+)\)", str(error)):
-                    raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+                if number := errno_of(error):
+                    raise OSError(number, os.strerror(number)) from error
                 raise
 
     def read(self, layer: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from clusterpaths.errors import DiskError
 
 NO_THREAD = "can't start new thread"  # Python's RuntimeError, for want of memory or of processes
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _FAILING = {  # of the machine, no bug: errno -> what to do
@@ -43,8 +45,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (*_FULL, *_FORBIDDEN):
-            raise _disk_error(path, error) from error
+        if (number := errno_of(error)) in (*_FULL, *_FORBIDDEN):
+            raise _disk_error(path, number) from error
         raise
 
 
@@ -55,28 +57,37 @@ def of_machine(error: BaseException) -> DiskError | None:
             "There is not enough memory. What was recorded before is preserved. Use fewer --workers, a smaller --batch-size or "
             "fewer --layers, or close other programs; then run the same command again."
         )
-    if not isinstance(error, OSError) or error.errno not in (*_FULL, *_FORBIDDEN, *_FAILING):
+    if (number := errno_of(error)) not in (*_FULL, *_FORBIDDEN, *_FAILING):
         return None
-    return _disk_error(Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None, error)
+    name = getattr(error, "filename", None)
+    return _disk_error(Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) else None, number)
 
 
-def _disk_error(path: Path | None, error: OSError) -> DiskError:
-    reason = os.strerror(error.errno or 0)
-    if error.errno in _FULL:
+def errno_of(error: BaseException) -> int:
+    """Of an OSError, or of what a library in Rust raises for one, a RuntimeError or OSError with the number in its text; else 0."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _OF_RUST.search(str(error)) if isinstance(error, (OSError, RuntimeError)) else None
+    return int(found[1]) if found else 0
+
+
+def _disk_error(path: Path | None, number: int) -> DiskError:
+    reason = os.strerror(number)
+    if number in _FULL:
         return DiskError(
             f"The disk is full: writing {path or 'a file'} failed ({reason}). What was recorded before is preserved. "
             "Free some room (or use --cache-format zarr, a quarter of the bytes, or --cache-format none, "
             "which stores images only, or another --cache-root) and run the same command again; it continues where it "
             "stopped."
         )
-    if error.errno in _FORBIDDEN:
+    if number in _FORBIDDEN:
         return DiskError(
             f"{path or 'A file'} cannot be written ({reason}). Expected a directory that this user may write to. "
             "Change its permissions, or name another directory with --cache-root."
         )
     return DiskError(
         f"{path or 'A file'} cannot be read or written ({reason}). What was recorded before is preserved. "
-        f"{_FAILING[error.errno or errno.EIO]}; then run the same command again: it continues where it stopped."
+        f"{_FAILING[number]}; then run the same command again: it continues where it stopped."
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.torture import invariants
+from tests.torture.bucket import Buckets, running
 from tests.torture.faults import send_signals, with_faults
 from tests.torture.processes import Launcher, Process, end_all
 from tests.torture.schedule import Step
@@ -77,6 +78,8 @@ class Driver:
         self._references: dict[str, dict[str, str]] = {}
         self._launcher = Launcher(folder / "launcher")
         self._number = 0
+        self._stack = contextlib.ExitStack()
+        self._buckets: Buckets | None = None
 
     def __enter__(self) -> Driver:
         self._pool = draw_pool(self.folder / "pool")
@@ -84,6 +87,7 @@ class Driver:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._stack.close()
         self._launcher.__exit__(*error)
 
     def carry_out(self, schedule: list[Step]) -> None:
@@ -93,10 +97,10 @@ class Driver:
             Violation: a promise was broken.
         """
         root = Path(tempfile.mkdtemp(prefix="schedule-", dir=self.folder))
-        world = World(root / "world", self._pool, schedule[0]["format"])
+        world = World(root / "world", self._pool, schedule[0]["format"], self._storage(schedule[0]["format"]))
         self.counts.schedules += 1
         with contextlib.ExitStack() as stack:
-            server = stack.enter_context(Server(self._launcher, root, world.results)) if schedule[0]["server"] else None
+            server = self._server(stack, world, root) if schedule[0]["server"] else None
             for number, step in enumerate(schedule[1:], start=1):
                 self.counts.actions[step["action"]] += 1
                 problems = _Execution(self, world, server, root, step).run()
@@ -113,11 +117,24 @@ class Driver:
                     raise Violation(len(schedule) - 1, [f"the server: {problem}" for problem in problems])
         shutil.rmtree(root)
 
-    def start(self, argv: tuple[str, ...], faults: list[Step], folder: Path, *, cold: bool = False) -> Process:
-        """Start a command that meets these faults."""
+    def _storage(self, cache_format: str) -> Buckets | None:
+        """Started once, for the first schedule that needs it."""
+        if cache_format != "s3":
+            return None
+        self._buckets = self._buckets or self._stack.enter_context(running(self.folder / "moto"))
+        return self._buckets
+
+    def _server(self, stack: contextlib.ExitStack, world: World, root: Path) -> Server:
+        return stack.enter_context(Server(self._launcher, root, world.address, world.environment))
+
+    def start(
+        self, argv: tuple[str, ...], faults: list[Step], folder: Path, world: World | None = None, *, cold: bool = False
+    ) -> Process:
+        """Start a command that meets these faults, on the results of a world."""
         self._number += 1
         mark = folder / f"acted-{self._number}"
-        process = self._launcher.start(with_faults(argv, faults, str(mark), cold=cold), folder)
+        environment = world.environment if world else {}
+        process = self._launcher.start(with_faults(argv, faults, str(mark), cold=cold), folder, **environment)
         process.timers = send_signals(process, faults)
         process.acted = mark
         return process
@@ -170,7 +187,17 @@ class _Execution:
 
     def run(self) -> list[str]:
         """Do it; the violations."""
-        action = self._step["action"]
+        buckets = self._world.buckets
+        for fault in self._faults:
+            if fault["kind"] == "storage" and buckets:
+                buckets.faults.set(fault["mode"], fault["skip"], fault["count"])
+        try:
+            return self._act(self._step["action"])
+        finally:
+            if buckets:
+                buckets.faults.set("", 0, 0)
+
+    def _act(self, action: str) -> list[str]:
         if action in ("run", "cold"):
             return self._runs([self._step["options"]], cold=action == "cold")
         if action == "together":
@@ -192,7 +219,9 @@ class _Execution:
         world = self._world
         world.refreshed |= any(options.get("refresh") for options in several)
         processes = [
-            self._driver.start(world.run_words(options), self._faults if number == 0 else [], self._root, cold=cold)
+            self._driver.start(
+                world.run_words(options), self._faults if number == 0 else [], self._root, world, cold=cold
+            )
             for number, options in enumerate(several)
         ]
         problems, codes = [], []
@@ -201,11 +230,14 @@ class _Execution:
             code = self._driver.finish(process, faults)
             codes.append(code)
             problems += self._about_end(process, code, faults)
+        if world.buckets:
+            world.buckets.faults.set("", 0, 0)
         well = codes[-1] == 0 and not self._faults and len(several) == 1
         if well:
             world.corrupted = False
         elif codes == [2] and not self._faults and world.corrupted:
             problems += self._repaired(several[0], processes[0])
+        world.look()
         return problems + self._new_sets(several) + invariants.about_results(world, ended_well=well)
 
     def _about_end(self, process: Process, code: int | None, faults: list[Step]) -> list[str]:
@@ -216,20 +248,24 @@ class _Execution:
         return problems
 
     def _repaired(self, options: dict[str, Any], refused: Process) -> list[str]:
-        """After the advice of the message, a run succeeds."""
-        text = refused.text().rpartition("\nerror: ")[2]
-        if "emove it" in text and "registry" in text:
-            (self._world.cache / "registry.parquet").unlink(missing_ok=True)
-            self._world.seen.ids.clear()
-        elif "--refresh" in text:
-            options = options | {"refresh": True}
-            self._world.refreshed = True
-        process = self._driver.start(self._world.run_words(options), [], self._root)
-        code = self._driver.finish(process, [])
-        if code != 0:
-            return [f"after the advice of {text!r}, exit code {code}:\n{process.text()[-2000:]}"]
-        self._world.corrupted = False
-        return []
+        """After the advice of each message, at most three times, a run succeeds."""
+        process = refused
+        for _ in range(3):
+            text = process.text().rpartition("\nerror: ")[2]
+            if "emove it" in text and "registry" in text:
+                (self._world.cache / "registry.parquet").unlink(missing_ok=True)
+                self._world.seen.ids.clear()
+            elif "--refresh" in text:
+                options = options | {"refresh": True}
+                self._world.refreshed = True
+            process = self._driver.start(self._world.run_words(options), [], self._root, self._world)
+            code = self._driver.finish(process, [])
+            if code == 0:
+                self._world.corrupted = False
+                return []
+            if problems := invariants.about_end(process, code, []):
+                return problems
+        return [f"after the advice of {text!r}, exit code {code}:\n{process.text()[-2000:]}"]
 
     def _new_sets(self, several: list[dict[str, Any]]) -> list[str]:
         """Each is equal to the byte to that of an undisturbed run."""
@@ -255,13 +291,13 @@ class _Execution:
         sets = sorted(self._world.seen.sets, key=lambda name: int(name[4:]))
         if not sets:
             return []
-        results, image = ("--cache-root", str(self._world.results)), sorted(self._world.images.iterdir())[0]
+        results, image = ("--cache-root", self._world.address), sorted(self._world.images.iterdir())[0]
         argv = {
             "export": ("export", "T", "--output", str(self._root / "paths.onnx"), *results),
             "explain": ("explain", str(image), "--set", "T", "--output", str(self._root / "page.html"), *results),
             "find": ("find", self._step.get("kind", "near-duplicates"), "T", *results),
         }[self._step["action"]]
-        process = self._driver.start(argv, faults, self._root)
+        process = self._driver.start(argv, faults, self._root, self._world)
         code = self._driver.finish(process, faults)
         return invariants.about_end(process, code, [*faults, {"kind": "disk"}])  # a kind of find may need labels
 
@@ -284,6 +320,7 @@ class _Execution:
             self._step = self._step | {"action": action}
             problems += [f"{file.name} corrupted: {one}" for one in self._command([])]
         file.write_bytes(before[file])
+        self._world.put_back(file)
         if self._server:
             self._server.ask("/health")  # whatever was being answered meanwhile has been
             self._server.corrupted = False

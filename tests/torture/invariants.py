@@ -28,7 +28,7 @@ def about_end(process: Process, code: int | None, faults: list[dict[str, Any]]) 
         if "signal" in fault:
             number = fault["signal"]
             allowed |= {130} if number == signal.SIGINT else {-number}
-        elif fault["kind"] in ("disk", "short", "memory"):
+        elif fault["kind"] in ("disk", "short", "memory", "storage"):
             allowed.add(2)
         if fault["kind"] == "memory":
             allowed.add(130)  # OpenBLAS sends SIGINT to its process where it can start no thread
@@ -112,6 +112,8 @@ def _about_rest(world: World, sets: dict[str, Any]) -> list[str]:
     newest = max(sets, key=lambda name: int(name[4:]))
     if metadata["set"] != newest:
         found.append(f"metadata.json is of {metadata['set']}, the newest set is {newest}")
+    if world.buckets:
+        return found
     with (world.cache / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ ACTIONS = {
     "query": 4, "cold": 2,
 }  # fmt: skip
 FAULTS = {"disk": 34, "short": 8, "kill at": 20, "kill after": 18, "memory": 3, "clock": 4, "none": 13}
+FORMATS = ("npy", "zarr", "none", "s3")  # of the cache; s3: zarr in object storage
 ERRNOS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT)
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGINT)
 CALLS = ("write", "sync", "rename", "open", "make", "remove", "read", "write,open,rename,make")
@@ -26,8 +27,19 @@ ALL_WRITING = "write,sync,rename,open,make,remove"
 def make_schedule(seed: int, steps: int) -> list[Step]:
     """A schedule of that many steps; the first sets the format of the cache, the last is an undisturbed run."""
     draw = random.Random(seed)
-    begin: Step = {"action": "begin", "format": draw.choice(["npy", "zarr", "none"]), "server": draw.random() < 0.5}
-    return [begin, *(_step(draw) for _ in range(steps)), {"action": "run", "options": {"k": 3}, "faults": []}]
+    begin: Step = {"action": "begin", "format": draw.choice(FORMATS), "server": draw.random() < 0.5}
+    every = [_step(draw) for _ in range(steps)]
+    if begin["format"] == "s3":
+        every = [_with_storage_faults(draw, step) for step in every]
+    return [begin, *every, {"action": "run", "options": {"k": 3}, "faults": []}]
+
+
+def _with_storage_faults(draw: random.Random, step: Step) -> Step:
+    """Half of the faults are those of the storage."""
+    if not step.get("faults") or draw.random() < 0.5:
+        return step
+    mode, skip = draw.choice(["500", "503", "slow", "cut", "lost", "down"]), int(2 ** draw.uniform(0, 7)) - 1
+    return step | {"faults": [{"kind": "storage", "mode": mode, "skip": skip, "count": draw.choice([1, 1, 3, 10])}]}
 
 
 def _step(draw: random.Random) -> Step:

@@ -33,15 +33,15 @@ class Server:
         corrupted: whether a set is corrupted now: then 503, which says so, is an answer.
     """
 
-    def __init__(self, launcher: Launcher, folder: Path, results: Path) -> None:
-        self._launcher, self._folder, self._results = launcher, folder, results
+    def __init__(self, launcher: Launcher, folder: Path, address: str, environment: dict[str, str]) -> None:
+        self._launcher, self._folder, self._address, self._environment = launcher, folder, address, environment
         self.problems: list[str] = []
         self.asked, self.corrupted = 0, False
         self._ended = threading.Event()
 
     def __enter__(self) -> Server:
-        command = Command(("serve", "--port", "0", "--cache-root", str(self._results)))
-        self.process: Process = self._launcher.start(command, self._folder)
+        command = Command(("serve", "--port", "0", "--cache-root", self._address))
+        self.process: Process = self._launcher.start(command, self._folder, **self._environment)
         deadline = time.monotonic() + 90
         while not (match := re.search(r"Open http://(?:localhost|127\.0\.0\.1):(\d+)", self.process.text())):
             if not self.process.running or time.monotonic() > deadline:

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 from clusterpaths.datasets.drawn_faces.draw import write_faces
 from tests.runs import DOCUMENTS, SAMPLE_MODEL
+from tests.storage import BUCKET
+from tests.torture.bucket import Buckets
 
 POOL = 64  # drawn images, of which BEGIN are there at first
 BEGIN = 40
@@ -47,11 +49,13 @@ class World:
         root: of this schedule; made.
         pool: of `draw_pool`.
         cache_format: of the results.
+        buckets: where the results are, for object storage; then `results` is a copy, see `look`.
     """
 
-    def __init__(self, root: Path, pool: Path, cache_format: str) -> None:
-        self.root, self.cache_format = root, cache_format
+    def __init__(self, root: Path, pool: Path, cache_format: str, buckets: Buckets | None = None) -> None:
+        self.root, self.cache_format = root, "zarr" if buckets else cache_format
         self.images, self.results, self.pool = root / "images", root / "cache", pool
+        self.buckets, self._prefix = buckets, f"{root.parent.name}/"
         self.seen = Seen()
         self.corrupted = False  # whether files of the cache are corrupted, and no run has repaired them
         self.refreshed = False
@@ -64,13 +68,35 @@ class World:
     def cache(self) -> Path:
         return self.results / "T"
 
+    @property
+    def address(self) -> str:
+        """The cache root, as commands are given it."""
+        return f"s3://{BUCKET}/{self._prefix.rstrip('/')}" if self.buckets else str(self.results)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of commands: faults of the disk, which act below cache/, act on the mirror of a bucket."""
+        mirror = {"CLUSTERPATHS_MIRROR": str(self.root / "mirror" / "cache")}
+        return self.buckets.environment | mirror if self.buckets else {}
+
+    def look(self) -> None:
+        """Bring the copy of a bucket up to date."""
+        if self.buckets:
+            self.buckets.copy(self._prefix, self.results)
+
+    def put_back(self, file: Path) -> None:
+        """Bring a bucket up to date with a file of the copy that was changed or removed."""
+        if self.buckets:
+            content = file.read_bytes() if file.exists() else None
+            self.buckets.write(self._prefix + str(file.relative_to(self.results)), content)
+
     def _drawn(self) -> list[Path]:
         return sorted(self.pool.iterdir())
 
     def run_words(self, options: dict[str, Any], results: Path | None = None) -> tuple[str, ...]:
         """The words of `clusterpaths run` with these options."""
         words = [
-            "run", str(SAMPLE_MODEL), str(self.images), "--cache-root", str(results or self.results), "--name", "T",
+            "run", str(SAMPLE_MODEL), str(self.images), "--cache-root", str(results or self.address), "--name", "T",
             "--cache-format", self.cache_format, "--layers", LAYERS, "--shard-size", "8", "--batch-size", "4",
             "--preprocessing", "unit",
         ]  # fmt: skip
@@ -118,13 +144,17 @@ class World:
         kind = draw.choice(kinds)
         file = draw.choice([file for file in files if _kind(file, self.cache) == kind])
         corrupt_file(file, how, draw)
+        self.put_back(file)
         if where == "cache":
             self.corrupted = True
         return file
 
     def sets(self) -> dict[str, tuple[str, dict[str, str]]]:
         """Name -> fingerprint and digests of each set's documents, as they lie there."""
-        return {folder.name: read_set(folder) for folder in sorted(self.cache.glob("set_*")) if folder.is_dir()}
+        folders = sorted(self.cache.glob("set_*"))
+        if self.buckets:  # where a set is complete with its last document
+            folders = [folder for folder in folders if (folder / "set.json").exists()]
+        return {folder.name: read_set(folder) for folder in folders if folder.is_dir()}
 
     def registered(self) -> dict[int, int]:
         """Id -> digest of what the registry knows."""

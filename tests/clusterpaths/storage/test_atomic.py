@@ -81,6 +81,8 @@ def test_where_the_disk_fails_the_first_error_is_raised_not_that_of_tidying_up(
         (OSError(errno.ENOSPC, "", b"/disk/a"), r"^The disk is full: writing /disk/a failed"),
         (OSError(errno.EROFS, "", "/disk/a"), r"^/disk/a cannot be written \(Read-only file system\)"),
         (OSError(errno.EMFILE, "", "/disk/a"), r"ulimit -n"),
+        (OSError("Input/output error (os error 5)"), r"^A file cannot be read or written"),  # of obstore
+        (RuntimeError("cannot write (os error 28)"), r"^The disk is full"),  # of zarrs
         (MemoryError(), r"^There is not enough memory"),
         (RuntimeError("can't start new thread"), r"^There is not enough memory"),
     ],
