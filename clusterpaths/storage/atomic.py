@@ -64,7 +64,7 @@ def of_machine(error: BaseException) -> DiskError | None:
 
 
 def errno_of(error: BaseException) -> int:
-    """Of an OSError, or of what a library in Rust raises for one, a RuntimeError or OSError with the number in its text; else 0."""
+    """The number of an OSError, or of what a library in Rust raises for one, which has it in its text; else 0."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     found = _OF_RUST.search(str(error)) if isinstance(error, (OSError, RuntimeError)) else None

@@ -49,6 +49,11 @@ class Faults:
             return self.mode
 
 
+class _QuietServer(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:  # a client that was killed
+        pass
+
+
 class Buckets:
     """A running server and its proxy; `environment` is for who uses it."""
 
@@ -56,7 +61,7 @@ class Buckets:
         self.faults = Faults()
         self._storage = Storage(folder)
         self._target = int(self._storage.environment["AWS_ENDPOINT_URL"].rpartition(":")[2])
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _QuietServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

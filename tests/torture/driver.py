@@ -100,7 +100,7 @@ class Driver:
         world = World(root / "world", self._pool, schedule[0]["format"], self._storage(schedule[0]["format"]))
         self.counts.schedules += 1
         with contextlib.ExitStack() as stack:
-            server = self._server(stack, world, root) if schedule[0]["server"] else None
+            server = self._server(stack, world, root, schedule[0]) if schedule[0]["server"] else None
             for number, step in enumerate(schedule[1:], start=1):
                 self.counts.actions[step["action"]] += 1
                 problems = _Execution(self, world, server, root, step).run()
@@ -124,8 +124,10 @@ class Driver:
         self._buckets = self._buckets or self._stack.enter_context(running(self.folder / "moto"))
         return self._buckets
 
-    def _server(self, stack: contextlib.ExitStack, world: World, root: Path) -> Server:
-        return stack.enter_context(Server(self._launcher, root, world.address, world.environment))
+    def _server(self, stack: contextlib.ExitStack, world: World, root: Path, begin: Step) -> Server:
+        rule = begin.get("rule", "")
+        self.counts.faults["server disk"] += bool(rule)
+        return stack.enter_context(Server(self._launcher, root, world.address, world.environment, rule))
 
     def start(
         self, argv: tuple[str, ...], faults: list[Step], folder: Path, world: World | None = None, *, cold: bool = False

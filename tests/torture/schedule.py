@@ -28,6 +28,11 @@ def make_schedule(seed: int, steps: int) -> list[Step]:
     """A schedule of that many steps; the first sets the format of the cache, the last is an undisturbed run."""
     draw = random.Random(seed)
     begin: Step = {"action": "begin", "format": draw.choice(FORMATS), "server": draw.random() < 0.5}
+    if begin["server"] and draw.random() < 0.3:
+        skip = int(2 ** draw.uniform(0, 8)) - 1
+        begin["rule"] = (
+            f"{draw.choice(['read', 'read,open,sync'])}|/cache/|{skip}|{draw.choice([1, 5, 50])}|e{errno.EIO}"
+        )
     every = [_step(draw) for _ in range(steps)]
     if begin["format"] == "s3":
         every = [_with_storage_faults(draw, step) for step in every]

@@ -33,14 +33,17 @@ class Server:
         corrupted: whether a set is corrupted now: then 503, which says so, is an answer.
     """
 
-    def __init__(self, launcher: Launcher, folder: Path, address: str, environment: dict[str, str]) -> None:
+    def __init__(
+        self, launcher: Launcher, folder: Path, address: str, environment: dict[str, str], rule: str = ""
+    ) -> None:
         self._launcher, self._folder, self._address, self._environment = launcher, folder, address, environment
+        self._rule = rule
         self.problems: list[str] = []
         self.asked, self.corrupted = 0, False
         self._ended = threading.Event()
 
     def __enter__(self) -> Server:
-        command = Command(("serve", "--port", "0", "--cache-root", self._address))
+        command = Command(("serve", "--port", "0", "--cache-root", self._address), shim=self._rule)
         self.process: Process = self._launcher.start(command, self._folder, **self._environment)
         deadline = time.monotonic() + 90
         while not (match := re.search(r"Open http://(?:localhost|127\.0\.0\.1):(\d+)", self.process.text())):
@@ -87,7 +90,7 @@ class Server:
             answer = connection.getresponse()
             content = answer.read()
             kind = answer.headers.get("Content-Type", "")
-            if answer.status >= 500 and not (answer.status == 503 and self.corrupted):
+            if answer.status >= 500 and not (answer.status == 503 and (self.corrupted or self._rule)):
                 self.problems.append(f"{path}: {answer.status} {content[:300]!r}\n{self.process.text()[-1500:]}")
             elif "json" in kind:
                 json.loads(content)
