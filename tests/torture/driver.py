@@ -137,8 +137,8 @@ class Driver:
         mark = folder / f"acted-{self._number}"
         environment = world.environment if world else {}
         process = self._launcher.start(with_faults(argv, faults, str(mark), cold=cold), folder, **environment)
-        process.timers = send_signals(process, faults)
         process.acted = mark
+        process.timers = send_signals(process, faults, cold=cold)
         return process
 
     def finish(self, process: Process, faults: list[Step]) -> int | None:
@@ -152,12 +152,9 @@ class Driver:
         self.counts.codes[-999 if code is None else code] += 1
         for fault in faults:
             by_signal = code in (-fault.get("signal", 0), 130) and code != 0
-            acted = (
-                process.acted.exists()
-                or by_signal
-                or fault["kind"] == "clock"
-                or (fault["kind"] == "memory" and code == 2)
-            )
+            by_storage = fault["kind"] == "storage" and self._buckets is not None and self._buckets.faults.acted > 0
+            by_memory = fault["kind"] == "memory" and code == 2
+            acted = process.acted.exists() or by_signal or by_storage or by_memory or fault["kind"] == "clock"
             (self.counts.faults if acted else self.counts.idle)[fault["kind"]] += 1
         return code
 
@@ -200,8 +197,8 @@ class _Execution:
                 buckets.faults.set("", 0, 0)
 
     def _act(self, action: str) -> list[str]:
-        if action in ("run", "cold"):
-            return self._runs([self._step["options"]], cold=action == "cold")
+        if action in ("run", "cold", "flow"):
+            return self._runs([self._step["options"]], cold=action != "run", flow=action == "flow")
         if action == "together":
             return self._runs(self._step["runs"])
         if action == "images":
@@ -217,12 +214,17 @@ class _Execution:
             return self._query()
         return self._command(self._faults)
 
-    def _runs(self, several: list[dict[str, Any]], *, cold: bool = False) -> list[str]:
+    def _runs(self, several: list[dict[str, Any]], *, cold: bool = False, flow: bool = False) -> list[str]:
+        """Runs at once, or a flow, which starts a temporary Prefect server."""
         world = self._world
         world.refreshed |= any(options.get("refresh") for options in several)
         processes = [
             self._driver.start(
-                world.run_words(options), self._faults if number == 0 else [], self._root, world, cold=cold
+                ("images", *world.run_words(options)[1:]) if flow else world.run_words(options),
+                self._faults if number == 0 else [],
+                self._root,
+                world,
+                cold=cold,
             )
             for number, options in enumerate(several)
         ]

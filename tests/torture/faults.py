@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from tests.torture.processes import Command, Process
+from tests.torture.processes import Command, Process, kill_servers
 
 
 def with_faults(argv: tuple[str, ...], faults: list[dict[str, Any]], mark: str, *, cold: bool = False) -> Command:
@@ -18,12 +18,15 @@ def with_faults(argv: tuple[str, ...], faults: list[dict[str, Any]], mark: str, 
     return Command(argv, shim=";".join(rules), memory=memory, cold=cold)
 
 
-def send_signals(process: Process, faults: list[dict[str, Any]]) -> list[threading.Timer]:
+def send_signals(process: Process, faults: list[dict[str, Any]], *, cold: bool = False) -> list[threading.Timer]:
     """Begin to wait for the moments at which a process gets a signal; to be joined."""
     timers = [
-        threading.Timer(fault["after"] * (4 if fault.get("cold") else 1), process.signal, (fault["signal"],))
+        threading.Timer(fault["after"] * (6 if cold else 1), process.signal, (fault["signal"],))
         for fault in faults
         if fault["kind"] == "kill after"
+    ]
+    timers += [
+        threading.Timer(fault["after"], kill_servers, (process,)) for fault in faults if fault["kind"] == "kill server"
     ]
     for timer in timers:
         timer.start()

@@ -216,8 +216,21 @@ def _of(process: Process) -> list[str]:
             continue
         if state != "Z" and (int(session) == process.pid or marked):
             words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            found.append(f"{entry.name}: {words[:200]}")
+            found.append(f"{entry.name}: {words[:600]}")
     return found
+
+
+def kill_servers(process: Process, patience: float = 60) -> None:
+    """SIGKILL to the temporary Prefect server that a flow has started, or will have started by then."""
+    deadline = time.monotonic() + patience
+    while process.running and time.monotonic() < deadline:
+        for line in _of(process):
+            if "prefect.server.api.server" in line:
+                process.acted.touch()
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(line.partition(":")[0]), signal.SIGKILL)
+                return
+        time.sleep(0.1)
 
 
 def end_all(process: Process) -> None:

@@ -14,7 +14,7 @@ Step = dict[str, Any]
 
 ACTIONS = {
     "run": 50, "together": 8, "images": 16, "corrupt cache": 12, "corrupt set": 6, "export": 3, "explain": 3, "find": 3,
-    "query": 4, "cold": 2,
+    "query": 4, "cold": 2, "flow": 1,
 }  # fmt: skip
 FAULTS = {"disk": 34, "short": 8, "kill at": 20, "kill after": 18, "memory": 3, "clock": 4, "none": 13}
 FORMATS = ("npy", "zarr", "none", "s3")  # of the cache; s3: zarr in object storage
@@ -49,7 +49,10 @@ def _with_storage_faults(draw: random.Random, step: Step) -> Step:
 
 def _step(draw: random.Random) -> Step:
     action = _weighted(draw, ACTIONS)
-    if action in ("run", "cold"):
+    if action == "flow" and draw.random() < 0.4:
+        faults = [{"kind": "kill server", "after": round(draw.uniform(2, 12), 1)}]
+        return {"action": action, "options": _options(draw), "faults": faults}
+    if action in ("run", "cold", "flow"):
         return {"action": action, "options": _options(draw), "faults": _faults(draw)}
     if action == "together":
         several = [_options(draw) | {"wait": draw.choice([0, 60, 60])} for _ in range(draw.choice([2, 2, 3]))]
