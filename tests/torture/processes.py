@@ -118,7 +118,8 @@ class Launcher:
                 stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         ready: Queue[bool] = Queue()
-        threading.Thread(target=self._listen, args=(ready,), daemon=True).start()
+        self._listening = threading.Thread(target=self._listen, args=(ready,), daemon=True)
+        self._listening.start()
         if not ready.get(timeout=180):
             raise RuntimeError((self._folder / "zygote.txt").read_text())
         return self
@@ -126,8 +127,11 @@ class Launcher:
     def __exit__(self, *_: object) -> None:
         assert self._zygote is not None
         assert self._zygote.stdin is not None
+        assert self._zygote.stdout is not None
         self._zygote.stdin.close()
         self._zygote.wait(30)
+        self._listening.join(30)
+        self._zygote.stdout.close()
 
     def environment(self) -> dict[str, str]:
         """Of every command: no Prefect server, and no storage but what a command names."""

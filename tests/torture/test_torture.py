@@ -16,7 +16,7 @@ from tests.torture.schedule import Step, make_schedule
 from tests.torture.shrink import ddmin, shrink
 from tests.torture.world import World, corrupt_file
 
-SEEDS, STEPS = (0, 1, 2, 3), 11  # 44 actions: less than 5 minutes on two busy cores
+SEEDS, STEPS = (0, 2, 3, 5), 11  # storage, npy and a server, zarr and a flow, none: 48 actions
 RUN: Step = {"action": "run", "options": {"k": 3}, "faults": []}
 BEGIN: Step = {"action": "begin", "format": "npy", "server": False}
 
@@ -30,7 +30,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_happens_to_runs_the_results_are_those_of_undisturbed_ones(driver: Driver, seed: int) -> None:
-    """A failure is repeated, and shrunk, by `python -m tests.torture --steps 14 --schedules 1 --seed SEED`."""
+    """A failure is repeated, and shrunk, by `python -m tests.torture --steps 11 --schedules 1 --seed SEED`."""
     driver.carry_out(make_schedule(seed, STEPS))
 
 
