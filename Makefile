@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 FRESH := build/fresh
 
-.PHONY: help install sample serve test quick lint types docs wheel benchmark clean
+# Of make torture: the seed of the first schedule, and for how long new ones begin.
+SEED ?= 0
+MINUTES ?= 30
+
+.PHONY: help install sample serve test quick lint types docs wheel benchmark torture clean
 
 help:
 	@echo "make sample     install what a flow needs, then cluster paths of 2,000 drawn faces; prints the path of the report"
@@ -16,6 +20,7 @@ help:
 	@echo "make docs       install everything, then the documentation in build/site, with its notebooks executed: one minute"
 	@echo "make wheel      sdist and wheel in dist/; the wheel runs its sample in an environment of its own"
 	@echo "make benchmark  speed, memory, bytes and start-up, compared with a baseline: benchmarks/results/suite.md (one to two hours)"
+	@echo "make torture    random runs under random faults, checked after each: make torture SEED=7 MINUTES=10 (docs/torture.md)"
 	@echo "make clean      remove the environment and the builds, but not data, models or results"
 
 install: $(VENV)/.installed
@@ -79,6 +84,9 @@ benchmark: install
 	$(BIN)/python benchmarks/suite.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/load.py
+
+torture: install
+	$(BIN)/python -m tests.torture --seed $(SEED) --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) dist build

@@ -28,7 +28,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from clusterpaths.commands.shell import RUN_LOGGERS, USER_ERROR, fail
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
-from clusterpaths.storage.atomic import disk_errors
+from clusterpaths.storage.atomic import disk_errors, of_machine
 from flows.console import brief_console, verbose_console
 from flows.temporary_server import begin_server, hand_over
 
@@ -75,6 +75,8 @@ def _run(load: Callable[[], Callable[..., Any]], parameters: dict[str, Any]) -> 
     except ClusterPathsError as error:
         _end_with(error, settle=begun)
     except Exception as error:
+        if (machine := of_machine(error)) is not None:
+            _end_with(machine, settle=begun)
         if (reported := _behind(error)) is None:
             raise
         _end_with(reported, settle=False)  # the server is gone

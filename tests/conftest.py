@@ -23,7 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST = ("site", "prefect", "tests/test_benchmarks.py", "torch")  # they take longest, so they begin
+FIRST = (
+    "site",
+    "prefect",
+    "tests/torture/test_torture.py",
+    "tests/test_benchmarks.py",
+    "torch",
+)  # they take longest, so they begin
 
 
 @functools.cache

@@ -11,7 +11,6 @@ import errno
 import io
 import itertools
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -33,7 +32,7 @@ from clusterpaths.cache.zarr_layout import (
 )
 from clusterpaths.records import StoredFormat
 from clusterpaths.storage import Storage
-from clusterpaths.storage.atomic import disk_errors
+from clusterpaths.storage.atomic import disk_errors, errno_of
 
 _NPY_HEADER = 128
 _BLOCK = 4096  # of common file systems: the disk space of a small file
@@ -169,12 +168,11 @@ class ZarrStore(_Store):
         self._arrays.clear()
 
     def _reserve(self, layer: str, record: LayerRecord, rows: int) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            array = self._array(layer)
-            if (array.shape[1:], array.dtype) == (record.shape, np.dtype(record.dtype)):
-                if array.shape[0] < rows:
-                    self.directory.with_retries(lambda: array.resize((rows, *record.shape)))
-                return
+        array = self._sound_array(layer, record)
+        if array is not None:
+            if array.shape[0] < rows:
+                self.directory.with_retries(lambda: array.resize((rows, *record.shape)))
+            return
         self.directory.remove_tree(layer)
         with self._pipeline():
             self.directory.with_retries(
@@ -198,8 +196,8 @@ class ZarrStore(_Store):
             try:
                 self.directory.with_retries(lambda: array.__setitem__(slice(row, row + len(ids)), values))
             except RuntimeError as error:  # the Rust codecs raise it for an OSError
-                if number := re.search(r"\(os error (\d+)\)", str(error)):
-                    raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+                if number := errno_of(error):
+                    raise OSError(number, os.strerror(number)) from error
                 raise
 
     def read(self, layer: str, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -210,12 +208,21 @@ class ZarrStore(_Store):
     def complete(self, shards: list[ShardRecord]) -> set[int]:
         found = {shard.index for shard in shards}
         for layer, record in self.layers.items():
-            if not self.directory.exists(f"{layer}/zarr.json"):
+            if self._sound_array(layer, record) is None:
                 return set()
             chunks = {shard.index: list(chunk_files(record, shard)) for shard in shards if shard.index in found}
             there = self.directory.complete(layer, itertools.chain.from_iterable(chunks.values()), is_complete_chunk)
             found = {index for index, files in chunks.items() if there.issuperset(files)}
         return found
+
+    def _sound_array(self, layer: str, record: LayerRecord) -> zarr.Array[Any] | None:
+        """The array, if its metadata can be read and is of this layer."""
+        try:
+            array = self._array(layer)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError):
+            return None  # missing, or corrupted: what zarr raises for JSON of another content
+        expected = (record.shape, np.dtype(record.dtype), chunk_shape(record))
+        return array if (array.shape[1:], array.dtype, array.chunks) == expected else None
 
     def _array(self, layer: str) -> zarr.Array[Any]:
         if layer not in self._arrays:

@@ -18,6 +18,7 @@ import cyclopts
 from pydantic import ValidationError
 
 from clusterpaths.errors import ClusterPathsError, ConfigError
+from clusterpaths.storage.atomic import of_machine
 
 USER_ERROR, STOPPED, NO_READER = 2, 130, 141  # exit codes, as shells number signals; 1 is a bug, with its traceback
 RUN_LOGGERS = ("clusterpaths.pipeline", "clusterpaths.running", "clusterpaths.storage")  # what a run logs
@@ -52,7 +53,7 @@ def run_command(app: cyclopts.App, argv: list[str] | None) -> None:
 
 @contextlib.contextmanager
 def one_paragraph(stopped: str) -> Iterator[None]:
-    """End with one paragraph and an exit code where a user's mistake or Ctrl-C ends a command.
+    """End with one paragraph and an exit code where a user's mistake, an error of the machine or Ctrl-C ends a command.
 
     Args:
         stopped: what is said after Ctrl-C.
@@ -67,6 +68,10 @@ def one_paragraph(stopped: str) -> Iterator[None]:
         raise SystemExit(NO_READER) from None
     except KeyboardInterrupt:
         fail(stopped, STOPPED)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (reported := of_machine(error)) is None:
+            raise
+        fail(str(reported), USER_ERROR)
 
 
 def require_working_directory() -> None:

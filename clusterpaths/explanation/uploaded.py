@@ -163,7 +163,8 @@ class Explainer:
             threading.Thread(target=self._prepare, args=(index,), daemon=True).start()
 
     def _prepare(self, index: SetIndex) -> None:
-        with contextlib.suppress(ClusterPathsError), self._lock:  # reported with the first image
+        # Reported with the first image, as are errors of the disk.
+        with contextlib.suppress(ClusterPathsError, OSError, MemoryError), self._lock:
             self._open(index)
 
     def _open(self, index: SetIndex) -> SetWithModel:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pydantic_core
 from numpy.typing import NDArray
 
 from clusterpaths.common.lru import LRUCache
-from clusterpaths.errors import NotFoundError
+from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.sets.external import CENTROIDS_JSON, METADATA, read_json
 from clusterpaths.storage import Storage
+from clusterpaths.storage.base import stamp_of
 
 if TYPE_CHECKING:
     from clusterpaths.explore.index import SetIndex
@@ -28,6 +30,7 @@ _BETWEEN = ", "
 _AT_ONCE = 8192  # examples
 _KEY = re.compile(r"example_([0-9]{1,19})")
 _LARGEST = np.iinfo(np.int64).max
+_checked: LRUCache[bool] = LRUCache(256)  # files that are JSON, by their stamp
 
 
 @dataclass(frozen=True)
@@ -145,21 +148,31 @@ def metadata(folder: Storage) -> bytes:
 
 
 def centroids(index: SetIndex) -> Path | bytes:
-    """The file centroids.json of a set, {layer: [[number …] …]}: large, so it is not read here.
+    """The file centroids.json of a set, {layer: [[number …] …]}: large, so it is read once, to check that it is JSON.
 
     Where another program put a byte order mark before it, the text without it.
 
     Raises:
         NotFoundError: there is none.
+        CacheError: it is corrupted.
     """
     path = index.source.file(CENTROIDS_JSON)
     if not path.is_file():
         raise NotFoundError(f"{index.name} has no centroids.json.")
+    _checked.get(str(path), lambda: _require_json(index, path), version=stamp_of(path))
     if index.record is None:
         with path.open("rb") as file:
             if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
                 return file.read()
     return path
+
+
+def _require_json(index: SetIndex, path: Path) -> bool:
+    try:
+        pydantic_core.from_json(path.read_bytes().removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
+    except ValueError as error:
+        raise CacheError(f"{index.name}/centroids.json is corrupted ({error}). Publish the set again.") from error
+    return True
 
 
 def shown(text: str) -> str:

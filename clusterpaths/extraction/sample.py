@@ -42,6 +42,7 @@ def plan_sample(directory: Storage, ids: NDArray[np.int64]) -> dict[int, ShardRe
     stored = _stored(own)
     if stored is not None and (stored.key, _places(stored)) == (planned.key, _places(planned)):
         store = open_store(own, "zarr", stored.layers)
+        store.reserve(start)  # again: the run may have been stopped before, or what it made is gone
         complete = store.complete([shard for shard in stored.shards if shard.rows is not None])
         return {s.index: s if s.index in complete else p for s, p in zip(stored.shards, planned.shards, strict=True)}
     own.remove_tree()

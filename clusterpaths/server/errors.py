@@ -22,6 +22,7 @@ from clusterpaths.errors import ClusterPathsError
 from clusterpaths.records import Record
 from clusterpaths.server.addresses import is_page
 from clusterpaths.server.middleware.log import LOGGER, shown
+from clusterpaths.storage.atomic import of_machine
 
 _PLAIN = {  # instead of the framework's own words
     404: "no such address; the pages start at /, the endpoints are listed in /api/v1/openapi.json",
@@ -49,6 +50,13 @@ def install(app: FastAPI, error_page: Callable[[Request, int, str], Response]) -
         status, text = describe(error)
         return await error_response(request, status, text)
 
+    async def of_the_machine(request: Request, error: Exception) -> Response:
+        found = of_machine(error)
+        if found is None:
+            raise error
+        status, text = describe(found)
+        return await error_response(request, status, text)
+
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         framework = error.detail == HTTPStatus(error.status_code).phrase
@@ -60,6 +68,8 @@ def install(app: FastAPI, error_page: Callable[[Request, int, str], Response]) -
         return await error_response(request, 422, what_is_invalid(error.errors()))
 
     app.add_exception_handler(ClusterPathsError, known)
+    for kind in (OSError, MemoryError):
+        app.add_exception_handler(kind, of_the_machine)
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, invalid)
 

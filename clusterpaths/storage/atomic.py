@@ -8,11 +8,30 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clusterpaths.errors import DiskError
+
+NO_THREAD = "can't start new thread"  # Python's RuntimeError, for want of memory or of processes
+_OF_RUST = re.compile(r"\(os error (\d+)\)")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_FAILING = {  # of the machine, no bug: errno -> what to do
+    errno.EIO: "Check the disk, in the system's log",
+    errno.ENXIO: "Check whether the disk is there",
+    errno.ENODEV: "Check whether the disk is there",
+    errno.ESTALE: "Mount the network disk again",
+    errno.EREMOTEIO: "Check the network disk",
+    errno.ETIMEDOUT: "Check the network disk",
+    errno.EFBIG: "Allow larger files (ulimit -f)",
+    errno.EMFILE: "Allow more open files (ulimit -n)",
+    errno.ENFILE: "Close other programs",
+    errno.ENOMEM: "Close other programs, or allow more memory",
+    errno.EAGAIN: "Allow more processes and memory (ulimit -u, ulimit -v), or close other programs",
+}
 
 
 @contextlib.contextmanager
@@ -20,24 +39,56 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn "no space left" and "permission denied" under `path` into one paragraph.
 
     Raises:
-        DiskError: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, a file in place of a directory; other OSErrors pass unchanged.
+        DiskError: for ENOSPC, EDQUOT, EACCES, EPERM, EROFS, a file in place of a directory; other OSErrors pass unchanged: a
+            flow's task is repeated after them.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskError(
-                f"The disk is full: writing {path} failed ({error.strerror}). What was recorded before is preserved. "
-                "Free some room (or use --cache-format zarr, a quarter of the bytes, or --cache-format none, "
-                "which stores images only, or another --cache-root) and run the same command again; it continues where it "
-                "stopped."
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise DiskError(
-                f"{path} cannot be written ({error.strerror}). Expected a directory that this user may write to. "
-                "Change its permissions, or name another directory with --cache-root."
-            ) from error
+        if (number := errno_of(error)) in (*_FULL, *_FORBIDDEN):
+            raise _disk_error(path, number) from error
         raise
+
+
+def of_machine(error: BaseException) -> DiskError | None:
+    """The paragraph for an error of the machine, for who shows it last; None for another error, which is a bug."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == NO_THREAD):
+        return DiskError(
+            "There is not enough memory. What was recorded before is preserved. Use fewer --workers, a smaller --batch-size or "
+            "fewer --layers, or close other programs; then run the same command again."
+        )
+    if (number := errno_of(error)) not in (*_FULL, *_FORBIDDEN, *_FAILING):
+        return None
+    name = getattr(error, "filename", None)
+    return _disk_error(Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) else None, number)
+
+
+def errno_of(error: BaseException) -> int:
+    """The number of an OSError, or of what a library in Rust raises for one, which has it in its text; else 0."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = _OF_RUST.search(str(error)) if isinstance(error, (OSError, RuntimeError)) else None
+    return int(found[1]) if found else 0
+
+
+def _disk_error(path: Path | None, number: int) -> DiskError:
+    reason = os.strerror(number)
+    if number in _FULL:
+        return DiskError(
+            f"The disk is full: writing {path or 'a file'} failed ({reason}). What was recorded before is preserved. "
+            "Free some room (or use --cache-format zarr, a quarter of the bytes, or --cache-format none, "
+            "which stores images only, or another --cache-root) and run the same command again; it continues where it "
+            "stopped."
+        )
+    if number in _FORBIDDEN:
+        return DiskError(
+            f"{path or 'A file'} cannot be written ({reason}). Expected a directory that this user may write to. "
+            "Change its permissions, or name another directory with --cache-root."
+        )
+    return DiskError(
+        f"{path or 'A file'} cannot be read or written ({reason}). What was recorded before is preserved. "
+        f"{_FAILING[number]}; then run the same command again: it continues where it stopped."
+    )
 
 
 def require_writable(path: Path) -> None:
@@ -80,7 +131,8 @@ def partial_sibling(path: Path, put_in_place: Callable[[Path], object] | None = 
             yield partial
             put_in_place(partial) if put_in_place else partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that fails, the first error counts
+            partial.unlink(missing_ok=True)
         raise
 
 

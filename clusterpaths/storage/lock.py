@@ -32,7 +32,8 @@ def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Itera
     lock = FileLock(directory / ".lock", thread_local=False)
     holder = directory / ".lock.holder"
     try:
-        lock.acquire(timeout=0)
+        with disk_errors(directory):
+            lock.acquire(timeout=0)
     except Timeout:
         who = holder.read_text() if holder.is_file() else "another run"
         if wait > 0:
@@ -46,7 +47,8 @@ def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Itera
             ) from error
     try:
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
+        with disk_errors(holder):
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}")
         yield
     finally:
         # In a thread: on a disk that hangs it would not return, and the system releases the lock with the process anyway.
@@ -56,5 +58,6 @@ def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Itera
 
 
 def _release(lock: FileLock, holder: Path) -> None:
-    holder.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # on a disk that fails: the text alone holds nothing
+        holder.unlink(missing_ok=True)
     lock.release()

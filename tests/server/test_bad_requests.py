@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import socket
@@ -363,3 +364,15 @@ def test_what_is_not_http_is_refused(site: Site) -> None:
         connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00 this is TLS, or the like\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 400")
     assert patient.get(f"{site.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "", "/disk/secret"), MemoryError()])
+def test_an_error_of_the_machine_is_a_clean_503(site: Site, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> bytes:
+        raise error
+
+    assert patient.get(f"{site.url}/models/SampleFaces/metadata").status_code == 200
+    monkeypatch.setattr("clusterpaths.explore.documents.metadata", fails)
+    answer = patient.get(f"{site.url}/models/SampleFaces/metadata")
+    assert answer.status_code == 503
+    assert "secret" not in answer.text

@@ -427,6 +427,20 @@ def test_documents_that_are_no_json_are_not_passed_on(site: Site) -> None:
     shutil.rmtree(folder.parent)
 
 
+@pytest.mark.parametrize("harm", ["cut", "a byte"])
+def test_centroids_that_were_corrupted_since_are_not_passed_on(site: Site, dashboard: Dashboard, harm: str) -> None:
+    path = site.root / "CelebA" / "set_01" / "centroids.json"
+    content = path.read_bytes()
+    assert dashboard.centroids("CelebA", "set_01")
+    at = content.index(b",", len(content) // 2)
+    path.write_bytes(content[:at] + (b"" if harm == "cut" else b"\0" + content[at + 1 :]))
+    try:
+        assert site.get("/models/CelebA/sets/set_01/centroids").status_code == 503
+    finally:
+        path.write_bytes(content)
+    assert dashboard.centroids("CelebA", "set_01") == json.loads(content)
+
+
 def test_documents_with_a_byte_order_mark_are_passed_on_without_it(site: Site, dashboard: Dashboard) -> None:
     folder = write_foreign(site.root, "Marked")
     for path in (*folder.iterdir(), folder.parent / "metadata.json"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -266,3 +268,24 @@ def test_forty_megapixels_take_less_than_300_megabytes(tmp_path: Path) -> None:
             [sys.executable, "-c", _GROWTH, str(tmp_path / file)], capture_output=True, text=True, check=True
         )
         assert 10 < int(done.stdout) < 300, file
+
+
+def test_a_disk_that_fails_while_a_model_is_loaded_in_advance_is_no_traceback(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported with the first image."""
+    raised: list[threading.ExceptHookArgs] = []
+    tried = threading.Event()
+
+    def fails(_: object) -> None:
+        tried.set()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    monkeypatch.setattr(dropped, "_open", fails)
+    before = set(threading.enumerate())
+    dropped.Explainer().prepare(Library(results).set("Faces", "set_01"))
+    assert tried.wait(20)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+    assert raised == []

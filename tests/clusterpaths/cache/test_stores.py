@@ -218,3 +218,21 @@ def test_folder_without_permission_is_told_in_words(tmp_path: Path, cache_format
             open_store(open_storage(tmp_path), cache_format, LAYERS).reserve(64)
     finally:
         tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"zarr_format": 3}', '{"zarr_format": 3, "node_type": "array"}', "\xff"]
+)
+def test_an_array_whose_metadata_are_corrupted_counts_as_missing_and_is_made_again(
+    tmp_path: Path, content: str
+) -> None:
+    store = open_store(open_storage(tmp_path), "zarr", LAYERS)
+    store.reserve(128)
+    fill(store, IDS, 0)
+    (tmp_path / "fc1" / "zarr.json").write_text(content, "latin-1")
+    again = open_store(open_storage(tmp_path), "zarr", LAYERS)
+    assert again.complete([shard_of(IDS, 0)]) == set()
+    again.reserve(128)
+    fill(again, IDS, 0)
+    np.testing.assert_array_equal(again.read("fc1", IDS, np.arange(6)), values_of("fc1", IDS).reshape(6, -1))
+    assert again.complete([shard_of(IDS, 0)]) == {0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import subprocess
@@ -166,3 +167,21 @@ def test_a_reader_that_leaves_ends_a_command_quietly() -> None:
         errors = process.stderr.read()
     assert process.returncode == 141
     assert errors == b""
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "", "/disk/a"), MemoryError()])
+def test_an_error_of_the_machine_is_one_paragraph(
+    photos: tuple[str | Path, ...],
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("clusterpaths.running.stages.fit_layer", fails)
+    code, _, err = shown_by("run", *photos, "--no-evaluate", capsys=capsys)
+    assert code == 2
+    assert err.count("\nerror: ") == 1
+    assert "What was recorded before is preserved." in err.splitlines()[-1]
+    assert "Traceback" not in err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_what_an_interrupted_run_has_left_is_reused(done: Extracted) -> None:
     assert is_recorded(parts) == {0: True, 1: False, 2: True}
     run_again(done.job, require_manifest(done.storage).shards[1], (), parts[1])
     assert is_recorded(plan_sample(done.storage, done.ids)) == dict.fromkeys(range(3), True)
+
+
+@pytest.mark.parametrize("left", ["nothing", "metadata that is cut"])
+def test_a_run_that_was_stopped_before_it_had_made_room_is_gone_on_with(done: Extracted, left: str) -> None:
+    plan_sample(done.storage, done.ids[::2])  # recorded: no shard
+    for layer in LAYERS:
+        (done.storage.path / "sample" / layer / "zarr.json").write_text('{"shape": [')
+        if left == "nothing":
+            shutil.rmtree(done.storage.path / "sample" / layer)
+    parts = plan_sample(done.storage, done.ids[::2])
+    for shard in require_manifest(done.storage).shards:
+        run_again(done.job, shard, (), parts[shard.index])
+    assert is_recorded(plan_sample(done.storage, done.ids[::2])) == dict.fromkeys(range(3), True)
 
 
 def test_a_sample_of_other_examples_is_replaced(done: Extracted) -> None:
