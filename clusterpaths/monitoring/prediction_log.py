@@ -23,6 +23,7 @@ import pydantic
 import xxhash
 from numpy.typing import NDArray
 
+from clusterpaths.common.corrupted import what_does_not_fit
 from clusterpaths.errors import DatasetError
 from clusterpaths.monitoring.log_format import LOG_KEY, LogNote
 from clusterpaths.monitoring.observations import (
@@ -157,7 +158,7 @@ class _LogFile:
         try:
             found = LogNote.model_validate_json(note)
         except pydantic.ValidationError as error:
-            raise self._wrong(f"has a {LOG_KEY} that is not one: {error.errors()[0]['msg']}") from error
+            raise self._wrong(f"has a {LOG_KEY} that is not one: {what_does_not_fit(error)}") from error
         return [(found.fingerprint, found.set)]
 
     def _times(self) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clusterpaths.common.corrupted import reading
 from clusterpaths.errors import CacheError
 from clusterpaths.records import Record
 
@@ -99,9 +100,10 @@ class Maps:
             CacheError: the file cannot be read.
         """
         try:
-            described = json.loads((pq.read_schema(self._path).metadata or {})[_RECORD])
-            return {layer: MapRecord.model_validate(described[layer]) for layer in self.layers}
-        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            with reading():
+                described = json.loads((pq.read_schema(self._path).metadata or {})[_RECORD])
+                return {layer: MapRecord.model_validate(described[layer]) for layer in self.layers}
+        except (OSError, ValueError) as error:
             raise self._unreadable(error) from error
 
     def points(self, layer: str) -> NDArray[np.float32]:
@@ -110,8 +112,7 @@ class Maps:
         Raises:
             CacheError: the file cannot be read, or has another number of rows.
         """
-        table = self._read([f"{layer}.x", f"{layer}.y"])
-        return np.column_stack([column.to_numpy() for column in table.columns]).astype(np.float32, copy=False)
+        return np.column_stack([self._numbers(f"{layer}.{axis}") for axis in "xy"])
 
     def components(self, layer: str) -> NDArray[np.float32]:
         """(n, d) of one layer.
@@ -119,9 +120,13 @@ class Maps:
         Raises:
             CacheError: as `points`.
         """
-        column = self._read([f"{layer}.components"]).column(0).combine_chunks()
-        values = column.flatten().to_numpy(zero_copy_only=False)
-        found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(self._examples, -1)
+        column = self._read(f"{layer}.components")
+        try:
+            with reading():
+                values = column.flatten().to_numpy()
+                found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(self._examples, -1)
+        except ValueError as error:
+            raise self._unreadable(error) from error
         return found
 
     def residuals(self, layer: str) -> NDArray[np.float32]:
@@ -130,8 +135,7 @@ class Maps:
         Raises:
             CacheError: as `points`.
         """
-        found: NDArray[np.float32] = self._read([f"{layer}.residual"]).column(0).to_numpy()
-        return found
+        return self._numbers(f"{layer}.residual")
 
     def layer(self, layer: str) -> LayerMap:
         """All of one layer; see `points`."""
@@ -146,17 +150,27 @@ class Maps:
         for layer in self.layers:
             self.layer(layer)
 
-    def _read(self, columns: list[str]) -> pa.Table:
+    def _numbers(self, name: str) -> NDArray[np.float32]:
+        """(n,)"""
         try:
-            table = pq.read_table(self._path, columns=columns, page_checksum_verification=True)
-        except (OSError, pa.ArrowInvalid) as error:
+            with reading():
+                found: NDArray[np.float32] = self._read(name).cast(pa.float32()).to_numpy()
+        except ValueError as error:
             raise self._unreadable(error) from error
-        if len(table) != self._examples or table.num_columns != len(columns):
+        return found
+
+    def _read(self, name: str) -> pa.Array:
+        try:
+            with reading():
+                table = pq.read_table(self._path, columns=[name], page_checksum_verification=True)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+        if len(table) != self._examples or table.num_columns != 1:
             raise CacheError(
-                f"{self._path} has {len(table):,} rows and {table.num_columns} of the columns {', '.join(columns)}; the set has "
-                f"{self._examples:,} examples. {_AGAIN}"
+                f"{self._path} has {len(table):,} rows and {table.num_columns} columns {name}; the set has {self._examples:,} "
+                f"examples. {_AGAIN}"
             )
-        return table
+        return table.column(0).combine_chunks()
 
     def _unreadable(self, error: Exception) -> CacheError:
         return CacheError(f"{self._path} cannot be read: {error}. Expected the maps of a set. {_AGAIN}")
