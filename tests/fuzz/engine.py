@@ -32,7 +32,7 @@ from typing import Any, Protocol
 from tests.runs import PROJECT
 
 KINDS = ("documents", "models", "images", "labels")
-MEMORY = 6 << 30  # bytes of addresses that a child may have: libraries take one or two
+MEMORY = 8 << 30  # bytes of addresses that a child may have: libraries take one or two
 BATCH = 500  # cases per child
 
 
