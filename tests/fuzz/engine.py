@@ -1,7 +1,8 @@
 """Running many cases of a kind of input in child processes, which may crash, hang or need too much memory.
 
 Belongs here: batches, their limits, counting what came of them, and what is printed and stored of a find. What a case is
-belongs to the kinds: `documents.py`, `models.py`, `images.py`, `labels.py`.
+belongs to the kinds: `documents.py`, `models.py`, `images.py`, `labels.py`,
+`routes.py`.
 
     python -m tests.fuzz documents --cases 5000 --seed 1      run them; finds are written to build/fuzz
     python -m tests.fuzz documents --only 1 417               run case 417 of seed 1 in this process, with its traceback
@@ -31,7 +32,7 @@ from typing import Any, Protocol
 
 from tests.runs import PROJECT
 
-KINDS = ("documents", "models", "images", "labels")
+KINDS = ("documents", "models", "images", "labels", "routes")
 MEMORY = 8 << 30  # bytes of addresses that a child may have: libraries take one or two
 BATCH = 500  # cases per child
 
@@ -139,6 +140,7 @@ def _batch(kind: str, seed: int, first: int, last: int, shared: Path, outcome: O
     finally:
         child.kill()
         child.wait()
+        shutil.rmtree(shared.with_name(f"{kind}.{child.pid}"), ignore_errors=True)
     code = child.returncode
     how = how or f"the process ended with {signal.Signals(-code).name if code < 0 else code}"
     text = errors.read_text(errors="replace").strip()[-1500:]

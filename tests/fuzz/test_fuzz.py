@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz.engine import fuzz
 
-CASES = {"documents": 400, "models": 200, "images": 600, "labels": 300}
+CASES = {"documents": 400, "models": 200, "images": 600, "labels": 300, "routes": 400}
 
 
 @pytest.mark.parametrize("kind", CASES)
