@@ -113,7 +113,7 @@ def fuzz(kind: str, cases: int, seed: int, root: Path, *, first: int = 0, second
 
 
 def _batch(kind: str, seed: int, first: int, last: int, shared: Path, outcome: Outcome, limit: float) -> int:
-    """Run cases in a child until the last or until it dies; the next case."""
+    """Run cases in a child until the last or until it dies or hangs; that case is run again alone. Returns the next case."""
     errors = shared.with_name(f"{kind}.stderr")
     with errors.open("w") as stderr:
         child = subprocess.Popen(
@@ -144,6 +144,11 @@ def _batch(kind: str, seed: int, first: int, last: int, shared: Path, outcome: O
     code = child.returncode
     how = how or f"the process ended with {signal.Signals(-code).name if code < 0 else code}"
     text = errors.read_text(errors="replace").strip()[-1500:]
+    if (
+        last > first + 1
+    ):  # alone, and with more time: a busy machine is no find, nor what earlier cases left in the process
+        _batch(kind, seed, current, current + 1, shared, outcome, 4 * limit)
+        return current + 1
     outcome.cases += 1
     outcome.counts["(process)", how] += 1
     outcome.finds.append({"case": current, "seed": seed, "what": how, "text": text})
