@@ -9,7 +9,7 @@ FRESH := build/fresh
 SEED ?= 0
 MINUTES ?= 30
 
-.PHONY: help install sample serve test quick lint types docs wheel benchmark torture clean
+.PHONY: help install sample serve test quick lint types docs wheel fuzz benchmark torture clean
 
 help:
 	@echo "make sample     install what a flow needs, then cluster paths of 2,000 drawn faces; prints the path of the report"
@@ -17,6 +17,7 @@ help:
 	@echo "make install    install everything: all extras (PyTorch among them) and what develops and tests"
 	@echo "make test       install everything, then lint, types and all tests: ten minutes on two cores"
 	@echo "make quick      install everything, then lint, types and the tests of the library: three minutes"
+	@echo "make fuzz       thousands of broken and random inputs for everything that is read: CASES=5000 of each kind, SEED=1"
 	@echo "make docs       install everything, then the documentation in build/site, with its notebooks executed: one minute"
 	@echo "make wheel      sdist and wheel in dist/; the wheel runs its sample in an environment of its own"
 	@echo "make benchmark  speed, memory, bytes and start-up, compared with a baseline: benchmarks/results/suite.md (one to two hours)"
@@ -62,6 +63,13 @@ test: lint types
 
 quick: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests/clusterpaths tests/test_house.py
+
+CASES ?= 5000
+SEED ?= 1
+
+# Finds are printed, and written to build/fuzz; `python -m tests.fuzz KIND --only SEED CASE` runs one of them again.
+fuzz: install
+	$(BIN)/python -m tests.fuzz --cases $(CASES) --seed $(SEED)
 
 # Strictly: a link that leads nowhere, a page that is not in the navigation or a cell that fails ends it.
 docs: install

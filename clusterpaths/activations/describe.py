@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from clusterpaths.activations.config import ActivationsConfig
 from clusterpaths.activations.find import FoundLayer, natural
 from clusterpaths.cache.manifest import parse_ids
+from clusterpaths.common.corrupted import one_line, reading
 from clusterpaths.common.text import did_you_mean
 from clusterpaths.datasets import open_dataset
 from clusterpaths.datasets.base import ExampleTable
@@ -146,22 +147,25 @@ def _beside(source: Path | None, name: str) -> Path | None:
 def _read(path: Path) -> Any:
     """An array, or a table."""
     try:
-        if path.suffix.lower() == ".npy":
-            array: NDArray[Any] = np.load(path, allow_pickle=False)
-            return array
-        if path.suffix.lower() == ".parquet":
-            return pq.read_table(path)
-        if path.suffix.lower() in _TABLES:
-            options = pa.csv.ParseOptions(
-                delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
-            )
-            every = pa.csv.read_csv(path, parse_options=options)
-            # as text: 007 and 1.0 are what they are, and pandas' words for a missing value are known elsewhere
-            text = pa.csv.ConvertOptions(column_types=dict.fromkeys(every.column_names, pa.string()))
-            return pa.csv.read_csv(path, parse_options=options, convert_options=text)
-    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+        with reading():
+            if path.suffix.lower() == ".npy":
+                array: NDArray[Any] = np.load(path, allow_pickle=False)
+                if not array.ndim:
+                    raise ValueError(f"it holds a single value of {array.dtype}")
+                return array
+            if path.suffix.lower() == ".parquet":
+                return pq.read_table(path)
+            if path.suffix.lower() in _TABLES:
+                options = pa.csv.ParseOptions(
+                    delimiter="\t" if path.suffix.lower() == ".tsv" else ",", newlines_in_values=True
+                )
+                every = pa.csv.read_csv(path, parse_options=options)
+                # as text: 007 and 1.0 are what they are, and pandas' words for a missing value are known elsewhere
+                text = pa.csv.ConvertOptions(column_types=dict.fromkeys(every.column_names, pa.string()))
+                return pa.csv.read_csv(path, parse_options=options, convert_options=text)
+    except (OSError, ValueError) as error:
         raise DatasetError(
-            f"{path} cannot be read ({type(error).__name__}: {str(error).rstrip('.')}). Expected a .npy file of plain numbers, "
+            f"{path} cannot be read ({one_line(error)}). Expected a .npy file of plain numbers, "
             "or a table as CSV in UTF-8 or as parquet."
         ) from error
     raise DatasetError(f"{path} is neither .npy nor a table. Expected .npy, .csv, .tsv or .parquet.")

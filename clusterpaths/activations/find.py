@@ -8,7 +8,6 @@ arrays), a zarr array, or one file per example (LAYER/16.npy). Reading is `cache
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from clusterpaths.cache.arrays import COPIED, ArrayKind, ArrayPart, names_in, shape_and_dtype
 from clusterpaths.cache.manifest import CLUSTERINGS, PIXELS, SAMPLE, SHARDS, format_ids
+from clusterpaths.common.corrupted import parse_json
 from clusterpaths.common.text import did_you_mean
 from clusterpaths.errors import DatasetError
 
@@ -28,6 +28,7 @@ _SUFFIXES: dict[str, ArrayKind] = {
 _OWN = re.compile(rf"set_\d+|examples|{COPIED}|{CLUSTERINGS}|{PIXELS}|{SAMPLE}|{SHARDS}")  # directories of a cache
 _RESERVED = ("id", "file", "split", "label", "prediction", "digest")  # other columns of a set's table
 _MOST_LISTED = 20
+_MOST_ROWS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _is_zarr(folder: Path) -> bool:
     if (folder / ".zarray").is_file():
         return True
     try:
-        return bool(json.loads((folder / "zarr.json").read_bytes()).get("node_type") == "array")
+        return bool(parse_json((folder / "zarr.json").read_bytes()).get("node_type") == "array")
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -139,12 +140,8 @@ def _names(path: Path) -> list[str]:
         return [""]
     try:
         return sorted((name for name in names_in(kind, path) if name not in DESCRIPTIONS), key=natural)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, "", error) from error
-    except Exception as error:
-        if type(error).__name__ == "BadZipFile":
-            raise _unreadable(path, "", error) from error
-        raise
 
 
 def _of_folder(folder: Path, chunks: bool) -> Iterator[_Source]:
@@ -202,13 +199,15 @@ def _read_layer(name: str, sources: list[_Source]) -> FoundLayer:
     for _, kind, path, key, ids in sources:
         try:
             shape, dtype = shape_and_dtype(kind, str(path), key, ids)
-        except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise _unreadable(path, key, error) from error
         what = f"The layer {name} ({path}{f', array {key}' if key else ''}) is {dtype} of shape {shape}"
         if dtype.kind not in "fiub":
             raise DatasetError(
                 f"{what}. Expected real numbers: floating-point values or integers. Save it with such a dtype."
             )
+        if shape and shape[0] > _MOST_ROWS:  # else a header that is no header takes all memory
+            raise DatasetError(f"{what}. Expected at most {_MOST_ROWS:,} examples; write the file again.")
         if len(shape) < 2 or 0 in shape:
             more = (
                 " A vector of labels or predictions is named with --labels or --predictions." if len(shape) == 1 else ""

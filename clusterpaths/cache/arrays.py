@@ -6,7 +6,6 @@ to these files. Which files are layers is `activations/find.py`.
 
 from __future__ import annotations
 
-import json
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from clusterpaths.cache.manifest import LayerRecord, ShardRecord, parse_ids
+from clusterpaths.common.corrupted import parse_json, reading
 from clusterpaths.errors import CacheError, ConfigError
 from clusterpaths.records import Record
 from clusterpaths.storage import Storage
@@ -86,9 +86,14 @@ def open_array(kind: ArrayKind, path: str, key: str = "", ids: str = "") -> Read
     """An array of a file; only rows that are read come into memory.
 
     Raises:
-        OSError, ValueError, KeyError: as numpy, h5py and zarr raise them: no such file or array, or none that can be read.
+        OSError, ValueError: no such file or array, or none that can be read.
         ConfigError: h5py is not installed.
     """
+    with reading():
+        return _open_array(kind, path, key, ids)
+
+
+def _open_array(kind: ArrayKind, path: str, key: str, ids: str) -> ReadableArray:
     if kind == "examples":
         return _Files(Path(path), parse_ids(ids))
     if kind == "npy":
@@ -109,12 +114,13 @@ def open_array(kind: ArrayKind, path: str, key: str = "", ids: str = "") -> Read
 
 def shape_and_dtype(kind: ArrayKind, path: str, key: str = "", ids: str = "") -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Of an array, also of one in a compressed archive, without its values; raises as `open_array`."""
-    if kind == "npz" and is_compressed(Path(path), key):
-        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as member:
-            shape, _, dtype = _npy_header(member)
-            return shape, dtype
-    array = open_array(kind, path, key, ids)
-    return tuple(map(int, array.shape)), np.dtype(array.dtype)
+    with reading():
+        if kind == "npz" and is_compressed(Path(path), key):
+            with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as member:
+                shape, _, dtype = _npy_header(member)
+                return shape, dtype
+        array = _open_array(kind, path, key, ids)
+        return tuple(map(int, array.shape)), np.dtype(array.dtype)
 
 
 def import_h5py(path: str) -> Any:
@@ -139,15 +145,16 @@ def names_in(kind: ArrayKind, path: Path) -> list[str]:
         OSError, ValueError: it cannot be read.
         ConfigError: h5py is not installed.
     """
-    if kind == "npz":
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    if kind == "safetensors":
-        return list(_safetensors_header(path)[0])
-    h5py, names = import_h5py(str(path)), list[str]()
-    with h5py.File(path, "r") as file:
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
-    return names
+    with reading():
+        if kind == "npz":
+            with zipfile.ZipFile(path) as archive:
+                return [name.removesuffix(".npy") for name in archive.namelist()]
+        if kind == "safetensors":
+            return list(_safetensors_header(path)[0])
+        h5py, names = import_h5py(str(path)), list[str]()
+        with h5py.File(path, "r") as file:
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        return names
 
 
 def is_compressed(path: Path, key: str) -> bool:
@@ -188,7 +195,7 @@ def _safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size - 8:
             raise ValueError("its header is longer than the file")
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length))
     header.pop("__metadata__", None)
     return header, 8 + length
 
@@ -309,7 +316,7 @@ class ArrayStore:
             if self._arrays is None:
                 self._arrays = read_arrays(self._directory)
                 if not self._arrays.ordered:
-                    self._order = np.load(self._directory.local(ORDER))
+                    self._order = np.load(self._directory.local(ORDER), allow_pickle=False)
             return self._arrays
 
     def _open(self, layer: str, index: int, part: ArrayPart) -> ReadableArray:

@@ -8,6 +8,8 @@ label, and attr_NAME for each attribute.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clusterpaths.cache.manifest import ShardRecord
+from clusterpaths.common.corrupted import reading
 from clusterpaths.datasets.base import ExampleTable
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.models.outputs import decide
@@ -29,6 +32,27 @@ READ = pa.schema(
     [("id", pa.int64()), ("file", pa.string()), ("size", pa.int64()), ("mtime", pa.int64()), ("digest", pa.uint64()),
      ("error", pa.string())]
 )  # fmt: skip
+GAPS = frozenset(("mtime", "digest", "error", "row", "logits"))
+_TYPES = {
+    **{name: READ.field(name).type for name in ("id", "file", "size", "error")}, "prediction": (pa.int16(), pa.int32()),
+    "logits": pa.list_(pa.float32()),
+}  # fmt: skip
+
+
+def require_columns(table: pa.Table, types: Mapping[str, pa.DataType | tuple[pa.DataType, ...]]) -> None:
+    """Check that a table has these columns, each once and of one of these types; with gaps only in `GAPS`.
+
+    Raises:
+        ValueError: it has not.
+    """
+    for name, kinds in types.items():
+        if table.column_names.count(name) != 1:
+            raise ValueError(f"it has {table.column_names.count(name)} columns {name}")
+        column = table[name]
+        if column.type not in (kinds if isinstance(kinds, tuple) else (kinds,)):
+            raise ValueError(f"its column {name} is of {column.type}")
+        if column.null_count and name not in GAPS:
+            raise ValueError(f"its column {name} has gaps")
 
 
 def part_file(shard: int) -> str:
@@ -105,15 +129,15 @@ def read_part(parts: Path, shard: ShardRecord) -> pa.Table:
     """
     path = parts / part_file(shard.index)
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        if np.array_equal(table["id"].to_numpy(), shard.planned_ids()):
-            return table
+        with reading():
+            table = pq.read_table(path, page_checksum_verification=True)
+            require_columns(table, {name: _TYPES[name] for name in ("id", "file", "size", "error")})
+            if np.array_equal(table["id"].to_numpy(), shard.planned_ids()):
+                return table
         reason: object = "it has other examples"
     except FileNotFoundError as error:
         reason = error.strerror or "missing"
-    except (OSError, pa.ArrowException, KeyError) as error:  # what pyarrow raises for corrupted bytes
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+    except ValueError as error:
         reason = error
     raise CorruptedShardError(
         f"The examples of shard {shard.index} in {path} cannot be read ({reason}). The shard is extracted again.",
@@ -155,8 +179,9 @@ def read_parts(directory: Storage, shards: list[ShardRecord]) -> tuple[pa.Table,
             continue  # the shard is extracted again
         for name in {"mtime", "digest"} - set(table.column_names):
             table = table.append_column(name, pa.nulls(len(table), READ.field(name).type))
-        tables.append(table.select(READ.names).cast(READ))
-        complete.add(shard.index)
+        with contextlib.suppress(ValueError), reading():  # else the shard is extracted again, too
+            tables.append(table.select(READ.names).cast(READ))
+            complete.add(shard.index)
     # a stable sort: of an example that failed and whose file was repaired since, the later shard counts
     ordered = pa.concat_tables([READ.empty_table(), *tables]).combine_chunks()
     order = np.argsort(ordered["id"].to_numpy(), kind="stable")
@@ -169,7 +194,7 @@ def read_examples(
     """Columns of examples.parquet, ids ascending; only of ids from one to another where these are given.
 
     Raises:
-        CacheError: it is missing.
+        CacheError: it is missing or cannot be read.
     """
     path = directory.local(EXAMPLES)
     if not path.is_file():
@@ -178,4 +203,18 @@ def read_examples(
             "there."
         )
     filters = [("id", ">=", between[0]), ("id", "<=", between[1])] if between else None
-    return pq.read_table(path, columns=columns, filters=filters)
+    try:
+        with reading():
+            table = pq.read_table(path, columns=columns, filters=filters)
+            require_columns(table, {name: kind for name, kind in _TYPES.items() if name in (columns or ("id", "file"))})
+            return table
+    except (OSError, ValueError) as error:
+        raise unreadable_examples(directory, error) from error
+
+
+def unreadable_examples(directory: Storage, error: Exception) -> CacheError:
+    """The error for an examples.parquet that is corrupted."""
+    return CacheError(
+        f"{directory / EXAMPLES} cannot be read: {error}. Expected the examples of a cache. Remove it and run the flow again: "
+        "it is joined from its parts."
+    )

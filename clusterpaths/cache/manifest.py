@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from clusterpaths.common.corrupted import what_does_not_fit
 from clusterpaths.errors import CacheError
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.records import (
@@ -172,9 +173,8 @@ def _parse(directory: Storage, content: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
         raise CacheError(
-            f"{directory / MANIFEST} cannot be parsed: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}. It was "
+            f"{directory / MANIFEST} cannot be parsed: {what_does_not_fit(error)}. It was "
             "written by another version or changed by hand. Use another --name, or --refresh to extract again."
         ) from error
 

@@ -6,6 +6,7 @@ checked on real rows, or overruled, without extracting again. The meaning of row
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from itertools import islice
 
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import EXAMPLES, class_type, read_examples
+from clusterpaths.cache.examples import EXAMPLES, class_type, read_examples, unreadable_examples
+from clusterpaths.common.corrupted import reading
 from clusterpaths.models.outputs import check_on_rows, decide
 from clusterpaths.records import ModelOutputs
 from clusterpaths.storage import Storage
@@ -62,12 +64,11 @@ def are_stored(directory: Storage, outputs: ModelOutputs) -> bool:
     """
     if not outputs.predicts or outputs.order or class_type(outputs.classes) is not np.int16:
         return False
-    with pq.ParquetFile(directory.local(EXAMPLES)) as file:
-        for batch in file.iter_batches(_BATCH, columns=["prediction", "logits"]):
-            known = batch.filter(batch.column("logits").is_valid())
-            if len(known):
-                rows = as_matrix(known.column("logits"))
-                return np.array_equal(known.column("prediction").to_numpy(), decide(outputs, rows).predictions)
+    for known in _with_logits(directory, "prediction"):
+        if len(known):
+            with _readable(directory):
+                rows, stored = as_matrix(known.column("logits")), known.column("prediction").to_numpy()
+            return np.array_equal(stored, decide(outputs, rows).predictions)
     return True
 
 
@@ -81,12 +82,42 @@ def kind_of_predictions(outputs: ModelOutputs) -> str:
 
 def raw_rows(directory: Storage) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Ids (m,) and raw output rows (m, width), batch by batch: all of them may be larger than memory."""
-    with pq.ParquetFile(directory.local(EXAMPLES), buffer_size=1 << 20, pre_buffer=False) as file:
+    for known in _with_logits(directory, "id"):
+        with _readable(directory):
+            rows = known.column("id").to_numpy(), as_matrix(known.column("logits"))
+        yield rows
+
+
+def _with_logits(directory: Storage, column: str) -> Iterator[pa.RecordBatch]:
+    """Batches of the rows that have raw outputs, with these and another column.
+
+    Raises:
+        CacheError: examples.parquet cannot be read.
+    """
+    with _readable(directory):
+        file = pq.ParquetFile(directory.local(EXAMPLES), buffer_size=1 << 20, pre_buffer=False)
+    with file:
         if "logits" not in file.schema_arrow.names:
             return
-        for batch in file.iter_batches(_BATCH, columns=["id", "logits"]):
-            known = batch.filter(batch.column("logits").is_valid())
-            yield known.column("id").to_numpy(), as_matrix(known.column("logits"))
+        batches = file.iter_batches(_BATCH, columns=[column, "logits"])
+        while True:
+            with _readable(directory):
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                known = batch.filter(batch.column("logits").is_valid())
+            yield known
+
+
+@contextlib.contextmanager
+def _readable(directory: Storage) -> Iterator[None]:
+    try:
+        with reading():
+            yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise unreadable_examples(directory, error) from error
 
 
 def read_raw_rows(directory: Storage, ids: NDArray[np.int64]) -> NDArray[np.float32] | None:
@@ -108,6 +139,7 @@ def read_raw_rows(directory: Storage, ids: NDArray[np.int64]) -> NDArray[np.floa
 
 def as_matrix(lists: pa.Array) -> NDArray[np.float32]:
     """Lists of one length as rows."""
-    values = lists.flatten().to_numpy(zero_copy_only=False)
-    matrix: NDArray[np.float32] = values.reshape(len(lists), -1) if len(lists) else np.empty((0, 0), np.float32)
-    return matrix
+    if not len(lists):
+        return np.empty((0, 0), np.float32)
+    values: NDArray[np.float32] = lists.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(lists), -1)

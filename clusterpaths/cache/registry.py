@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from clusterpaths.cache.examples import ATTRIBUTE, class_type, write_table
+from clusterpaths.cache.examples import ATTRIBUTE, READ, class_type, require_columns, write_table
+from clusterpaths.common.corrupted import parse_json, reading
 from clusterpaths.datasets.base import Dataset, ExampleTable
 from clusterpaths.errors import CacheError
 from clusterpaths.storage import Storage
@@ -32,6 +34,9 @@ from clusterpaths.storage import Storage
 REGISTRY = "registry.parquet"
 _CLASSES = b"class_names"
 _IDENTITY = ("id", "file", "size", "mtime", "digest")
+_TYPES = {name: READ.field(name).type for name in _IDENTITY} | {
+    "present": pa.bool_(), "split": pa.string(), "label": (pa.int16(), pa.int32())
+}  # fmt: skip
 
 
 def read_registry(directory: Storage, columns: list[str] | None = None) -> pa.Table | None:
@@ -44,12 +49,21 @@ def read_registry(directory: Storage, columns: list[str] | None = None) -> pa.Ta
     if not path.is_file():
         return None
     try:
-        return pq.read_table(path, columns=columns)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CacheError(
-            f"{path}, which records the ids of images, cannot be read: {error}. Remove it and run the flow again: of the images "
-            "in the cache, the ids are found again."
-        ) from error
+        with reading():
+            table = pq.read_table(path, columns=columns)
+            attributes = {name: pa.int8() for name in table.column_names if name.startswith(ATTRIBUTE)}
+            require_columns(table, {name: _TYPES[name] for name in columns or _TYPES if name in _TYPES} | attributes)
+            class_names(table)
+            return table
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CacheError:
+    return CacheError(
+        f"{path}, which records the ids of images, cannot be read: {error}. Remove it and run the flow again: of the images "
+        "in the cache, the ids are found again."
+    )
 
 
 def require_registry(directory: Storage, columns: list[str] | None = None) -> pa.Table:
@@ -236,14 +250,18 @@ def current_file(directory: Storage, example: int) -> str | None:
     path = directory.local(REGISTRY)
     if not path.is_file():
         return None
-    found = pq.read_table(path, columns=["file"], filters=[("id", "==", example), ("present", "==", True)])
-    return str(found["file"][0]) if len(found) else None
+    try:
+        with reading():
+            found = pq.read_table(path, columns=["file"], filters=[("id", "==", example), ("present", "==", True)])
+            return str(found["file"][0]) if len(found) else None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
 
 
 def class_names(registry: pa.Table) -> tuple[str, ...]:
     """Of the labels."""
     metadata: Mapping[bytes, bytes] = registry.schema.metadata or {}
-    return tuple(json.loads(metadata.get(_CLASSES, b"[]")))
+    return tuple(map(str, parse_json(metadata.get(_CLASSES, b"[]"))))
 
 
 def attribute_names(registry: pa.Table) -> tuple[str, ...]:

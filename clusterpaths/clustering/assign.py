@@ -7,7 +7,6 @@ assigned again.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.manifest import PIXELS, ShardRecord
 from clusterpaths.clustering.kmeans import comparable, decide, distances_to_all, first_alike
 from clusterpaths.clustering.principal import Axes
+from clusterpaths.common.corrupted import reading
 from clusterpaths.common.lru import LRUCache
 from clusterpaths.errors import CacheError
 from clusterpaths.models.products import Products, ProductSession, join_products
@@ -150,7 +150,7 @@ def _read_assigner(directory: Storage, fit: FitRecord) -> Assigner:
             "it computes them again."
         )
     axes = read_axes(directory, fit.axes_file)
-    if axes is None or axes.digest != fit.axes:
+    if axes is None or axes.digest != fit.axes or axes.directions.shape[1:] != centroids.shape[1:]:
         raise CacheError(
             f"The axes in {directory / fit.axes_file} are missing or are not those of this run. Run the flow again; "
             "it computes them again."
@@ -161,18 +161,19 @@ def _read_assigner(directory: Storage, fit: FitRecord) -> Assigner:
 def read_centroids(directory: Storage, file: str) -> NDArray[np.float32] | None:
     """(k, width) float32; None where there are none that can be read."""
     try:
-        centroids: NDArray[np.float32] = np.load(directory.local(file))
-    except (FileNotFoundError, EOFError, ValueError):
+        with reading():
+            centroids: NDArray[np.float32] = np.load(directory.local(file))
+    except (FileNotFoundError, ValueError):
         return None
-    return centroids
+    return centroids if centroids.ndim == 2 else None  # a header may be corrupted, and the bytes those of the digest
 
 
 def read_axes(directory: Storage, file: str) -> Axes | None:
     """Axes that were written with `write_axes`; None where there are none that can be read."""
     try:
-        with directory.local(file).open("rb") as opened, np.load(opened) as arrays:
+        with directory.local(file).open("rb") as opened, reading(), np.load(opened) as arrays:
             return Axes(arrays["directions"], arrays["mean"], arrays["explained"])
-    except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -220,11 +221,11 @@ def read_labels(files: Path, fit: FitRecord, record: ShardRecord) -> Labels | No
     """Of a recorded shard, from the fit's directory; None where it was not assigned, or while its bytes were others."""
     try:
         # opened here: numpy leaves a file that is no archive open
-        with (files / labels_file(record.index)).open("rb") as file, np.load(file) as arrays:
+        with (files / labels_file(record.index)).open("rb") as file, reading(), np.load(file) as arrays:
             if arrays["made_of"].item() != _made_of(fit, record):
                 return None
             return Labels(arrays["labels"], arrays["distances"], arrays["zeros"], arrays["coordinates"])
-    except (FileNotFoundError, zipfile.BadZipFile, KeyError, EOFError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None  # written atomically, so an invalid one is corrupted: the shard is assigned again
 
 

@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from pydantic import ValidationError
 
+from clusterpaths.common.corrupted import reading, what_does_not_fit
 from clusterpaths.datasets.base import ExampleTable, file_digest, path_in
 from clusterpaths.datasets.decode import open_rgb
-from clusterpaths.errors import DatasetError
+from clusterpaths.errors import CacheError, DatasetError
 from clusterpaths.records import DatasetSpec, Record
 from clusterpaths.storage import Storage, open_storage
 
@@ -107,8 +109,18 @@ class ActivationsData:
     def _texts(self) -> dict[str, str]:
         if not self.shown.texts:
             return {}
-        table = pq.read_table(self.directory.local(TEXTS))
-        return dict(zip(table["file"].to_pylist(), table["text"].to_pylist(), strict=True))
+        try:
+            with reading():
+                table = pq.read_table(self.directory.local(TEXTS))
+                columns = [table[name].cast(pa.string()).to_pylist() for name in ("file", "text")]
+                if None in (*columns[0], *columns[1]):
+                    raise ValueError("it has gaps")
+                return dict(zip(*columns, strict=True))
+        except (OSError, ValueError) as error:
+            raise CacheError(
+                f"{self.directory / TEXTS} cannot be read: {error}. Expected the texts of examples. Run `clusterpaths "
+                "activations` again with --refresh."
+            ) from error
 
 
 def open_activations(spec: DatasetSpec) -> ActivationsData:
@@ -118,6 +130,11 @@ def open_activations(spec: DatasetSpec) -> ActivationsData:
         shown = Shown.model_validate_json(directory.read(SHOWN))
     except FileNotFoundError:
         shown = Shown(images=spec.root)
+    except ValidationError as error:
+        raise CacheError(
+            f"{directory / SHOWN} cannot be read: {what_does_not_fit(error)}. It records what examples look like. Run "
+            "`clusterpaths activations` again with --refresh."
+        ) from error
     return ActivationsData(Path(spec.root), shown, directory, spec.name)
 
 

@@ -6,7 +6,6 @@ Belongs here: the names and layouts of the arrays that are accepted.
 from __future__ import annotations
 
 import errno
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
+from clusterpaths.common.corrupted import one_line, reading
 from clusterpaths.datasets.base import ExampleTable
 from clusterpaths.datasets.decode import as_rgb
 from clusterpaths.datasets.folder_labels import MOST_CLASSES
@@ -129,8 +129,9 @@ def _find(root: str) -> Path:
 def _load(path: Path) -> NDArray[Any]:
     """An array, memory-mapped: only the rows that are read come into memory."""
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with reading():
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     return array
 
@@ -139,16 +140,17 @@ def _load_all(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with (
             path.open("rb") as stream,
+            reading(),
             np.load(stream, allow_pickle=False) as archive,
         ):  # numpy leaves an invalid file open
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> DatasetError:
     return DatasetError(
-        f"{path} cannot be read as a NumPy file ({type(error).__name__}: {error}). Expected what numpy.save or numpy.savez "
+        f"{path} cannot be read as a NumPy file ({one_line(error)}). Expected what numpy.save or numpy.savez "
         "wrote of plain numbers (no objects, no pickles). Save it again."
     )
 

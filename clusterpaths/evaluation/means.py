@@ -7,13 +7,13 @@ have unit length.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterpaths.common.corrupted import reading
 from clusterpaths.sets.published import PublishedSet
 
 MEANS = "cluster_means.npz"
@@ -57,12 +57,12 @@ def read_means(published: PublishedSet) -> dict[str, LayerMeans]:
     if document is None:
         return {}
     try:
-        with np.load(io.BytesIO(document)) as arrays:
+        with reading(), np.load(io.BytesIO(document)) as arrays:
             if str(arrays[_FINGERPRINT]) != published.record.fingerprint:
                 return {}
             layers = [layer for layer in published.record.layers if layer in arrays]
             return {layer: _means(arrays[layer], float(arrays[layer + _LOW])) for layer in layers}
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except ValueError:
         return {}
 
 

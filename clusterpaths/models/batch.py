@@ -6,6 +6,7 @@ are `shapes.py`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -28,6 +29,7 @@ _RANDOM = {
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 }  # fmt: skip
 _APART = 0.05  # of the largest value: kernels for other batch sizes differ by rounding only, some thousandths in 8 bits
+_COMPARED = 1 << 22  # values of an image: a share of the largest value needs no more
 _FATAL = 4  # ONNX Runtime's severity: a run that fails is an answer here
 _EVALUATION = "Export it again in evaluation mode: model.eval() before torch.onnx.export, without training=."
 
@@ -138,7 +140,9 @@ def _difference(both: NDArray[Any], alone: list[NDArray[Any]]) -> float:
     """Between two rows and the same two alone, as a share of the largest value; 0 where they cannot be compared."""
     if both.dtype.kind != "f" or any(one.shape[1:] != both.shape[1:] for one in alone) or not both.size:
         return 0.0
-    values, own = both.astype(np.float64), np.concatenate(alone).astype(np.float64)
+    values, own = (
+        rows.reshape(len(rows), -1)[:, :_COMPARED].astype(np.float64) for rows in (both, np.concatenate(alone))
+    )
     finite = np.isfinite(values) & np.isfinite(own)  # log-probabilities may be -inf
     largest = np.abs(values[finite]).max(initial=0.0)
     return float(np.abs(values[finite] - own[finite]).max(initial=0.0) / largest) if largest else 0.0
@@ -181,7 +185,11 @@ def _drops(node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]]) -> bool:
 def _constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """Single values by name: initializers and Constant nodes."""
     tensors = [tensor for tensor in model.graph.initializer if not onnx.external_data_helper.uses_external_data(tensor)]
-    found = {t.name: onnx.numpy_helper.to_array(t) for t in tensors if all(size == 1 for size in t.dims)}
+    found: dict[str, NDArray[Any]] = {}
+    for tensor in tensors:
+        if all(size == 1 for size in tensor.dims):
+            with contextlib.suppress(ValueError, TypeError):  # one that holds nothing; ONNX Runtime reports it
+                found[tensor.name] = onnx.numpy_helper.to_array(tensor)
     for node in every_node(model):
         if node.op_type == "Constant":
             for attribute in node.attribute:

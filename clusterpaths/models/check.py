@@ -5,14 +5,15 @@ Belongs here: file in, `ModelRecord` out. Nothing is written: the tapped graph i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import onnx
+from pydantic import ValidationError
 
+from clusterpaths.common.corrupted import one_line, parse_json, what_does_not_fit
 from clusterpaths.errors import ModelError
 from clusterpaths.models.axes import channels_axis
 from clusterpaths.models.batch import settle_batch
@@ -30,7 +31,7 @@ from clusterpaths.models.names import safe_name, unique_names
 from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
-from clusterpaths.models.shapes import inferred_shapes
+from clusterpaths.models.shapes import inferred_shapes, require_bounded
 from clusterpaths.models.sidecar import find_sidecar, read_sidecar
 from clusterpaths.records import DEQUANTISED, ModelRecord, OutputKind, Preprocessing, Reduce, Tap
 
@@ -65,6 +66,7 @@ def check_model(
     preprocessing, source = read_preprocessing(metadata, path, entry)
     used = preprocessing.size if preprocessing else entry.default_size(default_size)
     files = {location: str(file.resolve()) for location, file in external.items()}
+    require_bounded(model, path, used)
     entry, about_batch = settle_batch(model, entry, files, used)
     outputs = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path, class_names), used)
     found = find_layers(model, outputs.name)
@@ -109,15 +111,16 @@ def _stated_layers(metadata: dict[str, str], model: onnx.ModelProto, path: Path)
         return []
     depth = {name: at for at, node in enumerate(model.graph.node) for name in node.output}
     try:
-        stated = {str(name): str(tensor) for name, tensor in json.loads(metadata[LAYERS_KEY]).items()}
+        stated = {str(name): str(tensor) for name, tensor in parse_json(metadata[LAYERS_KEY]).items()}
         return [
             FoundLayer(safe_name(name), tensor, model.graph.node[depth[tensor]].op_type, depth[tensor], "tensor")
             for name, tensor in stated.items()
         ]
     except (ValueError, AttributeError, KeyError) as error:
         raise ModelError(
-            f"{path} has the metadata entry {LAYERS_KEY!r}, which cannot be used ({error}): {metadata[LAYERS_KEY][:80]!r}. "
-            "Expected JSON, layer -> tensor of the graph. Export the model again, or remove the entry."
+            f"{path} has the metadata entry {LAYERS_KEY!r}, which cannot be used ({one_line(error)}): "
+            f"{metadata[LAYERS_KEY][:80]!r}. Expected JSON, layer -> tensor of the graph. Export the model again, or "
+            "remove the entry."
         ) from error
 
 
@@ -143,9 +146,9 @@ def read_preprocessing(metadata: dict[str, str], path: Path, image: ImageInput) 
     try:
         found = Preprocessing.model_validate_json(metadata[PREPROCESSING_KEY])
         return found.at_size(image.at_size(found.size)), "the model's own metadata"
-    except ValueError as error:
+    except ValidationError as error:
         raise ModelError(
-            f"{path} has the metadata entry {PREPROCESSING_KEY!r}, which cannot be parsed: {error}. "
+            f"{path} has the metadata entry {PREPROCESSING_KEY!r}, which cannot be parsed: {what_does_not_fit(error)}. "
             "Export the model again, or remove the entry and use --preprocessing."
         ) from error
 

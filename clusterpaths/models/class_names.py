@@ -5,11 +5,11 @@ Belongs here: reading names and where they came from. Whether they fit the outpu
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from clusterpaths.common.corrupted import one_line, parse_json
 from clusterpaths.errors import ConfigError, ModelError
 
 CLASSES_KEY = "clusterpaths.classes"
@@ -44,14 +44,14 @@ def read_names(file: Path) -> tuple[str, ...]:
     """
     try:
         text = file.expanduser().read_text(encoding="utf-8-sig").strip()
-        found = json.loads(text) if text[:1] in ("[", "{") else text.splitlines()
+        found = parse_json(text) if text[:1] in ("[", "{") else text.splitlines()
         if isinstance(found, dict):
             numbered = {int(number): name for number, name in found.items()}
             found = [numbered[number] for number in range(len(numbered))]
     except OSError as error:
         raise ConfigError(f"{GIVEN} {file} cannot be read ({error.strerror}). Expected a text file.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{GIVEN} {file} has no names that can be parsed: {error}. {_EXPECTED}") from error
+        raise ConfigError(f"{GIVEN} {file} has no names that can be parsed: {one_line(error)}. {_EXPECTED}") from error
     names = tuple(str(name).strip() for name in found)
     if not names or not all(names):
         at = names.index("") if names else 0
@@ -68,7 +68,7 @@ def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
     """
     text = metadata.get(CLASSES_KEY, "[]")
     try:
-        names = json.loads(text)
+        names = parse_json(text)
     except ValueError:
         names = None
     if not isinstance(names, list):
@@ -82,7 +82,7 @@ def read_class_names(metadata: dict[str, str], path: Path) -> tuple[str, ...]:
 def _config_names(config: Path) -> tuple[str, ...]:
     """id2label of transformers' PretrainedConfig; empty for any other file."""
     try:
-        return names_by_number(json.loads(config.read_text(encoding="utf-8"))["id2label"])
+        return names_by_number(parse_json(config.read_text(encoding="utf-8"))["id2label"])
     except (OSError, ValueError, KeyError, TypeError):
         return ()
 

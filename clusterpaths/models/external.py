@@ -15,6 +15,7 @@ from pathlib import Path, PureWindowsPath
 import onnx
 import onnxruntime
 
+from clusterpaths.common.corrupted import one_line
 from clusterpaths.errors import ModelError
 
 
@@ -30,11 +31,19 @@ def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str,
 
     Raises:
         ModelError: a named file is not there (the message gives the nearest names), is too short for its
-            tensors, or is outside `folder`.
+            tensors, or is outside `folder`; or it names none.
     """
     needed: dict[str, int] = {}
     for tensor in external_tensors(model):
-        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        try:
+            info = onnx.external_data_helper.ExternalDataInfo(tensor)
+            if not info.location or "\0" in info.location:
+                raise ValueError(f"the location of {tensor.name!r} is {info.location!r}")
+        except ValueError as error:
+            raise ModelError(
+                f"The model has weights in other files, and what it says of them cannot be used: {one_line(error)}. Expected a "
+                "file beside the model, and where in it. Save the model again with its weights."
+            ) from error
         end = (info.offset or 0) + (info.length or 0)
         needed[info.location] = max(needed.get(info.location, 0), end)
     found: dict[str, Path] = {}

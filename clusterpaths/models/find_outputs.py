@@ -17,6 +17,7 @@ import onnx
 from clusterpaths.errors import ConfigError, ModelError
 from clusterpaths.models.class_names import GIVEN, METADATA
 from clusterpaths.models.inputs import find_image_input
+from clusterpaths.models.load import type_name
 from clusterpaths.models.outputs import NO_LOGITS
 from clusterpaths.models.shapes import whole_shapes
 from clusterpaths.records import ModelOutputs, OutputKind
@@ -139,7 +140,7 @@ def _candidates(model: onnx.ModelProto, path: Path, size: tuple[int, int]) -> _C
         if not output.type.HasField("tensor_type"):
             rejected[output.name] = "is no tensor"
         elif tensor.elem_type not in _FLOATS:
-            values = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+            values = type_name(tensor.elem_type).lower()
             rejected[output.name] = f"holds {values} values, not scores"
         else:
             floats.append(output)

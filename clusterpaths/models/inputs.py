@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from clusterpaths.errors import ModelError
+from clusterpaths.models.load import type_name
 from clusterpaths.records import InputType, Layout
 
 _TYPES: dict[int, InputType] = {
@@ -109,4 +110,4 @@ def shape_text(entry: onnx.ValueInfoProto) -> str:
     """Such as float (batch, 3, 64, 64)."""
     tensor = entry.type.tensor_type
     dims = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in tensor.shape.dim)
-    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} ({dims})"
+    return f"{type_name(tensor.elem_type).lower()} ({dims})"

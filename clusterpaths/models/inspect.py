@@ -21,8 +21,8 @@ from clusterpaths.models.external import find_external_files, hash_files
 from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.inputs import find_image_input
 from clusterpaths.models.layers import MOST, FoundLayer, choose_layers, find_layers
-from clusterpaths.models.load import load_graph
-from clusterpaths.models.shapes import inferred_shapes, layer_shapes
+from clusterpaths.models.load import load_graph, type_name
+from clusterpaths.models.shapes import inferred_shapes, layer_shapes, require_bounded
 from clusterpaths.records import Layout, ModelOutputs, OutputKind, Preprocessing, Record
 
 
@@ -159,6 +159,7 @@ def inspect_model(
     preprocessing, source = read_preprocessing(metadata, path, image)
     used = preprocessing.size if preprocessing else image.default_size(_DEFAULT_SIZE)
     used = image.at_size(size) if size else used
+    require_bounded(model, path, used)
     image, about_batch = settle_batch(
         model, image, {location: str(file.resolve()) for location, file in external.items()}, used
     )
@@ -281,7 +282,7 @@ def _tensor_info(entry: onnx.ValueInfoProto) -> TensorInfo:
     tensor = entry.type.tensor_type
     return TensorInfo(
         name=entry.name,
-        type=onnx.TensorProto.DataType.Name(tensor.elem_type).lower(),
+        type=type_name(tensor.elem_type).lower(),
         shape=tuple(int(dim.dim_value) or dim.dim_param or "?" for dim in tensor.shape.dim),
     )
 

@@ -5,6 +5,8 @@ Belongs here: from a file to a graph that all others can read, or why it is none
 
 from __future__ import annotations
 
+import collections
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -42,6 +44,15 @@ def load_graph(path: Path) -> onnx.ModelProto:
         model = load_proto(path)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelError(f"{path} is not an ONNX model ({error}). {_looks_like(path)}{what_to_do}") from error
+    if strange := next((name for name in _names(model.graph) if not isinstance(name, str)), None):
+        raise ModelError(
+            f"{path} has the name {strange!r:.80} in its graph, which is not UTF-8. The file is corrupted. {what_to_do}"
+        )
+    made = collections.Counter(name for node in model.graph.node for name in node.output if name)
+    if made and (most := made.most_common(1)[0])[1] > 1:
+        raise ModelError(
+            f"{path} is not an ONNX model: {most[1]} of its nodes output a tensor {most[0][:80]!r}; expected one. {what_to_do}"
+        )
     if not model.graph.node or not model.opset_import:
         raise ModelError(
             f"{path} is not an ONNX model: it holds no graph ({path.stat().st_size:,} bytes). {what_to_do}"
@@ -53,6 +64,26 @@ def load_graph(path: Path) -> onnx.ModelProto:
             "made from, or save it with ORT_ENABLE_EXTENDED at most."
         )
     return model
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    """All that a graph calls something; bytes are no UTF-8."""
+    for entry in (*graph.input, *graph.output, *graph.value_info):
+        yield entry.name
+        yield from (dim.dim_param for dim in entry.type.tensor_type.shape.dim)
+    yield from (tensor.name for tensor in graph.initializer)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
+            if attribute.HasField("g"):
+                yield from _names(attribute.g)
+
+
+def type_name(kind: int) -> str:
+    """Such as FLOAT; the number where ONNX has no such type."""
+    known: str = onnx.TensorProto.DataType.Name(kind) if kind in onnx.TensorProto.DataType.values() else f"type {kind}"
+    return known
 
 
 def _looks_like(path: Path) -> str:

@@ -6,6 +6,7 @@ Belongs here: shapes of one example. The runs of an entire data set are `session
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from clusterpaths.models.inputs import ImageInput, find_image_input
 
 Shape = tuple[int, ...]
 _BATCH = 2  # where it is free: 1 would also match an axis that is not the batch
+MOST_VALUES = 1 << 29  # of one tensor, for the blank images: 2 GiB of float32
 _LARGE = 4096  # bytes beyond which an initializer is weights: no shape is computed from it
 
 
@@ -26,6 +28,34 @@ def batch_shape(image: ImageInput, size: tuple[int, int], batch: int = _BATCH) -
     """The shape of a batch of images, `size` (height, width) and `batch` where the model leaves them open."""
     first, spatial = image.batch or batch, image.at_size(size)
     return (first, 3, *spatial) if image.layout == "NCHW" else (first, *spatial, 3)
+
+
+def require_bounded(model: onnx.ModelProto, path: Path, size: tuple[int, int]) -> None:
+    """Check that no tensor of the graph is of a size that takes the machine's memory: before the model is run.
+
+    A file of a few bytes can declare an input of any size, or double a tensor sixty times. Sizes that are only computed when the
+    graph runs are not seen here.
+
+    Args:
+        model: as loaded from `path`.
+        path: for the message.
+        size: (height, width) of the input where the model leaves them open.
+
+    Raises:
+        ModelError: no image input, or one is.
+    """
+    image = find_image_input(model, path)
+    batch = batch_shape(image, size)
+    shapes = {image.name: batch}
+    if math.prod(batch) <= MOST_VALUES:
+        shapes |= _inferred(model, image.name, batch)
+    name, shape = max(shapes.items(), key=lambda pair: math.prod(pair[1]))
+    if math.prod(shape) > MOST_VALUES or max(shape, default=0) > MOST_VALUES:
+        raise ModelError(
+            f"The tensor {name[:80]!r} of {path} has the shape {shape} for a batch of {batch[0]}. Expected at most "
+            f"{MOST_VALUES:,} values. If the model fixes a large batch, export it for any batch or a small one; if it takes "
+            "images of any size, name a smaller one with --size."
+        )
 
 
 def layer_shapes(

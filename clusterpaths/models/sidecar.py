@@ -10,7 +10,6 @@ interpolation, antialias).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from pydantic import ValidationError
 
+from clusterpaths.common.corrupted import one_line, parse_json, what_does_not_fit
 from clusterpaths.errors import ModelError
 from clusterpaths.records import Channels, CropOffset, Preprocessing, pixel_scale
 
@@ -68,11 +69,13 @@ def read_sidecar(path: Path, size: tuple[int, int] | None) -> Preprocessing | No
         ModelError: the file cannot be read, or has unknown values.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         if path.name != HUGGING_FACE:
             return None  # a file of the same name, possibly of another program
-        raise ModelError(f"{path} is not JSON: {error}. Correct it, or remove it and use --preprocessing.") from error
+        raise ModelError(
+            f"{path} is not JSON: {one_line(error)}. Correct it, or remove it and use --preprocessing."
+        ) from error
     if not isinstance(content, dict):
         return None
     try:
@@ -80,13 +83,17 @@ def read_sidecar(path: Path, size: tuple[int, int] | None) -> Preprocessing | No
             return _hugging_face(content, size)
         if "mean" in content and "std" in content:
             return _torchvision(content, size)
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelError(
-            f"{path} describes a preprocessing that cannot be parsed: {error}. Expected the keys of Hugging Face's "
+            f"{path} describes a preprocessing that cannot be parsed: {_reason(error)}. Expected the keys of Hugging Face's "
             "preprocessor_config.json or of torchvision's transforms (mean, std, resize_size, crop_size, interpolation). "
             "Correct it, or remove it and use --preprocessing, --mean, --std, --size, --resize."
         ) from error
     return None
+
+
+def _reason(error: Exception) -> str:
+    return what_does_not_fit(error) if isinstance(error, ValidationError) else one_line(error)
 
 
 def _hugging_face(content: Mapping[str, Any], size: tuple[int, int] | None) -> Preprocessing:

@@ -7,19 +7,25 @@ of a service's logs.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clusterpaths.common.corrupted import reading
 from clusterpaths.errors import CacheError
 
 ROWS = "rows.parquet"
+_TYPES = {
+    "time": pa.timestamp("us", tz="UTC"), "item": pa.uint64(), "content": pa.uint64(), "name": pa.string(), "status": pa.int8(),
+    "ood_score": pa.float64(), "prediction": pa.int32(),
+}  # fmt: skip
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 FIRST, LAST = (
     (time.replace(tzinfo=datetime.UTC) - _EPOCH) // datetime.timedelta(microseconds=1)
@@ -126,24 +132,20 @@ def read_rows(file: Path, layers: Sequence[str]) -> Observations:
     Raises:
         CacheError: the file is missing or corrupted.
     """
-    table = _read(file, None)
-    n = len(table)
-    clusters, distances = (
-        np.stack([table[f"{prefix}{layer}"].to_numpy() for layer in layers], axis=1)
-        if n
-        else np.empty((0, len(layers)))
-        for prefix in ("cluster.", "distance.")
-    )
+    clusters, distances = ([f"{prefix}.{layer}" for layer in layers] for prefix in ("cluster", "distance"))
+    types = _TYPES | dict.fromkeys(clusters, pa.int16()) | dict.fromkeys(distances, pa.float32())
+    one = _read(file, types)
+    n = len(one["item"])
     return Observations(
-        table["time"].cast(pa.int64()).to_numpy(),
-        table["item"].to_numpy(),
-        table["content"].to_numpy(),
-        table["name"].to_numpy(),
-        table["status"].to_numpy(),
-        clusters.astype(np.int16),
-        distances.astype(np.float32),
-        table["ood_score"].to_numpy(),
-        table["prediction"].to_numpy(),
+        one["time"].astype("datetime64[us]").astype(np.int64),
+        one["item"],
+        one["content"],
+        one["name"],
+        one["status"],
+        np.stack([one[name] for name in clusters], axis=1) if n else np.empty((0, len(layers)), np.int16),
+        np.stack([one[name] for name in distances], axis=1) if n else np.empty((0, len(layers)), np.float32),
+        one["ood_score"],
+        one["prediction"],
     )
 
 
@@ -153,15 +155,20 @@ def read_identities(file: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]
     Raises:
         CacheError: as `read_rows`.
     """
-    table = _read(file, ["item", "content", "status"])
-    return table["item"].to_numpy(), table["content"].to_numpy()[table["status"].to_numpy() == Status.ROUTED]
+    one = _read(file, {name: _TYPES[name] for name in ("item", "content", "status")})
+    return one["item"], one["content"][one["status"] == Status.ROUTED]
 
 
-def _read(file: Path, columns: list[str] | None) -> pa.Table:
+def _read(file: Path, types: Mapping[str, pa.DataType]) -> dict[str, NDArray[Any]]:
+    """Columns of these types; none has gaps."""
     try:
-        with pq.ParquetFile(file) as opened:
-            return opened.read(columns=columns)
-    except (OSError, pa.ArrowInvalid) as error:
+        with reading(), pq.ParquetFile(file) as opened:
+            table = opened.read(columns=list(types))
+            for name, kind in types.items():
+                if table[name].type != kind or table[name].null_count:
+                    raise ValueError(f"its column {name} is of {table[name].type}, or has gaps")
+            return {name: table[name].to_numpy() for name in types}
+    except (OSError, ValueError) as error:
         raise CacheError(
             f"{file} cannot be read: {error}. Expected the rows of a window. Restore it from a backup, or watch on under "
             "another --series: recorded windows are never written again."

@@ -23,6 +23,7 @@ import pydantic
 import xxhash
 from numpy.typing import NDArray
 
+from clusterpaths.common.corrupted import one_line, reading, what_does_not_fit
 from clusterpaths.errors import DatasetError
 from clusterpaths.monitoring.log_format import LOG_KEY, LogNote
 from clusterpaths.monitoring.observations import (
@@ -110,15 +111,16 @@ class _LogFile:
 
     def _read(self) -> pa.Table:
         try:
-            if self._file.suffix == ".csv":
-                # text: a path such as 1-2-3 would be read as a date
-                types = dict.fromkeys(("time", "id", "path", "fingerprint", "distances"), pa.string())
-                return pacsv.read_csv(
-                    self._file, convert_options=pacsv.ConvertOptions(column_types=types, null_values=[""])
-                )
-            with pq.ParquetFile(self._file) as opened:
-                table = opened.read()
-        except (OSError, pa.ArrowInvalid) as error:
+            with reading():
+                if self._file.suffix == ".csv":
+                    # text: a path such as 1-2-3 would be read as a date
+                    types = dict.fromkeys(("time", "id", "path", "fingerprint", "distances"), pa.string())
+                    return pacsv.read_csv(
+                        self._file, convert_options=pacsv.ConvertOptions(column_types=types, null_values=[""])
+                    )
+                with pq.ParquetFile(self._file) as opened:
+                    table = opened.read()
+        except (OSError, ValueError) as error:
             raise self._wrong(f"cannot be read: {error}") from error
         return table
 
@@ -157,7 +159,7 @@ class _LogFile:
         try:
             found = LogNote.model_validate_json(note)
         except pydantic.ValidationError as error:
-            raise self._wrong(f"has a {LOG_KEY} that is not one: {error.errors()[0]['msg']}") from error
+            raise self._wrong(f"has a {LOG_KEY} that is not one: {what_does_not_fit(error)}") from error
         return [(found.fingerprint, found.set)]
 
     def _times(self) -> NDArray[np.int64]:
@@ -175,7 +177,8 @@ class _LogFile:
                 raise pa.ArrowInvalid("they are not of the years 1 to 9999")
         except pa.ArrowInvalid as error:
             raise self._wrong(
-                f"has times that cannot be read: {error}. Expected ISO times with a time zone, such as 2026-01-31T09:30:00Z"
+                f"has times that cannot be read: {one_line(error)}. Expected ISO times with a time zone, such as "
+                "2026-01-31T09:30:00Z"
             ) from error
         return found
 
@@ -186,7 +189,9 @@ class _LogFile:
             lengths = pc.unique(pc.list_value_length(values)).to_pylist()
             flat = pc.list_flatten(values).cast(pa.int64()).to_numpy()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise self._wrong(f"has paths that cannot be read: {error}. Expected one cluster per layer") from error
+            raise self._wrong(
+                f"has paths that cannot be read: {one_line(error)}. Expected one cluster per layer"
+            ) from error
         if pc.list_flatten(values).null_count:
             raise self._wrong("has paths with missing clusters. Expected one cluster per layer")
         if set(lengths) - {len(layers)}:
@@ -215,7 +220,7 @@ class _LogFile:
         try:
             found: NDArray[np.float64] = self._table["ood_score"].cast(pa.float64()).to_numpy()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise self._wrong(f"has OOD scores that are no numbers: {error}") from error
+            raise self._wrong(f"has OOD scores that are no numbers: {one_line(error)}") from error
         return found
 
     def _predictions(self) -> NDArray[np.int32]:
@@ -224,7 +229,7 @@ class _LogFile:
         try:
             found: NDArray[np.int64] = self._table["prediction"].cast(pa.int64()).fill_null(-1).to_numpy()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise self._wrong(f"has predictions that are no class indices: {error}") from error
+            raise self._wrong(f"has predictions that are no class indices: {one_line(error)}") from error
         classes = len(self._set.record.class_names) or np.iinfo(np.int32).max
         if len(found) and (found.min() < -1 or found.max() >= classes):
             raise self._wrong(f"has predictions from {found.min()} to {found.max()}. Expected -1 to {classes - 1}")

@@ -8,13 +8,13 @@ different too often.
 from __future__ import annotations
 
 import logging
-import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clusterpaths.cache.rows import LayerRows
 from clusterpaths.clustering.assign import Assigner
+from clusterpaths.common.corrupted import reading
 from clusterpaths.errors import CacheError, CorruptedShardError
 from clusterpaths.metrics.ood import Assigned, assign_held_out, held_out_scores
 from clusterpaths.monitoring.record import MONITOR
@@ -85,13 +85,13 @@ def _stored(published: PublishedSet) -> Assigned | None:
     """What an earlier window was compared with; None if there is none, or it is of another set or corrupted."""
     try:
         # opened here: numpy leaves a file that is no archive open
-        with published.file(HELD_OUT).open("rb") as file, np.load(file) as arrays:
+        with published.file(HELD_OUT).open("rb") as file, reading(), np.load(file) as arrays:
             if arrays["fingerprint"].item() != published.record.fingerprint:
                 return None
             found = Assigned(arrays["clusters"], arrays["distances"])
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         log.warning("%s/%s cannot be read and is computed again: %s", published.name, HELD_OUT, error)
         return None
     return found if found.clusters.shape == published.clusters.shape == found.distances.shape else None

@@ -15,6 +15,7 @@ import pydantic
 from numpy.typing import NDArray
 from pydantic import Field
 
+from clusterpaths.common.corrupted import shortened, what_does_not_fit
 from clusterpaths.errors import CacheError, ConfigError, NotFoundError
 from clusterpaths.monitoring.observations import ROWS, Observations, read_identities, read_rows, write_rows
 from clusterpaths.monitoring.record import MONITOR, WindowRecord
@@ -100,7 +101,7 @@ class Series:
             found = WindowRecord.model_validate_json(content)
             found.require_consistent(number)
         except ValueError as error:  # pydantic's are, too
-            what = error.errors()[0]["msg"] if isinstance(error, pydantic.ValidationError) else error
+            what = what_does_not_fit(error) if isinstance(error, pydantic.ValidationError) else shortened(str(error))
             raise CacheError(
                 f"{self.folder}/{name} is not the record of a window: {what}. Restore it from a backup, or watch on under "
                 "another --series."
@@ -172,7 +173,7 @@ class Series:
             return 0
         except pydantic.ValidationError as error:
             raise CacheError(
-                f"{self.folder}/{ANNOUNCED} is corrupted: {error.errors()[0]['msg']}. Remove it: drifted windows are then "
+                f"{self.folder}/{ANNOUNCED} is corrupted: {what_does_not_fit(error)}. Remove it: drifted windows are then "
                 "announced again, with the same ids."
             ) from error
 

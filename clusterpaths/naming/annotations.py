@@ -15,6 +15,7 @@ from typing import Literal
 import pydantic
 from pydantic import Field
 
+from clusterpaths.common.corrupted import what_does_not_fit
 from clusterpaths.errors import CacheError, ConfigError, EditConflictError, NotFoundError
 from clusterpaths.naming.record import Carried, Check, check_key
 from clusterpaths.records import Record
@@ -81,9 +82,8 @@ def parse_annotations(content: bytes, where: str) -> Annotations:
     try:
         return Annotations.model_validate_json(content)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
         raise CacheError(
-            f"{where} is not a document of annotations: {'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}. "
+            f"{where} is not a document of annotations: {what_does_not_fit(error)}. "
             f"Expected what `clusterpaths names SET --export FILE` writes. Repair it, or move it away to begin anew."
         ) from error
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from clusterpaths.common.corrupted import parse_json
 from clusterpaths.errors import ConfigError, EndpointError
 from clusterpaths.naming.prompts import ANSWER_TOKENS, SYSTEM
 
@@ -236,7 +237,7 @@ def _read(response: Any, deadline: float) -> bytes:
 def _parse(content: bytes, estimated: int, host: str) -> Answer:
     """Raises: EndpointError."""
     try:
-        document = json.loads(content)
+        document = parse_json(content)
         message = document["choices"][0]["message"]
         said = message.get("content")
         if isinstance(said, list):

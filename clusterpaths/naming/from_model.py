@@ -7,13 +7,13 @@ sent but montages of exemplars and the texts of `prompts.py`: no names of files,
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from PIL import Image
 from pydantic import Field
 
+from clusterpaths.common.corrupted import parse_json
 from clusterpaths.errors import ConfigError, EndpointError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.naming.annotations import Entry, add_entries, utc_now
@@ -211,7 +211,7 @@ class _Run:
 
     def _cached(self, file: str, ask: Ask) -> tuple[str, ...] | None:
         try:
-            return read_answer(str(json.loads(self.published.cache.read(file))["text"]), ask.fields)
+            return read_answer(str(parse_json(self.published.cache.read(file))["text"]), ask.fields)
         except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None  # unusable ones are asked for again
 

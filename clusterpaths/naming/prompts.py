@@ -5,8 +5,9 @@ Belongs here: wording, and which answers are usable. Which images are shown is `
 
 from __future__ import annotations
 
-import json
 import re
+
+from clusterpaths.common.corrupted import parse_json
 
 SYSTEM = (
     "You compare two groups of images that an image classifier told apart in one of its layers. Say what the images of a group "
@@ -38,7 +39,7 @@ def read_answer(content: str, fields: tuple[str, ...]) -> tuple[str, ...] | None
     """
     for found in reversed(re.findall(r"\{[^{}]*\}", content)):
         try:
-            answer = json.loads(found)
+            answer = parse_json(found)
         except ValueError:
             continue
         names = tuple(_name(answer.get(field)) for field in fields)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.examples import ATTRIBUTE
 from clusterpaths.cache.registry import attribute_names
+from clusterpaths.common.corrupted import reading
 from clusterpaths.errors import CacheError
 
 ATTRIBUTES = "attributes.parquet"
@@ -34,11 +35,14 @@ def read_own_attributes(path: Path, examples: int) -> dict[str, NDArray[np.int8]
         CacheError: it cannot be read, or has another number of rows.
     """
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        with reading():
+            table = pq.read_table(path)
+            if len(table) != examples:
+                raise ValueError(f"it has {len(table):,} rows, the set {examples:,} examples")
+            if gaps := [name for name in table.column_names if table[name].null_count]:
+                raise ValueError(f"it has no value of {gaps[0]} for some examples")
+            return {name: table[name].cast(pa.int8()).to_numpy() for name in table.column_names}
+    except (OSError, ValueError) as error:
         raise CacheError(
             f"{path} cannot be read: {error}. Expected the attributes of a set; publish the set again."
         ) from error
-    if len(table) != examples:
-        raise CacheError(f"{path} has {len(table):,} rows; the set has {examples:,} examples. Publish the set again.")
-    return {name: table[name].to_numpy().astype(np.int8) for name in table.column_names}

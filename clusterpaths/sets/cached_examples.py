@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clusterpaths.cache.examples import ATTRIBUTE, EXAMPLES, read_examples
 from clusterpaths.cache.predictions import check_stored, raw_rows
 from clusterpaths.cache.registry import REGISTRY
+from clusterpaths.common.corrupted import reading
 from clusterpaths.errors import CacheError
 from clusterpaths.models.outputs import decide
 from clusterpaths.records import ModelOutputs
@@ -45,22 +46,23 @@ def _read_attributes(cache: Storage, file: str, ids: NDArray[np.int64]) -> dict[
     if not path.is_file():
         return {}
     try:
-        names = [name for name in pq.read_schema(path).names if name.startswith(ATTRIBUTE)]
-        if not names:
-            return {}
-        table = pq.read_table(path, columns=["id", *names])
+        with reading():
+            names = [name for name in pq.read_schema(path).names if name.startswith(ATTRIBUTE)]
+            if not names:
+                return {}
+            table = pq.read_table(path, columns=["id", *names])
+            stored = table["id"].to_numpy()
+            columns = {name: pc.fill_null(table[name].cast(pa.int8()), 0).to_numpy() for name in names}
     except FileNotFoundError:  # removed meanwhile
         return {}
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError) as error:
         raise CacheError(
             f"{path} cannot be read: {error}. Expected the cache's examples; run the flow again."
         ) from error
-    at, known = _rows_of(table["id"].to_numpy(), ids)
-    found = {}
-    for name in names:
-        values: NDArray[np.int8] = pc.fill_null(table[name].cast(pa.int8()), 0).to_numpy()
-        found[name.removeprefix(ATTRIBUTE)] = np.where(known, values[at], 0).astype(np.int8)
-    return found
+    at, known = _rows_of(stored, ids)
+    return {
+        name.removeprefix(ATTRIBUTE): np.where(known, values[at], 0).astype(np.int8) for name, values in columns.items()
+    }
 
 
 def read_top_scores(

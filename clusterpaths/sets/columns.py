@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clusterpaths.common.corrupted import reading, shortened
 from clusterpaths.errors import CacheError
 
 Classes = NDArray[np.int16] | NDArray[np.int32]  # the latter if there are more than 32,767
@@ -43,29 +44,30 @@ def read_columns(path: Path, layers: tuple[str, ...]) -> Columns:
     distances = [f"distance.{layer}" for layer in layers]
     needed = ["id", "file", "label", "prediction", *layers, *distances]
     try:
-        stored = pq.read_schema(path).names
-        missing = [name for name in needed if name not in stored]
-        if missing:
-            raise CacheError(
-                f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(stored)}. "
-                "It does not match set.json; publish the set again."
+        with reading():
+            stored = pq.read_schema(path).names
+            missing = [name for name in needed if name not in stored]
+            if missing:
+                raise CacheError(
+                    f"{path} lacks the columns {', '.join(missing)}; it has {shortened(', '.join(stored))}. "
+                    "It does not match set.json; publish the set again."
+                )
+            table = pq.read_table(path, columns=[*needed, *({"split"} & set(stored))])
+            splits, split_names = _splits(table)
+            return Columns(
+                ids=table["id"].to_numpy(),
+                labels=_classes(table, "label"),
+                predictions=_classes(table, "prediction"),
+                clusters=np.stack([_ints(table, layer) for layer in layers], axis=1),
+                distances=np.stack([table[name].to_numpy() for name in distances], axis=1),
+                splits=splits,
+                split_names=split_names,
+                files=table["file"].cast(pa.string()).combine_chunks(),
             )
-        table = pq.read_table(path, columns=[*needed, *({"split"} & set(stored))])
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError) as error:
         raise CacheError(
             f"{path} cannot be read: {error}. Expected the paths of a set; publish the set again."
         ) from error
-    splits, split_names = _splits(table)
-    return Columns(
-        ids=table["id"].to_numpy(),
-        labels=_classes(table, "label"),
-        predictions=_classes(table, "prediction"),
-        clusters=np.stack([_ints(table, layer) for layer in layers], axis=1),
-        distances=np.stack([table[name].to_numpy() for name in distances], axis=1),
-        splits=splits,
-        split_names=split_names,
-        files=table["file"].combine_chunks(),
-    )
 
 
 def _classes(table: Any, name: str) -> Classes:

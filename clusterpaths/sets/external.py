@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import itertools
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clusterpaths.common.corrupted import parse_json
 from clusterpaths.common.text import is_utf8
 from clusterpaths.errors import CacheError
 from clusterpaths.metrics.paths import PathCounts, count_paths
@@ -130,10 +130,7 @@ def read_json(content: bytes) -> tuple[Any, bytes]:
         ValueError: it is not JSON in UTF-8, or too deeply nested.
     """
     text = content.removeprefix(codecs.BOM_UTF8)
-    try:
-        return json.loads(text.decode(), parse_constant=_refuse), text
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    return parse_json(text.decode(), parse_constant=_refuse), text
 
 
 def _refuse(constant: str) -> Any:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clusterpaths.common.corrupted import reading
 from clusterpaths.errors import CacheError
 from clusterpaths.records import MapMethod, Record
 
@@ -119,9 +120,10 @@ class Maps:
             CacheError: the file cannot be read.
         """
         try:
-            described = json.loads((pq.read_schema(self._points).metadata or {})[_RECORD])
-            return {layer: MapRecord.model_validate(described[layer]) for layer in self.layers}
-        except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+            with reading():
+                described = json.loads((pq.read_schema(self._points).metadata or {})[_RECORD])
+                return {layer: MapRecord.model_validate(described[layer]) for layer in self.layers}
+        except (OSError, ValueError) as error:
             raise self._unreadable(self._points, error) from error
 
     def points(self, layer: str) -> NDArray[np.float32]:
@@ -130,8 +132,7 @@ class Maps:
         Raises:
             CacheError: the file cannot be read, or has another number of rows.
         """
-        table = self._read([f"{layer}.x", f"{layer}.y"], self._points)
-        return np.column_stack([column.to_numpy() for column in table.columns]).astype(np.float32, copy=False)
+        return np.column_stack([self._numbers(f"{layer}.{axis}", self._points) for axis in "xy"])
 
     def components(self, layer: str) -> NDArray[np.float32]:
         """(n, d) of one layer.
@@ -139,9 +140,13 @@ class Maps:
         Raises:
             CacheError: as `points`.
         """
-        column = self._read([f"{layer}.components"], self._path).column(0).combine_chunks()
-        values = column.flatten().to_numpy(zero_copy_only=False)
-        found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(self._examples, -1)
+        column = self._read(f"{layer}.components", self._path)
+        try:
+            with reading():
+                values = column.flatten().to_numpy()
+                found: NDArray[np.float32] = values.astype(np.float32, copy=False).reshape(self._examples, -1)
+        except ValueError as error:
+            raise self._unreadable(self._path, error) from error
         return found
 
     def residuals(self, layer: str) -> NDArray[np.float32]:
@@ -150,8 +155,7 @@ class Maps:
         Raises:
             CacheError: as `points`.
         """
-        found: NDArray[np.float32] = self._read([f"{layer}.residual"], self._path).column(0).to_numpy()
-        return found
+        return self._numbers(f"{layer}.residual", self._path)
 
     def rounded(self, layer: str, components: NDArray[np.float32]) -> NDArray[np.float32]:
         """Components (m, d) with the precision of those in the file; what is too large for it becomes the largest.
@@ -160,8 +164,9 @@ class Maps:
             CacheError: the file cannot be read.
         """
         try:
-            dtype = pq.read_schema(self._path).field(f"{layer}.components").type.value_type.to_pandas_dtype()
-        except (OSError, pa.ArrowInvalid, KeyError) as error:
+            with reading():
+                dtype = pq.read_schema(self._path).field(f"{layer}.components").type.value_type.to_pandas_dtype()
+        except (OSError, ValueError) as error:
             raise self._unreadable(self._path, error) from error
         most = np.finfo(dtype).max
         return components.clip(-most, most).astype(dtype).astype(np.float32)
@@ -179,17 +184,27 @@ class Maps:
         for layer in self.layers:
             self.layer(layer)
 
-    def _read(self, columns: list[str], path: Path) -> pa.Table:
+    def _numbers(self, name: str, path: Path) -> NDArray[np.float32]:
+        """(n,)"""
         try:
-            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-        except (OSError, pa.ArrowInvalid) as error:
+            with reading():
+                found: NDArray[np.float32] = self._read(name, path).cast(pa.float32()).to_numpy()
+        except ValueError as error:
             raise self._unreadable(path, error) from error
-        if len(table) != self._examples or table.num_columns != len(columns):
+        return found
+
+    def _read(self, name: str, path: Path) -> pa.Array:
+        try:
+            with reading():
+                table = pq.read_table(path, columns=[name], page_checksum_verification=True)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(path, error) from error
+        if len(table) != self._examples or table.num_columns != 1:
             raise CacheError(
-                f"{path} has {len(table):,} rows and {table.num_columns} of the columns {', '.join(columns)}; the set has "
-                f"{self._examples:,} examples. {_AGAIN}"
+                f"{path} has {len(table):,} rows and {table.num_columns} columns {name}; the set has {self._examples:,} "
+                f"examples. {_AGAIN}"
             )
-        return table
+        return table.column(0).combine_chunks()
 
     def _unreadable(self, path: Path, error: Exception) -> CacheError:
         return CacheError(f"{path} cannot be read: {error}. Expected the maps of a set. {_AGAIN}")
@@ -267,6 +282,7 @@ def write_points(path: Path, maps: Mapping[str, tuple[MapRecord, NDArray[np.floa
 def made_of(path: Path) -> str:
     """Digest of the maps.parquet that a umap.parquet was made of; empty if it cannot be read."""
     try:
-        return str((pq.read_schema(path).metadata or {}).get(_OF, b"").decode())
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError):
+        with reading():
+            return str((pq.read_schema(path).metadata or {}).get(_OF, b"").decode())
+    except (OSError, ValueError):
         return ""

@@ -6,7 +6,6 @@ shape is `maps.py`, the arithmetic `clustering/principal.py`.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from clusterpaths.clustering.assign import Assigner, FitRecord
 from clusterpaths.clustering.layout import Layout
 from clusterpaths.clustering.principal import Axes
 from clusterpaths.clustering.trace import Located
+from clusterpaths.common.corrupted import reading
 from clusterpaths.errors import CacheError
 from clusterpaths.sets.maps import AXES, MAPS, LayerMap, MapRecord, Maps, MapsWriter
 from clusterpaths.sets.points import fitted_layout
@@ -112,16 +112,16 @@ def read_axes(published: PublishedSet) -> tuple[Maps, dict[str, Axes]]:
     path = published.file(AXES)
     found = {}
     try:
-        with path.open("rb") as opened, np.load(opened) as file:
+        with path.open("rb") as opened, reading(), np.load(opened) as file:
             for layer, record in maps.records.items():
                 directions, mean = file[_DIRECTIONS + layer], file[_MEAN + layer]
                 found[layer] = Axes(directions, mean, np.array(record.explained))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise CacheError(f"{path} cannot be read: {error}. Expected the axes of a set's maps; {_AGAIN}") from error
     for layer, axes in found.items():
-        if axes.directions.shape != (len(axes.explained), len(axes.mean)):
+        if axes.mean.ndim != 1 or axes.directions.shape != (len(axes.explained), len(axes.mean)):
             raise CacheError(
-                f"{path} has axes of shape {axes.directions.shape} and a mean of {len(axes.mean):,} values in layer {layer}; "
+                f"{path} has axes of shape {axes.directions.shape} and a mean of {axes.mean.size:,} values in layer {layer}; "
                 f"{MAPS} has {len(axes.explained)} axes. They do not match; {_AGAIN}"
             )
     return maps, found

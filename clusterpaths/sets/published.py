@@ -6,7 +6,6 @@ are in `explore/`, sets of other programs in `external.py`, writing in `publish.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from clusterpaths.cache.fit_sample import draw_ids, fit_size
 from clusterpaths.cache.manifest import read_manifest
+from clusterpaths.common.corrupted import reading, what_does_not_fit
 from clusterpaths.errors import CacheError
 from clusterpaths.metrics.alignment import UnseenRule, choose_unseen_rule
 from clusterpaths.metrics.ood import DistanceScale, held_out_scores, overall_distance, scale_distances
@@ -104,8 +104,9 @@ class PublishedSet(Conveniences, SetDirectory):
             raise CacheError(f"{self.path / RECORD} has no k for {', '.join(unknown)}. Publish the set again.")
         path = self.file(PATHS)
         try:
-            rows = pq.read_metadata(path).num_rows
-        except (OSError, pa.ArrowInvalid) as error:
+            with reading():
+                rows = pq.read_metadata(path).num_rows
+        except (OSError, ValueError) as error:
             raise CacheError(
                 f"{path} cannot be read: {error}. Expected the paths of a set; publish it again."
             ) from error
@@ -161,13 +162,13 @@ class PublishedSet(Conveniences, SetDirectory):
         """
         path = self.file(PATHS)
         try:
-            with pq.ParquetFile(path) as file:
+            with reading(), pq.ParquetFile(path) as file:
                 table = file.read(columns=["digest"])
-        except (OSError, pa.ArrowInvalid) as error:
+                if "digest" not in table.column_names or table["digest"].null_count:
+                    return None
+                found: NDArray[np.uint64] = table["digest"].cast(pa.uint64()).to_numpy()
+        except (OSError, ValueError) as error:
             raise CacheError(f"{path} cannot be read: {error}. Publish the set again.") from error
-        if "digest" not in table.column_names or table["digest"].null_count:
-            return None
-        found: NDArray[np.uint64] = table["digest"].to_numpy()
         return found
 
     @property
@@ -277,9 +278,9 @@ class PublishedSet(Conveniences, SetDirectory):
         """
         path = self.file(CENTROIDS)
         try:
-            with path.open("rb") as opened, np.load(opened) as file:
+            with path.open("rb") as opened, reading(), np.load(opened) as file:
                 found = {layer: np.asarray(file[layer], np.float32) for layer in self.layers}
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError) as error:
             raise CacheError(
                 f"{path} cannot be read: {error}. Expected the set's centroids; publish the set again."
             ) from error
@@ -330,10 +331,11 @@ class PublishedSet(Conveniences, SetDirectory):
             return False
         try:
             Maps(path, self.layers, self.num_examples).check()
-            with self.file(AXES).open("rb") as opened, np.load(opened) as file:  # numpy leaves what is no archive open
+            # opened here: numpy leaves what is no archive open
+            with self.file(AXES).open("rb") as opened, reading(), np.load(opened) as file:
                 for name in file.files:
                     file[name]
-        except (CacheError, OSError, ValueError, EOFError, zipfile.BadZipFile):
+        except (CacheError, OSError, ValueError):
             return False
         return True
 
@@ -390,9 +392,7 @@ def open_set(folder: StorageLike) -> PublishedSet:
             f"{document} does not exist. Expected the directory of a published set, with set.json and paths.parquet."
         ) from error
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
         raise CacheError(
-            f"{document} is not the record of a set: {'.'.join(map(str, first['loc'])) or 'the document'}: "
-            f"{first['msg']} ({error.error_count()} problems in all). Expected a set of this version of the program; "
-            "publish the set again."
+            f"{document} is not the record of a set: {what_does_not_fit(error)} ({error.error_count()} problems in all). "
+            "Expected a set of this version of the program; publish the set again."
         ) from error

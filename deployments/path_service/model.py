@@ -17,6 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from clusterpaths.common.corrupted import what_does_not_fit
 from clusterpaths.errors import ModelError
 from clusterpaths.explanation.uploaded import open_picture
 from clusterpaths.export.note import PATH_MODEL_KEY, PathModelNote, path_text
@@ -179,9 +180,8 @@ def _read_note(path: Path, metadata: dict[str, str]) -> PathModelNote:
     try:
         return PathModelNote.model_validate_json(metadata[PATH_MODEL_KEY])
     except ValidationError as error:
-        first = error.errors()[0]
         raise ModelError(
-            f"{path} has a note that cannot be read: {'.'.join(map(str, first['loc']))}: {first['msg']}. It was exported by "
+            f"{path} has a note that cannot be read: {what_does_not_fit(error)}. It was exported by "
             f"another version of the program. {_EXPORT_AGAIN}"
         ) from error
 

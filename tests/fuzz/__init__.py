@@ -1,0 +1,1 @@
+"""Fuzzing: many broken, odd and random inputs for everything that the program reads; see engine.py."""
