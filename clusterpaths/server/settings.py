@@ -16,7 +16,7 @@ from clusterpaths.config import CacheRoot
 from clusterpaths.records import Record
 
 SHORTEST_TOKEN = 16  # characters
-TOKEN_VARIABLE = "CLUSTERPATHS_TOKEN"
+TOKEN_VARIABLE = "CLUSTERPATHS_TOKEN"  # noqa: S105 - the name of the variable
 _ORIGIN = re.compile(r"https?://[^/\s,*?#]+\Z")
 
 
