@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter
 
 from clusterpaths.errors import InputError, ModelError
 from clusterpaths.models.check import check_model, instrument_model
-from clusterpaths.models.external import external_tensors, find_external_files, hash_files
+from clusterpaths.models.external import external_tensors, find_external_files, hash_files, weights_beside
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
 from clusterpaths.records import Record
 
@@ -136,20 +136,19 @@ def external_locations(path: Path) -> tuple[str, ...]:
     return tuple(sorted(location for location in locations if location))
 
 
-def weights_beside(folder: Path, location: str) -> Path | None:
-    """The weights file, also where its name differs in letter case; None: not there."""
-    wanted = folder / location
-    if wanted.is_file() or not wanted.parent.is_dir():
-        return wanted if wanted.is_file() else None
-    same = [path for path in wanted.parent.iterdir() if path.name.lower() == wanted.name.lower() and path.is_file()]
-    return same[0] if len(same) == 1 else None
+def weights_of(folder: Path, location: str) -> Path | None:
+    """As `weights_beside`; None also for a file outside the model's directory, which is not looked at."""
+    try:
+        return weights_beside(folder, location)
+    except ModelError:
+        return None
 
 
 def content_sha256(path: Path, locations: tuple[str, ...] | None = None) -> str:
     """`ModelRecord.sha256` where everything is there, else of what is there; empty: unreadable."""
     names = external_locations(path) if locations is None else locations
     try:
-        return hash_files([path, *(found for name in names if (found := weights_beside(path.parent, name)))])
+        return hash_files([path, *(found for name in names if (found := weights_of(path.parent, name)))])
     except OSError:
         return ""
 
