@@ -6,6 +6,7 @@ Belongs here: shapes of one example. The runs of an entire data set are `session
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from clusterpaths.common.memory import physical_bytes
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import find_external_files, reference_files
 from clusterpaths.models.inputs import ImageInput, find_image_input
@@ -26,6 +28,33 @@ def batch_shape(image: ImageInput, size: tuple[int, int], batch: int = _BATCH) -
     """The shape of a batch of images, `size` (height, width) and `batch` where the model leaves them open."""
     first, spatial = image.batch or batch, image.at_size(size)
     return (first, 3, *spatial) if image.layout == "NCHW" else (first, *spatial, 3)
+
+
+def require_memory(model: onnx.ModelProto, path: Path, image: ImageInput, size: tuple[int, int]) -> None:
+    """Refuse a graph that cannot be run here, before anything of its sizes is allocated: a small file can declare any.
+
+    Sizes that only a run shows (a loop's, or those computed from the image) are not known here.
+
+    Raises:
+        ModelError: a blank batch, or one tensor of the graph for it, exceeds the memory of this machine.
+    """
+    batch, memory = batch_shape(image, size), physical_bytes()
+    largest = {image.name: batch}
+    if 4 * math.prod(batch) <= memory:
+        try:
+            largest |= _inferred(model, image.name, batch)
+        except MemoryError as error:  # inference computes values of tensors that may be shapes
+            raise ModelError(
+                f"{path} cannot be run: the shapes of its tensors need too much memory to be computed. Expected a classifier "
+                "of images. If the file comes from somebody else, it may have been made to use up the memory."
+            ) from error
+    name, shape = max(largest.items(), key=lambda one: math.prod(one[1]))
+    if (needed := 4 * math.prod(shape)) > memory:  # as float32; others differ by a factor that does not matter here
+        raise ModelError(
+            f"{path} cannot be run on this machine: for a batch of shape {batch}, its tensor {name!r} has the shape {shape}, "
+            f"{needed / 1e9:,.0f} GB; this machine has {memory / 1e9:,.0f} GB of memory. Expected a classifier of images. "
+            "If the file comes from somebody else, it may have been made to use up the memory."
+        )
 
 
 def layer_shapes(
