@@ -100,7 +100,7 @@ def test_a_symbolic_link_that_leads_outside_is_refused(tmp_path: Path, name: str
 def test_a_symbolic_link_to_weights_in_the_same_folder_is_followed(tmp_path: Path) -> None:
     path = write(tmp_path)
     (tmp_path / NAME).rename(tmp_path / "blob")
-    (tmp_path / NAME).symlink_to("blob")  # as the Hugging Face cache has them
+    (tmp_path / NAME).symlink_to("blob")
     assert instrument_model(check_model(path), (16, 16)).outputs.classes == 5
 
 
