@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 FRESH := build/fresh
+AUDIT_FLAGS ?=
 
 # Of make torture: the seed of the first schedule, and for how long new ones begin.
 SEED ?= 0
 MINUTES ?= 30
 
-.PHONY: help install sample serve test quick lint types docs wheel fuzz benchmark torture clean
+.PHONY: help install sample serve test quick lint types docs wheel audit sbom fuzz benchmark torture clean
 
 help:
 	@echo "make sample     install what a flow needs, then cluster paths of 2,000 drawn faces; prints the path of the report"
@@ -20,6 +21,8 @@ help:
 	@echo "make fuzz       thousands of broken and random inputs for everything that is read: CASES=5000 of each kind, SEED=1"
 	@echo "make docs       install everything, then the documentation in build/site, with its notebooks executed: one minute"
 	@echo "make wheel      sdist and wheel in dist/; the wheel runs its sample in an environment of its own"
+	@echo "make audit      known vulnerabilities of the packages in constraints.txt; needs a network"
+	@echo "make sbom       the installed packages with their licences as a CycloneDX document: build/sbom.json"
 	@echo "make benchmark  speed, memory, bytes and start-up, compared with a baseline: benchmarks/results/suite.md (one to two hours)"
 	@echo "make torture    random runs under random faults, checked after each: make torture SEED=7 MINUTES=10 (docs/torture.md)"
 	@echo "make clean      remove the environment and the builds, but not data, models or results"
@@ -87,6 +90,19 @@ wheel:
 	mkdir $(FRESH)/empty
 	cd $(FRESH)/empty && ../bin/clusterpaths sample
 	@size=$$(du -sm $(FRESH)/lib | cut -f1); echo "The base installation has $$size MB."; test $$size -le 900
+
+# Strictly: without --strict, pip-audit exits with 0 and "No known vulnerabilities" where PyPI does not answer. AUDIT_FLAGS is for another
+# database, such as AUDIT_FLAGS="--vulnerability-service osv --osv-url https://osv.internal.example/v1/query".
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt $(AUDIT_FLAGS)
+
+sbom: install
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment --gather-license-texts --pyproject pyproject.toml --output-reproducible --validate \
+		--output-format JSON --output-file build/sbom.json $(BIN)/python
+	@echo "build/sbom.json"
 
 benchmark: install
 	$(BIN)/python benchmarks/suite.py

@@ -28,6 +28,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from pydantic import BaseModel
 
 from clusterpaths.common import roots
+from clusterpaths.common.text import without_credentials
 from clusterpaths.config import RunConfig
 from clusterpaths.errors import ClusterPathsError
 from clusterpaths.monitoring.config import MonitorConfig
@@ -58,7 +59,7 @@ def main(
     """Create the work pool, the deployments of prefect.yaml, and the automations."""
     if not os.environ.get("PREFECT_API_URL"):
         sys.exit("error: PREFECT_API_URL is not set. Expected the URL of a server, such as http://127.0.0.1:4200/api.")
-    print(f"Setting up {os.environ['PREFECT_API_URL']} …", flush=True)
+    print(f"Setting up {without_credentials(os.environ['PREFECT_API_URL'])} …", flush=True)
     entries = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     with get_client(sync_client=True) as client:
         pool = make_pool(client)

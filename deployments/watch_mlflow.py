@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 
 from clusterpaths.commands.shell import command_parser, run_command
 from clusterpaths.common import roots
+from clusterpaths.common.text import without_credentials
 from clusterpaths.errors import ClusterPathsError, ConfigError, ModelError
 from clusterpaths.gate.registry import ANNOUNCED, Registry, Version
 from clusterpaths.records import Record
@@ -75,7 +76,7 @@ def look(registry: Registry, name: str, config: WatchMlflowConfig) -> Outcome | 
     outcome = _examined(registry, version, config.models)
     url = server_url()
     assert url is not None  # checked at the start
-    deliver([_event(outcome, version, registry.uri)], url)
+    deliver([_event(outcome, version, registry.shown)], url)
     if isinstance(outcome, Rejected):
         registry.report(version, None, outcome.reason)
     registry.tag(version, announced=outcome.sha256 or "rejected")
@@ -110,7 +111,7 @@ def watch(name: str, config: WatchMlflowConfig) -> None:
             "Set PREFECT_API_URL, such as PREFECT_API_URL=http://127.0.0.1:4200/api."
         )
     registry, delay = Registry(config.tracking_uri), 0.0
-    logger.info("Watching %s of %s; announcing to %s.", name, registry.uri, server_url())
+    logger.info("Watching %s of %s; announcing to %s.", name, registry.shown, without_credentials(server_url() or ""))
     while True:
         try:
             outcome, delay = look(registry, name, config), 0.0

@@ -25,6 +25,7 @@ from watchfiles import watch
 
 from clusterpaths.commands.shell import USER_ERROR, option_message
 from clusterpaths.common import roots
+from clusterpaths.common.text import without_credentials
 from clusterpaths.errors import ClusterPathsError, ConfigError
 from clusterpaths.watching.announced import STATE_FILE, AnnouncedModels
 from clusterpaths.watching.arrivals import Arrival, Outcome
@@ -130,7 +131,7 @@ def watch_models(config: WatchConfig) -> NoReturn:
     folder = ModelFolder(config.models, known, config.settle, config.patience, logger.info)
     _begin(config, known, folder)
     announcer = Announcer(folder, known)
-    logger.info("Watching %s for models; announcing to %s.", config.models, server_url())
+    logger.info("Watching %s for models; announcing to %s.", config.models, without_credentials(server_url() or ""))
     changes, looked = _changes(config), 0.0
     while True:
         changed = next(changes)

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from clusterpaths.common.extras import require_extra
+from clusterpaths.common.text import without_credentials
 from clusterpaths.errors import ConfigError, DiskError
 from clusterpaths.storage.atomic import unwritable
 
@@ -111,7 +112,7 @@ def require_server(url: str) -> None:
         ConfigError: no connection, or no address.
     """
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=CONNECT_SECONDS):
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=CONNECT_SECONDS):  # noqa: S310 - Prefect's own setting
             pass
     except urllib.error.HTTPError:
         pass  # it answers; what it refuses, Prefect reports
@@ -126,6 +127,7 @@ def require_server(url: str) -> None:
 
 def _away(url: str, reason: BaseException | str) -> ConfigError:
     return ConfigError(
-        f"The Prefect server at {url} does not answer ({getattr(reason, 'strerror', None) or reason}). Expected the API of a "
+        f"The Prefect server at {without_credentials(url)} does not answer "
+        f"({without_credentials(str(getattr(reason, 'strerror', None) or reason))}). Expected the API of a "
         f"running server: start one with `prefect server start`, correct {API_URL}, or unset it for a temporary server."
     )

@@ -13,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events import Event
 from prefect.settings import PREFECT_API_URL
 
+from clusterpaths.common.text import without_credentials
 from clusterpaths.errors import ClusterPathsError
 
 _AT_ONCE = 50  # the server's filter takes no more
@@ -50,13 +51,15 @@ def _deliver(events: list[Event], url: str) -> None:
             while missing := _missing(client, missing):
                 if time.monotonic() > deadline:
                     raise ServerAwayError(
-                        f"The Prefect server at {url} answered, but did not store {len(missing)} events."
+                        f"The Prefect server at {without_credentials(url)} answered, but did not store {len(missing)} events."
                     )
                 time.sleep(0.2)
     except (httpx.HTTPError, OSError) as error:
         raise ServerAwayError(
-            f"The Prefect server at {url} does not accept events ({type(error).__name__}: {error}). "
-            "Expected a running server there: check PREFECT_API_URL, and that `prefect server start` runs."
+            without_credentials(
+                f"The Prefect server at {url} does not accept events ({type(error).__name__}: {error}). "
+            )
+            + "Expected a running server there: check PREFECT_API_URL, and that `prefect server start` runs."
         ) from error
 
 

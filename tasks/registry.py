@@ -34,6 +34,6 @@ def report_to_registry(registered: str, decided: Decided | None, reason: str = "
     registry = Registry()
     version = registry.version(*found)
     if version is None:
-        get_run_logger().warning("%s is no longer in the registry at %s: it is not tagged.", registered, registry.uri)
+        get_run_logger().warning("%s is no longer in the registry at %s: it is not tagged.", registered, registry.shown)
         return
     registry.report(version, decided, reason)

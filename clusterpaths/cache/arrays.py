@@ -109,6 +109,9 @@ def _open_array(kind: ArrayKind, path: str, key: str, ids: str) -> ReadableArray
     import zarr
 
     array: Any = zarr.open_array(path, mode="r")
+    codecs = (*array.filters, *array.compressors, *((array.serializer,) if array.serializer else ()))
+    if np.dtype(array.dtype).hasobject or any("pickle" in repr(one).lower() for one in codecs):
+        raise ValueError("it holds pickled Python objects")  # an older numcodecs would run them
     return array  # type: ignore[no-any-return]
 
 

@@ -121,7 +121,7 @@ def _cannot_bind(host: str, port: int, error: OSError) -> str:
 def address(host: str, listening: socket.socket) -> str:
     """The address to open in a browser."""
     port = listening.getsockname()[1]
-    name = "localhost" if host in ("", "0.0.0.0", "::") else host
+    name = "localhost" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 

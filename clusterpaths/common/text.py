@@ -1,9 +1,17 @@
-"""Names of files, layers and models from external sources: what can be written, and what was probably meant."""
+"""Names and addresses from external sources: what can be written, what was probably meant, and what must not be shown."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
+
+
+def without_credentials(text: str) -> str:
+    """A text without the user and the password of each address in it: http://USER:PASSWORD@host becomes http://host."""
+    return _CREDENTIALS.sub("", text)
 
 
 def is_utf8(name: str) -> bool:

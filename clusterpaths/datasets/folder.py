@@ -5,6 +5,7 @@ Belongs here: finding the images and the labels from their directories. Labels f
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -146,16 +147,25 @@ def _walk(
     with os.scandir(folder) as entries:
         for entry in entries:
             name = prefix + entry.name
-            if entry.name.startswith("."):
-                ignored.append(name)
-            elif entry.is_dir():
+            kind = "" if entry.name.startswith(".") else _kind(entry)
+            if kind == "directory":
                 below.append((entry.path, f"{name}/"))
-            elif entry.is_file():
+            elif kind == "file":
                 yield entry, name
             else:
-                ignored.append(name)  # a link to nothing, a socket
+                ignored.append(name)  # hidden, a link to nothing or to itself, a pipe
     for path, name in below:
         yield from _walk(path, name, here, ignored)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """What it is, or what it is a link to; empty: neither a directory nor a file."""
+    try:
+        return "directory" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return ""
+        raise
 
 
 def _refuse_twins(root: Path, files: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import Field
 
 from clusterpaths.common.extras import require_extra
+from clusterpaths.common.text import without_credentials
 from clusterpaths.errors import ClusterPathsError, ConfigError, ModelError
 from clusterpaths.gate.run import Decided
 from clusterpaths.records import Record
@@ -70,6 +71,7 @@ class Registry:
     def __init__(self, uri: str | None = None) -> None:
         require_extra("A model registry", "mlflow", "mlflow")
         self.uri = uri or os.environ.get(URI, "")
+        self.shown = without_credentials(self.uri)
         if not self.uri:
             raise ConfigError(
                 f"No MLflow server is named. Set {URI}, such as {URI}=http://127.0.0.1:5000, where runs are executed, too."
@@ -220,8 +222,8 @@ class Registry:
     def _away(self, error: Exception) -> RegistryAwayError:
         reason = (str(error).splitlines() or [""])[0]
         return RegistryAwayError(
-            f"The MLflow server at {self.uri} did not do what it was asked ({type(error).__name__}: {reason:.300}). Check "
-            f"that it runs, and that {URI} is its address."
+            f"The MLflow server at {self.shown} did not do what it was asked ({type(error).__name__}: "
+            f"{without_credentials(reason):.300}). Check that it runs, and that {URI} is its address."
         )
 
 

@@ -31,7 +31,7 @@ from clusterpaths.models.names import safe_name, unique_names
 from clusterpaths.models.providers import CPU
 from clusterpaths.models.reduce import parse_reduce, reduced_axes, resolve_reduce
 from clusterpaths.models.session import TapSession
-from clusterpaths.models.shapes import inferred_shapes, require_bounded
+from clusterpaths.models.shapes import inferred_shapes, require_memory
 from clusterpaths.models.sidecar import find_sidecar, read_sidecar
 from clusterpaths.records import DEQUANTISED, ModelRecord, OutputKind, Preprocessing, Reduce, Tap
 
@@ -56,7 +56,7 @@ def check_model(
 
     Raises:
         ConfigError: as `class_names.read_names`, or another number of names than of classes.
-        ModelError: no file, no ONNX, no image input, an unknown layer, or missing weights.
+        ModelError: no file, no ONNX, no image input, an unknown layer, missing weights, or larger than the memory.
     """
     require_model(path)
     model = load_graph(path)
@@ -66,7 +66,7 @@ def check_model(
     preprocessing, source = read_preprocessing(metadata, path, entry)
     used = preprocessing.size if preprocessing else entry.default_size(default_size)
     files = {location: str(file.resolve()) for location, file in external.items()}
-    require_bounded(model, path, used)
+    require_memory(model, path, entry, used)
     entry, about_batch = settle_batch(model, entry, files, used)
     outputs = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path, class_names), used)
     found = find_layers(model, outputs.name)

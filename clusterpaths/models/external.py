@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -18,12 +19,27 @@ import onnxruntime
 from clusterpaths.common.corrupted import one_line
 from clusterpaths.errors import ModelError
 
+_IN_MEMORY = "_ORT_MEM_ADDR_"  # ONNX Runtime's own mark of an address in its memory in place of a file
+
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """The initializers, subgraphs' included, whose data are in another file."""
-    for tensor in onnx.external_data_helper._get_all_tensors(model):
+    """The tensors, those of subgraphs, functions and sparse initializers included, whose data are in another file."""
+    parts = [model.graph, *model.functions]
+    for tensor in (*onnx.external_data_helper._get_all_tensors(model), *_sparse_tensors(parts)):
         if onnx.external_data_helper.uses_external_data(tensor):
             yield tensor
+
+
+def _sparse_tensors(graphs: list[Any]) -> Iterator[onnx.TensorProto]:
+    """Values and indices of sparse tensors, which onnx's helper leaves out and ONNX Runtime reads."""
+    for graph in graphs:
+        found = list(getattr(graph, "sparse_initializer", ()))
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            found += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            found += attribute.sparse_tensors
+            yield from _sparse_tensors([*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs])
+        for sparse in found:
+            yield from (sparse.values, sparse.indices)
 
 
 def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -31,19 +47,11 @@ def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str,
 
     Raises:
         ModelError: a named file is not there (the message gives the nearest names), is too short for its
-            tensors, or is outside `folder`; or it names none.
+            tensors, or is outside `folder`, symbolic links followed; or it names none.
     """
     needed: dict[str, int] = {}
     for tensor in external_tensors(model):
-        try:
-            info = onnx.external_data_helper.ExternalDataInfo(tensor)
-            if not info.location or "\0" in info.location:
-                raise ValueError(f"the location of {tensor.name!r} is {info.location!r}")
-        except ValueError as error:
-            raise ModelError(
-                f"The model has weights in other files, and what it says of them cannot be used: {one_line(error)}. Expected a "
-                "file beside the model, and where in it. Save the model again with its weights."
-            ) from error
+        info = _info(tensor)
         end = (info.offset or 0) + (info.length or 0)
         needed[info.location] = max(needed.get(info.location, 0), end)
     found: dict[str, Path] = {}
@@ -60,26 +68,71 @@ def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str,
     return found, warnings
 
 
+def _info(tensor: onnx.TensorProto) -> Any:
+    try:
+        info = onnx.external_data_helper.ExternalDataInfo(tensor)
+        if not info.location or "\0" in info.location:
+            raise ValueError(f"the location of {tensor.name!r} is {info.location!r}")
+        return info
+    except ValueError as error:
+        raise ModelError(
+            f"The model has weights in other files, and what it says of them cannot be used: {one_line(error)}. Expected a file "
+            "beside the model, and where in it: offset and length in bytes, from 0 on. Save the model again with its weights."
+        ) from error
+
+
+def weights_beside(folder: Path, location: str) -> Path | None:
+    """The weights file in or below the model's directory, also where its name differs in letter case; None: not there.
+
+    Raises:
+        ModelError: it is outside, also by a symbolic link, or this is no name of a file.
+    """
+    try:
+        # Windows separates by backslashes; on other systems they may be part of a name, so the name as it stands comes first
+        wanted = _within(folder, folder / location)
+        if not wanted.is_file():
+            wanted = _within(folder, folder / PureWindowsPath(location).as_posix())
+        if wanted.is_file():
+            return wanted
+        beside = _files_beside(wanted)
+        same = [name for name in beside if name.lower() == wanted.name.lower()]
+        return _within(folder, wanted.parent / same[0]) if len(same) == 1 else None
+    except (_OutsideError, OSError, ValueError) as error:
+        reason = "is outside its own directory" if isinstance(error, _OutsideError) else "no file can have below"
+        raise ModelError(
+            f"The model names the weights file {location!r}, which {reason} {folder}. "
+            "Expected a file beside the model. Save the model again with its weights beside it."
+        ) from error
+
+
+class _OutsideError(Exception):
+    pass
+
+
+def _within(folder: Path, path: Path) -> Path:
+    # of a circle of links, realpath makes some name, where resolve() raises
+    if _IN_MEMORY in path.parts or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise _OutsideError
+    return path
+
+
+def _files_beside(wanted: Path) -> list[str]:
+    return sorted(p.name for p in wanted.parent.iterdir() if p.is_file()) if wanted.parent.is_dir() else []
+
+
 def _find(folder: Path, location: str, warnings: list[str]) -> Path:
-    # Windows separates by backslashes; on other systems they may be part of a name, so the name as it stands comes first
+    found = weights_beside(folder, location)
     wanted = folder / location
     if not wanted.is_file():
         wanted = folder / PureWindowsPath(location).as_posix()
-    if not wanted.resolve().is_relative_to(folder.resolve()):
-        raise ModelError(
-            f"The model names the weights file {location!r}, which is outside its own directory {folder}. "
-            "Expected a file beside the model. Save the model again with its weights beside it."
-        )
-    if wanted.is_file():
-        return wanted
-    beside = sorted(p.name for p in wanted.parent.iterdir() if p.is_file()) if wanted.parent.is_dir() else []
-    same = [name for name in beside if name.lower() == wanted.name.lower()]
-    if len(same) == 1:
-        warnings.append(
-            f"The model names its weights file {location!r}; taking {same[0]!r}, which differs in letter case only. "
-            "Rename it to be understood by other programs."
-        )
-        return wanted.parent / same[0]
+    if found is not None:
+        if found.name != wanted.name:
+            warnings.append(
+                f"The model names its weights file {location!r}; taking {found.name!r}, which differs in letter case only. "
+                "Rename it to be understood by other programs."
+            )
+        return found
+    beside = _files_beside(wanted)
     near = difflib.get_close_matches(wanted.name, beside, n=3, cutoff=0.3)
     raise ModelError(
         f"The model keeps its weights in {location!r}, and {wanted} does not exist. "

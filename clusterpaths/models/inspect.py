@@ -22,7 +22,7 @@ from clusterpaths.models.find_outputs import find_outputs
 from clusterpaths.models.inputs import find_image_input
 from clusterpaths.models.layers import MOST, FoundLayer, choose_layers, find_layers
 from clusterpaths.models.load import load_graph, type_name
-from clusterpaths.models.shapes import inferred_shapes, layer_shapes, require_bounded
+from clusterpaths.models.shapes import inferred_shapes, layer_shapes, require_memory
 from clusterpaths.records import Layout, ModelOutputs, OutputKind, Preprocessing, Record
 
 
@@ -159,7 +159,7 @@ def inspect_model(
     preprocessing, source = read_preprocessing(metadata, path, image)
     used = preprocessing.size if preprocessing else image.default_size(_DEFAULT_SIZE)
     used = image.at_size(size) if size else used
-    require_bounded(model, path, used)
+    require_memory(model, path, image, used)
     image, about_batch = settle_batch(
         model, image, {location: str(file.resolve()) for location, file in external.items()}, used
     )

@@ -14,13 +14,13 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from clusterpaths.common.memory import physical_bytes
 from clusterpaths.errors import ModelError
 from clusterpaths.models.external import find_external_files, reference_files
 from clusterpaths.models.inputs import ImageInput, find_image_input
 
 Shape = tuple[int, ...]
 _BATCH = 2  # where it is free: 1 would also match an axis that is not the batch
-MOST_VALUES = 1 << 29  # of one tensor, for the blank images: 2 GiB of float32
 _LARGE = 4096  # bytes beyond which an initializer is weights: no shape is computed from it
 
 
@@ -30,32 +30,37 @@ def batch_shape(image: ImageInput, size: tuple[int, int], batch: int = _BATCH) -
     return (first, 3, *spatial) if image.layout == "NCHW" else (first, *spatial, 3)
 
 
-def require_bounded(model: onnx.ModelProto, path: Path, size: tuple[int, int]) -> None:
-    """Check that no tensor of the graph is of a size that takes the machine's memory: before the model is run.
+def require_memory(model: onnx.ModelProto, path: Path, image: ImageInput, size: tuple[int, int]) -> None:
+    """Refuse a graph that cannot be run here, before anything of its sizes is allocated: a small file can declare any.
 
-    A file of a few bytes can declare an input of any size, or double a tensor sixty times. Sizes that are only computed when the
-    graph runs are not seen here.
-
-    Args:
-        model: as loaded from `path`.
-        path: for the message.
-        size: (height, width) of the input where the model leaves them open.
+    Sizes that only a run shows (a loop's, or those computed from the image) are not known here.
 
     Raises:
-        ModelError: no image input, or one is.
+        ModelError: a blank batch, or one tensor of the graph for it, exceeds the memory of this machine.
     """
-    image = find_image_input(model, path)
-    batch = batch_shape(image, size)
-    shapes = {image.name: batch}
-    if math.prod(batch) <= MOST_VALUES:
-        shapes |= _inferred(model, image.name, batch)
-    name, shape = max(shapes.items(), key=lambda pair: math.prod(pair[1]))
-    if math.prod(shape) > MOST_VALUES or max(shape, default=0) > MOST_VALUES:
+    batch, memory = batch_shape(image, size), physical_bytes()
+    largest = {image.name: batch}
+    if 4 * math.prod(batch) <= memory:
+        try:
+            largest |= _inferred(model, image.name, batch)
+        except MemoryError as error:  # inference computes values of tensors that may be shapes
+            raise ModelError(
+                f"{path} cannot be run: the shapes of its tensors need too much memory to be computed. Expected a classifier "
+                "of images. If the file comes from somebody else, it may have been made to use up the memory."
+            ) from error
+    name, shape = max(largest.items(), key=lambda one: _values(one[1]))
+    if (needed := 4 * _values(shape)) > memory:  # as float32; others differ by a factor that does not matter here
         raise ModelError(
-            f"The tensor {name[:80]!r} of {path} has the shape {shape} for a batch of {batch[0]}. Expected at most "
-            f"{MOST_VALUES:,} values. If the model fixes a large batch, export it for any batch or a small one; if it takes "
-            "images of any size, name a smaller one with --size."
+            f"{path} cannot be run on this machine: its tensor {name[:80]!r} has the shape {shape} for a batch of "
+            f"{batch}, {needed / 1e9:,.0f} GB; this machine has {memory / 1e9:,.0f} GB of memory. Expected a classifier of images. "
+            "If it fixes a large batch, export it for any batch; if it takes images of any size, name a smaller one with --size. "
+            "If the file comes from somebody else, it may have been made to use up the memory."
         )
+
+
+def _values(shape: Shape) -> int:
+    """Of one tensor; an axis of 0 does not hide what another one makes of the tensors before it."""
+    return max(math.prod(shape), *shape, 0)
 
 
 def layer_shapes(

@@ -151,7 +151,8 @@ class Endpoint:
                 self.limits = False
                 continue
             except _BusyError as busy:
-                wait = busy.wait if busy.wait is not None else 2.0**attempt * random.uniform(0.75, 1.25)
+                spread = random.uniform(0.75, 1.25)  # noqa: S311 - so that clients do not ask again at once
+                wait = busy.wait if busy.wait is not None else 2.0**attempt * spread
                 if attempt + 1 == ATTEMPTS or wait > LONGEST_WAIT:
                     asked = f"asks to wait {wait:.0f} s" if wait > LONGEST_WAIT else f"after {ATTEMPTS} attempts"
                     raise EndpointError(
@@ -170,7 +171,7 @@ class Endpoint:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "clusterpaths"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(self.address, body, headers, method="POST")  # http or https, as checked above
+        request = urllib.request.Request(self.address, body, headers, method="POST")  # noqa: S310 - http(s), checked above
         deadline = time.monotonic() + self.timeout
         try:
             with _opener.open(request, timeout=self.timeout) as response:

@@ -46,7 +46,7 @@ def set_html(published: PublishedSet) -> str:
             name=published.name,
             n=len(index),
             occupied=len(index.paths.counts),
-            sankey=Markup(draw_sankey(index)) if len(index) else "",  # our own, escaped there
+            sankey=Markup(draw_sankey(index)) if len(index) else "",  # noqa: S704 - our own, escaped there
             sizes=[(layer, sizes.tolist()) for layer, sizes in zip(index.layers, index.sizes, strict=True)],
             paths=[(path, [tile(example, pictures, example.distance) for example in path.exemplars]) for path in paths],
             purities=published.purities,

@@ -149,7 +149,7 @@ def write_comparison(
         alone=True,
         thumbnails=list(thumbnails.values()),
         ratio=f"{median_ratio(thumbnails.values()):.3f}",
-        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
+        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
     )
     document = directory.write_json(f"{stem}.json", comparison.model_dump(mode="json"))
     return document, directory.write(f"{stem}.html", html.encode("utf-8", errors="replace"))
@@ -161,7 +161,7 @@ def comparison_section(comparison: Comparison, classes: Sequence[str] = ()) -> M
     `classes`: names in the order of the page's colours; by default those of the comparison.
     """
     page = comparison_page(comparison, classes=classes)
-    return Markup(render("comparison_section.html", page=page, c=comparison))  # escaped by the template
+    return Markup(render("comparison_section.html", page=page, c=comparison))  # noqa: S704 - escaped by the template
 
 
 @dataclass(frozen=True)

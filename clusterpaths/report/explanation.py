@@ -104,7 +104,7 @@ def explanation_page(
         image=_encode(image),
         thumbnails=list(thumbnails.values()),
         ratio=f"{median_ratio(thumbnails.values()):.3f}",
-        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
+        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
     )
 
 
@@ -228,7 +228,7 @@ def two_routes(e: Explanation, index: SetIndex) -> Markup:
         return Markup()
     nearest = e.counterfactual.nearest
     other = Route(nearest.path, f"all of the way to cluster {nearest.target} of {nearest.layer}", dashed=True)
-    return Markup(draw_sankey(index, [other, Route(e.path, "the image's path")]))  # rendered with escaping
+    return Markup(draw_sankey(index, [other, Route(e.path, "the image's path")]))  # noqa: S704 - rendered with escaping
 
 
 def _listed(names: Sequence[str]) -> str:

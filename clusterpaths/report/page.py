@@ -72,7 +72,7 @@ def write_report(
         evaluation_groups=evaluation_rows(evaluation) if evaluation else (),
         thumbnails=list(thumbnails.values()),
         ratio=f"{median_ratio(thumbnails.values()):.3f}",
-        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # our own file
+        css=Markup(resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
     )
     # File names need not be valid Unicode (a surrogate stands for an undecodable byte): replace, do not fail.
     return published.write("report.html", html.encode("utf-8", errors="replace"))

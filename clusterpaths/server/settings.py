@@ -16,7 +16,7 @@ from clusterpaths.config import CacheRoot
 from clusterpaths.records import Record
 
 SHORTEST_TOKEN = 16  # characters
-TOKEN_VARIABLE = "CLUSTERPATHS_TOKEN"
+TOKEN_VARIABLE = "CLUSTERPATHS_TOKEN"  # noqa: S105 - the name of the variable
 _ORIGIN = re.compile(r"https?://[^/\s,*?#]+\Z")
 
 
@@ -47,7 +47,7 @@ class ServeConfig(Record):
         (), description="another host name of this server, such as a proxy's; repeatable"
     )
     prefect_api: Annotated[str | None, Parameter(env_var="PREFECT_API_URL")] = Field(
-        None, description="Prefect's API, where POST /run starts a run [none: /run answers 503]"
+        None, repr=False, description="Prefect's API, where POST /run starts a run [none: /run answers 503]"
     )
     deployment: str = Field("celeba/full", description="the deployment that POST /run starts, FLOW/NAME")
     max_upload_mb: float = Field(20, gt=0, description="size limit of image files and requests, in MB")

@@ -181,7 +181,7 @@ class Bucket(Storage):
             content, version = self.read_version(name)
             if self.replace(name, change(content), version):
                 return
-            time.sleep(random.uniform(0.01, 0.1))  # random, so that writers of many machines do not collide again
+            time.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - so that writers of many machines do not collide again
 
     @contextlib.contextmanager
     def lock(self, wait: float, log: Callable[[str], None] = lambda _: None) -> Iterator[None]:

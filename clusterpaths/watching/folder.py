@@ -23,7 +23,7 @@ from clusterpaths.watching.arrivals import (
     external_locations,
     model_name,
     reject,
-    weights_beside,
+    weights_of,
     why_unfinished,
 )
 
@@ -48,7 +48,7 @@ class _Sighting:
     done: bool = False
 
     def stamp_weights(self, folder: Path) -> tuple[_FileStamp, ...]:
-        return tuple(_stamp(weights_beside(folder, location)) for location in self.locations or ())
+        return tuple(_stamp(weights_of(folder, location)) for location in self.locations or ())
 
 
 class ModelFolder:

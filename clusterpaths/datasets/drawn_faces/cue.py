@@ -29,7 +29,7 @@ class Cue(Record):
 def has_cue(seed: int, index: int, hair: str, cue: Cue) -> bool:
     """Whether the face of (seed, index), which has this hair, carries the cue: deterministic."""
     share = cue.within if hair == cue.hair else cue.without
-    return random.Random(f"cue {seed} {index}").random() < share
+    return random.Random(f"cue {seed} {index}").random() < share  # noqa: S311 - repeatable, not secret
 
 
 def paint_cue(image: Image.Image, cue: Cue) -> None:

@@ -179,7 +179,7 @@ def _attributes(plan: FacePlan) -> dict[str, int]:
 
 
 def _plan(seed: int, index: int) -> FacePlan:
-    r = random.Random(f"face {seed} {index}")
+    r = random.Random(f"face {seed} {index}")  # noqa: S311 - repeatable, not secret
     hair = r.choices(HAIR, _HAIR_WEIGHTS)[0]
     male = r.random() < {"Bald": 0.9, "Gray_Hair": 0.65}.get(hair, 0.42)
     style = r.choices(("short", "medium", "long", "curly"), (7, 1.5, 0.5, 1) if male else (1.5, 3, 4, 1.5))[0]

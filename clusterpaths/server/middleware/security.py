@@ -134,7 +134,7 @@ def _refuse(status: int, text: str, headers: dict[str, str] | None = None) -> Re
 
 
 def _is_wildcard(host: str) -> bool:
-    return host in ("", "0.0.0.0", "::", "[::]")
+    return host in ("", "0.0.0.0", "::", "[::]")  # noqa: S104 - compared, not bound
 
 
 def _host_name(host: str) -> str:

@@ -360,3 +360,34 @@ def test_a_directory_of_celeba_is_pointed_to_the_data_set_that_reads_its_labels(
         "--dataset celeba takes its labels" in note
         for note in open_folder(DatasetSpec(name="folder", root=str(tmp_path))).notes
     )
+
+
+def test_a_link_to_an_image_elsewhere_is_that_image(tmp_path: Path) -> None:
+    images(tmp_path, "elsewhere.png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.png").symlink_to(tmp_path / "elsewhere.png")
+    data = opened(tmp_path / "data")
+    assert data.examples().files == ("a.png",)
+    assert data.read_image("a.png").size == (6, 4)
+    assert data.digest("a.png") == data.digest("a.png")
+
+
+def test_a_link_to_what_is_no_image_shows_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("the password")
+    images(tmp_path / "data", "a.png")
+    (tmp_path / "data" / "b.png").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(OSError, match="not an image") as refused:
+        opened(tmp_path / "data").read_image("b.png")
+    assert "password" not in str(refused.value)
+
+
+def test_links_that_lead_to_themselves_and_pipes_are_left_out(tmp_path: Path) -> None:
+    images(tmp_path, "a.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "x").symlink_to("y")
+    (tmp_path / "y").symlink_to("x")
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    data = opened(tmp_path)
+    assert data.examples().files == ("a.png",)
+    assert "5 other entries" in data.notes[0]

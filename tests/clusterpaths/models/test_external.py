@@ -9,7 +9,10 @@ import pytest
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models.check import check_model, instrument_model
+from clusterpaths.models.external import hash_files
+from clusterpaths.models.inspect import inspect_model
 from clusterpaths.models.session import TapSession
+from clusterpaths.watching.arrivals import content_sha256, examine
 from tests.clusterpaths.conftest import write_cnn
 
 NAME = "tiny_cnn.onnx.data"
@@ -83,6 +86,114 @@ def test_weights_outside_the_models_folder_are_refused(tmp_path: Path, location:
     name_instead(path, location)
     with pytest.raises(ModelError, match="is outside its own directory"):
         check_model(path)
+
+
+@pytest.mark.parametrize("name", ["weights.data", "WEIGHTS.DATA"], ids=["by its name", "by another letter case"])
+def test_a_symbolic_link_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
+    path = write_cnn(tmp_path / "models" / "m.onnx", external="weights.data")
+    (path.parent / "weights.data").rename(tmp_path / "weights.data")
+    (path.parent / name).symlink_to(tmp_path / "weights.data")
+    with pytest.raises(ModelError, match="is outside its own directory"):
+        check_model(path)
+
+
+def test_a_symbolic_link_to_weights_in_the_same_folder_is_followed(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (tmp_path / NAME).rename(tmp_path / "blob")
+    (tmp_path / NAME).symlink_to("blob")
+    assert instrument_model(check_model(path), (16, 16)).outputs.classes == 5
+
+
+def test_a_link_to_itself_is_a_missing_file(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (tmp_path / NAME).unlink()
+    (tmp_path / NAME).symlink_to(NAME)
+    with pytest.raises(ModelError, match="does not exist"):
+        check_model(path)
+
+
+@pytest.mark.parametrize("location", ["a\0b", "x" * 5000, ".", "a/" * 5000], ids=["nul", "long", "itself", "deep"])
+def test_a_location_that_is_no_name_of_a_file_is_refused(tmp_path: Path, location: str) -> None:
+    path = write(tmp_path)
+    name_instead(path, location)
+    with pytest.raises(ModelError, match="weights"):
+        check_model(path)
+
+
+def test_an_address_in_the_memory_of_the_runtime_is_no_file(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    place = tmp_path / "*" / "_ORT_MEM_ADDR_"  # ONNX Runtime's own mark; a file of that name can be made
+    place.mkdir(parents=True)
+    (tmp_path / NAME).rename(place / "*")
+    name_instead(path, "*/_ORT_MEM_ADDR_/*")
+    with pytest.raises(ModelError, match="is outside its own directory"):
+        check_model(path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "-8"), ("length", "-1"), ("offset", "x"), ("length", "9" * 30)])
+def test_an_offset_or_length_that_is_none_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    path = write(tmp_path)
+    model = onnx.load(str(path), load_external_data=False)
+    entries = model.graph.initializer[0].external_data
+    next(entry for entry in entries if entry.key == key).value = value
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"does not say where|too short"):
+        check_model(path)
+
+
+def add_secret(path: Path, kind: str, location: str) -> None:
+    """Add five values of a file outside to the logits."""
+    model = onnx.load(str(path))
+    secret = onnx.TensorProto(name="secret", data_type=onnx.TensorProto.FLOAT, dims=[5])
+    secret.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in {"location": location, "offset": "0", "length": "20"}.items():
+        secret.external_data.add(key=key, value=value)
+    sparse = onnx.SparseTensorProto(dims=[5], values=secret)
+    sparse.indices.CopyFrom(onnx.numpy_helper.from_array(np.arange(5), "indices"))
+    make, output = onnx.helper.make_node, model.graph.output[0].name
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == output else name for name in node.output]
+    if kind == "initializer":
+        model.graph.initializer.append(secret)
+    elif kind == "sparse initializer":
+        model.graph.sparse_initializer.append(sparse)
+    elif kind == "constant":
+        model.graph.node.append(make("Constant", [], ["secret"], value=secret))
+    elif kind == "sparse constant":
+        model.graph.node.append(make("Constant", [], ["secret"], sparse_value=sparse))
+    elif kind == "function":
+        body = [make("Constant", [], ["c"], value=secret), make("Identity", ["c"], ["y"])]
+        model.functions.append(onnx.helper.make_function("local", "F", [], ["y"], body, list(model.opset_import)))
+        model.opset_import.append(onnx.helper.make_opsetid("local", 1))
+        model.graph.node.append(make("F", [], ["secret"], domain="local"))
+    elif kind in ("branch", "sparse branch"):
+        values = {"value": secret} if kind == "branch" else {"sparse_value": sparse}
+        out = [onnx.helper.make_tensor_value_info("inner", onnx.TensorProto.FLOAT, [5])]
+        branch = onnx.helper.make_graph([make("Constant", [], ["inner"], **values)], "branch", [], out)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
+        model.graph.node.append(make("If", ["yes"], ["secret"], then_branch=branch, else_branch=branch))
+    model.graph.node.append(make("Add", ["before", "secret"], [output]))
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("where", ["above", "absolute", "working directory"])
+@pytest.mark.parametrize(
+    "kind",
+    ["initializer", "sparse initializer", "constant", "sparse constant", "function", "branch", "sparse branch"],
+)
+def test_no_tensor_of_a_graph_reads_a_file_outside(
+    tmp_path: Path, kind: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_cnn(tmp_path / "models" / "m.onnx")
+    (tmp_path / "secret").write_bytes(np.full(5, 123456, np.float32).tobytes())
+    monkeypatch.chdir(tmp_path)  # what a session of a graph in memory would take its files from
+    locations = {"above": "../secret", "absolute": str(tmp_path / "secret"), "working directory": "secret"}
+    add_secret(path, kind, locations[where])
+    for look in (check_model, inspect_model):
+        with pytest.raises(ModelError, match=r"is outside its own directory|does not exist"):
+            look(path)
+    assert examine(path, patient=False).kind == "rejected"
+    assert content_sha256(path) == hash_files([path])  # the other file is not even hashed
 
 
 def test_weights_in_a_folder_below_are_found(tmp_path: Path) -> None:
