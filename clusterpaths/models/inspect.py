@@ -160,7 +160,7 @@ def inspect_model(
     used = preprocessing.size if preprocessing else image.default_size(_DEFAULT_SIZE)
     used = image.at_size(size) if size else used
     image, about_batch = settle_batch(
-        model, image, {location: str(file.resolve()) for location, file in external.items()}, used
+        model, path, image, {location: str(file.resolve()) for location, file in external.items()}, used
     )
     warnings += about_batch
     meaning = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path), used)

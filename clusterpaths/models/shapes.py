@@ -127,7 +127,7 @@ def _seen(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     external, _ = find_external_files(model, path.parent)
-    reference_files(tapped, {location: str(found.resolve()) for location, found in external.items()}, options)
+    reference_files(tapped, path, {location: str(found.resolve()) for location, found in external.items()}, options)
     value = np.full(batch, 0.5).astype(image.type)
     try:
         session = onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=["CPUExecutionProvider"])
