@@ -174,9 +174,13 @@ class Pieces:
             for number, (stage, shard, fits, part) in enumerate(calls, start=1)
         }
 
+        failures = sum(len(shard.failed) for shard in self._shards.values())
+
         def recorded(record: ShardRecord) -> None:
+            nonlocal failures  # counted on: of a million shards, a sum for each would take hours
+            failures += len(record.failed) - len(self._shards[record.index].failed)
             self._shards[record.index] = record
-            if sum(len(shard.failed) for shard in self._shards.values()) > self.job.max_failed:
+            if failures > self.job.max_failed:
                 require_few_failures(self._shards.values(), self._ids, self.job.max_failed)
 
         with self._shards_progress(sizes) as progress:
