@@ -1,6 +1,6 @@
 """The records of up to a million shards, without images: what docs/scale.md takes as negligible.
 
-python benchmarks/scale_records.py --shards 1000 10000 100000 1000000      prints a Markdown table
+python benchmarks/scale_records.py --shards 1000 10000 100000 1000000      results/scale_records.json, and a table
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import cyclopts
-from machine import PROJECT, describe_machine, peak_memory
+from machine import PROJECT, RESULTS, describe_machine, peak_memory
 
 from clusterpaths.cache.manifest import (
     LayerRecord,
@@ -39,7 +39,11 @@ PREPROCESSING = Preprocessing(name="unit", size=(64, 64), mean=(0, 0, 0), std=(1
 
 
 def main(
-    shards: tuple[int, ...] = (1000, 10_000, 100_000, 1_000_000), *, one: bool = False, work: Path | None = None
+    shards: tuple[int, ...] = (1000, 10_000, 100_000, 1_000_000),
+    *,
+    one: bool = False,
+    quick: bool = False,
+    work: Path | None = None,
 ) -> None:
     """Measure in a process for each number, and print the table.
 
@@ -49,6 +53,8 @@ def main(
         numbers of shards
     one
         measure the only number in this process, and print JSON
+    quick
+        write no results
     work
         directory on the disk to measure [a temporary one]
     """
@@ -65,13 +71,23 @@ def main(
             sys.exit(ended.stderr)
         found.append(json.loads(ended.stdout))
     machine = describe_machine()
-    print(f"{machine['machine']}, load {machine['load_average']:.1f}, Python {machine['python']}\n")
-    print("| CPU seconds | " + " | ".join(f"{one['shards']:,} shards" for one in found) + " |")
-    print("|---" * (len(found) + 1) + "|")
+    if not quick:
+        (RESULTS / "scale_records.json").write_text(json.dumps({**machine, "found": found}, indent=1) + "\n")
+    print(table({**machine, "found": found}))
+
+
+def table(result: dict[str, Any]) -> str:
+    """As Markdown."""
+    found = result["found"]
+    lines = [
+        "| CPU seconds | " + " | ".join(f"{one['shards']:,} shards" for one in found) + " |",
+        "|---" * (len(found) + 1) + "|",
+    ]
     for name in found[0]:
         if name != "shards":
             cells = (f"{one[name]:,.3g}" if one[name] < 100 else f"{one[name]:,.0f}" for one in found)
-            print(f"| {name} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def measure(directory: Path, number: int) -> dict[str, Any]:

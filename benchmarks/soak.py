@@ -134,7 +134,7 @@ def soak(work: Path, seen: Seen, seconds: float, models: int) -> None:
     python, end = sys.executable, time.monotonic() + seconds
     commands = {
         "explorer": [python, "-m", "clusterpaths.commands.serve", "--cache-root", str(work / "served"), "--port", str(ports[0])],
-        "clustering": [python, "-c", CLUSTER, str(work / "config.json"), str(work / "clustered.txt"), "5"],
+        "clustering": [python, "-c", CLUSTER, str(work / "config.json"), str(work / "clustered.txt"), "10"],
         "Prefect server": [python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(ports[1])],
         "watcher": [
             python, str(PROJECT / "deployments" / "watch_models.py"), "--folder", str(work / "models"), "--patience", "5",

@@ -126,7 +126,7 @@ class Pieces:
                 self._run_shards([(stages.run_again, s, (), parts[s.index]) for s in missing], "run again")
 
     def _of_sample(self) -> list[ShardRecord]:
-        return [shard for shard in self._shards.values() if np.isin(shard.planned_ids(), self._sample).any()]
+        return [shard for shard in self._shards.values() if shard.planned_among(self._sample).any()]
 
     def _fit(self, sample: ExtractionRecord, identity: FitIdentity) -> tuple[FitRecord, ...]:
         """One piece per layer."""
@@ -263,7 +263,7 @@ class Pieces:
         shard = self._shards[damage.shard]
         mark_missing(self._directory, damage.shard)
         self._shards[damage.shard] = as_planned(shard)
-        if np.isin(shard.planned_ids(), self._sample).any():
+        if shard.planned_among(self._sample).any():
             forget_fits(self._directory)
 
     def _widen(self, layers: list[str]) -> None:
