@@ -195,17 +195,18 @@ def document(result: dict[str, Any], records: dict[str, Any] | None = None) -> s
         lines += [
             "",
             "## Records of many shards",
-            "`python benchmarks/scale_records.py`, without images: CPU seconds of one process, shards of 1,024 images. Shards are",
-            "recorded in files of their own until the end of a run; opening a cache after a run that was killed reads those, too.",
+            "`python benchmarks/scale_records.py`, without images: CPU seconds of one process, shards of 1,024 images. Shards",
+            "are recorded in files of their own until a run ends; opening a cache after a run that was killed reads those, too.",
             "",
             table(records),
             "",
             f"{records['machine']}, {records['memory_gb']} GB; load before the start {records['load_average']:.1f}; Python "
             f"{records['python']}.",
             "",
-            "The records of a billion images fit into one process. The table of examples does not: planning a run took 0.38 GB for a",
-            "million and 1.3 GB for four million, so that a billion would take more than 300 GB in the process that plans. Divide the",
-            "images of such a run among several results directories. Planning takes 0.06 ms of CPU time per shard.",
+            "The records of a billion images fit into one process. The table of examples does not: planning a run took",
+            "0.38 GB for a million and 1.3 GB for four million, so that a billion would take more than 300 GB in the process",
+            "that plans. Divide the images of such a run among several results directories. Planning takes 0.06 ms of CPU time",
+            "per shard.",
         ]
     return "\n".join(lines) + "\n"
 
