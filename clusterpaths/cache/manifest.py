@@ -67,6 +67,11 @@ class ShardRecord(Record):
     def planned_ids(self) -> NDArray[np.int64]:
         return parse_ids(self.ids)
 
+    def planned_among(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(n,) which planned ids are among these, ascending. Looked up: of many shards, comparing each with all is quadratic."""
+        planned = self.planned_ids()
+        return ids[np.searchsorted(ids, planned).clip(max=len(ids) - 1)] == planned if len(ids) else planned < 0
+
     def row_ids(self) -> NDArray[np.int64]:
         """Ids of its rows, in order: the planned ones without the failed."""
         ids = self.planned_ids()

@@ -150,7 +150,7 @@ def load_whole(model: ModelRecord) -> onnx.ModelProto:
     Raises:
         ModelError: together they exceed what one ONNX file can hold.
     """
-    proto = load_proto(model.path)
+    proto = load_proto(model.path, weights=True)
     _require_small(sum(Path(path).stat().st_size for path in (model.path, *model.external.values())), model)
     files = {location: Path(path).read_bytes() for location, path in model.external.items()}
     for tensor in external_tensors(proto):

@@ -21,7 +21,7 @@ from clusterpaths.clustering.assign import FitRecord, assigner_of
 from clusterpaths.errors import CacheError
 from clusterpaths.extraction.extract import Progress
 from clusterpaths.extraction.job import ExtractionJob
-from clusterpaths.extraction.sessions import borrow_session
+from clusterpaths.extraction.sessions import shared_session
 from clusterpaths.extraction.writer import SampleWriter, ShardLabels
 from clusterpaths.preprocessing.prepare import normalise
 
@@ -99,16 +99,16 @@ def run_again(
     labels, ids = ShardLabels(job.storage, fits), shard.row_ids()
     kept = SampleWriter(job, sample) if sample else None
     wanted = sample.planned_ids() if sample and not fits else ids
-    with borrow_session(job, fits, keep=kept is not None) as session:
-        for first, last in pairwise(run_edges(shard).tolist()):
-            if np.isin(ids[first:last], wanted).any():
-                outputs = session.run(normalise(pixels.read(first, last), job.preprocessing))
-                labels.add(outputs.products)
-                if kept:
-                    kept.add(ids[first:last], outputs.layers)
-                del outputs  # before the next ones are made
-            if progress:
-                progress(last - first)
+    session = shared_session(job, fits, keep=kept is not None)
+    for first, last in pairwise(run_edges(shard).tolist()):
+        if np.isin(ids[first:last], wanted).any():
+            outputs = session.run(normalise(pixels.read(first, last), job.preprocessing))
+            labels.add(outputs.products)
+            if kept:
+                kept.add(ids[first:last], outputs.layers)
+            del outputs  # before the next ones are made
+        if progress:
+            progress(last - first)
     if kept:
         kept.finish()
     labels.write(shard)

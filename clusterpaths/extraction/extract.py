@@ -23,7 +23,7 @@ from clusterpaths.errors import ExtractionError
 from clusterpaths.extraction.checks import ROUNDING_IMAGES, Rounding, check_finite, check_scores
 from clusterpaths.extraction.decode import decode_batches
 from clusterpaths.extraction.job import ExtractionJob
-from clusterpaths.extraction.sessions import borrow_session
+from clusterpaths.extraction.sessions import shared_session
 from clusterpaths.extraction.writer import SampleWriter, ShardLabels, ShardWriter
 from clusterpaths.models.session import Outputs, TapSession
 from clusterpaths.records import ModelOutputs
@@ -62,27 +62,27 @@ def extract_shard(
     pixels_only = job.cache.format == "none"
     exact, file_of = functools.partial(_run_exact, job), functools.partial(_file_of, job)
     rounding = Rounding(job.dtypes, ROUNDING_IMAGES if shard.index == 0 else 0, exact)
-    with borrow_session(job, fits, keep=not pixels_only or kept is not None) as session:
-        for batch in decode_batches(open_dataset(job.dataset), table, job.preprocessing, job.batch_size):
-            examples.fail(batch.failed)
-            if len(examples.failures) > job.max_failed:
-                failures = list(examples.failures.values())
-                raise ExtractionError(too_many_failures(len(failures), job.max_failed, failures))
-            if len(batch.positions):
-                ids = table.ids[batch.positions]
-                outputs = session.run(batch.images)
-                check_finite(outputs, batch.images, ids, job.dtypes, exact, file_of)
-                check_scores(outputs, ids, job.model.outputs, file_of)
-                rounding.add(outputs, batch.images, len(ids))
-                examples.add(batch.positions, writer.rows, batch.digests, outputs.logits)
-                writer.add(ids, {PIXELS: batch.pixels} if pixels_only else outputs.layers)
-                if kept:
-                    kept.add(ids, outputs.layers)
-                labels.add(outputs.products)
-                del outputs  # before the next ones are made
-            if progress:
-                progress(len(batch.positions) + len(batch.failed))
-        rounding.check()
+    session = shared_session(job, fits, keep=not pixels_only or kept is not None)
+    for batch in decode_batches(open_dataset(job.dataset), table, job.preprocessing, job.batch_size):
+        examples.fail(batch.failed)
+        if len(examples.failures) > job.max_failed:
+            failures = list(examples.failures.values())
+            raise ExtractionError(too_many_failures(len(failures), job.max_failed, failures))
+        if len(batch.positions):
+            ids = table.ids[batch.positions]
+            outputs = session.run(batch.images)
+            check_finite(outputs, batch.images, ids, job.dtypes, exact, file_of)
+            check_scores(outputs, ids, job.model.outputs, file_of)
+            rounding.add(outputs, batch.images, len(ids))
+            examples.add(batch.positions, writer.rows, batch.digests, outputs.logits)
+            writer.add(ids, {PIXELS: batch.pixels} if pixels_only else outputs.layers)
+            if kept:
+                kept.add(ids, outputs.layers)
+            labels.add(outputs.products)
+            del outputs  # before the next ones are made
+        if progress:
+            progress(len(batch.positions) + len(batch.failed))
+    rounding.check()
     record = writer.finish().model_copy(update={"failed": examples.failed})
     if pixels_only:
         record = record.model_copy(update={"batch": job.batch_size})

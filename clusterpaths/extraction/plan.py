@@ -79,7 +79,7 @@ class ExtractionPlan(StoredRecord):
 
     def shards_of(self, ids: NDArray[np.int64]) -> list[ShardRecord]:
         """Shards with some of these examples."""
-        return [shard for shard in self.manifest.shards if np.isin(shard.planned_ids(), ids).any()]
+        return [shard for shard in self.manifest.shards if shard.planned_among(ids).any()]
 
     def text(self) -> str:
         """One sentence for the log."""
@@ -230,9 +230,7 @@ def plan_extraction(
     sample = groups[0]
     shards = (*reused, *_new_shards(missing, groups, reused, shard_size, workers))
     manifest = manifest.model_copy(update={"shards": shards})
-    pending = tuple(
-        shard.index for shard in shards if shard.rows is None and np.isin(shard.planned_ids(), table.ids).any()
-    )
+    pending = tuple(shard.index for shard in shards if shard.rows is None and shard.planned_among(table.ids).any())
     files, size = stored_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
     if manifest.format == "none":  # and, for a while, activations of the sample
         more_files, more = size_on_disk("zarr", manifest.layers, len(sample))
@@ -266,7 +264,7 @@ def _reusable(
             shard = as_planned(shard)
         # A shard that was planned and not extracted is unchanged where this run wants all of it: a resumed run
         # then has the same batches as an uninterrupted one.
-        if shard.rows is not None or np.isin(shard.planned_ids(), table.ids).all():
+        if shard.rows is not None or shard.planned_among(table.ids).all():
             reused.append(shard)
     return reused, _done([shard for shard in reused if shard.rows is not None], table, read)
 

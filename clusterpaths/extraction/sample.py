@@ -34,7 +34,7 @@ def plan_sample(directory: Storage, ids: NDArray[np.int64]) -> dict[int, ShardRe
     identity = cache.identity.model_copy(update={"format": "zarr"})
     shards, start = list[ShardRecord](), 0
     for shard in cache.shards:
-        within = np.intersect1d(shard.planned_ids(), ids, assume_unique=True)
+        within = shard.planned_ids()[shard.planned_among(ids)]
         if len(within):
             shards.append(ShardRecord(index=shard.index, ids=format_ids(within), start=start))
             start += slots(len(within))

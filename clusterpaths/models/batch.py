@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ Values = dict[str, NDArray[Any]]
 
 
 def settle_batch(
-    model: onnx.ModelProto, image: ImageInput, external: Mapping[str, str], size: tuple[int, int]
+    model: onnx.ModelProto, path: Path, image: ImageInput, external: Mapping[str, str], size: tuple[int, int]
 ) -> tuple[ImageInput, list[str]]:
     """Find how many images the graph really takes, by running two of them together and each alone.
 
@@ -47,6 +48,7 @@ def settle_batch(
 
     Args:
         model: without external weights; its input's batch is changed in place.
+        path: its file.
         image: its input.
         external: location in the model -> absolute path of the weights.
         size: (height, width) where the model leaves them open.
@@ -66,7 +68,7 @@ def settle_batch(
     if dynamic:
         frozen = "it is quantised dynamically, with scales of all values of a batch"
     else:
-        frozen, depends = _run_two(model, image, external, size)
+        frozen, depends = _run_two(model, path, image, external, size)
         if depends and not warnings:
             warnings.append(depends)
     if frozen:
@@ -78,12 +80,12 @@ def settle_batch(
 
 
 def _run_two(
-    model: onnx.ModelProto, image: ImageInput, external: Mapping[str, str], size: tuple[int, int]
+    model: onnx.ModelProto, path: Path, image: ImageInput, external: Mapping[str, str], size: tuple[int, int]
 ) -> tuple[str, str]:
     """Why the graph takes one image only, and how an image's values depend on the other; empty: neither, or not known."""
     images = _two_images(image, size)
     try:
-        session = _session(model, external)
+        session = _session(model, path, external)
         alone = [_run(session, image.name, images[at : at + 1]) for at in range(2)]
     except ModelError:
         return "", ""  # whatever is wrong, the run of the tapped graph reports it
@@ -113,16 +115,14 @@ def _two_images(image: ImageInput, size: tuple[int, int]) -> NDArray[Any]:
     return (values * 255).astype(np.uint8) if image.type == "uint8" else values.astype(image.type)
 
 
-def _session(model: onnx.ModelProto, external: Mapping[str, str]) -> onnxruntime.InferenceSession:
+def _session(model: onnx.ModelProto, path: Path, external: Mapping[str, str]) -> onnxruntime.InferenceSession:
     options = one_thread_options()
     options.log_severity_level = _FATAL
-    if external:  # the names of its weights' files are changed for the session
-        own = onnx.ModelProto()
-        own.CopyFrom(model)
-        model = own
-        reference_files(model, external, options)
+    own = onnx.ModelProto()  # the names of its weights' files are changed for the session
+    own.CopyFrom(model)
+    reference_files(own, path, external, options)
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ModelError(one_line(error)) from error
 

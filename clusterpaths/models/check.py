@@ -67,7 +67,7 @@ def check_model(
     used = preprocessing.size if preprocessing else entry.default_size(default_size)
     files = {location: str(file.resolve()) for location, file in external.items()}
     require_memory(model, path, entry, used)
-    entry, about_batch = settle_batch(model, entry, files, used)
+    entry, about_batch = settle_batch(model, path, entry, files, used)
     outputs = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path, class_names), used)
     found = find_layers(model, outputs.name)
     shapes = inferred_shapes(model, path, [layer.tensor for layer in found], used)

@@ -18,12 +18,13 @@ import onnxruntime
 
 from clusterpaths.common.corrupted import one_line
 from clusterpaths.errors import ModelError
+from clusterpaths.models.mapped import OWN
 
 _IN_MEMORY = "_ORT_MEM_ADDR_"  # ONNX Runtime's own mark of an address in its memory in place of a file
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """The tensors, those of subgraphs, functions and sparse initializers included, whose data are in another file."""
+    """The tensors whose data are in another file, or left in the model's own: of subgraphs, functions and sparse ones, too."""
     parts = [model.graph, *model.functions]
     for tensor in (*onnx.external_data_helper._get_all_tensors(model), *_sparse_tensors(parts)):
         if onnx.external_data_helper.uses_external_data(tensor):
@@ -52,6 +53,8 @@ def find_external_files(model: onnx.ModelProto, folder: Path) -> tuple[dict[str,
     needed: dict[str, int] = {}
     for tensor in external_tensors(model):
         info = _info(tensor)
+        if info.location == OWN:
+            continue
         end = (info.offset or 0) + (info.length or 0)
         needed[info.location] = max(needed.get(info.location, 0), end)
     found: dict[str, Path] = {}
@@ -141,23 +144,28 @@ def _find(folder: Path, location: str, warnings: list[str]) -> Path:
     )
 
 
-def reference_files(model: onnx.ModelProto, external: Mapping[str, str], options: onnxruntime.SessionOptions) -> None:
+def reference_files(
+    model: onnx.ModelProto, path: str | Path, external: Mapping[str, str], options: onnxruntime.SessionOptions
+) -> None:
     """Let a session of `model` in memory map its weights from their files; the graph then has the files' actual names.
 
     ONNX Runtime's alternative, to be given the files' content, copies it: 1.8 times the weights at the peak instead of 0.8.
 
     Args:
         model: without its weights; changed in place.
+        path: of the model's own file.
         external: location in the model -> absolute path.
         options: of the session; changed in place.
     """
-    if not external:
+    files = {OWN: str(Path(path).resolve()), **external}
+    tensors = list(external_tensors(model))
+    if not tensors:
         return
-    folder = os.path.commonpath([Path(file).parent for file in external.values()])
-    for tensor in external_tensors(model):
+    folder = os.path.commonpath([Path(file).parent for file in files.values()])
+    for tensor in tensors:
         for entry in tensor.external_data:
-            if entry.key == "location" and entry.value in external:
-                entry.value = Path(external[entry.value]).relative_to(folder).as_posix()
+            if entry.key == "location" and entry.value in files:
+                entry.value = Path(files[entry.value]).relative_to(folder).as_posix()
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
 
 

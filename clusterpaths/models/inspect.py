@@ -161,7 +161,7 @@ def inspect_model(
     used = image.at_size(size) if size else used
     require_memory(model, path, image, used)
     image, about_batch = settle_batch(
-        model, image, {location: str(file.resolve()) for location, file in external.items()}, used
+        model, path, image, {location: str(file.resolve()) for location, file in external.items()}, used
     )
     warnings += about_batch
     meaning = find_outputs(model, path, logits, output_kind, find_class_names(metadata, path), used)

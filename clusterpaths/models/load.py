@@ -13,19 +13,22 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from clusterpaths.errors import ModelError
+from clusterpaths.models.mapped import read_mapped
 
 _NCHWC = (
     "com.microsoft.nchwc"  # operators on channels in blocks, which ONNX Runtime writes for the processor it runs on
 )
 
 
-def load_proto(path: str | Path) -> onnx.ModelProto:
+def load_proto(path: str | Path, *, weights: bool = False) -> onnx.ModelProto:
     """The graph as in the file, but for sizes that are no sizes: some exporters write -1 or 0 for any.
+
+    Large weights of a large file stay in it (`mapped.py`), but with `weights`.
 
     Raises:
         OSError, DecodeError, ValueError: it cannot be read.
     """
-    model = onnx.load(str(path), load_external_data=False)
+    model = (None if weights else read_mapped(Path(path))) or onnx.load(str(path), load_external_data=False)
     for entry in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in entry.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value <= 0:

@@ -52,8 +52,8 @@ def require_memory(model: onnx.ModelProto, path: Path, image: ImageInput, size: 
     if (needed := 4 * _values(shape)) > memory:  # as float32; others differ by a factor that does not matter here
         raise ModelError(
             f"{path} cannot be run on this machine: its tensor {name[:80]!r} has the shape {shape} for a batch of "
-            f"{batch}, {needed / 1e9:,.0f} GB; this machine has {memory / 1e9:,.0f} GB of memory. Expected a classifier of images. "
-            "If it fixes a large batch, export it for any batch; if it takes images of any size, name a smaller one with --size. "
+            f"{batch}, {needed / 1e9:,.0f} GB; this machine has {memory / 1e9:,.0f} GB of memory. Expected a classifier of "
+            "images. If it fixes a large batch, export it for any batch; if it takes images of any size, name a smaller one with --size. "
             "If the file comes from somebody else, it may have been made to use up the memory."
         )
 
@@ -162,7 +162,7 @@ def _seen(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     external, _ = find_external_files(model, path.parent)
-    reference_files(tapped, {location: str(found.resolve()) for location, found in external.items()}, options)
+    reference_files(tapped, path, {location: str(found.resolve()) for location, found in external.items()}, options)
     value = np.full(batch, 0.5).astype(image.type)
     try:
         session = onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=["CPUExecutionProvider"])

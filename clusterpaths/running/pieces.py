@@ -126,7 +126,7 @@ class Pieces:
                 self._run_shards([(stages.run_again, s, (), parts[s.index]) for s in missing], "run again")
 
     def _of_sample(self) -> list[ShardRecord]:
-        return [shard for shard in self._shards.values() if np.isin(shard.planned_ids(), self._sample).any()]
+        return [shard for shard in self._shards.values() if shard.planned_among(self._sample).any()]
 
     def _fit(self, sample: ExtractionRecord, identity: FitIdentity) -> tuple[FitRecord, ...]:
         """One piece per layer."""
@@ -174,9 +174,13 @@ class Pieces:
             for number, (stage, shard, fits, part) in enumerate(calls, start=1)
         }
 
+        failures = sum(len(shard.failed) for shard in self._shards.values())
+
         def recorded(record: ShardRecord) -> None:
+            nonlocal failures  # counted on: of a million shards, a sum for each would take hours
+            failures += len(record.failed) - len(self._shards[record.index].failed)
             self._shards[record.index] = record
-            if sum(len(shard.failed) for shard in self._shards.values()) > self.job.max_failed:
+            if failures > self.job.max_failed:
                 require_few_failures(self._shards.values(), self._ids, self.job.max_failed)
 
         with self._shards_progress(sizes) as progress:
@@ -259,7 +263,7 @@ class Pieces:
         shard = self._shards[damage.shard]
         mark_missing(self._directory, damage.shard)
         self._shards[damage.shard] = as_planned(shard)
-        if np.isin(shard.planned_ids(), self._sample).any():
+        if shard.planned_among(self._sample).any():
             forget_fits(self._directory)
 
     def _widen(self, layers: list[str]) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
-from weakref import WeakKeyDictionary
 
 from markupsafe import Markup
 
+from clusterpaths.common.lru import LRUCache
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.records import Routes
 from clusterpaths.explore.routes import routes
@@ -113,12 +113,11 @@ class SetView:
         return f"{api_url(self.summary)}/examples.csv{query_of(pairs_of(fields))}"
 
 
-_views: WeakKeyDictionary[SetIndex, SetView] = WeakKeyDictionary()
-
-
 def set_view(index: SetIndex) -> SetView:
-    """The view of a set, cached as long as the set and its names are unchanged."""
-    found, names = _views.get(index), names_of(index)
-    if found is None or found.names.version != names.version:
-        found = _views[index] = SetView(index, names)
-    return found
+    """The view of a set, cached as long as the set and its names are unchanged.
+
+    By the index itself: a dictionary of views with weak keys would hold every index, as a view's names refer to it.
+    """
+    names = names_of(index)
+    views: LRUCache[SetView] = index.once("view", lambda: LRUCache(1))
+    return views.get("view", lambda: SetView(index, names), version=names.version)

@@ -361,3 +361,11 @@ def test_a_forgotten_shard_is_planned_again_and_others_stay(tmp_path: Path) -> N
         forget_shard(directory, index)
     assert require_manifest(directory) == recorded(manifest_of(4), 2)
     assert consolidate(directory) == recorded(manifest_of(4), 2)
+
+
+@pytest.mark.parametrize("ids", [[], [3], [0, 1, 2], [5, 6, 9], [2, 4, 100], [100, 200]])
+def test_planned_ids_are_looked_up_among_others(ids: list[int]) -> None:
+    shard = ShardRecord(index=0, ids="0-4 9 11-12", start=0)
+    expected = [one in ids for one in (0, 1, 2, 3, 4, 9, 11, 12)]
+    assert shard.planned_among(np.array(ids, np.int64)).tolist() == expected
+    assert not len(ShardRecord(index=0, ids="", start=0).planned_among(np.array(ids, np.int64)))

@@ -61,6 +61,21 @@ def times(directory: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
+def test_planning_takes_no_look_at_all_examples_for_each_shard(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a million shards that would take weeks."""
+    isin, looks = np.isin, {}
+    for size in (1, 16):
+        calls: list[int] = []
+        monkeypatch.setattr(np, "isin", lambda *given, seen=calls, **more: (seen.append(1), isin(*given, **more))[1])
+        _, plan, _ = make_plan(configure(shard_size=size))
+        plan.shards_of(plan.example_ids())
+        looks[len(plan.manifest.shards)] = len(calls)
+    assert sorted(looks) == [3, 40]
+    assert looks[40] == looks[3]
+
+
 def test_nothing_cached_plans_all_in_consecutive_shards(configure: Configure) -> None:
     config = configure()
     _, plan, job = make_plan(config)

@@ -82,3 +82,26 @@ def test_only_the_layers_asked_for_are_put_out_and_the_model_file_stays(cnn: Pat
     outputs = TapSession(check_model(cnn, ("conv2",))).run(images(2))
     assert list(outputs.layers) == ["conv2"]
     assert cnn.read_bytes() == before
+
+
+@pytest.mark.parametrize("piece", [1, 12_000, 40_000])
+def test_a_batch_in_pieces_gives_the_same_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    """Pieces of one image, and of a few."""
+    from clusterpaths.models import session as module
+
+    record, sizes = record_of(write_cnn(tmp_path / "m.onnx")), []
+    whole = TapSession(record, centroids={}).run(images(13))
+    monkeypatch.setattr(module, "PIECE", piece)
+    one = TapSession(record, centroids={})
+    run = one._run
+    monkeypatch.setattr(one, "_run", lambda batch: (sizes.append(len(batch)), run(batch))[1])
+    cut = one.run(images(13))
+    assert sum(sizes) == 13
+    assert len(sizes) > 1
+    assert max(sizes) - min(sizes) <= len(sizes)
+    np.testing.assert_array_equal(cut.logits, whole.logits)
+    for layer, rows in whole.layers.items():
+        np.testing.assert_array_equal(cut.layers[layer], rows)
+        np.testing.assert_array_equal(cut.products[layer].squares, whole.products[layer].squares)
