@@ -189,7 +189,7 @@ class Client:
     """Asks one address after another; its times are from the first byte sent to the last one read."""
 
     def __init__(self, port: int, values: dict[str, Any], seed: int) -> None:
-        self.port, self.values, self.random = port, values, random.Random(seed)  # noqa: S311 - repeatable, not secret
+        self.port, self.values, self.random = port, values, random.Random(seed)
 
     async def run(self, chosen: Sequence[Address], until: float, found: dict[str, list[tuple[float, int]]]) -> None:
         """Until then, and once at least; every time and size goes into `found`."""

@@ -53,8 +53,8 @@ def require_memory(model: onnx.ModelProto, path: Path, image: ImageInput, size: 
         raise ModelError(
             f"{path} cannot be run on this machine: its tensor {name[:80]!r} has the shape {shape} for a batch of "
             f"{batch}, {needed / 1e9:,.0f} GB; this machine has {memory / 1e9:,.0f} GB of memory. Expected a classifier of "
-            "images. If it fixes a large batch, export it for any batch; if it takes images of any size, name a smaller one with --size. "
-            "If the file comes from somebody else, it may have been made to use up the memory."
+            "images. If it fixes a large batch, export it for any batch; if it takes images of any size, name a smaller one with "
+            "--size. If the file comes from somebody else, it may have been made to use up the memory."
         )
 
 
