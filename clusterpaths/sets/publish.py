@@ -28,6 +28,7 @@ from clusterpaths.clustering.choice import Choice
 from clusterpaths.clustering.identity import SetIdentity
 from clusterpaths.clustering.trace import TraceRecord
 from clusterpaths.config import RunConfig
+from clusterpaths.errors import CacheError
 from clusterpaths.extraction.job import ExtractionJob
 from clusterpaths.metrics.paths import count_paths, purity
 from clusterpaths.models.outputs import NO_LOGITS
@@ -184,14 +185,15 @@ def _with_predictions(paths: pa.Table, directory: Storage, outputs: ModelOutputs
 
 
 def describe_newest(published: PublishedSet) -> None:
-    """Write metadata.json for this set, and remove intermediate files.
+    """Write metadata.json for the newest set beside this one, or this one, and remove intermediate files.
 
-    Safe to repeat: a run that was killed right after publishing does it when resumed.
+    Safe to repeat: a run that was killed right after publishing does it when resumed, or the next run of other settings.
     """
     directory = published.cache
-    if published.record.set != list_sets(directory)[-1]:
-        return
-    directory.write_json("metadata.json", metadata(published.record))
+    newest = list_sets(directory)[-1]
+    with contextlib.suppress(CacheError):  # a set of another program, or one that is corrupted
+        record = published.record if newest == published.record.set else open_set(directory / newest).record
+        directory.write_json("metadata.json", metadata(record))
     directory.remove_tree(CLUSTERINGS)
     directory.remove_partials("", PARTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -182,6 +183,18 @@ def test_killed_after_its_set_is_there_the_set_is_found_and_nothing_stays_behind
     other = run_pipeline(asked(photos, tmp_path / "other", "none", k=OTHER_K))
     assert_same_documents(undisturbed("none", OTHER_K).folder, other.folder)
     assert_left_as_after_any_run(other.cache, ["set_01", "set_02"])
+
+
+def test_killed_after_its_set_is_there_the_next_run_describes_it_even_if_it_finds_another(
+    undisturbed: Callable[..., Run], photos: Path, tmp_path: Path
+) -> None:
+    cache = Path(shutil.copytree(undisturbed("zarr").cache, tmp_path / "T"))
+    run_killed(asked(photos, tmp_path, "zarr", k=OTHER_K), "between the set and metadata.json", tmp_path / "output.txt")
+    assert json.loads((cache / "metadata.json").read_text())["set"] == "set_01"
+    run = run_pipeline(asked(photos, tmp_path, "zarr"))
+    assert run.folder.name == "set_01"
+    assert json.loads((cache / "metadata.json").read_text())["set"] == "set_02"
+    assert_left_as_after_any_run(cache, ["set_01", "set_02"])
 
 
 def assert_left_as_after_any_run(cache: Path, sets: list[str]) -> None:

@@ -31,7 +31,8 @@ def about_end(process: Process, code: int | None, faults: list[dict[str, Any]]) 
         elif fault["kind"] in ("disk", "short", "memory", "storage", "kill server"):
             allowed.add(2)
         if fault["kind"] == "memory":
-            allowed.add(130)  # OpenBLAS sends SIGINT to its process where it can start no thread
+            # OpenBLAS sends SIGINT to its process where it can start no thread, Arrow's C++ aborts it.
+            allowed |= {130, -signal.SIGABRT}
     if code is None:
         found.append("the process did not end")
     elif code != 2 and code not in allowed:
@@ -109,10 +110,10 @@ def _about_rest(world: World, sets: dict[str, Any]) -> list[str]:
     left = [name for name in (".lock.holder", "clusterings", "sample", "shards") if (world.cache / name).exists()]
     if left:
         found.append(f"{', '.join(left)} are left")
-    metadata = json.loads((world.cache / "metadata.json").read_text())
-    newest = max(sets, key=lambda name: int(name[4:]))
-    if metadata["set"] != newest:
-        found.append(f"metadata.json is of {metadata['set']}, the newest set is {newest}")
+    newest, document = max(sets, key=lambda name: int(name[4:])), world.cache / "metadata.json"
+    described = json.loads(document.read_text())["set"] if document.exists() else "no set"
+    if described != newest:
+        found.append(f"metadata.json is of {described}, the newest set is {newest}")
     if world.buckets:
         return found
     with (world.cache / ".lock").open("a") as file:
