@@ -188,7 +188,9 @@ def _constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
     for tensor in tensors:
         if all(size == 1 for size in tensor.dims):
-            with contextlib.suppress(ValueError, TypeError):  # one that holds nothing; ONNX Runtime reports it
+            with contextlib.suppress(
+                ValueError, TypeError, KeyError
+            ):  # one that holds nothing; ONNX Runtime reports it
                 found[tensor.name] = onnx.numpy_helper.to_array(tensor)
     for node in every_node(model):
         if node.op_type == "Constant":

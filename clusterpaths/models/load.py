@@ -51,6 +51,10 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise ModelError(
             f"{path} has the name {strange!r:.80} in its graph, which is not UTF-8. The file is corrupted. {what_to_do}"
         )
+    if wrong := _wrong_input(model):
+        raise ModelError(
+            f"{path} is not a valid ONNX model: {wrong}. Check it with onnx.checker.check_model, or export it again."
+        )
     made = collections.Counter(name for node in model.graph.node for name in node.output if name)
     if made and (most := made.most_common(1)[0])[1] > 1:
         raise ModelError(
@@ -67,6 +71,35 @@ def load_graph(path: Path) -> onnx.ModelProto:
             "made from, or save it with ORT_ENABLE_EXTENDED at most."
         )
     return model
+
+
+def _wrong_input(model: onnx.ModelProto) -> str:
+    """The first input of a node that nothing outputs, or that is left out and must not be: ONNX Runtime crashes on some."""
+    graph = model.graph
+    there = {entry.name for entry in (*graph.input, *graph.initializer)} | {
+        one.values.name for one in graph.sparse_initializer
+    }
+    there.update(name for node in graph.node for name in node.output)
+    versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    for node in graph.node:
+        if missing := [name for name in node.input if name and name not in there]:
+            return f"its node {node.op_type} {node.name[:80]!r} reads {missing[0][:80]!r}, which nothing outputs"
+        for at, name in enumerate(node.input):
+            if not name and not _may_be_left_out(node, at, versions.get(node.domain or "ai.onnx", 0)):
+                return f"its node {node.op_type} {node.name[:80]!r} lacks its input {at + 1}"
+    return ""
+
+
+def _may_be_left_out(node: onnx.NodeProto, at: int, version: int) -> bool:
+    """True also for operators that ONNX does not know."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        schema = onnx.defs.get_schema(node.op_type, min(version, onnx.defs.onnx_opset_version()), domain)
+    except onnx.defs.SchemaError:
+        return True
+    inputs = schema.inputs
+    kind = inputs[min(at, len(inputs) - 1)].option if inputs else None
+    return bool(kind == onnx.defs.OpSchema.FormalParameterOption.Optional)
 
 
 def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:

@@ -140,6 +140,7 @@ def _batch(kind: str, seed: int, first: int, last: int, shared: Path, outcome: O
     finally:
         child.kill()
         child.wait()
+        child.stdout.close()
         shutil.rmtree(shared.with_name(f"{kind}.{child.pid}"), ignore_errors=True)
     code = child.returncode
     how = how or f"the process ended with {signal.Signals(-code).name if code < 0 else code}"

@@ -171,3 +171,13 @@ def test_files_that_are_no_log_are_refused(published: PublishedSet, tmp_path: Pa
     for given, message in ((tmp_path / "log.txt", "is no parquet or CSV file"), (tmp_path / "none", "does not exist")):
         with pytest.raises(DatasetError, match=message):
             log_files(given)
+
+
+def test_ids_that_are_lists_or_no_text_are_refused(published: PublishedSet, tmp_path: Path) -> None:
+    columns = columns_of(published, 3) | {"id": pa.array([[1.0]] * 3, pa.list_(pa.float32()))}
+    parquet = write(tmp_path / "log.parquet", columns, note_of(published))
+    table = as_csv(tmp_path / "log.csv", columns_of(published, 3), published.record.fingerprint)
+    table.write_bytes(table.read_bytes().replace(published.record.fingerprint.encode(), b"\x80" * 64))
+    for file in (parquet, table):
+        with pytest.raises(DatasetError, match="Correct it, or move it away"):
+            read_log([file], published)
