@@ -231,7 +231,8 @@ def plan_extraction(
     shards = (*reused, *_new_shards(missing, groups, reused, shard_size, workers))
     manifest = manifest.model_copy(update={"shards": shards})
     pending = tuple(shard.index for shard in shards if shard.rows is None and shard.planned_among(table.ids).any())
-    files, size = stored_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in pending])
+    of_run = set(pending)
+    files, size = stored_size(manifest, [len(shard.planned_ids()) for shard in shards if shard.index in of_run])
     if manifest.format == "none":  # and, for a while, activations of the sample
         more_files, more = size_on_disk("zarr", manifest.layers, len(sample))
         files, size = files + more_files, size + more

@@ -79,6 +79,7 @@ def test_the_sample_model_gives_the_same_set_choice_and_evaluation(photos: Path,
 
 
 KILLED = """
+import numpy as np
 import os, signal, sys
 from pathlib import Path
 from clusterpaths.cache.manifest import require_manifest
@@ -88,7 +89,7 @@ from clusterpaths.extraction.sample import plan_sample
 job = ExtractionJob.model_validate_json(Path(sys.argv[1]).read_text())
 shards = require_manifest(job.storage).shards
 parts = plan_sample(job.storage, shards[0].planned_ids()) if sys.argv[2] == "other" else {}
-parts = parts or plan_sample(job.storage, range(203))
+parts = parts or plan_sample(job.storage, np.arange(203))
 extract_shard(job, shards[1], (), parts.get(1))
 done = []
 def die(count):

@@ -1,4 +1,4 @@
-"""Memory of a whole run on a small ViT, in a process of its own. ViT-B/16 takes more and is not measured here."""
+"""Memory of a whole run on a small ViT, in a process of its own. benchmarks/vit_memory.py measures a ViT-B/16."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clusterpaths.config import RunConfig
 from clusterpaths.storage import open_storage
 from tests.runs import start_pipeline
 
-LIMIT = 1.33e9  # bytes; with Prefect's 150 MB it is one and a half gigabytes
+LIMIT = 0.8e9  # bytes; measured: 0.38e9, and above 1e9 when each worker had a session of its own
 IMAGES = 96  # three batches a worker: more images hold no more at a time
 
 
@@ -62,7 +62,7 @@ def _held(process: psutil.Process) -> float:
         return 0.0  # it has just ended
 
 
-def test_vit_ti_of_12_blocks_stays_under_a_gigabyte_and_a_third(vit: Path, photos: Path, tmp_path: Path) -> None:
+def test_vit_ti_of_12_blocks_stays_under_800_megabytes(vit: Path, photos: Path, tmp_path: Path) -> None:
     config = RunConfig(
         dataset="folder", model=vit, data_root=photos, cache_root=tmp_path / "cache", name="ViT", k=3, subset=IMAGES,
         shard_size=IMAGES // 2, workers=2, evaluate=False, check_preprocessing=False,
