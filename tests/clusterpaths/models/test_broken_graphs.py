@@ -109,6 +109,6 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
 def test_single_values_that_cannot_be_read_are_left_to_the_runtime(tmp_path: Path) -> None:
     model = onnx.load(SAMPLE_MODEL)
     model.graph.initializer.append(TensorProto(name="empty", dims=[1], data_type=TensorProto.FLOAT))
-    settle_batch(model, find_image_input(model, tmp_path), {}, (64, 64))
+    settle_batch(model, tmp_path, find_image_input(model, tmp_path), {}, (64, 64))
     type_of_a_single_value(model)
-    settle_batch(model, find_image_input(model, tmp_path), {}, (64, 64))
+    settle_batch(model, tmp_path, find_image_input(model, tmp_path), {}, (64, 64))
