@@ -16,7 +16,7 @@ help:
 	@echo "make sample     install what a flow needs, then cluster paths of 2,000 drawn faces; prints the path of the report"
 	@echo "make serve      install the server too, then serve the published sets at http://127.0.0.1:8000"
 	@echo "make install    install everything: all extras (PyTorch among them) and what develops and tests"
-	@echo "make test       install everything, then lint, types and all tests: ten minutes on two cores"
+	@echo "make test       install everything, then lint, types and all tests: half an hour on two cores"
 	@echo "make quick      install everything, then lint, types and the tests of the library: three minutes"
 	@echo "make fuzz       thousands of broken and random inputs for everything that is read: CASES=5000 of each kind, SEED=1"
 	@echo "make docs       install everything, then the documentation in build/site, with its notebooks executed: one minute"
