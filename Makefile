@@ -6,9 +6,10 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 FRESH := build/fresh
 AUDIT_FLAGS ?=
 
-# Of make torture: the seed of the first schedule, and for how long new ones begin.
-SEED ?= 0
+# Of make torture and make fuzz: the seed, for how long new schedules begin, and cases of each kind.
+SEED ?= 1
 MINUTES ?= 30
+CASES ?= 5000
 
 .PHONY: help install sample serve test quick lint types docs wheel audit sbom fuzz benchmark torture clean
 
@@ -66,9 +67,6 @@ test: lint types
 
 quick: lint types
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests/clusterpaths tests/test_house.py
-
-CASES ?= 5000
-SEED ?= 1
 
 # Finds are printed, and written to build/fuzz; `python -m tests.fuzz KIND --only SEED CASE` runs one of them again.
 fuzz: install
