@@ -78,6 +78,23 @@ def select(index: SetIndex, question: Question) -> Rows:
     return order if mask is None else order.compress(mask.take(order))  # a third of the time of order[mask[order]]
 
 
+def comparable(index: SetIndex, question: Question) -> Rows | None:
+    """Rows of the examples that a selection is compared with, and of itself; None: all of the set.
+
+    Of those that are wrong, the others are those that are right: what has no label may be either, and would only show which
+    examples are labelled.
+    """
+    if question.right:
+        return _unless_all(index.right >= 0)
+    if question.label and NONE not in question.label:
+        return _unless_all(index.labels >= 0)
+    return None
+
+
+def _unless_all(known: Mask) -> Rows | None:
+    return None if known.all() else np.flatnonzero(known)
+
+
 def asked_layers(index: SetIndex, question: Question) -> frozenset[int]:
     """Layers in which the question selects clusters, distances or a region of the map.
 

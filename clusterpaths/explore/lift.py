@@ -26,35 +26,54 @@ MOST_CLASSES = 50  # of more, those that are most frequent in the group
 CONFIDENCE = 0.95
 
 
-def lifts(index: SetIndex, rows: NDArray[np.integer], given: Container[str] = ()) -> tuple[Lift, ...]:
+def lifts(
+    index: SetIndex,
+    rows: NDArray[np.integer],
+    given: Container[str] = (),
+    among: NDArray[np.integer] | None = None,
+) -> tuple[Lift, ...]:
     """Lifts of the group of these rows: clear ones first, largest first, then the others, largest first.
 
-    Empty for an empty group and for the complete set: there is nothing to compare with. `given`: kinds, and attribute:NAME,
-    that the group was selected by, so that their lifts say nothing; they are left out.
+    Empty for an empty group, and where it is all that it is compared with.
+
+    Args:
+        index: of the set.
+        rows: of the group.
+        given: kinds, and attribute:NAME, that the group was selected by, so that their lifts say nothing; they are left out.
+        among: rows of the group and of those that it is compared with; None: the set.
     """
-    if not 0 < len(rows) < len(index):
+    if not 0 < len(rows) < (len(index) if among is None else len(among)):
         return ()
     table = [
-        *_classes(index, "prediction", index.predictions, rows, index.class_name),
-        *_classes(index, "label", index.labels, rows, index.label_name),
-        *_attributes(index, rows),
-        *_classes(index, "split", index.splits, rows, index.split_names.__getitem__),
+        *_classes(index, "prediction", index.predictions, rows, among, index.class_name),
+        *_classes(index, "label", index.labels, rows, among, index.label_name),
+        *_attributes(index, rows, among),
+        *_classes(index, "split", index.splits, rows, among, index.split_names.__getitem__),
     ]
     return _table([row for row in table if row[0] not in given and f"{row[0]}:{row[1]}" not in given])
 
 
-def cluster_lifts(index: SetIndex, rows: NDArray[np.integer], given: Container[int] = ()) -> tuple[Lift, ...]:
+def cluster_lifts(
+    index: SetIndex,
+    rows: NDArray[np.integer],
+    given: Container[int] = (),
+    among: NDArray[np.integer] | None = None,
+) -> tuple[Lift, ...]:
     """As `lifts` of the clusters of all layers, named LAYER:CLUSTER; `given`: layers that the group was selected by."""
-    if not 0 < len(rows) < len(index):
+    compared = len(index) if among is None else len(among)
+    if not 0 < len(rows) < compared:
         return ()
     table: list[_Row] = []
     for layer, name in enumerate(index.layers):
         if layer in given:
             continue
         inside = np.bincount(index.clusters[rows, layer], minlength=index.k[layer])
+        sizes = (
+            index.sizes[layer] if among is None else np.bincount(index.clusters[among, layer], minlength=len(inside))
+        )
         table += [
-            ("cluster", f"{name}:{cluster}", (count, len(rows), size - count, len(index) - len(rows)))
-            for cluster, (count, size) in enumerate(zip(inside.tolist(), index.sizes[layer].tolist(), strict=True))
+            ("cluster", f"{name}:{cluster}", (count, len(rows), size - count, compared - len(rows)))
+            for cluster, (count, size) in enumerate(zip(inside.tolist(), sizes.tolist(), strict=True))
             if size
         ]
     return _table(table)
@@ -66,9 +85,16 @@ def _table(table: Sequence[_Row]) -> tuple[Lift, ...]:
 
 
 def _classes(
-    index: SetIndex, kind: Kind, classes: NDArray[np.integer], rows: NDArray[np.integer], name: Callable[[int], str]
+    index: SetIndex,
+    kind: Kind,
+    classes: NDArray[np.integer],
+    rows: NDArray[np.integer],
+    among: NDArray[np.integer] | None,
+    name: Callable[[int], str],
 ) -> Iterator[_Row]:
-    all_counts = index.once(("totals", kind), lambda: _count(classes, 0))
+    all_counts = (
+        index.once(("totals", kind), lambda: _count(classes, 0)) if among is None else _count(classes[among], 0)
+    )
     if not len(all_counts):
         return
     inside = _count(classes[rows], len(all_counts))
@@ -81,17 +107,20 @@ def _classes(
             yield kind, name(i), (int(inside[i]), known, int(all_counts[i] - inside[i]), known_all - known)
 
 
-def _attributes(index: SetIndex, rows: NDArray[np.integer]) -> Iterator[_Row]:
+def _attributes(index: SetIndex, rows: NDArray[np.integer], among: NDArray[np.integer] | None) -> Iterator[_Row]:
     if not index.attribute_names:
         return
-    values = index.attribute_values[:, rows]
-    having, known = (values == 1).sum(axis=1), (values != 0).sum(axis=1)
-    having_all, known_all = index.attribute_totals
+    having, known = _having(index.attribute_values[:, rows])
+    having_all, known_all = index.attribute_totals if among is None else _having(index.attribute_values[:, among])
     for name, a, b, c, d in zip(
         index.attribute_names, having.tolist(), known.tolist(), having_all.tolist(), known_all.tolist(), strict=True
     ):
         if 0 < b < d and c:
             yield "attribute", name, (a, b, c - a, d - b)
+
+
+def _having(values: NDArray[np.int8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return (values == 1).sum(axis=1), (values != 0).sum(axis=1)
 
 
 def _count(classes: NDArray[np.integer], width: int) -> NDArray[np.int64]:

@@ -232,6 +232,9 @@ class SelectionSummary(Record):
     pairs: tuple[ClassPair, ...] = Field(
         description="labels and predictions: incorrect ones first, most frequent first; at most 200"
     )
+    compared: int = Field(
+        description="other examples, that lifts and OOD scores compare with: all, or those for which right or label is known"
+    )
     lifts: tuple[Lift, ...] = Field(description="of classes, attributes and splits; as of a cluster")
     clusters: tuple[Lift, ...] = Field(description="of the clusters of all layers, in the same order")
     ood: Median | None = Field(description="OOD scores; None without distances, and for an empty selection")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterpaths.explore.ask import asked_layers, select
+from clusterpaths.explore.ask import asked_layers, comparable, select
 from clusterpaths.explore.index import SetIndex, class_shares, right_share
 from clusterpaths.explore.lift import cluster_lifts, lifts
 from clusterpaths.explore.records import ClassPair, Median, PathShare, Question, SelectionSummary
@@ -31,7 +31,8 @@ def summarise_selection(index: SetIndex, question: Question) -> SelectionSummary
 def _summarise(index: SetIndex, question: Question) -> SelectionSummary:
     rows = select(index, question)
     complete = len(rows) == len(index)  # then there is nothing to copy
-    inside, outside = _medians(index, rows)
+    among = comparable(index, question)
+    inside, outside = _medians(index, rows, among)
     return SelectionSummary(
         total=len(rows),
         share=len(rows) / max(len(index), 1),
@@ -39,8 +40,9 @@ def _summarise(index: SetIndex, question: Question) -> SelectionSummary:
         labels=class_shares(index.labels if complete else index.labels[rows], index.label_name),
         right=right_share(index, rows),
         pairs=_pairs(index, rows),
-        lifts=lifts(index, rows, _given(question)),
-        clusters=cluster_lifts(index, rows, asked_layers(index, question)),
+        compared=(len(index) if among is None else len(among)) - len(rows),
+        lifts=lifts(index, rows, _given(question), among),
+        clusters=cluster_lifts(index, rows, asked_layers(index, question), among),
         ood=None if question.ood else inside,  # selected by it, it differs by that
         ood_outside=None if question.ood else outside,
         paths=_paths(index, rows),
@@ -53,11 +55,13 @@ def _given(question: Question) -> set[str]:
     return kinds | {f"attribute:{name.removeprefix('-')}" for name in question.attribute}
 
 
-def _medians(index: SetIndex, rows: Rows) -> tuple[Median | None, Median | None]:
-    """Of the OOD scores of these rows, and of all others."""
+def _medians(index: SetIndex, rows: Rows, among: Rows | None) -> tuple[Median | None, Median | None]:
+    """Of the OOD scores of these rows, and of the others that they are compared with."""
     if index.ood is None:
         return None, None
-    others = np.ones(len(index), np.bool_)
+    others = np.full(len(index), among is None)
+    if among is not None:
+        others[among] = True
     others[rows] = False
     return _median(index.ood[rows]), _median(index.ood[others])
 

@@ -132,6 +132,7 @@ def _common(index: SetIndex, question: Question, asked: Pairs, offered: Choices)
     table = matrix(asked, found, offered.predictions, address)
     return {
         "found": found,
+        "others": found.compared if found.compared + found.total < len(index) else None,
         "classes": most_frequent(asked, found, bool(offered.predictions), address),
         "paths": frequent_paths(asked, found, address),
         "unusual": most_unusual(asked, found, address),

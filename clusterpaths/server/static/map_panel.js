@@ -212,6 +212,17 @@ export function some(list, data, selection, start) {
 export const picture = (start, id) => `${start.api}/examples/${id}/image?size=160&v=${encodeURIComponent(start.version)}`;
 
 /**
+ * A lift in words: ×3.1, ×1/29, ×0.
+ * @param {number | null} lift null: absent outside
+ */
+function times(lift) {
+  if (!lift) return lift === null ? "only here" : "×0";
+  const value = lift >= 1 ? lift : 1 / lift;
+  const shown = value >= 9.95 ? thousands(Math.round(value)) : value.toFixed(1).replace(/\.0$/, "");
+  return lift >= 1 || shown === "1" ? `×${shown}` : `×1/${shown}`;
+}
+
+/**
  * What the server finds about the selection: its record SelectionSummary. Medians and shares of what was selected by say nothing.
  * @param {HTMLElement} box
  * @param {any} found
@@ -227,7 +238,7 @@ export function common(box, found, selection) {
     element("thead", {}, element("tr", {}, ...["", "selected", "others", "ratio"].map((text, i) => element("th", { scope: "col", class: i ? "num" : "" }, text || "which")))),
     element("tbody", {}, ...rows.map((one) => element("tr", {}, element("th", { scope: "row" }, element("small", {}, one.kind), ` ${one.name.replaceAll("_", " ")}`),
       element("td", { class: "num" }, percent(one.share)), element("td", { class: "num" }, percent(one.share_outside)),
-      element("td", { class: "num" }, one.lift === null ? "only here" : `${one.lift.toFixed(one.lift < 10 ? 2 : 0)}×`)))));
+      element("td", { class: "num" }, times(one.lift))))));
   box.replaceChildren(...(parts.length ? [element("p", {}, parts.join(" "))] : []), rows.length ? table : element("p", { class: "hint" }, "No class, attribute or cluster is clearly more or less frequent than outside."));
 }
 

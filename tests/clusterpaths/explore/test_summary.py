@@ -38,6 +38,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> SetIndex:
         {"prediction": ("Black",), "split": ("test",)},
         {"ood": "0.5..", "path": "1"},
         {"label": ("none",)},
+        {"label": ("Gray",)},
         {},
     ],
     ids=str,
@@ -46,7 +47,9 @@ def test_a_summary_is_what_a_loop_counts(index: SetIndex, fields: dict[str, Any]
     question = Question(**fields)
     found = summarise_selection(index, question)
     inside = ask(index, question, limit=10_000).examples
-    outside = [e for e in ask(index, Question(), limit=10_000).examples if e.id not in {e.id for e in inside}]
+    others = [e for e in ask(index, Question(), limit=10_000).examples if e.id not in {e.id for e in inside}]
+    outside = [e for e in others if e.label] if fields.keys() & {"right"} or fields.get("label") == ("Gray",) else others
+    assert len(outside) == found.compared
     assert (found.total, found.share) == (len(inside), len(inside) / 2_000)
     assert {c.name: c.count for c in found.predictions} == Counter(e.prediction for e in inside)
     assert {c.name: c.count for c in found.labels} == Counter(e.label for e in inside if e.label)
@@ -104,7 +107,7 @@ def test_a_cluster_has_the_lifts_of_its_page(index: SetIndex) -> None:
 
 
 def test_nothing_selected_has_nothing_in_common(index: SetIndex) -> None:
-    found = summarise_selection(index, Question(cluster=("fc1:2", "fc1:1")))
+    found = summarise_selection(index, Question(path="*-1", cluster=("fc1:2",)))
     assert (found.total, found.lifts, found.clusters, found.pairs, found.paths, found.ood) == (0, (), (), (), (), None)
     with pytest.raises(NotFoundError, match="no layer"):
         summarise_selection(index, Question(cluster=("x:2",)))
