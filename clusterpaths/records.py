@@ -224,6 +224,7 @@ class ModelRecord(Record):
     external: dict[str, str] = Field(description="name in the graph -> file with weights")
     input: str
     batch: int | None = Field(description="fixed batch size; None: any")
+    joint: bool = Field(default=False, description="whether an image's values depend on the others in its batch")
     size: tuple[int, int] = Field(description="height and width of the input")
     layout: Layout = "NCHW"
     input_type: InputType = "float32"

@@ -208,7 +208,7 @@ def read_examples(
             table = pq.read_table(path, columns=columns, filters=filters)
             require_columns(table, {name: kind for name, kind in _TYPES.items() if name in (columns or ("id", "file"))})
             return table
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise unreadable_examples(directory, error) from error
 
 

@@ -114,9 +114,7 @@ def _readable(directory: Storage) -> Iterator[None]:
     try:
         with reading():
             yield
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise unreadable_examples(directory, error) from error
 
 

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import io
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,9 +31,12 @@ from clusterpaths.cache.zarr_layout import (
     codec,
     is_complete_chunk,
 )
+from clusterpaths.common.corrupted import one_line
 from clusterpaths.records import StoredFormat
 from clusterpaths.storage import Storage
 from clusterpaths.storage.atomic import disk_errors, errno_of
+
+log = logging.getLogger(__name__)
 
 _NPY_HEADER = 128
 _BLOCK = 4096  # of common file systems: the disk space of a small file
@@ -219,8 +223,14 @@ class ZarrStore(_Store):
         """The array, if its metadata can be read and is of this layer."""
         try:
             array = self._array(layer)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError):
-            return None  # missing, or corrupted: what zarr raises for JSON of another content
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+            # what zarr raises for JSON of another content
+            log.warning(
+                "%s: its array cannot be opened, and is made again (%s)", self.directory / layer, one_line(error)
+            )
+            return None
         expected = (record.shape, np.dtype(record.dtype), chunk_shape(record))
         return array if (array.shape[1:], array.dtype, array.chunks) == expected else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 _LONGEST = 300  # characters of a reason
+NO_THREAD = "can't start new thread"  # Python's RuntimeError, for want of memory or of processes
+_NO_SIZE = 4 << 30  # bytes: no array of a document is that large
+_SIZE = re.compile(r"size (\d+)")
 
 
 @contextlib.contextmanager
@@ -31,6 +35,8 @@ def reading() -> Iterator[None]:
     Raises:
         ValueError: the content cannot be read.
         OSError: the disk's: no such file, no permission; a retry can help.
+        MemoryError: this machine's memory does not suffice for an array of a size that a sound file may have.
+        RuntimeError: no thread can be started.
     """
     try:
         yield
@@ -41,8 +47,22 @@ def reading() -> Iterator[None]:
         if error.errno not in (None, errno.EINVAL) or isinstance(error, FileNotFoundError):
             raise
         raise ValueError(one_line(error)) from error
-    except Exception as error:
+    except MemoryError as error:
+        if _bytes_asked(error) < _NO_SIZE:
+            raise
         raise ValueError(one_line(error)) from error
+    except Exception as error:
+        if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
+            raise
+        raise ValueError(one_line(error)) from error
+
+
+def _bytes_asked(error: MemoryError) -> int:
+    """What numpy or Arrow could not allocate; 0 where the error does not say."""
+    if (size := getattr(error, "_total_size", None)) is not None:  # numpy's
+        return int(size)
+    found = _SIZE.search(str(error))
+    return int(found[1]) if found else 0
 
 
 def one_line(error: BaseException) -> str:

@@ -18,8 +18,10 @@ def physical_bytes() -> int:
 
 
 def limit_memory(size: int) -> None:
-    """Limit what this process can allocate, in bytes, without files that it maps for reading. On Linux only."""
+    """Limit what this process can allocate, in bytes; a limit that is lower already stays. On Linux only."""
     if sys.platform == "linux":
         import resource
 
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        size = size if hard == resource.RLIM_INFINITY else min(size, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))

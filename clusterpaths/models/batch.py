@@ -63,14 +63,16 @@ def settle_batch(
             f"The model is quantised dynamically, and for batches of {image.batch}: its scales are of all images in a batch, "
             "so that an image's values depend on the others. Export it for any batch, or for one image."
         )
+    image = replace(image, joint=bool(warnings))
     if image.batch is not None:
         return image, warnings
     if dynamic:
         frozen = "it is quantised dynamically, with scales of all values of a batch"
     else:
         frozen, depends = _run_two(model, path, image, external, size)
-        if depends and not warnings:
-            warnings.append(depends)
+        if depends:
+            image = replace(image, joint=True)
+            warnings = warnings or [depends]
     if frozen:
         warnings.append(f"The model is run on one image at a time, which takes longer: {frozen}.")
         entry = next(entry for entry in model.graph.input if entry.name == image.name)

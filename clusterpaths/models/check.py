@@ -79,6 +79,7 @@ def check_model(
         external=files,
         input=entry.name,
         batch=entry.batch,
+        joint=entry.joint,
         layout=entry.layout,
         input_type=entry.type,
         providers=providers,

@@ -7,6 +7,7 @@ disk hides that, and ONNX Runtime refuses it on others). Running the model is `s
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
@@ -101,6 +102,13 @@ def weights_beside(folder: Path, location: str) -> Path | None:
         same = [name for name in beside if name.lower() == wanted.name.lower()]
         return _within(folder, wanted.parent / same[0]) if len(same) == 1 else None
     except (_OutsideError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in (
+            errno.ENAMETOOLONG,
+            errno.ELOOP,
+            errno.EINVAL,
+            errno.ENOTDIR,
+        ):
+            raise  # of the disk
         reason = "is outside its own directory" if isinstance(error, _OutsideError) else "no file can have below"
         raise ModelError(
             f"The model names the weights file {location!r}, which {reason} {folder}. "

@@ -31,6 +31,7 @@ class ImageInput:
         sides: fixed height and fixed width; None: any.
         layout: the order of the axes.
         type: of the values.
+        joint: whether an image's values depend on the others in its batch.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ImageInput:
     sides: tuple[int | None, int | None]
     layout: Layout
     type: InputType
+    joint: bool = False
 
     @property
     def size(self) -> tuple[int, int] | None:

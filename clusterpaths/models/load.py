@@ -13,7 +13,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from clusterpaths.errors import ModelError
-from clusterpaths.models.mapped import read_mapped
+from clusterpaths.models.external import external_tensors
+from clusterpaths.models.mapped import OWN, read_mapped
 
 _NCHWC = (
     "com.microsoft.nchwc"  # operators on channels in blocks, which ONNX Runtime writes for the processor it runs on
@@ -28,7 +29,13 @@ def load_proto(path: str | Path, *, weights: bool = False) -> onnx.ModelProto:
     Raises:
         OSError, DecodeError, ValueError: it cannot be read.
     """
-    model = (None if weights else read_mapped(Path(path))) or onnx.load(str(path), load_external_data=False)
+    model = None if weights else read_mapped(Path(path))
+    if model is None:
+        model = onnx.load(str(path), load_external_data=False)
+        if any(entry.value == OWN for tensor in external_tensors(model) for entry in tensor.external_data):
+            raise ValueError(
+                f"it names {OWN!r} as a file with weights, which means itself only where this program wrote it"
+            )
     for entry in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in entry.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value <= 0:

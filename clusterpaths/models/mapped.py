@@ -52,13 +52,17 @@ def _without_weights(file: BinaryIO, size: int) -> bytes:
     if len(graphs) != 1 or graphs[0][1] != _BYTES:
         raise ValueError("should hold one graph")
     _, _, start, value, end = graphs[0]
-    pieces, taken = list[bytes](), False
+    pieces, left, taken = list[bytes](), list[bytes](), False  # `left`: as they are in the file
     for number, wire, at, inner, stop in _fields(file, value, end):
         found = _reference(file, inner, stop) if (number, wire) == (_INITIALIZER, _BYTES) else None
         taken |= found is not None
-        pieces.append(_read(file, at, stop) if found is None else _tagged(_INITIALIZER, found))
-    graph = _tagged(_GRAPH, b"".join(pieces))
-    return _read(file, 0, start) + graph + _read(file, end, size) if taken else b""
+        if found is None:
+            left.append(_read(file, at, stop))
+        pieces.append(left[-1] if found is None else _tagged(_INITIALIZER, found))
+    before, after = _read(file, 0, start), _read(file, end, size)
+    if any(OWN.encode() in piece for piece in (before, *left, after)):
+        raise ValueError("should not name itself")
+    return before + _tagged(_GRAPH, b"".join(pieces)) + after if taken else b""
 
 
 def _reference(file: BinaryIO, start: int, end: int) -> bytes | None:

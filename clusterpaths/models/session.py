@@ -6,9 +6,12 @@ never changed, and weights in external files are mapped, not copied into the gra
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from clusterpaths.models.dequantise import add_dequantisation
 from clusterpaths.models.external import reference_files
 from clusterpaths.models.feed import as_input
 from clusterpaths.models.load import load_proto
+from clusterpaths.models.mapped import LEAST_FILE
 from clusterpaths.models.outputs import as_rows
 from clusterpaths.models.products import (
     Products,
@@ -35,8 +39,9 @@ from clusterpaths.models.reduce import add_reduction
 from clusterpaths.records import CacheDtype, ModelRecord, Tap
 
 CPU = "CPUExecutionProvider"
-# Of the largest tensor known of a batch: a larger batch is run in pieces. A ViT-B/16, of 0.6 MB per image, takes 400 MB for 32
-# images at a time and 210 MB for 8, and no more time; an image's values are the same to the bit.
+# Of the images of a batch: a larger batch is run in pieces. A ViT-B/16, of 0.6 MB per image, takes 400 MB for 32 images at a
+# time and 210 MB for 8, and no more time; an image's values are the same to the bit. Which layers are tapped does not matter:
+# the values of a cache would depend on it in the last bit, where kernels differ by the size of a batch.
 PIECE = 8 << 20  # bytes
 _ELEM_TYPES = {"float16": onnx.TensorProto.FLOAT16, "float32": onnx.TensorProto.FLOAT}
 
@@ -54,6 +59,40 @@ class Outputs:
     layers: Mapping[str, NDArray[Any]]
     logits: NDArray[np.float32] | None
     products: Mapping[str, Products] = field(default_factory=dict)
+
+
+class WeightFiles:
+    """The files that a session maps its weights from, as they were when it was opened."""
+
+    def __init__(self, model: ModelRecord) -> None:
+        self._model = model
+        self._found = self._states()
+
+    def require_unchanged(self) -> None:
+        """Check that what was just computed is of the model that was opened.
+
+        A file that is replaced by another one stays as it was for the session; one that is written over is another model.
+
+        Raises:
+            ModelError: one was written over.
+        """
+        for path, (file, state) in self._states().items():
+            before = self._found.get(path)
+            if before and before[0] == file and before[1] != state:
+                raise ModelError(
+                    f"{path} was written over while it was in use: what is computed from here on is of another model. Expected "
+                    "the file that the run began with. Write models to another name and rename them, and run again."
+                )
+
+    def _states(self) -> dict[str, tuple[tuple[int, int], tuple[int, int]]]:
+        found = {}
+        for path in (self._model.path, *self._model.external.values()):
+            with contextlib.suppress(OSError):  # removed: the session still has it
+                status = Path(path).stat()
+                if path == self._model.path and status.st_size < LEAST_FILE:
+                    continue  # it was read
+                found[path] = (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns)
+        return found
 
 
 class TapSession:
@@ -81,6 +120,7 @@ class TapSession:
     ) -> None:
         self.model = model
         self._layers = [tap.layer for tap in model.taps]
+        self._weights = WeightFiles(model)
         proto = load_proto(model.path)
         dtypes = {layer: (dtypes or {}).get(layer, "float32") for layer in self._layers}
         taps = {tap.layer: add_tap(proto, tap, dtypes[tap.layer]) for tap in model.taps}
@@ -105,6 +145,8 @@ class TapSession:
         )
         self._session = open_session(proto, model, threads)
         self.providers: list[str] = self._session.get_providers()  # those that were actually started
+        # ONNX Runtime's documentation of DirectML: one thread at a time may run a session
+        self._turn = threading.Lock() if "DmlExecutionProvider" in self.providers else contextlib.nullcontext()
 
     def run(self, images: NDArray[np.float32]) -> Outputs:
         """Run (n, 3, height, width) float32, regardless of the model's own type and layout.
@@ -138,17 +180,16 @@ class TapSession:
         return self.run(np.full((self.model.batch or 1, 3, height, width), 0.5, np.float32))
 
     def _most(self, images: NDArray[np.float32]) -> int:
-        """Images in a piece. Other devices are made for large batches."""
-        if self.providers != [CPU]:
+        """Images in a piece. Other devices are made for large batches; a model that computes over a batch gets all of it."""
+        if self.providers != [CPU] or self.model.joint:
             return len(images)
-        largest = max(
-            [math.prod(images.shape[1:]), *(math.prod(tap.full_shape or tap.shape) for tap in self.model.taps)]
-        )
-        return max(PIECE // (4 * largest), 1)
+        return max(PIECE // (4 * math.prod(images.shape[1:])), 1)
 
     def _run(self, images: NDArray[np.float32]) -> Outputs:
         given = as_input(images, self.model.layout, self.model.input_type)
-        values = run_session(self._session, self._names, {self.model.input: given}, self.model)
+        with self._turn:
+            values = run_session(self._session, self._names, {self.model.input: given}, self.model)
+        self._weights.require_unchanged()
         layers = dict(zip(self._layers, values[: len(self._taps)], strict=False))
         for layer, value in layers.items():
             if value.ndim < 2 or len(value) != len(images):

@@ -81,11 +81,11 @@ def read_log(files: Sequence[Path], published: PublishedSet, keep: Keep | None =
 def _each(files: Sequence[Path], published: PublishedSet, keep: Keep | None) -> Iterator[Observations]:
     for file in files:
         try:
-            with reading():  # columns of other types than expected, and bytes that are no text
-                rows = _LogFile(file, published).observations()
-        except ValueError as error:
+            rows = _LogFile(file, published).observations()
+        # columns of other types than expected, and bytes that are no text
+        except (ValueError, TypeError, ArithmeticError, NotImplementedError) as error:
             raise DatasetError(
-                f"The prediction log {file} cannot be read: {error}. Correct it, or move it away."
+                f"The prediction log {file} cannot be read: {one_line(error)}. Correct it, or move it away."
             ) from error
         yield rows if keep is None else rows.take(keep(rows))
 

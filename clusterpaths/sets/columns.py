@@ -64,7 +64,7 @@ def read_columns(path: Path, layers: tuple[str, ...]) -> Columns:
                 split_names=split_names,
                 files=table["file"].cast(pa.string()).combine_chunks(),
             )
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise CacheError(
             f"{path} cannot be read: {error}. Expected the paths of a set; publish the set again."
         ) from error

@@ -119,14 +119,14 @@ def _first(candidates: list[str], is_there: Callable[[str], bool]) -> str:
 
 
 def _has_digest(path: Path, sha256: str) -> bool:
-    import onnx  # takes long, and two models to choose from are rare
-
+    # onnx takes long to import, and two models to choose from are rare
     from clusterpaths.models.external import find_external_files, hash_files
+    from clusterpaths.models.load import load_graph
 
     if hash_files([path]) == sha256:
         return True
     try:
-        external, _ = find_external_files(onnx.load(path, load_external_data=False), path.parent)
-    except (ModelError, OSError, ValueError):
+        external, _ = find_external_files(load_graph(path), path.parent)
+    except (ModelError, OSError):
         return False
     return bool(external) and hash_files([path, *external.values()]) == sha256

@@ -13,9 +13,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from clusterpaths.common.corrupted import NO_THREAD
 from clusterpaths.errors import DiskError
 
-NO_THREAD = "can't start new thread"  # Python's RuntimeError, for want of memory or of processes
 _OF_RUST = re.compile(r"\(os error (\d+)\)")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -57,9 +57,15 @@ def of_machine(error: BaseException) -> DiskError | None:
             "There is not enough memory. What was recorded before is preserved. Use fewer --workers, a smaller --batch-size or "
             "fewer --layers, or close other programs; then run the same command again."
         )
-    if (number := errno_of(error)) not in (*_FULL, *_FORBIDDEN, *_FAILING):
+    number, name = errno_of(error), getattr(error, "filename", None)
+    if number in (errno.EACCES, errno.EPERM):
+        return DiskError(
+            f"{name or 'A file'} cannot be read or written ({os.strerror(number)}). Change its permissions, or those of its "
+            "directory; then run the same command again."
+        )
+    of_a_connection = number == errno.ETIMEDOUT and name is None
+    if number not in (*_FULL, errno.EROFS, *_FAILING) or of_a_connection:
         return None
-    name = getattr(error, "filename", None)
     return _disk_error(Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) else None, number)
 
 

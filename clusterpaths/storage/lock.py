@@ -35,11 +35,12 @@ def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Itera
         with disk_errors(directory):
             lock.acquire(timeout=0)
     except Timeout:
-        who = holder.read_text() if holder.is_file() else "another run"
+        who = _held_by(holder)
         if wait > 0:
             log(f"{directory} is in use by {who}; waiting up to {wait:.0f} s for it to end.")
         try:
-            lock.acquire(timeout=wait, poll_interval=0.2)
+            with disk_errors(directory):
+                lock.acquire(timeout=wait, poll_interval=0.2)
         except Timeout as error:
             raise CacheError(
                 f"{directory} is in use by {who}, and still is after {wait:.0f} s. One run at a time can write there. "
@@ -55,6 +56,12 @@ def file_lock(directory: Path, wait: float, log: Callable[[str], None]) -> Itera
         releasing = threading.Thread(target=_release, args=(lock, holder), daemon=True)
         releasing.start()
         releasing.join(_TO_RELEASE)
+
+
+def _held_by(holder: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):  # it has ended meanwhile
+        return holder.read_text() or "another run"
+    return "another run"
 
 
 def _release(lock: FileLock, holder: Path) -> None:

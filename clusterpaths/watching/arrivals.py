@@ -18,6 +18,8 @@ from clusterpaths.common.memory import limit_memory, physical_bytes
 from clusterpaths.errors import InputError, ModelError
 from clusterpaths.models.check import check_model, instrument_model
 from clusterpaths.models.external import external_tensors, find_external_files, hash_files, weights_beside
+from clusterpaths.models.load import load_proto
+from clusterpaths.models.mapped import OWN
 from clusterpaths.preprocessing.prepare import resolve_preprocessing
 from clusterpaths.records import Record
 
@@ -153,7 +155,7 @@ def reject(path: Path, reason: str) -> Rejected:
 def why_unfinished(path: Path) -> str | None:
     """Why the file may still be incomplete; None: it is complete, or will never be a model."""
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = load_proto(path)
     except (DecodeError, ValueError) as error:
         return None if _is_text(path) else f"{path} is cut off ({error})."
     if not model.graph.node:
@@ -174,11 +176,11 @@ def _is_text(path: Path) -> bool:
 def external_locations(path: Path) -> tuple[str, ...]:
     """The weights files that the model names; none where it cannot be read."""
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = load_proto(path)
         locations = {onnx.external_data_helper.ExternalDataInfo(tensor).location for tensor in external_tensors(model)}
     except (DecodeError, ValueError, OSError):
         return ()
-    return tuple(sorted(location for location in locations if location))
+    return tuple(sorted(location for location in locations if location not in ("", None, OWN)))
 
 
 def weights_of(folder: Path, location: str) -> Path | None:

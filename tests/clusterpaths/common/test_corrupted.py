@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pydantic
 import pytest
 
@@ -26,7 +27,6 @@ from clusterpaths.records import Record
         tokenize.TokenError("EOF in multi-line statement", (2, 0)),
         KeyError("a.npy"),
         NotImplementedError("zip file version 11.8"),
-        MemoryError("Unable to allocate 37 GiB"),
         OSError("Couldn't deserialize thrift\nDeserializing page header failed.\n"),
         OSError(errno.EINVAL, "Invalid argument"),
         ValueError("a\nb"),
@@ -68,3 +68,17 @@ def test_a_key_of_a_document_is_shown_in_one_short_line() -> None:
         Small.model_validate({"a": 1, "\n" + "x" * 5_000: 2})
     assert "\n" not in what_does_not_fit(raised.value)
     assert len(what_does_not_fit(raised.value)) < 500
+
+
+def test_memory_that_does_not_suffice_is_not_a_corrupted_file() -> None:
+    """Else a sound file would be made again, or its user told to remove it."""
+    with pytest.raises(MemoryError), reading():
+        raise MemoryError
+    with pytest.raises(MemoryError), reading():
+        raise pa.ArrowMemoryError("malloc of size 268435456 failed")
+    with pytest.raises(RuntimeError, match="new thread"), reading():
+        raise RuntimeError("can't start new thread")
+    with pytest.raises(ValueError, match="malloc of size"), reading():
+        raise pa.ArrowMemoryError("malloc of size 39728447488 failed")
+    with pytest.raises(ValueError, match="Unable to allocate"), reading():
+        np.empty((1 << 30, 1 << 20), np.float64)  # as of a header

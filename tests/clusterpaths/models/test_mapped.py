@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from clusterpaths.errors import ModelError
 from clusterpaths.models import mapped
@@ -97,16 +97,41 @@ def test_what_is_no_model_is_left_to_the_parser(tmp_path: Path, content: bytes) 
     assert mapped.read_mapped(tmp_path / "no.onnx") is None
 
 
-def test_a_file_that_names_the_place_itself_gets_its_own_bytes_at_most(tmp_path: Path) -> None:
-    """A file can say what this module says: it then reads of itself, and not beyond its end."""
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[12, 2], data_location=TensorProto.EXTERNAL)
-    for key, value in {"location": mapped.OWN, "offset": "100000", "length": "96"}.items():
+@pytest.mark.parametrize("where", ["initializer", "node"])
+def test_a_file_that_names_itself_is_refused(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `OWN` would read any bytes of the file as weights, and an export would look for a file of that name."""
+    model = onnx.load(SAMPLE_MODEL)
+    tensor = TensorProto(name="own", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": mapped.OWN, "offset": "0", "length": "16"}.items():
         tensor.external_data.add(key=key, value=value)
-    nodes = [helper.make_node("Flatten", ["image"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["logits"])]
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 2, 2])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])
-    graph = helper.make_graph(nodes, "own", [image], [logits], [tensor, numpy_helper.from_array(np.zeros(1), "x")])
-    path = tmp_path / "own.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    with pytest.raises(ModelError, match="cannot load"):
-        TapSession(check_model(path, logits="logits", layers=("flat",)))
+    if where == "initializer":
+        model.graph.initializer.append(tensor)
+    else:
+        model.graph.node.append(helper.make_node("Constant", [], ["own"], value=tensor))
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    for least in (1000, 1 << 40):
+        monkeypatch.setattr(mapped, "LEAST_FILE", least)
+        with pytest.raises(ModelError, match="means itself only where this program wrote it"):
+            check_model(tmp_path / "m.onnx")
+
+
+def test_a_model_that_is_written_over_while_it_is_in_use_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clusterpaths.models.session.LEAST_FILE", 1000)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(SAMPLE_MODEL.read_bytes())
+    session = TapSession(instrument_model(check_model(path), (64, 64)))
+    before = session.run(IMAGES)
+    other = tmp_path / "other.onnx"
+    other.write_bytes(SAMPLE_MODEL.read_bytes())
+    other.replace(path)  # renamed: the session has the file of before
+    np.testing.assert_array_equal(session.run(IMAGES).logits, before.logits)
+    path.touch()
+    session.run(IMAGES)  # not the file that it maps
+
+    session = TapSession(instrument_model(check_model(path), (64, 64)))
+    session.run(IMAGES)
+    path.write_bytes(SAMPLE_MODEL.read_bytes())
+    with pytest.raises(ModelError, match="was written over while it was in use"):
+        session.run(IMAGES)

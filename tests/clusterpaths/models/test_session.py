@@ -84,7 +84,7 @@ def test_only_the_layers_asked_for_are_put_out_and_the_model_file_stays(cnn: Pat
     assert cnn.read_bytes() == before
 
 
-@pytest.mark.parametrize("piece", [1, 12_000, 40_000])
+@pytest.mark.parametrize("piece", [1, 12_000, 20_000])
 def test_a_batch_in_pieces_gives_the_same_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
@@ -105,3 +105,15 @@ def test_a_batch_in_pieces_gives_the_same_to_the_bit(
     for layer, rows in whole.layers.items():
         np.testing.assert_array_equal(cut.layers[layer], rows)
         np.testing.assert_array_equal(cut.products[layer].squares, whole.products[layer].squares)
+
+
+def test_a_model_that_computes_over_a_batch_gets_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from clusterpaths.models import session as module
+
+    record = record_of(write_cnn(tmp_path / "m.onnx")).model_copy(update={"joint": True})
+    monkeypatch.setattr(module, "PIECE", 1)
+    session, sizes = TapSession(record), []
+    run = session._run
+    monkeypatch.setattr(session, "_run", lambda batch: (sizes.append(len(batch)), run(batch))[1])
+    session.run(images(13))
+    assert sizes == [13]

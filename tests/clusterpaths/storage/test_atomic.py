@@ -81,6 +81,7 @@ def test_where_the_disk_fails_the_first_error_is_raised_not_that_of_tidying_up(
         (OSError(errno.ENOSPC, "", b"/disk/a"), r"^The disk is full: writing /disk/a failed"),
         (OSError(errno.EROFS, "", "/disk/a"), r"^/disk/a cannot be written \(Read-only file system\)"),
         (OSError(errno.EMFILE, "", "/disk/a"), r"ulimit -n"),
+        (PermissionError(errno.EACCES, "", "/disk/a"), r"^/disk/a cannot be read or written \(Permission denied\)"),
         (OSError("Input/output error (os error 5)"), r"^A file cannot be read or written"),  # of obstore
         (RuntimeError("cannot write (os error 28)"), r"^The disk is full"),  # of zarrs
         (MemoryError(), r"^There is not enough memory"),
@@ -95,7 +96,15 @@ def test_an_error_of_the_machine_has_a_paragraph(error: Exception, said: str) ->
 
 
 @pytest.mark.parametrize(
-    "error", [FileNotFoundError(errno.ENOENT, "", "a"), OSError("no number"), RuntimeError("else"), KeyError()]
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "", "a"),
+        FileExistsError(errno.EEXIST, "", "a"),
+        TimeoutError(errno.ETIMEDOUT, "of a connection"),
+        OSError("no number"),
+        RuntimeError("else"),
+        KeyError(),
+    ],
 )
 def test_another_error_is_a_bug(error: Exception) -> None:
     assert of_machine(error) is None
