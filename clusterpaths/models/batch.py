@@ -22,7 +22,7 @@ from clusterpaths.errors import ModelError
 from clusterpaths.models.external import reference_files
 from clusterpaths.models.inputs import ImageInput
 from clusterpaths.models.products import one_thread_options
-from clusterpaths.models.session import one_line
+from clusterpaths.models.session import runtime_message
 from clusterpaths.models.shapes import batch_shape
 
 _DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul"}  # scales of all values of a batch
@@ -126,14 +126,14 @@ def _session(model: onnx.ModelProto, path: Path, external: Mapping[str, str]) ->
     try:
         return onnxruntime.InferenceSession(own.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ModelError(one_line(error)) from error
+        raise ModelError(runtime_message(error)) from error
 
 
 def _run(session: onnxruntime.InferenceSession, name: str, images: NDArray[Any]) -> Values:
     try:
         values = session.run(None, {name: images})
     except Exception as error:
-        raise ModelError(one_line(error)) from error
+        raise ModelError(runtime_message(error)) from error
     outputs = zip((output.name for output in session.get_outputs()), values, strict=True)
     return {output: value for output, value in outputs if isinstance(value, np.ndarray)}
 

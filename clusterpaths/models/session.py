@@ -222,7 +222,7 @@ def open_session(proto: onnx.ModelProto, model: ModelRecord, threads: int = 1) -
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=list(model.providers))
     except Exception as error:
-        raise ModelError(_cannot_load(model.path, one_line(error))) from error
+        raise ModelError(_cannot_load(model.path, runtime_message(error))) from error
 
 
 def run_session(
@@ -238,7 +238,7 @@ def run_session(
     except Exception as error:
         shapes = " and ".join(str(value.shape) for value in given.values())
         raise ModelError(
-            f"{model.path} cannot be run on a batch of shape {shapes}: {one_line(error)}. "
+            f"{model.path} cannot be run on a batch of shape {shapes}: {runtime_message(error)}. "
             "If the model expects another image size, name it with --size HEIGHTxWIDTH."
         ) from error
     return values
@@ -279,6 +279,6 @@ def _cannot_load(path: str, reason: str) -> str:
     return f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}. {what_to_do}"
 
 
-def one_line(error: BaseException) -> str:
+def runtime_message(error: BaseException) -> str:
     """All of ONNX Runtime's message: which size it got and which it expected is on its later lines."""
     return " ".join(str(error).split()).rstrip(".")
