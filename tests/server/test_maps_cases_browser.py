@@ -114,6 +114,16 @@ def test_of_300_classes_each_is_counted_alone(open_map: Callable[..., Any]) -> N
     assert count(page) == N // CLASSES
 
 
+def test_of_60_clusters_the_largest_are_listed(open_map: Callable[..., Any], many: Many) -> None:
+    page = open_map("?colour=cluster")
+    sizes = np.bincount(many.index.clusters[:, 1], minlength=K)
+    largest = np.argsort(-sizes, kind="stable")[:14]
+    found = legend(page, "Clusters of late")
+    assert found.locator(".map-entry .num").all_inner_texts() == [f"{sizes[c]:,}" for c in largest]
+    found.locator(".map-entry").first.click()
+    assert asked(page)[0] == ("cluster", f"late:{largest[0]}")
+
+
 def test_the_legend_of_an_attribute_counts_what_passes_those_of_others(
     open_map: Callable[..., Any], many: Many
 ) -> None:
