@@ -133,6 +133,7 @@ def test_a_lasso_selects_exactly_the_points_inside_and_every_view_follows(
         entry = page.locator("fieldset", has_text="Prediction").first.get_by_role("button", name=name)
         assert entry.locator(".num").inner_text() == f"{number:,}"
     assert page.locator("#map-ask").inner_text() == f"See these {expected.sum():,} examples"
+    page.locator("#common-title").scroll_into_view_if_needed()
     page.locator("#map-common p").first.wait_for()
     page.get_by_role("button", name="without the filter region of").click()
     assert count(page) == site.n
@@ -349,6 +350,7 @@ def test_every_colouring_draws_another_picture_and_has_a_legend(open_map: Open, 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_and_axe_finds_nothing(open_map: Open, width: int, scheme: str) -> None:
     page = open_map("?right=wrong&colour=cluster", width=width, scheme=scheme)
+    page.locator("#some-title").scroll_into_view_if_needed()
     page.locator("#map-some li").first.wait_for()
     assert misfits(page) == []
     assert violations(page) == []

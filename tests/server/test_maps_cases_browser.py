@@ -284,6 +284,7 @@ def test_ends_are_as_typed_and_ids_are_numbers(open_map: Callable[..., Any]) -> 
 def test_what_differs_most_is_listed_first(open_map: Callable[..., Any], many: Many) -> None:
     cluster = int(np.bincount(many.index.clusters[:, 1]).argmax())
     page = open_map(f"?cluster=late%3A{cluster}")
+    page.locator("#common-title").scroll_into_view_if_needed()
     rows = page.locator("#map-common:not([aria-busy]) tbody th")
     rows.first.wait_for()
     api = f"{many.address}/api/v1/models/Many/sets/set_01/summary?cluster=late%3A{cluster}"

@@ -290,7 +290,7 @@ def test_a_selection_of_known_labels_says_what_it_is_compared_with(chromium: Any
                 found = json.load(answer)
             page.goto(f"/explore/Few/set_01/map?{query}")
             ready(page)
-            page.locator("#map-common").scroll_into_view_if_needed()
+            page.locator("#common-title").scroll_into_view_if_needed()
             box = page.locator("#map-common:not([aria-busy])")
             box.locator("p").first.wait_for()
             others = f"the {found['compared']:,} others that have a label" if known else "the rest of the set"
@@ -300,6 +300,36 @@ def test_a_selection_of_known_labels_says_what_it_is_compared_with(chromium: Any
             for caption in page.locator("#lifts caption, #clusters caption").all_text_contents():
                 assert caption.endswith(f" in this selection and in {others}")
         page.close()
+
+
+def test_pictures_and_the_summary_are_asked_for_when_they_are_on_the_screen(open_map: Open) -> None:
+    page = open_map("?right=wrong")
+    requests: list[str] = []
+    page.on("request", lambda one: requests.append(one.url))
+
+    def made() -> tuple[int, int]:
+        page.wait_for_timeout(500)
+        found = (sum("/summary?" in one for one in requests), sum("/image?" in one for one in requests))
+        requests.clear()
+        return found
+
+    assert made() == (0, 0)
+    entries = page.locator("#map-side fieldset").first.locator(".map-entry")
+    numbers = entries.locator(".num").all_inner_texts()
+    entry = entries.nth(next(at for at, number in enumerate(numbers) if number != "0"))
+    entry.click()
+    assert made() == (0, 0)
+    page.locator("#some-title").scroll_into_view_if_needed()
+    page.locator("#map-some li").first.wait_for()
+    page.locator("#map-common:not([aria-busy])").wait_for()
+    summaries, pictures = made()
+    assert (summaries, pictures) == (1, min(count(page), 12))
+    page.set_viewport_size({"width": 1300, "height": 900})  # all is drawn again
+    page.locator("#some-title").scroll_into_view_if_needed()
+    assert made() == (0, 0), "they are about this selection"
+    entry.evaluate("(one) => one.click()")
+    page.locator("#map-common:not([aria-busy])").wait_for()
+    assert made()[0] == 1
 
 
 def test_lifts_are_written_as_on_all_pages(open_map: Open) -> None:

@@ -80,6 +80,7 @@ async function begin() {
     draw: () => paths(part("paths"), data, selection, start),
     text: true,
   });
+  for (const name of Object.keys(requests)) visible.add(part(name).closest("section"), { draw: () => later(name) });
   describe();
   follow();
   named.catch(failed);
@@ -206,13 +207,16 @@ function follow() {
   if (!selection.any && document.activeElement === part("clear")) part("canvas").focus({ preventScroll: true }); // as the button goes
   part("clear").hidden = !selection.any;
   chips(part("chips"), part("canvas"), selection, failed);
+  asking?.abort();
+  part("common").setAttribute("aria-busy", "true"); // until it is about this selection
+  part("some").closest("section").hidden = !selection.count;
+  for (const name of Object.keys(requests)) due.add(name);
   visible.update();
   for (const one of histograms) one.update();
   links();
   const row = Number(part("tip").dataset.row);
   part("tip").dataset.row = ""; // its link has the selection
   if (!part("tip").hidden) tip(selection.on[row] ? row : -1);
-  later();
 }
 
 /** The links with the same selection. */
@@ -278,37 +282,43 @@ function say() {
 
 /** @type {AbortController | undefined} */
 let asking;
-let waiting = 0;
 
-/** What takes a request: pictures, and the server's summary, once the selection is left alone. */
-function later() {
+/** @type {Record<string, () => void>} what takes requests */
+const requests = { some: () => some(part("some"), data, selection, start), common: summary };
+/** Those that are not about this selection yet. */
+const due = new Set();
+/** @type {Record<string, number>} */
+const timers = {};
+
+/**
+ * What takes a request and is on the screen, once the selection is left alone.
+ * @param {string} name
+ */
+function later(name) {
+  window.clearTimeout(timers[name]);
+  timers[name] = window.setTimeout(() => due.delete(name) && requests[name](), 250);
+}
+
+/** What the selection has in common. */
+function summary() {
   const box = part("common");
-  window.clearTimeout(waiting);
-  asking?.abort();
-  box.setAttribute("aria-busy", "true"); // until it is about this selection
   const sentence = (/** @type {string} */ text) => {
     box.replaceChildren(element("p", { class: "hint" }, text));
     box.removeAttribute("aria-busy");
   };
-  waiting = window.setTimeout(() => {
-    some(part("some"), data, selection, start);
-    part("some").closest("section").hidden = !selection.count;
-    if (!selection.count) sentence("No example passes all filters.");
-    else if (!selection.any) sentence("Select examples to see how they differ from the others: with the lasso, or by a class, a cluster or a range.");
-    else {
-      asking = new AbortController();
-      const { signal } = asking;
-      data.get("summary", selection.query(), signal)
-        .then((answer) => answer.json())
-        .then((found) => {
-          if (signal.aborted) return;
-          if (found.total !== selection.count) throw new Error(REPLACED);
-          common(box, found, selection);
-          box.removeAttribute("aria-busy");
-        })
-        .catch((error) => error.name === "AbortError" || sentence(error.message));
-    }
-  }, 250);
+  if (!selection.count) return sentence("No example passes all filters.");
+  if (!selection.any) return sentence("Select examples to see how they differ from the others: with the lasso, or by a class, a cluster or a range.");
+  asking = new AbortController();
+  const { signal } = asking;
+  data.get("summary", selection.query(), signal)
+    .then((answer) => answer.json())
+    .then((found) => {
+      if (signal.aborted) return;
+      if (found.total !== selection.count) throw new Error(REPLACED);
+      common(box, found, selection);
+      box.removeAttribute("aria-busy");
+    })
+    .catch((error) => error.name === "AbortError" || sentence(error.message));
 }
 
 /**
