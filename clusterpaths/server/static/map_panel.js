@@ -262,8 +262,9 @@ export function common(box, found, selection) {
   const others = found.compared < rest ? `the ${thousands(found.compared)} others that have a label` : "the rest of the set";
   const parts = [];
   if (found.right && !selection.values("right").length) parts.push(`${percent(found.right.share)} are predicted correctly.`);
-  if (found.ood && found.ood_outside && !selection.values("ood").length) parts.push(`Median OOD score ${short(found.ood.value)}, of ${others} ${short(found.ood_outside.value)}.`);
-  if (rows.length) parts.push(`Shares are compared with ${others}.`);
+  const scores = found.ood && found.ood_outside && !selection.values("ood").length;
+  if (rows.length || scores) parts.push(`Compared with ${others}.`);
+  if (scores) parts.push(`Median OOD score: ${short(found.ood.value)} selected, ${short(found.ood_outside.value)} others.`);
   const table = element("table", { class: "map-lifts" }, element("caption", { class: "hidden" }, `How frequent classes, attributes and clusters are in the selection and in ${others}`),
     element("thead", {}, element("tr", {}, ...["", "selected", "others", "ratio"].map((text, i) => element("th", { scope: "col", class: i ? "num" : "" }, text || "which")))),
     element("tbody", {}, ...rows.map((one) => element("tr", {}, element("th", { scope: "row" }, element("small", {}, one.kind), ` ${one.name.replaceAll("_", " ")}`),
