@@ -117,6 +117,28 @@ def test_back_undoes_a_filter_that_is_still_on_its_way(open_map: Open, site: Sit
     assert asked(page) == [], "Forward is not lost"
 
 
+def test_a_layer_that_is_chosen_while_back_is_under_way_is_shown_and_in_the_address(open_map: Open, site: Site) -> None:
+    page = open_map("?right=wrong&layer=conv1")
+    wrong = count(page)
+    page.locator("#map-layer").select_option(LAYER)
+    page.get_by_role("button", name="Clear selection").click()
+    assert asked(page) == []
+    points = Held()
+    page.route("**/map/points?layer=conv1*", points)
+    page.reload()
+    ready(page)
+    page.evaluate("history.go(-2)")
+    page.wait_for_timeout(200)
+    page.locator("#map-layer").select_option("conv2")
+    page.locator("#map-caption", has_text="conv2").wait_for()
+    points.release()
+    assert asked(page) == [("right", "wrong"), ("layer", "conv2")]
+    assert (page.locator("#map-layer").input_value(), count(page)) == ("conv2", wrong)
+    page.reload()
+    ready(page)
+    assert count(page) == wrong
+
+
 def test_back_restores_the_selection_although_a_layer_cannot_be_read(open_map: Open, site: Site) -> None:
     page = open_map("?right=wrong&layer=conv1")
     wrong = count(page)
