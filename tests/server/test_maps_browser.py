@@ -162,6 +162,7 @@ def test_a_brush_and_its_fields_filter_by_number(open_map: Open, index: SetIndex
     page = open_map()
     chart = page.get_by_role("group", name="OOD score").locator("svg")
     chart.scroll_into_view_if_needed()
+    chart.locator("path.all[d]").wait_for(state="attached")  # loaded once it is on the screen
     box = chart.bounding_box()
     y = box["y"] + 20
     drag(page, [(box["x"] + 0.3 * box["width"], y), (box["x"] + 0.5 * box["width"], y)])
@@ -280,6 +281,7 @@ def test_the_keyboard_does_what_the_mouse_does(open_map: Open, index: SetIndex, 
 
 def test_hover_shows_the_example_and_a_click_opens_it(open_map: Open, index: SetIndex, site: Site) -> None:
     page = open_map()
+    page.wait_for_load_state("networkidle")  # the small maps have their points
     x, y = middle(page)
     box = page.locator("#map-canvas").bounding_box()
     assert index.maps is not None
