@@ -33,9 +33,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def times(lift: float | None) -> str:
-    """A lift in words: ×3.1, ×1/29, ×0; None: absent outside."""
+    """A lift in words: ×3.1, ×1/29, ×0, ×1,200; None: absent outside."""
     if not lift:
         return "only here" if lift is None else "×0"
     value = lift if lift >= 1 else 1 / lift
-    shown = f"{value:.0f}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0")
+    shown = f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0")
     return f"×{shown}" if lift >= 1 or shown == "1" else f"×1/{shown}"

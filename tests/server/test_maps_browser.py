@@ -133,6 +133,7 @@ def test_a_lasso_selects_exactly_the_points_inside_and_every_view_follows(
         entry = page.locator("fieldset", has_text="Prediction").first.get_by_role("button", name=name)
         assert entry.locator(".num").inner_text() == f"{number:,}"
     assert page.locator("#map-ask").inner_text() == f"See these {expected.sum():,} examples"
+    page.locator("#common-title").scroll_into_view_if_needed()
     page.locator("#map-common p").first.wait_for()
     page.get_by_role("button", name="without the filter region of").click()
     assert count(page) == site.n
@@ -161,6 +162,7 @@ def test_a_brush_and_its_fields_filter_by_number(open_map: Open, index: SetIndex
     page = open_map()
     chart = page.get_by_role("group", name="OOD score").locator("svg")
     chart.scroll_into_view_if_needed()
+    chart.locator("path.all[d]").wait_for(state="attached")  # loaded once it is on the screen
     box = chart.bounding_box()
     y = box["y"] + 20
     drag(page, [(box["x"] + 0.3 * box["width"], y), (box["x"] + 0.5 * box["width"], y)])
@@ -279,6 +281,7 @@ def test_the_keyboard_does_what_the_mouse_does(open_map: Open, index: SetIndex, 
 
 def test_hover_shows_the_example_and_a_click_opens_it(open_map: Open, index: SetIndex, site: Site) -> None:
     page = open_map()
+    page.wait_for_load_state("networkidle")  # the small maps have their points
     x, y = middle(page)
     box = page.locator("#map-canvas").bounding_box()
     assert index.maps is not None
@@ -349,6 +352,7 @@ def test_every_colouring_draws_another_picture_and_has_a_legend(open_map: Open, 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_and_axe_finds_nothing(open_map: Open, width: int, scheme: str) -> None:
     page = open_map("?right=wrong&colour=cluster", width=width, scheme=scheme)
+    page.locator("#some-title").scroll_into_view_if_needed()
     page.locator("#map-some li").first.wait_for()
     assert misfits(page) == []
     assert violations(page) == []

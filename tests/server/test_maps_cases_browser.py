@@ -114,6 +114,16 @@ def test_of_300_classes_each_is_counted_alone(open_map: Callable[..., Any]) -> N
     assert count(page) == N // CLASSES
 
 
+def test_of_60_clusters_the_largest_are_listed(open_map: Callable[..., Any], many: Many) -> None:
+    page = open_map("?colour=cluster")
+    sizes = np.bincount(many.index.clusters[:, 1], minlength=K)
+    largest = np.argsort(-sizes, kind="stable")[:14]
+    found = legend(page, "Clusters of late")
+    assert found.locator(".map-entry .num").all_inner_texts() == [f"{sizes[c]:,}" for c in largest]
+    found.locator(".map-entry").first.click()
+    assert asked(page)[0] == ("cluster", f"late:{largest[0]}")
+
+
 def test_the_legend_of_an_attribute_counts_what_passes_those_of_others(
     open_map: Callable[..., Any], many: Many
 ) -> None:
@@ -274,6 +284,7 @@ def test_ends_are_as_typed_and_ids_are_numbers(open_map: Callable[..., Any]) -> 
 def test_what_differs_most_is_listed_first(open_map: Callable[..., Any], many: Many) -> None:
     cluster = int(np.bincount(many.index.clusters[:, 1]).argmax())
     page = open_map(f"?cluster=late%3A{cluster}")
+    page.locator("#common-title").scroll_into_view_if_needed()
     rows = page.locator("#map-common:not([aria-busy]) tbody th")
     rows.first.wait_for()
     api = f"{many.address}/api/v1/models/Many/sets/set_01/summary?cluster=late%3A{cluster}"

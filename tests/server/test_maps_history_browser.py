@@ -108,7 +108,8 @@ def test_back_undoes_a_lasso_and_a_class_without_a_reload(open_map: Open, index:
 def test_a_brush_is_one_entry_once_it_is_finished(open_map: Open, site: Site) -> None:
     page = open_map()
     status = page.locator("#map-status")
-    before, spoken = entries(page), status.inner_text()
+    canvas = page.locator("#map-canvas")
+    before, spoken, named = entries(page), status.inner_text(), canvas.get_attribute("aria-label")
     chart = page.get_by_role("group", name="OOD score").locator("svg")
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
@@ -121,12 +122,14 @@ def test_a_brush_is_one_entry_once_it_is_finished(open_map: Open, site: Site) ->
         page.wait_for_timeout(60)
         counts.add(count(page))
         assert (entries(page), asked(page), status.inner_text()) == (before, [], spoken)
+        assert canvas.get_attribute("aria-label") == named
     assert len(counts) > 3, "the views follow each step"
     page.mouse.up()
     page.wait_for_timeout(100)
     assert entries(page) == before + 1
     assert [name for name, _ in asked(page)] == ["ood"]
     assert status.inner_text().startswith(f"{count(page):,} of {site.n:,} examples")
+    assert canvas.get_attribute("aria-label") == f"Map of {LAYER}: {count(page):,} of {site.n:,} examples selected"
     page.go_back()
     page.wait_for_timeout(200)
     assert (count(page), asked(page)) == (site.n, [])

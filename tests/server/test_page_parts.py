@@ -48,6 +48,8 @@ def lift(value: float | None, interval: tuple[float, float | None], clear: bool 
         (0.5, "×1/2"),
         (1 / 29, "×1/29"),
         (0.99, "×1"),
+        (1234, "×1,234"),
+        (1 / 1234, "×1/1,234"),
     ],
 )
 def test_a_lift_in_words(value: float | None, text: str) -> None:

@@ -15,6 +15,7 @@ from clusterpaths.common.disclosure import describe
 from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.ranges import MOST_REGIONS
 from clusterpaths.explore.records import Question
 from clusterpaths.report.colours import CLASSES, NUMBERS, PATTERNS
 from clusterpaths.server.addresses import api_url
@@ -113,6 +114,7 @@ def _start(index: SetIndex, view: SetView) -> dict[str, Any]:
         "colours": CLASSES,
         "numbers": NUMBERS,
         "patterns": PATTERNS,
+        "regions": MOST_REGIONS,
         "colourings": [one._asdict() for one in _colourings(index)],
         "clusters": view.colours,  # of each layer's clusters: their majority classes' colours
     }

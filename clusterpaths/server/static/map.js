@@ -5,9 +5,9 @@ import { places } from "./map_badges.js";
 import { colouring, colourings, tokens } from "./map_colour.js";
 import { Data, REPLACED } from "./map_data.js";
 import { Flow } from "./map_flow.js";
-import { Histogram, short } from "./map_histogram.js";
+import { Histogram } from "./map_histogram.js";
 import { SmallMaps } from "./map_layers.js";
-import { chips, common, element, legend, marks, paths, percent, picture, some, thousands } from "./map_panel.js";
+import { card, chips, common, element, legend, paths, percent, some, thousands } from "./map_panel.js";
 import { region, Selection } from "./map_selection.js";
 import { extent, MapView } from "./map_view.js";
 import { Visible } from "./map_visible.js";
@@ -47,6 +47,8 @@ async function begin() {
   data.points(layer).catch(() => {}); // asked for at once, beside what the set has
   await data.open();
   selection = new Selection(data);
+  const restored = selection.restore(asked); // the first change: what is selected while the page loads follows
+  restored.catch(() => {}); // awaited below
   fillChoices();
   await recolour(false);
   paintLarge();
@@ -54,11 +56,12 @@ async function begin() {
   part("bar").inert = false;
   performance.mark("map-first-picture");
   const { info } = data;
+  const named = names();
   await Promise.all([
     ...["id", "right", "prediction", "label", "ood"].filter((name) => data.has(name)).map((name) => data.column(name)),
-    names(),
+    named.catch(() => {}), // numbers do, too
+    restored,
   ]);
-  await selection.restore(asked);
   await recolour(); // with the clusters' names
   selection.addEventListener("change", follow);
   selection.addEventListener("finish", () => {
@@ -77,9 +80,12 @@ async function begin() {
     draw: () => paths(part("paths"), data, selection, start),
     text: true,
   });
+  for (const name of Object.keys(requests)) visible.add(part(name).closest("section"), { draw: () => later(name) });
+  describe();
   follow();
-  write(false);
+  named.catch(failed);
   page.dataset.state = "ready";
+  write(false);
 }
 
 /** The clusters' names, by layer and number. */
@@ -201,12 +207,16 @@ function follow() {
   if (!selection.any && document.activeElement === part("clear")) part("canvas").focus({ preventScroll: true }); // as the button goes
   part("clear").hidden = !selection.any;
   chips(part("chips"), part("canvas"), selection, failed);
-  describe();
+  asking?.abort();
+  part("common").setAttribute("aria-busy", "true"); // until it is about this selection
+  part("some").closest("section").hidden = !selection.count;
+  for (const name of Object.keys(requests)) due.add(name);
   visible.update();
   for (const one of histograms) one.update();
   links();
+  const row = Number(part("tip").dataset.row);
   part("tip").dataset.row = ""; // its link has the selection
-  later();
+  if (!part("tip").hidden) tip(selection.on[row] ? row : -1);
 }
 
 /** The links with the same selection. */
@@ -226,8 +236,11 @@ function address() {
   return query.toString();
 }
 
-/** The query that was written last, and whether for another layer or colours: several of them in a row are one entry of the history. */
-let written = { text: "", looks: false };
+/** The query of the page's address, and whether it was written for another layer or colours: several of them in a row are one entry of the history. */
+let written = { search: location.search, looks: false };
+
+/** @type {URLSearchParams | undefined} of the newest Back or Forward while it is under way */
+let returning;
 
 /**
  * Write what is shown to the address: as an entry of the history, so that Back undoes it, or in place of the last one.
@@ -235,60 +248,77 @@ let written = { text: "", looks: false };
  * @param {boolean} [looks] layer or colours have changed, not the selection
  */
 function write(entry, looks = false) {
+  if (returning || page.dataset.state !== "ready") return; // until then, the address is of what will be shown
   const text = address();
-  if (entry && text === written.text) return;
-  history[entry && !(looks && written.looks) ? "pushState" : "replaceState"](null, "", `${location.pathname}${text && "?"}${text}`);
-  written = { text, looks };
+  const search = text && `?${text}`;
+  if (entry && search === written.search) return;
+  history[entry && !(looks && written.looks) ? "pushState" : "replaceState"](null, "", `${location.pathname}${search}`);
+  written = { search: location.search, looks };
 }
 
-/** What the address says, after Back or Forward. */
+/** What the address says, after Back or Forward: in place of changes that are still waiting for a column. */
 async function restore() {
+  if (location.search === written.search) return; // a link to a part of the page
+  written = { search: location.search, looks: false };
   if (page.dataset.state !== "ready") return location.reload();
-  choose(new URLSearchParams(location.search));
-  await recolour();
-  await selection.restore(new URLSearchParams(location.search)); // by now there may be another address
-  written = { text: address(), looks: false };
+  const query = new URLSearchParams(location.search);
+  returning = query;
+  choose(query);
+  const steps = await Promise.allSettled([recolour(), selection.restore(query)]);
+  if (returning !== query) return; // by now there is another address
+  returning = undefined;
+  write(false); // a step may have failed
+  for (const one of histograms) one.update(true);
+  visible.finish();
   say();
+  for (const one of steps) if (one.status === "rejected") failed(one.reason);
 }
 
 /** For screen readers: not at every step of a brush. */
 function say() {
+  describe();
   part("status").textContent = `${part("count").textContent} ${part("of").textContent}`;
 }
 
 /** @type {AbortController | undefined} */
 let asking;
-let waiting = 0;
 
-/** What takes a request: pictures, and the server's summary, once the selection is left alone. */
-function later() {
+/** @type {Record<string, () => void>} what takes requests */
+const requests = { some: () => some(part("some"), data, selection, start), common: summary };
+/** Those that are not about this selection yet. */
+const due = new Set();
+/** @type {Record<string, number>} */
+const timers = {};
+
+/**
+ * What takes a request and is on the screen, once the selection is left alone.
+ * @param {string} name
+ */
+function later(name) {
+  window.clearTimeout(timers[name]);
+  timers[name] = window.setTimeout(() => due.delete(name) && requests[name](), 250);
+}
+
+/** What the selection has in common. */
+function summary() {
   const box = part("common");
-  window.clearTimeout(waiting);
-  asking?.abort();
-  box.setAttribute("aria-busy", "true"); // until it is about this selection
   const sentence = (/** @type {string} */ text) => {
     box.replaceChildren(element("p", { class: "hint" }, text));
     box.removeAttribute("aria-busy");
   };
-  waiting = window.setTimeout(() => {
-    some(part("some"), data, selection, start);
-    part("some").closest("section").hidden = !selection.count;
-    if (!selection.count) sentence("No example passes all filters.");
-    else if (!selection.any) sentence("Select examples to see how they differ from the others: with the lasso, or by a class, a cluster or a range.");
-    else {
-      asking = new AbortController();
-      const { signal } = asking;
-      data.get("summary", selection.query(), signal)
-        .then((answer) => answer.json())
-        .then((found) => {
-          if (signal.aborted) return;
-          if (found.total !== selection.count) throw new Error(REPLACED);
-          common(box, found, selection);
-          box.removeAttribute("aria-busy");
-        })
-        .catch((error) => error.name === "AbortError" || sentence(error.message));
-    }
-  }, 250);
+  if (!selection.count) return sentence("No example passes all filters.");
+  if (!selection.any) return sentence("Select examples to see how they differ from the others: with the lasso, or by a class, a cluster or a range.");
+  asking = new AbortController();
+  const { signal } = asking;
+  data.get("summary", selection.query(), signal)
+    .then((answer) => answer.json())
+    .then((found) => {
+      if (signal.aborted) return;
+      if (found.total !== selection.count) throw new Error(REPLACED);
+      common(box, found, selection);
+      box.removeAttribute("aria-busy");
+    })
+    .catch((error) => error.name === "AbortError" || sentence(error.message));
 }
 
 /**
@@ -310,20 +340,7 @@ function tip(row) {
   const [x, y] = view.at(points[2 * row], points[2 * row + 1]);
   if (box.dataset.row !== String(row)) {
     box.dataset.row = String(row);
-    const { info } = data;
-    const value = (/** @type {string} */ name) => data.now(name)?.[row];
-    const facts = [
-      ["prediction", info.predictions[value("prediction")]], ["label", info.labels[value("label")]],
-      ["OOD score", value("ood") === undefined ? undefined : short(value("ood"))],
-      ["confidence", Number.isFinite(value("confidence")) ? percent(value("confidence")) : undefined],
-    ].filter(([, text]) => text !== undefined);
-    const verdict = { 0: "✗ incorrect", 1: "✓ correct" }[/** @type {0 | 1} */ (value("right"))];
-    const chip = info.layers.map((one, at) => [at, value(`cluster:${one.name}`)]).filter(([, c]) => c !== undefined)
-      .map(([at, c]) => element("span", { class: `chip ${marks(start, at, c)}` }, String(c)));
-    const image = start.images ? [element("img", { src: picture(start, id), alt: "", width: "96", height: "96" })] : [];
-    image[0]?.addEventListener("error", () => image[0].remove());
-    box.replaceChildren(...image, element("div", {}, element("a", { href: `${start.page}/examples/${id}${selection.list}` }, `Example ${id}`), ...(verdict ? [" ", element("small", {}, verdict)] : []),
-      ...facts.map(([word, text]) => element("p", {}, element("small", {}, `${word} `), String(text))), element("p", { class: "line" }, ...chip)));
+    card(box, row, data, selection, start);
   }
   box.hidden = false;
   const right = x > view.width / 2;
@@ -346,9 +363,13 @@ view.addEventListener("lasso", (event) => {
   const digits = Math.min(Math.max(Math.ceil(Math.log10(view.view.scale)) + 1, 0), 15); // a tenth of a pixel
   const rounded = (/** @type {number[]} */ corner) => corner.map((one) => String(Number(one.toFixed(digits)))).join();
   const text = /** @type {CustomEvent} */ (event).detail.corners.map(rounded).join(";");
-  const others = selection.values("within").filter((one) => region(one).layer !== layer);
+  const here = layer;
   const mark = data.info.layers.find((one) => one.name === layer)?.method === "umap" ? "umap;" : ""; // of its coordinates
-  selection.set("within", [...others, `${layer}:${mark}${text}`]).catch(failed);
+  selection.set("within", (before) => {
+    const others = before.filter((one) => region(one).layer !== here);
+    if (others.length >= start.regions) throw new Error(`At most ${start.regions} layers can have a region. Remove one of another layer first.`);
+    return [...others, `${here}:${mark}${text}`];
+  }).catch(failed);
 });
 view.addEventListener("open", (event) => {
   const { row, event: cause } = /** @type {CustomEvent} */ (event).detail;

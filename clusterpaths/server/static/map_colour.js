@@ -96,7 +96,7 @@ export async function colouring(data, value, layer, start) {
     text: start.names[at]?.[c] || `cluster ${c}`, value: `${of}:${c}`, colour: classes[c % start.numbers], mark: String(c),
   }));
   const found = categories("cluster", `Clusters of ${of}`, column, entries, "", undefined, of);
-  return { ...found, numbers: of === layer };
+  return { ...found, numbers: of === layer, frequent: true };
 }
 
 /**

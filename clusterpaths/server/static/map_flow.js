@@ -83,6 +83,7 @@ export class Flow {
       y += height + gap;
       return block;
     });
+    this.label(at, selected(column, k, this.selection.rows)); // also of a layer whose own bands are not drawn yet
   }
 
   /**
@@ -121,9 +122,20 @@ export class Flow {
    */
   update(at) {
     const { rows } = this.selection;
-    const { k, name } = this.layers[at];
+    const { k } = this.layers[at];
     const pairs = at + 1 < this.layers.length ? this.pairs(at, rows) : undefined;
     const counts = pairs ? sums(pairs, k, this.layers[at + 1].k) : selected(this.now(at), k, rows);
+    this.label(at, counts);
+    if (pairs) this.draw(at, pairs);
+  }
+
+  /**
+   * The blocks' filling and words.
+   * @param {number} at
+   * @param {ArrayLike<number>} counts selected examples of each cluster
+   */
+  label(at, counts) {
+    const { name } = this.layers[at];
     this.blocks[at].forEach((block, c) => {
       const share = block.total ? counts[c] / block.total : 0;
       const height = block.height * share;
@@ -134,7 +146,6 @@ export class Flow {
       block.group.setAttribute("aria-label", text);
       block.group.setAttribute("aria-pressed", String(this.selection.values("cluster", name).includes(`${name}:${c}`)));
     });
-    if (pairs) this.draw(at, pairs);
   }
 
   /**

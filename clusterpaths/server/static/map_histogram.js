@@ -32,6 +32,8 @@ export class Histogram {
     /** @type {Uint8Array | undefined} */
     this.bins = undefined;
     this.most = 1; // examples in a bin
+    /** @type {Set<HTMLInputElement>} */
+    this.typing = new Set(); // fields with what is not a filter yet
     this.element = document.createElement("div");
     this.element.className = "map-range";
     this.element.setAttribute("role", "group");
@@ -58,7 +60,12 @@ export class Histogram {
       const field = document.createElement("input");
       field.inputMode = "decimal";
       field.setAttribute("aria-label", `${title} ${word}`);
-      field.addEventListener("change", () => this.typed());
+      field.addEventListener("input", () => this.typing.add(field));
+      field.addEventListener("change", () => {
+        this.typing.delete(field);
+        this.typed();
+      });
+      field.addEventListener("blur", () => this.typing.delete(field));
       fields.append(field);
       return field;
     });
@@ -96,12 +103,19 @@ export class Histogram {
     this.brush.setAttribute("width", String(this.ends ? Math.max(right - left, 1) : 0));
   }
 
-  /** The fields. */
-  update() {
+  /**
+   * The fields.
+   * @param {boolean} [all] also one that is being typed in
+   */
+  update(all = false) {
     const [low, high] = this.ends ?? [-Infinity, Infinity];
     this.reset.hidden = !this.ends;
-    if (document.activeElement !== this.from) this.from.value = Number.isFinite(low) ? String(low) : "";
-    if (document.activeElement !== this.to) this.to.value = Number.isFinite(high) ? String(high) : "";
+    if (all) this.typing.clear();
+    for (const [field, end] of /** @type {[HTMLInputElement, number][]} */ ([[this.from, low], [this.to, high]])) {
+      if (this.typing.has(field)) continue;
+      field.value = Number.isFinite(end) ? String(end) : "";
+      field.removeAttribute("aria-invalid");
+    }
   }
 
   /** @param {number} value */

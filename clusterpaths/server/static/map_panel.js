@@ -206,18 +206,45 @@ export function some(list, data, selection, start) {
 }
 
 /**
+ * What is known about an example.
+ * @param {HTMLElement} box
+ * @param {number} row
+ * @param {import("./map_data.js").Data} data
+ * @param {import("./map_selection.js").Selection} selection
+ * @param {any} start
+ */
+export function card(box, row, data, selection, start) {
+  const { info } = data;
+  const id = data.now("id")[row];
+  const value = (/** @type {string} */ name) => data.now(name)?.[row];
+  const facts = [
+    ["prediction", info.predictions[value("prediction")]], ["label", info.labels[value("label")]],
+    ["OOD score", value("ood") === undefined ? undefined : short(value("ood"))],
+    ["confidence", Number.isFinite(value("confidence")) ? percent(value("confidence")) : undefined],
+  ].filter(([, text]) => text !== undefined);
+  const verdict = { 0: "✗ incorrect", 1: "✓ correct" }[/** @type {0 | 1} */ (value("right"))];
+  const clusters = info.layers.map((one, at) => [at, value(`cluster:${one.name}`)]).filter(([, c]) => c !== undefined)
+    .map(([at, c]) => element("span", { class: `chip ${marks(start, at, c)}` }, String(c)));
+  const image = start.images ? [element("img", { src: picture(start, id), alt: "", width: "96", height: "96" })] : [];
+  image[0]?.addEventListener("error", () => image[0].remove());
+  box.replaceChildren(...image, element("div", {}, element("a", { href: `${start.page}/examples/${id}${selection.list}` }, `Example ${id}`), ...(verdict ? [" ", element("small", {}, verdict)] : []),
+    ...facts.map(([word, text]) => element("p", {}, element("small", {}, `${word} `), String(text))), element("p", { class: "line" }, ...clusters)));
+}
+
+/**
  * @param {any} start
  * @param {number | bigint} id
  */
-export const picture = (start, id) => `${start.api}/examples/${id}/image?size=160&v=${encodeURIComponent(start.version)}`;
+const picture = (start, id) => `${start.api}/examples/${id}/image?size=160&v=${encodeURIComponent(start.version)}`;
 
 /**
- * A lift in words: ×3.1, ×1/29, ×0.
+ * A lift in words: ×3.1, ×1/29, ×0; as common/text.py.
  * @param {number | null} lift null: absent outside
  */
-function times(lift) {
+export function times(lift) {
   if (!lift) return lift === null ? "only here" : "×0";
-  const value = lift >= 1 ? lift : 1 / lift;
+  const exact = lift >= 1 ? lift : 1 / lift;
+  const value = exact % 1 === 0.25 || exact % 2 === 0.5 ? exact - 1e-6 : exact; // Python rounds halves to the even digit
   const shown = value >= 9.95 ? thousands(Math.round(value)) : value.toFixed(1).replace(/\.0$/, "");
   return lift >= 1 || shown === "1" ? `×${shown}` : `×1/${shown}`;
 }
@@ -231,15 +258,19 @@ function times(lift) {
 export function common(box, found, selection) {
   const clear = [...found.lifts, ...(found.clusters ?? [])].filter((one) => one.clear);
   const rows = clear.sort((a, b) => apart(b.interval) - apart(a.interval)).slice(0, 10);
+  const rest = selection.data.n - found.total;
+  const others = found.compared < rest ? `the ${thousands(found.compared)} others that have a label` : "the rest of the set";
   const parts = [];
   if (found.right && !selection.values("right").length) parts.push(`${percent(found.right.share)} are predicted correctly.`);
-  if (found.ood && found.ood_outside && !selection.values("ood").length) parts.push(`Median OOD score ${short(found.ood.value)}, ${short(found.ood_outside.value)} outside.`);
-  const table = element("table", { class: "map-lifts" }, element("caption", { class: "hidden" }, "Over- and under-represented in the selection"),
+  const scores = found.ood && found.ood_outside && !selection.values("ood").length;
+  if (rows.length || scores) parts.push(`Compared with ${others}.`);
+  if (scores) parts.push(`Median OOD score: ${short(found.ood.value)} selected, ${short(found.ood_outside.value)} others.`);
+  const table = element("table", { class: "map-lifts" }, element("caption", { class: "hidden" }, `How frequent classes, attributes and clusters are in the selection and in ${others}`),
     element("thead", {}, element("tr", {}, ...["", "selected", "others", "ratio"].map((text, i) => element("th", { scope: "col", class: i ? "num" : "" }, text || "which")))),
     element("tbody", {}, ...rows.map((one) => element("tr", {}, element("th", { scope: "row" }, element("small", {}, one.kind), ` ${one.name.replaceAll("_", " ")}`),
       element("td", { class: "num" }, percent(one.share)), element("td", { class: "num" }, percent(one.share_outside)),
       element("td", { class: "num" }, times(one.lift))))));
-  box.replaceChildren(...(parts.length ? [element("p", {}, parts.join(" "))] : []), rows.length ? table : element("p", { class: "hint" }, "No class, attribute or cluster is clearly more or less frequent than outside."));
+  box.replaceChildren(...(parts.length ? [element("p", {}, parts.join(" "))] : []), rows.length ? table : element("p", { class: "hint" }, found.compared ? `No class, attribute or cluster is clearly more or less frequent than in ${others}.` : "There are no other examples to compare with."));
 }
 
 /**

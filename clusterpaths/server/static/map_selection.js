@@ -119,13 +119,14 @@ export class Selection extends EventTarget {
   /**
    * All values of a filter; none: the filter is removed. `finish` follows by itself, but for a step of a movement.
    * @param {string} name
-   * @param {string[]} values
+   * @param {string[] | ((before: string[]) => string[])} values or how they follow from those at its turn
    * @param {string} [of]
    * @param {boolean} [moving]
    */
   set(name, values, of, moving = false) {
     this.since ??= performance.now();
-    return this.inTurn(() => this.change(name, values, of)).then(() => (moving ? undefined : this.finish()));
+    const next = typeof values === "function" ? values : () => values;
+    return this.inTurn(() => this.change(name, next(this.values(name, of)), of)).then(() => (moving ? undefined : this.finish()));
   }
 
   /**
@@ -180,12 +181,10 @@ export class Selection extends EventTarget {
    * @param {string} [of]
    */
   toggle(name, value, of) {
-    this.since ??= performance.now();
-    return this.inTurn(() => {
-      const values = this.values(name, of);
-      const others = name === "attribute" || ONE.includes(name) ? [] : values.filter((one) => one !== value);
-      return this.change(name, values.includes(value) ? others : [...others, value], of);
-    }).then(() => this.finish());
+    return this.set(name, (before) => {
+      const others = name === "attribute" || ONE.includes(name) ? [] : before.filter((one) => one !== value);
+      return before.includes(value) ? others : [...others, value];
+    }, of);
   }
 
   changed() {
