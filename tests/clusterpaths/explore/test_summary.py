@@ -48,7 +48,9 @@ def test_a_summary_is_what_a_loop_counts(index: SetIndex, fields: dict[str, Any]
     found = summarise_selection(index, question)
     inside = ask(index, question, limit=10_000).examples
     others = [e for e in ask(index, Question(), limit=10_000).examples if e.id not in {e.id for e in inside}]
-    outside = [e for e in others if e.label] if fields.keys() & {"right"} or fields.get("label") == ("Gray",) else others
+    outside = (
+        [e for e in others if e.label] if fields.keys() & {"right"} or fields.get("label") == ("Gray",) else others
+    )
     assert len(outside) == found.compared
     assert (found.total, found.share) == (len(inside), len(inside) / 2_000)
     assert {c.name: c.count for c in found.predictions} == Counter(e.prediction for e in inside)
