@@ -27,8 +27,7 @@ from clusterpaths.sets.directory import PATHS, RECORD
 from clusterpaths.sets.external import CENTROIDS_JSON, METADATA, PATHS_JSON, ExternalSet, is_external, read_external
 from clusterpaths.sets.maps import MAPS, POINTS
 from clusterpaths.sets.published import PublishedSet, open_set
-from clusterpaths.storage import Storage, StorageLike, open_storage
-from clusterpaths.storage.objects import list_objects
+from clusterpaths.storage import Storage, StorageLike, objects, open_storage
 
 PREFERRED = "CelebA"  # default model of a request, if it exists: as existing dashboards expect
 LARGEST = 200 << 20  # bytes of all cached indexes, at least one; two of 202,599 examples in five layers fit
@@ -329,7 +328,8 @@ def _by_number(name: str) -> tuple[float, str]:
 def _etags(folder: Storage) -> dict[str, str]:
     """File -> etag of a directory in object storage."""
     bucket, _, key = folder.address.partition("://")[2].partition("/")
-    return {entry["path"].removeprefix(f"{key}/"): str(entry["e_tag"]) for entry in list_objects(bucket, f"{key}/")}
+    found = objects.list_objects(bucket, f"{key}/")
+    return {entry["path"].removeprefix(f"{key}/"): str(entry["e_tag"]) for entry in found}
 
 
 def _checked(folder: Storage) -> PublishedSet:

@@ -11,6 +11,7 @@ pytest.importorskip("moto", reason="needs moto's server")
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from clusterpaths.errors import CacheError, NotFoundError
 from clusterpaths.explore import library as module
@@ -20,7 +21,7 @@ from clusterpaths.explore.maps import map_info
 from clusterpaths.explore.records import Question
 from clusterpaths.sets.maps import MAPS, POINTS, MapRecord, Maps, digest_of, write_points
 from clusterpaths.sets.published import open_set
-from clusterpaths.storage import open_storage
+from clusterpaths.storage import objects, open_storage
 from tests.clusterpaths.explore.small import write_small
 from tests.generated_set import generate, write_random_maps
 from tests.storage import BUCKET, Storage, running_storage
@@ -149,19 +150,33 @@ def test_files_that_are_newer_than_the_listing_are_not_served_under_the_version_
     assert library.set("CelebA", "set_01") is index
 
 
-def test_sets_that_nobody_opened_cost_a_page_no_request(
+def test_a_listing_is_one_request_per_set_and_none_of_its_files(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The header of every page lists all sets, also those that nobody opened."""
     layers = {"a": (2,)}
-    write_random_maps(generate(tmp_path / "made", n=60, layers=layers, k=3, attributes=1), layers, d=4)
+    for name in ("One", "Two"):
+        folder = generate(tmp_path / name, n=60, layers=layers, k=3, attributes=1)
+        write_random_maps(folder, layers, d=4)
+        (tmp_path / "made").mkdir(exist_ok=True)
+        folder.parent.rename(tmp_path / "made" / name)
     _upload(storage, tmp_path / "made")
-    monkeypatch.setattr(module, "_FRESH_REMOTE", 3600.0)
+    monkeypatch.setattr(module, "_FRESH_REMOTE", 0.0)
     library = Library(open_storage(f"s3://{BUCKET}/results"))
-    before = library.models()
-    now = time.monotonic
-    storage.proxy.cut()
-    monkeypatch.setattr(time, "monotonic", lambda: now() + 60)
-    assert library.models() == before
+    assert [len(model.sets) for model in library.models()] == [1, 1]  # their records are read
+
+    asked = []
+    for name in ("exists", "download", "read", "list_objects", "list_prefixes"):
+        real = getattr(objects, name)
+
+        def counted(bucket: str, key: str | None, *more: Any, name: str = name, real: Any = real) -> Any:
+            asked.append((name, (key or "").rstrip("/")))
+            return real(bucket, key, *more)
+
+        monkeypatch.setattr(objects, name, counted)
+    library.models()
+    sets = [("list_objects", f"results/{name}/set_01") for name in ("One", "Two")]
+    assert sorted(asked) == [*sets, *(("list_prefixes", f"results{model}") for model in ("", "/One", "/Two"))]
 
 
 def test_a_page_asks_the_store_for_nothing_until_the_next_listing(
