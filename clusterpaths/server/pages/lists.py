@@ -20,9 +20,9 @@ from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import parse_path
-from clusterpaths.find.find import UNDER_COVERED
 from clusterpaths.find.label_errors import find_label_errors
 from clusterpaths.find.near_duplicates import find_near_duplicates
+from clusterpaths.find.record import LABEL_ERRORS, NEAR_DUPLICATES, UNDER_COVERED
 from clusterpaths.find.under_covered import find_under_covered
 from clusterpaths.server.addresses import query_of
 from clusterpaths.server.pages.set_view import set_view
@@ -32,8 +32,11 @@ from clusterpaths.server.slow_lists import compute_in_turn
 LONGEST = 1 << 16  # characters of a list's query in a form: as many as an address can have
 ASKED = 36  # examples per page of the ask page
 ON_PATH = 48  # of a path
-LABEL_ERRORS, NEAR_DUPLICATES = "label-errors", "near-duplicates"
-FOUND = {LABEL_ERRORS: 48, NEAR_DUPLICATES: 25, UNDER_COVERED: 15}  # examples, groups or regions per page
+FOUND: dict[str, int] = {
+    LABEL_ERRORS: 48,
+    NEAR_DUPLICATES: 25,
+    UNDER_COVERED: 15,
+}  # examples, groups or regions per page
 
 Rows = NDArray[np.integer]
 
