@@ -177,6 +177,7 @@ class Maps:
                 dtype = pq.read_schema(self._path).field(f"{layer}.components").type.value_type.to_pandas_dtype()
         except (OSError, ValueError) as error:
             raise self._unreadable(self._path, error) from error
+        self._require_unchanged(self._path)
         most = np.finfo(dtype).max
         return components.clip(-most, most).astype(dtype).astype(np.float32)
 
@@ -218,9 +219,12 @@ class Maps:
 
     def _require_unchanged(self, path: Path) -> None:
         if stamp_of(path) != self._stamps[path]:
-            raise CacheError(f"{path} was replaced after the set was opened. Open the set again: reload the page.")
+            raise CacheError(
+                f"{path} was replaced or removed after the set was opened. Open the set again: reload the page."
+            )
 
     def _unreadable(self, path: Path, error: Exception) -> CacheError:
+        self._require_unchanged(path)
         return CacheError(f"{path} cannot be read: {error}. Expected the maps of a set. {_AGAIN}")
 
 

@@ -129,7 +129,7 @@ def test_an_opened_set_never_mixes_layers_of_two_maps(
     _upload(storage, folder.parent.parent)
     _umap(storage, folder, layers)
     assert open_set(index.folder).require_maps().records["a"].method == "umap"  # another one fetches the new files
-    with pytest.raises(CacheError, match=r"umap\.parquet was replaced after the set was opened"):
+    with pytest.raises(CacheError, match=r"umap\.parquet was replaced or removed after the set was opened"):
         index.map_points(1)
 
 
