@@ -64,7 +64,7 @@ def under_covered_page(index: SetIndex, *, layer: str = "", limit: int = 50, off
     at = layer_at(index, layer)
     regions, distances = find_under_covered(index, layer), _distances(index, at)
     is_last = at == len(index.layers) - 1
-    typical = float(np.median(distances))
+    typical = float(np.median(distances)) if regions else 0.0
     known = index.right >= 0
     among = f", among a random sample of {_REFERENCE:,} examples" if len(index) > _REFERENCE else ""
     return UnderCovered(
