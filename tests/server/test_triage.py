@@ -226,3 +226,20 @@ def test_the_place_in_a_list_fits_and_is_accessible(open_page: Any, site: Site, 
     )
     assert misfits(page) == []
     assert violations(page) == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_failed_explanation_fits_and_is_accessible(
+    open_page: Any, site: Site, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(*_: object) -> None:
+        raise HTTPException(503, "Too many images at a time.")
+
+    monkeypatch.setattr("clusterpaths.server.pages.image.explain_own", busy)
+    page = open_page(f"{site.overview}/examples/3?in=ask&split=train", width=width)
+    page.get_by_role("button", name="Run the model").click()
+    page.get_by_role("button", name="Try again").wait_for()
+    assert misfits(page) == []
+    assert violations(page) == []
+    assert all("503" in problem for problem in page.seen.problems)
+    page.seen.problems.clear()
