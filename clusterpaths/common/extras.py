@@ -39,6 +39,11 @@ def require_umap(what: str = "--map umap") -> None:
     require_extra(what, "umap", "umap", otherwise="take --map pca")
 
 
+def has_umap() -> bool:
+    """Whether umap-learn is installed."""
+    return importlib.util.find_spec("umap") is not None
+
+
 def pip_line(extra: str) -> str:
     """The command that installs an extra, from any directory."""
     found = checkout()

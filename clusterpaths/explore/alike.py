@@ -20,11 +20,15 @@ from clusterpaths.sets.maps import least_squared_distances, squared_distances
 
 BUDGET = 72 << 20  # bytes of cached layers, of all sets; five of 202,599 examples and 16 components fit
 FEW = 12  # beside other things
+_NEAREST = 512  # lists of nearest examples that are cached, of all sets: 8 bytes per example
 NEAR = 0.3  # of the typical distance to the nearest neighbour: nearer ones are copies, or nearly
 _SAMPLE, _OTHERS = 64, 4096  # examples for the unit of distance
 _ROUNDINGS = (
     4  # times (d + 8) eps of the squared norms: more than float32 sums of d products can be wrong, on both ways
 )
+
+Rows = NDArray[np.integer]
+Floats = NDArray[np.float32]
 
 
 class Place(NamedTuple):
@@ -49,6 +53,10 @@ _layers: LRUCache[_Layer] = LRUCache(
 )
 
 
+# by set, version, example, depth and count; without the records, which take a hundred times as much
+_nearest_rows: LRUCache[tuple[Rows, Floats]] = LRUCache(_NEAREST)
+
+
 def alike(index: SetIndex, example: int, depth: float, *, count: int = 24) -> AlikePage:
     """The examples nearest to an example of the set; between two layers, by the weighted mean of their distances.
 
@@ -62,19 +70,26 @@ def alike(index: SetIndex, example: int, depth: float, *, count: int = 24) -> Al
         NotFoundError: no such example, or the set has no maps.
         CacheError: the maps cannot be read.
     """
-    return index.answer(("alike", example, depth, count), lambda: _alike(index, example, depth, count))
-
-
-def _alike(index: SetIndex, example: int, depth: float, count: int) -> AlikePage:
-    row = index.row_of(example)
     weights = weights_at(depth, len(index.layers))
-    places = {layer: place_of(index, layer, row) for layer in weights}
     return AlikePage(
         id=example,
         depth=depth,
         layers=tuple(LayerWeight(layer=index.layers[layer], weight=weight) for layer, weight in weights.items()),
-        examples=nearest(index, places, weights, count, without=row),
+        examples=_records(index, *prepare_alike(index, example, depth, count=count)),
     )
+
+
+def prepare_alike(index: SetIndex, example: int, depth: float, *, count: int = 24) -> tuple[Rows, Floats]:
+    """Rows and distances of those in `alike`, cached. Arguments and errors as of `alike`."""
+    row = index.row_of(example)
+    weights = weights_at(depth, len(index.layers))
+
+    def compute() -> tuple[Rows, Floats]:
+        places = {layer: place_of(index, layer, row) for layer in weights}
+        rows, apart = _nearest(index, places, weights, count, without=row)
+        return rows.astype(np.int32 if len(index) < 1 << 31 else np.int64), apart
+
+    return _nearest_rows.get((index.folder, index.summary.version, row, depth, count), compute)
 
 
 def weights_at(depth: float, num_layers: int) -> dict[int, float]:
@@ -93,6 +108,13 @@ def nearest(
         NotFoundError: the set has no maps.
         CacheError: they cannot be read.
     """
+    return _records(index, *_nearest(index, places, weights, count, without))
+
+
+def _nearest(
+    index: SetIndex, places: Mapping[int, Place], weights: Mapping[int, float], count: int, without: int
+) -> tuple[Rows, Floats]:
+    """Rows and distances (m,) of `nearest`."""
     there = [(weight, _layer(index, layer), places[layer]) for layer, weight in weights.items()]
 
     def apart_from(rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -106,14 +128,18 @@ def nearest(
         least[without] = np.inf
     count = min(count, len(least) - (without >= 0))
     if count < 1:
-        return ()
-    promising = np.flatnonzero(least <= np.partition(least, count - 1)[count - 1])[:count]
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    promising = np.flatnonzero(least <= np.partition(least, count - 1)[count - 1])
+    promising = promising[promising != without][:count]
     rows = np.flatnonzero(least <= apart_from(promising).max())  # all that can be as near; those that are equal, by id
     if without >= 0:
         rows = rows[rows != without]
     apart = apart_from(rows)
     order = np.argsort(apart, kind="stable")[:count]
-    rows, apart = rows[order], apart[order]
+    return rows[order], apart[order]
+
+
+def _records(index: SetIndex, rows: Rows, apart: Floats) -> tuple[Alike, ...]:
     pairs = zip(index.examples(rows), apart.tolist(), strict=True)
     return tuple(Alike(example=one, distance=distance) for one, distance in pairs)
 
@@ -149,10 +175,10 @@ def _least_distances(layer: _Layer, place: Place, weight: float) -> NDArray[np.f
     By |a - b|² = |a|² + |b|² - 2ab, less what rounding can add to it.
     """
     component, residual = place.component, np.float32(place.residual)
-    kept = np.float32(1 - _ROUNDINGS * (len(component) + 8) * np.finfo(np.float32).eps)
+    shrunk = np.float32(1 - _ROUNDINGS * (len(component) + 8) * np.finfo(np.float32).eps)
     found: NDArray[np.float32] = layer.components @ (component * np.float32(-2))  # (n,)
-    found += layer.norms * kept
-    found += (component @ component + residual**2) * kept
+    found += layer.norms * shrunk
+    found += (component @ component + residual**2) * shrunk
     beyond = layer.residuals * (2 * residual)
     copies = np.flatnonzero(found < beyond + np.float32(layer.near))  # or nearly: see `squared_distances`
     found[copies] -= beyond[copies]

@@ -54,15 +54,15 @@ def ask_csv(index: SetIndex, question: Question, path_names: Sequence[str] = ())
 
 
 def prepare(index: SetIndex, question: Question) -> None:
-    """Read from disk what the selection and `choices` need, so that neither waits for it.
+    """Read from disk, and compute of regions, what the selection and `choices` need, so that neither waits for it.
 
     Raises:
         NotFoundError: a layer that the set does not have, or the set has no maps, or others than a region was drawn on.
         CacheError: a file of the set or its cache cannot be read.
     """
     index.confidence  # noqa: B018 - cached from now on
-    for region in map(parse_region, question.within):
-        _points_of(index, region)
+    for region in question.within:
+        _inside(index, region)
 
 
 def select(index: SetIndex, question: Question) -> Rows:
@@ -161,8 +161,15 @@ def _measured(index: SetIndex, question: Question) -> Iterator[Mask]:
         if index.distances is None:
             raise NotFoundError(f"{index.name} has no distances to centroids to filter by.")
         yield _between(index.distances[:, at], ends)
-    for region in map(parse_region, dict.fromkeys(question.within)):
-        yield within(_points_of(index, region), region.corners)
+    for region in dict.fromkeys(question.within):
+        yield np.unpackbits(_inside(index, region), count=len(index)).view(np.bool_)
+
+
+def _inside(index: SetIndex, region: str) -> NDArray[np.uint8]:
+    """Bits of the examples in a region, cached: to find them takes up to 0.2 s at 200,000 examples."""
+    parsed = parse_region(region)
+    points = _points_of(index, parsed)
+    return index.answer(("within", region), lambda: np.packbits(within(points, parsed.corners)))
 
 
 def _points_of(index: SetIndex, region: Region) -> NDArray[np.float32]:

@@ -27,23 +27,29 @@ from clusterpaths.sets.directory import PATHS, RECORD
 from clusterpaths.sets.external import CENTROIDS_JSON, METADATA, PATHS_JSON, ExternalSet, is_external, read_external
 from clusterpaths.sets.maps import MAPS, POINTS
 from clusterpaths.sets.published import PublishedSet, open_set
-from clusterpaths.storage import Storage, StorageLike, open_storage
+from clusterpaths.storage import Storage, StorageLike, objects, open_storage
 
 PREFERRED = "CelebA"  # default model of a request, if it exists: as existing dashboards expect
 LARGEST = 200 << 20  # bytes of all cached indexes, at least one; two of 202,599 examples in five layers fit
 _FRESH = 1.0  # seconds that a listing is valid
-_FRESH_REMOTE = 5.0  # in object storage, where listing is slow and sets are never replaced
+_FRESH_REMOTE = 5.0  # in object storage, where listing is slow
+_STAMPED = (RECORD, PATHS, MAPS, POINTS)  # a later run may add the maps, or other points
 _SET, _NUMBERED = "set_", re.compile(r"set_(\d{1,9})", re.ASCII)
 
 _CORRUPTED = (CacheError, OSError, pa.ArrowException)
 
-Stamp = tuple[tuple[int, int, int] | bool | None, ...]
+Stamp = tuple[tuple[int, int, int] | str | None, ...]
 
 
 class _Listing(NamedTuple):
     models: dict[str, dict[str, Storage]]  # model -> set, by number -> directory
     unreadable: dict[str, str]  # model -> why its directory cannot be listed
+    etags: dict[Storage, dict[str, str]]  # in object storage: set -> file -> etag
     at: float
+
+
+class _ReplacedError(Exception):
+    """Files of a set in object storage were replaced after the last listing."""
 
 
 class Library:
@@ -53,10 +59,9 @@ class Library:
         self.root = open_storage(root)
         self.opened = 0  # indexes made so far
         self._lock = threading.Lock()
-        self._listing = _Listing({}, {}, -float("inf"))
+        self._listing = _Listing({}, {}, {}, -float("inf"))
         self._lately: LRUCache[tuple[ModelSummary, ...]] = LRUCache(1, seconds=_FRESH)
         self._indexes: LRUCache[SetIndex] = LRUCache(largest, lambda index: index.nbytes, minimum=1)
-        self._mapped: LRUCache[bool] = LRUCache(1000, seconds=_FRESH_REMOTE)
         self._summaries: dict[Storage, tuple[Stamp, SetSummary | str]] = {}  # or why it cannot be shown
 
     def models(self) -> tuple[ModelSummary, ...]:
@@ -134,9 +139,10 @@ class Library:
             listing = self._listing = _Listing(*self._scan(), time.monotonic())
         return listing.models
 
-    def _scan(self) -> tuple[dict[str, dict[str, Storage]], dict[str, str]]:
+    def _scan(self) -> tuple[dict[str, dict[str, Storage]], dict[str, str], dict[Storage, dict[str, str]]]:
         found: dict[str, dict[str, Storage]] = {}
-        unreadable = {}
+        unreadable: dict[str, str] = {}
+        etags: dict[Storage, dict[str, str]] = {}
         try:
             models = self._visible(self.root.subdirectories)
         except OSError as error:
@@ -145,12 +151,21 @@ class Library:
             ) from error
         for model in models:
             try:
-                inside = functools.partial((self.root / model).published, _SET, RECORD)
-                names = sorted(self._visible(inside), key=_by_number)
+                names = sorted(self._visible(functools.partial(self._published, model, etags)), key=_by_number)
             except OSError as error:
                 names, unreadable[model] = [], f"{model} cannot be listed: {self._without_paths(error)}"
             found[model] = {name: self.root / model / name for name in names}
-        return found, unreadable
+        return found, unreadable, etags
+
+    def _published(self, model: str, etags: dict[Storage, dict[str, str]]) -> list[str]:
+        """Names of its complete sets; of those in object storage, `etags` gets the files. One request per set."""
+        folder = self.root / model
+        if not self.root.request_per_file:
+            return folder.published(_SET, RECORD)
+        sets = {name: _etags(folder / name) for name in folder.subdirectories() if name.startswith(_SET)}
+        complete = {name: files for name, files in sets.items() if RECORD in files}
+        etags.update({folder / name: files for name, files in complete.items()})
+        return list(complete)
 
     def _visible(self, listed: Callable[[], list[str]]) -> list[str]:
         """Names of listed directories; hidden ones are incomplete, names that are not UTF-8 fit no address.
@@ -176,8 +191,13 @@ class Library:
     # Sets --------------------------------------------------------------------------------------------------------
 
     def _open(self, folder: Storage) -> SetIndex:
-        stamp = self._stamp(folder)
-        return self._indexes.get(folder, lambda: self._read(folder, stamp), version=stamp)
+        while True:
+            stamp = self._stamp(folder)
+            read = functools.partial(self._read, folder, stamp)
+            try:
+                return self._indexes.get(folder, read, version=stamp)
+            except _ReplacedError:  # the stamp is another one now
+                continue
 
     def _read(self, folder: Storage, stamp: Stamp) -> SetIndex:
         with self._lock:
@@ -188,12 +208,17 @@ class Library:
             source = read_external(folder.path) if is_external(folder.path) else _checked(folder)
             index = SetIndex(source, summarise_set(source, _version(source, stamp)))
             index.attributes  # noqa: B018 - read now, so that errors are raised at once
+            index.maps  # noqa: B018 - opened now, so that they are those of the stamp
         except _CORRUPTED as error:
             problem = self._problem(folder, error)
             if self._stamp(folder) == stamp:  # else it was removed or replaced meanwhile
                 with self._lock:
                     self._summaries[folder] = stamp, problem
             raise CacheError(problem) from error
+        if self.root.request_per_file:  # its files may be newer than the listing
+            self._listing.etags[folder] = _etags(folder)
+            if self._stamp(folder) != stamp:
+                raise _ReplacedError
         self.opened += 1
         with self._lock:
             self._summaries[folder] = stamp, index.summary
@@ -207,34 +232,28 @@ class Library:
             CacheError: its directory cannot be read.
         """
         try:
-            needed = folder.stamp(RECORD), folder.stamp(PATHS)
-            # a later run may add the maps, or other points
-            beside = (
-                (self._has_maps(folder),)  # in object storage, the files are only fetched when the set is opened
-                if self.root.request_per_file
-                else (folder.parent.stamp(EXAMPLES), folder.stamp(MAPS), folder.stamp(POINTS))
-            )
-            if all(needed):
-                return *needed, *beside
+            if self.root.request_per_file:  # as of the last listing: its files are only fetched when the set is opened
+                listed = self._listing.etags.get(folder, {})
+                stamp: Stamp = tuple(map(listed.get, _STAMPED))
+            else:
+                stamp = *map(folder.stamp, _STAMPED), folder.parent.stamp(EXAMPLES)
+            if all(needed := stamp[:2]):
+                return stamp
             if is_external(folder.path):
                 documents = folder.stamp(PATHS_JSON), folder.stamp(CENTROIDS_JSON), folder.parent.stamp(METADATA)
-                return *documents, *beside
+                return *documents, *stamp[2:]
         except OSError as error:  # such as a symbolic link to itself, or no permission
             raise CacheError(self._problem(folder, error)) from error
         self._indexes.discard(folder)
         with self._lock:
             self._summaries.pop(folder, None)
         name = f"{folder.parent.name}/{folder.name}"
-        if not folder.path.is_dir():
+        if not folder.path.is_dir() or (self.root.request_per_file and not any(needed)):
             raise NotFoundError(f"{name} has been deleted.")
         missing = [file for file, found in zip((RECORD, PATHS), needed, strict=True) if not found]
         raise NotFoundError(
             f"{name} is incomplete: it lacks {' and '.join(missing)}. Wait for it, or publish it again."
         )
-
-    def _has_maps(self, folder: Storage) -> bool:
-        """Whether a set in object storage has maps, as it was known at the last listing; without a request once they are here."""
-        return self._mapped.get(folder, lambda: (folder.path / MAPS).is_file() or folder.exists(MAPS))
 
     def _summary(self, model: str, sets: dict[str, Storage]) -> ModelSummary:
         found, unlisted = [], self._listing.unreadable.get(model)
@@ -304,6 +323,13 @@ class Library:
 def _by_number(name: str) -> tuple[float, str]:
     match = _NUMBERED.fullmatch(name)
     return float(match[1]) if match else -1.0, name
+
+
+def _etags(folder: Storage) -> dict[str, str]:
+    """File -> etag of a directory in object storage."""
+    bucket, _, key = folder.address.partition("://")[2].partition("/")
+    found = objects.list_objects(bucket, f"{key}/")
+    return {entry["path"].removeprefix(f"{key}/"): str(entry["e_tag"]) for entry in found}
 
 
 def _checked(folder: Storage) -> PublishedSet:

@@ -19,6 +19,7 @@ from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.find import prepare
 from clusterpaths.find.label_errors import find_label_errors
 from clusterpaths.find.near_duplicates import find_near_duplicates, labels_differ
+from clusterpaths.find.record import LABEL_ERRORS, NEAR_DUPLICATES, UNDER_COVERED
 from clusterpaths.find.under_covered import find_under_covered
 
 _PIECE = 2_000  # rows at a time
@@ -142,7 +143,7 @@ def _label_errors(index: SetIndex, _layer: str) -> Iterator[tuple[int, Values]]:
         found.rows.tolist(), *(column.tolist() for column in columns), strict=True
     ):
         shares = [*numbers, None if np.isnan(of_model) else of_model, others]
-        yield row, dict(zip(_COLUMNS["label-errors"], [index.label_name(suggested), *shares], strict=True))
+        yield row, dict(zip(_COLUMNS[LABEL_ERRORS], [index.label_name(suggested), *shares], strict=True))
 
 
 def _near_duplicates(index: SetIndex, _layer: str) -> Iterator[tuple[int, Values]]:
@@ -150,25 +151,25 @@ def _near_duplicates(index: SetIndex, _layer: str) -> Iterator[tuple[int, Values
         across, differ = len(group.splits) > 1, labels_differ(index, group)
         for row in group.rows.tolist():
             values = (number, group.exact, group.distance, across, differ)
-            yield row, dict(zip(_COLUMNS["near-duplicates"], values, strict=True))
+            yield row, dict(zip(_COLUMNS[NEAR_DUPLICATES], values, strict=True))
 
 
 def _under_covered(index: SetIndex, layer: str) -> Iterator[tuple[int, Values]]:
     for number, region in enumerate(find_under_covered(index, layer), 1):
         for row in region.rows.tolist():
             values = (number, region.path, region.sparse / len(region.rows))
-            yield row, dict(zip(_COLUMNS["under-covered"], values, strict=True))
+            yield row, dict(zip(_COLUMNS[UNDER_COVERED], values, strict=True))
 
 
 _COLUMNS: dict[str, dict[str, type]] = {  # with the type of what is known
-    "label-errors": {
+    LABEL_ERRORS: {
         "suggested": str, "confidence": float, "path_share": float, "model_share": float, "path_others": int,
     },
-    "near-duplicates": {"group": int, "exact": bool, "distance": float, "across_splits": bool, "labels_differ": bool},
-    "under-covered": {"region": int, "path": str, "sparse_share": float},
+    NEAR_DUPLICATES: {"group": int, "exact": bool, "distance": float, "across_splits": bool, "labels_differ": bool},
+    UNDER_COVERED: {"region": int, "path": str, "sparse_share": float},
 }  # fmt: skip
 _LISTS: dict[str, Callable[[SetIndex, str], Iterator[tuple[int, Values]]]] = {
-    "label-errors": _label_errors,
-    "near-duplicates": _near_duplicates,
-    "under-covered": _under_covered,
+    LABEL_ERRORS: _label_errors,
+    NEAR_DUPLICATES: _near_duplicates,
+    UNDER_COVERED: _under_covered,
 }

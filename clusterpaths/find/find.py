@@ -11,10 +11,8 @@ from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.label_errors import find_label_errors, label_errors_page
 from clusterpaths.find.near_duplicates import find_near_duplicates, near_duplicates_page
-from clusterpaths.find.record import KINDS, Found, Kind
+from clusterpaths.find.record import KINDS, LABEL_ERRORS, NEAR_DUPLICATES, UNDER_COVERED, Found
 from clusterpaths.find.under_covered import find_under_covered, layer_at, under_covered_page
-
-UNDER_COVERED: Kind = "under-covered"  # the one kind that is by a layer
 
 
 def find(index: SetIndex, kind: str, *, layer: str = "", limit: int = 50, offset: int = 0) -> Found:
@@ -53,12 +51,12 @@ def _by(layer: str) -> dict[str, str]:
 
 
 _PAGES: dict[str, Callable[..., Found]] = {
-    "label-errors": label_errors_page,
-    "near-duplicates": near_duplicates_page,
+    LABEL_ERRORS: label_errors_page,
+    NEAR_DUPLICATES: near_duplicates_page,
     UNDER_COVERED: under_covered_page,
 }
 _TOTALS: dict[str, Callable[..., int]] = {
-    "label-errors": lambda index: len(find_label_errors(index).rows),
-    "near-duplicates": lambda index: len(find_near_duplicates(index)),
+    LABEL_ERRORS: lambda index: len(find_label_errors(index).rows),
+    NEAR_DUPLICATES: lambda index: len(find_near_duplicates(index)),
     UNDER_COVERED: lambda index, layer="": len(find_under_covered(index, layer)),
 }

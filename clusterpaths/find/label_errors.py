@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.label_shares import Floats, LabelShares
-from clusterpaths.find.record import LabelError, LabelErrors
+from clusterpaths.find.record import LABEL_ERRORS, LabelError, LabelErrors
 from clusterpaths.metrics.checks import Ints
 from clusterpaths.sets.cached_examples import TopScores
 
 MANY = (
     0.15  # of the labels, in a list that says more of the model than of the data: 3 to 10% are wrong in known data sets
 )
-ODDS = 2.0  # of another class to the label, for a suspect: leave-one-out alone makes the label a little less probable
+ODDS = (
+    2.0  # of another class to the label, for a suspect: leave-one-out by itself makes the label a little less probable
+)
 Model = Callable[[slice], Floats]  # rows -> their probabilities (m, C); a row of NaN: not known
 
 
@@ -52,7 +54,7 @@ def likely_errors(paths: Ints, labels: Ints, classes: int, model: Model | None =
         paths: (n, L) cluster ids >= 0.
         labels: (n,) classes >= 0, all known.
         classes: C, more than the largest label.
-        model: the model's probabilities; None: paths alone.
+        model: the model's probabilities; None: only paths.
     """
     n = len(labels)
     if not n:
@@ -109,7 +111,7 @@ def find_label_errors(index: SetIndex) -> Suspects:
     Raises:
         NotFoundError: the set has no labels.
     """
-    return index.once("label-errors", lambda: _of_set(index))
+    return index.once(LABEL_ERRORS, lambda: _of_set(index))
 
 
 def label_errors_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> LabelErrors:

@@ -15,7 +15,7 @@ from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.alike import NEAR
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.coordinates import WORKERS, coordinates
-from clusterpaths.find.record import DuplicateGroup, NearDuplicates
+from clusterpaths.find.record import NEAR_DUPLICATES, DuplicateGroup, NearDuplicates
 from clusterpaths.sets.maps import Maps
 from clusterpaths.sets.published import PublishedSet
 
@@ -48,7 +48,7 @@ def find_near_duplicates(index: SetIndex) -> tuple[Group, ...]:
     Raises:
         NotFoundError: the set has neither contents nor maps.
     """
-    return index.once("near-duplicates", lambda: _of_set(index))
+    return index.once(NEAR_DUPLICATES, lambda: _of_set(index))
 
 
 def near_duplicates_page(index: SetIndex, *, limit: int = 50, offset: int = 0) -> NearDuplicates:
@@ -116,11 +116,11 @@ def _of_set(index: SetIndex) -> tuple[Group, ...]:
     contents, maps = _sources(index)
     n = len(index)
     first = np.arange(n) if contents is None else same_content(contents)
-    kept = np.flatnonzero(first == np.arange(n))  # one of each content
+    unique = np.flatnonzero(first == np.arange(n))  # one of each content
     pairs, distances = np.empty((0, 2), np.int64), np.empty(0)
     if maps is not None:
-        pairs, distances = near_pairs([coordinates(maps, layer)[kept] for layer in maps.layers[:EARLY]])
-        pairs = kept[pairs]
+        pairs, distances = near_pairs([coordinates(maps, layer)[unique] for layer in maps.layers[:EARLY]])
+        pairs = unique[pairs]
     copies = np.flatnonzero(first != np.arange(n))
     links = np.concatenate([pairs, np.column_stack([first[copies], copies])])
     found = _components(n, links, np.concatenate([distances, np.zeros(len(copies))]))

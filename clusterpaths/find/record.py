@@ -11,6 +11,7 @@ from clusterpaths.records import Record
 
 Kind = Literal["label-errors", "near-duplicates", "under-covered"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+LABEL_ERRORS, NEAR_DUPLICATES, UNDER_COVERED = KINDS  # the last one is the one kind that is by a layer
 
 
 class LabelError(Record):

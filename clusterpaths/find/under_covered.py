@@ -15,7 +15,7 @@ from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.lift import lifts
 from clusterpaths.find.coordinates import WORKERS, coordinates
-from clusterpaths.find.record import Region, UnderCovered
+from clusterpaths.find.record import UNDER_COVERED, Region, UnderCovered
 from clusterpaths.metrics.alignment import SUFFIX_EXAMPLES
 from clusterpaths.metrics.checks import Ints
 from clusterpaths.metrics.intervals import wilson
@@ -51,7 +51,7 @@ def find_under_covered(index: SetIndex, layer: str = "") -> tuple[SparseRegion, 
     """
     at = layer_at(index, layer)
     paths = index.clusters[:, : at + 1]
-    return index.once(("under-covered", at), lambda: sparse_regions(paths, _distances(index, at)))
+    return index.once((UNDER_COVERED, at), lambda: sparse_regions(paths, _distances(index, at)))
 
 
 def layer_at(index: SetIndex, layer: str) -> int:
@@ -64,6 +64,7 @@ def under_covered_page(index: SetIndex, *, layer: str = "", limit: int = 50, off
     at = layer_at(index, layer)
     regions, distances = find_under_covered(index, layer), _distances(index, at)
     is_last = at == len(index.layers) - 1
+    typical = float(np.median(distances)) if regions else 0.0
     known = index.right >= 0
     among = f", among a random sample of {_REFERENCE:,} examples" if len(index) > _REFERENCE else ""
     return UnderCovered(
@@ -77,7 +78,7 @@ def under_covered_page(index: SetIndex, *, layer: str = "", limit: int = 50, off
             f"and of which clearly more than {SPARSEST:.0%} lie in the sparsest {SPARSEST:.0%} of the set: far from their "
             f"{NEIGHBOURS}th nearest neighbour in {'the last layer' if is_last else index.layers[at]}{among}."
         ),
-        entries=tuple(_record(index, region, distances) for region in regions[offset : offset + limit]),
+        entries=tuple(_record(index, region, distances, typical) for region in regions[offset : offset + limit]),
     )
 
 
@@ -186,11 +187,10 @@ def _distances(index: SetIndex, layer: int) -> Floats:
     return found
 
 
-def _record(index: SetIndex, region: SparseRegion, distances: Floats) -> Region:
+def _record(index: SetIndex, region: SparseRegion, distances: Floats, typical: float) -> Region:
     rows = region.rows
     right = index.right[rows]
     known, errors = int((right >= 0).sum()), int((right == 0).sum())
-    usual = float(np.median(distances))
     return Region(
         path=region.path,
         count=len(rows),
@@ -198,7 +198,7 @@ def _record(index: SetIndex, region: SparseRegion, distances: Floats) -> Region:
         sparse=region.sparse,
         sparse_share=region.sparse / len(rows),
         sparse_interval=region.interval,
-        distance=float(np.median(distances[rows])) / usual if usual > 0 else 0.0,
+        distance=float(np.median(distances[rows])) / typical if typical > 0 else 0.0,
         errors=errors if known else None,
         known=known,
         error_share=errors / known if known else None,

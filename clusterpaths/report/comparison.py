@@ -190,7 +190,7 @@ def read_comparisons(directory: SetDirectory, classes: Sequence[str] = ()) -> li
 
 
 def headline(comparison: Comparison) -> str:
-    """What changed, in one sentence; of different k no share of kept paths, which would say nothing about the model."""
+    """What changed, in one sentence; of different k no share of unchanged paths, which would say nothing about the model."""
     first, second = comparison.first.name, _short(comparison)
     if not comparison.same_k:
         return f"{first} and {second} on the same images, with different numbers of clusters"

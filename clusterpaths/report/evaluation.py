@@ -132,7 +132,7 @@ def _interventions(evaluation: Evaluation) -> list[Group]:
         for one in evaluation.steering
         for row in _rows({one.layer: (one.steered, "")})
     )
-    kept = tuple(
+    unchanged = tuple(
         replace(
             row,
             chance=one.mean.value,
@@ -150,7 +150,10 @@ def _interventions(evaluation: Evaluation) -> list[Group]:
         "Share of held-out examples whose decision stays when their values in this layer are replaced by the mean of their "
         "cluster: all but the cluster is forgotten; dotted: by the mean of all examples."
     )
-    return [Group("Steering", steering, steered), Group("Decisions kept by the cluster alone", necessity, kept)]
+    return [
+        Group("Steering", steering, steered),
+        Group("Decisions unchanged with the cluster only", necessity, unchanged),
+    ]
 
 
 def _past(bypassed: bool) -> str:

@@ -161,23 +161,23 @@ def in_one_sentence(published: PublishedSet) -> str:
 
 
 def advice(published: PublishedSet) -> str:
-    """What to do where many examples are alone on their path, with what it would give; empty elsewhere."""
+    """What to do where many examples are singletons, with what it would give; empty elsewhere."""
     if not has_many_singletons(published):
         return ""
     counts = published.paths.counts
-    alone = int((counts == 1).sum())
-    said = f"{alone:,} of the {len(counts):,} paths have one example only, so they show no pattern."
-    whole, *shorter = shorter_paths(published)
+    singletons = int((counts == 1).sum())
+    said = f"{singletons:,} of the {len(counts):,} paths have one example only, so they show no pattern."
+    complete, *shorter = shorter_paths(published)
     if not shorter:
         return f"{said} Better: a smaller --k, or more images."
-    if whole.alignment is None:
+    if complete.alignment is None:
         few = next((one for one in shorter if one.singletons * 3 < one.paths), shorter[-1])
         return f"{said} Paths of {_layers_of(few)} are {few.paths:,}: --layers {','.join(few.layers)}; or more images."
     best = max(shorter, key=lambda one: (one.alignment or 0, -one.paths))
-    always = percent(whole.majority or 0)
+    always = percent(complete.majority or 0)
     return (
-        f"{said} On {whole.held_out:,} examples left out they give {percent(whole.alignment)} of the decisions (the most "
-        f"frequent alone: {always}); {_layers_of(best)} alone: {best.paths:,} paths, {percent(best.alignment or 0)}. Better: "
+        f"{said} On {complete.held_out:,} examples left out they give {percent(complete.alignment)} of the decisions (the most "
+        f"frequent alone: {always}); {_layers_of(best)} only: {best.paths:,} paths, {percent(best.alignment or 0)}. Better: "
         f"--layers {','.join(best.layers)}, --k auto, or more images."
     )
 
@@ -218,13 +218,13 @@ def comparison_rows(compared: Comparison) -> Rows:
 def comparison(compared: Comparison, page: Path) -> str:
     """What changed from one set to another."""
     c = compared
-    kept = (
+    unchanged = (
         f"**{c.paths_kept:,} of {c.num_examples:,} paths are unchanged: {c.path_agreement:.1%}** (95% interval "
         f"{_interval(c.path_agreement_interval)}); layer agreement {c.layers_kept:.1%}; adjusted "
         f"Rand index of complete paths {c.path_adjusted_rand:.3f}."
     )
     if not c.same_k:
-        kept = "The sets have different numbers of clusters, so paths are not compared."
+        unchanged = "The sets have different numbers of clusters, so paths are not compared."
     marks = "", " ▲"
     sides = metric_rows(c)
     lines = [
@@ -233,7 +233,7 @@ def comparison(compared: Comparison, page: Path) -> str:
         f"{_cell(c.second.model.file)} ({c.second.model.sha256[:12]}), seed {c.second.seed}, after.",
         f"Page with images: `{page}`",
         "",
-        f"{kept} Only before: {c.only_first:,}; only after: {c.only_second:,}.",
+        f"{unchanged} Only before: {c.only_first:,}; only after: {c.only_second:,}.",
         "",
         *better(c),
         "",

@@ -1,6 +1,6 @@
 """Two sets of a comparison side by side: how they were made, what was measured of each, and which is better in what.
 
-Belongs here: properties of each set alone, as text. What changed from one to the other is `comparison.py`.
+Belongs here: properties of one set, as text. What changed from one to the other is `comparison.py`.
 """
 
 from __future__ import annotations

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from numpy.typing import NDArray
 
 from clusterpaths.common.corrupted import reading
 from clusterpaths.errors import CacheError
 from clusterpaths.records import MapMethod, Record
+from clusterpaths.storage.base import stamp_of
 
 MAPS, AXES, POINTS = "maps.parquet", "axes.npz", "umap.parquet"
 _RECORD, _OF = b"clusterpaths.maps", b"clusterpaths.maps.of"  # keys of the schema's metadata
@@ -101,16 +103,21 @@ def least_squared_distances(
 class Maps:
     """The maps of a set's layers, of an existing file; each is read at first use and not cached: they are large.
 
+    Everything it returns is of the files that were there when it was made.
+
     Args:
         path: of maps.parquet.
         layers: of the set.
         examples: of the set.
-        points: of umap.parquet, whose points are shown; None: the first two components are.
+        points: of umap.parquet, whose points are shown if it exists and is of these maps (it is not if a run was stopped after
+            it replaced these); else the first two components are.
     """
 
     def __init__(self, path: Path, layers: Sequence[str], examples: int, points: Path | None = None) -> None:
         self._path, self.layers, self._examples = path, tuple(layers), examples
-        self._points = points or path
+        fit = points and points.is_file() and made_of(points) in ("", digest_of(path))  # "": an error at first use
+        self._points = points if points and fit else path
+        self._stamps = {one: stamp_of(one) for one in (path, self._points)}
 
     @cached_property
     def records(self) -> dict[str, MapRecord]:
@@ -122,9 +129,11 @@ class Maps:
         try:
             with reading():
                 described = json.loads((pq.read_schema(self._points).metadata or {})[_RECORD])
-                return {layer: MapRecord.model_validate(described[layer]) for layer in self.layers}
+                found = {layer: MapRecord.model_validate(described[layer]) for layer in self.layers}
         except (OSError, ValueError) as error:
             raise self._unreadable(self._points, error) from error
+        self._require_unchanged(self._points)
+        return found
 
     def points(self, layer: str) -> NDArray[np.float32]:
         """(n, 2) of one layer.
@@ -168,6 +177,7 @@ class Maps:
                 dtype = pq.read_schema(self._path).field(f"{layer}.components").type.value_type.to_pandas_dtype()
         except (OSError, ValueError) as error:
             raise self._unreadable(self._path, error) from error
+        self._require_unchanged(self._path)
         most = np.finfo(dtype).max
         return components.clip(-most, most).astype(dtype).astype(np.float32)
 
@@ -199,6 +209,7 @@ class Maps:
                 table = pq.read_table(path, columns=[name], page_checksum_verification=True)
         except (OSError, ValueError) as error:
             raise self._unreadable(path, error) from error
+        self._require_unchanged(path)
         if len(table) != self._examples or table.num_columns != 1:
             raise CacheError(
                 f"{path} has {len(table):,} rows and {table.num_columns} columns {name}; the set has {self._examples:,} "
@@ -206,7 +217,14 @@ class Maps:
             )
         return table.column(0).combine_chunks()
 
+    def _require_unchanged(self, path: Path) -> None:
+        if stamp_of(path) != self._stamps[path]:
+            raise CacheError(
+                f"{path} was replaced or removed after the set was opened. Open the set again: reload the page."
+            )
+
     def _unreadable(self, path: Path, error: Exception) -> CacheError:
+        self._require_unchanged(path)
         return CacheError(f"{path} cannot be read: {error}. Expected the maps of a set. {_AGAIN}")
 
 
@@ -286,3 +304,12 @@ def made_of(path: Path) -> str:
             return str((pq.read_schema(path).metadata or {}).get(_OF, b"").decode())
     except (OSError, ValueError):
         return ""
+
+
+def digest_of(path: Path) -> str:
+    """Digest of a maps.parquet, as `made_of` has it."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return str(digest.hexdigest())

@@ -10,15 +10,14 @@ import logging
 from importlib.metadata import version
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from clusterpaths.cache.fit_sample import draw_ids
 from clusterpaths.clustering import layout
-from clusterpaths.common.extras import require_umap
+from clusterpaths.common.extras import has_umap, require_umap
 from clusterpaths.errors import CacheError
 from clusterpaths.records import MapMethod
-from clusterpaths.sets.maps import MAPS, POINTS, MapRecord, Maps, UmapRecord, made_of, write_points
+from clusterpaths.sets.maps import MAPS, POINTS, MapRecord, Maps, UmapRecord, digest_of, made_of, write_points
 from clusterpaths.sets.published import PublishedSet
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,16 @@ def pending_method(published: PublishedSet, wanted: MapMethod | None) -> MapMeth
     """
     shown = shown_method(published)
     if wanted != "pca" and shown == "umap":
-        return None if _complete(published) else "umap"
+        if _complete(published):
+            return None
+        if wanted is None and not has_umap():
+            log.warning(
+                "%s does not fit the set's maps, and umap-learn, which would make it again, is not installed: the map is by PCA "
+                "again. Run with --map umap where the extra umap is installed.",
+                published.path / POINTS,
+            )
+            return "pca"
+        return "umap"
     return wanted if wanted and wanted != shown else None
 
 
@@ -56,7 +64,7 @@ def show_points(published: PublishedSet, method: MapMethod) -> None:
     require_umap(f"The UMAP map of {published.name}")
     maps = {layer: _points(published, layer) for layer in published.layers}
     with published.folder.write(POINTS) as path:
-        write_points(path, maps, _digest(published))
+        write_points(path, maps, digest_of(published.file(MAPS)))
 
 
 def fitted_layout(published: PublishedSet, layer: str) -> layout.Layout:
@@ -107,7 +115,7 @@ def _sample(published: PublishedSet, size: int) -> NDArray[np.int64]:
 
 def _complete(published: PublishedSet) -> bool:
     """Whether umap.parquet can be read and is of the set's maps."""
-    if made_of(published.file(POINTS)) != _digest(published):
+    if made_of(published.file(POINTS)) != digest_of(published.file(MAPS)):
         return False
     try:
         maps = published.require_maps()
@@ -116,11 +124,3 @@ def _complete(published: PublishedSet) -> bool:
     except CacheError:
         return False
     return True
-
-
-def _digest(published: PublishedSet) -> str:
-    digest = xxhash.xxh3_64()
-    with published.file(MAPS).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return str(digest.hexdigest())

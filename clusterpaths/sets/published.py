@@ -311,17 +311,16 @@ class PublishedSet(Conveniences, SetDirectory):
     def maps(self) -> Maps | None:
         """Where the examples lie in each layer; None in sets from before there were maps."""
         path, points = self.file(MAPS), self.file(POINTS)
-        if not path.is_file():
-            return None
-        return Maps(path, self.layers, self.num_examples, points if points.is_file() else None)
+        return Maps(path, self.layers, self.num_examples, points) if path.is_file() else None
 
     def require_maps(self) -> Maps:
         """Raises: CacheError: the set has no maps."""
-        if self.maps is None:
+        maps = self.maps
+        if maps is None:
             raise CacheError(
                 f"{self.path} was published before there were maps. Run again with the same options to add them."
             )
-        return self.maps
+        return maps
 
     @property
     def has_maps(self) -> bool:

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from clusterpaths.explore.index import SetIndex
+from clusterpaths.explore.lift import lifts
 from clusterpaths.find.find import _TOTALS, find
 from clusterpaths.find.record import KINDS
+from clusterpaths.server.answers import ONE_AT_A_TIME
 from clusterpaths.server.app import AT_ONCE
 from clusterpaths.server.pages.lists import FOUND
 from clusterpaths.sets.published import open_set
@@ -220,3 +223,32 @@ def test_regions_by_a_layer_keep_it(client: httpx.Client, root: Path, monkeypatc
     assert client.get(f"{api}/fiftyone?layer={first}").json()["info"]["layer"] == first
     example = client.get(f"{of_set}/examples/3?in=under-covered&layer={first}")
     assert f"under-covered in {first}, region by region" in example.text
+
+
+def test_a_page_of_regions_is_made_outside_the_lock_by_one_median(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 200,000 examples, each region's lifts take milliseconds, and a piece of the API has up to 1,000 regions."""
+    held, medians = [], []
+
+    def observed_lifts(*given: Any) -> Any:
+        held.append(ONE_AT_A_TIME._is_owned())  # type: ignore[attr-defined]
+        return lifts(*given)
+
+    def observed_median(values: Any) -> Any:
+        medians.append(len(values))
+        return median(values)
+
+    median = np.median
+    with serving(root) as url, httpx.Client(base_url=url, timeout=60) as client:
+        client.get("/api/v1/models/CelebA/sets/set_01/find/under-covered?limit=0")
+        monkeypatch.setattr("clusterpaths.find.under_covered.lifts", observed_lifts)
+        monkeypatch.setattr("clusterpaths.find.under_covered.np.median", observed_median)
+        for address in (
+            "/api/v1/models/CelebA/sets/set_01/find/under-covered",
+            "/explore/CelebA/set_01/find/under-covered",
+        ):
+            held.clear()
+            medians.clear()
+            assert client.get(address).status_code == 200
+            assert set(held) == {False}
+            assert medians.count(2_000) == 1
+            assert len(medians) == 1 + len(held)

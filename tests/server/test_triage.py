@@ -9,7 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.exceptions import HTTPException
 
+from clusterpaths.explore.ask import select
+from clusterpaths.server.answers import ONE_AT_A_TIME
 from tests.server.conftest import Site, misfits, violations
 
 
@@ -96,10 +99,60 @@ def test_pages_about_an_example_lead_back_to_its_place_in_the_list(client: httpx
     back = client.post(f"{site.overview}/image", data={"example": str(number), "list": query})
     assert back.status_code == 200
     assert own in links(back.text, r"/examples/\d+\?in=ask")
+    assert [link.partition("?")[2] for link in links(back.text, r"/examples/\d+/alike")] == [query.removeprefix("?")]
     for wrong, status in (("?in=nowhere", 422), ("?in=ask&colour=red", 422), ("?in=ask&prediction=Unicorn", 404)):
         assert client.get(f"{site.overview}/examples/{number}/alike{wrong}").status_code == status
         assert client.post(f"{site.overview}/image", data={"example": str(number), "list": wrong}).status_code == status
     assert client.get(f"{site.overview}/examples/{number}/alike?depth=0.5").status_code == 200
+
+
+def test_an_explanation_that_fails_leads_back_to_the_example_and_its_list(
+    client: httpx.Client, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(*_: object) -> None:
+        raise HTTPException(503, "Too many images at a time.")
+
+    monkeypatch.setattr("clusterpaths.server.pages.image.explain_own", busy)
+    query = "?in=ask&right=wrong&order=rare"
+    own = links(client.get(f"{site.overview}/ask?right=wrong&order=rare").text, r"/examples/\d+\?in=ask")[0]
+    number = int(re.findall(r"\d+", own.partition("?")[0])[-1])
+    failed = client.post(f"{site.overview}/image", data={"example": str(number), "list": query})
+    assert failed.status_code == 503
+    assert own in links(failed.text, r"/examples/\d+\?in=ask")
+    again = failed.text.partition("data-problem>")[2].partition("</form>")[0]
+    assert "Try again" in again
+    assert f'name="example" value="{number}"' in again
+    assert f'name="list" value="{escape(query)}"' in again
+    nobody = client.post(f"{site.overview}/image", data={"example": "999999", "list": query})
+    assert nobody.status_code == 404
+    assert "/examples/999999" not in nobody.text
+
+
+def test_a_list_longer_than_an_address_is_refused_before_it_is_read(client: httpx.Client, site: Site) -> None:
+    given = {"example": "7", "list": "?in=ask&" + "split=train&" * 6_000}
+    answer = client.post(f"{site.overview}/image", data=given)
+    assert answer.status_code == 422
+    assert "has 72,008 characters. Expected at most 65,536" in answer.text
+
+
+def test_the_list_of_a_cluster_is_of_one(client: httpx.Client, site: Site) -> None:
+    answer = client.get(f"{site.overview}/examples/7?in=cluster&cluster=conv2:1&cluster=conv2:2")
+    assert answer.status_code == 422
+    assert "The list cluster has the clusters conv2:1, conv2:2. Expected one." in answer.text
+
+
+def test_an_example_s_list_is_selected_once_and_by_no_thread_that_holds_the_lock(
+    client: httpx.Client, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+
+    def observed(*given: Any) -> Any:
+        held.append(ONE_AT_A_TIME._is_owned())  # type: ignore[attr-defined]
+        return select(*given)
+
+    monkeypatch.setattr("clusterpaths.server.pages.lists.select", observed)
+    assert client.get(f"{site.overview}/examples/7?in=ask&order=rare&split=train").status_code == 200
+    assert held == [False]
 
 
 def test_a_cluster_s_exemplars_lead_back_to_the_cluster(client: httpx.Client, site: Site) -> None:
@@ -173,3 +226,20 @@ def test_the_place_in_a_list_fits_and_is_accessible(open_page: Any, site: Site, 
     )
     assert misfits(page) == []
     assert violations(page) == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_failed_explanation_fits_and_is_accessible(
+    open_page: Any, site: Site, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(*_: object) -> None:
+        raise HTTPException(503, "Too many images at a time.")
+
+    monkeypatch.setattr("clusterpaths.server.pages.image.explain_own", busy)
+    page = open_page(f"{site.overview}/examples/3?in=ask&split=train", width=width)
+    page.get_by_role("button", name="Run the model").click()
+    page.get_by_role("button", name="Try again").wait_for()
+    assert misfits(page) == []
+    assert violations(page) == []
+    assert all("503" in problem for problem in page.seen.problems)
+    page.seen.problems.clear()

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
 from clusterpaths.find.export import csv_lines, fiftyone_lines
-from clusterpaths.find.find import find, prepare
+from clusterpaths.find.find import find
 from clusterpaths.find.record import Found, Kind
 from clusterpaths.records import Record
 from clusterpaths.server.answers import of_set
@@ -109,13 +109,14 @@ async def found(
 ) -> Response:
     """Likely label errors, near duplicates or under-covered regions, page by page."""
     await _computed(request, library, model, set, kind, piece.layer)
+    made: list[Found] = []
     return await run_in_threadpool(
         of_set,
         request,
         model,
         set,
-        lambda index: find(index, kind, layer=piece.layer, limit=piece.limit, offset=piece.offset),
-        before=lambda index: prepare(index, kind, piece.layer),  # of a set that was replaced meanwhile
+        lambda _: made[0],
+        before=lambda index: made.append(find(index, kind, layer=piece.layer, limit=piece.limit, offset=piece.offset)),
     )
 
 

@@ -23,7 +23,7 @@ from clusterpaths.errors import CacheError, DatasetError, NotFoundError
 from clusterpaths.evaluation.record import Evaluation, read_evaluation
 from clusterpaths.explanation.look_up import explain_example, prepare_example
 from clusterpaths.explanation.record import Explanation
-from clusterpaths.explore.alike import alike
+from clusterpaths.explore.alike import alike, prepare_alike
 from clusterpaths.explore.cluster_detail import cluster_detail
 from clusterpaths.explore.clusters import cluster_infos, exemplars
 from clusterpaths.explore.examples import example_detail
@@ -284,7 +284,7 @@ def alike_examples(
         model,
         set,
         lambda index: alike(index, id, wanted.depth, count=wanted.limit),
-        before=lambda index: alike(index, id, wanted.depth, count=wanted.limit),
+        before=lambda index: prepare_alike(index, id, wanted.depth, count=wanted.limit),
     )
 
 

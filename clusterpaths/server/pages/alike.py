@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
-from clusterpaths.explore.alike import alike
+from clusterpaths.explore.alike import alike, prepare_alike
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.server.dependencies import LibraryOf
 from clusterpaths.server.pages.lists import list_of
@@ -68,4 +68,6 @@ def _page(
             ],
         }
 
-    return render_once(request, index, "alike.html", values, before=lambda: alike(index, example, depth, count=SHOWN))
+    return render_once(
+        request, index, "alike.html", values, before=lambda: prepare_alike(index, example, depth, count=SHOWN)
+    )

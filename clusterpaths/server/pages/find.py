@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.find.find import find, prepare
-from clusterpaths.find.record import KINDS, Found, Region, UnderCovered
+from clusterpaths.find.record import KINDS, LABEL_ERRORS, NEAR_DUPLICATES, UNDER_COVERED, Found, Region, UnderCovered
 from clusterpaths.find.text import headline, lift_text
 from clusterpaths.find.under_covered import layer_at
 from clusterpaths.server.addresses import api_url, encoded
@@ -26,16 +26,17 @@ from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.pages.sets import PageNumber
 from clusterpaths.server.slow_lists import compute_in_turn
 
-TITLES = {
-    "label-errors": "Label errors",
-    "near-duplicates": "Near duplicates",
-    "under-covered": "Under-covered regions",
+TITLES: dict[str, str] = {
+    LABEL_ERRORS: "Label errors",
+    NEAR_DUPLICATES: "Near duplicates",
+    UNDER_COVERED: "Under-covered regions",
 }
-NOTHING = {
-    "label-errors": "No label is improbable enough to be called an error.",
-    "near-duplicates": "No two examples of this set are the same picture, or nearly.",
-    "under-covered": "No group of examples has clearly more sparse examples than the set.",
+NOTHING: dict[str, str] = {
+    LABEL_ERRORS: "No label is improbable enough to be called an error.",
+    NEAR_DUPLICATES: "No two examples of this set are the same picture, or nearly.",
+    UNDER_COVERED: "No group of examples has clearly more sparse examples than the set.",
 }
+ENTRIES: dict[str, str] = {LABEL_ERRORS: "likely errors", NEAR_DUPLICATES: "groups", UNDER_COVERED: "regions"}
 
 router = APIRouter(default_response_class=HTMLResponse)
 
@@ -72,8 +73,13 @@ def _page(request: Request, index: SetIndex, kind: str, layer: str, page: int) -
     if page > last:
         return RedirectResponse(found_url(index, kind, layer, last), 303)
 
+    found: Found | None = None
+
+    def before() -> None:
+        nonlocal found
+        found = None if problem else find(index, kind, layer=layer, limit=size, offset=(page - 1) * size)
+
     def values() -> dict[str, Any]:
-        found: Found | None = None if problem else find(index, kind, layer=layer, limit=size, offset=(page - 1) * size)
         return {
             "kind": kind,
             "kinds": [(TITLES[one], f"{view.url}/find/{one}", one == kind) for one in KINDS],
@@ -81,6 +87,7 @@ def _page(request: Request, index: SetIndex, kind: str, layer: str, page: int) -
             "problem": problem,
             "headline": headline(found) if found else TITLES[kind],
             "nothing": NOTHING[kind],
+            "entries": ENTRIES[kind],
             "export": f"{api_url(view.summary)}/find/{kind}",
             "page": page,
             "last": last,
@@ -99,7 +106,7 @@ def _page(request: Request, index: SetIndex, kind: str, layer: str, page: int) -
             "list_query": list_query(kind, [("layer", layer)] if layer else ()),
         }
 
-    return render_once(request, index, "find.html", values)
+    return render_once(request, index, "find.html", values, before=before)
 
 
 def steps_of(region: Region) -> list[int | None]:

@@ -76,18 +76,32 @@ async def explained_page(
             assert image is not None
             explained = await explain_upload(request, index, image)
     except ClusterPathsError as error:
-        return await run_in_threadpool(_failed, request, index, settings, *describe(error))
+        return await run_in_threadpool(_failed, request, index, settings, *describe(error), example, query)
     except HTTPException as error:
-        return await run_in_threadpool(_failed, request, index, settings, error.status_code, str(error.detail))
+        problem = str(error.detail)
+        return await run_in_threadpool(_failed, request, index, settings, error.status_code, problem, example, query)
 
     return await run_in_threadpool(
         lambda: _page(request, index, settings, **_explained(explained, index, example), list_query=query)
     )
 
 
-def _failed(request: Request, index: SetIndex, settings: ServeConfig, status: int, problem: str) -> HTMLResponse:
-    title = TITLES.get(status, "The request failed")
-    return _page(request, index, settings, status, problem=problem[:1].upper() + problem[1:], problem_title=title)
+def _failed(
+    request: Request,
+    index: SetIndex,
+    settings: ServeConfig,
+    status: int,
+    problem: str,
+    example: int | None = None,
+    list_query: str = "",
+) -> HTMLResponse:
+    values = {
+        "problem": problem[:1].upper() + problem[1:],
+        "problem_title": TITLES.get(status, "The request failed"),
+        "example": example if example is not None and example in index.ids else None,
+        "list_query": list_query,
+    }
+    return _page(request, index, settings, status, **values)
 
 
 def _page(request: Request, index: SetIndex, settings: ServeConfig, status: int = 200, **values: Any) -> HTMLResponse:

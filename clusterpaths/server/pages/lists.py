@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -19,22 +20,33 @@ from clusterpaths.errors import ConfigError, NotFoundError
 from clusterpaths.explore.ask import prepare, select
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.paths import parse_path
-from clusterpaths.explore.records import Question
-from clusterpaths.find.find import UNDER_COVERED
 from clusterpaths.find.label_errors import find_label_errors
 from clusterpaths.find.near_duplicates import find_near_duplicates
+from clusterpaths.find.record import LABEL_ERRORS, NEAR_DUPLICATES, UNDER_COVERED
 from clusterpaths.find.under_covered import find_under_covered
 from clusterpaths.server.addresses import query_of
 from clusterpaths.server.pages.set_view import set_view
 from clusterpaths.server.questions import ORDERS, Pairs, filters_of, question_of, tidy
 from clusterpaths.server.slow_lists import compute_in_turn
 
+LONGEST = 1 << 16  # characters of a list's query in a form: as many as an address can have
 ASKED = 36  # examples per page of the ask page
 ON_PATH = 48  # of a path
-LABEL_ERRORS, NEAR_DUPLICATES = "label-errors", "near-duplicates"
-FOUND = {LABEL_ERRORS: 48, NEAR_DUPLICATES: 25, UNDER_COVERED: 15}  # examples, groups or regions per page
+FOUND: dict[str, int] = {
+    LABEL_ERRORS: 48,
+    NEAR_DUPLICATES: 25,
+    UNDER_COVERED: 15,
+}  # examples, groups or regions per page
 
 Rows = NDArray[np.integer]
+
+
+class ListRows(NamedTuple):
+    """A list of examples in its order."""
+
+    name: str  # of LISTS
+    pairs: Pairs
+    rows: Rows
 
 
 @dataclass(frozen=True)
@@ -79,23 +91,25 @@ async def list_of(request: Request, index: SetIndex, query: str, example: int) -
         NotFoundError: no such example, or a name that the set does not have.
         CacheError: a file of the set cannot be read.
     """
+    if len(query) > LONGEST:
+        raise ConfigError(f"The query of a list has {len(query):,} characters. Expected at most {LONGEST:,}.")
     pairs = parse_qsl(query.removeprefix("?"), keep_blank_values=True)
     await compute_list(request, index, pairs)
 
     def found() -> str:
-        read_list(index, pairs)
-        place = listed(index, pairs, index.row_of(example))
+        place = listed(index, read_list(index, pairs), index.row_of(example))
         return place.query if place else ""
 
     return await run_in_threadpool(found)
 
 
-def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
-    """The place of the example in this row in the list of the query; None if the query has none.
+def read_list(index: SetIndex, given: Pairs) -> ListRows | None:
+    """The list of a query, for `listed`; None if the query has none.
 
     Raises:
         ConfigError: an invalid query.
         NotFoundError: a name that the set does not have.
+        CacheError: a file of the set cannot be read.
     """
     if not given:
         return None
@@ -109,10 +123,18 @@ def listed(index: SetIndex, given: Pairs, row: int) -> Listed | None:
     pairs = [pair for pair in given if pair[0] != "in"]
     if names[0] not in FOUND:
         pairs = [pair for pair in tidy(pairs, index.layers) if pair[0] != "page"]
-    rows = found.rows(index, pairs)
+    return ListRows(names[0], pairs, found.rows(index, pairs))
+
+
+def listed(index: SetIndex, given: ListRows | None, row: int) -> Listed | None:
+    """The place of the example in this row in a list."""
+    if given is None:
+        return None
+    name, pairs, rows = given
+    found = LISTS[name]
     places = np.flatnonzero(rows == row)
     at = int(places[0]) if len(places) else -1
-    query, view = list_query(names[0], pairs), set_view(index)
+    query, view = list_query(name, pairs), set_view(index)
 
     def neighbour(place: int) -> str:
         return view.example_url(int(index.ids[rows[place]]), query) if at >= 0 and 0 <= place < len(rows) else ""
@@ -134,18 +156,6 @@ async def compute_list(request: Request, index: SetIndex, given: Pairs) -> None:
         if ("in", kind) in given:
             with contextlib.suppress(NotFoundError, ConfigError):
                 await compute_in_turn(request, index, kind, _one(given, "layer"))
-
-
-def read_list(index: SetIndex, given: Pairs) -> None:
-    """Read what `listed` needs; an invalid query is left to it.
-
-    Raises:
-        CacheError: a file of the set cannot be read.
-    """
-    for name, value in given:
-        if name == "within":
-            with contextlib.suppress(NotFoundError, ConfigError, ValueError):
-                prepare(index, Question(within=(value,)))
 
 
 def _selected(index: SetIndex, pairs: Pairs) -> Rows:
@@ -177,6 +187,13 @@ def _require_no_filters(name: str, pairs: Pairs) -> None:
 def _joined(groups: Callable[[SetIndex, Pairs], list[Rows]]) -> Callable[[SetIndex, Pairs], Rows]:
     """All examples of groups that have none in common, group by group."""
     return lambda index, pairs: np.concatenate([np.empty(0, np.int64), *groups(index, pairs)])
+
+
+def _one_cluster(index: SetIndex, pairs: Pairs) -> Rows:
+    clusters = [value for name, value in pairs if name == "cluster"]
+    if len(clusters) > 1:
+        raise ConfigError(f"The list cluster has the clusters {', '.join(clusters)[:80]}. Expected one.")
+    return _selected(index, pairs)
 
 
 def _selection_words(pairs: Pairs) -> str:
@@ -217,7 +234,7 @@ def _one(pairs: Pairs, name: str) -> str:
 LISTS = {
     "ask": _List(ASKED, _selected, _selection_words, _asked),
     "path": _List(ON_PATH, _selected, _selection_words, _of_path),
-    "cluster": _List(ASKED, _selected, _selection_words, _of_cluster),
+    "cluster": _List(ASKED, _one_cluster, _selection_words, _of_cluster),
     LABEL_ERRORS: _List(
         FOUND[LABEL_ERRORS],
         _label_errors,

@@ -132,8 +132,9 @@ def _ordered(names: set[str], classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _narrowed(asked: Pairs, lift: Lift) -> Pairs:
-    """The selection with one more filter. Attributes hold together, and so do clusters, each of another layer: a layer that
-    the selection is by has no lifts. Other fields are replaced.
+    """The selection with one more filter; attributes and clusters are added, other fields are replaced.
+
+    A cluster is of another layer than those of the selection, which have no lifts: see `summarise_selection`.
     """
     others = [pair for pair in asked if pair[0] != lift.kind or lift.kind in ("attribute", "cluster")]
     return [*others, (lift.kind, lift.name)]

@@ -26,7 +26,7 @@ from clusterpaths.report.map_picture import MapPicture, draw_maps
 from clusterpaths.server.api.monitoring import published_set
 from clusterpaths.server.dependencies import HistoryOf, LibraryOf
 from clusterpaths.server.middleware.log import LOGGER
-from clusterpaths.server.pages.lists import ON_PATH, compute_list, list_query, listed, read_list
+from clusterpaths.server.pages.lists import ON_PATH, ListRows, compute_list, list_query, listed, read_list
 from clusterpaths.server.pages.plots import lift_plot
 from clusterpaths.server.pages.rendering import render_once
 from clusterpaths.server.pages.sankey import routes_figure
@@ -166,13 +166,16 @@ def _example(request: Request, index: SetIndex, example: int) -> HTMLResponse:
     row = index.row_of(example)
     given = request.query_params.multi_items()
 
+    found: ListRows | None = None
+
     def before() -> None:
+        nonlocal found
         prepare_example(index, row)
-        read_list(index, given)
+        found = read_list(index, given)
 
     def values() -> dict[str, Any]:
         detail = example_detail(index, example)
-        place = listed(index, given, row)
+        place = listed(index, found, row)
         return {
             "place": place,
             "detail": detail,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from clusterpaths.errors import NotFoundError
 from clusterpaths.explanation.look_up import explain_example, prepare_example
-from clusterpaths.explore.alike import Place, _distances, _layer, alike, nearest, place_of, weights_at
+from clusterpaths.explore.alike import Place, _distances, _layer, alike, nearest, place_of, prepare_alike, weights_at
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.explore.library import Library
 from clusterpaths.sets.maps import MAPS, LayerMap, MapRecord, write_maps
@@ -165,3 +167,32 @@ def test_a_set_that_was_published_before_there_were_maps_is_explained_without(tm
     assert explain_example(Library(tmp_path).default(), 3).looks_alike == ()
     write_random_maps(folder, LAYERS, d=4)
     assert len(explain_example(Library(tmp_path).default(), 3).looks_alike) == 12
+
+
+def test_cached_answers_hold_rows_and_distances_not_records(index: SetIndex) -> None:
+    answers = len(index._answers)
+    tracemalloc.start()
+    for example in index.ids[:8].tolist():
+        assert len(alike(index, example, 0.5, count=600).examples) == 600
+    gc.collect()
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 8 * 600 * 60, "bytes: a record has more than a thousand"
+    assert len(index._answers) == answers, "the answers about clusters, paths and selections stay"
+    rows, apart = prepare_alike(index, int(index.ids[0]), 0.5, count=600)
+    assert (rows.dtype, apart.dtype) == (np.int32, np.float32)
+    assert prepare_alike(index, int(index.ids[0]), 0.5, count=600)[0] is rows
+
+
+def test_too_large_distances_cost_no_neighbour(index: SetIndex, tmp_path: Path) -> None:
+    """Of those that overflow float32, none is nearer than another; the example itself is not one of them."""
+    folder = generate(tmp_path, n=20, layers=LAYERS, k=4, attributes=2, seed=2)
+    components = np.zeros((20, 2), np.float32)
+    components[:5], components[5:] = -1e38, 1e38
+    one = LayerMap(MapRecord(), components, components, np.zeros(20, np.float32))
+    write_maps(folder / MAPS, dict.fromkeys(LAYERS, one))
+    found = Library(tmp_path).default()
+    for count in (4, 5, 19):
+        with np.errstate(all="ignore"):
+            near = alike(found, int(found.ids[0]), 0.0, count=count).examples
+        assert len({one.example.id for one in near} - {int(found.ids[0])}) == count

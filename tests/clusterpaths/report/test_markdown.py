@@ -53,7 +53,7 @@ def test_a_set_whose_paths_are_mostly_one_example_is_told_what_does_better(tmp_p
     assert (found[-1].paths, found[-1].singletons, found[-1].alignment) == (2, 0, 1.0)
     said = advice(photos)
     assert said.startswith(f"{alone} of the {n_paths} paths have one example only")
-    assert "fc alone: 2 paths, 100%" in said or "conv3, fc alone: 16 paths, 100%" in said
+    assert "fc only: 2 paths, 100%" in said or "conv3, fc only: 16 paths, 100%" in said
     assert "--layers" in said
     assert "--k auto" in said
     assert said in published_set(photos, tmp_path / "report.html", said)

@@ -65,6 +65,22 @@ def test_unreadable_or_inconsistent_maps_are_reported(tmp_path: Path) -> None:
             read(Maps(path, ["a"], 3))
 
 
+@pytest.mark.parametrize("then", ["replaced", "removed"])
+def test_maps_never_return_what_replaced_their_file(tmp_path: Path, then: str) -> None:
+    path = tmp_path / MAPS
+    write_maps(path, {"a": some_map(3)})
+    maps = Maps(path, ["a"], 3)
+    maps.points("a")
+    if then == "removed":
+        path.unlink()
+    else:
+        write_maps(tmp_path / "new", {"a": some_map(3, 2.0)})
+        (tmp_path / "new").replace(path)
+    for read in (maps.points, maps.components, lambda _: maps.records, lambda layer: maps.rounded(layer, np.ones(4))):
+        with pytest.raises(CacheError, match=r"maps\.parquet was replaced or removed after the set was opened"):
+            read("a")
+
+
 def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / MAPS
     write_maps(path, {"a": some_map(2000)})

@@ -129,6 +129,42 @@ def test_points_that_do_not_fit_are_made_again_without_an_option(plain: Configur
 
 
 @needs_umap
+def test_points_of_other_maps_are_not_shown_until_they_are_made_again(plain: Configure) -> None:
+    folder = run_pipeline(plain()).folder
+    by_pca = open_set(folder).require_maps().points("fc1")
+    run_pipeline(plain(map="umap"))
+    table = pq.read_table(folder / POINTS)
+    of_others = {**table.schema.metadata, b"clusterpaths.maps.of": b"0"}  # as `add_maps` leaves it
+    pq.write_table(table.replace_schema_metadata(of_others), folder / POINTS)
+    maps = open_set(folder).require_maps()
+    assert maps.records["fc1"].method == "pca"
+    np.testing.assert_array_equal(maps.points("fc1"), by_pca)
+    assert {layer.method for layer in map_info(open_set(folder).index).layers} == {"pca"}
+
+
+@needs_umap
+@pytest.mark.parametrize("harm", ["cut", "of other maps"])
+def test_without_the_extra_a_run_without_the_option_ends_with_the_map_by_pca(
+    plain: Configure, harm: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run_pipeline(plain()).folder
+    before = bytes_of(folder)
+    run_pipeline(plain(map="umap"))
+    if harm == "cut":
+        (folder / POINTS).write_bytes((folder / POINTS).read_bytes()[:-20])
+    else:
+        table = pq.read_table(folder / POINTS)
+        of_others = {**table.schema.metadata, b"clusterpaths.maps.of": b"0"}
+        pq.write_table(table.replace_schema_metadata(of_others), folder / POINTS)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None if name == "umap" else found(name))
+    with caplog.at_level(logging.WARNING):
+        assert run_pipeline(plain()).folder == folder
+    assert "umap-learn, which would make it again, is not installed: the map is by PCA again" in caplog.text
+    assert bytes_of(folder) == before
+
+
+@needs_umap
 def test_stopped_while_points_are_made_the_set_has_those_of_before_and_the_next_run_goes_on(
     plain: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
