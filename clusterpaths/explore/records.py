@@ -238,7 +238,7 @@ class SelectionSummary(Record):
     lifts: tuple[Lift, ...] = Field(description="of classes, attributes and splits; as of a cluster")
     clusters: tuple[Lift, ...] = Field(description="of the clusters of all layers, in the same order")
     ood: Median | None = Field(description="OOD scores; None without distances, and for an empty selection")
-    ood_outside: Median | None = Field(description="of the rest of the set")
+    ood_outside: Median | None = Field(description="of the other examples that are compared with")
     paths: tuple[PathShare, ...] = Field(description="the most frequent ones")
 
 
