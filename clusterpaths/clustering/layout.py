@@ -10,12 +10,15 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from clusterpaths.common.threads import ignore_warnings, one_thread
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 SAMPLE = 20_000  # rows that UMAP is fitted on, at most
 NEIGHBOURS = 15  # of a row, itself among them: UMAP's default, as is the next
@@ -42,7 +45,7 @@ class Layout:
 
     @cached_property
     def _tree(self) -> cKDTree:
-        return cKDTree(self.rows)
+        return _tree_of(self.rows)
 
     def place(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, 2) points of rows (n, d): that of the same row if it is among the fitted ones, else between its neighbours'.
@@ -75,7 +78,7 @@ def fit_layout(rows: NDArray[np.float32], seed: int) -> Layout | None:
     with _umap, one_thread(), ignore_warnings(ImportWarning), ignore_warnings(UserWarning):
         from umap import UMAP  # takes seconds and, with numba, 150 MB
 
-        distances, nearest = cKDTree(rows).query(rows, k=NEIGHBOURS)  # exact, so the same everywhere
+        distances, nearest = _tree_of(rows).query(rows, k=NEIGHBOURS)  # exact, so the same everywhere
         umap = UMAP(
             n_neighbors=NEIGHBOURS,
             min_dist=MIN_DIST,
@@ -86,3 +89,9 @@ def fit_layout(rows: NDArray[np.float32], seed: int) -> Layout | None:
         )
         points = np.asarray(umap.fit_transform(rows), np.float32)
     return Layout(rows, points)
+
+
+def _tree_of(rows: NDArray[np.float32]) -> cKDTree:
+    from scipy.spatial import cKDTree  # slow to import; a run without --map umap does not need it
+
+    return cKDTree(rows)

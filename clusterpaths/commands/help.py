@@ -25,7 +25,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Clustering": ("k", "distance", "seed", "fit"),
     "Output": (
         "name", "cache_root", "cache_format", "cache_dtype", "evaluate", "evaluation_images", "causal", "compare", "alert_below",
-        "refresh", "wait", "plan", "verbose", "first", "second", "top", "output",
+        "map", "refresh", "wait", "plan", "verbose", "first", "second", "top", "output",
     ),
     "Speed": ("workers", "batch_size", "shard_size", "providers", "fingerprint", "engine", "dask_address"),
     "Prefect": ("time_limit",),

@@ -32,7 +32,7 @@ def about_end(process: Process, code: int | None, faults: list[dict[str, Any]]) 
             allowed.add(2)
         if fault["kind"] == "memory":
             # OpenBLAS sends SIGINT to its process where it can start no thread, Arrow's C++ aborts it.
-            allowed |= {130, -signal.SIGABRT}
+            allowed |= {130, -signal.SIGABRT, -signal.SIGSEGV}
     if code is None:
         found.append("the process did not end")
     elif code != 2 and code not in allowed:

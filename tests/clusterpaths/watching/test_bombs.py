@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,20 @@ def declared(path: Path) -> Path:
     return with_bomb(path, [summed("big")], [tensor])
 
 
+def run_python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 @linux
 @pytest.mark.parametrize("bomb", [filled, expanded, tiled, doubled, declared])
 def test_a_small_file_that_wants_much_memory_is_rejected_and_gets_none(bomb: Any, tmp_path: Path) -> None:
-    outcome = examine_apart(bomb(tmp_path / "bomb.onnx"), patient=False, memory=LIMIT, timeout=400)
-    assert isinstance(outcome, Rejected)
+    code = (
+        "import resource; from pathlib import Path; from clusterpaths.watching.arrivals import examine_apart\n"
+        f"found = examine_apart(Path({str(bomb(tmp_path / 'bomb.onnx'))!r}), patient=False, memory={LIMIT}, timeout=400)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, found.model_dump_json())"
+    )  # in a process of its own, which has no other children
+    peak, _, found = run_python(code).partition(" ")
+    outcome = Rejected.model_validate_json(found)
     assert "\n" not in outcome.reason
     assert "Traceback" not in outcome.reason
     assert any(
@@ -113,7 +122,7 @@ def test_a_small_file_that_wants_much_memory_is_rejected_and_gets_none(bomb: Any
             "cannot be loaded",
         )
     )
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1.2 * LIMIT / 1024
+    assert int(peak) < 1.2 * LIMIT / 1024
 
 
 def test_a_loop_without_end_is_given_up(tmp_path: Path) -> None:
@@ -136,7 +145,7 @@ def test_an_input_larger_than_the_memory_is_refused_before_an_image_is_made(tmp_
         dim.Clear()
         dim.dim_value = size
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ModelError, match=r"its tensor .* has the shape \(\d, 3, 2000000, 2000000\), .* GB of memory"):
+    with pytest.raises(ModelError, match=r"its tensor .* has the shape \(\d, 3, 2000000, 2000000\) .* GB of memory"):
         check_model(path)
 
 
@@ -146,6 +155,6 @@ def test_a_tensor_larger_than_the_memory_is_refused_by_its_name_before_a_run(
     path = expanded(tmp_path / "bomb.onnx")
     monkeypatch.setattr(shapes, "physical_bytes", lambda: 3_000_000_000)
     with pytest.raises(
-        ModelError, match=r"its tensor 'big' has the shape \(1000000000,\), 4 GB; this machine has 3 GB"
+        ModelError, match=r"its tensor 'big' has the shape \(1000000000,\) .*, 4 GB; this machine has 3 GB"
     ):
         check_model(path)
