@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from clusterpaths.sets.maps import MAPS, LayerMap, MapRecord, write_maps
 from clusterpaths.sets.published import open_set
 from tests.generated_set import generate, write_random_maps
 from tests.server.conftest import Site, misfits, violations
+from tests.server.map_page import asked, count, total
 from tests.serving import serving
 
 Open = Callable[..., Any]
@@ -39,23 +38,6 @@ def open_map(open_page: Open, site: Site) -> Open:
         return page
 
     return start
-
-
-def count(page: Any) -> int:
-    return int(page.locator("#map-count").inner_text().replace(",", ""))
-
-
-def asked(page: Any) -> list[tuple[str, str]]:
-    """The selection in the page's address, once it is written."""
-    page.wait_for_timeout(400)
-    return parse_qsl(page.url.partition("?")[2])
-
-
-def total(site: Site, pairs: list[tuple[str, str]]) -> int:
-    own = [pair for pair in pairs if pair[0] not in ("layer", "colour")]
-    place = f"{site.url}/api/v1/models/{site.model}/sets/{site.set}/examples?limit=1&{urlencode(own)}"
-    with urllib.request.urlopen(place) as answer:
-        return int(json.load(answer)["total"])
 
 
 def middle(page: Any) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import pytest
 from clusterpaths.explore.index import SetIndex
 from clusterpaths.sets.published import open_set
 from tests.server.conftest import Site
+from tests.server.map_page import lasso
 
 Open = Callable[..., Any]
 LAYER = "fc2"
@@ -63,19 +64,6 @@ def state(page: Any) -> tuple[Any, ...]:
     )
 
 
-def lasso(page: Any) -> None:
-    canvas = page.locator("#map-canvas")
-    canvas.scroll_into_view_if_needed()
-    page.get_by_role("button", name="Lasso").click()
-    box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 150, y - 150)
-    page.mouse.down()
-    for dx, dy in ((150, -140), (160, 150), (-140, 160)):
-        page.mouse.move(x + dx, y + dy, steps=3)
-    page.mouse.up()
-
-
 def test_back_undoes_a_lasso_and_a_class_without_a_reload(open_map: Open, index: SetIndex, site: Site) -> None:
     page = open_map()
     seen = [state(page)]
@@ -112,6 +100,7 @@ def test_a_brush_is_one_entry_once_it_is_finished(open_map: Open, site: Site) ->
     before, spoken, named = entries(page), status.inner_text(), canvas.get_attribute("aria-label")
     chart = page.get_by_role("group", name="OOD score").locator("svg")
     chart.scroll_into_view_if_needed()
+    chart.locator("path.all[d]").wait_for(state="attached")  # loaded once it is on the screen
     box = chart.bounding_box()
     y = box["y"] + 20
     page.mouse.move(box["x"] + 0.3 * box["width"], y)

@@ -7,7 +7,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from clusterpaths.explore.ranges import MOST_REGIONS
 from clusterpaths.sets.published import open_set
 from tests.generated_set import generate, write_random_maps
 from tests.server.conftest import Site
+from tests.server.map_page import asked, count, lasso, total
 from tests.serving import serving
 
 Open = Callable[..., Any]
@@ -57,34 +58,6 @@ class Held(list[Any]):
 
 def ready(page: Any) -> None:
     page.locator("#map[data-state=ready]").wait_for()
-
-
-def count(page: Any) -> int:
-    return int(page.locator("#map-count").inner_text().replace(",", ""))
-
-
-def asked(page: Any) -> list[tuple[str, str]]:
-    page.wait_for_timeout(400)
-    return parse_qsl(page.url.partition("?")[2])
-
-
-def total(site: Site, pairs: list[tuple[str, str]]) -> int:
-    place = f"{site.url}/api/v1/models/{site.model}/sets/{site.set}/examples?limit=1&{urlencode(pairs)}"
-    with urllib.request.urlopen(place) as answer:
-        return int(json.load(answer)["total"])
-
-
-def lasso(page: Any) -> None:
-    canvas = page.locator("#map-canvas")
-    canvas.scroll_into_view_if_needed()
-    page.get_by_role("button", name="Lasso").click()
-    box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 150, y - 150)
-    page.mouse.down()
-    for dx, dy in ((150, -140), (160, 150), (-140, 160)):
-        page.mouse.move(x + dx, y + dy, steps=3)
-    page.mouse.up()
 
 
 def field(page: Any) -> Any:

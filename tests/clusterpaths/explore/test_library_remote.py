@@ -78,12 +78,22 @@ def test_maps_that_a_run_adds_are_seen_by_a_running_server(
     assert after.summary.version != before.summary.version, "so pages and pictures are made anew"
 
 
-def _umap(storage: Storage, folder: Path, layers: dict[str, tuple[int, ...]]) -> None:
+TWO = {"a": (2,), "b": (3,)}
+
+
+def _mapped(tmp_path: Path) -> Path:
+    """A set of 60 examples in two layers, with maps."""
+    folder = generate(tmp_path / "made", n=60, layers=TWO, k=3, attributes=1)
+    write_random_maps(folder, TWO, d=4)
+    return folder
+
+
+def _umap(storage: Storage, folder: Path) -> None:
     """umap.parquet of the set, in the store: other points than those by PCA."""
-    maps = Maps(folder / MAPS, list(layers), 60)
+    maps = Maps(folder / MAPS, list(TWO), 60)
     record = MapRecord(method="umap")
     write_points(
-        folder / POINTS, {one: (record, maps.points(one) + np.float32(100)) for one in layers}, digest_of(folder / MAPS)
+        folder / POINTS, {one: (record, maps.points(one) + np.float32(100)) for one in TWO}, digest_of(folder / MAPS)
     )
     storage.client().upload_file(str(folder / POINTS), BUCKET, f"results/CelebA/set_01/{POINTS}")
 
@@ -91,9 +101,7 @@ def _umap(storage: Storage, folder: Path, layers: dict[str, tuple[int, ...]]) ->
 def test_a_map_that_changes_to_umap_and_back_is_seen_by_a_running_server(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layers = {"a": (2,), "b": (3,)}
-    folder = generate(tmp_path / "made", n=60, layers=layers, k=3, attributes=1)
-    write_random_maps(folder, layers, d=4)
+    folder = _mapped(tmp_path)
     _upload(storage, tmp_path / "made")
     monkeypatch.setattr(module, "_FRESH_REMOTE", 0.0)
     library = Library(open_storage(f"s3://{BUCKET}/results"))
@@ -101,7 +109,7 @@ def test_a_map_that_changes_to_umap_and_back_is_seen_by_a_running_server(
     before = by_pca.map_points(0)
     assert map_info(by_pca).layers[0].method == "pca"
 
-    _umap(storage, folder, layers)
+    _umap(storage, folder)
     by_umap = library.set("CelebA", "set_01")
     assert by_umap.summary.version != by_pca.summary.version
     assert [layer.method for layer in map_info(by_umap).layers] == ["umap", "umap"]
@@ -116,18 +124,16 @@ def test_a_map_that_changes_to_umap_and_back_is_seen_by_a_running_server(
 def test_an_opened_set_never_mixes_layers_of_two_maps(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layers = {"a": (2,), "b": (3,)}
-    folder = generate(tmp_path / "made", n=60, layers=layers, k=3, attributes=1)
-    write_random_maps(folder, layers, d=4)
-    _umap(storage, folder, layers)
+    folder = _mapped(tmp_path)
+    _umap(storage, folder)
     _upload(storage, tmp_path / "made")
     monkeypatch.setattr(module, "_FRESH_REMOTE", 3600.0)
     library = Library(open_storage(f"s3://{BUCKET}/results"))
     index = library.set("CelebA", "set_01")
     index.map_points(0)
-    write_random_maps(folder, layers, d=4, seed=1)
+    write_random_maps(folder, TWO, d=4, seed=1)
     _upload(storage, folder.parent.parent)
-    _umap(storage, folder, layers)
+    _umap(storage, folder)
     assert open_set(index.folder).require_maps().records["a"].method == "umap"  # another one fetches the new files
     with pytest.raises(CacheError, match=r"umap\.parquet was replaced or removed after the set was opened"):
         index.map_points(1)
@@ -136,14 +142,12 @@ def test_an_opened_set_never_mixes_layers_of_two_maps(
 def test_files_that_are_newer_than_the_listing_are_not_served_under_the_version_of_the_listing(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layers = {"a": (2,), "b": (3,)}
-    folder = generate(tmp_path / "made", n=60, layers=layers, k=3, attributes=1)
-    write_random_maps(folder, layers, d=4)
+    folder = _mapped(tmp_path)
     _upload(storage, tmp_path / "made")
     monkeypatch.setattr(module, "_FRESH_REMOTE", 3600.0)
     library = Library(open_storage(f"s3://{BUCKET}/results"))
     (before,) = library.model("CelebA").sets
-    _umap(storage, folder, layers)
+    _umap(storage, folder)
     index = library.set("CelebA", "set_01")
     assert map_info(index).layers[0].method == "umap"
     assert index.summary.version != before.version
