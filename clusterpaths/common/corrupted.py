@@ -30,7 +30,7 @@ def reading() -> Iterator[None]:
 
     For corrupted bytes, numpy, zipfile and pyarrow raise more than they document: zlib.error, BadZipFile, TokenError, KeyError,
     NotImplementedError for a version that is none, MemoryError for a size that is none, OSError for an offset before the file.
-    Only reading and converting belongs inside, as a mistake of ours there looks like a corrupted file.
+    Only reading and converting belongs inside, as a mistake of this program there looks like a corrupted file.
 
     Raises:
         ValueError: the content cannot be read.
